@@ -1,0 +1,1 @@
+"""The front doors: `python -m launch.train|evaluate|generate|count --help`."""

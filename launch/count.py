@@ -1,0 +1,41 @@
+"""Counts the parameters of a model by component; nothing is allocated, however large it is.
+
+  python -m launch.count --model=gpt2_small
+  python -m launch.count --config=configs/quickstart.py --config.model.d_model=512
+
+The last line of the output is JSON with the counts.
+"""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import program
+from lm_jax.models.presets import PRESETS, preset
+from lm_jax.scaling.accounting import count_parameters
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
+
+
+def main() -> dict[str, Any]:
+    """Prints a table of components, then returns the counts."""
+    if (MODEL.value is None) == (CONFIG.value is None):
+        raise ValueError("give either --model=NAME or --config=FILE")
+    if MODEL.value:
+        config = preset(MODEL.value)
+    else:
+        config = program.experiment_of(CONFIG).model
+        if config.vocab_size == 0:  # the tokenizer's, which need not be trained for its size
+            config.vocab_size = CONFIG.value.data.tokenizer.expected_vocab_size
+    counts = count_parameters(config)
+    total = counts["total"]
+    for name, count in counts.items():
+        program.say(f"{name:14}{count:>20,}{count / total:>9.2%}")
+    shares = {name: count / total for name, count in counts.items() if name != "total"}
+    return {"parameters": counts, "shares": shares}
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,40 @@
+"""Measures a trained model: cross-entropy, perplexity, bits per character, byte and word.
+
+  python -m launch.evaluate --workdir=runs/quickstart
+  python -m launch.evaluate --workdir=runs/quickstart --stride=64
+  python -m launch.evaluate --workdir=runs/quickstart --split=train --checkpoint=best
+
+Without --stride the text is cut into disjoint windows of the model's context; with it, windows
+start every so many tokens and each token is predicted once, with at least context - stride tokens
+before it. The last line of the output is JSON with the figures.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch import program
+from lm_jax import runs
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
+SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")
+STRIDE = flags.DEFINE_integer("stride", 0, "Tokens between windows; 0: disjoint.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+flags.mark_flag_as_required("workdir")
+
+
+def main() -> dict[str, Any]:
+    """Measures the split of the run's own data."""
+    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    figures = runs.evaluate(
+        run, split=SPLIT.value, batch_size=BATCH_SIZE.value, stride=STRIDE.value
+    )
+    for name, value in figures.items():
+        program.say(f"{name:36} {value}")
+    return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+if __name__ == "__main__":
+    program.run(main)

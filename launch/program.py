@@ -1,0 +1,110 @@
+"""What every front door shares: flags, one line for bad input, one line of JSON at the end."""
+
+import difflib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from lm_jax import experiment as experiments
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
+
+
+def run(main: Callable[[], dict[str, Any]]) -> None:
+    """Parses flags, runs `main`, prints its results as the last line, and exits.
+
+    Bad input (ValueError, or OSError from the file system) ends in one line on stderr and status 1;
+    a result with `"stopped": True` in status 75.
+    """
+    logging.set_verbosity(logging.ERROR)
+
+    def guarded(arguments: list[str]) -> int:
+        if len(arguments) > 1:
+            return _fail(f"unexpected argument {arguments[1]!r}; options begin with --")
+        _use_compilation_cache()
+        try:
+            results = main()
+        except (ValueError, OSError) as error:
+            return _fail(str(error))
+        except KeyboardInterrupt:
+            return _fail("interrupted")
+        print(json.dumps(_finite(results), allow_nan=False), flush=True)
+        return PREEMPTED if results.get("stopped") else 0
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def say(text: str) -> None:
+    """Prints for people: all but the last line of stdout is theirs."""
+    print(text, flush=True)
+
+
+def experiment_of(holder: Any) -> experiments.Experiment:
+    """The valid experiment of a config flag.
+
+    Raises:
+      ValueError: the file is missing or returns something else, or the experiment cannot run.
+    """
+    experiment = holder.value
+    if not isinstance(experiment, experiments.Experiment):
+        raise ValueError(
+            f"--config={flags.FLAGS[holder.name].config_filename} gave no Experiment; "
+            "expected a Python file with get_config() -> Experiment, such as configs/quickstart.py"
+        )
+    experiments.validate(experiment)
+    return experiment
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except KeyError as error:  # config_flags: an override names a field that does not exist
+        sys.exit(_fail(_unknown_field(argv) or str(error.args[0])))
+    except (flags.Error, ValueError, TypeError) as error:
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return 1
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    known = set(_paths(experiments.to_dict(experiments.Experiment())))
+    for argument in argv[1:]:
+        if argument.startswith("--config."):
+            path = argument.removeprefix("--config.").partition("=")[0]
+            if path not in known:
+                close = difflib.get_close_matches(path, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else "lm_jax/experiment.py lists them"
+                return f"{argument}: the configuration has no field {path}; {hint}"
+    return None
+
+
+def _paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{name}.")
+
+
+def _finite(value: Any) -> Any:
+    """The value with numbers that JSON lacks (nan, inf) as null."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _use_compilation_cache() -> None:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(root) / "lm_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

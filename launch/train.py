@@ -1,0 +1,39 @@
+"""Trains a model, or goes on where the same work directory stopped.
+
+  python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m launch.train --config=configs/quickstart.py --workdir=runs/wide \
+      --config.model.d_model=256 --config.schedule.peak_learning_rate=2e-3
+  python -m launch.train --config=configs/quickstart.py --workdir=runs/mine \
+      --config.data.source=files --config.data.path='books/*.txt'
+
+Every field of lm_jax/experiment.py can be set as --config.PART.FIELD=VALUE. The work directory
+receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt, evaluation.json and
+report.html. SIGTERM saves the state and exits with status 75; the same command resumes. The last
+line of the output is JSON with the results.
+"""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import program
+from lm_jax import runs
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; the same one resumes.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> dict[str, Any]:
+    """Trains, stopping at SIGTERM after the steps under way."""
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
+    experiment = program.experiment_of(CONFIG)
+    return runs.train(experiment, Path(WORKDIR.value), stop_requested=lambda: bool(stop))
+
+
+if __name__ == "__main__":
+    program.run(main)

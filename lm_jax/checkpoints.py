@@ -1,0 +1,102 @@
+"""Saving and restoring states: all of orbax's interface that the house uses, in one file."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm_jax.experiment import CheckpointConfig
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few and the best few, written in the background."""
+
+    def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False):
+        latest = preservation_policy.LatestN(config.keep_last)
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["cross_entropy"],
+            reverse=True,  # the smallest is the best
+            n=config.keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        keep = [latest, best] if config.keep_best else [latest]
+        # Orbax reports each of its phases at INFO and WARNING.
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        logging.getLogger("orbax").setLevel(logging.ERROR)
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                read_only=read_only,
+                create=not read_only,
+            ),
+        )
+
+    def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
+        """Starts to save a state; the arrays may be donated once this returns."""
+        if step in self._manager.all_steps():
+            return
+        metrics = None if cross_entropy is None else {"cross_entropy": cross_entropy}
+        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def steps(self) -> list[int]:
+        """The steps that have a finished checkpoint, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def restore(
+        self, abstract_state: Any, which: str, say: Callable[[str], None]
+    ) -> tuple[int, Any]:
+        """The step and the state of a checkpoint.
+
+        Args:
+          abstract_state: shapes, dtypes and shardings; the state is restored onto these.
+          which: `last`: the newest that can be read; `best`: of the smallest validation
+            cross-entropy; or a step.
+          say: told of every checkpoint that could not be read.
+
+        Raises:
+          ValueError: there is no such checkpoint, or none can be read.
+        """
+        candidates = self._candidates(which)
+        problems = []
+        for step in candidates:
+            try:
+                args = ocp.args.StandardRestore(abstract_state)
+                return step, self._manager.restore(step, args=args)
+            except Exception as error:  # orbax and tensorstore raise many kinds for broken files
+                problems.append(f"the checkpoint of step {step} cannot be read ({_summary(error)})")
+                say(problems[-1])
+        raise ValueError(
+            f"{problems[0]} in {self._directory}, nor any before it; "
+            "restore its files or choose another --workdir"
+        )
+
+    def _candidates(self, which: str) -> list[int]:
+        steps = self.steps()
+        if not steps:
+            raise ValueError(f"{self._directory} holds no checkpoint; train the model first")
+        if which == "last":
+            return steps
+        if which == "best":
+            metrics = {step: self._manager.metrics(step) for step in steps}
+            scores = {step: found["cross_entropy"] for step, found in metrics.items() if found}
+            if not scores:
+                raise ValueError(f"no checkpoint in {self._directory} was evaluated; use `last`")
+            return [min(scores, key=scores.__getitem__)]
+        if which.isdecimal() and int(which) in steps:
+            return [int(which)]
+        raise ValueError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _summary(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -1,0 +1,248 @@
+"""All that a configuration can say: one tree of dataclasses, checked before anything is allocated.
+
+The parts of a model and of the data are declared beside the code that reads them
+(`lm_jax/models/*.py`, `lm_jax/data/*.py`); every other part is declared here.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from lm_jax.data.config import DataConfig
+from lm_jax.models.transformer import TransformerConfig
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """One of optax's optimizers and what it needs; a field that it does not have is ignored."""
+
+    name: str = "adamw"  # adamw, adam, sgd, adafactor, lion, muon
+    beta1: float = 0.9  # sgd: the momentum
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1  # matrices only: not norms, biases or embeddings
+    clip_norm: float = 1.0  # global norm of the gradient; 0: off
+    adam_learning_rate_ratio: float = 0.1  # muon: AdamW's rate for all but matrices, over the peak
+
+
+@dataclasses.dataclass
+class ScheduleConfig:
+    """The learning rate as a function of the step."""
+
+    name: str = "cosine"  # constant, linear, cosine, rsqrt, wsd
+    peak_learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.1  # linear, cosine, wsd: last learning rate over the peak
+    decay_fraction: float = 0.2  # wsd: share of the steps that the final decay takes
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How long, how many at once, and how many steps a dispatch."""
+
+    num_steps: int = 1000
+    batch_size: int = 32  # sequences a step, over all devices
+    batch_size_tokens: int = 0  # when not 0, sets batch_size = batch_size_tokens / context_length
+    gradient_accumulation_steps: int = 1
+    steps_per_call: int = 10  # optimizer steps in one dispatch to the devices
+    log_every_steps: int = 10
+
+
+@dataclasses.dataclass
+class MeshConfig:
+    """Devices on each axis of the mesh; at most one axis may be -1, "all that remain"."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """How the validation split is measured."""
+
+    every_steps: int = 500  # 0: only at the end
+    batch_size: int = 32
+    stride: int = 0  # 0: disjoint windows; else windows start every `stride` tokens
+    baselines: bool = True  # what counting and compressing cost on the same text
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """When the state is saved, and which checkpoints stay."""
+
+    every_steps: int = 500  # 0: only at the end
+    keep_last: int = 2
+    keep_best: int = 1  # by validation cross-entropy
+
+
+@dataclasses.dataclass
+class SamplesConfig:
+    """What is generated at the end of a run."""
+
+    num_samples: int = 3
+    max_new_tokens: int = 256
+    prompt: str = ""
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+
+
+@dataclasses.dataclass
+class Experiment:
+    """One run, whole: what `configs/*.py` return and `config.json` records."""
+
+    model: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    samples: SamplesConfig = dataclasses.field(default_factory=SamplesConfig)
+    seed: int = 0
+    compute_dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU), or one of these
+    tensorboard: bool = True
+
+
+_CHOICES = {
+    "optimizer.name": ("adamw", "adam", "sgd", "adafactor", "lion", "muon"),
+    "schedule.name": ("constant", "linear", "cosine", "rsqrt", "wsd"),
+    "compute_dtype": ("auto", "float32", "bfloat16"),
+}
+_AT_LEAST = {
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "schedule.warmup_steps": 0,
+    "schedule.peak_learning_rate": 0,
+    "training.num_steps": 1,
+    "training.batch_size": 1,
+    "training.batch_size_tokens": 0,
+    "training.gradient_accumulation_steps": 1,
+    "training.steps_per_call": 1,
+    "training.log_every_steps": 1,
+    "evaluation.every_steps": 0,
+    "evaluation.batch_size": 1,
+    "evaluation.stride": 0,
+    "checkpoint.every_steps": 0,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_best": 0,
+    "samples.num_samples": 0,
+    "samples.max_new_tokens": 1,
+    "samples.temperature": 0,
+    "samples.top_k": 0,
+    "seed": 0,
+}
+# Fields that change neither the numbers of a run nor what its checkpoints hold.
+_FREE_ON_RESUME = ("mesh", "evaluation", "checkpoint", "samples", "tensorboard")
+
+
+def field(config: Any, path: str) -> Any:
+    """The value at a dotted path, such as `model.d_model`."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def sequences_per_step(experiment: Experiment) -> int:
+    """The global batch size in sequences, whichever way the configuration gives it."""
+    training = experiment.training
+    if not training.batch_size_tokens:
+        return training.batch_size
+    return training.batch_size_tokens // experiment.model.context_length
+
+
+def validate(experiment: Experiment) -> None:
+    """Raises ValueError, in one line, for a value or a combination that cannot run."""
+    for path, choices in _CHOICES.items():
+        if (given := field(experiment, path)) not in choices:
+            raise ValueError(f"{path} is {given!r}; expected one of {', '.join(choices)}")
+    for path, least in _AT_LEAST.items():
+        if not (given := field(experiment, path)) >= least:
+            raise ValueError(f"{path} is {given}; expected at least {least}")
+    for path in ("schedule.final_fraction", "schedule.decay_fraction"):
+        if not 0 <= (given := field(experiment, path)) <= 1:
+            raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
+    if not 0 < experiment.samples.top_p <= 1:
+        raise ValueError(f"samples.top_p is {experiment.samples.top_p}; expected 0 < top_p <= 1")
+    experiment.model.validate()
+    experiment.data.validate()
+    _validate_batches(experiment)
+    schedule, steps = experiment.schedule, experiment.training.num_steps
+    if schedule.warmup_steps >= steps:
+        raise ValueError(
+            f"schedule.warmup_steps {schedule.warmup_steps} leaves no step of training.num_steps "
+            f"{steps} at the peak; warm up for fewer"
+        )
+
+
+def _validate_batches(experiment: Experiment) -> None:
+    training, context = experiment.training, experiment.model.context_length
+    if training.batch_size_tokens % context:
+        raise ValueError(
+            f"training.batch_size_tokens {training.batch_size_tokens} is not a multiple of "
+            f"model.context_length {context}; change one of them"
+        )
+    sequences, parts = sequences_per_step(experiment), training.gradient_accumulation_steps
+    if sequences % parts:
+        raise ValueError(
+            f"a batch of {sequences} sequences does not divide into "
+            f"training.gradient_accumulation_steps {parts}; change one of them"
+        )
+    if experiment.evaluation.stride > context:
+        raise ValueError(
+            f"evaluation.stride {experiment.evaluation.stride} is longer than "
+            f"model.context_length {context}: tokens between windows would not be counted"
+        )
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as nested dicts of JSON values."""
+    return dataclasses.asdict(experiment)
+
+
+def from_dict(values: Mapping[str, Any], cls: type = Experiment, path: str = "") -> Any:
+    """The inverse of `to_dict`; absent fields take their defaults.
+
+    Raises:
+      ValueError: a field that no dataclass here has.
+    """
+    types = get_type_hints(cls)
+    for name in values:
+        if name not in types:
+            raise ValueError(
+                f"unknown field {path + name!r}; {cls.__name__} has {', '.join(types)}"
+            )
+    return cls(
+        **{
+            name: from_dict(value, types[name], f"{path}{name}.")
+            if dataclasses.is_dataclass(types[name])
+            else value
+            for name, value in values.items()
+        }
+    )
+
+
+def dumps(experiment: Experiment) -> str:
+    """The experiment as the text of `config.json`."""
+    return json.dumps(to_dict(experiment), indent=2) + "\n"
+
+
+def differences(before: Experiment, after: Experiment) -> list[str]:
+    """What keeps one run from continuing the other, as `path: before -> after` lines."""
+
+    def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for name, value in tree.items():
+            inner = flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+            flat |= inner if inner is not None else {prefix + name: value}
+        return flat
+
+    old, new = flatten(to_dict(before)), flatten(to_dict(after))
+    return [
+        f"{path}: {old.get(path)!r} -> {new.get(path)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path) and path.split(".")[0] not in _FREE_ON_RESUME
+    ]

@@ -1,0 +1,60 @@
+"""The contract that every model meets: pure functions over pytrees.
+
+A batch is a dict of arrays (`inputs`, `targets`, `weights`, and optionally `source`, `segments`,
+`positions`); `variables` is `{"params": ..., "batch_stats": ...?}`. A model family is a function
+from its configuration to a `Model`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Batch = Mapping[str, jax.Array]
+Variables = Mapping[str, Any]
+Carry = Any
+
+
+class Losses(NamedTuple):
+    """What each target cost; both arrays have the shape of `batch["targets"]`, float32."""
+
+    nats: jax.Array  # softmax cross-entropy, -log p(target)
+    correct: jax.Array  # 1 where the target has the largest logit
+
+
+class Model(NamedTuple):
+    """A language model or classifier as pure functions (logits are float32)."""
+
+    init: Callable[[jax.Array, Batch], Variables]
+    """(key, batch) -> variables; parameters are boxed with their logical axis names."""
+
+    apply: Callable[..., tuple[jax.Array, Variables]]
+    """(variables, batch, *, train, key) -> logits, new_stats."""
+
+    loss: Callable[..., tuple[Losses, Variables]]
+    """(variables, batch, *, train, key) -> Losses, new_stats."""
+
+    start: Callable[..., Carry]
+    """(variables, batch_size, max_length) -> carry, the state before the first token."""
+
+    step: Callable[[Variables, Carry, jax.Array], tuple[jax.Array, Carry]]
+    """(variables, carry, tokens [B]) -> logits [B, V], carry; equals `apply` at that position."""
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
+    """Losses of each target: logits [..., V] float32, targets [...] int32."""
+    log_normalizer = jax.nn.logsumexp(logits, axis=-1)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    correct = jnp.argmax(logits, axis=-1) == targets
+    return Losses(log_normalizer - target_logits, correct.astype(jnp.float32))
+
+
+def loss_from_apply(apply: Callable[..., tuple[jax.Array, Variables]]):
+    """The `loss` of a model whose logits fit in memory."""
+
+    def loss(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        logits, new_stats = apply(variables, batch, train=train, key=key)
+        return cross_entropy(logits, batch["targets"]), new_stats
+
+    return loss

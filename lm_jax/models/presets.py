@@ -1,0 +1,81 @@
+"""Published decoder-only Transformers by name."""
+
+import dataclasses
+from collections.abc import Callable
+
+from lm_jax.models.transformer import TransformerConfig
+
+
+def _gpt2(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
+    """Radford et al. 2019, Table 2."""
+    return TransformerConfig(
+        vocab_size=50_257,
+        context_length=1024,
+        num_layers=num_layers,
+        d_model=d_model,
+        num_heads=num_heads,
+    )
+
+
+def _gpt3(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
+    """Brown et al. 2020, Table 2.1 (dense attention in every layer)."""
+    config = _gpt2(num_layers, d_model, num_heads)
+    return dataclasses.replace(config, context_length=2048, scan_layers=True)
+
+
+def _llama(vocab_size: int, context_length: int, **shape: int | float | bool) -> TransformerConfig:
+    """Touvron et al. 2023: pre-norm with RMSNorm, SwiGLU, rotary positions, no biases."""
+    config = TransformerConfig(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        norm="rms_norm",
+        activation="swiglu",
+        positions="rotary",
+        tie_embeddings=False,
+        use_bias=False,
+        scan_layers=True,
+    )
+    return dataclasses.replace(config, **shape)
+
+
+PRESETS: dict[str, Callable[[], TransformerConfig]] = {
+    "gpt2_small": lambda: _gpt2(12, 768, 12),
+    "gpt2_medium": lambda: _gpt2(24, 1024, 16),
+    "gpt2_large": lambda: _gpt2(36, 1280, 20),
+    "gpt2_xl": lambda: _gpt2(48, 1600, 25),
+    "gpt3_175b": lambda: _gpt3(96, 12_288, 96),
+    "llama2_7b": lambda: _llama(
+        32_000, 4096, num_layers=32, d_model=4096, num_heads=32, d_ff=11_008
+    ),
+    "llama3_8b": lambda: _llama(
+        128_256,
+        8192,
+        num_layers=32,
+        d_model=4096,
+        num_heads=32,
+        num_kv_heads=8,
+        d_ff=14_336,
+        rotary_base=500_000.0,
+    ),
+    "llama3_70b": lambda: _llama(
+        128_256,
+        8192,
+        num_layers=80,
+        d_model=8192,
+        num_heads=64,
+        num_kv_heads=8,
+        d_ff=28_672,
+        rotary_base=500_000.0,
+    ),
+}
+
+
+def preset(name: str) -> TransformerConfig:
+    """The configuration of a published model.
+
+    Raises:
+      ValueError: no model of that name is known.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown model {name!r}; known are {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,1 @@
+"""Scaling laws: what a run costs, and what it buys."""

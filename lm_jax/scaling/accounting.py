@@ -1,0 +1,38 @@
+"""What a model costs, by formula or by shape; nothing is allocated."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models import build_model
+
+# Module names in a parameter's path -> the component that it counts towards; the first that
+# matches, from the left, decides.
+_COMPONENTS = {
+    "embedding": "embedding",
+    "positions": "positions",
+    "attention": "attention",
+    "feed_forward": "feed_forward",
+    "attention_norm": "norm",
+    "feed_forward_norm": "norm",
+    "final_norm": "norm",
+    "output": "output",
+}
+
+
+def count_parameters(config: Any) -> dict[str, int]:
+    """Parameters of a model by component, and their `total`, from shapes alone.
+
+    A tied output is counted once, as `embedding`. Raises ValueError if the model cannot be built.
+    """
+    batch = {"inputs": jax.ShapeDtypeStruct((1, config.context_length), jnp.int32)}
+    model = build_model(config, jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [part.key for part in path if hasattr(part, "key")]
+        component = next(_COMPONENTS[name] for name in names if name in _COMPONENTS)
+        counts[component] = counts.get(component, 0) + math.prod(leaf.shape)
+    return counts | {"total": sum(counts.values())}

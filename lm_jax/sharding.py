@@ -1,0 +1,128 @@
+"""Where arrays live: one mesh, and one table from logical axes to mesh axes.
+
+Data parallel, FSDP (ZeRO-3) and tensor parallel are rows of `RULES`, not code paths. With a mesh
+of one device every rule is a no-op.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lm_jax.experiment import MeshConfig
+
+# logical axis -> mesh axes over which it is split
+RULES = (
+    ("batch", ("data", "fsdp")),
+    ("time", None),
+    ("embed", "fsdp"),
+    ("mlp", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("vocab", "tensor"),
+    ("positions", None),
+    ("norm", None),
+    ("layers", None),
+)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh with axes (data, fsdp, tensor) over all devices of all processes.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
+    devices = jax.device_count()
+    if any(size == 0 or size < -1 for size in sizes.values()):
+        raise ValueError(f"mesh {_show(sizes)}: a size is a number of devices, or -1 for the rest")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise ValueError(f"mesh {_show(sizes)}: at most one axis may be -1")
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if free and devices % fixed == 0:
+        sizes[free[0]] = devices // fixed
+    elif free or fixed != devices:
+        raise ValueError(
+            f"mesh {_show(sizes)} does not fit {devices} devices; "
+            "the sizes must multiply to that number"
+        )
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
+
+
+def _show(sizes: Mapping[str, int]) -> str:
+    return ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+
+
+@contextmanager
+def on_mesh(mesh: Mesh) -> Iterator[None]:
+    """A context in which the models' logical constraints mean this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield
+
+
+def data_parts(mesh: Mesh) -> int:
+    """The number of parts into which the mesh splits a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
+    """Raises ValueError unless a batch of `sequences` splits evenly over the data axes."""
+    parts = data_parts(mesh)
+    if sequences % parts:
+        raise ValueError(
+            f"{what} of {sequences} sequences does not divide over mesh data x fsdp = {parts}; "
+            f"choose a multiple of {parts}"
+        )
+
+
+def unboxed(variables: Any) -> Any:
+    """Variables as plain arrays, without their logical axis names."""
+    return nn.unbox(variables)
+
+
+def variable_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """The sharding of each variable, from the logical axes that its box names."""
+    specs = nn.get_partition_spec(boxed)
+    return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+
+
+def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Shardings of a state whose optimizer moments follow the parameters that they belong to.
+
+    A leaf of the state is matched to a parameter by the end of its path and its shape; all
+    others (step, key, counts) are replicated.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    specs = jax.tree.leaves(shardings)
+    by_path = {
+        jax.tree_util.keystr(path): (leaf.shape, spec)
+        for (path, leaf), spec in zip(flat, specs, strict=True)
+    }
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def place(path, leaf):
+        for start in range(len(path)):
+            shape, spec = by_path.get(jax.tree_util.keystr(path[start:]), (None, None))
+            if spec is not None and shape == leaf.shape:
+                return spec
+        return replicated
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
+    """The sharding of a batch [..., B, T]: split over data and fsdp after the leading axes."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, ("data", "fsdp")))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """The global arrays of which this process holds its rows."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

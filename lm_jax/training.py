@@ -1,0 +1,223 @@
+"""The one training loop: a pure step on an explicit state, and the loop that feeds it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lm_jax import sharding
+from lm_jax.experiment import Experiment
+from lm_jax.models.interface import Batch, Model
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and writes besides its batch."""
+
+    step: jax.Array  # int32: optimizer steps done, which is also the position in the data
+    key: jax.Array  # never changes; step s draws from fold_in(key, s)
+    params: Any
+    stats: Any  # non-gradient variables, such as running statistics; {} where there are none
+    opt_state: Any
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """The variables that `Model.apply` takes."""
+    return {"params": state.params, **state.stats}
+
+
+def abstract_state(
+    model: Model, optimizer: optax.GradientTransformation, batch: Batch, mesh: Mesh
+) -> TrainState:
+    """The shapes, dtypes and shardings of a state; nothing is allocated.
+
+    Args:
+      batch: arrays or `ShapeDtypeStruct`s of any batch that the model takes.
+    """
+    boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
+    placed = sharding.variable_shardings(boxed, mesh)["params"]
+    state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
+    shardings = sharding.state_shardings(state, state.params, placed, mesh)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
+    )
+
+
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, batch: Batch, mesh: Mesh, seed: int
+) -> TrainState:
+    """A fresh state, created already split over the mesh."""
+    abstract = abstract_state(model, optimizer, batch, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(_creator(model, optimizer, batch), out_shardings=shardings)(jax.random.key(seed))
+
+
+def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Batch):
+    def create(key: jax.Array) -> TrainState:
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+        variables = dict(sharding.unboxed(model.init(key, zeros)))
+        params = variables.pop("params")
+        return TrainState(jnp.int32(0), key, params, variables, optimizer.init(params))
+
+    return create
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    gradient_accumulation_steps: int = 1,
+) -> TrainStep:
+    """The pure `train_step(state, batch) -> state, metrics`.
+
+    The loss is the weighted mean of the cross-entropy over the whole batch, in nats, also when
+    the gradient is accumulated over parts of it whose weights differ.
+    """
+
+    def mean_loss(params, stats, batch, total_weight, key):
+        losses, stats = model.loss({"params": params, **stats}, batch, train=True, key=key)
+        return jnp.sum(losses.nats * batch["weights"]) / total_weight, stats
+
+    def gradients(state: TrainState, batch: Batch, key: jax.Array):
+        total_weight = jnp.sum(batch["weights"])
+        value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+        parts = gradient_accumulation_steps
+        if parts == 1:
+            return value_and_grad(state.params, state.stats, batch, total_weight, key)
+
+        def accumulate(carry, part):
+            (loss, stats), total = carry
+            microbatch, index = part
+            (part_loss, stats), grads = value_and_grad(
+                state.params, stats, microbatch, total_weight, jax.random.fold_in(key, index)
+            )
+            return ((loss + part_loss, stats), jax.tree.map(jnp.add, total, grads)), None
+
+        # Part i takes rows i, i + parts, ...: each device keeps rows that it already holds.
+        split = jax.tree.map(
+            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch)
+        )
+        zero = ((jnp.float32(0), state.stats), jax.tree.map(jnp.zeros_like, state.params))
+        return jax.lax.scan(accumulate, zero, (split, jnp.arange(parts)))[0]
+
+    def train_step(state: TrainState, batch: Batch):
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, stats), grads = gradients(state, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "tokens": jnp.sum(batch["weights"]),
+        }
+        return TrainState(state.step + 1, state.key, params, stats, opt_state), metrics
+
+    return train_step
+
+
+def jit_train_steps(train_step: TrainStep) -> TrainStep:
+    """Several steps as one dispatch: batches stacked [K, B, ...] to metrics stacked [K]."""
+
+    def train_steps(state: TrainState, batches: Batch):
+        return jax.lax.scan(train_step, state, dict(batches))
+
+    return jax.jit(train_steps, donate_argnums=0)
+
+
+class Batches(Protocol):
+    """Random access to the batches of a run: `batches[step]` depends on nothing else."""
+
+    def __getitem__(self, step: int) -> Mapping[str, np.ndarray]: ...
+
+
+class NonFiniteLoss(ValueError):
+    """The loss is no longer a number; the state must not be saved."""
+
+
+class Hooks(NamedTuple):
+    """What happens around the steps; every function is called between two dispatches."""
+
+    log: Callable[[int, Mapping[str, np.ndarray]], None]
+    """(last step, metrics of the steps of one dispatch [K]), one dispatch late."""
+
+    evaluate: Callable[[int, TrainState], None]
+    save: Callable[[int, TrainState], None]
+    stop_requested: Callable[[], bool]
+
+
+def fit(
+    train_steps: TrainStep,
+    state: TrainState,
+    batches: Batches,
+    experiment: Experiment,
+    mesh: Mesh,
+    hooks: Hooks,
+) -> TrainState:
+    """The state after `training.num_steps` steps, or after the step where a stop was requested.
+
+    The host stays one dispatch ahead of the device: it prepares and sends the next batches before
+    it reads the metrics of the last. `train_steps` (of `jit_train_steps`) consumes `state`.
+
+    Raises:
+      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`.
+    """
+    num_steps = experiment.training.num_steps
+    evaluate_every = experiment.evaluation.every_steps
+    save_every = experiment.checkpoint.every_steps
+    stacked = sharding.batch_sharding(mesh, leading_axes=1)
+
+    def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        broken = np.flatnonzero(~np.isfinite(values["loss"]))
+        if broken.size:
+            at = last_step - len(values["loss"]) + 1 + int(broken[0])
+            raise NonFiniteLoss(
+                f"the loss of step {at} is {values['loss'][broken[0]]}: nothing was saved since; "
+                "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
+            )
+        hooks.log(last_step, values)
+
+    step = int(state.step)
+    pending = None
+    while step < num_steps:
+        end = _end_of_dispatch(step, experiment)
+        rows = [batches[index] for index in range(step, end)]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        state, metrics = train_steps(state, sharding.place_batch(batch, stacked))
+        if pending:
+            read(*pending)
+        pending, step = (end, metrics), end
+
+        stop = hooks.stop_requested()
+        evaluates = step == num_steps or (evaluate_every and step % evaluate_every == 0)
+        saves = stop or step == num_steps or (save_every and step % save_every == 0)
+        if evaluates or saves:
+            read(*pending)
+            pending = None
+        if evaluates:
+            hooks.evaluate(step, state)
+        if saves:
+            hooks.save(step, state)
+        if stop:
+            break
+    return state
+
+
+def _end_of_dispatch(step: int, experiment: Experiment) -> int:
+    """The step at which the dispatch that starts at `step` ends.
+
+    A function of the step alone, so that a resumed run groups its steps as an uninterrupted one
+    does: XLA may compile groups of different lengths to different roundings.
+    """
+    ends = [step + experiment.training.steps_per_call, experiment.training.num_steps]
+    for every in (experiment.evaluation.every_steps, experiment.checkpoint.every_steps):
+        if every:
+            ends.append((step // every + 1) * every)
+    return min(ends)
