@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lm_jax import data, decoding, evaluation, experiment as experiments, sharding, training
+from lm_jax import data, decoding, evaluation, sharding, training
+from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import Experiment, SamplesConfig
@@ -313,7 +314,10 @@ def _introduction(program: Program, corpus: data.Corpus, state: training.TrainSt
 
 
 def _baselines(corpus: data.Corpus) -> dict[str, float]:
-    return baselines(data.texts(corpus, corpus.train), data.texts(corpus, corpus.validation))
+    train, validation = (
+        data.texts_of(corpus.tokenizer, split) for split in (corpus.train, corpus.validation)
+    )
+    return baselines(train, validation)
 
 
 def _write_results(run: Run, results: dict[str, Any]) -> None:

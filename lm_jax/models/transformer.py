@@ -148,21 +148,15 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_btd, rows: Rows, cache):
         c = self.config
-        heads, groups = c.num_heads * c.head_width, c.kv_heads * c.head_width
-        split = (
-            lambda x, n: nn.with_logical_constraint(  # noqa: E731
-                x.reshape(*x.shape[:2], n, c.head_width), ("batch", "time", "heads", None)
-            )
-        )
-        q_bthk = split(
-            _dense(c, self.dtype, heads, ("embed", "heads"), "query")(x_btd), c.num_heads
-        )
-        k_btgk = split(
-            _dense(c, self.dtype, groups, ("embed", "kv_heads"), "key")(x_btd), c.kv_heads
-        )
-        v_btgk = split(
-            _dense(c, self.dtype, groups, ("embed", "kv_heads"), "value")(x_btd), c.kv_heads
-        )
+
+        def project(name: str, count: int, axis: str):
+            y_btd = _dense(c, self.dtype, count * c.head_width, ("embed", axis), name)(x_btd)
+            y_bthk = y_btd.reshape(*x_btd.shape[:2], count, c.head_width)
+            return nn.with_logical_constraint(y_bthk, ("batch", "time", axis, None))
+
+        q_bthk = project("query", c.num_heads, "heads")
+        k_btgk = project("key", c.kv_heads, "kv_heads")
+        v_btgk = project("value", c.kv_heads, "kv_heads")
         if c.positions == "rotary":
             q_bthk = rotate(q_bthk, rows.positions_bt, c.rotary_base)
             k_btgk = rotate(k_btgk, rows.positions_bt, c.rotary_base)
@@ -174,7 +168,7 @@ class Attention(nn.Module):
         y_bthk = attend(q_bthk, k_btgk, v_btgk, rows.mask_bts)
         residual_stddev = 0.02 / math.sqrt(2 * c.num_layers)  # Radford et al. 2019, section 2.3
         output = _dense(c, self.dtype, c.d_model, ("heads", "embed"), "output", residual_stddev)
-        return output(y_bthk.reshape(*x_btd.shape[:2], heads)), cache
+        return output(y_bthk.reshape(*x_btd.shape[:2], -1)), cache
 
 
 class FeedForward(nn.Module):
@@ -186,11 +180,14 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_btd):
         c = self.config
-        up = lambda name: _dense(c, self.dtype, c.feed_forward_width, ("embed", "mlp"), name)  # noqa: E731
+
+        def up(name: str):
+            return _dense(c, self.dtype, c.feed_forward_width, ("embed", "mlp"), name)(x_btd)
+
         if c.activation == "swiglu":
-            hidden_btf = nn.silu(up("gate")(x_btd)) * up("up")(x_btd)
+            hidden_btf = nn.silu(up("gate")) * up("up")
         else:
-            hidden_btf = _ACTIVATIONS[c.activation](up("up")(x_btd))
+            hidden_btf = _ACTIVATIONS[c.activation](up("up"))
         hidden_btf = nn.with_logical_constraint(hidden_btf, ("batch", "time", "mlp"))
         residual_stddev = 0.02 / math.sqrt(2 * c.num_layers)
         return _dense(c, self.dtype, c.d_model, ("mlp", "embed"), "down", residual_stddev)(

@@ -1,0 +1,153 @@
+"""Line and bar charts as inline SVG: small, self-contained, and readable in both colour schemes.
+
+Colours are classes that the page's style sheet defines.
+"""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+_WIDTH, _HEIGHT = 640, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 40
+
+
+class Series(NamedTuple):
+    """Points of one curve; `style` is line, faint or dots."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "line"
+
+
+def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
+    """An SVG with axes, a legend and a read-out of the nearest point under the pointer."""
+    curves = [curve for curve in map(_finite, series) if curve.x]
+    if not curves:
+        return ""
+    xs = [x for curve in curves for x in curve.x]
+    ys = [y for curve in curves for y in curve.y]
+    x_ticks = _ticks(min(xs), max(xs))
+    # The first steps of a faint curve would squeeze all that follows into a corner.
+    y_ticks = _ticks(min(ys), _robust_top(curves))
+    x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
+    y_low, y_high = min(*y_ticks, *ys), max(y_ticks)
+
+    def px(x: float) -> float:
+        return _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def py(y: float) -> float:
+        share = (min(y, y_high) - y_low) / ((y_high - y_low) or 1)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    parts.append(f"<title>{escape(y_label)} by {escape(x_label)}</title>")
+    for tick in y_ticks:
+        parts.append(_line("grid", _LEFT, py(tick), _WIDTH - _RIGHT, py(tick)))
+        parts.append(_text(_LEFT - 8, py(tick) + 4, _number(tick), "end"))
+    for tick in x_ticks:
+        if x_low <= tick <= x_high:
+            parts.append(_text(px(tick), _HEIGHT - _BOTTOM + 18, _number(tick), "middle"))
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(_text(middle, _HEIGHT - 4, x_label, "middle"))
+    parts.append(_text(_LEFT, _TOP - 1, y_label, "start"))
+    for index, curve in enumerate(curves):
+        points = [(px(x), py(y)) for x, y in zip(curve.x, curve.y, strict=True)]
+        parts.append(_curve(curve, index, points))
+    parts.append(_legend(curves))
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> str:
+    """An SVG of horizontal bars (name, value, highlighted), in the order given."""
+    if not rows:
+        return ""
+    height, left, top = 30, 170, 6
+    largest = max(value for _, value, _ in rows) or 1
+    total = top + height * len(rows) + 22
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {total}" role="img">']
+    for index, (name, value, strong) in enumerate(rows):
+        y, width = top + index * height, value / largest * (_WIDTH - left - 70)
+        style = "bar strong" if strong else "bar"
+        parts.append(_text(left - 10, y + 19, name, "end", "strong" if strong else ""))
+        parts.append(
+            f'<rect class="{style}" x="{left}" y="{y + 4}" width="{width:.1f}" '
+            f'height="{height - 9}" rx="3"/>'
+        )
+        parts.append(_text(left + width + 8, y + 19, f"{value:.3f}", "start"))
+    parts.append(_text(left, total - 6, unit, "start"))
+    return "".join([*parts, "</svg>"])
+
+
+def _finite(curve: Series) -> Series:
+    points = [
+        (x, y)
+        for x, y in zip(curve.x, curve.y, strict=True)
+        if isinstance(y, int | float) and math.isfinite(y)
+    ]
+    return curve._replace(x=[x for x, _ in points], y=[y for _, y in points])
+
+
+def _robust_top(curves: Sequence[Series]) -> float:
+    tops = []
+    for curve in curves:
+        values = sorted(curve.y)
+        faint = curve.style == "faint" and len(values) > 20
+        tops.append(values[int(0.99 * (len(values) - 1))] if faint else values[-1])
+    return max(tops)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span the range, about five of them."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+    raw = (high - low) / 5
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _number(value: float) -> str:
+    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _text(x: float, y: float, text: str, anchor: str, style: str = "") -> str:
+    return (
+        f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _curve(curve: Series, index: int, points: Sequence[tuple[float, float]]) -> str:
+    data = escape(
+        " ".join(f"{_number(x)}:{y:.6g}" for x, y in zip(curve.x, curve.y, strict=True)), quote=True
+    )
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    marks = f'<polyline class="{curve.style} s{index}" points="{path}"/>'
+    if curve.style == "dots" or len(points) == 1:
+        marks = "".join(
+            f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points
+        )
+    name = escape(curve.name, quote=True)
+    return f'<g class="curve" data-name="{name}" data-values="{data}">{marks}</g>'
+
+
+def _legend(curves: Sequence[Series]) -> str:
+    if len(curves) < 2:
+        return ""
+    parts, x = [], float(_WIDTH - _RIGHT)
+    for index, curve in reversed(list(enumerate(curves))):
+        x -= 7.0 * len(curve.name)
+        parts.append(_text(x, _TOP + 10, curve.name, "start"))
+        parts.append(f'<circle class="s{index}" cx="{x - 9:.1f}" cy="{_TOP + 6}" r="4"/>')
+        x -= 30
+    return "".join(parts)

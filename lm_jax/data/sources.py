@@ -1,0 +1,137 @@
+"""Sources of documents: CPython's language reference, files, tensorflow-datasets."""
+
+import glob
+import hashlib
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_jax.data.config import DataConfig
+
+
+class Documents(NamedTuple):
+    """Raw documents; `validation` is None where the source does not split them itself."""
+
+    texts: list[str]
+    validation: list[str] | None
+    description: dict[str, Any]
+
+
+def load(config: DataConfig, cache: Path) -> Documents:
+    """The documents of a configuration, empty ones left out.
+
+    Raises:
+      ValueError: nothing was found, a file is not UTF-8, or a data set cannot be had.
+    """
+    if config.source == "files":
+        documents = _files(config.path)
+    elif config.source == "tfds":
+        documents = _tfds(config, cache / "tensorflow_datasets")
+    else:
+        documents = _embedded()
+    texts = [text for text in documents.texts if text.strip()]
+    if not texts:
+        place = config.path or config.source
+        raise ValueError(f"the corpus {place} is empty: no document holds any text")
+    return documents._replace(texts=texts)
+
+
+def python_reference() -> list[str]:
+    """CPython's language reference, one document a topic, in the order of their names."""
+    from pydoc_data.topics import topics
+
+    return [topics[name] for name in sorted(topics)]
+
+
+def sha256(texts: Iterable[str]) -> str:
+    """The digest of a list of documents, each told from the next."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def _embedded() -> Documents:
+    description = {"python": platform.python_version()}  # the reference differs between releases
+    return Documents(python_reference(), None, description)
+
+
+def _files(path: str) -> Documents:
+    found = Path(path)
+    if found.is_dir():
+        # Hidden files and folders are an editor's or a version control's, not the corpus.
+        paths = sorted(
+            file
+            for file in found.rglob("*")
+            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(found).parts)
+        )
+    else:
+        paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
+        paths = [file for file in paths if file.is_file()]
+    if not paths:
+        raise ValueError(f"no file matches data.path {path!r} (from {os.getcwd()})")
+    return Documents([_read(file) for file in paths], None, {"files": len(paths)})
+
+
+def _read(path: Path) -> str:
+    raw = path.read_bytes()  # bytes, so that line ends stay as they are
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
+            "convert it (iconv -t utf-8) or leave it out of data.path"
+        ) from None
+
+
+def _tfds(config: DataConfig, directory: Path) -> Documents:
+    import tensorflow_datasets as tfds
+
+    from lm_jax.data import tfds_builder
+
+    try:
+        if config.path == tfds_builder.NAME:
+            builder = tfds_builder.PythonReference(
+                data_dir=str(directory), file_format="array_record"
+            )
+        else:
+            builder = tfds.builder(
+                config.path, data_dir=str(directory), file_format="array_record", try_gcs=False
+            )
+        builder.download_and_prepare()
+    except Exception as error:  # tfds and its transports raise dozens of kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"tfds data set {config.path!r} cannot be had ({type(error).__name__}: {reason}); "
+            "check its name and the network"
+        ) from None
+    feature = _text_feature(config, builder.info.features)
+
+    def read(split: str) -> list[str]:
+        source = builder.as_data_source(split=split)
+        return [bytes(example[feature]).decode("utf-8") for example in source]
+
+    splits = builder.info.splits
+    validation = read("validation") if "validation" in splits else None
+    description = {"data_set": builder.info.full_name, "text_feature": feature}
+    return Documents(read("train"), validation, description)
+
+
+def _text_feature(config: DataConfig, features: Any) -> str:
+    names = [name for name, feature in features.items() if type(feature).__name__ == "Text"]
+    if config.text_feature:
+        if config.text_feature not in names:
+            raise ValueError(
+                f"data.text_feature {config.text_feature!r} is no text of {config.path}; "
+                f"it has {', '.join(names) or 'none'}"
+            )
+        return config.text_feature
+    if len(names) != 1:
+        raise ValueError(
+            f"{config.path} has {len(names)} text features ({', '.join(names)}); "
+            "choose one with data.text_feature"
+        )
+    return names[0]

@@ -1,0 +1,155 @@
+"""Tokenizers that give back the exact text, whatever it is.
+
+All but `byte` are sentencepiece models with byte fallback and no normalisation at all.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lm_jax.data.config import TokenizerConfig
+
+END_OF_DOCUMENT = "<|endoftext|>"
+_SPACE_MARK = "\u2581"  # sentencepiece writes spaces so, and would read this character as a space
+
+
+class Tokenizer(NamedTuple):
+    """Text to token ids and back; ids of `encode` never include `end_of_document`."""
+
+    kind: str
+    vocab_size: int
+    end_of_document: int
+    model: bytes  # the sentencepiece model; empty for byte
+    processor: Any
+
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text, int32. Raises ValueError if it is not encodable as UTF-8."""
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The tokens of each text, int32; long lists are encoded in parallel."""
+        for text in texts:
+            _check_utf8(text)
+        if self.processor is None:
+            return [np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in texts]
+        encoded = self.processor.encode(list(texts), num_threads=-1 if len(texts) > 1 else 1)
+        return [
+            np.array(self._encode_marks(text) if _SPACE_MARK in text else ids, np.int32)
+            for text, ids in zip(texts, encoded, strict=True)
+        ]
+
+    def _encode_marks(self, text: str) -> list[int]:
+        """The ids of a text that holds the space mark itself, which only bytes can spell."""
+        mark = [self.processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_MARK.encode()]
+        first, *rest = text.split(_SPACE_MARK)
+        ids = self.processor.encode(first)
+        for part in rest:
+            ids += mark + self.processor.encode(part)
+        return ids
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ends are left out."""
+        kept = [int(i) for i in ids if i != self.end_of_document]
+        if self.processor is None:
+            return bytes(kept).decode(errors="replace")
+        return self.processor.decode(kept)
+
+    def save(self, directory: Path) -> None:
+        """Writes what `load_tokenizer` reads."""
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.model:
+            (directory / "sentencepiece.model").write_bytes(self.model)
+        (directory / "tokenizer.json").write_text(json.dumps({"kind": self.kind}) + "\n")
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} of the text is the lone surrogate "
+            f"{text[error.start]!a}, which is not Unicode text; remove it"
+        ) from None
+
+
+def _from_model(kind: str, model: bytes) -> Tokenizer:
+    if kind == "byte":
+        return Tokenizer("byte", 257, 256, b"", None)
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    end = processor.piece_to_id(END_OF_DOCUMENT)
+    return Tokenizer(kind, processor.get_piece_size(), end, model, processor)
+
+
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer saved in a directory. Raises ValueError if there is none."""
+    try:
+        kind = json.loads((directory / "tokenizer.json").read_text())["kind"]
+        model = b"" if kind == "byte" else (directory / "sentencepiece.model").read_bytes()
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        raise ValueError(f"{directory} holds no tokenizer that can be read") from None
+    return _from_model(kind, model)
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of a configuration, trained on these texts; the same texts give the same one.
+
+    Raises:
+      ValueError: the texts do not support the vocabulary asked for.
+    """
+    if config.kind == "byte":
+        return _from_model("byte", b"")
+    import sentencepiece
+
+    texts = list(texts)
+    characters = set().union(*texts) - {_SPACE_MARK}
+    smallest = 256 + 2 + len(characters)  # bytes, unknown, end of document
+    size = min(config.vocab_size, smallest) if config.kind == "char" else config.vocab_size
+    if config.kind != "char" and size < smallest:
+        raise ValueError(
+            f"data.tokenizer.vocab_size {config.vocab_size} is too small: 256 bytes, 2 special "
+            f"pieces and the {len(characters)} characters of the corpus need at least {smallest}"
+        )
+    # sentencepiece reads NUL as an end, which a sentence of its own does not lose.
+    sentences = [part for text in texts for part in text.split("\0") if part]
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=min(config.vocab_size, smallest)
+            if config.kind == "char"
+            else config.vocab_size,
+            character_coverage=1.0,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=1 << 30,
+            unk_id=0,
+            eos_id=1,
+            eos_piece=END_OF_DOCUMENT,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,  # more threads may order ties differently
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(_explain(config, str(error))) from None
+    return _from_model(config.kind, model.getvalue())
+
+
+def _explain(config: TokenizerConfig, error: str) -> str:
+    asked = f"a {config.kind} vocabulary of data.tokenizer.vocab_size={config.vocab_size}"
+    largest = re.search(r"value <= (\d+)", error)
+    if largest:
+        return f"the corpus is too small for {asked}; it supports at most {largest[1]}"
+    return f"sentencepiece cannot train {asked} on this corpus ({' '.join(error.split())[:200]})"

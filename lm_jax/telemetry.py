@@ -1,0 +1,204 @@
+"""Metrics out of a run: progress on the terminal, metrics.jsonl, TensorBoard."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PACKAGES = ("lm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunLog:
+    """Where a training run writes; what people read goes to stderr.
+
+    Opening it for a resumed run drops the rows after `first_step`, so that metrics.jsonl and
+    TensorBoard hold every step once.
+    """
+
+    def __init__(self, workdir: Path, *, total_steps: int, tensorboard: bool, first_step: int = 0):
+        self._total = total_steps
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            _keep_until(path, first_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+            )
+        self._display: _Bar | _Lines
+        console = Console(stderr=True)
+        self._display = _Bar(console, total_steps, first_step) if console.is_terminal else _Lines()
+
+    def training(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a row of kind `train` and moves the progress display."""
+        self._write(step, "train", metrics)
+        speed = metrics.get("tokens_per_second")
+        text = f"loss {metrics['loss']:.4f}" + (f"  {speed:,.0f} tokens/s" if speed else "")
+        self._display.step(step, self._total, text)
+
+    def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a row of kind `evaluation` and prints its main figures."""
+        self._write(step, "evaluation", metrics)
+        bits = metrics.get("bits_per_character")
+        self.message(
+            f"step {step}: validation cross-entropy {metrics['cross_entropy']:.4f} nats a token, "
+            f"perplexity {metrics['perplexity']:.2f}"
+            + (f", {bits:.4f} bits per character" if bits else "")
+        )
+
+    def message(self, text: str) -> None:
+        """Prints a line for people."""
+        self._display.message(text)
+
+    def close(self) -> None:
+        """Ends the display and closes the files."""
+        self._display.close()
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        row = {"step": step, "kind": kind} | {k: _jsonable(v) for k, v in metrics.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON has no nan and no inf."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_until(path: Path, last_step: int) -> None:
+    rows = [row for row in _rows(path) if row["step"] <= last_step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # a killed process leaves half a line
+            break
+    return rows
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, in the order written; [] where there are none."""
+    path = workdir / "metrics.jsonl"
+    return _rows(path) if path.exists() else []
+
+
+class _Bar:
+    """A live bar, for terminals."""
+
+    def __init__(self, console: Console, total: int, first_step: int):
+        self._progress = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=total, completed=first_step, text="starting")
+        self._progress.start()
+
+    def step(self, step: int, total: int, text: str) -> None:
+        self._progress.update(self._task, completed=step, text=text)
+
+    def message(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self):
+        self._first: tuple[float, int] | None = None  # after the first steps: compiling is no speed
+        self._last = -math.inf
+
+    def step(self, step: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        self._first = self._first or (now, step)
+        if now - self._last < _SECONDS_BETWEEN_LINES and step != total:
+            return
+        self._last = now
+        since, first = self._first
+        if first < step < total:
+            text += f"  {(now - since) / (step - first) * (total - step):.0f} s left"
+        self.message(f"step {step}/{total}: {text}")
+
+    def message(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to repeat a run: machine, versions, commit and command line."""
+    import jax
+
+    return {
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
