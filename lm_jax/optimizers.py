@@ -27,7 +27,7 @@ def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Sche
         shape = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
     elif config.name == "rsqrt":
         offset = max(warmup, 1)
-        shape = lambda step: peak * jnp.sqrt(offset / (offset + step))  # noqa: E731
+        shape = lambda step: peak * jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))  # noqa: E731
     else:
         decay = min(round(config.decay_fraction * num_steps), rest)
         stable = optax.constant_schedule(peak)

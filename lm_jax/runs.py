@@ -47,8 +47,10 @@ class Run(NamedTuple):
     variables: Any
 
 
-def compile_experiment(experiment: Experiment, vocab_size: int) -> Program:
-    """The functions of an experiment; nothing is allocated or compiled yet.
+def compile_experiment(
+    experiment: Experiment, vocab_size: int, devices: Sequence[jax.Device] | None = None
+) -> Program:
+    """The functions of an experiment on these devices (None: all); nothing is allocated yet.
 
     Raises:
       ValueError: a configuration that cannot run on these devices or with this vocabulary.
@@ -62,7 +64,7 @@ def compile_experiment(experiment: Experiment, vocab_size: int) -> Program:
             f"model.vocab_size {experiment.model.vocab_size} is smaller than the tokenizer's "
             f"{vocab_size}; leave it 0 to take the tokenizer's"
         )
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
     parts = experiment.training.gradient_accumulation_steps
     sequences = experiments.sequences_per_step(experiment)
     sharding.check_divides(mesh, sequences // parts, "a training batch")

@@ -4,7 +4,7 @@ Data parallel, FSDP (ZeRO-3) and tensor parallel are rows of `RULES`, not code p
 of one device every rule is a no-op.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,28 +30,30 @@ RULES = (
 )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh with axes (data, fsdp, tensor) over all devices of all processes.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh with axes (data, fsdp, tensor) over these devices; None: all of all processes.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if any(size == 0 or size < -1 for size in sizes.values()):
         raise ValueError(f"mesh {_show(sizes)}: a size is a number of devices, or -1 for the rest")
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise ValueError(f"mesh {_show(sizes)}: at most one axis may be -1")
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
-    if free and devices % fixed == 0:
-        sizes[free[0]] = devices // fixed
-    elif free or fixed != devices:
+    if free and count % fixed == 0:
+        sizes[free[0]] = count // fixed
+    elif free or fixed != count:
         raise ValueError(
-            f"mesh {_show(sizes)} does not fit {devices} devices; "
+            f"mesh {_show(sizes)} does not fit {count} devices; "
             "the sizes must multiply to that number"
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
+    automatic = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), automatic, devices=devices)
 
 
 def _show(sizes: Mapping[str, int]) -> str:

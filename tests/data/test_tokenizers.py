@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm_jax.data import TokenizerConfig, load_tokenizer
+from lm_jax.data.sources import python_reference
+from lm_jax.data.tokenizers import train_tokenizer
+
+KINDS = ("byte", "char", "bpe", "unigram")
+TEXTS = python_reference()[:10]
+TOKENIZERS = {kind: train_tokenizer(TokenizerConfig(kind, 600), TEXTS) for kind in KINDS}
+# What sentencepiece itself uses, next to any other text.
+AWKWARD = st.sampled_from(["\u2581", "\0", "\r\n", "   ", "\t", "<|endoftext|>", "</s>", "<0x41>"])
+ANY_TEXT = st.lists(AWKWARD | st.text(st.characters(exclude_categories=["Cs"]))).map("".join)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=ANY_TEXT)
+@settings(max_examples=150, deadline=None)
+def test_decoding_gives_back_the_exact_text(kind, text):
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.end_of_document not in ids
+    assert ids.size == 0 or (0 <= ids.min() and ids.max() < tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_tokenizer_reads_back_the_same(kind, tmp_path):
+    TOKENIZERS[kind].save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded._replace(processor=None) == TOKENIZERS[kind]._replace(processor=None)
+    np.testing.assert_array_equal(loaded.encode(TEXTS[0]), TOKENIZERS[kind].encode(TEXTS[0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_texts_train_the_same_tokenizer(kind):
+    assert train_tokenizer(TokenizerConfig(kind, 600), TEXTS).model == TOKENIZERS[kind].model
+
+
+def test_bpe_shortens_its_corpus():
+    text = TEXTS[0]
+    assert len(TOKENIZERS["bpe"].encode(text)) < 0.6 * len(text)
+
+
+def test_a_lone_surrogate_is_refused():
+    with pytest.raises(ValueError, match="lone surrogate"):
+        TOKENIZERS["bpe"].encode("a\ud800b")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_largest(kind):
+    with pytest.raises(ValueError, match=r"vocab_size=5000; it supports at most \d+$"):
+        train_tokenizer(TokenizerConfig(kind, 5000), ["a few words only " * 9])
+
+
+def test_a_vocabulary_too_small_for_the_characters_is_refused():
+    with pytest.raises(ValueError, match="need at least"):
+        train_tokenizer(TokenizerConfig("bpe", 258), ["abc"])
+
+
+def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax import runs, sharding, training
+from lm_jax.data import TokenizerConfig, prepare
+from lm_jax.experiment import MeshConfig
+from tests.experiments import tiny
+
+BYTES = TokenizerConfig("byte")
+
+
+def losses(devices=1, **fields):
+    """The losses of all steps, and the final state."""
+    config = tiny(data__tokenizer=BYTES, **fields)
+    corpus = prepare(config.data)
+    devices = jax.devices()[:devices]
+    program = runs.compile_experiment(config, corpus.tokenizer.vocab_size, devices)
+    state = training.init_state(
+        program.model, program.optimizer, program.example, program.mesh, config.seed
+    )
+    found = []
+    hooks = training.Hooks(
+        log=lambda step, metrics: found.extend(metrics["loss"].tolist()),
+        evaluate=lambda step, state: None,
+        save=lambda step, state: None,
+        stop_requested=lambda: False,
+    )
+    steps = training.jit_train_steps(program.train_step)
+    with sharding.on_mesh(program.mesh):
+        batches = runs.training_batches(program, corpus)
+        state = training.fit(steps, state, batches, config, program.mesh, hooks)
+    return np.array(found), state
+
+
+MESHES = {
+    "data 8": MeshConfig(data=8),
+    "fsdp 8": MeshConfig(data=1, fsdp=8),
+    "2 x 2 x 2": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return losses()
+
+
+def test_the_loss_falls(one_device):
+    found, _ = one_device
+    assert found[0] == pytest.approx(np.log(257), rel=0.02)
+    assert found[-1] < found[0] - 0.5
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_losses_on_every_mesh_equal_one_device(mesh, one_device):
+    found, state = losses(8, mesh=MESHES[mesh])
+    np.testing.assert_allclose(found, one_device[0], atol=1e-4)
+    kernel = state.params["layers"]["feed_forward"]["up"]["kernel"]
+    parts = MESHES[mesh].fsdp * MESHES[mesh].tensor
+    assert kernel.addressable_shards[0].data.size * parts == kernel.size
+    (moment,) = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if "mu" in jax.tree_util.keystr(path) and "['up']['kernel']" in jax.tree_util.keystr(path)
+    ]
+    assert moment.sharding == kernel.sharding
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device):
+    found, _ = losses(training__gradient_accumulation_steps=parts)
+    np.testing.assert_allclose(found, one_device[0], atol=1e-4)
+
+
+def test_unequal_weights_are_averaged_over_the_whole_batch():
+    config = tiny(data__tokenizer=BYTES)
+    program = runs.compile_experiment(config, 257, jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
+    weights = jnp.asarray(rng.integers(0, 2, (8, 32)), jnp.float32).at[:4].set(0).at[0, 0].set(1)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
+    state = training.init_state(program.model, program.optimizer, batch, program.mesh, 0)
+    nats = program.model.loss(training.variables_of(state), batch, train=False)[0].nats
+    expected = float(jnp.sum(nats * weights) / jnp.sum(weights))
+    for parts in (1, 4):
+        step = training.make_train_step(program.model, program.optimizer, lambda _: 0.0, parts)
+        _, metrics = jax.jit(step)(state, batch)
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert float(metrics["tokens"]) == float(weights.sum())
+
+
+def test_several_steps_a_call_equal_one(one_device):
+    found, state = losses(training__steps_per_call=1)
+    np.testing.assert_allclose(found, one_device[0], atol=1e-4)
+    assert int(state.step) == 20
+
+
+def test_training_twice_gives_the_same_bits(one_device):
+    found, state = losses()
+    np.testing.assert_array_equal(found, one_device[0])
+    jax.tree.map(np.testing.assert_array_equal, state.params, one_device[1].params)
+
+
+def test_dropout_follows_the_seed():
+    same = [losses(model__dropout_rate=0.3)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*same)
+    assert (losses(model__dropout_rate=0.3, seed=1)[0] != same[0]).all()
+
+
+def test_a_loss_that_is_no_number_ends_the_run():
+    with pytest.raises(training.NonFiniteLoss, match="the loss of step .* lower"):
+        losses(
+            schedule__peak_learning_rate=1e30,
+            schedule__warmup_steps=0,
+            optimizer__clip_norm=0.0,
+            optimizer__name="sgd",
+        )
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (MeshConfig(data=3), "does not fit 8 devices"),
+        (MeshConfig(data=-1, fsdp=-1), "at most one axis may be -1"),
+        (MeshConfig(data=0), "a size is a number of devices"),
+        (MeshConfig(data=-1, tensor=3), "does not fit 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(mesh)
+
+
+def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
+    with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
+        runs.compile_experiment(tiny(training__batch_size=12, mesh=MeshConfig(data=8)), 300)
