@@ -4,6 +4,7 @@ Data parallel, FSDP (ZeRO-3) and tensor parallel are rows of `RULES`, not code p
 of one device every rule is a no-op.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,9 +89,21 @@ def unboxed(variables: Any) -> Any:
 
 
 def variable_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """The sharding of each variable, from the logical axes that its box names."""
-    specs = nn.get_partition_spec(boxed)
-    return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+    """The sharding of each variable, from the logical axes that its box names.
+
+    A dimension that its mesh axes do not divide (a vocabulary of 257, say) stays whole.
+    """
+    wanted = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+
+    def fit(sharding: NamedSharding, variable: Any) -> NamedSharding:
+        def divides(axes: Any, size: int) -> bool:
+            names = axes if isinstance(axes, tuple) else (axes,)
+            return size % math.prod(mesh.shape[name] for name in names if name) == 0
+
+        pairs = zip(sharding.spec, variable.shape, strict=False)
+        return NamedSharding(mesh, PartitionSpec(*(a if divides(a, n) else None for a, n in pairs)))
+
+    return jax.tree.map(fit, wanted, unboxed(boxed))
 
 
 def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

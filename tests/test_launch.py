@@ -1,0 +1,233 @@
+"""The front doors, used as people use them: real processes, real signals, real mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm_jax.telemetry import read_metrics
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config=configs/quickstart.py",
+    "--config.model.context_length=32",
+    "--config.model.num_layers=1",
+    "--config.model.d_model=32",
+    "--config.model.num_heads=2",
+    "--config.data.tokenizer.kind=byte",
+    "--config.training.num_steps=40",
+    "--config.training.steps_per_call=5",
+    "--config.training.log_every_steps=1",
+    "--config.schedule.warmup_steps=5",
+    "--config.evaluation.every_steps=20",
+    "--config.evaluation.batch_size=128",
+    "--config.checkpoint.every_steps=10",
+    "--config.samples.max_new_tokens=40",
+    "--config.tensorboard=false",
+]
+
+
+def environment():
+    one_device = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return os.environ | one_device
+
+
+def start(program, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{program}", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def launch(program, *arguments):
+    """The exit status, the last line of stdout, and stderr."""
+    process = start(program, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, (out.strip().splitlines() or [""])[-1], err
+
+
+def train(workdir, *more):
+    status, last, err = launch("train", *TINY, f"--workdir={workdir}", *more)
+    assert status == 0, err
+    return json.loads(last)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    return workdir, train(workdir, "--config.tensorboard=true")
+
+
+def parameters(workdir):
+    """Every array of the newest checkpoint."""
+    import orbax.checkpoint as ocp
+
+    manager = ocp.CheckpointManager((workdir / "checkpoints").absolute())
+    import jax
+
+    state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+    manager.close()
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state["params"])]
+
+
+def test_a_run_leaves_all_that_its_page_promises(trained):
+    workdir, results = trained
+    for name in ("config.json", "metrics.jsonl", "samples.txt", "evaluation.json", "report.html"):
+        assert (workdir / name).stat().st_size > 0, name
+    assert list((workdir / "tensorboard").iterdir())
+    validation = results["validation"]
+    assert validation["cross_entropy"] < np.log(257)
+    assert set(results["baselines"]) >= {"uniform", "character 5-gram", "xz -9", "bz2 -9"}
+    steps = [row["step"] for row in read_metrics(workdir) if row["kind"] == "train"]
+    assert steps == list(range(1, 41))
+
+
+def test_evaluate_repeats_the_figures_of_training(trained):
+    workdir, results = trained
+    status, last, err = launch("evaluate", f"--workdir={workdir}", "--batch_size=7")
+    assert status == 0, err
+    for name, value in json.loads(last)["validation"].items():
+        assert value == pytest.approx(results["validation"][name], rel=1e-5), name
+
+
+def test_generate_continues_each_prompt_past_the_context(trained):
+    workdir, _ = trained
+    arguments = ["--prompt=The ", "--prompt=if", "--max_new_tokens=50", "--num_samples=2"]
+    status, last, err = launch("generate", f"--workdir={workdir}", *arguments)
+    assert status == 0, err
+    texts = json.loads(last)["texts"]
+    assert [text[:2] for text in texts] == ["Th", "Th", "if", "if"]
+    assert max(len(text.encode()) for text in texts) > 32
+
+
+def test_count_prints_components_without_allocating():
+    status, last, _ = launch("count", "--model=gpt2_small")
+    assert status == 0 and json.loads(last)["parameters"]["total"] == 124_439_808
+    status, last, _ = launch("count", "--config=configs/quickstart.py")
+    assert status == 0 and json.loads(last)["parameters"]["total"] == 2_173_056
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "generate", "count"])
+def test_help_shows_how_to_begin(program):
+    process = start(program, "--help")
+    out, _ = process.communicate(timeout=60)
+    assert f"python -m launch.{program}" in out
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("train", ["--config.model.d_modle=1"], "did you mean model.d_model?"),
+        ("train", ["--config.model.d_model=wide"], "invalid literal"),
+        ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
+        ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
+        ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
+        ("train", ["--config.mesh.data=3"], "does not fit 1 devices"),
+        ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
+        ("train", ["--config=configs/missing.py"], "missing.py"),
+        ("train", ["stray"], "unexpected argument 'stray'"),
+        ("train", ["--confg.x=1"], "Unknown command line flag"),
+        ("evaluate", [], "is no work directory"),
+        ("generate", [], "is no work directory"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message, tmp_path):
+    workdir = tmp_path / "run"
+    config = TINY if program == "train" else []
+    status, _, err = launch(program, *config, f"--workdir={workdir}", *arguments)
+    assert status == 1
+    assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
+    assert message in err
+    assert not workdir.exists()
+
+
+def test_a_work_directory_of_another_experiment_is_refused(trained):
+    workdir, _ = trained
+    before = (workdir / "config.json").read_bytes()
+    status, _, err = launch("train", *TINY, f"--workdir={workdir}", "--config.model.d_model=64")
+    assert status == 1 and "model.d_model: 32 -> 64" in err
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_an_unwritable_work_directory_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = launch("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert status == 1 and len(err.strip().splitlines()) == 1
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(trained, tmp_path):
+    workdir = tmp_path / "run"
+    process = start("train", *TINY, f"--workdir={workdir}", "--config.checkpoint.every_steps=0")
+    wait_for_step(workdir, process, 5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    stopped = json.loads(out.strip().splitlines()[-1])
+    assert stopped["stopped"] and 5 <= stopped["step"] < 40
+    train(workdir, "--config.checkpoint.every_steps=0")
+    for ours, theirs in zip(parameters(workdir), parameters(trained[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def wait_for_step(workdir, process, step):
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        rows = read_metrics(workdir)
+        if rows and rows[-1]["step"] >= step:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_five_kills_change_no_bit_of_the_result(trained, tmp_path):
+    workdir = tmp_path / "run"
+    rng = np.random.default_rng()
+    kills = 0
+    while kills < 5:
+        process = start("train", *TINY, f"--workdir={workdir}")
+        reached = max((row["step"] for row in read_metrics(workdir)), default=0)
+        wait_for_step(workdir, process, min(reached + int(rng.integers(1, 12)), 39))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate(timeout=120)
+    results = train(workdir)
+    assert results["validation"] == trained[1]["validation"]
+    for ours, theirs in zip(parameters(workdir), parameters(trained[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    steps = [row["step"] for row in read_metrics(workdir) if row["kind"] == "train"]
+    assert steps == list(range(1, 41))
+
+
+def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir)
+    newest = workdir / "checkpoints" / "40"
+    for path in newest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    status, last, err = launch("generate", f"--workdir={workdir}")
+    assert status == 0 and json.loads(last)["step"] == 30
+    status, _, err = launch("train", *TINY, f"--workdir={workdir}")
+    assert status == 0
+    assert "checkpoint of step 40 cannot be read" in err and "step 30" in err
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path):
+    workdir = tmp_path / "run"
+    train(workdir)
+    for path in (workdir / "checkpoints").iterdir():
+        path.rename(tmp_path / path.name)
+    status, _, err = launch("evaluate", f"--workdir={workdir}")
+    assert status == 1 and "holds no checkpoint" in err
