@@ -17,12 +17,11 @@ from absl import flags
 from launch import program
 from lm_jax import runs
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")
 STRIDE = flags.DEFINE_integer("stride", 0, "Tokens between windows; 0: disjoint.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> dict[str, Any]:

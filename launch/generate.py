@@ -18,7 +18,7 @@ from launch import program
 from lm_jax import runs
 from lm_jax.experiment import SamplesConfig
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 PROMPT = flags.DEFINE_multi_string("prompt", [""], "What the text begins with.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts a prompt.", lower_bound=1)
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "Tokens a text.", lower_bound=1)
@@ -27,7 +27,6 @@ TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k most probable; 0: all
 TOP_P = flags.DEFINE_float("top_p", 0.95, "Draw among those with p of the mass; 1: all.", 0.0, 1.0)
 SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
     Bad input (ValueError, or OSError from the file system) ends in one line on stderr and status 1;
     a result with `"stopped": True` in status 75.
     """
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
+    _hush_other_threads()
 
     def guarded(arguments: list[str]) -> int:
         if len(arguments) > 1:
@@ -41,6 +43,17 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def _hush_other_threads() -> None:
+    """What fails in a thread that writes a checkpoint is raised again, and told, in the main one."""
+    threading.excepthook = lambda _: None
+
+    def excepthook(*details: Any) -> None:  # tensorstore's own threads come here
+        if threading.current_thread() is threading.main_thread():
+            sys.__excepthook__(*details)
+
+    sys.excepthook = excepthook
+
+
 def say(text: str) -> None:
     """Prints for people: all but the last line of stdout is theirs."""
     print(text, flush=True)
@@ -55,7 +68,7 @@ def experiment_of(holder: Any) -> experiments.Experiment:
     experiment = holder.value
     if not isinstance(experiment, experiments.Experiment):
         raise ValueError(
-            f"--config={flags.FLAGS[holder.name].config_filename} gave no Experiment; "
+            f"--{holder.name} gave no Experiment; "
             "expected a Python file with get_config() -> Experiment, such as configs/quickstart.py"
         )
     experiments.validate(experiment)
@@ -67,6 +80,8 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except KeyError as error:  # config_flags: an override names a field that does not exist
         sys.exit(_fail(_unknown_field(argv) or str(error.args[0])))
+    except OSError as error:  # config_flags reports every path that it tried
+        sys.exit(_fail(_missing_config(argv) or str(error)))
     except (flags.Error, ValueError, TypeError) as error:
         sys.exit(_fail(str(error)))
 
@@ -74,6 +89,14 @@ def _parse(argv: list[str]) -> list[str]:
 def _fail(message: str) -> int:
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     return 1
+
+
+def _missing_config(argv: list[str]) -> str | None:
+    for argument in argv[1:]:
+        name, _, path = argument.partition("=")
+        if name == "--config" and not Path(path).exists():
+            return f"{argument}: no such file; the shipped experiments are configs/*.py"
+    return None
 
 
 def _unknown_field(argv: list[str]) -> str | None:

@@ -23,8 +23,10 @@ from launch import program
 from lm_jax import runs
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; the same one resumes.")
-flags.mark_flags_as_required(["config", "workdir"])
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept; the same one resumes.", required=True
+)
+flags.mark_flag_as_required("config")
 
 
 def main() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Saving and restoring states: all of orbax's interface that the house uses, in one file."""
 
-import logging
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         keep = [latest, best] if config.keep_best else [latest]
-        # Orbax reports each of its phases at INFO and WARNING.
-        absl_logging.set_verbosity(absl_logging.ERROR)
-        logging.getLogger("orbax").setLevel(logging.ERROR)
+        # Orbax reports its phases as warnings and, before it raises, its failures with tracebacks.
+        absl_logging.set_verbosity(absl_logging.FATAL)
         self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -38,11 +37,16 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
-        """Starts to save a state; the arrays may be donated once this returns."""
+        """Starts to save a state; the arrays may be donated once this returns.
+
+        Raises:
+          OSError: this checkpoint or the one before it could not be written.
+        """
         if step in self._manager.all_steps():
             return
         metrics = None if cross_entropy is None else {"cross_entropy": cross_entropy}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        with self._as_os_error():
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def steps(self) -> list[int]:
         """The steps that have a finished checkpoint, newest first."""
@@ -93,9 +97,20 @@ class Checkpoints:
         raise ValueError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk. Raises OSError if it cannot be written."""
+        with self._as_os_error():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _as_os_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk comes as one of many kinds, from a thread
+            raise OSError(
+                f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
+                "make room and start again: finished checkpoints are whole"
+            ) from error
 
 
 def _summary(error: Exception) -> str:

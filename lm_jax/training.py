@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+Shapes = Mapping[str, Any]  # arrays, or `ShapeDtypeStruct`s that stand for them
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -33,7 +34,7 @@ def variables_of(state: TrainState) -> dict[str, Any]:
 
 
 def abstract_state(
-    model: Model, optimizer: optax.GradientTransformation, batch: Batch, mesh: Mesh
+    model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh
 ) -> TrainState:
     """The shapes, dtypes and shardings of a state; nothing is allocated.
 
@@ -50,7 +51,7 @@ def abstract_state(
 
 
 def init_state(
-    model: Model, optimizer: optax.GradientTransformation, batch: Batch, mesh: Mesh, seed: int
+    model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh, seed: int
 ) -> TrainState:
     """A fresh state, created already split over the mesh."""
     abstract = abstract_state(model, optimizer, batch, mesh)
@@ -58,7 +59,7 @@ def init_state(
     return jax.jit(_creator(model, optimizer, batch), out_shardings=shardings)(jax.random.key(seed))
 
 
-def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Batch):
+def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shapes):
     def create(key: jax.Array) -> TrainState:
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
         variables = dict(sharding.unboxed(model.init(key, zeros)))

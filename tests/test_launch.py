@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -164,6 +165,28 @@ def test_an_unwritable_work_directory_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     status, _, err = launch("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
     assert status == 1 and len(err.strip().splitlines()) == 1
+
+
+def test_a_full_disk_is_one_line_and_spares_what_is_there(tmp_path):
+    """A limit on the size of files stands for the full disk: writes fail half-way."""
+    workdir = tmp_path / "run"
+    train(workdir, "--config.checkpoint.every_steps=20")
+    kept = workdir / "checkpoints" / "20"
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    for path in sorted((workdir / "checkpoints" / "40").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (workdir / "checkpoints" / "40").rmdir()
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+    arguments = [*TINY, f"--workdir={workdir}", "--config.checkpoint.every_steps=20"]
+    process = start("train", *arguments, preexec_fn=limit)
+    _, err = process.communicate(timeout=120)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 1 and len(errors) == 1, err
+    assert "Traceback" not in err
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from lm_jax.models.transformer import TransformerConfig
 
@@ -23,7 +24,7 @@ def _gpt3(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
     return dataclasses.replace(config, context_length=2048, scan_layers=True)
 
 
-def _llama(vocab_size: int, context_length: int, **shape: int | float | bool) -> TransformerConfig:
+def _llama(vocab_size: int, context_length: int, **shape: Any) -> TransformerConfig:
     """Touvron et al. 2023: pre-norm with RMSNorm, SwiGLU, rotary positions, no biases."""
     config = TransformerConfig(
         vocab_size=vocab_size,

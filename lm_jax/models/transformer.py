@@ -110,7 +110,7 @@ class Rows(NamedTuple):
 
     positions_bt: jax.Array  # inside the document
     mask_bts: jax.Array
-    start: jax.Array | None = None  # decoding: where in the cache these tokens belong
+    start: jax.Array | int = 0  # decoding: where in the cache these tokens belong
 
 
 def _dense(config, dtype, features: int, axes: tuple[str, str], name: str, stddev: float = 0.02):
@@ -340,9 +340,9 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
         batch_size, max_length = carry.k_lbsgk.shape[1:3]
         now_bt = jnp.full((batch_size, 1), carry.length)
         rows = Rows(now_bt, visible(now_bt[:1], jnp.arange(max_length)[None], None), carry.length)
-        logits_btv, (k_lbsgk, v_lbsgk) = Transformer(config, dtype, train=False).apply(
-            variables, tokens[:, None], rows, (carry.k_lbsgk, carry.v_lbsgk)
-        )
-        return logits_btv[:, 0], Cache(k_lbsgk, v_lbsgk, carry.length + 1)
+        module = Transformer(config, dtype, train=False)
+        cache = (carry.k_lbsgk, carry.v_lbsgk)
+        logits_btv, cache = module.apply(variables, tokens[:, None], rows, cache)  # type: ignore
+        return logits_btv[:, 0], Cache(*cache, carry.length + 1)
 
     return Model(init, apply, loss_from_apply(apply), start, step)

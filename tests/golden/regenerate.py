@@ -1,0 +1,80 @@
+"""The first 50 losses of each shipped family of configurations, and how to write them anew.
+
+  python -m tests.golden.regenerate
+
+Every family trains on the text of the repository's licence, the same on every machine. Losses are
+kept as hexadecimal floats, with the machine they were made on: its like must give the same bits,
+any other the same numbers up to rounding.
+"""
+
+import importlib
+import json
+import os
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+# Simulated devices would divide the threads, and with them the sums.
+os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+import jax  # noqa: E402
+
+from lm_jax import data, runs, sharding, training  # noqa: E402
+from lm_jax.experiment import MeshConfig  # noqa: E402
+
+FAMILIES = ("quickstart", "shakespeare_char_cpu")
+HERE = Path(__file__).parent
+STEPS = 50
+
+
+def losses(family: str) -> list[float]:
+    """The losses of the first steps of a configuration, on one device."""
+    config = importlib.import_module(f"configs.{family}").get_config()
+    config.data = data.DataConfig(
+        source="files",
+        path=str(HERE.parent.parent / "LICENSE"),
+        split="tail",
+        drop_repeated_paragraphs=False,
+        cache_directory=tempfile.mkdtemp(),
+        tokenizer=data.TokenizerConfig("byte"),
+    )
+    config.mesh = MeshConfig(data=1)
+    config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
+    corpus = data.prepare(config.data)
+    program = runs.compile_experiment(config, corpus.tokenizer.vocab_size, jax.devices()[:1])
+    batches = runs.training_batches(program, corpus)
+    state = training.init_state(
+        program.model, program.optimizer, program.example, program.mesh, config.seed
+    )
+    step = jax.jit(program.train_step)
+    found = []
+    with sharding.on_mesh(program.mesh):
+        for index in range(STEPS):
+            placed = sharding.place_batch(batches[index], sharding.batch_sharding(program.mesh))
+            state, metrics = step(state, placed)
+            found.append(float(metrics["loss"]))
+    return found
+
+
+def machine() -> dict[str, str | int | None]:
+    """What decides the bits: the compiler, the instructions it may use, the number of threads."""
+    wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in _cpu_flags()]
+    versions = {name: metadata.version(name) for name in ("jaxlib", "flax", "optax")}
+    return {"instructions": " ".join(wide), "cores": os.cpu_count(), **versions}
+
+
+def _cpu_flags() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().split() if path.exists() else []
+
+
+def main() -> None:
+    """Writes one file a family."""
+    for family in FAMILIES:
+        entry = {"machine": machine(), "losses": [loss.hex() for loss in losses(family)]}
+        (HERE / f"{family}.json").write_text(json.dumps(entry, indent=1) + "\n")
+        print(f"{family}: {entry['losses'][0]} ... {entry['losses'][-1]}")
+
+
+if __name__ == "__main__":
+    main()
