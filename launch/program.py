@@ -25,7 +25,8 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
     a result with `"stopped": True` in status 75.
     """
     logging.set_verbosity(logging.FATAL)
-    _hush_other_threads()
+    # What fails in a thread that writes a checkpoint is raised again, and told, in this one.
+    threading.excepthook = lambda _: None
 
     def guarded(arguments: list[str]) -> int:
         if len(arguments) > 1:
@@ -41,17 +42,6 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
         return PREEMPTED if results.get("stopped") else 0
 
     app.run(guarded, flags_parser=_parse)
-
-
-def _hush_other_threads() -> None:
-    """What fails in a thread that writes a checkpoint is raised again, and told, in the main one."""
-    threading.excepthook = lambda _: None
-
-    def excepthook(*details: Any) -> None:  # tensorstore's own threads come here
-        if threading.current_thread() is threading.main_thread():
-            sys.__excepthook__(*details)
-
-    sys.excepthook = excepthook
 
 
 def say(text: str) -> None:
