@@ -2,7 +2,7 @@
 
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-2.2M parameters, 614,400 tokens. On 2 CPU cores: about 2 minutes; 1.91 bits per character of held
+2.2M parameters, 614,400 tokens. On 2 CPU cores: about 2 minutes; 1.94 bits per character of held
 out documents, where 5-gram counts of characters cost 2.00 and `xz -9` 2.34 (Python 3.11.7).
 """
 

@@ -34,7 +34,20 @@ def main() -> dict[str, Any]:
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     experiment = program.experiment_of(CONFIG)
-    return runs.train(experiment, Path(WORKDIR.value), stop_requested=lambda: bool(stop))
+    results = runs.train(experiment, Path(WORKDIR.value), stop_requested=lambda: bool(stop))
+    if results.get("stopped"):
+        program.say(f"stopped and saved at step {results['step']}; the same command goes on")
+    else:
+        _summarise(results)
+    return results
+
+
+def _summarise(results: dict[str, Any]) -> None:
+    costs = results["baselines"] | {"this model": results["validation"]["bits_per_character"]}
+    program.say("bits per character of the validation text:")
+    for name, bits in sorted(costs.items(), key=lambda item: item[1]):
+        program.say(f"  {name:20} {bits:.3f}")
+    program.say(f"curves and samples: {Path(WORKDIR.value) / 'report.html'}")
 
 
 if __name__ == "__main__":
