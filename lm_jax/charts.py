@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 40
 
 
 class Series(NamedTuple):
@@ -21,8 +20,13 @@ class Series(NamedTuple):
     style: str = "line"
 
 
-def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """An SVG with axes, a legend and a read-out of the nearest point under the pointer."""
+def line_chart(
+    series: Sequence[Series], x_label: str, y_label: str, width: int = 360, height: int = 220
+) -> str:
+    """An SVG with axes, a legend and a read-out of the nearest point under the pointer.
+
+    The page shows it at about `width` pixels, so that letters have their size.
+    """
     curves = [curve for curve in map(_finite, series) if curve.x]
     if not curves:
         return ""
@@ -35,27 +39,27 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
     y_low, y_high = min(*y_ticks, *ys), max(y_ticks)
 
     def px(x: float) -> float:
-        return _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + (x - x_low) / (x_high - x_low) * (width - _LEFT - _RIGHT)
 
     def py(y: float) -> float:
         share = (min(y, y_high) - y_low) / ((y_high - y_low) or 1)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        return height - _BOTTOM - share * (height - _TOP - _BOTTOM)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">']
     parts.append(f"<title>{escape(y_label)} by {escape(x_label)}</title>")
     for tick in y_ticks:
-        parts.append(_line("grid", _LEFT, py(tick), _WIDTH - _RIGHT, py(tick)))
+        parts.append(_line("grid", _LEFT, py(tick), width - _RIGHT, py(tick)))
         parts.append(_text(_LEFT - 8, py(tick) + 4, _number(tick), "end"))
     for tick in x_ticks:
         if x_low <= tick <= x_high:
-            parts.append(_text(px(tick), _HEIGHT - _BOTTOM + 18, _number(tick), "middle"))
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(_text(middle, _HEIGHT - 4, x_label, "middle"))
-    parts.append(_text(_LEFT, _TOP - 1, y_label, "start"))
+            parts.append(_text(px(tick), height - _BOTTOM + 18, _number(tick), "middle"))
+    middle = (_LEFT + width - _RIGHT) / 2
+    parts.append(_text(middle, height - 4, x_label, "middle"))
+    parts.append(_text(8, 14, y_label, "start"))
     for index, curve in enumerate(curves):
         points = [(px(x), py(y)) for x, y in zip(curve.x, curve.y, strict=True)]
         parts.append(_curve(curve, index, points))
-    parts.append(_legend(curves))
+    parts.append(_legend(curves, width))
     parts.append("</svg>")
     return "".join(parts)
 
@@ -64,12 +68,12 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> str:
     """An SVG of horizontal bars (name, value, highlighted), in the order given."""
     if not rows:
         return ""
-    height, left, top = 30, 170, 6
+    chart_width, height, left, top = 960, 30, 170, 6
     largest = max(value for _, value, _ in rows) or 1
     total = top + height * len(rows) + 22
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {total}" role="img">']
+    parts = [f'<svg class="chart" viewBox="0 0 {chart_width} {total}" role="img">']
     for index, (name, value, strong) in enumerate(rows):
-        y, width = top + index * height, value / largest * (_WIDTH - left - 70)
+        y, width = top + index * height, value / largest * (chart_width - left - 70)
         style = "bar strong" if strong else "bar"
         parts.append(_text(left - 10, y + 19, name, "end", "strong" if strong else ""))
         parts.append(
@@ -141,13 +145,13 @@ def _curve(curve: Series, index: int, points: Sequence[tuple[float, float]]) -> 
     return f'<g class="curve" data-name="{name}" data-values="{data}">{marks}</g>'
 
 
-def _legend(curves: Sequence[Series]) -> str:
+def _legend(curves: Sequence[Series], width: int) -> str:
     if len(curves) < 2:
         return ""
-    parts, x = [], float(_WIDTH - _RIGHT)
+    parts, x = [], float(width - _RIGHT)
     for index, curve in reversed(list(enumerate(curves))):
         x -= 7.0 * len(curve.name)
-        parts.append(_text(x, _TOP + 10, curve.name, "start"))
-        parts.append(f'<circle class="s{index}" cx="{x - 9:.1f}" cy="{_TOP + 6}" r="4"/>')
+        parts.append(_text(x, 14, curve.name, "start"))
+        parts.append(f'<circle class="s{index}" cx="{x - 9:.1f}" cy="10" r="4"/>')
         x -= 30
     return "".join(parts)

@@ -98,7 +98,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
             "dots",
         ),
     ]
-    charts = [line_chart(loss, "step", "cross-entropy, nats a token")]
+    charts = [line_chart(loss, "step", "cross-entropy, nats a token", width=960, height=360)]
     small = {
         "learning_rate": "learning rate",
         "gradient_norm": "gradient norm before clipping",

@@ -1,0 +1,54 @@
+"""Every command of the README, with models and budgets made small."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.test_launch import ROOT, environment
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = [
+    "--config.model.d_model=48",
+    "--config.model.num_layers=1",
+    "--config.training.num_steps=12",
+    "--config.training.steps_per_call=4",
+    "--config.schedule.warmup_steps=4",
+    "--config.samples.max_new_tokens=16",
+]
+
+
+def commands():
+    """The lines of the README's code blocks."""
+    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_every_program_runs_as_shown(tmp_path):
+    programs = [line for line in commands() if line.startswith("python -m ")]
+    assert len(programs) >= 5
+    for line in programs:
+        _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/"))
+        small = SMALL if "launch.train" in arguments else []
+        process = subprocess.run(
+            [sys.executable, *arguments, *small],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, f"{line}\n{process.stderr}"
+        assert process.stdout.splitlines()[-1].startswith("{")
+
+
+def test_make_has_the_two_commands():
+    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    assert targets == ["demo", "test"]
+    for target in targets:
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_files_that_the_readme_points_to_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (Path(ROOT) / target).exists(), target
