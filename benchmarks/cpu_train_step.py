@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax import runs, sharding, training
+from lm_jax import programs, sharding, training
 from lm_jax.experiment import Experiment, TrainingConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.telemetry import environment
@@ -55,7 +55,7 @@ def jax_turn(case: Case, tokens: np.ndarray) -> Callable[[], None]:
     """One dispatch of `case.steps` optimizer steps of lm_jax."""
     training_config = TrainingConfig(batch_size=case.batch_size)
     experiment = Experiment(model=case.config, training=training_config)
-    program = runs.compile_experiment(experiment, case.config.vocab_size)
+    program = programs.compile_experiment(experiment, case.config.vocab_size)
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, seed=0
     )

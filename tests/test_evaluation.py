@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import runs, sharding, training
+from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation import DocumentSums, make_loss_function, measures
@@ -18,12 +18,14 @@ DOCUMENTS = tokenize(BYTES, TEXTS)
 
 def figures(devices=1, batch_size=64, stride=0):
     config = tiny(mesh=MeshConfig())
-    program = runs.compile_experiment(config, 257, jax.devices()[:devices])
+    program = programs.compile_experiment(config, 257, jax.devices()[:devices])
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
     variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))
     losses = make_loss_function(program.model)
-    return runs.measure(program, losses, variables, DOCUMENTS, batch_size=batch_size, stride=stride)
+    return programs.measure(
+        program, losses, variables, DOCUMENTS, batch_size=batch_size, stride=stride
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_every_token_and_every_end_is_counted(reference):
 
 def test_figures_equal_those_of_one_document_at_a_time(reference):
     config = tiny(mesh=MeshConfig())
-    program = runs.compile_experiment(config, 257, jax.devices()[:1])
+    program = programs.compile_experiment(config, 257, jax.devices()[:1])
     loss = jax.jit(program.model.loss, static_argnames="train")
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
     variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))

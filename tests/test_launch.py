@@ -161,6 +161,17 @@ def test_a_work_directory_of_another_experiment_is_refused(trained):
     assert (workdir / "config.json").read_bytes() == before
 
 
+def test_a_work_directory_of_other_data_is_refused(tmp_path):
+    text, workdir = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("some words to learn " * 200)
+    source = ["--config.data.source=files", f"--config.data.path={text}"]
+    source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
+    train(workdir, *source)
+    text.write_text("other words to learn " * 200)
+    status, _, err = launch("train", *TINY, f"--workdir={workdir}", *source)
+    assert status == 1 and "the documents changed since" in err
+
+
 def test_an_unwritable_work_directory_is_refused_in_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     status, _, err = launch("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import runs, sharding, training
+from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, prepare
 from lm_jax.experiment import MeshConfig
 from tests.experiments import tiny
@@ -16,7 +16,7 @@ def losses(devices=1, **fields):
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
     devices = jax.devices()[:devices]
-    program = runs.compile_experiment(config, corpus.tokenizer.vocab_size, devices)
+    program = programs.compile_experiment(config, corpus.tokenizer.vocab_size, devices)
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, config.seed
     )
@@ -29,7 +29,7 @@ def losses(devices=1, **fields):
     )
     steps = training.jit_train_steps(program.train_step)
     with sharding.on_mesh(program.mesh):
-        batches = runs.training_batches(program, corpus)
+        batches = programs.training_batches(program, corpus)
         state = training.fit(steps, state, batches, config, program.mesh, hooks)
     return np.array(found), state
 
@@ -75,7 +75,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device)
 
 def test_unequal_weights_are_averaged_over_the_whole_batch():
     config = tiny(data__tokenizer=BYTES)
-    program = runs.compile_experiment(config, 257, jax.devices()[:1])
+    program = programs.compile_experiment(config, 257, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
     weights = jnp.asarray(rng.integers(0, 2, (8, 32)), jnp.float32).at[:4].set(0).at[0, 0].set(1)
@@ -134,4 +134,4 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, message):
 
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
     with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
-        runs.compile_experiment(tiny(training__batch_size=12, mesh=MeshConfig(data=8)), 300)
+        programs.compile_experiment(tiny(training__batch_size=12, mesh=MeshConfig(data=8)), 300)

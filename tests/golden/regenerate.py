@@ -19,7 +19,7 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 import jax  # noqa: E402
 
-from lm_jax import data, runs, sharding, training  # noqa: E402
+from lm_jax import data, programs, sharding, training  # noqa: E402
 from lm_jax.experiment import MeshConfig  # noqa: E402
 
 FAMILIES = ("quickstart", "shakespeare_char_cpu")
@@ -41,8 +41,8 @@ def losses(family: str) -> list[float]:
     config.mesh = MeshConfig(data=1)
     config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
     corpus = data.prepare(config.data)
-    program = runs.compile_experiment(config, corpus.tokenizer.vocab_size, jax.devices()[:1])
-    batches = runs.training_batches(program, corpus)
+    program = programs.compile_experiment(config, corpus.tokenizer.vocab_size, jax.devices()[:1])
+    batches = programs.training_batches(program, corpus)
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, config.seed
     )
