@@ -280,8 +280,13 @@ def load(workdir: Path, checkpoint: str = "last", *, say: Callable[[str], None] 
 
 
 def evaluate(run: Run, *, split: str, batch_size: int, stride: int) -> dict[str, Any]:
-    """The measures of the run's own `train` or `validation` documents."""
+    """The measures of the run's own `train` or `validation` documents.
+
+    Raises:
+      ValueError: the documents are no longer those that the run was trained on.
+    """
     corpus = data.prepare(run.program.experiment.data)
+    _refuse_other_data(corpus, run.workdir)
     return measure(
         run.program,
         evaluation.make_loss_function(run.program.model),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax.baselines import _symbols, baselines, kneser_ney_nats
-from lm_jax.data.sources import python_reference
+from lm_jax.data.embedded import python_reference
 
 TRAIN = ["the cat sat on the mat", "the dog sat", "a cat and a dog sat on a log " * 3, "mmm"]
 TEST = ["the cat and the dog", "a mat", ""]

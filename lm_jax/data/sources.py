@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_jax.data.config import DataConfig
+from lm_jax.data.embedded import python_reference
 
 
 class Documents(NamedTuple):
@@ -36,13 +37,6 @@ def load(config: DataConfig, cache: Path) -> Documents:
         place = config.path or config.source
         raise ValueError(f"the corpus {place} is empty: no document holds any text")
     return documents._replace(texts=texts)
-
-
-def python_reference() -> list[str]:
-    """CPython's language reference, one document a topic, in the order of their names."""
-    from pydoc_data.topics import topics
-
-    return [topics[name] for name in sorted(topics)]
 
 
 def sha256(texts: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ Importing this module imports tensorflow_datasets, an optional dependency.
 
 import tensorflow_datasets as tfds
 
-from lm_jax.data.sources import python_reference
+from lm_jax.data.embedded import python_reference
 
 NAME = "python_reference"
 

@@ -5,7 +5,7 @@ import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_documents
-from lm_jax.data.sources import python_reference
+from lm_jax.data.embedded import python_reference
 
 
 def files(path, **fields) -> DataConfig:

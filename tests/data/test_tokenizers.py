@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_jax.data import TokenizerConfig, load_tokenizer
-from lm_jax.data.sources import python_reference
+from lm_jax.data.embedded import python_reference
 from lm_jax.data.tokenizers import train_tokenizer
 
 KINDS = ("byte", "char", "bpe", "unigram")
