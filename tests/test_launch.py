@@ -2,7 +2,7 @@
 
 import json
 import os
-import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def environment():
     return os.environ | one_device
 
 
-def start(program, *arguments, **options):
+def start(program, *arguments):
     return subprocess.Popen(
         [sys.executable, "-m", f"launch.{program}", *arguments],
         cwd=ROOT,
@@ -47,7 +47,6 @@ def start(program, *arguments, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -188,12 +187,17 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(tmp_path):
         path.unlink() if path.is_file() else path.rmdir()
     (workdir / "checkpoints" / "40").rmdir()
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-
     arguments = [*TINY, f"--workdir={workdir}", "--config.checkpoint.every_steps=20"]
-    process = start("train", *arguments, preexec_fn=limit)
-    _, err = process.communicate(timeout=120)
+    command = shlex.join([sys.executable, "-m", "launch.train", *arguments])
+    process = subprocess.run(
+        ["bash", "-c", f"ulimit -f 30; exec {command}"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    err = process.stderr
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 1 and len(errors) == 1, err
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
