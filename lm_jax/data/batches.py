@@ -5,9 +5,9 @@ A document of n tokens therefore gives n + 1 targets, and a window of the stream
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 Batch = dict[str, np.ndarray]
@@ -23,21 +23,24 @@ class TokenizedDocuments(NamedTuple):
     words: np.ndarray  # [D] int64: separated by white space
 
 
-class _Windows(NamedTuple):
+@dataclass(frozen=True)
+class _Windows:
     """Training windows: `batches[step]` gives this process's rows of a batch."""
 
     documents: TokenizedDocuments
-    order: grain.MapDataset  # the n-th window to train on -> its index in its epoch
+    order: Any  # grain.MapDataset: the n-th window to train on -> its index in its epoch
     windows_per_epoch: int
     context_length: int
     batch_size: int
     rows: slice
     seed: int
 
-    def __getitem__(self, step: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, step: int) -> Batch:
         time = self.context_length
         numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
-        starts = np.array([self._phase(n // self.windows_per_epoch) for n in numbers])
+        epochs = [n // self.windows_per_epoch for n in numbers]
+        phases = {epoch: self._phase(epoch) for epoch in set(epochs)}
+        starts = np.array([phases[epoch] for epoch in epochs])
         starts += time * np.array([self.order[n] for n in numbers])
         window = self.documents.tokens[starts[:, None] + np.arange(time + 1)].astype(np.int32)
         inputs, targets = window[:, :-1], window[:, 1:]
@@ -80,6 +83,8 @@ def training_batches(
     Raises:
       ValueError: the split is shorter than one window, or the batch does not divide.
     """
+    import grain  # which imports jax, and takes most of a second
+
     spare = len(documents.tokens) - 1
     if spare < context_length:
         raise ValueError(

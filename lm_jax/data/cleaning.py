@@ -1,9 +1,12 @@
 """Keeping what a model trains on apart from what it is measured on."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 from lm_jax.data.config import DataConfig
+
+_BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
 
 def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
@@ -14,16 +17,17 @@ def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
     seen: set[str] = set()
     kept_texts, dropped = [], 0
     for text in texts:
-        kept = []
-        for paragraph in text.split("\n\n"):
+        kept: list[str] = []
+        parts = _BLANK_LINE.split(text)  # paragraph, blank line, paragraph, ..., paragraph
+        for blank, paragraph in zip(["", *parts[1::2]], parts[::2], strict=True):
             stripped = paragraph.strip()
             if stripped in seen:
                 dropped += 1
                 continue
             if stripped:
                 seen.add(stripped)
-            kept.append(paragraph)
-        kept_texts.append("\n\n".join(kept))
+            kept.append(blank + paragraph if kept else paragraph)
+        kept_texts.append("".join(kept))
     return [text for text in kept_texts if text.strip()], dropped
 
 

@@ -17,7 +17,7 @@ from lm_jax.data.batches import TokenizedDocuments
 from lm_jax.data.config import DataConfig
 from lm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
-_FORMAT = 1  # raise it when what the cache holds changes meaning
+_FORMAT = 2  # raise it when what the cache holds changes meaning
 
 
 class Corpus(NamedTuple):
@@ -46,9 +46,14 @@ def prepare(config: DataConfig) -> Corpus:
     key = json.dumps([digest, choices], sort_keys=True).encode()
     fingerprint = hashlib.sha256(key).hexdigest()[:32]
     place = cache / fingerprint
+    if place.exists() and not _is_whole(place):
+        shutil.rmtree(place)
     if not place.exists():
         _fill(place, config, documents, digest, fingerprint)
-    return _read(place)
+    corpus = _read(place)
+    # Equal documents share a cache, wherever they come from this time.
+    here = {"path": config.path, **documents.description}
+    return corpus._replace(description=corpus.description | here)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
@@ -113,8 +118,10 @@ def _fill(
             for field, array in split._asdict().items():
                 np.save(partial / f"{name}_{field}.npy", array)
         (partial / "description.json").write_text(json.dumps(description, indent=2) + "\n")
-        if not place.exists():  # another process may have been first
-            os.replace(partial, place)
+        os.replace(partial, place)
+    except OSError:
+        if not place.exists():  # else another process was first, with the same
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -138,6 +145,15 @@ def _sizes(split: TokenizedDocuments) -> dict[str, int]:
         "words": int(split.words.sum()),
         "tokens": int(split.starts[-1]),
     }
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a cache can be read: a crash of the machine may leave the names of files only."""
+    try:
+        _read(place)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
 
 
 def _read(place: Path) -> Corpus:

@@ -62,6 +62,8 @@ def _files(path: str) -> Documents:
             for file in found.rglob("*")
             if file.is_file() and not any(p.startswith(".") for p in file.relative_to(found).parts)
         )
+    elif found.is_file():  # whatever its name holds: `[` is no pattern then
+        paths = [found]
     else:
         paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
         paths = [file for file in paths if file.is_file()]

@@ -15,6 +15,7 @@ import numpy as np
 from lm_jax.data.config import TokenizerConfig
 
 END_OF_DOCUMENT = "<|endoftext|>"
+_LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once
 _SPACE_MARK = "\u2581"  # sentencepiece writes spaces so, and would read this character as a space
 
 
@@ -92,9 +93,9 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     try:
         kind = json.loads((directory / "tokenizer.json").read_text())["kind"]
         model = b"" if kind == "byte" else (directory / "sentencepiece.model").read_bytes()
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return _from_model(kind, model)
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, RuntimeError):  # sentencepiece's
         raise ValueError(f"{directory} holds no tokenizer that can be read") from None
-    return _from_model(kind, model)
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -109,24 +110,23 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
     texts = list(texts)
     characters = set().union(*texts) - {_SPACE_MARK}
-    smallest = 256 + 2 + len(characters)  # bytes, unknown, end of document
-    size = min(config.vocab_size, smallest) if config.kind == "char" else config.vocab_size
-    if config.kind != "char" and size < smallest:
+    every = 256 + 2 + len(characters)  # bytes, unknown, end of document
+    # Characters too rare for a vocabulary of `char` are spelled in bytes; the others need all.
+    smallest, size = every, config.vocab_size
+    if config.kind == "char":
+        smallest, size = 256 + 2 + 1, min(config.vocab_size, every)
+    if size < smallest:
         raise ValueError(
             f"data.tokenizer.vocab_size {config.vocab_size} is too small: 256 bytes, 2 special "
-            f"pieces and the {len(characters)} characters of the corpus need at least {smallest}"
+            f"pieces and {smallest - 258} characters of the corpus need at least {smallest}"
         )
-    # sentencepiece reads NUL as an end, which a sentence of its own does not lose.
-    sentences = [part for text in texts for part in text.split("\0") if part]
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=iter(_sentences(texts)),
             model_writer=model,
             model_type=config.kind,
-            vocab_size=min(config.vocab_size, smallest)
-            if config.kind == "char"
-            else config.vocab_size,
+            vocab_size=size,
             character_coverage=1.0,
             byte_fallback=True,
             normalization_rule_name="identity",
@@ -145,6 +145,16 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     except RuntimeError as error:
         raise ValueError(_explain(config, str(error))) from None
     return _from_model(config.kind, model.getvalue())
+
+
+def _sentences(texts: Iterable[str]) -> list[str]:
+    """What sentencepiece trains on: the texts, cut where it would fail on them.
+
+    It reads NUL as an end; and as only spaces part its words, a list of names or a Japanese text
+    is one word, of which unigram's scores overflow.
+    """
+    cut = [re.sub(rf"[^ \0]{{{_LONGEST_WORD}}}", r"\g<0>\0", text) for text in texts]
+    return [part for text in cut for part in text.split("\0") if part]
 
 
 def _explain(config: TokenizerConfig, error: str) -> str:

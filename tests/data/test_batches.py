@@ -40,14 +40,16 @@ def test_each_epoch_covers_disjoint_windows_of_a_stream_without_repeats():
     text = "".join(chr(0x100 + i) for i in range(900))  # every character occurs once
     stream = tokenize(train_tokenizer(TokenizerConfig("char", 2000), [text]), [text])
     batches = training_batches(stream, context_length=16, batch_size=1, seed=0)
-    seen_by_epoch = []
+    seen_by_epoch, orders = [], []
     for epoch in range(2):
         first = epoch * batches.windows_per_epoch
         rows = [batches[first + i]["inputs"][0] for i in range(batches.windows_per_epoch)]
         tokens = np.concatenate(rows)
         assert len(np.unique(tokens)) == len(tokens) > 900 - 3 * 16
         seen_by_epoch.append([row.tolist() for row in rows])
-    assert seen_by_epoch[0] != seen_by_epoch[1]
+        orders.append(np.argsort([row.min() for row in rows]).tolist())
+    assert not {tuple(row) for row in seen_by_epoch[0]} & {tuple(row) for row in seen_by_epoch[1]}
+    assert orders[0] != orders[1]
 
 
 def test_processes_read_consecutive_rows_of_one_global_batch():
@@ -61,6 +63,20 @@ def test_processes_read_consecutive_rows_of_one_global_batch():
     for step in range(5):
         for name, value in whole[step].items():
             joined = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(joined, value)
+
+
+def test_processes_evaluate_consecutive_rows_of_one_global_batch():
+    arguments = {"context_length": 16, "batch_size": 6, "stride": 5}
+    whole = evaluation_batches(DOCUMENTS, **arguments)
+    parts = [
+        evaluation_batches(DOCUMENTS, **arguments, process_index=p, process_count=3)
+        for p in range(3)
+    ]
+    assert {len(part) for part in parts} == {len(whole)}
+    for number, batch in enumerate(whole):
+        for name, value in batch.items():
+            joined = np.concatenate([part[number][name] for part in parts])
             np.testing.assert_array_equal(joined, value)
 
 

@@ -1,3 +1,5 @@
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -33,6 +35,45 @@ def test_a_second_preparation_reads_the_cache(monkeypatch):
     np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
 
 
+@pytest.mark.parametrize("name", ["train_tokens.npy", "description.json", "tokenizer"])
+def test_a_cache_in_pieces_is_made_anew(name, tmp_path):
+    config = DataConfig(cache_directory=str(tmp_path), tokenizer=TokenizerConfig("bpe", 700))
+    whole = prepare(config)
+    damaged = tmp_path / whole.description["fingerprint"] / name
+    if damaged.is_dir():
+        damaged /= "sentencepiece.model"
+    beginning = damaged.read_bytes()[:200]
+    damaged.unlink()  # `whole` still maps the file
+    damaged.write_bytes(beginning)
+    again = prepare(config)
+    np.testing.assert_array_equal(whole.train.tokens, again.train.tokens)
+    assert again.description == whole.description
+
+
+def test_two_processes_may_prepare_the_same_corpus_at_once(tmp_path, monkeypatch):
+    rename = os.replace
+
+    def rename_second(partial, place):
+        shutil.copytree(partial, place)  # what the first process has just put there
+        rename(partial, place)
+
+    monkeypatch.setattr("lm_jax.data.corpus.os.replace", rename_second)
+    config = DataConfig(cache_directory=str(tmp_path), tokenizer=TokenizerConfig("byte"))
+    corpus = prepare(config)
+    assert [path.name for path in tmp_path.iterdir()] == [corpus.description["fingerprint"]]
+
+
+def test_equal_files_share_a_cache_and_keep_their_own_names(tmp_path):
+    for name in ("a.txt", "b[1].txt"):  # the brackets are part of the name
+        (tmp_path / name).write_text("the same text\n" * 40)
+    one, other = (
+        prepare(files(tmp_path / name, split="tail", drop_repeated_paragraphs=False))
+        for name in ("a.txt", "b[1].txt")
+    )
+    assert one.description["fingerprint"] == other.description["fingerprint"]
+    assert other.description["path"] == str(tmp_path / "b[1].txt")
+
+
 def test_the_tokenizer_never_sees_the_validation_text(tmp_path):
     (tmp_path / "text.txt").write_text("plain letters " * 90 + "Ω" * 20, encoding="utf-8")
     config = files(tmp_path, split="tail", validation_fraction=0.1)
@@ -63,6 +104,12 @@ def test_a_document_stays_on_its_side_when_others_join():
 def test_repeated_paragraphs_keep_their_first():
     texts = ["a\n\nb\n\na", "b\n\nc", "a\n\nb"]
     assert drop_repeated_paragraphs(texts) == (["a\n\nb", "c"], 4)
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n", "\n \t\n"])
+def test_blank_lines_part_paragraphs_however_they_are_written(blank):
+    texts = [f"a{blank}b{blank}c", f"b{blank}d"]
+    assert drop_repeated_paragraphs(texts) == ([texts[0], "d"], 1)
 
 
 def test_overlap_counts_long_lines_only():

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,11 +57,34 @@ def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_larges
         train_tokenizer(TokenizerConfig(kind, 5000), ["a few words only " * 9])
 
 
-def test_a_vocabulary_too_small_for_the_characters_is_refused():
-    with pytest.raises(ValueError, match="need at least"):
-        train_tokenizer(TokenizerConfig("bpe", 258), ["abc"])
+@pytest.mark.parametrize(("kind", "smallest"), [("bpe", 261), ("unigram", 261), ("char", 259)])
+def test_a_vocabulary_too_small_for_the_characters_is_refused(kind, smallest):
+    with pytest.raises(ValueError, match=f"need at least {smallest}$"):
+        train_tokenizer(TokenizerConfig(kind, 258), ["abc"])
+
+
+def test_characters_beyond_a_char_vocabulary_are_spelled_in_bytes():
+    tokenizer = train_tokenizer(TokenizerConfig("char", 260), ["aaabbc"])
+    assert [len(tokenizer.encode(text)) for text in "abc"] == [1, 1, 1]
+    assert tokenizer.vocab_size == 260 and tokenizer.decode(tokenizer.encode("abc")) == "abc"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_long_text_without_spaces_trains_a_tokenizer(kind):
+    syllables = random.Random(0).choices(["an", "el", "mar", "io", "ka", "ri\n"], k=90_000)
+    text = "".join(syllables)  # 224,000 characters: a list of names, one a line
+    tokenizer = train_tokenizer(TokenizerConfig(kind, 400), [text])
+    ids = tokenizer.encode(text)
+    assert len(ids) < 0.5 * len(text) and tokenizer.decode(ids) == text
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_truncated_tokenizer_is_refused(tmp_path):
+    TOKENIZERS["bpe"].save(tmp_path)
+    (tmp_path / "sentencepiece.model").write_bytes(TOKENIZERS["bpe"].model[:1000])
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
