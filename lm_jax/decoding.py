@@ -70,7 +70,14 @@ def generate(
       lengths: int32 [B], of the prompts.
       limits: int32 [B], the longest that each row may become; at most N.
       end_token: generated, it ends a sequence and is not kept; it may stand in a prompt.
+
+    Raises:
+      ValueError: the model does not generate.
     """
+
+    if model.start is None or model.step is None:
+        raise ValueError("this model does not generate: it has no start and step")
+    step = model.step
 
     def unfinished(loop):
         position, _, _, _, ended = loop
@@ -78,7 +85,7 @@ def generate(
 
     def advance(loop):
         position, carry, tokens, new_lengths, ended = loop
-        logits, carry = model.step(variables, carry, tokens[:, position])
+        logits, carry = step(variables, carry, tokens[:, position])
         drawn = sample(jax.random.fold_in(key, position), logits, sampling)
         following = position + 1
         is_free = (following >= lengths) & (following < limits) & ~ended

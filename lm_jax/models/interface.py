@@ -35,11 +35,16 @@ class Model(NamedTuple):
     loss: Callable[..., tuple[Losses, Variables]]
     """(variables, batch, *, train, key) -> Losses, new_stats."""
 
-    start: Callable[..., Carry]
-    """(variables, batch_size, max_length) -> carry, the state before the first token."""
+    start: Callable[..., Carry] | None = None
+    """(variables, batch_size, max_length) -> carry, the state before the first token.
 
-    step: Callable[[Variables, Carry, jax.Array], tuple[jax.Array, Carry]]
+    None, as `step`, where a model does not generate."""
+
+    step: Callable[[Variables, Carry, jax.Array], tuple[jax.Array, Carry]] | None = None
     """(variables, carry, tokens [B]) -> logits [B, V], carry; equals `apply` at that position."""
+
+    fit: Callable[[Any], Variables] | None = None
+    """(training split) -> variables, for models that count instead of descending a gradient."""
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
