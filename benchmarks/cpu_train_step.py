@@ -55,7 +55,7 @@ def jax_turn(case: Case, tokens: np.ndarray) -> Callable[[], None]:
     """One dispatch of `case.steps` optimizer steps of lm_jax."""
     training_config = TrainingConfig(batch_size=case.batch_size)
     experiment = Experiment(model=case.config, training=training_config)
-    program = programs.compile_experiment(experiment, case.config.vocab_size)
+    program = programs.compile_experiment(experiment, {})
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, seed=0
     )

@@ -16,10 +16,14 @@ from absl import flags
 
 from launch import program
 from lm_jax import runs
+from lm_jax.experiment import EvaluationConfig
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")
 STRIDE = flags.DEFINE_integer("stride", 0, "Tokens between windows; 0: disjoint.", lower_bound=0)
+CONTEXT_LENGTH = flags.DEFINE_integer(
+    "context_length", 0, "Tokens in a window; 0: the model's own.", lower_bound=0
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
@@ -27,9 +31,10 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 def main() -> dict[str, Any]:
     """Measures the split of the run's own data."""
     run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
-    figures = runs.evaluate(
-        run, split=SPLIT.value, batch_size=BATCH_SIZE.value, stride=STRIDE.value
+    how = EvaluationConfig(
+        batch_size=BATCH_SIZE.value, stride=STRIDE.value, context_length=CONTEXT_LENGTH.value
     )
+    figures = runs.evaluate(run, split=SPLIT.value, how=how)
     for name, value in figures.items():
         program.say(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}

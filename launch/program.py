@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import os
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ def _missing_config(argv: list[str]) -> str | None:
 
 
 def _unknown_field(argv: list[str]) -> str | None:
-    known = set(_paths(experiments.to_dict(experiments.Experiment())))
+    known = set(_paths(experiments.to_dict(_unchanged_experiment(argv))))
     for argument in argv[1:]:
         if argument.startswith("--config."):
             path = argument.removeprefix("--config.").partition("=")[0]
@@ -99,6 +100,15 @@ def _unknown_field(argv: list[str]) -> str | None:
                 hint = f"did you mean {close[0]}?" if close else "lm_jax/experiment.py lists them"
                 return f"{argument}: the configuration has no field {path}; {hint}"
     return None
+
+
+def _unchanged_experiment(argv: list[str]) -> experiments.Experiment:
+    """What --config gives before its fields are set: which fields there are depends on it."""
+    for argument in argv[1:]:
+        name, _, path = argument.partition("=")
+        if name == "--config" and Path(path).exists():
+            return runpy.run_path(path)["get_config"]()
+    return experiments.Experiment()
 
 
 def _paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:

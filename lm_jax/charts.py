@@ -85,6 +85,46 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> str:
     return "".join([*parts, "</svg>"])
 
 
+def scatter_chart(names: Sequence[str], points: Sequence[Sequence[float]]) -> str:
+    """An SVG of named points, without axes: where they lie to each other."""
+    width, height, margin = 960, 640, 40
+    lows = [min(p[axis] for p in points) for axis in (0, 1)]
+    spans = [(max(p[axis] for p in points) - lows[axis]) or 1 for axis in (0, 1)]
+    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">']
+    for name, (x, y) in zip(names, points, strict=True):
+        left = margin + (x - lows[0]) / spans[0] * (width - 2 * margin)
+        top = height - margin - (y - lows[1]) / spans[1] * (height - 2 * margin)
+        parts.append(f'<circle class="s1" cx="{left:.1f}" cy="{top:.1f}" r="2"/>')
+        parts.append(_text(left + 4, top + 4, name, "start"))
+    return "".join([*parts, "</svg>"])
+
+
+def surface_chart(
+    shares: Sequence[Sequence[float]],
+    limits: tuple[float, float],
+    points: Sequence[Sequence[float]],
+    labels: Sequence[int],
+) -> str:
+    """An SVG of shares from 0 to 1 over a square, rows from below, and labelled points on it."""
+    size, count = 420, len(shares)
+    low, high = limits
+    parts = [f'<svg class="chart" viewBox="0 0 {size} {size + 24}" role="img">']
+    cell = size / count
+    for row, values in enumerate(shares):
+        for column, share in enumerate(values):
+            parts.append(
+                f'<rect x="{column * cell:.1f}" y="{size - (row + 1) * cell:.1f}" '
+                f'width="{cell + 0.3:.1f}" height="{cell + 0.3:.1f}" class="share" '
+                f'fill-opacity="{share:.2f}"/>'
+            )
+    for (x, y), label in zip(points, labels, strict=True):
+        left, top = (x - low) / (high - low) * size, size - (y - low) / (high - low) * size
+        parts.append(f'<circle class="s{2 - label}" cx="{left:.1f}" cy="{top:.1f}" r="7"/>')
+        parts.append(_text(left + 10, top + 4, f"({x:g}, {y:g}) is {label}", "start", "strong"))
+    parts.append(_text(size / 2, size + 18, f"{low:g} to {high:g}, each way", "middle"))
+    return "".join([*parts, "</svg>"])
+
+
 def _finite(curve: Series) -> Series:
     points = [
         (x, y)

@@ -58,7 +58,8 @@ class Checkpoints:
         """The step and the state of a checkpoint.
 
         Args:
-          abstract_state: shapes, dtypes and shardings; the state is restored onto these.
+          abstract_state: shapes, dtypes and shardings; the state is restored onto these. None:
+            as it was saved, as nested dicts.
           which: `last`: the newest that can be read; `best`: of the smallest validation
             cross-entropy; or a step.
           say: told of every checkpoint that could not be read.

@@ -78,34 +78,86 @@ def sum_by_document(
     return DocumentSums(*sums)
 
 
-def measures(
-    sums: DocumentSums, characters: np.ndarray, bytes_: np.ndarray, words: np.ndarray
-) -> dict[str, Any]:
-    """The figures of a data set, from the sums and the sizes of the raw text of each document.
+def predict(
+    model: Model,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    num_examples: int,
+    mesh: Mesh,
+) -> np.ndarray:
+    """The probability of each class for each example, [N, C], the same on every process.
 
-    cross_entropy = nats / tokens, perplexity = exp of it; bits per character, byte and word divide
-    by what the raw text holds (Unicode code points, UTF-8 bytes, white-space separated words), so
-    that models with different tokenizers compare. The nats of the ends of documents are included.
-    Standard errors are over documents, of the ratio of two sums (delta method); null for one.
+    Args:
+      batches: this process's rows, as for `sum_by_document`; one target an example.
     """
-    nats, tokens = float(sums.nats.sum()), float(sums.tokens.sum())
+
+    @jax.jit
+    def probabilities(variables: Variables, batch: Batch):
+        return jax.nn.softmax(model.apply(variables, batch, train=False, key=None)[0])
+
+    placed, found = sharding.batch_sharding(mesh), None
+    for batch in batches:
+        arrays = {name: value for name, value in batch.items() if name != "documents"}
+        result = (
+            probabilities(variables, sharding.place_batch(arrays, placed)),
+            batch["documents"],
+            batch["weights"],
+        )
+        if jax.process_count() > 1:
+            result = multihost_utils.process_allgather(result, tiled=True)
+        rows, documents, weights = (np.asarray(x) for x in result)
+        found = np.zeros((num_examples, rows.shape[1]), np.float32) if found is None else found
+        found[documents[weights > 0]] = rows[weights > 0]
+    assert found is not None
+    return found
+
+
+def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
+    """The figures of any data set: cross-entropy in nats, perplexity, accuracy, and the count.
+
+    Standard errors are over documents (or examples), of the ratio of two sums; null for one.
+    """
+    nats, targets = float(sums.nats.sum()), float(sums.tokens.sum())
+    return {
+        "cross_entropy": nats / targets,
+        "cross_entropy_standard_error": _ratio_standard_error(sums.nats, sums.tokens),
+        "perplexity": _exp(nats / targets),
+        "accuracy": float(sums.correct.sum()) / targets,
+        "accuracy_standard_error": _ratio_standard_error(sums.correct, sums.tokens),
+        "nats": nats,
+        unit: int(targets),
+    }
+
+
+def text_measures(
+    sums: DocumentSums,
+    characters: np.ndarray,
+    bytes_: np.ndarray,
+    words: np.ndarray,
+    lossless: bool = True,
+) -> dict[str, Any]:
+    """The figures of a text, from the sums and the sizes of the raw text of each document.
+
+    Bits per character, byte and word divide by what the raw text holds (Unicode code points, UTF-8
+    bytes, white-space separated words), so that models with different tokenizers compare; they are
+    null where the tokenizer loses text. The nats of the ends of documents are included.
+    """
     bits = sums.nats / math.log(2)
 
     def per(denominator: np.ndarray) -> float | None:
-        return float(bits.sum() / denominator.sum()) if denominator.sum() else None
+        if not lossless or not denominator.sum():
+            return None
+        return float(bits.sum() / denominator.sum())
 
-    return {
-        "cross_entropy": nats / tokens,
-        "cross_entropy_standard_error": _ratio_standard_error(sums.nats, sums.tokens),
-        "perplexity": _exp(nats / tokens),
+    bits_per_word = per(words)
+    return prediction_measures(sums, "tokens") | {
         "bits_per_character": per(characters),
-        "bits_per_character_standard_error": _ratio_standard_error(bits, characters),
+        "bits_per_character_standard_error": _ratio_standard_error(bits, characters)
+        if lossless
+        else None,
         "bits_per_byte": per(bytes_),
-        "bits_per_word": per(words),
-        "word_perplexity": _exp(nats / float(words.sum())) if words.sum() else None,
-        "accuracy": float(sums.correct.sum()) / tokens,
-        "nats": nats,
-        "tokens": int(tokens),
+        "bits_per_word": bits_per_word,
+        "word_perplexity": None if bits_per_word is None else _exp(bits_per_word * math.log(2)),
         "characters": int(characters.sum()),
         "bytes": int(bytes_.sum()),
         "words": int(words.sum()),

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from lm_jax.data.config import DataConfig
-from lm_jax.models.transformer import TransformerConfig
+from lm_jax.data.config import KINDS, DataConfig
+from lm_jax.models import FAMILIES, TransformerConfig
 
 
 @dataclasses.dataclass
@@ -65,6 +65,7 @@ class EvaluationConfig:
     every_steps: int = 500  # 0: only at the end
     batch_size: int = 32
     stride: int = 0  # 0: disjoint windows; else windows start every `stride` tokens
+    context_length: int = 0  # of these windows; 0: the model's
     baselines: bool = True  # what counting and compressing cost on the same text
 
 
@@ -75,6 +76,14 @@ class CheckpointConfig:
     every_steps: int = 500  # 0: only at the end
     keep_last: int = 2
     keep_best: int = 1  # by validation cross-entropy
+
+
+@dataclasses.dataclass
+class FineTuningConfig:
+    """What a run begins with, when not with fresh parameters."""
+
+    workdir: str = ""  # another run's: its parameters, but for those whose shapes differ
+    parameters: str = "all"  # all, head: what is trained; the rest then only extracts features
 
 
 @dataclasses.dataclass
@@ -93,23 +102,36 @@ class SamplesConfig:
 class Experiment:
     """One run, whole: what `configs/*.py` return and `config.json` records."""
 
-    model: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    objective: str = "causal_lm"  # causal_lm, classification, skip_gram
+    model: Any = dataclasses.field(default_factory=TransformerConfig)  # of lm_jax.models.FAMILIES
+    data: Any = dataclasses.field(default_factory=DataConfig)  # of lm_jax.data.config.KINDS
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    fine_tuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)
     samples: SamplesConfig = dataclasses.field(default_factory=SamplesConfig)
     seed: int = 0
     compute_dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU), or one of these
     tensorboard: bool = True
 
 
+# The parts that are one of several dataclasses, each recorded with its name under a key.
+_VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
+    "model": ("family", {name: family.config for name, family in FAMILIES.items()}),
+    "data": ("kind", KINDS),
+}
+_DATA_OF_OBJECTIVE = {
+    "causal_lm": ("text",),
+    "skip_gram": ("text",),
+    "classification": ("labelled_text", "images"),
+}
 _CHOICES = {
     "optimizer.name": ("adamw", "adam", "sgd", "adafactor", "lion", "muon"),
     "schedule.name": ("constant", "linear", "cosine", "rsqrt", "wsd"),
+    "fine_tuning.parameters": ("all", "head"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
 }
 _AT_LEAST = {
@@ -126,6 +148,7 @@ _AT_LEAST = {
     "evaluation.every_steps": 0,
     "evaluation.batch_size": 1,
     "evaluation.stride": 0,
+    "evaluation.context_length": 0,
     "checkpoint.every_steps": 0,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_best": 0,
@@ -146,8 +169,22 @@ def field(config: Any, path: str) -> Any:
     return config
 
 
+def variant(part: str, config: Any) -> str:
+    """The name of a `model` family or of a kind of `data`, from the type of its configuration.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    key, types = _VARIANTS[part]
+    for name, cls in types.items():
+        if type(config) is cls:
+            return name
+    known = ", ".join(cls.__name__ for cls in types.values())
+    raise ValueError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
+
+
 def sequences_per_step(experiment: Experiment) -> int:
-    """The global batch size in sequences, whichever way the configuration gives it."""
+    """The global batch size in sequences (or images), whichever way the configuration gives it."""
     training = experiment.training
     if not training.batch_size_tokens:
         return training.batch_size
@@ -167,6 +204,7 @@ def validate(experiment: Experiment) -> None:
             raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
     if not 0 < experiment.samples.top_p <= 1:
         raise ValueError(f"samples.top_p is {experiment.samples.top_p}; expected 0 < top_p <= 1")
+    _validate_objective(experiment)
     experiment.model.validate()
     experiment.data.validate()
     _validate_batches(experiment)
@@ -178,12 +216,29 @@ def validate(experiment: Experiment) -> None:
         )
 
 
-def _validate_batches(experiment: Experiment) -> None:
-    training, context = experiment.training, experiment.model.context_length
-    if training.batch_size_tokens % context:
+def _validate_objective(experiment: Experiment) -> None:
+    objective, family = experiment.objective, variant("model", experiment.model)
+    if objective not in _DATA_OF_OBJECTIVE:
+        known = ", ".join(_DATA_OF_OBJECTIVE)
+        raise ValueError(f"objective is {objective!r}; expected one of {known}")
+    kind, kinds = variant("data", experiment.data), _DATA_OF_OBJECTIVE[objective]
+    if kind not in kinds:
+        raise ValueError(f"objective {objective} takes {' or '.join(kinds)} data, not {kind}")
+    if objective not in FAMILIES[family].objectives:
         raise ValueError(
-            f"training.batch_size_tokens {training.batch_size_tokens} is not a multiple of "
-            f"model.context_length {context}; change one of them"
+            f"objective {objective} does not fit model family {family}, "
+            f"which is for {' or '.join(FAMILIES[family].objectives)}"
+        )
+
+
+def _validate_batches(experiment: Experiment) -> None:
+    training = experiment.training
+    if experiment.objective == "causal_lm":
+        _validate_windows(experiment)
+    elif training.batch_size_tokens:
+        raise ValueError(
+            f"training.batch_size_tokens counts windows of text; objective {experiment.objective} "
+            "takes training.batch_size"
         )
     sequences, parts = sequences_per_step(experiment), training.gradient_accumulation_steps
     if sequences % parts:
@@ -191,24 +246,62 @@ def _validate_batches(experiment: Experiment) -> None:
             f"a batch of {sequences} sequences does not divide into "
             f"training.gradient_accumulation_steps {parts}; change one of them"
         )
-    if experiment.evaluation.stride > context:
+
+
+def _validate_windows(experiment: Experiment) -> None:
+    training, context = experiment.training, experiment.model.context_length
+    evaluation = experiment.evaluation
+    if training.batch_size_tokens % context:
         raise ValueError(
-            f"evaluation.stride {experiment.evaluation.stride} is longer than "
-            f"model.context_length {context}: tokens between windows would not be counted"
+            f"training.batch_size_tokens {training.batch_size_tokens} is not a multiple of "
+            f"model.context_length {context}; change one of them"
+        )
+    window = evaluation.context_length or context
+    if window > context and not FAMILIES[variant("model", experiment.model)].any_length:
+        raise ValueError(
+            f"evaluation.context_length {window} is more than the model.context_length {context} "
+            "that this model was made for"
+        )
+    if evaluation.stride > window:
+        raise ValueError(
+            f"evaluation.stride {evaluation.stride} is longer than the context of {window}: "
+            "tokens between windows would not be counted"
+        )
+    if getattr(experiment.model, "carry_state", False) and training.gradient_accumulation_steps > 1:
+        raise ValueError(
+            "model.carry_state needs training.gradient_accumulation_steps 1: "
+            "each row of a batch carries its own state"
         )
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as nested dicts of JSON values."""
-    return dataclasses.asdict(experiment)
+    """The experiment as nested dicts of JSON values; `model` and `data` say what they are."""
+    values = dataclasses.asdict(experiment)
+    for part, (key, _) in _VARIANTS.items():
+        values[part] = {key: variant(part, getattr(experiment, part)), **values[part]}
+    return values
 
 
-def from_dict(values: Mapping[str, Any], cls: type = Experiment, path: str = "") -> Any:
+def from_dict(values: Mapping[str, Any]) -> Experiment:
     """The inverse of `to_dict`; absent fields take their defaults.
 
     Raises:
-      ValueError: a field that no dataclass here has.
+      ValueError: a field that no dataclass here has, or an unknown kind of model or data.
     """
+    defaults = Experiment()
+    parts: dict[str, Any] = {}
+    for part, (key, types) in _VARIANTS.items():
+        fields = dict(values.get(part, {}))
+        name = fields.pop(key, variant(part, getattr(defaults, part)))
+        if name not in types:
+            raise ValueError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
+        parts[part] = _build(types[name], fields, f"{part}.")
+    rest = {name: value for name, value in values.items() if name not in parts}
+    experiment = _build(Experiment, rest, "")
+    return dataclasses.replace(experiment, **parts)
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
     types = get_type_hints(cls)
     for name in values:
         if name not in types:
@@ -217,7 +310,7 @@ def from_dict(values: Mapping[str, Any], cls: type = Experiment, path: str = "")
             )
     return cls(
         **{
-            name: from_dict(value, types[name], f"{path}{name}.")
+            name: _build(types[name], value, f"{path}{name}.")
             if dataclasses.is_dataclass(types[name])
             else value
             for name, value in values.items()

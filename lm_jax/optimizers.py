@@ -58,7 +58,8 @@ def make_optimizer(
     elif config.name == "adam":
         optimizer = optax.adam(schedule, **betas, eps=config.epsilon)
     elif config.name == "sgd":
-        optimizer = optax.sgd(schedule, momentum=config.beta1 or None)
+        penalty = optax.add_decayed_weights(config.weight_decay, is_matrix)  # L2: of the gradient
+        optimizer = optax.chain(penalty, optax.sgd(schedule, momentum=config.beta1 or None))
     elif config.name == "lion":
         optimizer = optax.lion(schedule, **betas, **decay)
     elif config.name == "adafactor":
@@ -73,6 +74,29 @@ def make_optimizer(
     if not config.clip_norm:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def is_head(params: Any) -> Any:
+    """A tree of bools: True for the parameters of the module named `head`, a classifier's last."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(part.key == "head" for part in path), params
+    )
+
+
+def update_head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer for the head alone; all other parameters stay as they are.
+
+    Raises:
+      ValueError: at init, when no parameter belongs to a head.
+    """
+
+    def labels(params: Any) -> Any:
+        heads = is_head(params)
+        if not any(jax.tree.leaves(heads)):
+            raise ValueError("fine_tuning.parameters=head: this model has no module named `head`")
+        return jax.tree.map(lambda head: "update" if head else "keep", heads)
+
+    return optax.multi_transform({"update": optimizer, "keep": optax.set_to_zero()}, labels)
 
 
 def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

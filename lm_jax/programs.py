@@ -1,6 +1,6 @@
 """An experiment as functions: the model, the optimizer, the step, the batches, the measures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,15 +10,17 @@ from jax.sharding import Mesh
 
 from lm_jax import data, evaluation, sharding, training
 from lm_jax import experiment as experiments
-from lm_jax.experiment import Experiment
+from lm_jax.experiment import EvaluationConfig, Experiment
 from lm_jax.models import Model, build_model
-from lm_jax.optimizers import learning_rate_schedule, make_optimizer
+from lm_jax.objectives import OBJECTIVES, Objective
+from lm_jax.optimizers import learning_rate_schedule, make_optimizer, update_head_only
 
 
 class Program(NamedTuple):
-    """An experiment turned into functions, for one mesh and one vocabulary."""
+    """An experiment turned into functions, for one mesh and one data set."""
 
-    experiment: Experiment  # with the size of its vocabulary filled in
+    experiment: Experiment  # with the sizes that the data set decides filled in
+    objective: Objective
     mesh: Mesh
     model: Model
     optimizer: optax.GradientTransformation
@@ -27,22 +29,21 @@ class Program(NamedTuple):
 
 
 def compile_experiment(
-    experiment: Experiment, vocab_size: int, devices: Sequence[jax.Device] | None = None
+    experiment: Experiment, sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
 ) -> Program:
     """The functions of an experiment on these devices (None: all); nothing is allocated yet.
 
+    Args:
+      sizes: what the data set decides (`vocab_size`, `num_classes`, ...): the model's fields of
+        these names take them where they are 0.
+
     Raises:
-      ValueError: a configuration that cannot run on these devices or with this vocabulary.
+      ValueError: a configuration that cannot run on these devices or with this data set.
     """
     experiments.validate(experiment)
     experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
-    if experiment.model.vocab_size == 0:
-        experiment.model.vocab_size = vocab_size
-    elif experiment.model.vocab_size < vocab_size:
-        raise ValueError(
-            f"model.vocab_size {experiment.model.vocab_size} is smaller than the tokenizer's "
-            f"{vocab_size}; leave it 0 to take the tokenizer's"
-        )
+    _fill_in(experiment.model, sizes)
+    objective = OBJECTIVES[experiment.objective]
     mesh = sharding.make_mesh(experiment.mesh, devices)
     parts = experiment.training.gradient_accumulation_steps
     sequences = experiments.sequences_per_step(experiment)
@@ -53,45 +54,50 @@ def compile_experiment(
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model = build_model(experiment.model, jnp.dtype(dtype))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
+    head_only = experiment.fine_tuning.parameters == "head"
     optimizer = make_optimizer(experiment.optimizer, schedule)
-    train_step = training.make_train_step(model, optimizer, schedule, parts)
-    shape = (sharding.data_parts(mesh), experiment.model.context_length)
-    example = {"inputs": jax.ShapeDtypeStruct(shape, jnp.int32)}
-    return Program(experiment, mesh, model, optimizer, train_step, example)
+    if head_only:
+        optimizer = update_head_only(optimizer)
+    train_step = training.make_train_step(model, optimizer, schedule, parts, head_only)
+    # A state that is carried from batch to batch has as many rows as a batch.
+    carries = getattr(experiment.model, "carry_state", False)
+    rows = sequences if carries else sharding.data_parts(mesh)
+    example = objective.example(experiment, rows)
+    return Program(experiment, objective, mesh, model, optimizer, train_step, example)
 
 
-def training_batches(program: Program, corpus: data.Corpus) -> training.Batches:
+def _fill_in(model: Any, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        given = getattr(model, name, None)
+        if given == 0:
+            setattr(model, name, size)
+        elif name == "vocab_size" and given is not None and given < size:
+            raise ValueError(
+                f"model.vocab_size {given} is smaller than the tokenizer's {size}; "
+                "leave it 0 to take the tokenizer's"
+            )
+        elif name != "vocab_size" and given is not None and given != size:
+            raise ValueError(
+                f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
+            )
+
+
+def training_batches(program: Program, dataset: data.Corpus | data.LabelledSet) -> training.Batches:
     """The batches of a run: this process's rows of each."""
-    return data.training_batches(
-        corpus.train,
-        context_length=program.experiment.model.context_length,
-        batch_size=experiments.sequences_per_step(program.experiment),
-        seed=program.experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    return program.objective.training_batches(program.experiment, dataset)
 
 
 def measure(
     program: Program,
     losses: evaluation.LossFunction,
     variables: Any,
-    documents: data.TokenizedDocuments,
-    *,
-    batch_size: int,
-    stride: int = 0,
+    split: Any,
+    tokenizer: data.Tokenizer | None,
+    how: EvaluationConfig,
 ) -> dict[str, Any]:
-    """The measures of a split: see `evaluation.measures`; `stride` 0 means disjoint windows."""
-    batches = data.evaluation_batches(
-        documents,
-        context_length=program.experiment.model.context_length,
-        batch_size=batch_size,
-        stride=stride or None,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    """The measures of a split of the data set: see `evaluation`."""
+    objective = program.objective
+    batches, documents = objective.evaluation_batches(program.experiment, split, how)
     with sharding.on_mesh(program.mesh):
-        sums = evaluation.sum_by_document(
-            losses, variables, batches, len(documents.characters), program.mesh
-        )
-    return evaluation.measures(sums, documents.characters, documents.bytes, documents.words)
+        sums = evaluation.sum_by_document(losses, variables, batches, documents, program.mesh)
+    return objective.measures(sums, split, tokenizer)

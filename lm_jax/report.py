@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.charts import Series, bar_chart, line_chart
+from lm_jax.exhibits import exhibits
 from lm_jax.telemetry import read_metrics
 
 _FIGURES = {
     "bits_per_character": "bits per character",
-    "cross_entropy": "cross-entropy, nats a token",
-    "perplexity": "perplexity, a token",
+    "cross_entropy": "cross-entropy, nats",
+    "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
     "bits_per_word": "bits per word",
     "word_perplexity": "perplexity, a word",
-    "accuracy": "accuracy, a token",
+    "accuracy": "accuracy",
     "tokens": "tokens predicted",
+    "pairs": "pairs predicted",
+    "examples": "examples classified",
     "characters": "characters",
     "bytes": "bytes",
     "words": "words",
@@ -40,6 +43,7 @@ def write_report(workdir: Path) -> Path:
         _section("Training", _curves(rows)),
         _section("What the text costs", _comparison(validation, baselines)),
         _section("Validation", _measures(validation)),
+        *(_section(*exhibit) for exhibit in exhibits(_json(workdir / "inspection.json")).items()),
         _section("Samples", _samples(workdir / "samples.txt")),
         _section("Data", _table(_flat(_json(workdir / "data.json")))),
         _section("Configuration", _table(_flat(config))),
@@ -65,11 +69,14 @@ def _headline(results: Mapping[str, Any]) -> str:
     validation = results.get("validation", {})
     facts = [
         ("bits per character", validation.get("bits_per_character"), "{:.3f}"),
+        ("accuracy", validation.get("accuracy"), "{:.2%}"),
         ("validation cross-entropy", validation.get("cross_entropy"), "{:.4f}"),
         ("parameters", results.get("parameters"), "{:,}"),
         ("steps", results.get("step"), "{:,}"),
-        ("tokens/s", results.get("timings", {}).get("tokens_per_second"), "{:,.0f}"),
     ]
+    for name, value in results.get("timings", {}).items():
+        if name.endswith("_per_second"):
+            facts.append((f"{name.removesuffix('_per_second')}/s", value, "{:,.0f}"))
     cards = "".join(
         f"<div><strong>{form.format(value)}</strong><span>{escape(name)}</span></div>"
         for name, value, form in facts
@@ -81,6 +88,8 @@ def _headline(results: Mapping[str, Any]) -> str:
 def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
     train = [row for row in rows if row["kind"] == "train"]
     measured = [row for row in rows if row["kind"] == "evaluation"]
+    if not train:  # a model that counts has no curves
+        return ""
     steps = [row["step"] for row in train]
 
     def column(name: str) -> Series:
@@ -98,12 +107,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
             "dots",
         ),
     ]
-    charts = [line_chart(loss, "step", "cross-entropy, nats a token", width=960, height=360)]
+    charts = [line_chart(loss, "step", "cross-entropy, nats", width=960, height=360)]
     small = {
         "learning_rate": "learning rate",
         "gradient_norm": "gradient norm before clipping",
-        "tokens_per_second": "tokens per second",
-    }
+    } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     charts += [line_chart([column(name)], "step", label) for name, label in small.items()]
     return f'<div class="charts">{"".join(f"<figure>{c}</figure>" for c in charts if c)}</div>'
 
@@ -200,6 +208,11 @@ th, td { text-align: left; padding: 5px 12px; border: 1px solid var(--rule);
 th { font-weight: 500; color: var(--soft); width: 38%; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; }
+.wide { overflow-x: auto; } .confusion th, .confusion td { width: auto; text-align: right;
+  padding: 4px 7px; font-size: 13px; } .narrow { max-width: 460px; } .share { fill: var(--a); }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: 10px; }
+.gallery img { width: 84px; } img { image-rendering: pixelated; max-width: 100%; }
+figcaption { color: var(--soft); font-size: 12px; }
 #tip { position: fixed; display: none; pointer-events: none; background: var(--ink);
   color: var(--paper); font-size: 12px; padding: 4px 8px; border-radius: 6px; white-space: pre; }
 """

@@ -1,25 +1,30 @@
 """A run and its work directory: train it, resume it, read it back, measure it, sample from it."""
 
 import contextlib
+import dataclasses
 import functools
-import json
-import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from lm_jax import data, decoding, evaluation, sharding, training
+from lm_jax import data, decoding, evaluation, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints
-from lm_jax.experiment import Experiment, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
+from lm_jax.inspection import inspect
+from lm_jax.models import FAMILIES
+from lm_jax.objectives import targets_per_step
 from lm_jax.programs import Program, compile_experiment, measure, training_batches
 from lm_jax.report import write_report
-from lm_jax.telemetry import RunLog, environment
+from lm_jax.telemetry import Meter, RunLog
+
+Dataset = data.Corpus | data.LabelledSet
 
 
 class Run(NamedTuple):
@@ -27,20 +32,21 @@ class Run(NamedTuple):
 
     workdir: Path
     program: Program
-    tokenizer: data.Tokenizer
+    tokenizer: data.Tokenizer | None  # None: it reads no text
     step: int
     variables: Any
 
 
 def train(
     experiment: Experiment,
-    workdir: Path,
+    directory: Path,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains to the end, or resumes and does, and returns what the run came to.
 
     The same work directory continues the same experiment from its newest checkpoint. When
-    `stop_requested` turns true the state is saved and the result says `"stopped": True`.
+    `stop_requested` turns true the state is saved and the result says `"stopped": True`. A model
+    that counts is fitted in one step.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -49,40 +55,51 @@ def train(
     """
     started = time.monotonic()
     experiments.validate(experiment)
-    _refuse_another_experiment(experiment, workdir)
-    corpus = data.prepare(experiment.data)
-    _refuse_other_data(corpus, workdir)
-    program = compile_experiment(experiment, corpus.tokenizer.vocab_size)
-    batches = training_batches(program, corpus)
-    _write_inputs(workdir, experiment, corpus)
+    workdir.refuse_another_experiment(experiment, directory)
+    dataset = data.prepare(experiment.data)
+    workdir.refuse_other_data(dataset.description, directory)
+    program = compile_experiment(experiment, dataset.description["sizes"])
+    counts = program.model.fit is not None
+    num_steps = 1 if counts else experiment.training.num_steps
+    batches = None if counts else training_batches(program, dataset)
+    inherited = _inherited(experiment)
+    workdir.write_inputs(directory, experiment, dataset)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir / "checkpoints", experiment.checkpoint)
+        checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
         stack.callback(checkpoints.close)
-        state, notes = _first_state(program, checkpoints)
+        state, notes = _first_state(program, checkpoints, dataset, inherited)
         first_step = int(state.step)
         log = RunLog(
-            workdir,
-            total_steps=experiment.training.num_steps,
+            directory,
+            total_steps=num_steps,
             tensorboard=experiment.tensorboard,
-            first_step=first_step,
+            first_step=first_step if checkpoints.steps() else 0,
         )
         stack.callback(log.close)
-        for line in [*notes, *_introduction(program, corpus, state)]:
+        for line in [*notes, *_introduction(program, dataset, state)]:
             log.message(line)
 
-        meter = _Meter(program, log, started)
+        meter = Meter(
+            log,
+            unit=program.objective.unit,
+            units_per_step=targets_per_step(program.experiment),
+            every_steps=experiment.training.log_every_steps,
+            num_steps=num_steps,
+            started=started,
+        )
         losses = evaluation.make_loss_function(program.model)
         measured: dict[int, dict[str, Any]] = {}
 
         def evaluate(step: int, state: training.TrainState) -> None:
+            variables = training.variables_of(state)
             measured[step] = measure(
                 program,
                 losses,
-                training.variables_of(state),
-                corpus.validation,
-                batch_size=experiment.evaluation.batch_size,
-                stride=experiment.evaluation.stride,
+                variables,
+                dataset.validation,
+                dataset.tokenizer,
+                experiment.evaluation,
             )
             log.evaluation(step, measured[step])
             meter.pause()
@@ -91,210 +108,150 @@ def train(
             checkpoints.save(step, state, measured.get(step, {}).get("cross_entropy"))
             meter.pause()
 
-        hooks = training.Hooks(meter.log, evaluate, save, stop_requested)
-        train_steps = training.jit_train_steps(program.train_step)
-        with sharding.on_mesh(program.mesh):
-            state = training.fit(train_steps, state, batches, experiment, program.mesh, hooks)
+        if batches is not None:
+            hooks = training.Hooks(meter.log, evaluate, save, stop_requested)
+            train_steps = training.jit_train_steps(program.train_step)
+            with sharding.on_mesh(program.mesh):
+                state = training.fit(train_steps, state, batches, experiment, program.mesh, hooks)
         step = int(state.step)
-        results: dict[str, Any] = {"workdir": str(workdir), "step": step}
-        if step < experiment.training.num_steps:
+        results: dict[str, Any] = {"workdir": str(directory), "step": step}
+        if step < num_steps:
             return results | {"stopped": True}
-        if step not in measured:  # resumed at its end
+        if step not in measured:  # resumed at its end, or counted
             evaluate(step, state)
-        run = Run(workdir, program, corpus.tokenizer, step, training.variables_of(state))
+            save(step, state)
+        run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
         results |= {
             "parameters": _parameters(state),
             "validation": measured[step],
-            "baselines": _baselines(corpus) if experiment.evaluation.baselines else {},
+            "baselines": _baselines(experiment, dataset),
             "timings": meter.timings() | {"total_seconds": time.monotonic() - started},
         }
-    _write_results(run, results)
+    _write_results(run, dataset, results)
     return results
 
 
-class _Meter:
-    """Turns the metrics of steps into rows of the log: means since the row before, and rates."""
-
-    def __init__(self, program: Program, log: RunLog, started: float):
-        training_config = program.experiment.training
-        self._every, self._last = training_config.log_every_steps, training_config.num_steps
-        self._tokens_per_step = (
-            experiments.sequences_per_step(program.experiment)
-            * program.experiment.model.context_length
-        )
-        self._log, self._started = log, started
-        self._rows: list[dict[str, float]] = []
-        self._since: float | None = None  # None: the time until the next read is not only steps'
-        self._rates: list[float] = []
-        self._first_read: float | None = None
-
-    def log(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics [K] of the K steps up to `last_step`."""
-        now, count = time.monotonic(), len(metrics["loss"])
-        if self._first_read is None:
-            self._first_read = now - self._started
-        if self._since is not None:
-            self._rates.append(count * self._tokens_per_step / (now - self._since))
-        self._since = now
-        for index in range(count):
-            self._rows.append({name: float(value[index]) for name, value in metrics.items()})
-            step = last_step - count + 1 + index
-            if step % self._every == 0 or step == self._last:
-                self._flush(step, now)
-
-    def _flush(self, step: int, now: float) -> None:
-        row = {name: float(np.mean([r[name] for r in self._rows])) for name in self._rows[0]}
-        row["learning_rate"] = self._rows[-1]["learning_rate"]
-        row["tokens"] = step * self._tokens_per_step
-        if self._rates:
-            row["tokens_per_second"] = self._rates[-1]
-        self._log.training(step, row | {"seconds": now - self._started})
-        self._rows = []
-
-    def pause(self) -> None:
-        """Leaves the time until the next read out of the rates."""
-        self._since = None
-
-    def timings(self) -> dict[str, float | None]:
-        """Seconds from the start to the first steps read, and the median rate of training."""
-        return {
-            "seconds_to_first_steps": self._first_read,
-            "tokens_per_second": float(np.median(self._rates)) if self._rates else None,
-        }
+def _inherited(experiment: Experiment) -> dict[str, Any] | None:
+    """The variables of the run to fine-tune from, as nested dicts; None: start afresh."""
+    source = experiment.fine_tuning.workdir
+    if not source:
+        return None
+    config = workdir.read_experiment(Path(source)).checkpoint
+    with contextlib.closing(
+        Checkpoints(Path(source) / "checkpoints", config, read_only=True)
+    ) as checkpoints:
+        _, state = checkpoints.restore(None, "last", lambda _: None)
+    return {"params": state["params"], **state["stats"]}
 
 
-def _refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    changed = experiments.differences(_read_experiment(workdir), experiment)
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ValueError(
-            f"{workdir} holds another experiment ({changed[0]}{more}); "
-            "choose another --workdir, or give the same configuration to resume"
-        )
+def _abstract_state(program: Program) -> training.TrainState | None:
+    """The shapes of the run's checkpoints; None: a model that counts takes them from the data."""
+    if program.model.fit is not None:
+        return None
+    return training.abstract_state(program.model, program.optimizer, program.example, program.mesh)
 
 
-def _refuse_other_data(corpus: data.Corpus, workdir: Path) -> None:
-    path = workdir / "data.json"
-    if not path.exists():
-        return
-    before, now = json.loads(path.read_text()), corpus.description
-    if before["fingerprint"] != now["fingerprint"]:
-        raise ValueError(
-            f"the documents changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, "
-            f"now {now['sha256'][:12]}): its tokenizer and checkpoints do not match them; "
-            "choose another --workdir"
-        )
-
-
-def _read_experiment(workdir: Path) -> Experiment:
-    path = workdir / "config.json"
-    try:
-        return experiments.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ValueError(f"{workdir} is no work directory: it holds no config.json") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
-
-
-def _write_inputs(workdir: Path, experiment: Experiment, corpus: data.Corpus) -> None:
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        corpus.tokenizer.save(workdir / "tokenizer")
-        _write_json(workdir / "data.json", corpus.description)
-        _write_json(workdir / "environment.json", environment())
-        # Last: a directory with a config.json is a whole work directory.
-        _write_json(workdir / "config.json", experiments.to_dict(experiment))
-
-
-def _write_json(path: Path, values: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+def _restore(
+    program: Program, checkpoints: Checkpoints, which: str, say: Callable[[str], None]
+) -> tuple[int, training.TrainState]:
+    step, state = checkpoints.restore(_abstract_state(program), which, say)
+    return step, training.TrainState(**state) if isinstance(state, dict) else state
 
 
 def _first_state(
-    program: Program, checkpoints: Checkpoints
+    program: Program,
+    checkpoints: Checkpoints,
+    dataset: Dataset,
+    inherited: dict[str, Any] | None,
 ) -> tuple[training.TrainState, list[str]]:
     notes: list[str] = []
-    abstract = training.abstract_state(
-        program.model, program.optimizer, program.example, program.mesh
-    )
     if checkpoints.steps():
-        step, state = checkpoints.restore(abstract, "last", notes.append)
+        step, state = _restore(program, checkpoints, "last", notes.append)
         return state, [*notes, f"resuming from the checkpoint of step {step}"]
-    seed = program.experiment.seed
-    return training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, seed
-    ), notes
+    if program.model.fit is not None:
+        variables = program.model.fit(dataset.train)
+        return training.counted_state(variables, program.experiment.seed), notes
+    state = training.init_state(
+        program.model, program.optimizer, program.example, program.mesh, program.experiment.seed
+    )
+    if inherited is None:
+        return state, notes
+    state, kept, fresh = training.inherit(state, inherited)
+    source = program.experiment.fine_tuning.workdir
+    return state, [f"{kept} arrays from {source}; {fresh} of other names or shapes are new"]
 
 
 def _parameters(state: training.TrainState) -> int:
     return sum(x.size for x in jax.tree.leaves(state.params))
 
 
-def _introduction(program: Program, corpus: data.Corpus, state: training.TrainState) -> list[str]:
+def _introduction(program: Program, dataset: Dataset, state: training.TrainState) -> list[str]:
     mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     return [
-        f"data: {corpus.description['summary']}",
+        f"data: {dataset.description['summary']}",
         f"model: {_parameters(state):,} parameters; mesh: {mesh}",
     ]
 
 
-def _baselines(corpus: data.Corpus) -> dict[str, float]:
+def _baselines(experiment: Experiment, dataset: Dataset) -> dict[str, float]:
+    if not experiment.evaluation.baselines or experiment.objective != "causal_lm":
+        return {}
+    assert isinstance(dataset, data.Corpus)
+    if not dataset.tokenizer.lossless:
+        return {}
     train, validation = (
-        data.texts_of(corpus.tokenizer, split) for split in (corpus.train, corpus.validation)
+        data.texts_of(dataset.tokenizer, split) for split in (dataset.train, dataset.validation)
     )
     return baselines(train, validation)
 
 
-def _write_results(run: Run, results: dict[str, Any]) -> None:
+def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
     config = run.program.experiment.samples
-    samples = complete(run, [config.prompt] * config.num_samples, config)
+    samples = []
+    if run.program.model.step is not None:
+        samples = complete(run, [config.prompt] * config.num_samples, config)
+    findings = inspect(run.program, run.variables, dataset)
     if jax.process_index() == 0:
-        text = "".join(f"--- sample {i + 1} ---\n{text}\n" for i, text in enumerate(samples))
-        (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
-        _write_json(run.workdir / "evaluation.json", results)
+        if samples:
+            text = "".join(f"--- sample {i + 1} ---\n{text}\n" for i, text in enumerate(samples))
+            (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
+        if findings:
+            workdir.write_json(run.workdir / "inspection.json", findings)
+        workdir.write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir)
 
 
-def load(workdir: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
+def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
     """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
     Raises:
       ValueError: the directory holds no run, no such checkpoint, or none that can be read.
     """
-    experiment = _read_experiment(workdir)
-    tokenizer = data.load_tokenizer(workdir / "tokenizer")
-    program = compile_experiment(experiment, tokenizer.vocab_size)
-    abstract = training.abstract_state(
-        program.model, program.optimizer, program.example, program.mesh
-    )
+    experiment = workdir.read_experiment(directory)
+    tokenizer = None
+    if not isinstance(experiment.data, data.ImageConfig):
+        tokenizer = data.load_tokenizer(directory / "tokenizer")
+    program = compile_experiment(experiment, workdir.read_sizes(directory))
     with contextlib.closing(
-        Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True)
+        Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
-        step, state = checkpoints.restore(abstract, checkpoint, say)
-    return Run(workdir, program, tokenizer, step, training.variables_of(state))
+        step, state = _restore(program, checkpoints, checkpoint, say)
+    return Run(directory, program, tokenizer, step, training.variables_of(state))
 
 
-def evaluate(run: Run, *, split: str, batch_size: int, stride: int) -> dict[str, Any]:
-    """The measures of the run's own `train` or `validation` documents.
+def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
+    """The measures of the run's own `train` or `validation` split.
 
     Raises:
-      ValueError: the documents are no longer those that the run was trained on.
+      ValueError: the text cannot be cut so, or the data is no longer that which the run was
+        trained on.
     """
-    corpus = data.prepare(run.program.experiment.data)
-    _refuse_other_data(corpus, run.workdir)
-    return measure(
-        run.program,
-        evaluation.make_loss_function(run.program.model),
-        run.variables,
-        getattr(corpus, split),
-        batch_size=batch_size,
-        stride=stride,
-    )
+    experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
+    dataset = data.prepare(run.program.experiment.data)
+    workdir.refuse_other_data(dataset.description, run.workdir)
+    losses = evaluation.make_loss_function(run.program.model)
+    examples = getattr(dataset, split)
+    return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
 
 
 def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int = 0) -> list[str]:
@@ -303,11 +260,16 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
     A text that outgrows the model's context goes on from its last half context.
 
     Raises:
-      ValueError: a prompt leaves no room for a new token in the model's context.
+      ValueError: the model does not generate, or a prompt leaves no room for a new token in its
+        context.
     """
+    if run.tokenizer is None or run.program.model.step is None:
+        raise ValueError(f"the model of {run.workdir} does not generate text")
     end = run.tokenizer.end_of_document
     texts = [[end, *run.tokenizer.encode(prompt).tolist()] for prompt in prompts]
-    context = run.program.experiment.model.context_length
+    model = run.program.experiment.model
+    unlimited = FAMILIES[experiments.variant("model", model)].any_length
+    context = sys.maxsize if unlimited else model.context_length
     longest = max(map(len, texts), default=0)
     if longest >= context:
         raise ValueError(
@@ -339,4 +301,5 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
             if ended[index]:
                 limits[index] = len(text)
         kept = max(context // 2, 1)
-    return [run.tokenizer.decode(np.array(text[1:])) for text in texts]
+    decode = run.tokenizer.decode
+    return [decode(np.array(text[1:])) for text in texts]

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,8 +48,9 @@ class RunLog:
     def training(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a row of kind `train` and moves the progress display."""
         self._write(step, "train", metrics)
-        speed = metrics.get("tokens_per_second")
-        text = f"loss {metrics['loss']:.4f}" + (f"  {speed:,.0f} tokens/s" if speed else "")
+        rates = [(name, value) for name, value in metrics.items() if name.endswith("_per_second")]
+        speed = "".join(f"  {v:,.0f} {name.removesuffix('_per_second')}/s" for name, v in rates)
+        text = f"loss {metrics['loss']:.4f}{speed}"
         self._display.step(step, self._total, text)
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -56,8 +58,8 @@ class RunLog:
         self._write(step, "evaluation", metrics)
         bits = metrics.get("bits_per_character")
         self.message(
-            f"step {step}: validation cross-entropy {metrics['cross_entropy']:.4f} nats a token, "
-            f"perplexity {metrics['perplexity']:.2f}"
+            f"step {step}: validation cross-entropy {metrics['cross_entropy']:.4f} nats, "
+            f"perplexity {metrics['perplexity']:.2f}, accuracy {metrics['accuracy']:.2%}"
             + (f", {bits:.4f} bits per character" if bits else "")
         )
 
@@ -80,6 +82,62 @@ class RunLog:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "step":
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+class Meter:
+    """Turns the metrics of steps into rows of the log: means since the row before, and rates."""
+
+    def __init__(
+        self,
+        log: RunLog,
+        *,
+        unit: str,
+        units_per_step: int,
+        every_steps: int,
+        num_steps: int,
+        started: float,
+    ):
+        self._every, self._last = every_steps, num_steps
+        self._unit, self._units_per_step = unit, units_per_step
+        self._log, self._started = log, started
+        self._rows: list[dict[str, float]] = []
+        self._since: float | None = None  # None: the time until the next read is not only steps'
+        self._rates: list[float] = []
+        self._first_read: float | None = None
+
+    def log(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics [K] of the K steps up to `last_step`."""
+        now, count = time.monotonic(), len(metrics["loss"])
+        if self._first_read is None:
+            self._first_read = now - self._started
+        if self._since is not None:
+            self._rates.append(count * self._units_per_step / (now - self._since))
+        self._since = now
+        for index in range(count):
+            self._rows.append({name: float(value[index]) for name, value in metrics.items()})
+            step = last_step - count + 1 + index
+            if step % self._every == 0 or step == self._last:
+                self._flush(step, now)
+
+    def _flush(self, step: int, now: float) -> None:
+        row = {name: float(np.mean([r[name] for r in self._rows])) for name in self._rows[0]}
+        row["learning_rate"] = self._rows[-1]["learning_rate"]
+        row[self._unit] = step * self._units_per_step
+        if self._rates:
+            row[f"{self._unit}_per_second"] = self._rates[-1]
+        self._log.training(step, row | {"seconds": now - self._started})
+        self._rows = []
+
+    def pause(self) -> None:
+        """Leaves the time until the next read out of the rates."""
+        self._since = None
+
+    def timings(self) -> dict[str, float | None]:
+        """Seconds from the start to the first steps read, and the median rate of training."""
+        return {
+            "seconds_to_first_steps": self._first_read,
+            f"{self._unit}_per_second": float(np.median(self._rates)) if self._rates else None,
+        }
 
 
 def _jsonable(value: Any) -> Any:

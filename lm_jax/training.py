@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from lm_jax import sharding
 from lm_jax.experiment import Experiment
 from lm_jax.models.interface import Batch, Model
+from lm_jax.optimizers import is_head
 
 
 class TrainState(NamedTuple):
@@ -69,21 +70,58 @@ def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shape
     return create
 
 
+def counted_state(variables: Any, seed: int) -> TrainState:
+    """The state after the one step of a model that counts."""
+    return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
+
+
+def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState, int, int]:
+    """The state with the variables of another run, how many arrays that is, and how many not.
+
+    An array is taken over where its path and its shape agree; the optimizer starts afresh.
+    """
+    theirs = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
+    }
+    taken: list[bool] = []
+
+    def choose(path: Any, leaf: jax.Array) -> jax.Array:
+        found = theirs.get(jax.tree_util.keystr(path))
+        taken.append(found is not None and found.shape == leaf.shape)
+        if not taken[-1]:
+            return leaf
+        return jax.device_put(jnp.asarray(found, leaf.dtype), leaf.sharding)
+
+    ours = jax.tree_util.tree_map_with_path(choose, variables_of(state))
+    params = ours.pop("params")
+    return state._replace(params=params, stats=ours), sum(taken), len(taken) - sum(taken)
+
+
 def make_train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     gradient_accumulation_steps: int = 1,
+    head_only: bool = False,
 ) -> TrainStep:
     """The pure `train_step(state, batch) -> state, metrics`.
 
     The loss is the weighted mean of the cross-entropy over the whole batch, in nats, also when
-    the gradient is accumulated over parts of it whose weights differ.
+    the gradient is accumulated over parts of it whose weights differ. With `head_only` the rest of
+    the model extracts features as in evaluation: no dropout, running statistics as they are, and
+    no backward pass through it.
     """
 
     def mean_loss(params, stats, batch, total_weight, key):
-        losses, stats = model.loss({"params": params, **stats}, batch, train=True, key=key)
-        return jnp.sum(losses.nats * batch["weights"]) / total_weight, stats
+        if head_only:
+            params = jax.tree.map(
+                lambda x, head: x if head else jax.lax.stop_gradient(x), params, is_head(params)
+            )
+        variables = {"params": params, **stats}
+        losses, new_stats = model.loss(variables, batch, train=not head_only, key=key)
+        mean = jnp.sum(losses.nats * batch["weights"]) / total_weight
+        return mean, stats if head_only else new_stats
 
     def gradients(state: TrainState, batch: Batch, key: jax.Array):
         total_weight = jnp.sum(batch["weights"])
@@ -116,7 +154,7 @@ def make_train_step(
             "loss": loss,
             "gradient_norm": optax.global_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "tokens": jnp.sum(batch["weights"]),
+            "targets": jnp.sum(batch["weights"]),
         }
         return TrainState(state.step + 1, state.key, params, stats, opt_state), metrics
 

@@ -7,8 +7,8 @@ import pytest
 from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.evaluation import DocumentSums, make_loss_function, measures
-from lm_jax.experiment import MeshConfig
+from lm_jax.evaluation import DocumentSums, make_loss_function, text_measures
+from lm_jax.experiment import EvaluationConfig, MeshConfig
 from tests.experiments import tiny
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
@@ -18,14 +18,13 @@ DOCUMENTS = tokenize(BYTES, TEXTS)
 
 def figures(devices=1, batch_size=64, stride=0):
     config = tiny(mesh=MeshConfig())
-    program = programs.compile_experiment(config, 257, jax.devices()[:devices])
+    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:devices])
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
     variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))
     losses = make_loss_function(program.model)
-    return programs.measure(
-        program, losses, variables, DOCUMENTS, batch_size=batch_size, stride=stride
-    )
+    how = EvaluationConfig(batch_size=batch_size, stride=stride)
+    return programs.measure(program, losses, variables, DOCUMENTS, BYTES, how)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_every_token_and_every_end_is_counted(reference):
 
 def test_figures_equal_those_of_one_document_at_a_time(reference):
     config = tiny(mesh=MeshConfig())
-    program = programs.compile_experiment(config, 257, jax.devices()[:1])
+    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     loss = jax.jit(program.model.loss, static_argnames="train")
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
     variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))
@@ -76,7 +75,7 @@ def test_a_stride_gives_more_context_to_the_same_tokens(reference):
 def test_measures_follow_their_definitions():
     sums = DocumentSums(np.array([10.0, 30.0]), np.array([1.0, 3.0]), np.array([5.0, 11.0]))
     sizes = np.array([20, 60]), np.array([25, 75]), np.array([4, 12])
-    found = measures(sums, *sizes)
+    found = text_measures(sums, *sizes)
     assert found["cross_entropy"] == pytest.approx(40 / 16)
     assert found["perplexity"] == pytest.approx(math.exp(40 / 16))
     assert found["bits_per_character"] == pytest.approx(40 / math.log(2) / 80)
@@ -91,7 +90,7 @@ def test_the_standard_error_agrees_with_the_bootstrap():
     tokens = rng.integers(50, 500, 200).astype(float)
     nats = tokens * rng.normal(2.0, 0.3, 200)
     sums = DocumentSums(nats, tokens * 0, tokens)
-    found = measures(sums, tokens, tokens, tokens)["cross_entropy_standard_error"]
+    found = text_measures(sums, tokens, tokens, tokens)["cross_entropy_standard_error"]
     draws = rng.integers(0, 200, (4000, 200))
     bootstrap = np.std(nats[draws].sum(1) / tokens[draws].sum(1))
     assert found == pytest.approx(bootstrap, rel=0.05)
@@ -100,7 +99,7 @@ def test_the_standard_error_agrees_with_the_bootstrap():
 def test_one_document_has_no_standard_error():
     sums = DocumentSums(np.array([3.0]), np.array([1.0]), np.array([2.0]))
     one = np.array([1])
-    assert measures(sums, one, one, one)["cross_entropy_standard_error"] is None
+    assert text_measures(sums, one, one, one)["cross_entropy_standard_error"] is None
 
 
 def test_the_mesh_splits_what_it_says():

@@ -16,7 +16,7 @@ def losses(devices=1, **fields):
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
     devices = jax.devices()[:devices]
-    program = programs.compile_experiment(config, corpus.tokenizer.vocab_size, devices)
+    program = programs.compile_experiment(config, corpus.description["sizes"], devices)
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, config.seed
     )
@@ -75,7 +75,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device)
 
 def test_unequal_weights_are_averaged_over_the_whole_batch():
     config = tiny(data__tokenizer=BYTES)
-    program = programs.compile_experiment(config, 257, jax.devices()[:1])
+    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
     weights = jnp.asarray(rng.integers(0, 2, (8, 32)), jnp.float32).at[:4].set(0).at[0, 0].set(1)
@@ -87,7 +87,7 @@ def test_unequal_weights_are_averaged_over_the_whole_batch():
         step = training.make_train_step(program.model, program.optimizer, lambda _: 0.0, parts)
         _, metrics = jax.jit(step)(state, batch)
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
-        assert float(metrics["tokens"]) == float(weights.sum())
+        assert float(metrics["targets"]) == float(weights.sum())
 
 
 def test_several_steps_a_call_equal_one(one_device):
@@ -134,4 +134,6 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, message):
 
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
     with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
-        programs.compile_experiment(tiny(training__batch_size=12, mesh=MeshConfig(data=8)), 300)
+        programs.compile_experiment(
+            tiny(training__batch_size=12, mesh=MeshConfig(data=8)), {"vocab_size": 300}
+        )

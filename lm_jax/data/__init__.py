@@ -1,13 +1,46 @@
 """Data: source -> documents -> tokens -> batches, each a pure function of its configuration."""
 
+from typing import Any
+
 from lm_jax.data.batches import TokenizedDocuments as TokenizedDocuments
 from lm_jax.data.batches import evaluation_batches as evaluation_batches
 from lm_jax.data.batches import training_batches as training_batches
+from lm_jax.data.batches import training_lanes as training_lanes
 from lm_jax.data.config import DataConfig as DataConfig
+from lm_jax.data.config import ImageConfig as ImageConfig
+from lm_jax.data.config import LabelledTextConfig as LabelledTextConfig
 from lm_jax.data.config import TokenizerConfig as TokenizerConfig
 from lm_jax.data.corpus import Corpus as Corpus
-from lm_jax.data.corpus import prepare as prepare
+from lm_jax.data.corpus import prepare_corpus as prepare_corpus
 from lm_jax.data.corpus import texts_of as texts_of
 from lm_jax.data.corpus import tokenize as tokenize
+from lm_jax.data.examples import Examples as Examples
+from lm_jax.data.examples import LabelledSet as LabelledSet
+from lm_jax.data.examples import Reader as Reader
+from lm_jax.data.examples import evaluation_examples as evaluation_examples
+from lm_jax.data.examples import image_reader as image_reader
+from lm_jax.data.examples import text_reader as text_reader
+from lm_jax.data.examples import training_examples as training_examples
+from lm_jax.data.images import prepare_images
+from lm_jax.data.labelled_text import prepare_labelled_text
+from lm_jax.data.pairs import evaluation_pairs as evaluation_pairs
+from lm_jax.data.pairs import training_pairs as training_pairs
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
+from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer
+
+_PREPARE: dict[type, Any] = {
+    DataConfig: prepare_corpus,
+    ImageConfig: prepare_images,
+    LabelledTextConfig: prepare_labelled_text,
+}
+
+
+def prepare(config: Any) -> Corpus | LabelledSet:
+    """The data set of a configuration, whose type says which kind.
+
+    Raises:
+      ValueError: it cannot be had.
+      OSError: the cache directory cannot be written.
+    """
+    return _PREPARE[type(config)](config)

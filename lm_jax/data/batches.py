@@ -93,11 +93,70 @@ def training_batches(
         )
     windows = max(1, (len(documents.tokens) - context_length) // context_length)
     order = grain.MapDataset.range(windows).shuffle(seed=seed).repeat()
-    rows = _rows(batch_size, process_index, process_count)
+    rows = rows_of_process(batch_size, process_index, process_count)
     return _Windows(documents, order, windows, context_length, batch_size, rows, seed)
 
 
-def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
+@dataclass(frozen=True)
+class _Lanes:
+    """Training windows that continue each other: row b of a batch follows row b of the last."""
+
+    documents: TokenizedDocuments
+    windows_per_lane: int
+    context_length: int
+    lanes: range
+    seed: int
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, window = divmod(step, self.windows_per_lane)
+        stream = self.documents.tokens
+        phase = int(np.random.default_rng((self.seed, epoch)).integers(len(stream)))
+        width = self.windows_per_lane * self.context_length
+        starts = phase + width * np.array(self.lanes) + window * self.context_length
+        places = starts[:, None] + np.arange(self.context_length + 1)
+        # The stream opens and closes with the same token: its end is glued to its beginning.
+        rows = stream[places % (len(stream) - 1)].astype(np.int32)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        batch = {"inputs": inputs, "targets": targets, "weights": np.ones(inputs.shape, np.float32)}
+        return batch | _segments(inputs == stream[0])
+
+
+def training_lanes(
+    documents: TokenizedDocuments,
+    *,
+    context_length: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> _Lanes:
+    """Random access to batches whose rows go on where those of the last batch stopped.
+
+    For truncated back-propagation through time with a carried state. The stream is cut into
+    `batch_size` lanes, each epoch from a phase of its own; batches are as in `training_batches`,
+    with `segments`, so that a state can be dropped where a document opens.
+
+    Raises:
+      ValueError: a lane is shorter than one window, or the batch does not divide.
+    """
+    windows = (len(documents.tokens) - 1) // batch_size // context_length
+    if windows < 1:
+        raise ValueError(
+            f"the training split has {len(documents.tokens) - 1} tokens to predict, fewer than "
+            f"one window of model.context_length {context_length} for each of {batch_size} lanes; "
+            "use more text, a smaller batch or a shorter context"
+        )
+    rows = rows_of_process(batch_size, process_index, process_count)
+    lanes = range(batch_size)[rows]
+    return _Lanes(documents, windows, context_length, lanes, seed)
+
+
+def rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that a process reads.
+
+    Raises:
+      ValueError: the batch does not divide.
+    """
     if batch_size % process_count:
         raise ValueError(
             f"a batch of {batch_size} sequences does not divide over {process_count} processes"
@@ -195,6 +254,6 @@ def evaluation_batches(
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
             "expected 0 < stride <= context"
         )
-    rows = _rows(batch_size, process_index, process_count)
+    rows = rows_of_process(batch_size, process_index, process_count)
     pieces = _cut(documents, context_length, stride)
     return _EvaluationRows(documents, pieces, context_length, batch_size, rows)

@@ -46,8 +46,8 @@ def split_documents(texts: Sequence[str], config: DataConfig) -> tuple[list[str]
         train = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
         validation = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
     else:
-        validation = [text for text in texts if _uniform(text) < fraction]
-        train = [text for text in texts if _uniform(text) >= fraction]
+        validation = [text for text in texts if uniform(text) < fraction]
+        train = [text for text in texts if uniform(text) >= fraction]
     train, validation = list(filter(None, train)), list(filter(None, validation))
     if not train or not validation:
         side = "validation" if not validation else "training"
@@ -58,7 +58,7 @@ def split_documents(texts: Sequence[str], config: DataConfig) -> tuple[list[str]
     return train, validation
 
 
-def _uniform(text: str) -> float:
+def uniform(text: str) -> float:
     """A number in [0, 1) that the text alone decides."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -17,7 +17,7 @@ from lm_jax.data.batches import TokenizedDocuments
 from lm_jax.data.config import DataConfig
 from lm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
-_FORMAT = 2  # raise it when what the cache holds changes meaning
+_FORMAT = 3  # raise it when what the cache holds changes meaning
 
 
 class Corpus(NamedTuple):
@@ -29,7 +29,7 @@ class Corpus(NamedTuple):
     description: dict[str, Any]
 
 
-def prepare(config: DataConfig) -> Corpus:
+def prepare_corpus(config: DataConfig) -> Corpus:
     """The corpus of a configuration, from the cache when the same one was prepared before.
 
     The cache is addressed by the raw documents and by all that decides what becomes of them.
@@ -39,7 +39,7 @@ def prepare(config: DataConfig) -> Corpus:
       OSError: the cache directory cannot be written.
     """
     config.validate()
-    cache = _cache_directory(config)
+    cache = sources.cache_directory(config.cache_directory)
     documents = sources.load(config, cache)
     digest = sources.sha256([*documents.texts, "", *(documents.validation or [])])
     choices = asdict(config) | {"cache_directory": "", "path": "", "format": _FORMAT}
@@ -77,13 +77,6 @@ def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
     return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]
 
 
-def _cache_directory(config: DataConfig) -> Path:
-    if config.cache_directory:
-        return Path(config.cache_directory)
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "lm_jax" / "data"
-
-
 def _fill(
     place: Path, config: DataConfig, documents: sources.Documents, digest: str, fingerprint: str
 ) -> None:
@@ -106,7 +99,7 @@ def _fill(
         "split": how,
         "repeated_paragraphs_dropped": dropped,
         "overlap_of_long_lines": cleaning.overlap(train, validation),
-        "vocab_size": tokenizer.vocab_size,
+        "sizes": {"vocab_size": tokenizer.vocab_size},
     } | {name: _sizes(split) for name, split in splits.items()}
     description["summary"] = _summary(description)
 
@@ -129,12 +122,13 @@ def _fill(
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     overlap = description["overlap_of_long_lines"]
+    kinds = description["sizes"]["vocab_size"]
     return (
         f"{train['characters']:,} characters in {train['documents']:,} documents to train on, "
         f"{validation['characters']:,} in {validation['documents']:,} to validate "
         f"(split: {description['split']}; {description['repeated_paragraphs_dropped']:,} repeated "
         f"paragraphs dropped; {overlap or 0:.1%} of long validation lines stand in training); "
-        f"{description['vocab_size']:,} kinds of token; SHA-256 {description['sha256'][:12]}"
+        f"{kinds:,} kinds of token; SHA-256 {description['sha256'][:12]}"
     )
 
 

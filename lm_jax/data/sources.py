@@ -54,6 +54,16 @@ def _embedded() -> Documents:
 
 
 def _files(path: str) -> Documents:
+    paths = find_files(path)
+    return Documents([read_text(file) for file in paths], None, {"files": len(paths)})
+
+
+def find_files(path: str) -> list[Path]:
+    """The files of a path, all files of a directory, or those that match a pattern.
+
+    Raises:
+      ValueError: there are none.
+    """
     found = Path(path)
     if found.is_dir():
         # Hidden files and folders are an editor's or a version control's, not the corpus.
@@ -69,11 +79,12 @@ def _files(path: str) -> Documents:
         paths = [file for file in paths if file.is_file()]
     if not paths:
         raise ValueError(f"no file matches data.path {path!r} (from {os.getcwd()})")
-    return Documents([_read(file) for file in paths], None, {"files": len(paths)})
+    return paths
 
 
-def _read(path: Path) -> str:
-    raw = path.read_bytes()  # bytes, so that line ends stay as they are
+def read_text(path: Path) -> str:
+    """The text of a file, its line ends as they are. Raises ValueError if it is not UTF-8."""
+    raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -83,27 +94,42 @@ def _read(path: Path) -> str:
         ) from None
 
 
-def _tfds(config: DataConfig, directory: Path) -> Documents:
+def cache_directory(configured: str) -> Path:
+    """Where prepared data is kept."""
+    if configured:
+        return Path(configured)
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "lm_jax" / "data"
+
+
+def tfds_builder_of(name: str, directory: Path) -> Any:
+    """The tensorflow-datasets builder of a name, its data at hand.
+
+    Raises:
+      ValueError: it cannot be had.
+    """
     import tensorflow_datasets as tfds
 
     from lm_jax.data import tfds_builder
 
+    arguments = {"data_dir": str(directory), "file_format": "array_record"}
     try:
-        if config.path == tfds_builder.NAME:
-            builder = tfds_builder.PythonReference(
-                data_dir=str(directory), file_format="array_record"
-            )
+        if name == tfds_builder.NAME:
+            builder = tfds_builder.PythonReference(**arguments)
         else:
-            builder = tfds.builder(
-                config.path, data_dir=str(directory), file_format="array_record", try_gcs=False
-            )
+            builder = tfds.builder(name, try_gcs=False, **arguments)
         builder.download_and_prepare()
     except Exception as error:  # tfds and its transports raise dozens of kinds
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"tfds data set {config.path!r} cannot be had ({type(error).__name__}: {reason}); "
+            f"tfds data set {name!r} cannot be had ({type(error).__name__}: {reason}); "
             "check its name and the network"
         ) from None
+    return builder
+
+
+def _tfds(config: DataConfig, directory: Path) -> Documents:
+    builder = tfds_builder_of(config.path, directory)
     feature = _text_feature(config, builder.info.features)
 
     def read(split: str) -> list[str]:

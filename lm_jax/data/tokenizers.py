@@ -1,6 +1,7 @@
-"""Tokenizers that give back the exact text, whatever it is.
+"""Tokenizers: bytes, sentencepiece models, words.
 
-All but `byte` are sentencepiece models with byte fallback and no normalisation at all.
+Sentencepiece models have byte fallback and no normalisation at all: like bytes, they give back the
+exact text, whatever it is.
 """
 
 import io
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.config import TokenizerConfig
+from lm_jax.data.words import load_words, train_words
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once
@@ -25,8 +27,13 @@ class Tokenizer(NamedTuple):
     kind: str
     vocab_size: int
     end_of_document: int
-    model: bytes  # the sentencepiece model; empty for byte
+    model: bytes  # the sentencepiece model, or the vocabulary of words; empty for byte
     processor: Any
+
+    @property
+    def lossless(self) -> bool:
+        """Whether `decode` gives back the exact text."""
+        return TokenizerConfig(self.kind).lossless
 
     def encode(self, text: str) -> np.ndarray:
         """The tokens of a text, int32. Raises ValueError if it is not encodable as UTF-8."""
@@ -38,9 +45,10 @@ class Tokenizer(NamedTuple):
             _check_utf8(text)
         if self.processor is None:
             return [np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in texts]
+        marks = self.lossless  # sentencepiece's
         encoded = self.processor.encode(list(texts), num_threads=-1 if len(texts) > 1 else 1)
         return [
-            np.array(self._encode_marks(text) if _SPACE_MARK in text else ids, np.int32)
+            np.array(self._encode_marks(text) if marks and _SPACE_MARK in text else ids, np.int32)
             for text, ids in zip(texts, encoded, strict=True)
         ]
 
@@ -64,7 +72,7 @@ class Tokenizer(NamedTuple):
         """Writes what `load_tokenizer` reads."""
         directory.mkdir(parents=True, exist_ok=True)
         if self.model:
-            (directory / "sentencepiece.model").write_bytes(self.model)
+            (directory / _model_file(self.kind)).write_bytes(self.model)
         (directory / "tokenizer.json").write_text(json.dumps({"kind": self.kind}) + "\n")
 
 
@@ -78,9 +86,16 @@ def _check_utf8(text: str) -> None:
         ) from None
 
 
+def _model_file(kind: str) -> str:
+    return "sentencepiece.model" if TokenizerConfig(kind).lossless else "words.json"
+
+
 def _from_model(kind: str, model: bytes) -> Tokenizer:
     if kind == "byte":
         return Tokenizer("byte", 257, 256, b"", None)
+    if not TokenizerConfig(kind).lossless:
+        words = load_words(model)
+        return Tokenizer(kind, len(words.vocabulary), 0, model, words)
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -92,9 +107,9 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer saved in a directory. Raises ValueError if there is none."""
     try:
         kind = json.loads((directory / "tokenizer.json").read_text())["kind"]
-        model = b"" if kind == "byte" else (directory / "sentencepiece.model").read_bytes()
+        model = b"" if kind == "byte" else (directory / _model_file(kind)).read_bytes()
         return _from_model(kind, model)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, RuntimeError):  # sentencepiece's
+    except (FileNotFoundError, ValueError, KeyError, RuntimeError):  # sentencepiece's
         raise ValueError(f"{directory} holds no tokenizer that can be read") from None
 
 
@@ -106,6 +121,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """
     if config.kind == "byte":
         return _from_model("byte", b"")
+    if not config.lossless:
+        return _from_model(config.kind, train_words(config, list(texts), END_OF_DOCUMENT))
     import sentencepiece
 
     texts = list(texts)

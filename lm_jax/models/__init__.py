@@ -1,14 +1,33 @@
 """Every architecture as a `Model`: pure functions from parameters and a batch to logits."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from lm_jax.models.causal_cnn import CausalCNNConfig, causal_cnn
 from lm_jax.models.interface import Batch as Batch
 from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
+from lm_jax.models.mlp import MLPConfig, mlp
+from lm_jax.models.skip_gram import SkipGramConfig, skip_gram
 from lm_jax.models.transformer import TransformerConfig, transformer
 
-FAMILIES = {TransformerConfig: transformer}
+
+class Family(NamedTuple):
+    """An architecture: its configuration, what builds it, and what it is trained to do."""
+
+    config: type
+    build: Callable[[Any, Any], Model]  # (configuration, dtype of the computation)
+    objectives: tuple[str, ...] = ("causal_lm",)
+    any_length: bool = False  # whether it reads texts longer than its context_length
+
+
+FAMILIES = {
+    "transformer": Family(TransformerConfig, transformer),
+    "mlp": Family(MLPConfig, mlp, any_length=True),
+    "causal_cnn": Family(CausalCNNConfig, causal_cnn, any_length=True),
+    "skip_gram": Family(SkipGramConfig, skip_gram, objectives=("skip_gram",)),
+}
 
 
 def build_model(config: Any, dtype: Any) -> Model:
@@ -17,4 +36,4 @@ def build_model(config: Any, dtype: Any) -> Model:
     Raises:
       ValueError: the configuration cannot be built.
     """
-    return FAMILIES[type(config)](config, dtype)
+    return next(f.build for f in FAMILIES.values() if f.config is type(config))(config, dtype)

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from lm_jax.data import TokenizerConfig, evaluation_batches, tokenize, training_batches
+from lm_jax.data import (
+    TokenizerConfig,
+    evaluation_batches,
+    tokenize,
+    training_batches,
+    training_lanes,
+)
 from lm_jax.data.tokenizers import train_tokenizer
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
@@ -130,3 +136,20 @@ def test_text_shorter_than_a_window_is_refused_with_its_size():
 def test_a_stride_that_leaves_gaps_is_refused():
     with pytest.raises(ValueError, match="stride of 20"):
         evaluation_batches(DOCUMENTS, context_length=16, batch_size=1, stride=20)
+
+
+def test_lanes_go_on_where_the_last_batch_stopped_and_cover_an_epoch():
+    batches = training_lanes(DOCUMENTS, context_length=16, batch_size=3, seed=0)
+    rows = [batches[step] for step in range(batches.windows_per_lane)]
+    lanes = np.concatenate([row["inputs"] for row in rows], axis=1)
+    targets = np.concatenate([row["targets"] for row in rows], axis=1)
+    np.testing.assert_array_equal(lanes[:, 1:], targets[:, :-1])
+    np.testing.assert_array_equal(lanes[1:, 0], targets[:-1, -1])
+    stream = np.tile(np.asarray(DOCUMENTS.tokens[:-1]), 2).tolist()
+    whole = lanes.ravel().tolist()
+    assert any(stream[i : i + len(whole)] == whole for i in range(len(stream) // 2))
+
+
+def test_a_stream_shorter_than_its_lanes_is_refused():
+    with pytest.raises(ValueError, match="fewer than one window .* each of 4000 lanes"):
+        training_lanes(DOCUMENTS, context_length=16, batch_size=4000, seed=0)

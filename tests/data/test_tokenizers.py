@@ -88,3 +88,26 @@ def test_a_truncated_tokenizer_is_refused(tmp_path):
     (tmp_path / "sentencepiece.model").write_bytes(TOKENIZERS["bpe"].model[:1000])
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_words_are_numbered_by_frequency_and_rare_ones_are_unknown():
+    config = TokenizerConfig("word", 100, lowercase=True, minimum_count=2)
+    tokenizer = train_tokenizer(config, ["The cat's hat, the dog.\nThe cat's end, a hat"])
+    assert tokenizer.decode(np.arange(1, tokenizer.vocab_size)) == "<unk> the , cat's hat"
+    assert tokenizer.decode(tokenizer.encode("THE hat of the <|endoftext|>")) == (
+        "the hat <unk> the <unk> <unk> <unk> <unk> <unk>"
+    )
+    assert not tokenizer.lossless
+
+
+def test_a_vocabulary_of_words_is_saved_and_loaded(tmp_path):
+    tokenizer = train_tokenizer(TokenizerConfig("whitespace", 100), ["a b b\nc"])
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.encode("b c\na d").tolist() == tokenizer.encode("b c\na d").tolist()
+    assert loaded.decode(loaded.encode("b c\na")) == "b c\na"
+
+
+def test_a_vocabulary_without_room_for_words_is_refused():
+    with pytest.raises(ValueError, match="has no room for a word"):
+        train_tokenizer(TokenizerConfig("word", 2), ["a b"])

@@ -41,7 +41,7 @@ def losses(family: str) -> list[float]:
     config.mesh = MeshConfig(data=1)
     config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
     corpus = data.prepare(config.data)
-    program = programs.compile_experiment(config, corpus.tokenizer.vocab_size, jax.devices()[:1])
+    program = programs.compile_experiment(config, corpus.description["sizes"], jax.devices()[:1])
     batches = programs.training_batches(program, corpus)
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, config.seed

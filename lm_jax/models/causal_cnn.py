@@ -1,0 +1,154 @@
+"""A causal convolutional language model: dilated, gated, residual.
+
+The line of WaveNet (van den Oord et al. 2016, eq. 2) and ByteNet (Kalchbrenner et al. 2016).
+Axes: b batch, t time, d model width, v vocabulary.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.history import lagged, positions_of
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+
+
+@dataclasses.dataclass
+class CausalCNNConfig:
+    """Blocks of d_model channels; the dilation doubles from block to block, then starts again."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    context_length: int = 64  # of a training window, not of what is read
+    num_layers: int = 6
+    d_model: int = 128
+    kernel_width: int = 2
+    dilation_cycle: int = 6  # the dilation of block i is 2 ** (i % dilation_cycle)
+    dropout_rate: float = 0.0  # of the embedding and of each block
+
+    @property
+    def dilations(self) -> list[int]:
+        return [2 ** (index % self.dilation_cycle) for index in range(self.num_layers)]
+
+    @property
+    def receptive_field(self) -> int:
+        """How many tokens a prediction depends on."""
+        return 1 + (self.kernel_width - 1) * sum(self.dilations)
+
+    def validate(self) -> None:
+        """Raises ValueError for a shape that cannot be built."""
+        for field in ("context_length", "num_layers", "d_model", "kernel_width", "dilation_cycle"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+        if self.vocab_size < 0:
+            raise ValueError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+
+
+class Block(nn.Module):
+    """x + W (tanh(F * norm(x)) . sigmoid(G * norm(x))), * a causal convolution.
+
+    The convolutions are one product of the concatenated taps: XLA's own are slow on a CPU.
+    """
+
+    config: CausalCNNConfig
+    dtype: Any
+    train: bool
+    dilation: int
+
+    @nn.compact
+    def __call__(self, x_btd, positions_bt, past_btd):
+        """x_btd after the block, and the past that the next token needs.
+
+        Args:
+          past_btd: None in training; in decoding the normalised inputs of the tokens before.
+        """
+        c = self.config
+        scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        norm = nn.LayerNorm(1e-5, self.dtype, scale_init=scale, bias_init=bias, name="norm")
+        normed_btd = norm(x_btd)
+        lags = [lag * self.dilation for lag in range(c.kernel_width - 1, -1, -1)]
+        if past_btd is None:
+            taps = [lagged(normed_btd, lag, positions_bt) for lag in lags]
+        else:
+            past_btd = jnp.concatenate([past_btd, normed_btd], axis=1)
+            taps = [past_btd[:, :: self.dilation].reshape(len(past_btd), 1, -1)]
+            past_btd = past_btd[:, 1:]
+        taps_btd = jnp.concatenate(taps, axis=-1)
+        gates_btd = self._dense(2 * c.d_model, ("embed", "mlp"), "convolution")(taps_btd)
+        filter_btd, gate_btd = jnp.split(gates_btd, 2, axis=-1)
+        y_btd = nn.tanh(filter_btd) * nn.sigmoid(gate_btd)
+        y_btd = self._dense(c.d_model, ("mlp", "embed"), "output")(y_btd)
+        return x_btd + nn.Dropout(c.dropout_rate, deterministic=not self.train)(y_btd), past_btd
+
+    def _dense(self, features: int, axes: tuple[str, str], name: str):
+        return nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+            name=name,
+        )
+
+
+class CausalCNN(nn.Module):
+    """Embedding, blocks, norm, and the embedding again as the output."""
+
+    config: CausalCNNConfig
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, tokens_bt, positions_bt, past):
+        c = self.config
+        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        embedding_vd = self.param("embedding", table, (c.vocab_size, c.d_model))
+        x_btd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt]
+        x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
+        new_past = []
+        for index, dilation in enumerate(c.dilations):
+            block = Block(c, self.dtype, self.train, dilation, name=f"block_{index}")
+            x_btd, layer_past = block(x_btd, positions_bt, past[index] if past else None)
+            new_past.append(layer_past)
+        scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        norm = nn.LayerNorm(1e-5, self.dtype, scale_init=scale, bias_init=bias, name="final_norm")
+        output_vd = jnp.asarray(embedding_vd, self.dtype)
+        logits_btv = jnp.einsum(
+            "btd,vd->btv", norm(x_btd), output_vd, preferred_element_type=jnp.float32
+        )
+        return logits_btv, new_past
+
+
+def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
+    """The convolutional language model of a configuration; `dtype` is that of its computation.
+
+    Raises:
+      ValueError: the configuration has an impossible shape.
+    """
+    config.validate()
+    if config.vocab_size < 1:
+        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        module = CausalCNN(config, dtype, train=False)
+        return module.init(key, batch["inputs"], positions_of(batch), None)
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        module, rngs = CausalCNN(config, dtype, train), {} if key is None else {"dropout": key}
+        arguments = batch["inputs"], positions_of(batch), None
+        return module.apply(variables, *arguments, rngs=rngs)[0], {}  # type: ignore[index]
+
+    def start(variables: Variables, batch_size: int, max_length: int, source=None):
+        lengths = [(config.kernel_width - 1) * dilation for dilation in config.dilations]
+        return [jnp.zeros((batch_size, length, config.d_model), dtype) for length in lengths]
+
+    def step(variables: Variables, carry: list[jax.Array], tokens: jax.Array):
+        module = CausalCNN(config, dtype, train=False)
+        logits_btv, carry = module.apply(variables, tokens[:, None], None, carry)  # type: ignore
+        return logits_btv[:, 0], carry
+
+    return Model(init, apply, loss_from_apply(apply), start, step)

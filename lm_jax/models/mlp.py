@@ -1,0 +1,129 @@
+"""The neural probabilistic language model (Bengio et al. 2003): an MLP on the last n embeddings.
+
+Axes: b batch, t time, d width, v vocabulary.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.history import lagged, positions_of
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+
+
+@dataclasses.dataclass
+class MLPConfig:
+    """Bengio et al. 2003, eq. 1; a window of 1 and no hidden layer is the neural bigram."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    context_length: int = 64  # of a training window, not of what is read
+    window: int = 8  # the last tokens, whose embeddings are concatenated
+    d_embedding: int = 64
+    d_hidden: int = 512
+    num_layers: int = 1  # hidden tanh layers
+    direct: bool = False  # a linear path from the embeddings to the output beside them
+    dropout_rate: float = 0.0  # of each hidden layer
+
+    def validate(self) -> None:
+        """Raises ValueError for a shape that cannot be built."""
+        for field in ("context_length", "window", "d_embedding", "d_hidden"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+        for field in ("vocab_size", "num_layers"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+
+
+class Carry(NamedTuple):
+    """The last tokens [b, window], the newest last, and how many there have been."""
+
+    tokens_bt: jax.Array
+    length: jax.Array
+
+
+class MLP(nn.Module):
+    """Logits from the concatenated embeddings of a window."""
+
+    config: MLPConfig
+    dtype: Any
+    train: bool
+
+    def setup(self):
+        c = self.config
+        table = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        self.embedding = self.param("embedding", table, (c.vocab_size, c.d_embedding))
+
+    def embed(self, tokens):
+        """Embeddings [..., d] of tokens [...]."""
+        return jnp.asarray(self.embedding, self.dtype)[tokens]
+
+    @nn.compact
+    def predict(self, window_btd):
+        """Logits [b, t, v] from windows [b, t, window * d_embedding]."""
+        c, x_btd = self.config, window_btd
+        for index in range(c.num_layers):
+            x_btd = nn.tanh(self._dense(c.d_hidden, ("embed", "mlp"), f"hidden_{index}")(x_btd))
+            x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
+        # Small, so that a new model guesses uniformly.
+        logits_btv = self._dense(c.vocab_size, ("mlp", "vocab"), "output", 0.1)(x_btd)
+        if c.direct and c.num_layers:
+            logits_btv += self._dense(c.vocab_size, ("embed", "vocab"), "direct", 0.1)(window_btd)
+        return logits_btv.astype(jnp.float32)
+
+    def _dense(self, features: int, axes: tuple[str, str], name: str, scale: float = 1.0):
+        init = nn.initializers.variance_scaling(scale**2, "fan_in", "truncated_normal")
+        return nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(init, axes),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+            name=name,
+        )
+
+    def __call__(self, tokens_bt, positions_bt):
+        x_btd = self.embed(tokens_bt)
+        lags = range(self.config.window - 1, -1, -1)
+        window = [lagged(x_btd, lag, positions_bt) for lag in lags]
+        return self.predict(jnp.concatenate(window, axis=-1))
+
+    def step(self, tokens_bt, length):
+        """Logits [b, v] after the last tokens [b, window], of which `length` are there."""
+        x_btd = self.embed(tokens_bt)
+        age_t = jnp.arange(self.config.window - 1, -1, -1)
+        x_btd = jnp.where((age_t < length)[None, :, None], x_btd, 0)
+        return self.predict(x_btd.reshape(len(x_btd), 1, -1))[:, 0]
+
+
+def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
+    """The MLP language model of a configuration; `dtype` is that of its computation.
+
+    Raises:
+      ValueError: the configuration has an impossible shape.
+    """
+    config.validate()
+    if config.vocab_size < 1:
+        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        return MLP(config, dtype, train=False).init(key, batch["inputs"], positions_of(batch))
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        module, rngs = MLP(config, dtype, train), {} if key is None else {"dropout": key}
+        return module.apply(variables, batch["inputs"], positions_of(batch), rngs=rngs), {}
+
+    def start(variables: Variables, batch_size: int, max_length: int, source=None) -> Carry:
+        return Carry(jnp.zeros((batch_size, config.window), jnp.int32), jnp.int32(0))
+
+    def step(variables: Variables, carry: Carry, tokens: jax.Array):
+        tokens_bt = jnp.concatenate([carry.tokens_bt[:, 1:], tokens[:, None]], axis=1)
+        length = carry.length + 1
+        module = MLP(config, dtype, train=False)
+        logits = module.apply(variables, tokens_bt, length, method="step")
+        return logits, Carry(tokens_bt, length)
+
+    return Model(init, apply, loss_from_apply(apply), start, step)

@@ -1,0 +1,92 @@
+"""Skip-gram with negative sampling (Mikolov et al. 2013, section 2.2): word vectors.
+
+Axes: b batch of pairs, d width, n negatives, v vocabulary.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.interface import Batch, Losses, Model, Variables, cross_entropy
+
+
+@dataclasses.dataclass
+class SkipGramConfig:
+    """Two tables of vectors, and how words near each other are drawn."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    d_embedding: int = 100
+    negatives: int = 5
+    noise_power: float = 0.75  # negatives are drawn by frequency to this power
+    window: int = 5  # the farthest word of a pair
+    subsampling: float = 1e-3  # how often frequent words are kept: see `data.training_pairs`
+
+    def validate(self) -> None:
+        """Raises ValueError for an impossible value."""
+        for field in ("d_embedding", "negatives", "window"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+        for field in ("vocab_size", "noise_power", "subsampling"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+
+
+def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
+    """The skip-gram model of a configuration.
+
+    In training the loss of a pair is that of telling it from `negatives` drawn ones, eq. 4. Its
+    optimum is u.v = log p(target | input) / (n q(target)), q being the noise (Levy & Goldberg
+    2014), so `apply` gives u.v + log q as logits, and evaluation measures true cross-entropy. The
+    frequencies behind q are counted along: `variables["frequencies"]`.
+
+    Raises:
+      ValueError: the configuration has an impossible value.
+    """
+    config.validate()
+    if config.vocab_size < 1:
+        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+    shape = (config.vocab_size, config.d_embedding)
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        # As word2vec.c: small uniform inputs, and outputs that start at zero.
+        scale = 0.5 / config.d_embedding
+        inputs_vd = jax.random.uniform(key, shape, minval=-scale, maxval=scale)
+        tables = {"embedding": inputs_vd, "output": jnp.zeros(shape)}
+        boxed = {name: nn.LogicallyPartitioned(x, ("vocab", "embed")) for name, x in tables.items()}
+        return {"params": boxed, "frequencies": {"counts": jnp.ones(config.vocab_size)}}
+
+    def log_noise(variables: Variables) -> jax.Array:
+        weights_v = variables["frequencies"]["counts"] ** config.noise_power
+        return jnp.log(weights_v / weights_v.sum())
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        params = variables["params"]
+        inputs_bd = params["embedding"][batch["inputs"]].astype(dtype)
+        logits_bv = jnp.matmul(
+            inputs_bd, params["output"].astype(dtype).T, preferred_element_type=jnp.float32
+        )
+        return logits_bv + log_noise(variables), {"frequencies": variables["frequencies"]}
+
+    def loss(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        if not train:
+            logits_bv, stats = apply(variables, batch, train=False)
+            return cross_entropy(logits_bv, batch["targets"]), stats
+        if key is None:
+            raise ValueError("skip-gram draws its negatives: training needs a key")
+        params, targets_b = variables["params"], batch["targets"]
+        # Drawn by inverting the distribution function: a search instead of a sum over words.
+        reached_v = jnp.cumsum(jnp.exp(log_noise(variables)))
+        draws_bn = jax.random.uniform(key, (*targets_b.shape, config.negatives)) * reached_v[-1]
+        negatives_bn = jnp.searchsorted(reached_v, draws_bn)
+        input_bd = params["embedding"][batch["inputs"]]
+        output_bnd = params["output"][jnp.concatenate([targets_b[:, None], negatives_bn], axis=1)]
+        scores_bn = jnp.einsum("bd,bnd->bn", input_bd, output_bnd)
+        nats_b = jax.nn.softplus(-scores_bn[:, 0]) + jax.nn.softplus(scores_bn[:, 1:]).sum(axis=1)
+        correct_b = (scores_bn[:, 0] > scores_bn[:, 1:].max(axis=1)).astype(jnp.float32)
+        counts = variables["frequencies"]["counts"].at[targets_b].add(batch["weights"])
+        return Losses(nats_b, correct_b), {"frequencies": {"counts": counts}}
+
+    return Model(init, apply, loss)

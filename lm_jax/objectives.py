@@ -1,0 +1,163 @@
+"""What turns a data set into batches, and sums over it into measures: one `Objective` a name."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax import data, evaluation
+from lm_jax import experiment as experiments
+from lm_jax.experiment import EvaluationConfig, Experiment
+from lm_jax.training import Batches
+
+Evaluated = tuple[Iterable[Mapping[str, np.ndarray]], int]  # batches, number of documents
+
+
+class Objective(NamedTuple):
+    """Functions of an experiment and its data set; each process gets its own rows of a batch."""
+
+    unit: str  # what is predicted: rates are in these a second
+    example: Callable[[Experiment, int], dict[str, jax.ShapeDtypeStruct]]
+    """(experiment, rows) -> a batch that shows the shapes of what the model reads."""
+
+    training_batches: Callable[[Experiment, Any], Batches]
+    evaluation_batches: Callable[[Experiment, Any, EvaluationConfig], Evaluated]
+    """(experiment, split, how) -> batches, and how many documents their sums are kept of."""
+
+    measures: Callable[[evaluation.DocumentSums, Any, Any], dict[str, Any]]
+    """(sums, split, tokenizer) -> figures."""
+
+
+def targets_per_step(experiment: Experiment) -> int:
+    """How many targets one optimizer step predicts, over all processes."""
+    sequences = experiments.sequences_per_step(experiment)
+    if experiment.objective == "causal_lm":
+        return sequences * experiment.model.context_length
+    return sequences
+
+
+def _processes() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def _tokens(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _language_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {"inputs": _tokens(rows, experiment.model.context_length)}
+
+
+def _language_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
+    carries = getattr(experiment.model, "carry_state", False)
+    batches = data.training_lanes if carries else data.training_batches
+    return batches(
+        corpus.train,
+        context_length=experiment.model.context_length,
+        batch_size=experiments.sequences_per_step(experiment),
+        seed=experiment.seed,
+        **_processes(),
+    )
+
+
+def _language_evaluation(
+    experiment: Experiment, documents: data.TokenizedDocuments, how: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_batches(
+        documents,
+        context_length=how.context_length or experiment.model.context_length,
+        batch_size=how.batch_size,
+        stride=how.stride or None,
+        **_processes(),
+    )
+    return batches, len(documents.characters)
+
+
+def _language_measures(
+    sums: evaluation.DocumentSums, documents: data.TokenizedDocuments, tokenizer: data.Tokenizer
+) -> dict[str, Any]:
+    return evaluation.text_measures(
+        sums, documents.characters, documents.bytes, documents.words, tokenizer.lossless
+    )
+
+
+def _pairs_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {"inputs": _tokens(rows)}
+
+
+def _pairs(experiment: Experiment, corpus: data.Corpus) -> Batches:
+    return data.training_pairs(
+        corpus.train,
+        vocab_size=corpus.tokenizer.vocab_size,
+        window=experiment.model.window,
+        subsampling=experiment.model.subsampling,
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        **_processes(),
+    )
+
+
+def _pairs_evaluation(
+    experiment: Experiment, documents: data.TokenizedDocuments, how: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_pairs(
+        documents, window=experiment.model.window, batch_size=how.batch_size, **_processes()
+    )
+    return batches, len(documents.characters)
+
+
+def _example_reader(experiment: Experiment, examples: data.Examples) -> data.Reader:
+    if isinstance(examples.inputs, data.TokenizedDocuments):
+        return data.text_reader(examples.inputs, experiment.model.context_length)
+    augmentation = experiment.data
+    return data.image_reader(examples.inputs, augmentation.crop_padding, augmentation.flip)
+
+
+def _labelled_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    model = experiment.model
+    if isinstance(experiment.data, data.LabelledTextConfig):
+        text = _tokens(rows, model.context_length)
+        return {"inputs": text, "segments": text}
+    shape = (rows, model.image_height, model.image_width, model.image_channels)
+    return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+
+def _labelled_batches(experiment: Experiment, labelled: data.LabelledSet) -> Batches:
+    return data.training_examples(
+        labelled.train,
+        _example_reader(experiment, labelled.train),
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        **_processes(),
+    )
+
+
+def _labelled_evaluation(
+    experiment: Experiment, examples: data.Examples, how: EvaluationConfig
+) -> Evaluated:
+    read = _example_reader(experiment, examples)
+    batches = data.evaluation_examples(examples, read, batch_size=how.batch_size, **_processes())
+    return batches, len(examples.targets)
+
+
+OBJECTIVES = {
+    "causal_lm": Objective(
+        "tokens", _language_example, _language_batches, _language_evaluation, _language_measures
+    ),
+    "skip_gram": Objective(
+        "pairs",
+        _pairs_example,
+        _pairs,
+        _pairs_evaluation,
+        lambda sums, *_: evaluation.prediction_measures(sums, "pairs"),
+    ),
+    "classification": Objective(
+        "examples",
+        _labelled_example,
+        _labelled_batches,
+        _labelled_evaluation,
+        lambda sums, *_: evaluation.prediction_measures(sums, "examples"),
+    ),
+}

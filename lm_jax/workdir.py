@@ -1,0 +1,79 @@
+"""What a run starts from, as its work directory records it, and whether another may go on in it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm_jax import data
+from lm_jax import experiment as experiments
+from lm_jax.experiment import Experiment
+from lm_jax.telemetry import environment
+
+
+def read_experiment(workdir: Path) -> Experiment:
+    """The experiment of a run. Raises ValueError if the directory holds none."""
+    path = workdir / "config.json"
+    try:
+        return experiments.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{workdir} is no work directory: it holds no config.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
+
+
+def read_sizes(workdir: Path) -> dict[str, int]:
+    """What the run's data set decided of its model (`vocab_size`, ...)."""
+    try:
+        return json.loads((workdir / "data.json").read_text())["sizes"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{workdir / 'data.json'} cannot be read; restore it") from None
+
+
+def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
+    """Raises ValueError if the directory was begun with another configuration."""
+    if not (workdir / "config.json").exists():
+        return
+    changed = experiments.differences(read_experiment(workdir), experiment)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(
+            f"{workdir} holds another experiment ({changed[0]}{more}); "
+            "choose another --workdir, or give the same configuration to resume"
+        )
+
+
+def refuse_other_data(description: dict[str, Any], workdir: Path) -> None:
+    """Raises ValueError if the directory was begun with other documents or images."""
+    path = workdir / "data.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    if before["fingerprint"] != description["fingerprint"]:
+        raise ValueError(
+            f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
+            f"{description['sha256'][:12]}): its model and checkpoints do not match it; "
+            "choose another --workdir"
+        )
+
+
+def write_inputs(
+    workdir: Path, experiment: Experiment, dataset: data.Corpus | data.LabelledSet
+) -> None:
+    """Writes all that a run starts from; a directory with a config.json holds all of it."""
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if dataset.tokenizer is not None:
+            dataset.tokenizer.save(workdir / "tokenizer")
+        write_json(workdir / "data.json", dataset.description)
+        write_json(workdir / "environment.json", environment())
+        write_json(workdir / "config.json", experiments.to_dict(experiment))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+
+from lm_jax.data import (
+    LabelledTextConfig,
+    TokenizerConfig,
+    evaluation_examples,
+    prepare,
+    text_reader,
+    training_examples,
+)
+
+LINES = [(("good", "bad")[i % 2], f"text number {i} of many") for i in range(200)]
+
+
+def tabs(directory, lines=LINES, name="texts.tsv"):
+    path = directory / name
+    path.write_text("".join(f"{label}\t{text}\n" for label, text in lines), encoding="utf-8")
+    return LabelledTextConfig(path=str(path))
+
+
+def test_tabs_and_jsonl_hold_the_same(tmp_path):
+    one = prepare(tabs(tmp_path))
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"label": a, "text": b}) + "\n" for a, b in LINES))
+    other = prepare(LabelledTextConfig(path=str(path)))
+    assert one.description["fingerprint"] == other.description["fingerprint"]
+    assert one.labels == ["bad", "good"]
+    np.testing.assert_array_equal(one.train.targets, other.train.targets)
+
+
+def test_no_text_stands_on_both_sides_of_the_split(tmp_path):
+    config = tabs(tmp_path, LINES + LINES[:50])
+    found = prepare(config)
+    assert found.description["repeated_texts_dropped"] == 50
+    assert len(found.train.targets) + len(found.validation.targets) == 200
+    config.validation_path = str(tabs(tmp_path, LINES[:20], "held.tsv").path)
+    found = prepare(config)
+    assert len(found.train.targets) == 180 and len(found.validation.targets) == 20
+
+
+def test_rows_are_padded_and_cut_to_the_context(tmp_path):
+    config = tabs(tmp_path, [("good", "one two three"), ("bad", "four five"), *LINES])
+    config.tokenizer = TokenizerConfig("whitespace", 500)
+    found = prepare(config)
+    batch = text_reader(found.train.inputs, 2)(np.array([0]), None)
+    assert found.tokenizer.decode(batch["inputs"][0]) == "one two"
+    batch = text_reader(found.train.inputs, 5)(np.array([0]), None)
+    assert batch["segments"].tolist() == [[1, 1, 1, 0, 0]]
+
+
+def test_every_example_counts_once_and_epochs_hold_each_once(tmp_path):
+    train = prepare(tabs(tmp_path)).train
+    read, count = text_reader(train.inputs, 4), len(train.targets)
+    seen = []
+    for batch in evaluation_examples(train, read, batch_size=32):
+        assert batch["inputs"].shape == (32, 4)
+        seen += batch["documents"][batch["weights"] > 0].tolist()
+    assert seen == list(range(count))
+    batches = training_examples(train, read, batch_size=count, seed=3)
+    for epoch in range(2):
+        np.testing.assert_array_equal(np.sort(batches[epoch]["targets"]), np.sort(train.targets))
+    assert not np.array_equal(batches[0]["inputs"], batches[1]["inputs"])
+
+
+def test_processes_read_consecutive_rows_of_one_global_batch(tmp_path):
+    train = prepare(tabs(tmp_path)).train
+    read = text_reader(train.inputs, 4)
+    whole = training_examples(train, read, batch_size=6, seed=0)[5]
+    parts = [
+        training_examples(train, read, batch_size=6, seed=0, process_index=p, process_count=3)[5]
+        for p in range(3)
+    ]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("good\ta text\nno tab\n", "texts.tsv:2: 'no tab' is not label<TAB>text"),
+        ("\tonly text\n", "texts.tsv:1"),
+        ("good\tthe only text\n", "no text is left"),
+    ],
+)
+def test_files_that_are_not_labelled_are_refused_by_line(tmp_path, lines, message):
+    path = tmp_path / "texts.tsv"
+    path.write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        prepare(LabelledTextConfig(path=str(path)))
+
+
+def test_a_label_that_is_only_held_out_is_refused(tmp_path):
+    config = tabs(tmp_path)
+    config.validation_path = tabs(tmp_path, [("odd", "another text")], "held.tsv").path
+    with pytest.raises(ValueError, match="such as 'odd'"):
+        prepare(config)
+
+
+def test_words_outside_a_vocabulary_without_unk_are_refused(tmp_path):
+    config = tabs(tmp_path)
+    config.tokenizer = TokenizerConfig("word", 500, unknown=False)
+    with pytest.raises(ValueError, match="not in the vocabulary .* no <unk>"):
+        prepare(config)
