@@ -43,10 +43,15 @@ def main() -> dict[str, Any]:
 
 
 def _summarise(results: dict[str, Any]) -> None:
-    costs = results["baselines"] | {"this model": results["validation"]["bits_per_character"]}
-    program.say("bits per character of the validation text:")
-    for name, bits in sorted(costs.items(), key=lambda item: item[1]):
-        program.say(f"  {name:20} {bits:.3f}")
+    validation = results["validation"]
+    if validation.get("bits_per_character") is None:
+        for name in ("cross_entropy", "perplexity", "accuracy"):
+            program.say(f"validation {name.replace('_', '-')}: {validation[name]:.4f}")
+    else:
+        costs = results["baselines"] | {"this model": validation["bits_per_character"]}
+        program.say("bits per character of the validation text:")
+        for name, bits in sorted(costs.items(), key=lambda item: item[1]):
+            program.say(f"  {name:20} {bits:.3f}")
     program.say(f"curves and samples: {Path(WORKDIR.value) / 'report.html'}")
 
 

@@ -9,7 +9,11 @@ from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
 from lm_jax.models.mlp import MLPConfig, mlp
+from lm_jax.models.naive_bayes import NaiveBayesConfig, naive_bayes
+from lm_jax.models.ngram import NgramConfig, ngram
+from lm_jax.models.recurrent import RecurrentConfig, recurrent
 from lm_jax.models.skip_gram import SkipGramConfig, skip_gram
+from lm_jax.models.text_classifier import RecurrentClassifierConfig, recurrent_classifier
 from lm_jax.models.transformer import TransformerConfig, transformer
 
 
@@ -24,8 +28,14 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "transformer": Family(TransformerConfig, transformer),
+    "ngram": Family(NgramConfig, ngram, any_length=True),
     "mlp": Family(MLPConfig, mlp, any_length=True),
     "causal_cnn": Family(CausalCNNConfig, causal_cnn, any_length=True),
+    "recurrent": Family(RecurrentConfig, recurrent, any_length=True),
+    "recurrent_classifier": Family(
+        RecurrentClassifierConfig, recurrent_classifier, objectives=("classification",)
+    ),
+    "naive_bayes": Family(NaiveBayesConfig, naive_bayes, objectives=("classification",)),
     "skip_gram": Family(SkipGramConfig, skip_gram, objectives=("skip_gram",)),
 }
 

@@ -1,0 +1,83 @@
+"""Multinomial naive Bayes (McCallum & Nigam 1998): a unigram model of each class.
+
+Axes: b batch, t time, v vocabulary, c classes.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+
+
+@dataclasses.dataclass
+class NaiveBayesConfig:
+    """Counts of words by class, with `k` added to each."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    num_classes: int = 0  # 0: the data set's
+    context_length: int = 1024  # the longest text that is read
+    k: float = 1.0
+
+    def validate(self) -> None:
+        """Raises ValueError for a number that cannot be counted with."""
+        if self.context_length < 1:
+            raise ValueError(f"model.context_length is {self.context_length}; expected at least 1")
+        if not 0 < self.k < math.inf:
+            raise ValueError(f"model.k is {self.k}; expected a finite number above 0")
+
+
+def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
+    """The classifier of a configuration: log p(class) + the sum of log p(word | class) as logits.
+
+    `fit` counts a training split: `inputs` are its tokenized documents, `targets` their classes.
+
+    Raises:
+      ValueError: the configuration has an impossible value.
+    """
+    config.validate()
+    if config.vocab_size < 1 or config.num_classes < 2:
+        raise ValueError(
+            f"model.vocab_size is {config.vocab_size} and model.num_classes {config.num_classes}; "
+            "expected words, and at least 2 classes"
+        )
+    shape = (config.vocab_size, config.num_classes)
+
+    def variables_of(log_likelihood_vc: Any, log_prior_c: Any) -> Variables:
+        return {"params": {"log_likelihood": log_likelihood_vc, "log_prior": log_prior_c}}
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        """All words and classes equally probable."""
+        likelihood = nn.LogicallyPartitioned(
+            jnp.full(shape, -math.log(config.vocab_size)), ("vocab", None)
+        )
+        prior = jnp.full(config.num_classes, -math.log(config.num_classes))
+        return variables_of(likelihood, nn.LogicallyPartitioned(prior, (None,)))
+
+    def fit(examples: Any) -> Variables:
+        documents, targets = examples.inputs, np.asarray(examples.targets)
+        lengths = np.diff(documents.starts) - 1
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        places = np.repeat(documents.starts[:-1] + 1, lengths) + within
+        read = within < config.context_length
+        classes = np.repeat(targets, lengths)[read]
+        cells = documents.tokens[places[read]].astype(np.int64) * config.num_classes + classes
+        counts_vc = np.bincount(cells, minlength=math.prod(shape)).reshape(shape) + config.k
+        likelihood_vc = np.log(counts_vc / counts_vc.sum(axis=0))
+        prior_c = np.log(np.bincount(targets, minlength=config.num_classes) / len(targets))
+        return variables_of(
+            jnp.asarray(likelihood_vc, jnp.float32), jnp.asarray(prior_c, jnp.float32)
+        )
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        params, is_text_bt = variables["params"], batch["segments"] > 0
+        scores_btc = params["log_likelihood"][batch["inputs"]]
+        scores_bc = jnp.where(is_text_bt[..., None], scores_btc, 0).sum(axis=1)
+        return scores_bc + params["log_prior"], {}
+
+    return Model(init, apply, loss_from_apply(apply), fit=fit)
