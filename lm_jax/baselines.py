@@ -9,10 +9,15 @@ import lzma
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.data.batches import TokenizedDocuments, evaluation_batches
+from lm_jax.evaluation import make_loss_function
+from lm_jax.models.ngram import NgramConfig, ngram
+
 _CODE_POINTS = 0x110000
-_START, _END = 0, 1  # the symbols before and after a document; characters follow
+_WINDOW = 512  # characters coded at once; windows overlap by what the longest n-gram looks back on
 
 
 def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
@@ -24,15 +29,16 @@ def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, floa
     """
     characters = sum(map(len, validation))
     alphabet = sorted(set().union(*train))
-    train_ids = [_symbols(text, alphabet) for text in train]
-    validation_ids = [_symbols(text, alphabet) for text in validation]
+    counted, coded = _symbols(train, alphabet), _symbols(validation, alphabet)
     unseen_bits = math.log2(_CODE_POINTS - len(alphabet))
-    unseen = sum(int(np.sum(ids == len(alphabet) + 2)) for ids in validation_ids) * unseen_bits
+    unseen = int(np.sum(coded.tokens == len(alphabet))) * unseen_bits
     events = characters + len(validation)
-    outcomes = len(alphabet) + 2  # the characters, the end, and one for all that is unseen
+    outcomes = len(alphabet) + 2  # the characters, one for all that is unseen, and the end
     bits = {"uniform": (events * math.log2(outcomes) + unseen) / characters}
+    longest = int(np.diff(counted.starts).max()) + 1
     for order, name in ((1, "unigram"), (2, "bigram"), (5, "5-gram")):
-        nats = kneser_ney_nats(train_ids, validation_ids, order, outcomes)
+        config = NgramConfig(outcomes, context_length=_WINDOW, order=min(order, longest))
+        nats = _nats(config, counted, coded)
         bits[f"character {name}"] = (nats / math.log(2) + unseen) / characters
     joined = "".join(validation).encode()
     bits["bz2 -9"] = 8 * len(bz2.compress(joined, 9)) / characters
@@ -40,92 +46,34 @@ def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, floa
     return bits
 
 
-def _symbols(text: str, alphabet: Sequence[str]) -> np.ndarray:
-    """A document as symbols: its characters from 2 on, one more for unseen ones, and its end."""
-    points = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64)
-    known = np.array([ord(character) for character in alphabet])
-    index = np.searchsorted(known, points)
-    index[index == len(known)] = 0
-    index = np.where(known[index] == points, index, len(known))
-    return np.append(index + 2, _END)
+def _symbols(texts: Sequence[str], alphabet: Sequence[str]) -> TokenizedDocuments:
+    """Documents as places in the alphabet, then one symbol for unseen characters and the end's."""
+    symbol_of = np.full(_CODE_POINTS, len(alphabet), np.int32)
+    symbol_of[np.array([ord(character) for character in alphabet], int)] = np.arange(len(alphabet))
+    end = np.array([len(alphabet) + 1], np.int32)
+    stream = [end]
+    for text in texts:
+        stream += [symbol_of[np.frombuffer(text.encode("utf-32-le"), np.uint32)], end]
+    characters = np.array([len(text) for text in texts])
+    return TokenizedDocuments(
+        tokens=np.concatenate(stream),
+        starts=np.append(0, np.cumsum(characters + 1)),
+        characters=characters,
+        bytes=np.array([len(text.encode()) for text in texts]),
+        words=np.array([len(text.split()) for text in texts]),
+    )
 
 
-def kneser_ney_nats(
-    train: Sequence[np.ndarray], test: Sequence[np.ndarray], order: int, outcomes: int
-) -> float:
-    """Total nats of the test documents under interpolated modified Kneser-Ney of the given order.
-
-    Chen & Goodman 1998, section 3 (eq. 3.24 to 3.27): the top order counts, lower orders count
-    distinct left contexts; three discounts an order from the counts of counts; the unigram is
-    interpolated with the uniform distribution over `outcomes`.
-
-    Args:
-      train, test: documents of symbols from 1 up, the end (1) last; 0 is kept for the start.
-    """
-    base = outcomes + 1  # symbols 0 .. outcomes
-    train_keys = _contexts_and_symbols(train, order, base)
-    test_keys = _contexts_and_symbols(test, order, base)
-    probability = np.full(len(test_keys), 1.0 / outcomes)
-    for n in range(1, order + 1):
-        grams, counts = _counts(train_keys, n, order, base)
-        probability = _interpolate(grams, counts, test_keys % base**n, base, probability)
-    return float(-np.log(probability).sum())
-
-
-def _contexts_and_symbols(documents: Sequence[np.ndarray], order: int, base: int) -> np.ndarray:
-    """Each event with its order - 1 predecessors as one integer; the newest is the last digit."""
-    if base**order >= 1 << 63:
-        raise ValueError(f"{base} symbols are too many for {order}-grams packed in 64 bits")
-    keys = []
-    for symbols in documents:
-        padded = np.concatenate([np.full(order - 1, _START), symbols])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, order)
-        keys.append(windows @ base ** np.arange(order - 1, -1, -1))
-    return np.concatenate(keys)
-
-
-def _counts(keys: np.ndarray, n: int, order: int, base: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct n-grams and their counts: of events at the top, of left extensions below.
-
-    An n-gram that begins with the start of a document has no left extension but the start itself,
-    so its events are counted, as at the top.
-    """
-    if n == order:
-        return np.unique(keys, return_counts=True)
-    longer = np.unique(keys % base ** (n + 1))
-    extended, extensions = np.unique(longer % base**n, return_counts=True)
-    starts_document = (extended // base ** (n - 1) == _START) if n > 1 else np.zeros(0, bool)
-    if starts_document.any():
-        grams, events = np.unique(keys % base**n, return_counts=True)
-        events = events[np.searchsorted(grams, extended)]
-        extensions = np.where(starts_document, events, extensions)
-    return extended, extensions
-
-
-def _interpolate(
-    grams: np.ndarray, counts: np.ndarray, wanted: np.ndarray, base: int, lower: np.ndarray
-) -> np.ndarray:
-    """p(symbol | context) of the wanted n-grams, given their probability at the order below."""
-    discounts = _discounts(counts)
-    contexts, first = np.unique(grams // base, return_index=True)
-    totals = np.add.reduceat(counts, first)
-    mass = np.add.reduceat(discounts[np.minimum(counts, 3)], first)
-
-    at = np.minimum(np.searchsorted(grams, wanted), len(grams) - 1)
-    count = np.where(grams[at] == wanted, counts[at], 0)
-    where = np.minimum(np.searchsorted(contexts, wanted // base), len(contexts) - 1)
-    known = contexts[where] == wanted // base
-    total = np.where(known, totals[where], 1)
-    left = np.where(known, mass[where] / total, 1.0)
-    return (count - discounts[np.minimum(count, 3)]) / total + left * lower
-
-
-def _discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from counts of 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 3.26)."""
-    n1, n2, n3, n4 = (int(np.sum(counts == k)) for k in (1, 2, 3, 4))
-    if not (n1 and n2):
-        return np.array([0.0, 0.5, 0.5, 0.5])  # counts of counts that say nothing
-    y = n1 / (n1 + 2 * n2)
-    two = 2 - 3 * y * n3 / n2
-    three = 3 - 4 * y * n4 / n3 if n3 else two
-    return np.array([0.0, 1 - 2 * y * n2 / n1, max(two, 0.0), max(three, 0.0)])
+def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedDocuments) -> float:
+    """Total nats of the validation documents; every symbol has the whole context of its order."""
+    model = ngram(config)
+    assert model.fit is not None
+    variables, losses = model.fit(train), make_loss_function(model)
+    time, total = config.context_length, 0.0
+    for batch in evaluation_batches(
+        validation, context_length=time, batch_size=16, stride=time - config.order
+    ):
+        arrays = {name: jnp.asarray(x) for name, x in batch.items() if name != "documents"}
+        nats, _ = losses(variables, arrays)
+        total += float(np.asarray(nats, np.float64)[batch["weights"] > 0].sum())
+    return total

@@ -7,7 +7,7 @@ estimated. A look-up needs 32-bit integers and a fixed number of steps only, so 
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -69,9 +69,10 @@ class _Contexts(NamedTuple):
 def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
     """The n-gram model of a configuration, fitted by counting; it computes in float32 always.
 
-    `apply` gives log-probabilities. Contexts end at the start of a row or of a segment and, unless
-    boundaries are those of the stream, at an end token. Its variables change shape when fitted, and
-    hold integers: nothing descends a gradient here.
+    `apply` gives log-probabilities. Contexts reach back to the start of a row or of a segment and,
+    unless boundaries are those of the stream, to an end token. Variables hold integers, and their
+    shapes change when fitted: nothing descends a gradient here. `fit` reads the `tokens` and
+    `starts` of a split, and raises ValueError where they cannot be counted.
 
     Raises:
       ValueError: the configuration names an unknown choice or an impossible number.
@@ -264,8 +265,7 @@ def _write_children(params: Params, n: int, row_b1: jax.Array, score_bv: jax.Arr
 def _best_words(config: NgramConfig, params: Params, contexts: _Contexts) -> jax.Array:
     """The arg-max of `_log_probabilities`, stored with the longest context that was seen."""
     best = jnp.broadcast_to(params["level_0"]["best_word"][0], contexts.reach.shape)
-    rows: Sequence[jax.Array] = contexts.rows
-    for n, row in enumerate(rows, 1):
+    for n, row in enumerate(contexts.rows, 1):
         unseen = best if _floor(config) is None else jnp.zeros_like(best)
         longer = jnp.where(row < 0, unseen, params[f"level_{n}"]["best_word"][row])
         best = jnp.where(n <= contexts.reach, longer, best)
