@@ -84,8 +84,8 @@ def _fail(message: str) -> int:
 
 def _missing_config(argv: list[str]) -> str | None:
     for argument in argv[1:]:
-        name, _, path = argument.partition("=")
-        if name == "--config" and not Path(path).exists():
+        name, path = argument.partition("=")[::2]
+        if name == "--config" and not Path(path.partition(":")[0]).exists():
             return f"{argument}: no such file; the shipped experiments are configs/*.py"
     return None
 
@@ -105,9 +105,11 @@ def _unknown_field(argv: list[str]) -> str | None:
 def _unchanged_experiment(argv: list[str]) -> experiments.Experiment:
     """What --config gives before its fields are set: which fields there are depends on it."""
     for argument in argv[1:]:
-        name, _, path = argument.partition("=")
+        name, value = argument.partition("=")[::2]
+        path, colon, choice = value.partition(":")
         if name == "--config" and Path(path).exists():
-            return runpy.run_path(path)["get_config"]()
+            get_config = runpy.run_path(path)["get_config"]
+            return get_config(choice) if colon else get_config()
     return experiments.Experiment()
 
 

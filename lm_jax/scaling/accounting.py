@@ -25,14 +25,23 @@ _COMPONENTS = {
 def count_parameters(config: Any) -> dict[str, int]:
     """Parameters of a model by component, and their `total`, from shapes alone.
 
-    A tied output is counted once, as `embedding`. Raises ValueError if the model cannot be built.
+    A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
+    Raises ValueError if the model cannot be built.
     """
-    batch = {"inputs": jax.ShapeDtypeStruct((1, config.context_length), jnp.int32)}
     model = build_model(config, jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), _example(config))["params"]
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [part.key for part in path if hasattr(part, "key")]
-        component = next(_COMPONENTS[name] for name in names if name in _COMPONENTS)
+        component = next((_COMPONENTS[name] for name in names if name in _COMPONENTS), names[0])
         counts[component] = counts.get(component, 0) + math.prod(leaf.shape)
     return counts | {"total": sum(counts.values())}
+
+
+def _example(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of one that the model reads."""
+    if hasattr(config, "image_height"):
+        shape = (1, config.image_height, config.image_width, config.image_channels)
+        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    tokens = jax.ShapeDtypeStruct((1, getattr(config, "context_length", 1)), jnp.int32)
+    return {"inputs": tokens, "segments": tokens, "positions": tokens}

@@ -1,0 +1,20 @@
+"""A causal convolutional language model, dilated and gated (WaveNet, ByteNet).
+
+  python -m launch.train --config=configs/causal_cnn.py:reference --workdir=runs/causal_cnn
+  python -m launch.train --config=configs/causal_cnn.py:shakespeare --workdir=runs/causal_cnn \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.causal_cnn import CausalCNNConfig
+
+SIZES = {
+    "shakespeare": CausalCNNConfig(d_model=160),
+    "reference": CausalCNNConfig(context_length=256, d_model=236),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=2e-3)

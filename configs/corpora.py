@@ -1,0 +1,61 @@
+"""The two corpora on which architectures are compared, each with one budget for all of them.
+
+`shakespeare` is Karpathy's `input.txt` of char-rnn as characters (give --config.data.path), 0.84M
+parameters and 1.5M tokens of training, nanoGPT's CPU setting; `reference` is CPython's language
+reference, which every Python carries, in 2,048 byte pairs, 2.2M parameters and 0.6M tokens.
+"""
+
+from typing import Any
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.experiment import (
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+
+
+def on_corpus(corpus: str, sizes: dict[str, Any], peak_learning_rate: float) -> Experiment:
+    """The experiment of the model that `sizes` gives for a corpus, within the common budget.
+
+    Raises:
+      ValueError: the corpus is not one of the two.
+    """
+    if corpus not in sizes:
+        raise ValueError(f"no corpus {corpus!r}; expected --config=FILE:{' or :'.join(sizes)}")
+    build = _shakespeare if corpus == "shakespeare" else _reference
+    return build(sizes[corpus], peak_learning_rate)
+
+
+def _shakespeare(model: Any, peak_learning_rate: float) -> Experiment:
+    return Experiment(
+        model=model,
+        data=DataConfig(
+            source="files",
+            path="tinyshakespeare.txt",
+            split="tail",
+            drop_repeated_paragraphs=False,
+            tokenizer=TokenizerConfig(kind="char", vocab_size=1024),
+        ),
+        optimizer=OptimizerConfig(beta2=0.99),
+        schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=100),
+        training=TrainingConfig(
+            num_steps=2000, batch_size_tokens=768, steps_per_call=20, log_every_steps=20
+        ),
+        evaluation=EvaluationConfig(batch_size=64, context_length=64, stride=32),
+        samples=SamplesConfig(num_samples=2, max_new_tokens=400),
+    )
+
+
+def _reference(model: Any, peak_learning_rate: float) -> Experiment:
+    return Experiment(
+        model=model,
+        data=DataConfig(tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048)),
+        schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=50),
+        training=TrainingConfig(num_steps=300, batch_size_tokens=2048),
+        evaluation=EvaluationConfig(every_steps=100, batch_size=8, context_length=256),
+        samples=SamplesConfig(num_samples=2, max_new_tokens=200),
+    )

@@ -1,0 +1,20 @@
+"""A gated recurrent unit network of two layers (Cho et al. 2014).
+
+  python -m launch.train --config=configs/gru.py:reference --workdir=runs/gru
+  python -m launch.train --config=configs/gru.py:shakespeare --workdir=runs/gru \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.recurrent import RecurrentConfig
+
+SIZES = {
+    "shakespeare": RecurrentConfig(cell="gru", d_hidden=251, tie_embeddings=True),
+    "reference": RecurrentConfig(cell="gru", d_hidden=347, tie_embeddings=True),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=3e-3)

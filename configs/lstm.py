@@ -1,0 +1,20 @@
+"""A long short-term memory of two layers (Hochreiter & Schmidhuber 1997).
+
+  python -m launch.train --config=configs/lstm.py:reference --workdir=runs/lstm
+  python -m launch.train --config=configs/lstm.py:shakespeare --workdir=runs/lstm \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.recurrent import RecurrentConfig
+
+SIZES = {
+    "shakespeare": RecurrentConfig(cell="lstm", d_hidden=218, tie_embeddings=True),
+    "reference": RecurrentConfig(cell="lstm", d_hidden=309, tie_embeddings=True),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=4e-3)

@@ -1,0 +1,20 @@
+"""The neural probabilistic language model of Bengio et al. (2003): the last 8 embeddings.
+
+  python -m launch.train --config=configs/mlp.py:reference --workdir=runs/mlp
+  python -m launch.train --config=configs/mlp.py:shakespeare --workdir=runs/mlp \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.mlp import MLPConfig
+
+SIZES = {
+    "shakespeare": MLPConfig(d_hidden=970),
+    "reference": MLPConfig(context_length=256, d_hidden=795),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=2e-3)

@@ -1,0 +1,20 @@
+"""Interpolated modified Kneser-Ney counts of n-grams (Chen & Goodman 1998), no descent.
+
+  python -m launch.train --config=configs/ngram.py:reference --workdir=runs/ngram
+  python -m launch.train --config=configs/ngram.py:shakespeare --workdir=runs/ngram \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.ngram import NgramConfig
+
+SIZES = {
+    "shakespeare": NgramConfig(order=5),
+    "reference": NgramConfig(order=5),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=0.0)

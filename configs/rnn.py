@@ -1,0 +1,20 @@
+"""A simple (Elman) recurrent network of two layers.
+
+  python -m launch.train --config=configs/rnn.py:reference --workdir=runs/rnn
+  python -m launch.train --config=configs/rnn.py:shakespeare --workdir=runs/rnn \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.recurrent import RecurrentConfig
+
+SIZES = {
+    "shakespeare": RecurrentConfig(cell="rnn", d_hidden=416, tie_embeddings=True),
+    "reference": RecurrentConfig(cell="rnn", d_hidden=524, tie_embeddings=True),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=1e-3)

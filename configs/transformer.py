@@ -1,0 +1,22 @@
+"""A decoder-only Transformer of four layers, as the others are compared with.
+
+  python -m launch.train --config=configs/transformer.py:reference --workdir=runs/transformer
+  python -m launch.train --config=configs/transformer.py:shakespeare --workdir=runs/transformer \\
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from configs.corpora import on_corpus
+from lm_jax.experiment import Experiment
+from lm_jax.models.transformer import TransformerConfig
+
+SIZES = {
+    "shakespeare": TransformerConfig(context_length=64, num_layers=4, d_model=128, num_heads=4),
+    "reference": TransformerConfig(
+        context_length=256, num_layers=4, d_model=192, num_heads=6, positions="rotary"
+    ),
+}
+
+
+def get_config(corpus: str = "shakespeare") -> Experiment:
+    """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
+    return on_corpus(corpus, SIZES, peak_learning_rate=2e-3)
