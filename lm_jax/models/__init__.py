@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lm_jax.models.causal_cnn import CausalCNNConfig, causal_cnn
+from lm_jax.models.convnet import ConvNetConfig, convnet
+from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
 from lm_jax.models.interface import Batch as Batch
 from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
@@ -36,6 +38,10 @@ FAMILIES = {
         RecurrentClassifierConfig, recurrent_classifier, objectives=("classification",)
     ),
     "naive_bayes": Family(NaiveBayesConfig, naive_bayes, objectives=("classification",)),
+    "dense_classifier": Family(
+        DenseClassifierConfig, dense_classifier, objectives=("classification",)
+    ),
+    "convnet": Family(ConvNetConfig, convnet, objectives=("classification",)),
     "skip_gram": Family(SkipGramConfig, skip_gram, objectives=("skip_gram",)),
 }
 

@@ -33,8 +33,9 @@ def tokens(batch_size, time, vocab=31, seed=0):
 def built(config, batch):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
     model = recurrent(config, jnp.float32)
+    init = model.init
     model = model._replace(
-        init=jax.jit(lambda key, batch: nn.unbox(model.init(key, batch))),
+        init=jax.jit(lambda key, batch: nn.unbox(init(key, batch))),
         apply=jax.jit(model.apply, static_argnames="train"),
         loss=jax.jit(model.loss, static_argnames="train"),
     )
