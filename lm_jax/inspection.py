@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data, evaluation, sharding
@@ -148,11 +149,12 @@ def _filters(program: Program, variables: Any, split: data.Examples) -> dict[str
     findings: dict[str, Any] = {}
     kernel = first_filters(variables)
     if kernel is not None:
-        kernel = np.asarray(kernel)  # [h, w, c, filters]
-        shown = kernel.mean(axis=2) if kernel.shape[2] != 3 else kernel
+        weights = np.asarray(kernel)  # [h, w, c, filters]
+        shown = weights.mean(axis=2) if weights.shape[2] != 3 else weights
         findings["filters"] = png(tiles(np.moveaxis(shown, -1, 0)[:64]), scale=6)
     batch = data.image_reader(split.inputs)(np.arange(1), None)
-    maps = np.asarray(feature_maps(program.experiment.model, variables, batch["inputs"]))[0]
+    inputs = jnp.asarray(batch["inputs"])
+    maps = np.asarray(feature_maps(program.experiment.model, variables, inputs))[0]
     findings["feature_maps"] = png(tiles(np.moveaxis(maps, -1, 0)[:64]), scale=2)
     findings["feature_maps_of"] = png(split.inputs[0], scale=4)
     return findings
