@@ -1,7 +1,7 @@
 """A causal convolutional language model, dilated and gated (WaveNet, ByteNet).
 
   python -m launch.train --config=configs/causal_cnn.py:reference --workdir=runs/causal_cnn
-  python -m launch.train --config=configs/causal_cnn.py:shakespeare --workdir=runs/causal_cnn \\
+  python -m launch.train --config=configs/causal_cnn.py:shakespeare --workdir=runs/causal_cnn \
       --config.data.path=tinyshakespeare.txt
 """
 

@@ -1,7 +1,7 @@
 """A gated recurrent unit network of two layers (Cho et al. 2014).
 
   python -m launch.train --config=configs/gru.py:reference --workdir=runs/gru
-  python -m launch.train --config=configs/gru.py:shakespeare --workdir=runs/gru \\
+  python -m launch.train --config=configs/gru.py:shakespeare --workdir=runs/gru \
       --config.data.path=tinyshakespeare.txt
 """
 

@@ -1,7 +1,7 @@
 """A long short-term memory of two layers (Hochreiter & Schmidhuber 1997).
 
   python -m launch.train --config=configs/lstm.py:reference --workdir=runs/lstm
-  python -m launch.train --config=configs/lstm.py:shakespeare --workdir=runs/lstm \\
+  python -m launch.train --config=configs/lstm.py:shakespeare --workdir=runs/lstm \
       --config.data.path=tinyshakespeare.txt
 """
 

@@ -1,7 +1,7 @@
 """The neural probabilistic language model of Bengio et al. (2003): the last 8 embeddings.
 
   python -m launch.train --config=configs/mlp.py:reference --workdir=runs/mlp
-  python -m launch.train --config=configs/mlp.py:shakespeare --workdir=runs/mlp \\
+  python -m launch.train --config=configs/mlp.py:shakespeare --workdir=runs/mlp \
       --config.data.path=tinyshakespeare.txt
 """
 

@@ -1,7 +1,7 @@
 """Interpolated modified Kneser-Ney counts of n-grams (Chen & Goodman 1998), no descent.
 
   python -m launch.train --config=configs/ngram.py:reference --workdir=runs/ngram
-  python -m launch.train --config=configs/ngram.py:shakespeare --workdir=runs/ngram \\
+  python -m launch.train --config=configs/ngram.py:shakespeare --workdir=runs/ngram \
       --config.data.path=tinyshakespeare.txt
 """
 

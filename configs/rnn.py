@@ -1,7 +1,7 @@
 """A simple (Elman) recurrent network of two layers.
 
   python -m launch.train --config=configs/rnn.py:reference --workdir=runs/rnn
-  python -m launch.train --config=configs/rnn.py:shakespeare --workdir=runs/rnn \\
+  python -m launch.train --config=configs/rnn.py:shakespeare --workdir=runs/rnn \
       --config.data.path=tinyshakespeare.txt
 """
 

@@ -1,7 +1,7 @@
 """A decoder-only Transformer of four layers, as the others are compared with.
 
   python -m launch.train --config=configs/transformer.py:reference --workdir=runs/transformer
-  python -m launch.train --config=configs/transformer.py:shakespeare --workdir=runs/transformer \\
+  python -m launch.train --config=configs/transformer.py:shakespeare --workdir=runs/transformer \
       --config.data.path=tinyshakespeare.txt
 """
 

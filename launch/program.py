@@ -19,7 +19,15 @@ from lm_jax import experiment as experiments
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
 
 
-def run(main: Callable[[], dict[str, Any]]) -> None:
+_arguments: list[str] = []
+
+
+def arguments() -> list[str]:
+    """What the command line holds besides options, for a `main` that takes it."""
+    return _arguments
+
+
+def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> None:
     """Parses flags, runs `main`, prints its results as the last line, and exits.
 
     Bad input (ValueError, or OSError from the file system) ends in one line on stderr and status 1;
@@ -30,7 +38,8 @@ def run(main: Callable[[], dict[str, Any]]) -> None:
     threading.excepthook = lambda _: None
 
     def guarded(arguments: list[str]) -> int:
-        if len(arguments) > 1:
+        _arguments[:] = arguments[1:]
+        if arguments[1:] and not takes_arguments:
             return _fail(f"unexpected argument {arguments[1]!r}; options begin with --")
         _use_compilation_cache()
         try:

@@ -119,7 +119,9 @@ def surface_chart(
             )
     for (x, y), label in zip(points, labels, strict=True):
         left, top = (x - low) / (high - low) * size, size - (y - low) / (high - low) * size
-        parts.append(f'<circle class="s{2 - label}" cx="{left:.1f}" cy="{top:.1f}" r="7"/>')
+        parts.append(
+            f'<circle class="s{2 - label}" cx="{left:.1f}" cy="{top:.1f}" r="7" stroke="white"/>'
+        )
         parts.append(_text(left + 10, top + 4, f"({x:g}, {y:g}) is {label}", "start", "strong"))
     parts.append(_text(size / 2, size + 18, f"{low:g} to {high:g}, each way", "middle"))
     return "".join([*parts, "</svg>"])

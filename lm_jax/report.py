@@ -50,11 +50,14 @@ def write_report(workdir: Path) -> Path:
         _section("Timings", _table(_flat(results.get("timings", {})))),
         _section("Environment", _table(_flat(_json(workdir / "environment.json")))),
     ]
-    title = escape(workdir.resolve().name)
-    page = _PAGE.format(title=title, style=_STYLE, body="".join(sections), script=_SCRIPT)
     path = workdir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page(workdir.resolve().name, "".join(sections)), encoding="utf-8")
     return path
+
+
+def page(title: str, body: str) -> str:
+    """A whole page, self-contained, around its sections."""
+    return _PAGE.format(title=escape(title), style=_STYLE, body=body, script=_SCRIPT)
 
 
 def _json(path: Path) -> dict[str, Any]:

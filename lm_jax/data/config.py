@@ -103,6 +103,7 @@ class ImageConfig:
     source: str = "digits"  # digits (scikit-learn's), idx, npz, tfds, and_gate (four points)
     path: str = ""  # idx: a directory; npz: a file; tfds: the name of a data set
     validation_fraction: float = 0.1  # of the training images, where the data set has no test split
+    label_names: str = ""  # of the classes in order, comma-separated; "": the data set's or numbers
     crop_padding: int = 0  # augmentation: pad by so many pixels, then crop at random
     flip: bool = False  # augmentation: left to right, every other time
 

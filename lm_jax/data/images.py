@@ -54,6 +54,13 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
         )
         how = f"{config.validation_fraction:g} of the images, the same every time"
     labels = source.labels or [str(label) for label in range(int(train.targets.max()) + 1)]
+    if config.label_names:
+        names = [name.strip() for name in config.label_names.split(",")]
+        if len(names) != len(labels):
+            raise ValueError(
+                f"data.label_names gives {len(names)} names, but {place} has {len(labels)} classes"
+            )
+        labels = names
     for name, split in (("train", train), ("validation", validation)):
         _check_labels(split.targets, len(labels), f"{place} ({name})")
     return LabelledSet(labels, train, validation, _describe(config, train, validation, labels, how))

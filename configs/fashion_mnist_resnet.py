@@ -1,0 +1,35 @@
+"""ResNet-34 (He et al. 2016) on Fashion-MNIST, 200 steps; other architectures by its name.
+
+  python -m launch.train --config=configs/fashion_mnist_resnet.py --workdir=runs/resnet \
+      --config.data.path=fashion-mnist
+
+"""
+
+from lm_jax.data import ImageConfig
+from lm_jax.experiment import (
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from lm_jax.models.convnet import ConvNetConfig
+
+
+def get_config() -> Experiment:
+    """The experiment."""
+    return Experiment(
+        objective="classification",
+        model=ConvNetConfig(architecture="resnet34"),
+        data=ImageConfig(
+            source="idx",
+            path="fashion-mnist",
+            crop_padding=2,
+            flip=True,
+            label_names="T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,boot",
+        ),
+        optimizer=OptimizerConfig(name="adam", clip_norm=0.0),
+        schedule=ScheduleConfig(peak_learning_rate=1e-3, name="cosine", warmup_steps=20),
+        training=TrainingConfig(num_steps=200, batch_size=64, steps_per_call=5, log_every_steps=5),
+        evaluation=EvaluationConfig(batch_size=500, every_steps=40),
+    )
