@@ -16,6 +16,7 @@ from lm_jax.experiment import EvaluationConfig
 from lm_jax.models.convnet import ConvNetConfig, feature_maps, first_filters
 from lm_jax.pictures import png, tiles
 from lm_jax.programs import Program
+from lm_jax.word_vectors import nearest, word_vectors
 
 _MISTAKES = 24
 _WORDS_ON_MAP = 150
@@ -46,14 +47,6 @@ def embedding_table(variables: Mapping[str, Any]) -> np.ndarray | None:
     return None
 
 
-def nearest(table: np.ndarray, query: np.ndarray, count: int, leave_out: set[int]) -> list[int]:
-    """The rows of a table [V, d] with the largest cosine to a query [d], best first."""
-    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(query)
-    cosines = table @ query / np.maximum(lengths, 1e-12)
-    order = np.argsort(-cosines, kind="stable")[: count + len(leave_out)]
-    return [int(row) for row in order if int(row) not in leave_out][:count]
-
-
 def project(table: np.ndarray) -> np.ndarray:
     """The two principal components of the rows of a table [N, d], [N, 2]."""
     centred = table - table.mean(axis=0)
@@ -72,11 +65,11 @@ def _embedding_map(
         return {}
     rows = [i for i, _ in named]
     points = project(table[rows])
-    frequent = np.array(shown)
+    vectors = word_vectors([tokenizer.decode(np.array([i])) for i in shown], table[shown])
     neighbours = {}
     for i, name in named[-_WORDS_WITH_NEIGHBOURS:]:
-        near = nearest(table[frequent], table[i], 6, {int(np.flatnonzero(frequent == i)[0])})
-        neighbours[name] = [tokenizer.decode(np.array([frequent[j]])).strip() for j in near]
+        near = nearest(vectors, [tokenizer.decode(np.array([i]))], count=6)
+        neighbours[name] = [word.strip() for word, _ in near]
     return {
         "words": [name for _, name in named],
         "points": points.round(4).tolist(),

@@ -17,12 +17,13 @@ from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
-from lm_jax.inspection import inspect
+from lm_jax.inspection import embedding_table, inspect
 from lm_jax.models import FAMILIES
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import Program, compile_experiment, measure, training_batches
 from lm_jax.report import write_report
 from lm_jax.telemetry import Meter, RunLog
+from lm_jax.word_vectors import WordVectors, word_vectors
 
 Dataset = data.Corpus | data.LabelledSet
 
@@ -303,3 +304,16 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
         kept = max(context // 2, 1)
     decode = run.tokenizer.decode
     return [decode(np.array(text[1:])) for text in texts]
+
+
+def vectors_of_words(run: Run) -> WordVectors:
+    """The embeddings of a run's vocabulary of words.
+
+    Raises:
+      ValueError: its model has no embeddings, or its vocabulary is not one of words.
+    """
+    table = embedding_table(run.variables)
+    if table is None or run.tokenizer is None or run.tokenizer.lossless:
+        raise ValueError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
+    words = [run.tokenizer.decode(np.array([index])) for index in range(run.tokenizer.vocab_size)]
+    return word_vectors(words, table[: len(words)])

@@ -1,0 +1,27 @@
+"""Modified Kneser-Ney over the words of tinyshakespeare, where KenLM's figures are known.
+
+  python -m launch.train --config=configs/ngram_words.py --workdir=runs/ngram_words \
+      --config.data.path=tinyshakespeare.txt
+"""
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
+from lm_jax.models.ngram import NgramConfig
+
+
+def get_config() -> Experiment:
+    """The experiment: lower-case words between white space; a word seen once is unknown."""
+    return Experiment(
+        model=NgramConfig(order=3),
+        data=DataConfig(
+            source="files",
+            path="tinyshakespeare.txt",
+            split="tail",
+            drop_repeated_paragraphs=False,
+            tokenizer=TokenizerConfig(
+                "whitespace", vocab_size=50_000, lowercase=True, minimum_count=2
+            ),
+        ),
+        evaluation=EvaluationConfig(stride=1000),
+        samples=SamplesConfig(num_samples=2, max_new_tokens=100, temperature=1.0, top_p=1.0),
+    )

@@ -1,0 +1,14 @@
+"""A unigram model of each class: multinomial naive Bayes, counted.
+
+  python -m launch.train --config=configs/text_naive_bayes.py:reviews --workdir=runs/naive_bayes \
+      --config.data.path=reviews.tsv
+"""
+
+from configs.labelled_texts import on_texts
+from lm_jax.experiment import Experiment
+from lm_jax.models.naive_bayes import NaiveBayesConfig
+
+
+def get_config(texts: str = "reviews") -> Experiment:
+    """The experiment on `reviews`, `newsgroups` or `genres`: see configs/labelled_texts.py."""
+    return on_texts(texts, NaiveBayesConfig())

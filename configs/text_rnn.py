@@ -1,0 +1,14 @@
+"""A simple recurrent network on labelled texts: 128 embeddings, 64 units.
+
+  python -m launch.train --config=configs/text_rnn.py:reviews --workdir=runs/text_rnn \
+      --config.data.path=reviews.tsv
+"""
+
+from configs.labelled_texts import on_texts
+from lm_jax.experiment import Experiment
+from lm_jax.models.text_classifier import RecurrentClassifierConfig
+
+
+def get_config(texts: str = "reviews") -> Experiment:
+    """The experiment on `reviews`, `newsgroups` or `genres`: see configs/labelled_texts.py."""
+    return on_texts(texts, RecurrentClassifierConfig(cell="rnn", dropout_rate=0.3))

@@ -1,0 +1,58 @@
+"""Asks the word vectors of a run for neighbours and analogies, and measures them.
+
+  python -m launch.word_vectors --workdir=runs/word2vec --plus=king,woman --minus=man
+  python -m launch.word_vectors --workdir=runs/word2vec --plus=river
+  python -m launch.word_vectors --workdir=runs/word2vec --similarities=wordsim353.tsv \
+      --analogies=questions-words.txt
+
+Without --minus, --plus lists the nearest words. The last line of the output is JSON with the
+answers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from launch import program
+from lm_jax import runs, word_vectors
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+PLUS = flags.DEFINE_list("plus", [], "Words to add, comma-separated.")
+MINUS = flags.DEFINE_list("minus", [], "Words to take away, comma-separated.")
+COUNT = flags.DEFINE_integer("count", 10, "Nearest words to list.", lower_bound=1)
+SIMILARITIES = flags.DEFINE_string("similarities", None, "A file of word, word, score.")
+ANALOGIES = flags.DEFINE_string("analogies", None, "A file of analogies, four words a line.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+
+
+def main() -> dict[str, Any]:
+    """Prints each answer, then returns them."""
+    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    vectors = runs.vectors_of_words(run)
+    results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
+    if PLUS.value:
+        near = word_vectors.nearest(vectors, PLUS.value, MINUS.value, COUNT.value)
+        for word, cosine in near:
+            program.say(f"{cosine:6.3f}  {word}")
+        results["nearest"] = [word for word, _ in near]
+    if SIMILARITIES.value:
+        path = Path(SIMILARITIES.value)
+        correlation, asked, count = word_vectors.similarity_correlation(vectors, path)
+        program.say(f"{path.name}: Spearman's correlation {correlation:.3f}, {asked} of {count}")
+        results["similarity"] = {"spearman": correlation, "pairs": asked, "of": count}
+    if ANALOGIES.value:
+        sections = word_vectors.analogy_accuracy(vectors, Path(ANALOGIES.value))
+        for name, (right, asked) in sections.items():
+            program.say(f"{right:6} of {asked:6}  {name}")
+        right, asked = np.sum(list(sections.values()) or [(0, 0)], axis=0).tolist()
+        program.say(f"{right:6} of {asked:6}  all")
+        results["analogies"] = {"right": right, "asked": asked}
+    if len(results) == 2:
+        raise ValueError("ask something: --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
+    return results
+
+
+if __name__ == "__main__":
+    program.run(main)
