@@ -171,13 +171,16 @@ def zero_state(cell: str, batch_size: int, d_hidden: int) -> State:
     return (jnp.zeros((batch_size, d_hidden), jnp.float32),) * CELLS[cell].states
 
 
-def _gatewise(initializer: Callable, gates: int) -> Callable:
-    """An initializer of [n, gates * d] that draws each gate's [n, d] by itself."""
+def _orthogonal(gates: int) -> Callable:
+    """An initializer of [d, gates * d] whose gates are orthogonal matrices, each drawn by itself.
+
+    Uniform over them: QR of a normal matrix, the signs of R's diagonal made positive.
+    """
 
     def draw(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-        part = (shape[0], shape[1] // gates)
-        keys = jax.random.split(key, gates)
-        return jnp.concatenate([initializer(key, part, dtype) for key in keys], axis=1)
+        q_ndd, r_ndd = jnp.linalg.qr(jax.random.normal(key, (gates, shape[0], shape[0]), dtype))
+        q_ndd = q_ndd * jnp.sign(jnp.diagonal(r_ndd, axis1=1, axis2=2))[:, None, :]
+        return q_ndd.swapaxes(0, 1).reshape(shape)
 
     return draw
 
@@ -193,18 +196,16 @@ def _bias(cell: str) -> Callable:
     return draw
 
 
-class Projection(nn.Module):
-    """Holds a matrix named `kernel`, [rows, gates * d_hidden]."""
+class Kernel(nn.Module):
+    """Holds a matrix of this shape, named `kernel`."""
 
-    gates: int
-    d_hidden: int
+    shape: tuple[int, int]
     initializer: Callable
 
     @nn.compact
-    def __call__(self, rows: int):
-        initializer = _gatewise(self.initializer, self.gates)
-        boxed = nn.with_logical_partitioning(initializer, ("embed", "mlp"))
-        return self.param("kernel", boxed, (rows, self.gates * self.d_hidden))
+    def __call__(self):
+        boxed = nn.with_logical_partitioning(self.initializer, ("embed", "mlp"))
+        return self.param("kernel", boxed, self.shape)
 
 
 class RecurrentLayer(nn.Module):
@@ -224,11 +225,10 @@ class RecurrentLayer(nn.Module):
     @nn.compact
     def __call__(self, x_tbd, state: State, keep_tb=None, dropout_bd=None):
         cell = CELLS[self.cell]
-        input_init, recurrent_init = nn.initializers.lecun_normal(), nn.initializers.orthogonal()
-        input_dg = Projection(cell.gates, self.d_hidden, input_init, name="input")(x_tbd.shape[-1])
-        kernel_dg = Projection(cell.gates, self.d_hidden, recurrent_init, name="recurrent")(
-            self.d_hidden
-        )
+        width = cell.gates * self.d_hidden
+        lecun, orthogonal = nn.initializers.lecun_normal(), _orthogonal(cell.gates)
+        input_dg = Kernel((x_tbd.shape[-1], width), lecun, name="input")()
+        kernel_dg = Kernel((self.d_hidden, width), orthogonal, name="recurrent")()
         bias_g = self._vector("bias", _bias(self.cell), cell.gates)
         # One product for all steps; only the recurrence is left to the scan.
         x_tbg = jnp.asarray(x_tbd, self.dtype) @ jnp.asarray(input_dg, self.dtype)
