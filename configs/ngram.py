@@ -10,8 +10,8 @@ from lm_jax.experiment import Experiment
 from lm_jax.models.ngram import NgramConfig
 
 SIZES = {
-    "shakespeare": NgramConfig(order=5),
-    "reference": NgramConfig(order=5),
+    "shakespeare": NgramConfig(context_length=64, order=5),
+    "reference": NgramConfig(context_length=256, order=5),
 }
 
 

@@ -24,7 +24,7 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"training__num_steps": 0}, "training.num_steps is 0"),
         ({"training__batch_size_tokens": 100}, "not a multiple of model.context_length 32"),
         ({"training__gradient_accumulation_steps": 3}, "does not divide"),
-        ({"evaluation__stride": 33}, "longer than model.context_length"),
+        ({"evaluation__stride": 33}, "longer than the context of 32"),
         ({"schedule__warmup_steps": 20}, "leaves no step"),
         ({"schedule__peak_learning_rate": float("nan")}, "peak_learning_rate is nan"),
         ({"schedule__final_fraction": 2.0}, "a fraction between 0 and 1"),

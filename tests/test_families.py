@@ -1,0 +1,172 @@
+"""Every family through the one path: train, stop, resume, evaluate, generate, report."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lm_jax import runs
+from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig
+from lm_jax.experiment import EvaluationConfig, FineTuningConfig, MeshConfig, SamplesConfig
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.convnet import ConvNetConfig
+from lm_jax.models.dense_classifier import DenseClassifierConfig
+from lm_jax.models.mlp import MLPConfig
+from lm_jax.models.naive_bayes import NaiveBayesConfig
+from lm_jax.models.ngram import NgramConfig
+from lm_jax.models.recurrent import RecurrentConfig
+from lm_jax.models.skip_gram import SkipGramConfig
+from lm_jax.models.text_classifier import RecurrentClassifierConfig
+from tests.experiments import tiny
+
+LANGUAGE = {
+    "ngram": NgramConfig(order=3),
+    "mlp": MLPConfig(context_length=32, d_embedding=16, d_hidden=32),
+    "causal_cnn": CausalCNNConfig(context_length=32, d_model=16, num_layers=3),
+    "lstm": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1),
+    "gru": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1, cell="gru"),
+    "carried": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1, carry_state=True),
+}
+
+
+def language(name):
+    config = tiny(model=LANGUAGE[name], evaluation__every_steps=10, mesh=MeshConfig())
+    config.data.tokenizer = TokenizerConfig("byte")
+    return config
+
+
+@pytest.mark.parametrize("name", list(LANGUAGE))
+def test_language_models_train_generate_and_are_read_back(name, tmp_path):
+    results = runs.train(language(name), tmp_path)
+    assert results["validation"]["cross_entropy"] < np.log(257) - 0.3
+    run = runs.load(tmp_path, say=lambda line: None)
+    how = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
+    again = runs.evaluate(run, split="validation", how=how)
+    assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
+    texts = runs.complete(run, ["The "], SamplesConfig(max_new_tokens=40, temperature=0))
+    assert texts[0].startswith("The ") and len(texts[0]) > 10
+    assert "Samples" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["carried", "ngram"])
+def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
+    whole = runs.train(language(name), tmp_path / "whole")
+    asked = iter([False, True])
+    runs.train(language(name), tmp_path / "parts", stop_requested=lambda: next(asked, False))
+    parts = runs.train(language(name), tmp_path / "parts")
+    assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
+    one, other = (runs.load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+
+
+def images(model, **fields):
+    fields = {"model": model, "data": ImageConfig(), "mesh": MeshConfig()} | fields
+    return tiny(objective="classification", **fields)
+
+
+def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
+    config = images(DenseClassifierConfig(num_layers=2, d_hidden=32), training__batch_size=64)
+    config.schedule.peak_learning_rate = 1e-2
+    results = runs.train(config, tmp_path)
+    assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
+    findings = json.loads((tmp_path / "inspection.json").read_text())
+    confusion = np.array(findings["confusion"])
+    assert confusion.sum() == 180
+    assert np.trace(confusion) / 180 == pytest.approx(results["validation"]["accuracy"])
+    wrong = findings["mistakes"][0]
+    assert wrong["label"] != wrong["predicted"] and wrong["image"].startswith("data:image/png")
+    for title in ("Confusion", "Most wrong"):
+        assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()
+
+
+def test_running_statistics_are_saved_with_the_state(tmp_path):
+    config = images(ConvNetConfig(architecture="keras", norm="batch_norm"))
+    runs.train(config, tmp_path)
+    run = runs.load(tmp_path, say=lambda line: None)
+    means = [leaf for leaf in jax.tree.leaves(run.variables["batch_stats"]) if leaf.ndim == 1]
+    assert any(np.abs(leaf).max() > 0 for leaf in means)
+    assert "First filters" in (tmp_path / "report.html").read_text()
+
+
+def test_only_the_head_of_another_runs_model_is_trained(tmp_path):
+    model = ConvNetConfig(architecture="keras", norm="batch_norm")
+    runs.train(images(model), tmp_path / "base")
+    model.num_classes = 0
+    config = images(model, fine_tuning=FineTuningConfig(str(tmp_path / "base"), "head"))
+    config.seed = 7
+    runs.train(config, tmp_path / "tuned")
+    base, tuned = (runs.load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (jax.tree_util.keystr(path), bool(np.any(a != b))),
+        base.variables,
+        tuned.variables,
+    )
+    pairs = jax.tree.leaves(changed, is_leaf=lambda x: isinstance(x, tuple))
+    assert {"head" in path for path, is_new in pairs if is_new} == {True}
+    assert not any(is_new for path, is_new in pairs if "head" not in path)
+
+
+def labelled_texts(directory):
+    path = directory / "texts.tsv"
+    lines = [
+        f"{('bad', 'good')[i % 2]}\tthe {('dull', 'fine')[i % 2]} film {i}" for i in range(400)
+    ]
+    path.write_text("\n".join(lines))
+    return LabelledTextConfig(path=str(path))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NaiveBayesConfig(),
+        RecurrentClassifierConfig(context_length=6, d_embedding=8, d_hidden=8, bidirectional=True),
+    ],
+)
+def test_classifiers_of_texts_find_the_word_that_tells(model, tmp_path):
+    config = tiny(objective="classification", model=model, data=labelled_texts(tmp_path))
+    config.schedule.peak_learning_rate, config.training.num_steps = 3e-2, 60
+    config.mesh = MeshConfig()
+    results = runs.train(config, tmp_path / "run")
+    assert results["validation"]["accuracy"] == 1.0
+
+
+def test_word_vectors_are_trained_and_asked(tmp_path):
+    config = tiny(objective="skip_gram", model=SkipGramConfig(d_embedding=8, window=2))
+    config.data = DataConfig(tokenizer=TokenizerConfig("word", 300, lowercase=True))
+    config.training.batch_size, config.evaluation.batch_size = 256, 512
+    config.mesh = MeshConfig()
+    results = runs.train(config, tmp_path)
+    assert results["validation"]["cross_entropy"] < np.log(300)
+    vectors = runs.vectors_of_words(runs.load(tmp_path, say=lambda line: None))
+    assert vectors.vectors.shape == (300, 8)
+    assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: tiny(objective="classification"), "takes labelled_text or images data, not text"),
+        (lambda: images(MLPConfig()), "does not fit model family mlp"),
+        (lambda: tiny(objective="masked"), "objective is 'masked'; expected one of"),
+        (lambda: tiny(evaluation__context_length=64), "that this model was made for"),
+        (
+            lambda: images(
+                DenseClassifierConfig(), fine_tuning=FineTuningConfig("nowhere", "head")
+            ),
+            "nowhere is no work directory",
+        ),
+        (
+            lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh=MeshConfig()),
+            "this model has no module named `head`",
+        ),
+        (lambda: images(ConvNetConfig(image_height=9)), "model.image_height is 9, but the data"),
+        (lambda: tiny(model=NgramConfig(order=9)), "model.order is 9; expected 1 to 8"),
+    ],
+)
+def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
+    config, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        runs.train(config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
