@@ -1,6 +1,7 @@
 import itertools
 import lzma
 import math
+import random
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -42,9 +43,9 @@ def by_hand(order, outcomes):
             discounts[n] = [0, 0.5, 0.5, 0.5]
             continue
         y = n1 / (n1 + 2 * n2)
-        two = max(2 - 3 * y * n3 / n2, 0.0)
-        three = max(3 - 4 * y * n4 / n3, 0.0) if n3 else two
-        discounts[n] = [0, 1 - 2 * y * n2 / n1, two, three]
+        one, two = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2
+        three = 3 - 4 * y * n4 / n3 if n3 else two
+        discounts[n] = [0, one, *(d if d > 0 else one for d in (two, three))]
 
     def probability(symbol, context):
         if context is None:
@@ -115,3 +116,18 @@ def test_the_embedded_corpus_costs_what_counting_should():
 def test_an_unseen_character_costs_its_place_among_all_code_points():
     known, unseen = baselines(["aab" * 50], ["aab"]), baselines(["aab" * 50], ["aa日"])
     assert unseen["uniform"] - known["uniform"] == pytest.approx(math.log2(0x110000 - 2) / 3)
+
+
+def test_repetitive_text_costs_finitely_many_bits():
+    # Nearly every context occurs three times or more, and what is new costs what is left to it.
+    draw = random.Random(0).choice
+    ten = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+    words = " ".join(draw(ten) for _ in range(2000))
+    found = baselines([words], [words[:100] + "alpbet"])
+    assert all(map(math.isfinite, found.values())), found
+
+
+def test_a_large_alphabet_is_counted_with_shorter_contexts():
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 6206)))
+    assert "character 5-gram" in baselines([text[1:]], [text[:9]])
+    assert "character 4-gram" in baselines([text], [text[:9]])
