@@ -88,3 +88,10 @@ def test_a_truncated_tokenizer_is_refused(tmp_path):
     (tmp_path / "sentencepiece.model").write_bytes(TOKENIZERS["bpe"].model[:1000])
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_a_padded_vocabulary_have_no_text(kind):
+    tokenizer = TOKENIZERS[kind]
+    padded = np.append(tokenizer.encode("text"), [tokenizer.vocab_size, tokenizer.vocab_size + 99])
+    assert tokenizer.decode(padded) == "text"
