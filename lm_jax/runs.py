@@ -16,10 +16,10 @@ from lm_jax import data, decoding, evaluation, sharding, training
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints
-from lm_jax.experiment import Experiment, SamplesConfig
+from lm_jax.experiment import Experiment, MeshConfig, SamplesConfig
 from lm_jax.programs import Program, compile_experiment, measure, training_batches
 from lm_jax.report import write_report
-from lm_jax.telemetry import RunLog, environment
+from lm_jax.telemetry import RunLog, environment, finite
 
 
 class Run(NamedTuple):
@@ -54,6 +54,7 @@ def train(
     _refuse_other_data(corpus, workdir)
     program = compile_experiment(experiment, corpus.tokenizer.vocab_size)
     batches = training_batches(program, corpus)
+    _openings(program, corpus.tokenizer, [experiment.samples.prompt])  # refused now, not at the end
     _write_inputs(workdir, experiment, corpus)
 
     with contextlib.ExitStack() as stack:
@@ -187,6 +188,12 @@ def _refuse_other_data(corpus: data.Corpus, workdir: Path) -> None:
             f"now {now['sha256'][:12]}): its tokenizer and checkpoints do not match them; "
             "choose another --workdir"
         )
+    if corpus.tokenizer.model != data.load_tokenizer(workdir / "tokenizer").model:
+        raise ValueError(
+            f"the text of {workdir} was cut by another tokenizer than its own, which another "
+            "release of sentencepiece trained; install that one and clear the cache, or choose "
+            "another --workdir"
+        )
 
 
 def _read_experiment(workdir: Path) -> Experiment:
@@ -211,7 +218,7 @@ def _write_inputs(workdir: Path, experiment: Experiment, corpus: data.Corpus) ->
 
 def _write_json(path: Path, values: Any) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
 
 
@@ -263,12 +270,18 @@ def _write_results(run: Run, results: dict[str, Any]) -> None:
 def load(workdir: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
     """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
+    Its mesh is the run's own where that fits the devices here, else one device.
+
     Raises:
       ValueError: the directory holds no run, no such checkpoint, or none that can be read.
     """
     experiment = _read_experiment(workdir)
     tokenizer = data.load_tokenizer(workdir / "tokenizer")
-    program = compile_experiment(experiment, tokenizer.vocab_size)
+    try:
+        program = compile_experiment(experiment, tokenizer.vocab_size)
+    except ValueError:  # trained on other devices than are here: to read it, one will do
+        experiment.mesh = MeshConfig()
+        program = compile_experiment(experiment, tokenizer.vocab_size, jax.devices()[:1])
     abstract = training.abstract_state(
         program.model, program.optimizer, program.example, program.mesh
     )
@@ -306,14 +319,9 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
       ValueError: a prompt leaves no room for a new token in the model's context.
     """
     end = run.tokenizer.end_of_document
-    texts = [[end, *run.tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    texts = _openings(run.program, run.tokenizer, prompts)
     context = run.program.experiment.model.context_length
     longest = max(map(len, texts), default=0)
-    if longest >= context:
-        raise ValueError(
-            f"a prompt is {longest - 1} tokens long; the model's context of {context} leaves room "
-            f"for at most {context - 2}"
-        )
     sampling = decoding.Sampling(config.temperature, config.top_k, config.top_p)
     generate = jax.jit(
         functools.partial(decoding.generate, run.program.model, sampling=sampling, end_token=end)
@@ -340,3 +348,22 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
                 limits[index] = len(text)
         kept = max(context // 2, 1)
     return [run.tokenizer.decode(np.array(text[1:])) for text in texts]
+
+
+def _openings(
+    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
+) -> list[list[int]]:
+    """The tokens that a model reads first: a document's boundary and the prompt.
+
+    Raises:
+      ValueError: a prompt leaves no room for a new token in the model's context.
+    """
+    texts = [[tokenizer.end_of_document, *tokenizer.encode(p).tolist()] for p in prompts]
+    context = program.experiment.model.context_length
+    longest = max(map(len, texts), default=0)
+    if longest >= context:
+        raise ValueError(
+            f"a prompt is {longest - 1} tokens long; the model's context of {context} leaves room "
+            f"for at most {context - 2}"
+        )
+    return texts
