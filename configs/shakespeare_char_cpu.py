@@ -1,4 +1,4 @@
-"""nanoGPT's CPU setting: 4 layers of 128 on the characters of tinyshakespeare.
+r"""nanoGPT's CPU setting: 4 layers of 128 on the characters of tinyshakespeare.
 
   python -m launch.train --config=configs/shakespeare_char_cpu.py --workdir=runs/shakespeare \
       --config.data.path=tinyshakespeare.txt

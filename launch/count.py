@@ -1,7 +1,7 @@
 """Counts the parameters of a model by component; nothing is allocated, however large it is.
 
   python -m launch.count --model=gpt2_small
-  python -m launch.count --config=configs/quickstart.py --config.model.d_model=512
+  python -m launch.count --config=configs/quickstart.py --config.model.d_model=384
 
 The last line of the output is JSON with the counts.
 """

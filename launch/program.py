@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 import os
 import runpy
 import sys
@@ -15,6 +14,7 @@ import jax
 from absl import app, flags, logging
 
 from lm_jax import experiment as experiments
+from lm_jax.telemetry import finite
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
 
@@ -48,7 +48,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return _fail(str(error))
         except KeyboardInterrupt:
             return _fail("interrupted")
-        print(json.dumps(_finite(results), allow_nan=False), flush=True)
+        print(json.dumps(finite(results), allow_nan=False), flush=True)
         return PREEMPTED if results.get("stopped") else 0
 
     app.run(guarded, flags_parser=_parse)
@@ -68,7 +68,8 @@ def experiment_of(holder: Any) -> experiments.Experiment:
     experiment = holder.value
     if not isinstance(experiment, experiments.Experiment):
         raise ValueError(
-            f"--{holder.name} gave no Experiment; "
+            _missing_config(sys.argv)
+            or f"--{holder.name} gave no Experiment; "
             "expected a Python file with get_config() -> Experiment, such as configs/quickstart.py"
         )
     experiments.validate(experiment)
@@ -92,10 +93,11 @@ def _fail(message: str) -> int:
 
 
 def _missing_config(argv: list[str]) -> str | None:
-    for argument in argv[1:]:
-        name, path = argument.partition("=")[::2]
-        if name == "--config" and not Path(path.partition(":")[0]).exists():
-            return f"{argument}: no such file; the shipped experiments are configs/*.py"
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        value = value if equals else following
+        if name == "--config" and not Path(value.partition(":")[0]).exists():
+            return f"--config={value}: no such file; the shipped experiments are configs/*.py"
     return None
 
 
@@ -127,15 +129,6 @@ def _paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
         yield prefix + name
         if isinstance(value, dict):
             yield from _paths(value, f"{prefix}{name}.")
-
-
-def _finite(value: Any) -> Any:
-    """The value with numbers that JSON lacks (nan, inf) as null."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _use_compilation_cache() -> None:

@@ -1,8 +1,8 @@
-"""Trains a model, or goes on where the same work directory stopped.
+r"""Trains a model, or goes on where the same work directory stopped.
 
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.train --config=configs/quickstart.py --workdir=runs/wide \
-      --config.model.d_model=256 --config.schedule.peak_learning_rate=2e-3
+      --config.model.d_model=384 --config.schedule.peak_learning_rate=2e-3
   python -m launch.train --config=configs/quickstart.py --workdir=runs/mine \
       --config.data.source=files --config.data.path='books/*.txt'
 

@@ -18,7 +18,7 @@ class Checkpoints:
     def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False):
         latest = preservation_policy.LatestN(config.keep_last)
         best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["cross_entropy"],
+            get_metric_fn=_cross_entropy,
             reverse=True,  # the smallest is the best
             n=config.keep_best,
             keep_checkpoints_without_metrics=False,
@@ -31,6 +31,8 @@ class Checkpoints:
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                best_fn=_cross_entropy,  # without one, orbax writes no metrics
+                best_mode="min",
                 read_only=read_only,
                 create=not read_only,
             ),
@@ -112,6 +114,10 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
                 "make room and start again: finished checkpoints are whole"
             ) from error
+
+
+def _cross_entropy(metrics: Any) -> float:
+    return metrics["cross_entropy"]
 
 
 def _summary(error: Exception) -> str:

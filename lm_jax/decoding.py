@@ -33,7 +33,7 @@ def filter_top_p(logits: jax.Array, p: float) -> jax.Array:
     ordered = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(ordered, axis=-1) - ordered
     rank = jnp.argsort(order, axis=-1)
-    keep = jnp.take_along_axis(before < p, rank, axis=-1)
+    keep = jnp.take_along_axis(before < p, rank, axis=-1) | (rank == 0)
     return jnp.where(keep, logits, -jnp.inf)
 
 

@@ -16,7 +16,7 @@ from lm_jax import data, decoding, evaluation, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints
-from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, SamplesConfig
 from lm_jax.inspection import embedding_table, inspect
 from lm_jax.models import FAMILIES
 from lm_jax.objectives import targets_per_step
@@ -58,12 +58,14 @@ def train(
     experiments.validate(experiment)
     workdir.refuse_another_experiment(experiment, directory)
     dataset = data.prepare(experiment.data)
-    workdir.refuse_other_data(dataset.description, directory)
+    workdir.refuse_other_data(dataset, directory)
     program = compile_experiment(experiment, dataset.description["sizes"])
     counts = program.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps
     batches = None if counts else training_batches(program, dataset)
     inherited = _inherited(experiment)
+    if dataset.tokenizer is not None and program.model.step is not None:
+        _openings(program, dataset.tokenizer, [experiment.samples.prompt])  # refused now, not later
     workdir.write_inputs(directory, experiment, dataset)
 
     with contextlib.ExitStack() as stack:
@@ -225,6 +227,8 @@ def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
 def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
     """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
+    Its mesh is the run's own where that fits the devices here, else one device.
+
     Raises:
       ValueError: the directory holds no run, no such checkpoint, or none that can be read.
     """
@@ -232,7 +236,12 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     tokenizer = None
     if not isinstance(experiment.data, data.ImageConfig):
         tokenizer = data.load_tokenizer(directory / "tokenizer")
-    program = compile_experiment(experiment, workdir.read_sizes(directory))
+    sizes = workdir.read_sizes(directory)
+    try:
+        program = compile_experiment(experiment, sizes)
+    except ValueError:  # trained on other devices than are here: to read it, one will do
+        experiment.mesh = MeshConfig()
+        program = compile_experiment(experiment, sizes, jax.devices()[:1])
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
@@ -249,7 +258,7 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
     """
     experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
     dataset = data.prepare(run.program.experiment.data)
-    workdir.refuse_other_data(dataset.description, run.workdir)
+    workdir.refuse_other_data(dataset, run.workdir)
     losses = evaluation.make_loss_function(run.program.model)
     examples = getattr(dataset, split)
     return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
@@ -267,16 +276,9 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
     if run.tokenizer is None or run.program.model.step is None:
         raise ValueError(f"the model of {run.workdir} does not generate text")
     end = run.tokenizer.end_of_document
-    texts = [[end, *run.tokenizer.encode(prompt).tolist()] for prompt in prompts]
-    model = run.program.experiment.model
-    unlimited = FAMILIES[experiments.variant("model", model)].any_length
-    context = sys.maxsize if unlimited else model.context_length
+    texts = _openings(run.program, run.tokenizer, prompts)
+    context = _longest_context(run.program)
     longest = max(map(len, texts), default=0)
-    if longest >= context:
-        raise ValueError(
-            f"a prompt is {longest - 1} tokens long; the model's context of {context} leaves room "
-            f"for at most {context - 2}"
-        )
     sampling = decoding.Sampling(config.temperature, config.top_k, config.top_p)
     generate = jax.jit(
         functools.partial(decoding.generate, run.program.model, sampling=sampling, end_token=end)
@@ -304,6 +306,32 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
         kept = max(context // 2, 1)
     decode = run.tokenizer.decode
     return [decode(np.array(text[1:])) for text in texts]
+
+
+def _longest_context(program: Program) -> int:
+    """How many tokens the model reads at most."""
+    model = program.experiment.model
+    unlimited = FAMILIES[experiments.variant("model", model)].any_length
+    return sys.maxsize if unlimited else model.context_length
+
+
+def _openings(
+    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
+) -> list[list[int]]:
+    """The tokens that a model reads first: a document's boundary and the prompt.
+
+    Raises:
+      ValueError: a prompt leaves no room for a new token in the model's context.
+    """
+    texts = [[tokenizer.end_of_document, *tokenizer.encode(p).tolist()] for p in prompts]
+    context = _longest_context(program)
+    longest = max(map(len, texts), default=0)
+    if longest >= context:
+        raise ValueError(
+            f"a prompt is {longest - 1} tokens long; the model's context of {context} leaves room "
+            f"for at most {context - 2}"
+        )
+    return texts
 
 
 def vectors_of_words(run: Run) -> WordVectors:

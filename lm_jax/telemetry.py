@@ -75,7 +75,7 @@ class RunLog:
             self._tensorboard.close()
 
     def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
-        row = {"step": step, "kind": kind} | {k: _jsonable(v) for k, v in metrics.items()}
+        row = {"step": step, "kind": kind} | finite(dict(metrics))
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard:
@@ -140,8 +140,12 @@ class Meter:
         }
 
 
-def _jsonable(value: Any) -> Any:
-    """JSON has no nan and no inf."""
+def finite(value: Any) -> Any:
+    """The value with numbers that JSON lacks (nan, inf) as null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -10,7 +10,7 @@ import jax
 from lm_jax import data
 from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
-from lm_jax.telemetry import environment
+from lm_jax.telemetry import environment, finite
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -45,17 +45,24 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
         )
 
 
-def refuse_other_data(description: dict[str, Any], workdir: Path) -> None:
-    """Raises ValueError if the directory was begun with other documents or images."""
+def refuse_other_data(dataset: data.Corpus | data.LabelledSet, workdir: Path) -> None:
+    """Raises ValueError if the directory was begun with other data, or another tokenizer of it."""
     path = workdir / "data.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text())
-    if before["fingerprint"] != description["fingerprint"]:
+    before, now = json.loads(path.read_text()), dataset.description
+    if before["fingerprint"] != now["fingerprint"]:
         raise ValueError(
             f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
-            f"{description['sha256'][:12]}): its model and checkpoints do not match it; "
+            f"{now['sha256'][:12]}): its model and checkpoints do not match it; "
             "choose another --workdir"
+        )
+    tokenizer = dataset.tokenizer
+    if tokenizer and tokenizer.model != data.load_tokenizer(workdir / "tokenizer").model:
+        raise ValueError(
+            f"the text of {workdir} was cut by another tokenizer than its own, which another "
+            "release of sentencepiece trained; install that one and clear the cache, or choose "
+            "another --workdir"
         )
 
 
@@ -75,5 +82,5 @@ def write_inputs(
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)

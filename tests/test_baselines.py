@@ -1,5 +1,6 @@
 import lzma
 import math
+import random
 
 import pytest
 
@@ -48,3 +49,17 @@ def test_the_embedded_corpus_costs_what_counting_should():
 def test_an_unseen_character_costs_its_place_among_all_code_points():
     known, unseen = baselines(["aab" * 50], ["aab"]), baselines(["aab" * 50], ["aa日"])
     assert unseen["uniform"] - known["uniform"] == pytest.approx(math.log2(0x110000 - 2) / 3)
+
+
+def test_repetitive_text_costs_finitely_many_bits():
+    # Nearly every context occurs three times or more, and what is new costs what is left to it.
+    draw = random.Random(0).choice
+    ten = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
+    words = " ".join(draw(ten) for _ in range(2000))
+    found = baselines([words], [words[:100] + "alpbet"])
+    assert all(map(math.isfinite, found.values())), found
+
+
+def test_a_large_alphabet_has_5_grams_too():
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 7000)))
+    assert math.isfinite(baselines([text], [text[:9]])["character 5-gram"])

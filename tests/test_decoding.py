@@ -102,3 +102,7 @@ def test_draws_follow_the_tempered_distribution():
     shares = np.bincount(np.asarray(drawn), minlength=3) / 40_000
     expected = np.exp([0.0, 2.0, 4.0]) / np.exp([0.0, 2.0, 4.0]).sum()
     np.testing.assert_allclose(shares, expected, atol=0.01)
+
+
+def test_top_p_of_nothing_keeps_the_most_probable():
+    assert jnp.isfinite(filter_top_p(jnp.zeros((1, 3)), 0.0)).tolist() == [[True, False, False]]

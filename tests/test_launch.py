@@ -136,6 +136,7 @@ def test_help_shows_how_to_begin(program):
         ("train", ["--config.mesh.data=3"], "does not fit 1 devices"),
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
         ("train", ["--config=configs/missing.py"], "missing.py"),
+        ("train", [f"--config.samples.prompt={'long ' * 50}"], "a prompt is 250 tokens long"),
         ("train", ["stray"], "unexpected argument 'stray'"),
         ("train", ["--confg.x=1"], "Unknown command line flag"),
         ("evaluate", [], "is no work directory"),
@@ -150,6 +151,12 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message,
     assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
     assert message in err
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("config", [["--config=configs/no.py"], ["--config", "configs/no.py"]])
+def test_a_missing_configuration_is_named_also_without_overrides(config):
+    status, _, err = launch("count", *config)
+    assert status == 1 and err.startswith("error: --config=configs/no.py: no such file")
 
 
 def test_a_work_directory_of_another_experiment_is_refused(trained):

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from configs.quickstart import get_config
+from lm_jax import experiment as experiments
 from tests.test_launch import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,3 +56,13 @@ def test_make_has_the_two_commands():
 def test_files_that_the_readme_points_to_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert (Path(ROOT) / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "launch/train.py", "launch/count.py"])
+def test_models_shown_in_passing_can_be_built(name):
+    shown = re.findall(r"--config\.model\.(\w+)=(\d+)", (ROOT / name).read_text())
+    assert shown
+    experiment = get_config()
+    for field, value in shown:
+        setattr(experiment.model, field, int(value))
+    experiments.validate(experiment)

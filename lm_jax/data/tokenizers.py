@@ -62,8 +62,11 @@ class Tokenizer(NamedTuple):
         return ids
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text of token ids; bytes that are not UTF-8 become U+FFFD, ends are left out."""
-        kept = [int(i) for i in ids if i != self.end_of_document]
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD.
+
+        Ends are left out, and so are ids from `vocab_size` on: a model's vocabulary may be larger.
+        """
+        kept = [int(i) for i in ids if i != self.end_of_document and i < self.vocab_size]
         if self.processor is None:
             return bytes(kept).decode(errors="replace")
         return self.processor.decode(kept)

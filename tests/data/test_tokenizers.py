@@ -111,3 +111,10 @@ def test_a_vocabulary_of_words_is_saved_and_loaded(tmp_path):
 def test_a_vocabulary_without_room_for_words_is_refused():
     with pytest.raises(ValueError, match="has no room for a word"):
         train_tokenizer(TokenizerConfig("word", 2), ["a b"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_a_padded_vocabulary_have_no_text(kind):
+    tokenizer = TOKENIZERS[kind]
+    padded = np.append(tokenizer.encode("text"), [tokenizer.vocab_size, tokenizer.vocab_size + 99])
+    assert tokenizer.decode(padded) == "text"

@@ -1,0 +1,60 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import pytest
+
+from lm_jax import runs
+from lm_jax.data import corpus
+from lm_jax.experiment import MeshConfig, SamplesConfig
+from tests.experiments import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on eight devices, on text without a space."""
+    place = tmp_path_factory.mktemp("unspaced")
+    (place / "text.txt").write_text("abcabd" * 4000)
+    experiment = tiny(mesh=MeshConfig(data=1, fsdp=8, tensor=1), training__num_steps=10)
+    experiment.data = dataclasses.replace(
+        experiment.data,
+        source="files",
+        path=str(place / "text.txt"),
+        split="tail",
+        drop_repeated_paragraphs=False,
+        cache_directory=str(place / "cache"),
+    )
+    experiment.data.tokenizer.vocab_size = 270
+    runs.train(experiment, place / "run")
+    return place / "run"
+
+
+def test_what_a_run_writes_is_json(trained):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    results = json.loads((trained / "evaluation.json").read_text(), parse_constant=refuse)
+    assert results["validation"]["word_perplexity"] is None  # e^(all nats of the text): infinite
+
+
+def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: first)
+    run = runs.load(trained)
+    assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    figures = runs.evaluate(run, split="validation", batch_size=3, stride=0)
+    written = json.loads((trained / "evaluation.json").read_text())["validation"]
+    assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
+    assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].startswith("ab")
+
+
+def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
+    run, train_tokenizer = runs.load(trained), corpus.train_tokenizer
+    another = lambda config, texts: train_tokenizer(  # noqa: E731
+        dataclasses.replace(config, vocab_size=265), texts
+    )
+    monkeypatch.setattr(corpus, "train_tokenizer", another)
+    shutil.rmtree(run.program.experiment.data.cache_directory)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        runs.evaluate(run, split="validation", batch_size=8, stride=0)
