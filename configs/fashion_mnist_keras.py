@@ -27,7 +27,7 @@ def get_config() -> Experiment:
             label_names="T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,boot",
         ),
         optimizer=OptimizerConfig(name="adam", clip_norm=0.0),
-        schedule=ScheduleConfig(peak_learning_rate=1e-3, name="constant", warmup_steps=0),
+        schedule=ScheduleConfig(peak_learning_rate=4e-3, name="cosine", warmup_steps=100),
         training=TrainingConfig(
             num_steps=1500, batch_size=200, steps_per_call=20, log_every_steps=20
         ),

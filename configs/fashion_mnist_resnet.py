@@ -30,6 +30,6 @@ def get_config() -> Experiment:
         ),
         optimizer=OptimizerConfig(name="adam", clip_norm=0.0),
         schedule=ScheduleConfig(peak_learning_rate=1e-3, name="cosine", warmup_steps=20),
-        training=TrainingConfig(num_steps=200, batch_size=64, steps_per_call=5, log_every_steps=5),
-        evaluation=EvaluationConfig(batch_size=500, every_steps=40),
+        training=TrainingConfig(num_steps=200, batch_size=16, steps_per_call=5, log_every_steps=5),
+        evaluation=EvaluationConfig(batch_size=100, every_steps=0),
     )

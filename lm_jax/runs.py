@@ -64,6 +64,7 @@ def train(
     num_steps = 1 if counts else experiment.training.num_steps
     batches = None if counts else training_batches(program, dataset)
     inherited = _inherited(experiment)
+    _abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:
         _openings(program, dataset.tokenizer, [experiment.samples.prompt])  # refused now, not later
     workdir.write_inputs(directory, experiment, dataset)
@@ -158,7 +159,9 @@ def _restore(
     program: Program, checkpoints: Checkpoints, which: str, say: Callable[[str], None]
 ) -> tuple[int, training.TrainState]:
     step, state = checkpoints.restore(_abstract_state(program), which, say)
-    return step, training.TrainState(**state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = sharding.replicated(training.TrainState(**state), program.mesh)
+    return step, state
 
 
 def _first_state(
@@ -173,7 +176,8 @@ def _first_state(
         return state, [*notes, f"resuming from the checkpoint of step {step}"]
     if program.model.fit is not None:
         variables = program.model.fit(dataset.train)
-        return training.counted_state(variables, program.experiment.seed), notes
+        state = training.counted_state(variables, program.experiment.seed)
+        return sharding.replicated(state, program.mesh), notes
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, program.experiment.seed
     )

@@ -130,6 +130,11 @@ def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh
     return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
+def replicated(tree: Any, mesh: Mesh) -> Any:
+    """Arrays as copies on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
     """The sharding of a batch [..., B, T]: split over data and fsdp after the leading axes."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, ("data", "fsdp")))

@@ -71,7 +71,7 @@ def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shape
 
 
 def counted_state(variables: Any, seed: int) -> TrainState:
-    """The state after the one step of a model that counts."""
+    """The state after the one step of a model that counts, on one device."""
     return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax import runs
-from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig
+from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig, prepare
 from lm_jax.experiment import EvaluationConfig, FineTuningConfig, MeshConfig, SamplesConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet import ConvNetConfig
@@ -19,6 +19,13 @@ from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.text_classifier import RecurrentClassifierConfig
 from tests.experiments import tiny
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+
 
 LANGUAGE = {
     "ngram": NgramConfig(order=3),
@@ -33,6 +40,7 @@ LANGUAGE = {
 def language(name):
     config = tiny(model=LANGUAGE[name], evaluation__every_steps=10, mesh=MeshConfig())
     config.data.tokenizer = TokenizerConfig("byte")
+    config.schedule.peak_learning_rate = 1e-2
     return config
 
 
@@ -67,7 +75,7 @@ def images(model, **fields):
 
 def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
     config = images(DenseClassifierConfig(num_layers=2, d_hidden=32), training__batch_size=64)
-    config.schedule.peak_learning_rate = 1e-2
+    config.schedule.peak_learning_rate, config.training.num_steps = 1e-2, 40
     results = runs.train(config, tmp_path)
     assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
     findings = json.loads((tmp_path / "inspection.json").read_text())
@@ -80,20 +88,29 @@ def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
         assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()
 
 
-def test_running_statistics_are_saved_with_the_state(tmp_path):
-    config = images(ConvNetConfig(architecture="keras", norm="batch_norm"))
-    runs.train(config, tmp_path)
-    run = runs.load(tmp_path, say=lambda line: None)
+@pytest.fixture
+def larger_digits(tmp_path):
+    """Digits of 16 x 16, for networks that pool."""
+    digits = prepare(ImageConfig()).train
+    pixels = np.kron(digits.inputs[:400, ..., 0], np.ones((2, 2), np.float32))
+    np.savez(tmp_path / "digits.npz", x_train=pixels, y_train=digits.targets[:400])
+    return ImageConfig(source="npz", path=str(tmp_path / "digits.npz"))
+
+
+def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
+    config = images(ConvNetConfig(architecture="keras", norm="batch_norm"), data=larger_digits)
+    runs.train(config, tmp_path / "run")
+    run = runs.load(tmp_path / "run", say=lambda line: None)
     means = [leaf for leaf in jax.tree.leaves(run.variables["batch_stats"]) if leaf.ndim == 1]
     assert any(np.abs(leaf).max() > 0 for leaf in means)
-    assert "First filters" in (tmp_path / "report.html").read_text()
+    assert "First filters" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_only_the_head_of_another_runs_model_is_trained(tmp_path):
+def test_only_the_head_of_another_runs_model_is_trained(larger_digits, tmp_path):
     model = ConvNetConfig(architecture="keras", norm="batch_norm")
-    runs.train(images(model), tmp_path / "base")
-    model.num_classes = 0
-    config = images(model, fine_tuning=FineTuningConfig(str(tmp_path / "base"), "head"))
+    runs.train(images(model, data=larger_digits), tmp_path / "base")
+    config = images(model, data=larger_digits)
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"), "head")
     config.seed = 7
     runs.train(config, tmp_path / "tuned")
     base, tuned = (runs.load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))

@@ -7,7 +7,7 @@ import pytest
 
 from lm_jax import runs
 from lm_jax.data import corpus
-from lm_jax.experiment import MeshConfig, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, MeshConfig, SamplesConfig
 from tests.experiments import tiny
 
 
@@ -43,7 +43,7 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: first)
     run = runs.load(trained)
     assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
-    figures = runs.evaluate(run, split="validation", batch_size=3, stride=0)
+    figures = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
     assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].startswith("ab")
@@ -57,4 +57,4 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     monkeypatch.setattr(corpus, "train_tokenizer", another)
     shutil.rmtree(run.program.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
-        runs.evaluate(run, split="validation", batch_size=8, stride=0)
+        runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
