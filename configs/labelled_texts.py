@@ -16,8 +16,8 @@ from lm_jax.experiment import (
     TrainingConfig,
 )
 
-CONTEXT_LENGTHS = {"reviews": 48, "newsgroups": 200, "genres": 40}
-_STEPS = {"reviews": 600, "newsgroups": 1400, "genres": 1600}
+CONTEXT_LENGTHS = {"reviews": 48, "newsgroups": 128, "genres": 40}
+_STEPS = {"reviews": 600, "newsgroups": 900, "genres": 1200}
 
 
 def on_texts(texts: str, model: Any) -> Experiment:
