@@ -29,6 +29,7 @@ def main() -> dict[str, Any]:
         config = program.experiment_of(CONFIG).model
         if config.vocab_size == 0:  # the tokenizer's, which need not be trained for its size
             config.vocab_size = CONFIG.value.data.tokenizer.expected_vocab_size
+            program.say(f"of a vocabulary of at most {config.vocab_size:,}")
     counts = count_parameters(config)
     total = counts["total"]
     for name, count in counts.items():

@@ -25,7 +25,7 @@ MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "Tokens a text.", l
 TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0: greedy; 1: the model's own.", 0.0)
 TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k most probable; 0: all.", lower_bound=0)
 TOP_P = flags.DEFINE_float("top_p", 0.95, "Draw among those with p of the mass; 1: all.", 0.0, 1.0)
-SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", 0, 2**32 - 1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 

@@ -6,6 +6,7 @@ import os
 import runpy
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         try:
             results = main()
         except (ValueError, OSError) as error:
+            if isinstance(error, ValueError) and not _is_ours(error):
+                traceback.print_exception(error)  # no bad input, but a fault of the code
             return _fail(str(error))
         except KeyboardInterrupt:
             return _fail("interrupted")
@@ -92,6 +95,12 @@ def _fail(message: str) -> int:
     return 1
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised in this house, where a message is written for its user."""
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return raised_in.is_relative_to(Path(__file__).parents[1])
+
+
 def _missing_config(argv: list[str]) -> str | None:
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         name, equals, value = argument.partition("=")
@@ -133,5 +142,6 @@ def _paths(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _use_compilation_cache() -> None:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(Path(root) / "lm_jax" / "xla"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(root) / "lm_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -6,11 +6,13 @@ The parts of a model and of the data are declared beside the code that reads the
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from lm_jax.data.config import KINDS, DataConfig
-from lm_jax.models import FAMILIES, TransformerConfig
+from lm_jax.models import FAMILIES
+from lm_jax.models.transformer import TransformerConfig
 
 
 @dataclasses.dataclass
@@ -137,6 +139,8 @@ _CHOICES = {
 _AT_LEAST = {
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
+    "optimizer.epsilon": 0,
+    "optimizer.adam_learning_rate_ratio": 0,
     "schedule.warmup_steps": 0,
     "schedule.peak_learning_rate": 0,
     "training.num_steps": 1,
@@ -159,7 +163,17 @@ _AT_LEAST = {
     "seed": 0,
 }
 # Fields that change neither the numbers of a run nor what its checkpoints hold.
-_FREE_ON_RESUME = ("mesh", "evaluation", "checkpoint", "samples", "tensorboard")
+# The data has a fingerprint of its own, which a run is held to.
+_FREE_ON_RESUME = (
+    "mesh",
+    "evaluation",
+    "checkpoint",
+    "samples",
+    "tensorboard",
+    "training.log_every_steps",
+    "data.path",
+    "data.cache_directory",
+)
 
 
 def field(config: Any, path: str) -> Any:
@@ -199,6 +213,10 @@ def validate(experiment: Experiment) -> None:
     for path, least in _AT_LEAST.items():
         if not (given := field(experiment, path)) >= least:
             raise ValueError(f"{path} is {given}; expected at least {least}")
+    _validate_finite(to_dict(experiment), "")
+    for path in ("optimizer.beta1", "optimizer.beta2"):
+        if not 0 <= (given := field(experiment, path)) < 1:
+            raise ValueError(f"{path} is {given}; expected 0 <= beta < 1")
     for path in ("schedule.final_fraction", "schedule.decay_fraction"):
         if not 0 <= (given := field(experiment, path)) <= 1:
             raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
@@ -214,6 +232,14 @@ def validate(experiment: Experiment) -> None:
             f"schedule.warmup_steps {schedule.warmup_steps} leaves no step of training.num_steps "
             f"{steps} at the peak; warm up for fewer"
         )
+
+
+def _validate_finite(tree: Mapping[str, Any], prefix: str) -> None:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            _validate_finite(value, f"{prefix}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{prefix}{name} is {value}; expected a finite number")
 
 
 def _validate_objective(experiment: Experiment) -> None:
@@ -337,5 +363,9 @@ def differences(before: Experiment, after: Experiment) -> list[str]:
     return [
         f"{path}: {old.get(path)!r} -> {new.get(path)!r}"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and path.split(".")[0] not in _FREE_ON_RESUME
+        if old.get(path) != new.get(path) and not _is_free(path)
     ]
+
+
+def _is_free(path: str) -> bool:
+    return any(path == free or path.startswith(f"{free}.") for free in _FREE_ON_RESUME)

@@ -47,7 +47,7 @@ def train(
 
     The same work directory continues the same experiment from its newest checkpoint. When
     `stop_requested` turns true the state is saved and the result says `"stopped": True`. A model
-    that counts is fitted in one step.
+    that counts is fitted in one step. A finished run only returns what it came to.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -57,6 +57,9 @@ def train(
     started = time.monotonic()
     experiments.validate(experiment)
     workdir.refuse_another_experiment(experiment, directory)
+    finished = workdir.results_of(experiment, directory)
+    if finished is not None:
+        return finished
     dataset = data.prepare(experiment.data)
     workdir.refuse_other_data(dataset, directory)
     program = compile_experiment(experiment, dataset.description["sizes"])
@@ -106,6 +109,11 @@ def train(
                 experiment.evaluation,
             )
             log.evaluation(step, measured[step])
+            if np.isnan(measured[step]["cross_entropy"]):
+                raise training.NonFiniteLoss(
+                    f"the validation loss of step {step} is not a number: this state was not "
+                    "saved; lower schedule.peak_learning_rate"
+                )
             meter.pause()
 
         def save(step: int, state: training.TrainState) -> None:
@@ -261,6 +269,7 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
         trained on.
     """
     experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
+    sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
     dataset = data.prepare(run.program.experiment.data)
     workdir.refuse_other_data(dataset, run.workdir)
     losses = evaluation.make_loss_function(run.program.model)
@@ -277,6 +286,7 @@ def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int 
       ValueError: the model does not generate, or a prompt leaves no room for a new token in its
         context.
     """
+    experiments.validate(dataclasses.replace(run.program.experiment, samples=config))
     if run.tokenizer is None or run.program.model.step is None:
         raise ValueError(f"the model of {run.workdir} does not generate text")
     end = run.tokenizer.end_of_document

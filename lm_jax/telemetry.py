@@ -262,6 +262,14 @@ def _commit() -> str | None:
             text=True,
             timeout=5,
         )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None
+    commit = found.stdout.strip()
+    return commit + ("-dirty" if changes.stdout.strip() else "") if commit else None

@@ -18,7 +18,7 @@ def read_experiment(workdir: Path) -> Experiment:
     path = workdir / "config.json"
     try:
         return experiments.from_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{workdir} is no work directory: it holds no config.json") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
@@ -32,8 +32,20 @@ def read_sizes(workdir: Path) -> dict[str, int]:
         raise ValueError(f"{workdir / 'data.json'} cannot be read; restore it") from None
 
 
+def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
+    """What a finished run of this very experiment came to; None if there is none."""
+    try:
+        results = json.loads((workdir / "evaluation.json").read_text())
+        config = json.loads((workdir / "config.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return results if config == experiments.to_dict(experiment) else None
+
+
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
     """Raises ValueError if the directory was begun with another configuration."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir is a directory")
     if not (workdir / "config.json").exists():
         return
     changed = experiments.differences(read_experiment(workdir), experiment)

@@ -5,7 +5,7 @@ import shutil
 import jax
 import pytest
 
-from lm_jax import runs
+from lm_jax import runs, workdir
 from lm_jax.data import corpus
 from lm_jax.experiment import EvaluationConfig, MeshConfig, SamplesConfig
 from tests.experiments import tiny
@@ -58,3 +58,29 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     shutil.rmtree(run.program.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
         runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+
+
+def test_a_finished_run_only_returns_what_it_came_to(trained):
+    experiment = workdir.read_experiment(trained)
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    assert runs.train(experiment, trained)["step"] == 10
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
+    experiment = workdir.read_experiment(trained)
+    shutil.copytree(trained, tmp_path / "run")
+    moved = shutil.copy(experiment.data.path, tmp_path / "moved.txt")
+    experiment.data.path, experiment.data.cache_directory = str(moved), str(tmp_path / "cache")
+    experiment.training.log_every_steps = 3
+    assert runs.train(experiment, tmp_path / "run")["step"] == 10
+
+
+def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
+    experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh=MeshConfig())
+    experiment.schedule.peak_learning_rate = 1e38
+    experiment.optimizer.name = "sgd"
+    with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):
+        runs.train(experiment, tmp_path)
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        runs.load(tmp_path)

@@ -3,20 +3,22 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lm_jax.models.causal_cnn import CausalCNNConfig, causal_cnn
-from lm_jax.models.convnet import ConvNetConfig, convnet
-from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
+from lm_jax.models import (
+    causal_cnn,
+    convnet,
+    dense_classifier,
+    mlp,
+    naive_bayes,
+    ngram,
+    recurrent,
+    skip_gram,
+    text_classifier,
+    transformer,
+)
 from lm_jax.models.interface import Batch as Batch
 from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
-from lm_jax.models.mlp import MLPConfig, mlp
-from lm_jax.models.naive_bayes import NaiveBayesConfig, naive_bayes
-from lm_jax.models.ngram import NgramConfig, ngram
-from lm_jax.models.recurrent import RecurrentConfig, recurrent
-from lm_jax.models.skip_gram import SkipGramConfig, skip_gram
-from lm_jax.models.text_classifier import RecurrentClassifierConfig, recurrent_classifier
-from lm_jax.models.transformer import TransformerConfig, transformer
 
 
 class Family(NamedTuple):
@@ -28,21 +30,23 @@ class Family(NamedTuple):
     any_length: bool = False  # whether it reads texts longer than its context_length
 
 
+_CLASSIFIES = ("classification",)
+
 FAMILIES = {
-    "transformer": Family(TransformerConfig, transformer),
-    "ngram": Family(NgramConfig, ngram, any_length=True),
-    "mlp": Family(MLPConfig, mlp, any_length=True),
-    "causal_cnn": Family(CausalCNNConfig, causal_cnn, any_length=True),
-    "recurrent": Family(RecurrentConfig, recurrent, any_length=True),
+    "transformer": Family(transformer.TransformerConfig, transformer.transformer),
+    "ngram": Family(ngram.NgramConfig, ngram.ngram, any_length=True),
+    "mlp": Family(mlp.MLPConfig, mlp.mlp, any_length=True),
+    "causal_cnn": Family(causal_cnn.CausalCNNConfig, causal_cnn.causal_cnn, any_length=True),
+    "recurrent": Family(recurrent.RecurrentConfig, recurrent.recurrent, any_length=True),
     "recurrent_classifier": Family(
-        RecurrentClassifierConfig, recurrent_classifier, objectives=("classification",)
+        text_classifier.RecurrentClassifierConfig, text_classifier.recurrent_classifier, _CLASSIFIES
     ),
-    "naive_bayes": Family(NaiveBayesConfig, naive_bayes, objectives=("classification",)),
+    "naive_bayes": Family(naive_bayes.NaiveBayesConfig, naive_bayes.naive_bayes, _CLASSIFIES),
     "dense_classifier": Family(
-        DenseClassifierConfig, dense_classifier, objectives=("classification",)
+        dense_classifier.DenseClassifierConfig, dense_classifier.dense_classifier, _CLASSIFIES
     ),
-    "convnet": Family(ConvNetConfig, convnet, objectives=("classification",)),
-    "skip_gram": Family(SkipGramConfig, skip_gram, objectives=("skip_gram",)),
+    "convnet": Family(convnet.ConvNetConfig, convnet.convnet, _CLASSIFIES),
+    "skip_gram": Family(skip_gram.SkipGramConfig, skip_gram.skip_gram, ("skip_gram",)),
 }
 
 

@@ -85,6 +85,8 @@ class TransformerConfig:
             )
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
+        if not self.rotary_base > 0:
+            raise ValueError(f"model.rotary_base is {self.rotary_base}; expected above 0")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
