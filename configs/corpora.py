@@ -45,7 +45,7 @@ def _shakespeare(model: Any, peak_learning_rate: float) -> Experiment:
         training=TrainingConfig(
             num_steps=2000, batch_size_tokens=768, steps_per_call=20, log_every_steps=20
         ),
-        evaluation=EvaluationConfig(batch_size=64, context_length=64, stride=32),
+        evaluation=EvaluationConfig(batch_size=64, context_length=64),
         samples=SamplesConfig(num_samples=2, max_new_tokens=400),
     )
 
