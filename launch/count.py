@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
+from lm_jax import data, programs
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.scaling.accounting import count_parameters
 
@@ -26,14 +27,19 @@ def main() -> dict[str, Any]:
     if MODEL.value:
         config = preset(MODEL.value)
     else:
-        config = program.experiment_of(CONFIG).model
-        if config.vocab_size == 0:  # the tokenizer's, which need not be trained for its size
-            config.vocab_size = CONFIG.value.data.tokenizer.expected_vocab_size
-            program.say(f"of a vocabulary of at most {config.vocab_size:,}")
+        experiment = program.experiment_of(CONFIG)
+        config = experiment.model
+        if isinstance(experiment.data, data.DataConfig):  # its tokenizer need not be trained
+            sizes = {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+            program.say(f"with a vocabulary of at most {sizes['vocab_size']:,}")
+        else:
+            sizes = data.prepare(experiment.data).description["sizes"]
+        programs.fill_in(config, sizes)
     counts = count_parameters(config)
     total = counts["total"]
+    width = max(map(len, counts))
     for name, count in counts.items():
-        program.say(f"{name:14}{count:>20,}{count / total:>9.2%}")
+        program.say(f"{name:{width}}{count:>20,}{count / total:>9.2%}")
     shares = {name: count / total for name, count in counts.items() if name != "total"}
     return {"parameters": counts, "shares": shares}
 

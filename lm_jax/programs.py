@@ -42,7 +42,7 @@ def compile_experiment(
     """
     experiments.validate(experiment)
     experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
-    _fill_in(experiment.model, sizes)
+    fill_in(experiment.model, sizes)
     objective = OBJECTIVES[experiment.objective]
     mesh = sharding.make_mesh(experiment.mesh, devices)
     parts = experiment.training.gradient_accumulation_steps
@@ -66,7 +66,12 @@ def compile_experiment(
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
 
 
-def _fill_in(model: Any, sizes: Mapping[str, int]) -> None:
+def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
+    """Sets the fields of a model's configuration that are 0 to what the data set decides.
+
+    Raises:
+      ValueError: a field is neither 0 nor what the data set needs.
+    """
     for name, size in sizes.items():
         given = getattr(model, name, None)
         if given == 0:

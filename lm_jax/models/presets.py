@@ -1,9 +1,10 @@
-"""Published decoder-only Transformers by name."""
+"""Published models by name: decoder-only Transformers, and image classifiers for ImageNet."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from lm_jax.models.convnet import ConvNetConfig
 from lm_jax.models.transformer import TransformerConfig
 
 
@@ -39,7 +40,12 @@ def _llama(vocab_size: int, context_length: int, **shape: Any) -> TransformerCon
     return dataclasses.replace(config, **shape)
 
 
-PRESETS: dict[str, Callable[[], TransformerConfig]] = {
+def _imagenet(architecture: str, size: int = 224) -> ConvNetConfig:
+    """1,000 classes of colour images; what each publication's variant is, convnet.py says."""
+    return ConvNetConfig(architecture, 1000, size, size, 3)
+
+
+PRESETS: dict[str, Callable[[], TransformerConfig | ConvNetConfig]] = {
     "gpt2_small": lambda: _gpt2(12, 768, 12),
     "gpt2_medium": lambda: _gpt2(24, 1024, 16),
     "gpt2_large": lambda: _gpt2(36, 1280, 20),
@@ -68,10 +74,15 @@ PRESETS: dict[str, Callable[[], TransformerConfig]] = {
         d_ff=28_672,
         rotary_base=500_000.0,
     ),
+    "alexnet": lambda: _imagenet("alexnet", 227),
+    "googlenet": lambda: _imagenet("googlenet"),
+    "resnet18": lambda: _imagenet("resnet18"),
+    "resnet34": lambda: _imagenet("resnet34"),
+    "resnet152": lambda: _imagenet("resnet152"),
 }
 
 
-def preset(name: str) -> TransformerConfig:
+def preset(name: str) -> TransformerConfig | ConvNetConfig:
     """The configuration of a published model.
 
     Raises:
