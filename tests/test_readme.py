@@ -14,13 +14,23 @@ from tests.test_launch import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = [
-    "--config.model.d_model=48",
-    "--config.model.num_layers=1",
     "--config.training.num_steps=12",
     "--config.training.steps_per_call=4",
     "--config.schedule.warmup_steps=4",
     "--config.samples.max_new_tokens=16",
 ]
+SMALL_MODELS = {
+    "quickstart": ["--config.model.d_model=48", "--config.model.num_layers=1"],
+    "lstm": ["--config.model.d_hidden=48"],
+}
+
+
+def small(arguments):
+    """What makes a command for training short."""
+    if "launch.train" not in arguments:
+        return []
+    config = next(a for a in arguments if a.startswith("--config="))
+    return SMALL + SMALL_MODELS.get(Path(config.partition(":")[0]).stem, [])
 
 
 def commands():
@@ -34,9 +44,8 @@ def test_every_program_runs_as_shown(tmp_path):
     assert len(programs) >= 5
     for line in programs:
         _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/"))
-        small = SMALL if "launch.train" in arguments else []
         process = subprocess.run(
-            [sys.executable, *arguments, *small],
+            [sys.executable, *arguments, *small(arguments)],
             cwd=ROOT,
             env=environment(),
             capture_output=True,
