@@ -174,12 +174,22 @@ def zero_state(cell: str, batch_size: int, d_hidden: int) -> State:
 def _orthogonal(gates: int) -> Callable:
     """An initializer of [d, gates * d] whose gates are orthogonal matrices, each drawn by itself.
 
-    Uniform over them: QR of a normal matrix, the signs of R's diagonal made positive.
+    Uniform over them: a product of d random reflections (Stewart 1980, section 3). Not by
+    `jnp.linalg.qr`, of which LAPACK under jaxlib 0.10.2 sometimes never returns on a CPU.
     """
 
+    def draw_gate(normal_dd: jax.Array) -> jax.Array:
+        def reflect(q_dd: jax.Array, step):
+            x_d, axis_d = step
+            v_d = x_d + jnp.where(x_d @ axis_d < 0, -1, 1) * jnp.linalg.norm(x_d) * axis_d
+            return q_dd - 2 / (v_d @ v_d) * jnp.outer(q_dd @ v_d, v_d), None
+
+        identity_dd = jnp.eye(len(normal_dd), dtype=normal_dd.dtype)
+        q_dd, _ = jax.lax.scan(reflect, identity_dd, (jnp.triu(normal_dd), identity_dd))
+        return -q_dd * jnp.sign(jnp.diagonal(normal_dd))
+
     def draw(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-        q_ndd, r_ndd = jnp.linalg.qr(jax.random.normal(key, (gates, shape[0], shape[0]), dtype))
-        q_ndd = q_ndd * jnp.sign(jnp.diagonal(r_ndd, axis1=1, axis2=2))[:, None, :]
+        q_ndd = jax.vmap(draw_gate)(jax.random.normal(key, (gates, shape[0], shape[0]), dtype))
         return q_ndd.swapaxes(0, 1).reshape(shape)
 
     return draw
