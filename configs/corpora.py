@@ -15,7 +15,9 @@ from lm_jax.experiment import (
     SamplesConfig,
     ScheduleConfig,
     TrainingConfig,
+    variant,
 )
+from lm_jax.models import FAMILIES
 
 
 def on_corpus(corpus: str, sizes: dict[str, Any], peak_learning_rate: float) -> Experiment:
@@ -28,6 +30,13 @@ def on_corpus(corpus: str, sizes: dict[str, Any], peak_learning_rate: float) -> 
         raise ValueError(f"no corpus {corpus!r}; expected --config=FILE:{' or :'.join(sizes)}")
     build = _shakespeare if corpus == "shakespeare" else _reference
     return build(sizes[corpus], peak_learning_rate)
+
+
+def _evaluation(model: Any, every_steps: int) -> EvaluationConfig:
+    """Windows so long that few tokens stand at their beginning, or else overlapping by half."""
+    if FAMILIES[variant("model", model)].any_length:
+        return EvaluationConfig(every_steps, batch_size=8, context_length=1024)
+    return EvaluationConfig(every_steps, batch_size=32, stride=model.context_length // 2)
 
 
 def _shakespeare(model: Any, peak_learning_rate: float) -> Experiment:
@@ -45,7 +54,7 @@ def _shakespeare(model: Any, peak_learning_rate: float) -> Experiment:
         training=TrainingConfig(
             num_steps=2000, batch_size_tokens=768, steps_per_call=20, log_every_steps=20
         ),
-        evaluation=EvaluationConfig(batch_size=64, context_length=64),
+        evaluation=_evaluation(model, every_steps=500),
         samples=SamplesConfig(num_samples=2, max_new_tokens=400),
     )
 
@@ -56,6 +65,6 @@ def _reference(model: Any, peak_learning_rate: float) -> Experiment:
         data=DataConfig(tokenizer=TokenizerConfig(kind="bpe", vocab_size=2048)),
         schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=50),
         training=TrainingConfig(num_steps=300, batch_size_tokens=2048),
-        evaluation=EvaluationConfig(every_steps=100, batch_size=8, context_length=256),
+        evaluation=_evaluation(model, every_steps=100),
         samples=SamplesConfig(num_samples=2, max_new_tokens=200),
     )
