@@ -12,7 +12,7 @@ from lm_jax.data.cleaning import uniform
 from lm_jax.data.config import LabelledTextConfig
 from lm_jax.data.corpus import tokenize
 from lm_jax.data.examples import Examples, LabelledSet
-from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of
+from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
 from lm_jax.data.tokenizers import train_tokenizer
 
 
@@ -122,8 +122,6 @@ def _read_tfds(config: LabelledTextConfig) -> tuple[list[_Labelled], list[_Label
     def read(split: str) -> list[_Labelled]:
         source = builder.as_data_source(split=split)
         name = features["label"].int2str
-        return [
-            _Labelled(bytes(e[texts[0]]).decode("utf-8"), name(int(e["label"]))) for e in source
-        ]
+        return [_Labelled(tfds_text(e[texts[0]]), name(int(e["label"]))) for e in source]
 
     return read("train"), read("test") if "test" in builder.info.splits else None

@@ -128,13 +128,18 @@ def tfds_builder_of(name: str, directory: Path) -> Any:
     return builder
 
 
+def tfds_text(value: Any) -> str:
+    """The text of a feature, which a data source may give as bytes."""
+    return value if isinstance(value, str) else bytes(value).decode("utf-8")
+
+
 def _tfds(config: DataConfig, directory: Path) -> Documents:
     builder = tfds_builder_of(config.path, directory)
     feature = _text_feature(config, builder.info.features)
 
     def read(split: str) -> list[str]:
         source = builder.as_data_source(split=split)
-        return [bytes(example[feature]).decode("utf-8") for example in source]
+        return [tfds_text(example[feature]) for example in source]
 
     splits = builder.info.splits
     validation = read("validation") if "validation" in splits else None
