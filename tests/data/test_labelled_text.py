@@ -104,3 +104,14 @@ def test_words_outside_a_vocabulary_without_unk_are_refused(tmp_path):
     config.tokenizer = TokenizerConfig("word", 500, unknown=False)
     with pytest.raises(ValueError, match="not in the vocabulary .* no <unk>"):
         prepare(config)
+
+
+def test_only_ends_of_lines_end_a_line_and_a_byte_order_mark_is_no_label(tmp_path):
+    lines = [("good", "one\u2028two\x85three\x0cfour"), *LINES]
+    plain = prepare(tabs(tmp_path, lines))
+    assert plain.labels == ["bad", "good"]
+    path = tmp_path / "texts.jsonl"
+    rows = [json.dumps({"label": a, "text": b}, ensure_ascii=False) for a, b in lines]
+    path.write_bytes(("\ufeff" + "\r\n".join(rows)).encode())
+    other = prepare(LabelledTextConfig(path=str(path)))
+    assert other.description["fingerprint"] == plain.description["fingerprint"]
