@@ -13,6 +13,7 @@ from lm_jax.charts import Series, line_chart
 from lm_jax.report import page
 from lm_jax.telemetry import read_metrics
 
+_UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 _COLOURS = (
     "#2459a8",
     "#d1542f",
@@ -51,7 +52,8 @@ def compare(workdirs: Sequence[Path]) -> list[Row]:
     that over the documents or examples of the validation split, if it has several.
 
     Raises:
-      ValueError: a directory holds no finished run, or the runs were not measured in one unit.
+      ValueError: a directory holds no finished run, the runs do not predict the same kind of
+        thing, or the loss of one is infinite.
     """
     runs = [_read(path) for path in workdirs]
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -124,10 +126,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
-    for name in ("bits_per_character", "accuracy"):
-        if all(run["results"]["validation"].get(name) is not None for run in runs):
-            return name
-    raise ValueError("these runs have no figure in common; compare texts with texts")
+    validations = [run["results"]["validation"] for run in runs]
+    units = {unit for unit in _UNITS for found in validations if unit in found}
+    if len(units) > 1:
+        raise ValueError(
+            f"these runs predict {' and '.join(sorted(units))}, which do not compare; "
+            "give runs that predict the same"
+        )
+    for run, found in zip(runs, validations, strict=True):
+        if found.get("cross_entropy") is None:
+            raise ValueError(f"{run['path']} has an infinite cross-entropy; leave it out")
+    characters = all(found.get("bits_per_character") is not None for found in validations)
+    return "bits_per_character" if characters else "accuracy"
 
 
 def _row(group: Sequence[Mapping[str, Any]], metric: str) -> Row:
@@ -157,7 +167,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> Row:
 def _targets_per_step(run: Mapping[str, Any]) -> float:
     """What one step is trained on; a model that counts has one step, over the whole split."""
     trained = [row for row in run["rows"] if row["kind"] == "train"]
-    for unit in ("tokens", "examples", "pairs"):
+    for unit in _UNITS:
         if trained and unit in trained[-1]:
             return trained[-1][unit] / trained[-1]["step"]
     sizes = run["data"]["train"]

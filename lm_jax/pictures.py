@@ -9,11 +9,14 @@ import numpy as np
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> str:
-    """A picture as a `data:` address: pixels [H, W], [H, W, 1] or [H, W, 3].
+    """A picture as a `data:` address: pixels [H, W] or [H, W, channels].
 
+    One channel is grey and three are colours; of any other number the mean is shown, as grey.
     Bytes are shown as they are, floats from their smallest (black) to their largest (white);
     `scale` repeats each pixel so many times in both directions.
     """
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        pixels = pixels.mean(axis=2).astype(pixels.dtype)
     if pixels.dtype != np.uint8:
         low, high = float(pixels.min()), float(pixels.max())
         pixels = np.round((pixels - low) / ((high - low) or 1) * 255).astype(np.uint8)

@@ -41,7 +41,7 @@ def nearest(
     query = vectors.vectors[added].sum(axis=0) - vectors.vectors[taken].sum(axis=0)
     cosines = vectors.vectors @ query / max(float(np.linalg.norm(query)), 1e-12)
     cosines[added + taken] = -np.inf
-    order = np.argsort(-cosines, kind="stable")[:count]
+    order = np.argsort(-cosines, kind="stable")[: min(count, np.isfinite(cosines).sum())]
     return [(vectors.words[row], float(cosines[row])) for row in order]
 
 
@@ -56,7 +56,7 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
     """
     results: dict[str, tuple[int, int]] = {}
     section = ""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         if line.startswith(":"):
             section = line[1:].strip()
             continue
@@ -81,7 +81,7 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
       ValueError: the file cannot be read so, or fewer than 3 of its pairs have vectors.
     """
     cosines, scores, count = [], [], 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in _lines(path):
         if line.startswith("#"):
             continue
         try:
@@ -99,8 +99,10 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
     return float(spearmanr(cosines, scores).statistic), len(scores), count
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, each with its number."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from None

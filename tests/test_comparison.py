@@ -61,3 +61,28 @@ def test_the_page_and_the_picture_hold_every_curve(tmp_path):
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no finished run"):
         compare([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"bits_per_character": None, "tokens": None, "examples": 9},
+            "predict examples and tokens",
+        ),
+        (
+            {"cross_entropy": None, "bits_per_character": None},
+            "other-0 has an infinite cross-entropy",
+        ),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(tmp_path, change, message):
+    paths = [finished(tmp_path, f"{name}-0", 0, 2.0, family=name) for name in ("lstm", "other")]
+    for path, changes in zip(paths, ({}, change), strict=True):
+        results = json.loads((path / "evaluation.json").read_text())
+        found = {"tokens": 9} | results["validation"] | changes
+        if "examples" in changes:
+            del found["tokens"]
+        (path / "evaluation.json").write_text(json.dumps(results | {"validation": found}))
+    with pytest.raises(ValueError, match=message):
+        compare(paths)

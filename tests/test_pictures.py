@@ -46,3 +46,10 @@ def test_tiles_stand_one_pixel_apart():
     assert sheet.shape == (2 * 3 - 1, 4 * 4 - 1)
     np.testing.assert_allclose(sheet[:2, :3], np.arange(6).reshape(2, 3) / 5)
     assert (sheet[2] == 1).all()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_the_mean_of_channels_that_are_no_colours_is_shown(channels):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
+    found = pixels_of(png(image))
+    np.testing.assert_array_equal(found[..., 0], image.mean(axis=2).astype(np.uint8))

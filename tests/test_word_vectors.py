@@ -42,3 +42,15 @@ def test_similarities_are_correlated_by_rank(tmp_path):
 def test_an_unknown_word_is_refused():
     with pytest.raises(ValueError, match="'ship' is not among the 6 words"):
         nearest(VECTORS, ["ship"])
+
+
+def test_the_words_asked_about_are_never_among_the_nearest():
+    found = [word for word, _ in nearest(VECTORS, ["king"], ["man"], count=10)]
+    assert sorted(found) == ["apple", "pear", "queen", "woman"]
+
+
+def test_a_wrong_line_is_named_by_its_number_in_the_file(tmp_path):
+    path = tmp_path / "questions.txt"
+    path.write_text("\n\nthree words only\n")
+    with pytest.raises(ValueError, match="questions.txt:3: "):
+        analogy_accuracy(VECTORS, path)

@@ -118,7 +118,10 @@ class _Lanes:
         rows = stream[places % (len(stream) - 1)].astype(np.int32)
         inputs, targets = rows[:, :-1], rows[:, 1:]
         batch = {"inputs": inputs, "targets": targets, "weights": np.ones(inputs.shape, np.float32)}
-        return batch | _segments(inputs == stream[0])
+        batch |= _segments(inputs == stream[0])
+        if window == 0:  # the lanes of another epoch, or of another text, stopped elsewhere
+            batch["segments"] = batch["segments"] + 1
+        return batch
 
 
 def training_lanes(
@@ -134,7 +137,8 @@ def training_lanes(
 
     For truncated back-propagation through time with a carried state. The stream is cut into
     `batch_size` lanes, each epoch from a phase of its own; batches are as in `training_batches`,
-    with `segments`, so that a state can be dropped where a document opens.
+    with `segments`, so that a state can be dropped where a document opens. The first batch of an
+    epoch continues nothing: its segments are numbered from 2.
 
     Raises:
       ValueError: a lane is shorter than one window, or the batch does not divide.

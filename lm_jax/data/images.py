@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,7 +179,7 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
         array = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
         if zeros or kind != 8 or array.size != np.prod(shape):
             raise ValueError(f"it declares {shape} bytes and holds {array.size}")
-    except (OSError, EOFError, struct.error, ValueError) as error:
+    except (OSError, EOFError, struct.error, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is no idx file of bytes ({error})") from None
     return array.reshape(shape)
 
@@ -187,7 +188,7 @@ def _npz(config: ImageConfig) -> _Source:
     try:
         with np.load(config.path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{config.path} is no npz file of arrays ({error})") from None
     missing = [name for name in _NPZ_ARRAYS["train"] if name not in found]
     if missing:

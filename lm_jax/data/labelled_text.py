@@ -1,6 +1,7 @@
 """Texts with labels: files of `label<TAB>text` or JSONL, and tensorflow-datasets."""
 
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -89,9 +90,12 @@ def _read_files(config: LabelledTextConfig) -> tuple[list[_Labelled], list[_Labe
 
 
 def _read_file(path: Path) -> list[_Labelled]:
-    lines = read_text(path).splitlines()
+    text = read_text(path).removeprefix("\ufeff")  # else the mark would be part of a label
+    lines = io.StringIO(text, newline=None)  # unlike `splitlines`, only ends of lines end a line
     parse = _parse_json if path.suffix == ".jsonl" else _parse_tabs
-    return [parse(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    return [
+        parse(line.rstrip("\n"), f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()
+    ]
 
 
 def _parse_tabs(line: str, place: str) -> _Labelled:

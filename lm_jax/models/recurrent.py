@@ -112,8 +112,8 @@ def _keep(batch: Batch) -> jax.Array | None:
     """0 where a document begins, so that nothing of the one before it is read; None for nowhere.
 
     In a window of a stream, segment 1 of the first column continues the document that the previous
-    window was in; a document that opens there is segment 2 (`data.batches`). The state before the
-    first column is therefore that of a segment 1.
+    window was in; what opens there, a document or an epoch, is segment 2 or more (`data.batches`).
+    The state before the first column is therefore that of a segment 1.
     """
     if "segments" not in batch:
         return None

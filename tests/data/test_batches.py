@@ -153,3 +153,18 @@ def test_lanes_go_on_where_the_last_batch_stopped_and_cover_an_epoch():
 def test_a_stream_shorter_than_its_lanes_is_refused():
     with pytest.raises(ValueError, match="fewer than one window .* each of 4000 lanes"):
         training_lanes(DOCUMENTS, context_length=16, batch_size=4000, seed=0)
+
+
+def test_lanes_continue_nothing_where_an_epoch_begins():
+    one = tokenize(BYTES, ["a text without an end " * 20])
+    batches = training_lanes(one, context_length=16, batch_size=3, seed=0)
+    per_epoch = batches.windows_per_lane
+    for step in range(3 * per_epoch):
+        before = batches[step - 1]["targets"][:, -1] if step else None
+        continues = batches[step]["segments"][:, 0] == 1
+        if step % per_epoch == 0:
+            assert not continues.any()
+        else:
+            np.testing.assert_array_equal(batches[step]["inputs"][:, 0], before)
+            opens = batches[step]["inputs"][:, 0] == one.tokens[0]
+            np.testing.assert_array_equal(continues, ~opens)

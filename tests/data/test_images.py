@@ -113,3 +113,21 @@ def test_augmentation_shifts_and_flips_and_only_in_training():
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) == 18
+
+
+def test_broken_archives_are_refused_in_one_line(tmp_path):
+    write_idx(tmp_path, images=np.tile(IMAGES, (9, 1, 1)))
+    for path in tmp_path.glob("*images*.gz"):
+        raw = bytearray(path.read_bytes())
+        raw[20:60] = b"\xff" * 40
+        path.write_bytes(raw)
+    with pytest.raises(ValueError, match="is no idx file of bytes"):
+        prepare(ImageConfig(source="idx", path=str(tmp_path)))
+    np.savez_compressed(tmp_path / "images.npz", x_train=IMAGES, y_train=LABELS)
+    raw = bytearray((tmp_path / "images.npz").read_bytes())
+    raw[200:260] = b"\xff" * 60
+    (tmp_path / "images.npz").write_bytes(raw)
+    np.save(tmp_path / "images.npy", IMAGES)
+    for name in ("images.npz", "images.npy"):
+        with pytest.raises(ValueError, match="is no npz file of arrays"):
+            prepare(ImageConfig(source="npz", path=str(tmp_path / name)))

@@ -114,3 +114,14 @@ def test_tensorflow_datasets_are_read_by_their_names():
         digits = prepare(ImageConfig(source="tfds", path="mnist"))
     assert set(reviews.labels) <= {"neg", "pos"} and reviews.tokenizer.vocab_size > 40
     assert digits.train.inputs.shape[1:] == (28, 28, 1) and digits.labels == list("0123456789")
+
+
+def test_only_ends_of_lines_end_a_line_and_a_byte_order_mark_is_no_label(tmp_path):
+    lines = [("good", "one\u2028two\x85three\x0cfour"), *LINES]
+    plain = prepare(tabs(tmp_path, lines))
+    assert plain.labels == ["bad", "good"]
+    path = tmp_path / "texts.jsonl"
+    rows = [json.dumps({"label": a, "text": b}, ensure_ascii=False) for a, b in lines]
+    path.write_bytes(("\ufeff" + "\r\n".join(rows)).encode())
+    other = prepare(LabelledTextConfig(path=str(path)))
+    assert other.description["fingerprint"] == plain.description["fingerprint"]
