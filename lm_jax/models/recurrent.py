@@ -70,9 +70,9 @@ class RecurrentNetwork(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt, states: tuple[State, ...], keep_bt):
         c = self.config
-        # Tied, the table is also the output: its rows must not be longer than 1, but are read as
-        # long as others (Vaswani et al. 2017, section 3.4).
-        stddev = c.d_hidden**-0.5 if c.tie_embeddings else 1.0
+        # Tied, the table is also the output: its rows are short, but read as long as others
+        # (Vaswani et al. 2017, section 3.4).
+        stddev = 0.02 if c.tie_embeddings else 1.0
         embedding_vd = self._table("embedding", stddev, c.embedding_width)
         # Time-major; a mask that is broadcast over time is variational dropout.
         dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
