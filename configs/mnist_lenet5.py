@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al. 1998, with ReLU) on MNIST.
+"""LeNet-5 (LeCun et al. 1998) on MNIST.
 
   python -m launch.train --config=configs/mnist_lenet5.py --workdir=runs/mnist_lenet5 \
       --config.data.path=mnist.npz

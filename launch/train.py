@@ -46,7 +46,9 @@ def _summarise(results: dict[str, Any]) -> None:
     validation = results["validation"]
     if validation.get("bits_per_character") is None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
-            program.say(f"validation {name.replace('_', '-')}: {validation[name]:.4f}")
+            value = validation[name]  # of a finished run, null where it was infinite
+            shown = "infinite" if value is None else f"{value:.4f}"
+            program.say(f"validation {name.replace('_', '-')}: {shown}")
     else:
         costs = results["baselines"] | {"this model": validation["bits_per_character"]}
         program.say("bits per character of the validation text:")

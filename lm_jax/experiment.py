@@ -172,6 +172,7 @@ _FREE_ON_RESUME = (
     "tensorboard",
     "training.log_every_steps",
     "data.path",
+    "data.validation_path",
     "data.cache_directory",
 )
 
@@ -255,6 +256,9 @@ def _validate_objective(experiment: Experiment) -> None:
             f"objective {objective} does not fit model family {family}, "
             f"which is for {' or '.join(FAMILIES[family].objectives)}"
         )
+    reads = "images" if hasattr(experiment.model, "image_height") else "labelled_text"
+    if objective == "classification" and kind != reads:
+        raise ValueError(f"model family {family} takes {reads} data, not {kind}")
 
 
 def _validate_batches(experiment: Experiment) -> None:

@@ -32,7 +32,7 @@ class RunLog:
         self._total = total_steps
         path = workdir / "metrics.jsonl"
         if path.exists():
-            _keep_until(path, first_step)
+            _keep_until(path, first_step, measured_again=first_step >= total_steps)
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = None
         if tensorboard:
@@ -149,8 +149,10 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_until(path: Path, last_step: int) -> None:
+def _keep_until(path: Path, last_step: int, measured_again: bool) -> None:
     rows = [row for row in _rows(path) if row["step"] <= last_step]
+    if measured_again:  # a run that resumes at its end evaluates its last state once more
+        rows = [row for row in rows if (row["step"], row["kind"]) != (last_step, "evaluation")]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     os.replace(partial, path)

@@ -5,6 +5,7 @@ import pytest
 
 from configs import quickstart, shakespeare_char_cpu
 from lm_jax import experiment as experiments
+from lm_jax.data import LabelledTextConfig
 from tests.experiments import tiny
 
 
@@ -60,3 +61,13 @@ def test_differences_name_what_changes_the_numbers_and_nothing_else():
 def test_the_package_imports_nothing_heavy():
     code = "import lm_jax, sys; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_held_out_texts_may_move_between_two_starts_of_a_run():
+    before, after = (
+        experiments.Experiment(
+            data=LabelledTextConfig(path=f"{place}/a.tsv", validation_path=f"{place}/b.tsv")
+        )
+        for place in ("here", "there")
+    )
+    assert experiments.differences(before, after) == []

@@ -177,6 +177,11 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
             lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh=MeshConfig()),
             "this model has no module named `head`",
         ),
+        (lambda: images(RecurrentClassifierConfig()), "takes labelled_text data, not images"),
+        (
+            lambda: images(DenseClassifierConfig(), data=LabelledTextConfig(path="texts.tsv")),
+            "dense_classifier takes images data, not labelled_text",
+        ),
         (lambda: images(ConvNetConfig(image_height=9)), "model.image_height is 9, but the data"),
         (lambda: tiny(model=NgramConfig(order=9)), "model.order is 9; expected 1 to 8"),
     ],

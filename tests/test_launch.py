@@ -275,3 +275,16 @@ def test_a_run_without_checkpoints_says_so(tmp_path):
         path.rename(tmp_path / path.name)
     status, _, err = launch("evaluate", f"--workdir={workdir}")
     assert status == 1 and "holds no checkpoint" in err
+
+
+def test_an_infinite_loss_that_was_read_back_is_shown():
+    code = """
+from absl import flags
+from launch import train
+flags.FLAGS(["train", "--workdir=run", "--config=configs/ngram.py"])
+figures = {"cross_entropy": None, "perplexity": None, "accuracy": 0.5}
+train._summarise({"validation": figures, "baselines": {}})
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "validation cross-entropy: infinite" in shown.stdout
+    assert "validation accuracy: 0.5000" in shown.stdout

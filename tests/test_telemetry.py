@@ -23,6 +23,17 @@ def test_a_resumed_run_has_every_step_once(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 31))
 
 
+def test_a_run_resumed_at_its_end_has_one_evaluation_of_it(tmp_path):
+    figures = {"cross_entropy": 2.0, "perplexity": 7.4, "accuracy": 0.5}
+    for first_step in (0, 100):
+        log = RunLog(tmp_path, total_steps=100, tensorboard=False, first_step=first_step)
+        if not first_step:
+            log.training(100, {"loss": 2.0})
+        log.evaluation(100, figures)
+        log.close()
+    assert [row["kind"] for row in read_metrics(tmp_path)] == ["train", "evaluation"]
+
+
 def test_numbers_that_json_lacks_become_null(tmp_path):
     log = RunLog(tmp_path, total_steps=1, tensorboard=False)
     log.training(1, {"loss": math.nan, "learning_rate": math.inf})

@@ -23,9 +23,11 @@ class _Labelled(NamedTuple):
 
 
 def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
-    """The texts of a configuration, none of them twice, none on both sides of the split.
+    """The texts of a configuration, none on both sides of the split.
 
-    The tokenizer is trained on the training split alone.
+    None is trained on twice; of a text with several labels the last counts. A test split that is
+    the data set's own stays as it is, repetitions included. The tokenizer is trained on the
+    training split alone.
 
     Raises:
       ValueError: the files cannot be had or read, or a label is held out but never trained on.

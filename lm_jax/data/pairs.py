@@ -117,7 +117,11 @@ def evaluation_pairs(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Sequence[Batch]:
-    """All ordered pairs of words of a document at most `window` apart, each with weight 1."""
+    """All ordered pairs of words of a document at most `window` apart, each with weight 1.
+
+    Raises:
+      ValueError: there is none.
+    """
     tokens = np.asarray(documents.tokens, np.int32)
     places = np.arange(len(tokens))
     words, near, numbers = [], [], []
@@ -128,6 +132,8 @@ def evaluation_pairs(
         words += [tokens[left], tokens[left + distance]]
         near += [tokens[left + distance], tokens[left]]
         numbers += [number, number]
+    if not sum(map(len, words)):
+        raise ValueError("no document of the validation split has two words; use more text")
     rows = rows_of_process(batch_size, process_index, process_count)
     return _EvaluationPairs(
         np.concatenate(words), np.concatenate(near), np.concatenate(numbers), batch_size, rows

@@ -36,6 +36,12 @@ def test_evaluation_counts_every_pair_of_a_document_once():
     assert sorted((int(a), int(b)) for a, b in found) == all_pairs(3)
 
 
+def test_a_split_without_a_pair_is_refused():
+    alone = tokenize(WORDS, ["one", "dog"])
+    with pytest.raises(ValueError, match="no document of the validation split has two words"):
+        evaluation_pairs(alone, window=3, batch_size=16)
+
+
 def test_training_pairs_are_drawn_near_words_more_often_and_only_inside_documents():
     batches = training_pairs(
         DOCUMENTS, vocab_size=WORDS.vocab_size, window=2, subsampling=0, batch_size=4096, seed=0
