@@ -248,6 +248,11 @@ def _validate_objective(experiment: Experiment) -> None:
     if objective not in _DATA_OF_OBJECTIVE:
         known = ", ".join(_DATA_OF_OBJECTIVE)
         raise ValueError(f"objective is {objective!r}; expected one of {known}")
+    if experiment.fine_tuning.parameters == "head" and not experiment.fine_tuning.workdir:
+        raise ValueError(
+            "fine_tuning.parameters=head trains a head on another run's features; "
+            "give that run as fine_tuning.workdir"
+        )
     kind, kinds = variant("data", experiment.data), _DATA_OF_OBJECTIVE[objective]
     if kind not in kinds:
         raise ValueError(f"objective {objective} takes {' or '.join(kinds)} data, not {kind}")

@@ -66,7 +66,8 @@ def train(
     counts = program.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps
     batches = None if counts else training_batches(program, dataset)
-    inherited = _inherited(experiment)
+    resumes = any((directory / "checkpoints").glob("[0-9]*"))
+    inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
     _abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:
         _openings(program, dataset.tokenizer, [experiment.samples.prompt])  # refused now, not later
@@ -143,12 +144,21 @@ def train(
     return results
 
 
-def _inherited(experiment: Experiment) -> dict[str, Any] | None:
-    """The variables of the run to fine-tune from, as nested dicts; None: start afresh."""
+def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict[str, Any] | None:
+    """The variables of the run to fine-tune from, as nested dicts; None: start afresh.
+
+    Raises:
+      ValueError: there is no such run, or its embeddings are of other tokens.
+    """
     source = experiment.fine_tuning.workdir
     if not source:
         return None
     config = workdir.read_experiment(Path(source)).checkpoint
+    if tokenizer and tokenizer.model != data.load_tokenizer(Path(source) / "tokenizer").model:
+        raise ValueError(
+            f"fine_tuning.workdir {source} has another tokenizer than data.tokenizer gives here: "
+            "its embeddings would stand for other tokens; use byte, or the same texts"
+        )
     with contextlib.closing(
         Checkpoints(Path(source) / "checkpoints", config, read_only=True)
     ) as checkpoints:
@@ -193,6 +203,8 @@ def _first_state(
         return state, notes
     state, kept, fresh = training.inherit(state, inherited)
     source = program.experiment.fine_tuning.workdir
+    if not kept:
+        raise ValueError(f"fine_tuning.workdir {source} has no array of this model's shapes")
     return state, [f"{kept} arrays from {source}; {fresh} of other names or shapes are new"]
 
 
@@ -357,5 +369,7 @@ def vectors_of_words(run: Run) -> WordVectors:
     table = embedding_table(run.variables)
     if table is None or run.tokenizer is None or run.tokenizer.lossless:
         raise ValueError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
-    words = [run.tokenizer.decode(np.array([index])) for index in range(run.tokenizer.vocab_size)]
-    return word_vectors(words, table[: len(words)])
+    first = run.tokenizer.end_of_document + 1  # the end of a document is no word
+    indices = range(first, run.tokenizer.vocab_size)
+    words = [run.tokenizer.decode(np.array([index])) for index in indices]
+    return word_vectors(words, table[first : run.tokenizer.vocab_size])

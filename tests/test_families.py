@@ -175,7 +175,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
         ),
         (
             lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh=MeshConfig()),
-            "this model has no module named `head`",
+            "trains a head on another run's features",
         ),
         (lambda: images(RecurrentClassifierConfig()), "takes labelled_text data, not images"),
         (
@@ -192,3 +192,15 @@ def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         runs.train(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
+    config = tiny(model=LANGUAGE["mlp"], mesh=MeshConfig(), training__num_steps=6)
+    config.data.tokenizer = TokenizerConfig("word", 300)
+    runs.train(config, tmp_path / "base")
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
+    assert runs.train(config, tmp_path / "tuned")["step"] == 6
+    config.data.tokenizer.lowercase = True
+    with pytest.raises(ValueError, match="has another tokenizer than data.tokenizer gives here"):
+        runs.train(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -57,9 +57,10 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
     labels = source.labels or [str(label) for label in range(int(train.targets.max()) + 1)]
     if config.label_names:
         names = [name.strip() for name in config.label_names.split(",")]
-        if len(names) != len(labels):
+        if len(set(names)) != len(labels):
             raise ValueError(
-                f"data.label_names gives {len(names)} names, but {place} has {len(labels)} classes"
+                f"data.label_names gives {len(set(names))} names, "
+                f"but {place} has {len(labels)} classes"
             )
         labels = names
     for name, split in (("train", train), ("validation", validation)):
@@ -190,7 +191,9 @@ def _npz(config: ImageConfig) -> _Source:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{config.path} is no npz file of arrays ({error})") from None
-    missing = [name for name in _NPZ_ARRAYS["train"] if name not in found]
+    has_test = any(name in found for name in _NPZ_ARRAYS["test"])
+    wanted = _NPZ_ARRAYS["train"] + (_NPZ_ARRAYS["test"] if has_test else ())
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(
             f"{config.path} holds {', '.join(found) or 'nothing'}; expected x_train and y_train, "
@@ -198,7 +201,7 @@ def _npz(config: ImageConfig) -> _Source:
         )
     images, labels = (found[name] for name in _NPZ_ARRAYS["train"])
     test = None
-    if all(name in found for name in _NPZ_ARRAYS["test"]):
+    if has_test:
         test = (found["x_test"], found["y_test"])
     return _Source((images, labels), test, None)
 

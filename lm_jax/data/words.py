@@ -20,6 +20,7 @@ class Words(NamedTuple):
 
     kind: str
     lowercase: bool
+    unknown: int | None  # the id of words outside the vocabulary, if there is one
     vocabulary: list[str]
     ids: dict[str, int]  # of all but the end of a document, which no text spells
 
@@ -33,7 +34,7 @@ class Words(NamedTuple):
         Raises:
           ValueError: a word is not in the vocabulary, which has no <unk>.
         """
-        unknown = self.ids.get(UNKNOWN)
+        unknown = self.unknown
         encoded = [[self.ids.get(word, unknown) for word in self.split(text)] for text in texts]
         if unknown is None:
             for text, ids in zip(texts, encoded, strict=True):
@@ -52,13 +53,15 @@ class Words(NamedTuple):
 
     def serialized(self) -> bytes:
         """What `load_words` reads."""
-        return json.dumps([self.kind, self.lowercase, self.vocabulary]).encode()
+        return json.dumps([self.kind, self.lowercase, self.unknown, self.vocabulary]).encode()
 
 
 def load_words(model: bytes) -> Words:
     """The vocabulary that was serialized."""
-    kind, lowercase, vocabulary = json.loads(model)
-    return Words(kind, lowercase, vocabulary, {word: i for i, word in enumerate(vocabulary) if i})
+    kind, lowercase, unknown, vocabulary = json.loads(model)
+    return Words(
+        kind, lowercase, unknown, vocabulary, {word: i for i, word in enumerate(vocabulary) if i}
+    )
 
 
 def train_words(config: TokenizerConfig, texts: Sequence[str], end: str) -> bytes:
@@ -81,7 +84,8 @@ def train_words(config: TokenizerConfig, texts: Sequence[str], end: str) -> byte
         counts.pop(word, None)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     kept = [word for word, count in ordered[:room] if count >= config.minimum_count]
-    return json.dumps([config.kind, config.lowercase, special + kept]).encode()
+    unknown = special.index(UNKNOWN) if config.unknown else None
+    return json.dumps([config.kind, config.lowercase, unknown, special + kept]).encode()
 
 
 def _split(text: str, kind: str, lowercase: bool) -> list[str]:

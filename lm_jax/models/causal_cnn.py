@@ -142,7 +142,7 @@ def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
         arguments = batch["inputs"], positions_of(batch), None
         return module.apply(variables, *arguments, rngs=rngs)[0], {}  # type: ignore[index]
 
-    def start(variables: Variables, batch_size: int, max_length: int, source=None):
+    def start(variables: Variables, batch_size: int, max_length: int):
         lengths = [(config.kernel_width - 1) * dilation for dilation in config.dilations]
         return [jnp.zeros((batch_size, length, config.d_model), dtype) for length in lengths]
 

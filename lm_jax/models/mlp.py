@@ -116,7 +116,7 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
         module, rngs = MLP(config, dtype, train), {} if key is None else {"dropout": key}
         return module.apply(variables, batch["inputs"], positions_of(batch), rngs=rngs), {}
 
-    def start(variables: Variables, batch_size: int, max_length: int, source=None) -> Carry:
+    def start(variables: Variables, batch_size: int, max_length: int) -> Carry:
         return Carry(jnp.zeros((batch_size, config.window), jnp.int32), jnp.int32(0))
 
     def step(variables: Variables, carry: Carry, tokens: jax.Array):

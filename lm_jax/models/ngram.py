@@ -99,7 +99,7 @@ def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
         nats = -_log_probability(config, params, contexts, targets_bt)
         return Losses(nats, correct.astype(jnp.float32)), {}
 
-    def start(variables: Variables, batch_size: int, max_length: int, source=None) -> jax.Array:
+    def start(variables: Variables, batch_size: int, max_length: int) -> jax.Array:
         return jnp.full((batch_size, max(config.order - 1, 1)), -1, jnp.int32)
 
     def step(variables: Variables, carry: jax.Array, tokens: jax.Array):

@@ -56,10 +56,11 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
         inputs_vd = jax.random.uniform(key, shape, minval=-scale, maxval=scale)
         tables = {"embedding": inputs_vd, "output": jnp.zeros(shape)}
         boxed = {name: nn.LogicallyPartitioned(x, ("vocab", "embed")) for name, x in tables.items()}
-        return {"params": boxed, "frequencies": {"counts": jnp.ones(config.vocab_size)}}
+        return {"params": boxed, "frequencies": {"counts": jnp.ones(config.vocab_size, jnp.int32)}}
 
     def log_noise(variables: Variables) -> jax.Array:
-        weights_v = variables["frequencies"]["counts"] ** config.noise_power
+        counts_v = variables["frequencies"]["counts"].astype(jnp.float32)
+        weights_v = counts_v**config.noise_power
         return jnp.log(weights_v / weights_v.sum())
 
     def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
@@ -86,7 +87,9 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
         scores_bn = jnp.einsum("bd,bnd->bn", input_bd, output_bnd)
         nats_b = jax.nn.softplus(-scores_bn[:, 0]) + jax.nn.softplus(scores_bn[:, 1:]).sum(axis=1)
         correct_b = (scores_bn[:, 0] > scores_bn[:, 1:].max(axis=1)).astype(jnp.float32)
-        counts = variables["frequencies"]["counts"].at[targets_b].add(batch["weights"])
+        counts = (
+            variables["frequencies"]["counts"].at[targets_b].add(batch["weights"].astype(jnp.int32))
+        )
         return Losses(nats_b, correct_b), {"frequencies": {"counts": counts}}
 
     return Model(init, apply, loss)

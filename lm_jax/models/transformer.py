@@ -329,7 +329,7 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
         logits_btv, _ = module.apply(variables, batch["inputs"], rows_of(batch), None, rngs=rngs)
         return logits_btv, {}
 
-    def start(variables: Variables, batch_size: int, max_length: int, source=None) -> Cache:
+    def start(variables: Variables, batch_size: int, max_length: int) -> Cache:
         if config.positions == "learned" and max_length > config.context_length:
             raise ValueError(
                 f"{max_length} tokens asked of a model with learned positions up to "

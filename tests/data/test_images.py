@@ -71,6 +71,7 @@ def test_the_embedded_digits_are_scikit_learns():
         ({"x_train": IMAGES.astype(np.float32)}, "expected floats from 0 to 1"),
         ({"x_test": IMAGES[:6, :4]}, "to test are 4 x 5 x 1, those to train on 6 x 5 x 1"),
         ({"x_train": None}, "expected x_train and y_train"),
+        ({"y_test": None}, "expected x_train and y_train, and x_test and y_test"),
     ],
 )
 def test_images_that_are_none_are_refused_in_one_line(tmp_path, changes, message):

@@ -118,3 +118,10 @@ def test_ids_of_a_padded_vocabulary_have_no_text(kind):
     tokenizer = TOKENIZERS[kind]
     padded = np.append(tokenizer.encode("text"), [tokenizer.vocab_size, tokenizer.vocab_size + 99])
     assert tokenizer.decode(padded) == "text"
+
+
+def test_a_word_spelled_unk_is_a_word_where_none_are_unknown():
+    tokenizer = train_tokenizer(TokenizerConfig("whitespace", 9, unknown=False), ["a <unk> b"])
+    assert tokenizer.decode(tokenizer.encode("<unk> a")) == "<unk> a"
+    with pytest.raises(ValueError, match="the word 'c' is not in the vocabulary"):
+        tokenizer.encode("a c")
