@@ -57,11 +57,11 @@ def train(
     started = time.monotonic()
     experiments.validate(experiment)
     workdir.refuse_another_experiment(experiment, directory)
+    dataset = data.prepare(experiment.data)
+    workdir.refuse_other_data(dataset, directory)
     finished = workdir.results_of(experiment, directory)
     if finished is not None:
         return finished
-    dataset = data.prepare(experiment.data)
-    workdir.refuse_other_data(dataset, directory)
     program = compile_experiment(experiment, dataset.description["sizes"])
     counts = program.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps

@@ -175,7 +175,7 @@ def test_a_work_directory_of_other_data_is_refused(tmp_path):
     train(workdir, *source)
     text.write_text("other words to learn " * 200)
     status, _, err = launch("train", *TINY, f"--workdir={workdir}", *source)
-    assert status == 1 and "the documents changed since" in err
+    assert status == 1 and "the data changed since" in err
 
 
 def test_an_unwritable_work_directory_is_refused_in_one_line(tmp_path):
@@ -193,6 +193,7 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(tmp_path):
     for path in sorted((workdir / "checkpoints" / "40").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     (workdir / "checkpoints" / "40").rmdir()
+    (workdir / "evaluation.json").unlink()  # as if it had been stopped on the way
 
     arguments = [*TINY, f"--workdir={workdir}", "--config.checkpoint.every_steps=20"]
     command = shlex.join([sys.executable, "-m", "launch.train", *arguments])
@@ -261,6 +262,7 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(tmp_path):
     for path in newest.rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (workdir / "evaluation.json").unlink()  # as if it had been stopped on the way
     status, last, err = launch("generate", f"--workdir={workdir}")
     assert status == 0 and json.loads(last)["step"] == 30
     status, _, err = launch("train", *TINY, f"--workdir={workdir}")
