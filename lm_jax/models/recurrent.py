@@ -77,7 +77,10 @@ class RecurrentNetwork(nn.Module):
         # Time-major; a mask that is broadcast over time is variational dropout.
         dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         recurrent_dropout = nn.Dropout(c.recurrent_dropout_rate, deterministic=not self.train)
-        x_tbd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt.T] / stddev
+        x_tbd, index_tb = jnp.asarray(embedding_vd, self.dtype)[None] / stddev, tokens_bt.T
+        # What the first layer projects of a token depends on the token alone.
+        if c.vocab_size >= tokens_bt.size or (self.train and c.dropout_rate):
+            x_tbd, index_tb = x_tbd[0, index_tb], None
         keep_tb = None if keep_bt is None else keep_bt.T
         finals = []
         for index, state in enumerate(states):
@@ -86,10 +89,12 @@ class RecurrentNetwork(nn.Module):
                 mask_bd = recurrent_dropout(jnp.ones_like(state[0]))
             x_tbd, final = RecurrentLayer(
                 c.cell, c.d_hidden, c.layer_norm, self.dtype, name=f"layer_{index}"
-            )(dropout(x_tbd), state, keep_tb, mask_bd)
+            )(dropout(x_tbd), state, keep_tb, mask_bd, index_tb)
+            index_tb = None
             finals.append(final)
+        # No sharding constraint here: with one on h, XLA's partitioner (jaxlib 0.10.2) computes wrong
+        # gradients on a mesh of data 2 x fsdp 2 x tensor 2.
         x_btd = dropout(x_tbd).swapaxes(0, 1)
-        x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
         output_vd = embedding_vd if c.tie_embeddings else self._table("output", 0.02, c.d_hidden)
         bias_v: Any = self.param(
             "output_bias",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,7 +68,10 @@ def torch_weights(cell, layer, suffix="l0"):
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
 def test_logits_final_states_and_gradients_equal_pytorch(cell, num_layers):
+    # 48 tokens a batch: with a smaller vocabulary the embedding table is projected, not its rows.
+    vocab_size = {1: 64, 2: 31}[num_layers]
     config = tiny(cell=cell, num_layers=num_layers, d_embedding=7, carry_state=True)
+    config = dataclasses.replace(config, vocab_size=vocab_size)
     batch = {"inputs": tokens(3, 16), "targets": tokens(3, 16, seed=2)}
     model, variables = built(config, batch)
     params = variables["params"]
@@ -128,7 +133,7 @@ def random_sequence(cell, layer_norm, dtype):
     keep_tb = jnp.asarray(rng.random((t, b)) < 0.7, dtype)
     dropout_db = jnp.asarray(rng.random((d, b)) < 0.7, dtype) / 0.7
     initial = tuple(normal(d, b) for _ in range(CELLS[cell].states))
-    sequence = Sequence(normal(t, g, b), initial, keep_tb, dropout_db)
+    sequence = Sequence(normal(t, b, g), initial, keep_tb, dropout_db)
     return {name: params[name] for name in params if name in used}, normal(d, g), sequence
 
 
@@ -139,25 +144,25 @@ def test_the_backward_pass_equals_autodiff_through_a_plain_scan(cell, layer_norm
 
     def plain(params, kernel_dg, sequence):
         def advance(state, step):
-            x_gb, keep_b = step
+            x_bg, keep_b = step
             state = tuple(part * keep_b for part in state)
             r_gb = kernel_dg.T @ (state[0] * sequence.dropout_db)
-            state = pointwise(params, x_gb, r_gb, state)
-            return state, state[0]
+            state = pointwise(params, x_bg.T, r_gb, state)
+            return state, state[0].T
 
-        steps = (sequence.x_tgb, sequence.keep_tb)
-        final, h_tdb = jax.lax.scan(advance, sequence.initial, steps)
-        return h_tdb, final
+        steps = (sequence.x_tbg, sequence.keep_tb)
+        final, h_tbd = jax.lax.scan(advance, sequence.initial, steps)
+        return h_tbd, final
 
     with jax.enable_x64(True):
         params, kernel_dg, sequence = random_sequence(cell, layer_norm, jnp.float64)
-        varied = (params, kernel_dg, sequence.x_tgb, sequence.initial)
+        varied = (params, kernel_dg, sequence.x_tbg, sequence.initial)
 
         def value(function):
-            def total(params, kernel_dg, x_tgb, initial):
-                rest = sequence._replace(x_tgb=x_tgb, initial=initial)
-                h_tdb, final = function(params, kernel_dg, rest)
-                return jnp.sum(jnp.sin(3 * h_tdb)) + sum(jnp.sum(part**2) for part in final)
+            def total(params, kernel_dg, x_tbg, initial):
+                rest = sequence._replace(x_tbg=x_tbg, initial=initial)
+                h_tbd, final = function(params, kernel_dg, rest)
+                return jnp.sum(jnp.sin(3 * h_tbd)) + sum(jnp.sum(part**2) for part in final)
 
             return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))(*varied)
 
@@ -271,22 +276,45 @@ def test_evaluation_neither_reads_nor_changes_the_carried_state():
         model.apply(variables, {"inputs": tokens(5, 8)}, train=True)
 
 
-def test_the_training_loop_carries_the_state_and_stops_the_gradient():
-    config = tiny(carry_state=True, layer_norm=True, dropout_rate=0.1)
-    model, schedule = recurrent(config), optax.constant_schedule(3e-2)
-    optimizer = optax.adam(schedule)
-    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    row = np.tile(np.arange(16), 12 * 8 // 16 + 1)[: 12 * 8 + 1]
-    windows = np.stack([np.stack([row[8 * i : 8 * i + 9]] * 4) for i in range(12)]).astype("i4")
+def trained(config, mesh, windows, optimizer, calls):
+    """The state and the losses of training on windows of tokens [steps, batch, time + 1]."""
+    model, schedule = recurrent(config), optax.constant_schedule(1.0)
     batches = {"inputs": windows[..., :-1], "targets": windows[..., 1:]}
     batches["weights"] = np.ones(windows[..., 1:].shape, np.float32)
     example = {name: value[0] for name, value in batches.items()}
     state = training.init_state(model, optimizer, example, mesh, seed=0)
     steps = training.jit_train_steps(training.make_train_step(model, optimizer, schedule))
-    for _ in range(4):
-        state, metrics = steps(state, batches)
-    assert metrics["loss"][-1] < 0.5 * np.log(31)
+    placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
+    with sharding.on_mesh(mesh):
+        for _ in range(calls):
+            state, metrics = steps(state, placed)
+    return state, metrics["loss"]
+
+
+def test_the_training_loop_carries_the_state():
+    config = tiny(carry_state=True, layer_norm=True, dropout_rate=0.1)
+    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    row = np.tile(np.arange(16), 12 * 8 // 16 + 1)[: 12 * 8 + 1]
+    windows = np.stack([np.stack([row[8 * i : 8 * i + 9]] * 4) for i in range(12)]).astype("i4")
+    state, losses = trained(config, mesh, windows, optax.adam(3e-2), calls=4)
+    assert losses[-1] < 0.5 * np.log(31)
     assert jnp.abs(state.stats["carry"][0][0]).min() > 0
+
+
+def test_training_does_not_depend_on_the_mesh():
+    windows = np.asarray(tokens(3 * 8, 9)).reshape(3, 8, 9)
+    config = tiny(cell="gru", carry_state=True)
+    one = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    eight = sharding.make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
+    (state, losses), (other, others) = (
+        trained(config, mesh, windows, optax.sgd(0.1), calls=1) for mesh in (one, eight)
+    )
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        (state.params, state.stats),
+        (other.params, other.stats),
+    )
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
