@@ -3,6 +3,7 @@
   python -m launch.train --config=configs/fashion_mnist_keras.py --workdir=runs/fashion \
       --config.data.path=fashion-mnist
 
+108,618 parameters, 123 seconds on 2 CPU cores: test accuracy 0.9027 +- 0.0030.
 """
 
 from lm_jax.data import ImageConfig

@@ -3,6 +3,7 @@
   python -m launch.train --config=configs/mnist_lenet5.py --workdir=runs/mnist_lenet5 \
       --config.data.path=mnist.npz
 
+61,706 parameters, 97 seconds on 2 CPU cores: test accuracy 0.9908 +- 0.0010.
 """
 
 from lm_jax.data import ImageConfig

@@ -3,6 +3,7 @@
   python -m launch.train --config=configs/mnist_softmax.py --workdir=runs/mnist_softmax \
       --config.data.path=mnist.npz
 
+7,850 parameters, 15 seconds on 2 CPU cores: test accuracy 0.9282 +- 0.0026.
 """
 
 from lm_jax.data import ImageConfig

@@ -2,6 +2,8 @@
 
   python -m launch.train --config=configs/text_naive_bayes.py:reviews --workdir=runs/naive_bayes \
       --config.data.path=reviews.tsv
+
+A few seconds. Accuracy: reviews 0.789 +- 0.013, newsgroups 0.808 +- 0.005, genres 0.491 +- 0.007.
 """
 
 from configs.labelled_texts import on_texts

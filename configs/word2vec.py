@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/word2vec.py --workdir=runs/word2vec \
       --config.data.path=texts
   python -m launch.word_vectors --workdir=runs/word2vec --plus=king,woman --minus=man
+
+On the Brown corpus (1.1 million words), 185 seconds on 2 CPU cores: WordSim-353 0.226, analogies
+about families 75 of 240.
 """
 
 from lm_jax.data import DataConfig, TokenizerConfig
