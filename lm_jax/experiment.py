@@ -162,6 +162,7 @@ _AT_LEAST = {
     "samples.top_k": 0,
     "seed": 0,
 }
+_OF_WINDOWS = ("training.batch_size_tokens", "evaluation.stride", "evaluation.context_length")
 # Fields that change neither the numbers of a run nor what its checkpoints hold.
 # The data has a fingerprint of its own, which a run is held to.
 _FREE_ON_RESUME = (
@@ -270,11 +271,13 @@ def _validate_batches(experiment: Experiment) -> None:
     training = experiment.training
     if experiment.objective == "causal_lm":
         _validate_windows(experiment)
-    elif training.batch_size_tokens:
-        raise ValueError(
-            f"training.batch_size_tokens counts windows of text; objective {experiment.objective} "
-            "takes training.batch_size"
-        )
+    else:
+        for path in _OF_WINDOWS:
+            if field(experiment, path):
+                raise ValueError(
+                    f"{path} is about windows of a text, which objective {experiment.objective} "
+                    "does not have; leave it 0"
+                )
     sequences, parts = sequences_per_step(experiment), training.gradient_accumulation_steps
     if sequences % parts:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from lm_jax import data, evaluation, sharding
 from lm_jax.experiment import EvaluationConfig
@@ -43,6 +44,8 @@ def embedding_table(variables: Mapping[str, Any]) -> np.ndarray | None:
     """The first table of embeddings [V, d] among the parameters, or None."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         if getattr(path[-1], "key", None) == "embedding" and leaf.ndim == 2:
+            if not leaf.is_fully_addressable:  # split over several processes
+                leaf = multihost_utils.process_allgather(leaf, tiled=True)
             return np.asarray(leaf, np.float32)
     return None
 
@@ -91,8 +94,8 @@ def _classification(program: Program, variables: Any, labelled: data.LabelledSet
         "confusion": confusion.reshape(classes, classes).tolist(),
         "mistakes": _mistakes(labelled, probabilities),
     }
-    if not isinstance(split.inputs, np.ndarray):
-        return findings
+    if not isinstance(split.inputs, np.ndarray) or jax.process_count() > 1:
+        return findings  # the pictures are drawn by one process, which holds all parameters
     if split.inputs.shape[1:] == (1, 2, 1):
         findings["boundary"] = _boundary(program, variables, labelled)
     if isinstance(program.experiment.model, ConvNetConfig):

@@ -40,7 +40,7 @@ def write_report(workdir: Path) -> Path:
     validation, baselines = results.get("validation", {}), results.get("baselines", {})
     sections = [
         _headline(results),
-        _section("Training", _curves(rows)),
+        _section("Training", _curves(rows, config.get("objective", ""))),
         _section("What the text costs", _comparison(validation, baselines)),
         _section("Validation", _measures(validation)),
         *(_section(*exhibit) for exhibit in exhibits(_json(workdir / "inspection.json")).items()),
@@ -88,7 +88,7 @@ def _headline(results: Mapping[str, Any]) -> str:
     return f'<div class="cards">{cards}</div>' if cards else ""
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
+def _curves(rows: Sequence[Mapping[str, Any]], objective: str) -> str:
     train = [row for row in rows if row["kind"] == "train"]
     measured = [row for row in rows if row["kind"] == "evaluation"]
     if not train:  # a model that counts has no curves
@@ -100,9 +100,10 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
         return Series(name, [row["step"] for row in kept], [row[name] for row in kept])
 
     losses = [row.get("loss") or float("nan") for row in train]
+    how = " (negative sampling)" if objective == "skip_gram" else ""  # not the same loss
     loss = [
         Series("training", steps, losses, "faint"),
-        Series("training, smoothed", steps, _smooth(losses)),
+        Series(f"training{how}, smoothed", steps, _smooth(losses)),
         Series(
             "validation",
             [row["step"] for row in measured],

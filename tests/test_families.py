@@ -156,7 +156,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     results = runs.train(config, tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(300)
     vectors = runs.vectors_of_words(runs.load(tmp_path, say=lambda line: None))
-    assert vectors.vectors.shape == (300, 8)
+    assert vectors.vectors.shape == (299, 8)  # all but the end of a document
     assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
 
 
@@ -164,6 +164,10 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     ("config", "message"),
     [
         (lambda: tiny(objective="classification"), "takes labelled_text or images data, not text"),
+        (
+            lambda: images(DenseClassifierConfig(), evaluation__stride=4),
+            "evaluation.stride is about windows of a text",
+        ),
         (lambda: images(MLPConfig()), "does not fit model family mlp"),
         (lambda: tiny(objective="masked"), "objective is 'masked'; expected one of"),
         (lambda: tiny(evaluation__context_length=64), "that this model was made for"),
