@@ -70,14 +70,15 @@ class RecurrentNetwork(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt, states: tuple[State, ...], keep_bt):
         c = self.config
-        # Tied, the table is also the output: its rows are short, but read as long as others
+        # Tied, the table is also the output: its rows are short, but read sqrt(d) times as long
         # (Vaswani et al. 2017, section 3.4).
-        stddev = 0.02 if c.tie_embeddings else 1.0
+        stretch = c.d_hidden**0.5 if c.tie_embeddings else 1.0
+        stddev = 0.5 / stretch if c.tie_embeddings else 1.0
         embedding_vd = self._table("embedding", stddev, c.embedding_width)
         # Time-major; a mask that is broadcast over time is variational dropout.
         dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         recurrent_dropout = nn.Dropout(c.recurrent_dropout_rate, deterministic=not self.train)
-        x_tbd, index_tb = jnp.asarray(embedding_vd, self.dtype)[None] / stddev, tokens_bt.T
+        x_tbd, index_tb = jnp.asarray(embedding_vd, self.dtype)[None] * stretch, tokens_bt.T
         # What the first layer projects of a token depends on the token alone.
         if c.vocab_size >= tokens_bt.size or (self.train and c.dropout_rate):
             x_tbd, index_tb = x_tbd[0, index_tb], None
