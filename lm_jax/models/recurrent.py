@@ -91,7 +91,7 @@ class RecurrentNetwork(nn.Module):
             )(dropout(x_tbd), state, keep_tb, mask_bd, index_tb)
             index_tb = None
             finals.append(final)
-        # No sharding constraint here: with one on h, XLA's partitioner (jaxlib 0.10.2) computes wrong
+        # No sharding constraint on h: with one, XLA's partitioner (jaxlib 0.10.2) computes wrong
         # gradients on a mesh of data 2 x fsdp 2 x tensor 2.
         x_btd = dropout(x_tbd).swapaxes(0, 1)
         output_vd = embedding_vd if c.tie_embeddings else self._table("output", 0.02, c.d_hidden)
