@@ -58,6 +58,7 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     shutil.rmtree(run.program.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
         runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    shutil.rmtree(run.program.experiment.data.cache_directory)  # for the tests that follow
 
 
 def test_a_finished_run_only_returns_what_it_came_to(trained):
