@@ -1,8 +1,18 @@
 """The contract that every model meets: pure functions over pytrees.
 
-A batch is a dict of arrays (`inputs`, `targets`, `weights`, and optionally `source`, `segments`,
-`positions`); `variables` is `{"params": ..., "batch_stats": ...?}`. A model family is a function
-from its configuration to a `Model`.
+A batch is a dict of arrays, the same keys for every task:
+
+  inputs     [B, T] int32, or images [B, H, W, C] float32: what the model reads
+  targets    [B, T] or [B] int32: what it must predict
+  weights    like targets, float32: 1 counts, 0 does not (padding, unmasked tokens)
+  segments, positions  [B, T] int32, optional: documents that share a row; padding is segment 0
+  source     [B, S] int32, optional: what an encoder reads
+  source_segments, source_positions  [B, S] int32, optional: the source of segment n of a row is
+             segment n of its source
+
+`variables` is `{"params": ..., "batch_stats": ...?}`. A model family is a function from its
+configuration to a `Model`. A `Carry` is a pytree whose arrays have the sequences as their first
+axis, so that sequences can be taken out of it, repeated and reordered; scalars are common to all.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,13 +48,19 @@ class Model(NamedTuple):
     start: Callable[..., Carry] | None = None
     """(variables, batch_size, max_length) -> carry, the state before the first token.
 
-    None, as `step`, where a model does not generate."""
+    A model with an encoder takes also `source`, a batch of `source` and `source_segments`, all of
+    segment 1 but for padding. None, as `step`, where a model does not generate."""
 
     step: Callable[[Variables, Carry, jax.Array], tuple[jax.Array, Carry]] | None = None
     """(variables, carry, tokens [B]) -> logits [B, V], carry; equals `apply` at that position."""
 
     fit: Callable[[Any], Variables] | None = None
     """(training split) -> variables, for models that count instead of descending a gradient."""
+
+    read: Callable[[Variables, Carry, jax.Array], tuple[jax.Array, Carry]] | None = None
+    """(variables, carry, tokens [B, P]) -> logits [B, V] after the last of them, carry.
+
+    The same as P times `step`, all at once; None where a model has no faster way."""
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:

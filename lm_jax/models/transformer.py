@@ -102,8 +102,8 @@ _CHOICES = {
 class Cache(NamedTuple):
     """The keys and values of the tokens so far, and how many there are."""
 
-    k_lbsgk: jax.Array
-    v_lbsgk: jax.Array
+    k_blsgk: jax.Array
+    v_blsgk: jax.Array
     length: jax.Array  # int32 scalar, the same for every sequence
 
 
@@ -292,7 +292,8 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 1),
+            out_axes=1,
             length=c.num_layers,
             unroll=1 if c.scan_layers else c.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
@@ -335,15 +336,15 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
                 f"{max_length} tokens asked of a model with learned positions up to "
                 f"{config.context_length}; ask for fewer"
             )
-        shape = (config.num_layers, batch_size, max_length, config.kv_heads, config.head_width)
+        shape = (batch_size, config.num_layers, max_length, config.kv_heads, config.head_width)
         return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
 
     def step(variables: Variables, carry: Cache, tokens: jax.Array):
-        batch_size, max_length = carry.k_lbsgk.shape[1:3]
+        batch_size, _, max_length = carry.k_blsgk.shape[:3]
         now_bt = jnp.full((batch_size, 1), carry.length)
         rows = Rows(now_bt, visible(now_bt[:1], jnp.arange(max_length)[None], None), carry.length)
         module = Transformer(config, dtype, train=False)
-        cache = (carry.k_lbsgk, carry.v_lbsgk)
+        cache = (carry.k_blsgk, carry.v_blsgk)
         logits_btv, cache = module.apply(variables, tokens[:, None], rows, cache)  # type: ignore
         return logits_btv[:, 0], Cache(*cache, carry.length + 1)
 
