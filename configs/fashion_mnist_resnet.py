@@ -5,7 +5,7 @@
 
 """
 
-from lm_jax.data import ImageConfig
+from configs.small_images import fashion_mnist
 from lm_jax.experiment import (
     EvaluationConfig,
     Experiment,
@@ -21,13 +21,7 @@ def get_config() -> Experiment:
     return Experiment(
         objective="classification",
         model=ConvNetConfig(architecture="resnet34"),
-        data=ImageConfig(
-            source="idx",
-            path="fashion-mnist",
-            crop_padding=2,
-            flip=True,
-            label_names="T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,boot",
-        ),
+        data=fashion_mnist(crop_padding=2, flip=True),
         optimizer=OptimizerConfig(name="adam", clip_norm=0.0),
         schedule=ScheduleConfig(peak_learning_rate=1e-3, name="cosine", warmup_steps=20),
         training=TrainingConfig(num_steps=200, batch_size=16, steps_per_call=5, log_every_steps=5),

@@ -6,27 +6,17 @@
 7,850 parameters, 15 seconds on 2 CPU cores: test accuracy 0.9282 +- 0.0026.
 """
 
-from lm_jax.data import ImageConfig
-from lm_jax.experiment import (
-    EvaluationConfig,
-    Experiment,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from configs.small_images import mnist, on_images
+from lm_jax.experiment import Experiment
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 
 def get_config() -> Experiment:
     """The experiment."""
-    return Experiment(
-        objective="classification",
-        model=DenseClassifierConfig(num_layers=1, zero_init=True),
-        data=ImageConfig(source="npz", path="mnist.npz"),
-        optimizer=OptimizerConfig(name="adam", clip_norm=0.0),
-        schedule=ScheduleConfig(peak_learning_rate=5e-3, name="cosine", warmup_steps=0),
-        training=TrainingConfig(
-            num_steps=3000, batch_size=200, steps_per_call=20, log_every_steps=20
-        ),
-        evaluation=EvaluationConfig(batch_size=500, every_steps=600),
+    return on_images(
+        mnist(),
+        DenseClassifierConfig(num_layers=1, zero_init=True),
+        num_steps=3000,
+        peak_learning_rate=5e-3,
+        warmup_steps=0,
     )

@@ -53,9 +53,15 @@ def compare(workdirs: Sequence[Path]) -> list[Row]:
 
     Raises:
       ValueError: a directory holds no finished run, the runs do not predict the same kind of
-        thing, or the loss of one is infinite.
+        thing or are of different data, or the loss of one is infinite.
     """
     runs = [_read(path) for path in workdirs]
+    for run in runs:
+        if any(run["data"][name] != runs[0]["data"][name] for name in ("sha256", "split")):
+            raise ValueError(
+                f"{run['path']} is measured on other data than {runs[0]['path']}: their figures "
+                "do not compare; give runs of the same data and split"
+            )
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run["key"], []).append(run)

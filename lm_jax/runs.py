@@ -77,17 +77,15 @@ def train(
         checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
         stack.callback(checkpoints.close)
         state, notes = _first_state(program, checkpoints, dataset, inherited)
-        first_step = int(state.step)
         log = RunLog(
             directory,
             total_steps=num_steps,
             tensorboard=experiment.tensorboard,
-            first_step=first_step if checkpoints.steps() else 0,
+            first_step=int(state.step) if checkpoints.steps() else 0,
         )
         stack.callback(log.close)
         for line in [*notes, *_introduction(program, dataset, state)]:
             log.message(line)
-
         meter = Meter(
             log,
             unit=program.objective.unit,
@@ -97,32 +95,9 @@ def train(
             started=started,
         )
         losses = evaluation.make_loss_function(program.model)
-        measured: dict[int, dict[str, Any]] = {}
-
-        def evaluate(step: int, state: training.TrainState) -> None:
-            variables = training.variables_of(state)
-            measured[step] = measure(
-                program,
-                losses,
-                variables,
-                dataset.validation,
-                dataset.tokenizer,
-                experiment.evaluation,
-            )
-            log.evaluation(step, measured[step])
-            if np.isnan(measured[step]["cross_entropy"]):
-                raise training.NonFiniteLoss(
-                    f"the validation loss of step {step} is not a number: this state was not "
-                    "saved; lower schedule.peak_learning_rate"
-                )
-            meter.pause()
-
-        def save(step: int, state: training.TrainState) -> None:
-            checkpoints.save(step, state, measured.get(step, {}).get("cross_entropy"))
-            meter.pause()
-
+        record = _Record(program, dataset, losses, checkpoints, log, meter, {})
         if batches is not None:
-            hooks = training.Hooks(meter.log, evaluate, save, stop_requested)
+            hooks = training.Hooks(meter.log, record.evaluate, record.save, stop_requested)
             train_steps = training.jit_train_steps(program.train_step)
             with sharding.on_mesh(program.mesh):
                 state = training.fit(train_steps, state, batches, experiment, program.mesh, hooks)
@@ -130,18 +105,52 @@ def train(
         results: dict[str, Any] = {"workdir": str(directory), "step": step}
         if step < num_steps:
             return results | {"stopped": True}
-        if step not in measured:  # resumed at its end, or counted
-            evaluate(step, state)
-            save(step, state)
-        run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
+        if step not in record.measured:  # resumed at its end, or counted
+            record.evaluate(step, state)
+            record.save(step, state)
         results |= {
             "parameters": _parameters(state),
-            "validation": measured[step],
+            "validation": record.measured[step],
             "baselines": _baselines(experiment, dataset),
             "timings": meter.timings() | {"total_seconds": time.monotonic() - started},
         }
+    run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
     _write_results(run, dataset, results)
     return results
+
+
+class _Record(NamedTuple):
+    """What is measured and saved while a run trains."""
+
+    program: Program
+    dataset: Dataset
+    losses: evaluation.LossFunction
+    checkpoints: Checkpoints
+    log: RunLog
+    meter: Meter
+    measured: dict[int, dict[str, Any]]  # by step
+
+    def evaluate(self, step: int, state: training.TrainState) -> None:
+        measures = measure(
+            self.program,
+            self.losses,
+            training.variables_of(state),
+            self.dataset.validation,
+            self.dataset.tokenizer,
+            self.program.experiment.evaluation,
+        )
+        self.measured[step] = measures
+        self.log.evaluation(step, measures)
+        if np.isnan(measures["cross_entropy"]):
+            raise training.NonFiniteLoss(
+                f"the validation loss of step {step} is not a number: this state was not "
+                "saved; lower schedule.peak_learning_rate"
+            )
+        self.meter.pause()
+
+    def save(self, step: int, state: training.TrainState) -> None:
+        self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
+        self.meter.pause()
 
 
 def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict[str, Any] | None:

@@ -18,7 +18,8 @@ def finished(directory, name, seed, bits, family="lstm", curve=(3.0, 2.5)):
     }
     (path / "evaluation.json").write_text(json.dumps(results))
     (path / "config.json").write_text(json.dumps({"model": {"family": family}, "seed": seed}))
-    (path / "data.json").write_text(json.dumps({"train": {"tokens": 999}}))
+    data = {"sha256": "ab", "split": "tail", "train": {"tokens": 999}}
+    (path / "data.json").write_text(json.dumps(data))
     rows = [{"kind": "train", "step": 20, "tokens": 640}] if family != "ngram" else []
     rows += [
         {
@@ -85,4 +86,13 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, change, message):
             del found["tokens"]
         (path / "evaluation.json").write_text(json.dumps(results | {"validation": found}))
     with pytest.raises(ValueError, match=message):
+        compare(paths)
+
+
+@pytest.mark.parametrize("field", ["sha256", "split"])
+def test_runs_of_other_data_are_refused(tmp_path, field):
+    paths = [finished(tmp_path, f"lstm-{seed}", seed, 2.0) for seed in (0, 1)]
+    data = json.loads((paths[1] / "data.json").read_text())
+    (paths[1] / "data.json").write_text(json.dumps(data | {field: "other"}))
+    with pytest.raises(ValueError, match="lstm-1 is measured on other data than .*lstm-0"):
         compare(paths)
