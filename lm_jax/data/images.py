@@ -214,8 +214,14 @@ def _tfds(config: ImageConfig) -> _Source:
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         source = builder.as_data_source(split=split)
-        images = np.stack([np.asarray(example["image"]) for example in source])
-        return images, np.array([int(example["label"]) for example in source])
+        images = [np.asarray(example["image"]) for example in source]
+        shapes = {image.shape for image in images}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"{config.path} has images of {len(shapes)} sizes, such as {min(shapes)} and "
+                f"{max(shapes)}; expected one size: resize them and give them as npz"
+            )
+        return np.stack(images), np.array([int(example["label"]) for example in source])
 
     names = list(features["label"].names)
     test = read("test") if "test" in builder.info.splits else None

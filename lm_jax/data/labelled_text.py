@@ -37,6 +37,7 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
     held_out_texts = {example.text for example in held_out or []}
     unique = {e.text: e for e in everything if e.text not in held_out_texts}
     dropped = len(everything) - len(unique)
+    conflicts = sum(e.text in unique and unique[e.text].label != e.label for e in everything)
     if held_out is None:
         fraction = config.validation_fraction
         held_out = [e for e in unique.values() if uniform(e.text) < fraction]
@@ -48,6 +49,10 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
         side = "validation" if not held_out else "training"
         raise ValueError(f"{config.path}: no text is left for {side}; check the files")
     labels = sorted({example.label for example in train})
+    if len(labels) < 2:
+        raise ValueError(
+            f"{config.path}: every text is labelled {labels[0]!r}; expected two labels"
+        )
     unknown = {example.label for example in held_out} - set(labels)
     if unknown:
         raise ValueError(
@@ -71,13 +76,15 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
         "fingerprint": hashlib.sha256((digest + choices).encode()).hexdigest()[:32],
         "split": how,
         "repeated_texts_dropped": dropped,
+        "of_which_labelled_otherwise": conflicts,
         "labels": labels,
         "sizes": {"vocab_size": tokenizer.vocab_size, "num_classes": len(labels)},
         "train": {"texts": len(train)} | {f"label {label}": counts[label] for label in labels},
         "validation": {"texts": len(held_out)},
         "summary": (
             f"{len(train):,} texts to train on, {len(held_out):,} to validate (split: {how}; "
-            f"{dropped:,} repeated texts dropped); {len(labels)} labels; "
+            f"{dropped:,} repeated texts dropped, {conflicts:,} of them labelled otherwise); "
+            f"{len(labels)} labels; "
             f"{tokenizer.vocab_size:,} kinds of token; SHA-256 {digest[:12]}"
         ),
     }
@@ -110,7 +117,9 @@ def _parse_tabs(line: str, place: str) -> _Labelled:
 def _parse_json(line: str, place: str) -> _Labelled:
     try:
         values: dict[str, Any] = json.loads(line)
-        text, label = str(values["text"]), str(values["label"])
+        text, label = values["text"], str(values["label"])
+        if not isinstance(text, str) or not isinstance(values["label"], str | int):
+            raise TypeError
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f'{place}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
     if not text.strip():

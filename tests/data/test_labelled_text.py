@@ -37,10 +37,19 @@ def test_no_text_stands_on_both_sides_of_the_split(tmp_path):
     config = tabs(tmp_path, LINES + LINES[:50])
     found = prepare(config)
     assert found.description["repeated_texts_dropped"] == 50
+    assert found.description["of_which_labelled_otherwise"] == 0
     assert len(found.train.targets) + len(found.validation.targets) == 200
     config.validation_path = str(tabs(tmp_path, LINES[:20], "held.tsv").path)
     found = prepare(config)
     assert len(found.train.targets) == 180 and len(found.validation.targets) == 20
+
+
+def test_of_a_text_with_two_labels_the_last_counts_and_the_other_is_told(tmp_path):
+    found = prepare(tabs(tmp_path, [*LINES, ("bad", LINES[0][1])]))
+    assert found.description["of_which_labelled_otherwise"] == 1
+    assert "1 of them labelled otherwise" in found.description["summary"]
+    labels = np.concatenate([found.train.targets, found.validation.targets])
+    assert np.bincount(labels).tolist() == [101, 99]
 
 
 def test_rows_are_padded_and_cut_to_the_context(tmp_path):
@@ -85,12 +94,21 @@ def test_processes_read_consecutive_rows_of_one_global_batch(tmp_path):
         ("good\ta text\nno tab\n", "texts.tsv:2: 'no tab' is not label<TAB>text"),
         ("\tonly text\n", "texts.tsv:1"),
         ("good\tthe only text\n", "no text is left"),
+        ("".join(f"good\ttext {i}\n" for i in range(99)), "every text is labelled 'good'"),
     ],
 )
 def test_files_that_are_not_labelled_are_refused_by_line(tmp_path, lines, message):
     path = tmp_path / "texts.tsv"
     path.write_text(lines)
     with pytest.raises(ValueError, match=message):
+        prepare(LabelledTextConfig(path=str(path)))
+
+
+@pytest.mark.parametrize("line", ['{"label": null, "text": "a"}', '{"label": "a", "text": 7}'])
+def test_jsonl_of_other_types_is_refused_by_line(tmp_path, line):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(f'{{"label": 1, "text": "fine"}}\n{line}\n')
+    with pytest.raises(ValueError, match="texts.jsonl:2"):
         prepare(LabelledTextConfig(path=str(path)))
 
 
@@ -112,6 +130,8 @@ def test_tensorflow_datasets_are_read_by_their_names():
     with tensorflow_datasets.testing.mock_data(num_examples=40):
         reviews = prepare(LabelledTextConfig(source="tfds", path="imdb_reviews"))
         digits = prepare(ImageConfig(source="tfds", path="mnist"))
+        with pytest.raises(ValueError, match="cats_vs_dogs has images of .* sizes"):
+            prepare(ImageConfig(source="tfds", path="cats_vs_dogs"))
     assert set(reviews.labels) <= {"neg", "pos"} and reviews.tokenizer.vocab_size > 40
     assert digits.train.inputs.shape[1:] == (28, 28, 1) and digits.labels == list("0123456789")
 
