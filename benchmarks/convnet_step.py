@@ -9,22 +9,15 @@ ratio is the median over the turns of the faster layout's seconds over ours. Nee
 extra.
 """
 
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig, OptimizerConfig
+from benchmarks.turns import Turn, take_turns, training_turn, write_results
+from lm_jax.experiment import OptimizerConfig
 from lm_jax.models.convnet import ConvNetConfig, convnet
 from lm_jax.optimizers import make_optimizer
-from lm_jax.telemetry import environment
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
@@ -41,31 +34,7 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, 10, (STEPS, BATCH_SIZE)).astype(np.int32)
 
 
-def jax_turn(images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """One dispatch of all steps of lm_jax."""
-    model = convnet(CONFIG)
-    optimizer = make_optimizer(
-        OptimizerConfig("adam", beta2=0.999, clip_norm=0.0), lambda _: LEARNING_RATE
-    )
-    mesh = sharding.make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    example = {"inputs": jax.ShapeDtypeStruct(images.shape[1:], np.float32)}
-    holder = [training.init_state(model, optimizer, example, mesh, seed=0)]
-    step = training.jit_train_steps(
-        training.make_train_step(model, optimizer, lambda _: LEARNING_RATE)
-    )
-    weights = np.ones(labels.shape, np.float32)
-    batch = {"inputs": images, "targets": labels, "weights": weights}
-    placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
-
-    def turn() -> None:
-        with sharding.on_mesh(mesh):
-            holder[0], _ = step(holder[0], placed)
-        jax.block_until_ready(holder[0])
-
-    return turn
-
-
-def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Callable[[], None]:
+def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Turn:
     """As many steps of eager PyTorch with its fused Adam."""
     import torch
     from torch import nn
@@ -97,44 +66,34 @@ def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> C
 def measure(rounds: int) -> dict[str, Any]:
     """Seconds of each turn of all, in turns, after one that is not counted."""
     images, labels = images_and_labels()
+    optimizer = make_optimizer(
+        OptimizerConfig("adam", beta2=0.999, clip_norm=0.0), lambda _: LEARNING_RATE
+    )
+    weights = np.ones(labels.shape, np.float32)
+    batches = {"inputs": images, "targets": labels, "weights": weights}
     turns = {
-        "lm_jax": jax_turn(images, labels),
+        "lm_jax": training_turn(convnet(CONFIG), optimizer, batches),
         "pytorch": torch_turn(images, labels, channels_last=False),
         "pytorch channels last": torch_turn(images, labels, channels_last=True),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
-        for name, turn in turns.items():
-            start = time.perf_counter()
-            turn()
-            seconds[name].append(time.perf_counter() - start)
-    kept = {name: values[1:] for name, values in seconds.items()}
-    ours, *theirs = kept.values()
-    ratios = sorted(min(layouts) / mine for mine, *layouts in zip(ours, *theirs, strict=True))
+    seconds = take_turns(turns, rounds)
+    medians = seconds.medians()
     return {
-        "milliseconds_per_step": {n: 1e3 * statistics.median(v) / STEPS for n, v in kept.items()},
-        "images_per_second": {
-            n: STEPS * BATCH_SIZE / statistics.median(v) for n, v in kept.items()
-        },
-        "ratio_to_pytorch": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
-        "first_turn_seconds": {name: values[0] for name, values in seconds.items()},
+        "milliseconds_per_step": {n: 1e3 * v / STEPS for n, v in medians.items()},
+        "images_per_second": {n: STEPS * BATCH_SIZE / v for n, v in medians.items()},
+        **seconds.ratios(),
+        "first_turn_seconds": seconds.first,
     }
 
 
 def main(_: list[str]) -> None:
     """Prints a table, and writes the JSON where asked."""
-    import torch
-
     result = measure(ROUNDS.value)
     for name, speed in result["images_per_second"].items():
         print(f"{name:24}{speed:10,.0f} images/s")
     low, high = result["ratio_range"]
     print(f"{'ratio':24}{result['ratio_to_pytorch']:10.2f}   {low:.2f} to {high:.2f}")
-    if OUTPUT.value:
-        result = {"environment": environment() | {"torch": torch.__version__}} | result
-        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_results(OUTPUT.value, result)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,20 @@ is one dispatch of several optimizer steps here and as many steps there; the fig
 and the ratio is the median of the ratios of the turns. Needs the `torch` extra.
 """
 
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax import programs, sharding, training
-from lm_jax.experiment import Experiment, TrainingConfig
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.telemetry import environment
+from benchmarks.turns import Turn, language_batches, take_turns, training_turn, write_results
+from lm_jax.experiment import OptimizerConfig
+from lm_jax.models.transformer import TransformerConfig, transformer
+from lm_jax.optimizers import make_optimizer
 
 ROUNDS = flags.DEFINE_integer("rounds", 8, "Turns of each.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
+
+LEARNING_RATE = 1e-3
 
 
 class Case(NamedTuple):
@@ -45,79 +41,44 @@ CASES = {
 }
 
 
-def tokens_of(case: Case) -> np.ndarray:
-    """Random tokens [steps, batch, context + 1]."""
-    shape = (case.steps, case.batch_size, case.config.context_length + 1)
-    return np.random.default_rng(0).integers(0, case.config.vocab_size, shape).astype(np.int32)
-
-
-def jax_turn(case: Case, tokens: np.ndarray) -> Callable[[], None]:
-    """One dispatch of `case.steps` optimizer steps of lm_jax."""
-    training_config = TrainingConfig(batch_size=case.batch_size)
-    experiment = Experiment(model=case.config, training=training_config)
-    program = programs.compile_experiment(experiment, {})
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, seed=0
-    )
-    step = training.jit_train_steps(program.train_step)
-    batch = {
-        "inputs": tokens[:, :, :-1],
-        "targets": tokens[:, :, 1:],
-        "weights": np.ones_like(tokens[:, :, 1:], np.float32),
-    }
-    placed = sharding.place_batch(batch, sharding.batch_sharding(program.mesh, leading_axes=1))
-    holder = [state]
-
-    def turn() -> None:
-        with sharding.on_mesh(program.mesh):
-            holder[0], _ = step(holder[0], placed)
-        jax.block_until_ready(holder[0])
-
-    return turn
-
-
-def torch_turn(case: Case, tokens: np.ndarray) -> Callable[[], None]:
+def torch_turn(case: Case, batches: dict[str, np.ndarray]) -> Turn:
     """`case.steps` optimizer steps of eager PyTorch."""
     import torch
 
     from benchmarks.torch_gpt import Trainer
 
-    trainer, batches = Trainer(case.config), torch.from_numpy(tokens.astype(np.int64))
+    trainer = Trainer(case.config)
+    inputs, targets = (
+        torch.from_numpy(batches[name].astype(np.int64)) for name in ("inputs", "targets")
+    )
 
     def turn() -> None:
-        for batch in batches:
-            trainer.step(batch[:, :-1], batch[:, 1:])
+        for x, y in zip(inputs, targets, strict=True):
+            trainer.step(x, y)
 
     return turn
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds of each turn of both, in turns, after one that is not counted."""
-    tokens = tokens_of(case)
-    turns = {"lm_jax": jax_turn(case, tokens), "pytorch": torch_turn(case, tokens)}
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
-        for name, turn in turns.items():
-            start = time.perf_counter()
-            turn()
-            seconds[name].append(time.perf_counter() - start)
-    count = case.steps * case.batch_size * case.config.context_length
-    kept = {name: values[1:] for name, values in seconds.items()}
-    pairs = zip(kept["pytorch"], kept["lm_jax"], strict=True)
-    ratios = sorted(theirs / ours for theirs, ours in pairs)
+    config = case.config
+    batches = language_batches(
+        case.steps, case.batch_size, config.context_length, config.vocab_size
+    )
+    optimizer = make_optimizer(OptimizerConfig(), lambda _: LEARNING_RATE)
+    ours = training_turn(transformer(config), optimizer, batches)
+    seconds = take_turns({"lm_jax": ours, "pytorch": torch_turn(case, batches)}, rounds)
+    count = case.steps * case.batch_size * config.context_length
     return {
-        "tokens_per_second": {n: count / statistics.median(v) for n, v in kept.items()},
-        "ratio_to_pytorch": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
-        "first_turn_seconds": {name: values[0] for name, values in seconds.items()},
+        "tokens_per_second": {n: count / v for n, v in seconds.medians().items()},
+        **seconds.ratios(),
+        "first_turn_seconds": seconds.first,
     }
 
 
 def main(_: list[str]) -> None:
     """Prints a table, and writes the JSON where asked."""
-    import torch
-
-    results: dict[str, Any] = {"environment": environment() | {"torch": torch.__version__}}
+    results: dict[str, Any] = {}
     print(f"{'tokens/s':34}{'lm_jax':>10}{'pytorch':>10}{'ratio':>8}   range")
     for name, case in CASES.items():
         result = results[name] = measure(case, ROUNDS.value)
@@ -125,9 +86,7 @@ def main(_: list[str]) -> None:
         low, high = result["ratio_range"]
         ratio = result["ratio_to_pytorch"]
         print(f"{name:34}{ours:10,.0f}{theirs:10,.0f}{ratio:8.2f}   {low:.2f} to {high:.2f}")
-    if OUTPUT.value:
-        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+    write_results(OUTPUT.value, results)
 
 
 if __name__ == "__main__":

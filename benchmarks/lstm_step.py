@@ -13,23 +13,15 @@ the same function for fewer products; `--vocab_size=4096` measures without that 
 """
 
 import dataclasses
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
 
-from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
+from benchmarks.turns import Turn, language_batches, take_turns, training_turn, write_results
 from lm_jax.models.recurrent import RecurrentConfig, recurrent
-from lm_jax.telemetry import environment
 
 ROUNDS = flags.DEFINE_integer("rounds", 8, "Turns of each.", lower_bound=2)
 STEPS = flags.DEFINE_integer("steps", 8, "Optimizer steps of a turn.", lower_bound=1)
@@ -41,30 +33,7 @@ BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 
 
-def jax_turn(config: RecurrentConfig, tokens: np.ndarray) -> Callable[[], None]:
-    """One dispatch of as many optimizer steps of lm_jax as there are batches."""
-    mesh = sharding.make_mesh(MeshConfig())
-    model, schedule = recurrent(config, jnp.float32), optax.constant_schedule(LEARNING_RATE)
-    optimizer = optax.adam(schedule)
-    batch = {
-        "inputs": tokens[:, :, :-1],
-        "targets": tokens[:, :, 1:],
-        "weights": np.ones_like(tokens[:, :, 1:], np.float32),
-    }
-    example = {name: value[0] for name, value in batch.items()}
-    holder = [training.init_state(model, optimizer, example, mesh, seed=0)]
-    steps = training.jit_train_steps(training.make_train_step(model, optimizer, schedule))
-    placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
-
-    def turn() -> None:
-        with sharding.on_mesh(mesh):
-            holder[0], _ = steps(holder[0], placed)
-        jax.block_until_ready(holder[0])
-
-    return turn
-
-
-def torch_turn(config: RecurrentConfig, tokens: np.ndarray) -> Callable[[], None]:
+def torch_turn(config: RecurrentConfig, batches: dict[str, np.ndarray]) -> Turn:
     """As many optimizer steps of eager PyTorch as there are batches, time-major throughout."""
     import torch
 
@@ -74,12 +43,15 @@ def torch_turn(config: RecurrentConfig, tokens: np.ndarray) -> Callable[[], None
     output = torch.nn.Linear(config.d_hidden, config.vocab_size)
     model = torch.nn.ModuleList([embedding, lstm, output])
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    batches = torch.from_numpy(tokens.astype(np.int64)).transpose(1, 2).contiguous()
+    inputs, targets = (
+        torch.from_numpy(batches[name].astype(np.int64)).transpose(1, 2).contiguous()
+        for name in ("inputs", "targets")
+    )
 
     def turn() -> None:
-        for batch in batches:
-            logits = output(lstm(embedding(batch[:-1]))[0])
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[1:].flatten())
+        for x, y in zip(inputs, targets, strict=True):
+            logits = output(lstm(embedding(x))[0])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -89,30 +61,18 @@ def torch_turn(config: RecurrentConfig, tokens: np.ndarray) -> Callable[[], None
 
 def measure(config: RecurrentConfig, rounds: int, steps: int) -> dict[str, Any]:
     """Milliseconds a step of each, and the ratio of the turns; the first turn is left out."""
-    shape = (steps, BATCH_SIZE, config.context_length + 1)
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape).astype(np.int32)
-    turns = {"lm_jax": jax_turn(config, tokens), "pytorch": torch_turn(config, tokens)}
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
-        for name, turn in turns.items():
-            start = time.perf_counter()
-            turn()
-            seconds[name].append(time.perf_counter() - start)
-    kept = {name: values[1:] for name, values in seconds.items()}
-    pairs = zip(kept["pytorch"], kept["lm_jax"], strict=True)
-    ratios = sorted(theirs / ours for theirs, ours in pairs)
+    batches = language_batches(steps, BATCH_SIZE, config.context_length, config.vocab_size)
+    ours = training_turn(recurrent(config, jnp.float32), optax.adam(LEARNING_RATE), batches)
+    seconds = take_turns({"lm_jax": ours, "pytorch": torch_turn(config, batches)}, rounds)
     return {
-        "milliseconds_per_step": {n: 1e3 * statistics.median(v) / steps for n, v in kept.items()},
-        "fastest_milliseconds": {n: 1e3 * min(v) / steps for n, v in kept.items()},
-        "ratio_to_pytorch": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
+        "milliseconds_per_step": {n: 1e3 * v / steps for n, v in seconds.medians().items()},
+        "fastest_milliseconds": {n: 1e3 * min(v) / steps for n, v in seconds.turns.items()},
+        **seconds.ratios(),
     }
 
 
 def main(_: list[str]) -> None:
     """Prints the figures, and writes the JSON where asked."""
-    import torch
-
     config = dataclasses.replace(CONFIG, vocab_size=VOCAB_SIZE.value)
     result = measure(config, ROUNDS.value, STEPS.value)
     for name, median in result["milliseconds_per_step"].items():
@@ -121,10 +81,7 @@ def main(_: list[str]) -> None:
         )
     low, high = result["ratio_range"]
     print(f"ratio {result['ratio_to_pytorch']:.2f}, from {low:.2f} to {high:.2f}")
-    if OUTPUT.value:
-        about = {"environment": environment() | {"torch": torch.__version__}}
-        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(OUTPUT.value).write_text(json.dumps(about | result, indent=2) + "\n")
+    write_results(OUTPUT.value, result)
 
 
 if __name__ == "__main__":
