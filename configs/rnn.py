@@ -17,4 +17,4 @@ SIZES = {
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=3e-3)
+    return on_corpus(corpus, SIZES, peak_learning_rate=2e-3)
