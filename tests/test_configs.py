@@ -15,18 +15,27 @@ MODULES = [importlib.import_module(f"configs.{path.stem}") for path in FILES]
 CHOICES = {"corpus": ("shakespeare", "reference"), "texts": ("reviews", "newsgroups", "genres")}
 
 
-@pytest.mark.parametrize(
-    "module", [m for m in MODULES if hasattr(m, "get_config")], ids=lambda m: m.__name__
-)
-def test_it_is_valid_survives_json_and_says_how_to_run_it(module):
+RUNNABLE = [module for module in MODULES if hasattr(module, "get_config")]
+
+
+def experiments_of(module):
     (choice,) = list(inspect.signature(module.get_config).parameters) or [""]
-    for argument in [(c,) for c in CHOICES[choice]] if choice else [()]:
-        config = module.get_config(*argument)
+    return [module.get_config(*c) for c in ([(c,) for c in CHOICES[choice]] if choice else [()])]
+
+
+@pytest.mark.parametrize("module", RUNNABLE, ids=lambda m: m.__name__)
+def test_it_is_valid_survives_json_and_says_how_to_run_it(module):
+    for config in experiments_of(module):
         experiments.validate(config)
         assert experiments.from_dict(experiments.to_dict(config)) == config
         assert isinstance(config, Experiment)
     stem = module.__name__.removeprefix("configs.")
     assert f"python -m launch.train --config=configs/{stem}.py" in module.__doc__
+
+
+def test_no_two_of_them_are_the_same_experiment():
+    told = [(m.__name__, experiments.dumps(e)) for m in RUNNABLE for e in experiments_of(m)]
+    assert len({text for _, text in told}) == len(told)
 
 
 def test_an_unknown_corpus_is_refused_with_those_there_are():

@@ -26,7 +26,7 @@ class RecurrentClassifierConfig:
     num_layers: int = 1
     d_embedding: int = 128
     d_hidden: int = 64  # of each direction
-    bidirectional: bool = True
+    bidirectional: bool = False
     pooling: str = "last"  # last (state of each direction), mean, max
     dropout_rate: float = 0.0  # variational: on the input of each layer; and before the head
 
