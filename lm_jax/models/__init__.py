@@ -11,6 +11,7 @@ from lm_jax.models import (
     naive_bayes,
     ngram,
     recurrent,
+    recurrent_seq2seq,
     skip_gram,
     text_classifier,
     transformer,
@@ -38,6 +39,12 @@ FAMILIES = {
     "mlp": Family(mlp.MLPConfig, mlp.mlp, any_length=True),
     "causal_cnn": Family(causal_cnn.CausalCNNConfig, causal_cnn.causal_cnn, any_length=True),
     "recurrent": Family(recurrent.RecurrentConfig, recurrent.recurrent, any_length=True),
+    "recurrent_seq2seq": Family(
+        recurrent_seq2seq.RecurrentSeq2SeqConfig,
+        recurrent_seq2seq.recurrent_seq2seq,
+        ("seq2seq", "span_corruption"),
+        any_length=True,
+    ),
     "recurrent_classifier": Family(
         text_classifier.RecurrentClassifierConfig, text_classifier.recurrent_classifier, _CLASSIFIES
     ),

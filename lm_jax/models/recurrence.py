@@ -117,63 +117,80 @@ class Sequence(NamedTuple):
     initial: State  # each [d, b]
     keep_tb: jax.Array | None  # 0 where the state before a step is forgotten, 1 elsewhere
     dropout_db: jax.Array | None  # factors on the previous h inside the product, for all steps
+    entering: State | None = None  # each [t, b, d], added to the state before a step
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recur(
     pointwise: Callable[..., State], params: Params, kernel_dg: jax.Array, sequence: Sequence
 ) -> tuple[jax.Array, State]:
     """The hidden states h_tbd of all steps, and the final state, each [d, b].
 
     The state is float32 (or wider); products take the kernel's dtype. Gradients reach `params`,
-    `kernel_dg`, `x_tbg` and `initial`.
+    `kernel_dg`, `x_tbg`, `initial` and `entering`.
     """
-    return _recur_forward(pointwise, params, kernel_dg, sequence)[0]
+    (h_tbd,), final = _recur(pointwise, 1, params, kernel_dg, sequence)
+    return h_tbd, final
 
 
-def _recur_forward(pointwise, params, kernel_dg, sequence: Sequence):
+def recur_states(
+    pointwise: Callable[..., State], params: Params, kernel_dg: jax.Array, sequence: Sequence
+) -> State:
+    """The whole state after each step, each [t, b, d]: with the memory, which `recur` keeps."""
+    return _recur(pointwise, len(sequence.initial), params, kernel_dg, sequence)[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _recur(pointwise, outputs: int, params: Params, kernel_dg: jax.Array, sequence: Sequence):
+    """The first parts of the state after each step, [t, b, d], and the final state, [d, b]."""
+    return _recur_forward(pointwise, outputs, params, kernel_dg, sequence)[0]
+
+
+def _recur_forward(pointwise, outputs, params, kernel_dg, sequence: Sequence):
     # Copied once, so that every step reads its rows in order.
     kernel_gd = kernel_dg.T
 
     def advance(state: State, step):
-        x_gb, keep_b = step
+        x_gb, keep_b, entering = step
         if keep_b is not None:
             state = tuple(keep_b * part for part in state)
+        if entering is not None:
+            state = tuple(map(jnp.add, state, entering))
         r_gb = _product(kernel_gd, _dropped(state[0], sequence.dropout_db))
         following = pointwise(params, x_gb, r_gb, state)
-        return following, (following[0], state, r_gb)
+        return following, (following[:outputs], state, r_gb)
 
     x_tgb = sequence.x_tbg.swapaxes(1, 2)
-    final, (h_tdb, before, r_tgb) = jax.lax.scan(
-        advance, sequence.initial, (x_tgb, sequence.keep_tb)
-    )
-    return (h_tdb.swapaxes(1, 2), final), (params, kernel_dg, sequence, x_tgb, before, r_tgb)
+    steps = (x_tgb, sequence.keep_tb, _swapped(sequence.entering))
+    final, (after, before, r_tgb) = jax.lax.scan(advance, sequence.initial, steps)
+    return (_swapped(after), final), (params, kernel_dg, sequence, x_tgb, before, r_tgb)
 
 
-def _recur_backward(pointwise, saved, cotangents):
+def _recur_backward(pointwise, outputs, saved, cotangents):
     """Back-propagation through time, with the kernel's gradient as one product after the scan.
 
     Left to autodiff, the scan would add a [d, g] product to an accumulator at every step.
     """
     params, kernel_dg, sequence, x_tgb, before, r_tgb = saved
-    dh_tbd, dfinal = cotangents
+    dafter, dfinal = cotangents
 
     def retreat(carry, step):
-        (dh_db, *rest), dparams = carry
-        dout_db, x_gb, keep_b, state, r_gb = step
+        dstate, dparams = carry
+        dout, x_gb, keep_b, state, r_gb = step
         _, pull = jax.vjp(pointwise, params, x_gb, r_gb, state)
-        more, dx_gb, dr_gb, dstate = pull((dh_db + dout_db, *rest))
+        dfollowing = (*map(jnp.add, dstate, dout), *dstate[outputs:])
+        more, dx_gb, dr_gb, dstate = pull(dfollowing)
         dh_db = _product(kernel_dg, dr_gb)
         dstate = (dstate[0] + _dropped(dh_db, sequence.dropout_db), *dstate[1:])
+        dentering = None if sequence.entering is None else dstate
         if keep_b is not None:
             dstate = tuple(keep_b * part for part in dstate)
         # Where x and r enter as a sum, their cotangents are one array.
         dx_gb = None if dx_gb is dr_gb else dx_gb
-        return (dstate, jax.tree.map(jnp.add, dparams, more)), (dx_gb, dr_gb.T)
+        return (dstate, jax.tree.map(jnp.add, dparams, more)), (dx_gb, dr_gb.T, dentering)
 
     zero = jax.tree.map(jnp.zeros_like, params)
-    steps = (dh_tbd.swapaxes(1, 2), x_tgb, sequence.keep_tb, before, r_tgb)
-    (dinitial, dparams), (dx_tgb, dr_tbg) = jax.lax.scan(
+    steps = (_swapped(dafter), x_tgb, sequence.keep_tb, before, r_tgb)
+    (dinitial, dparams), (dx_tgb, dr_tbg, dentering) = jax.lax.scan(
         retreat, (dfinal, zero), steps, reverse=True
     )
     dx_tbg = dr_tbg if dx_tgb is None else dx_tgb.swapaxes(1, 2)
@@ -184,10 +201,16 @@ def _recur_backward(pointwise, saved, cotangents):
         dr_tbg.astype(kernel_dg.dtype),
         preferred_element_type=h_tdb.dtype,
     )
-    return dparams, dkernel_dg.astype(kernel_dg.dtype), Sequence(dx_tbg, dinitial, None, None)
+    dsequence = Sequence(dx_tbg, dinitial, None, None, _swapped(dentering))
+    return dparams, dkernel_dg.astype(kernel_dg.dtype), dsequence
 
 
-recur.defvjp(_recur_forward, _recur_backward)
+_recur.defvjp(_recur_forward, _recur_backward)
+
+
+def _swapped(state: State | None) -> State | None:
+    """Each part [t, b, d] as [t, d, b], or the other way round."""
+    return state if state is None else tuple(part.swapaxes(1, 2) for part in state)
 
 
 def _product(kernel: jax.Array, x_xb: jax.Array) -> jax.Array:
@@ -251,7 +274,7 @@ class Kernel(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """One layer in one direction: x_tbd and a state [b, d] to h_tbd and the final state.
+    """One layer in one direction: x_tbd and a state [b, d] to h_tbd and the final state, [b, d].
 
     Args of the call:
       index_tb: where given, x_tbd is a table [1, v, d] and the layer reads its rows at this index:
@@ -259,6 +282,9 @@ class RecurrentLayer(nn.Module):
       keep_tb: 0 where the state before a step is forgotten, 1 elsewhere; None keeps it throughout.
       dropout_bd: factors on the previous h inside the recurrent product, the same at all steps
         (Gal & Ghahramani 2016, eq. 7); None for no dropout.
+      entering: each [t, b, d], added to the state before a step, after what `keep_tb` leaves of it;
+        None adds nothing.
+      all_states: return the state after each step, each [t, b, d], instead of the final one.
     """
 
     cell: str
@@ -267,7 +293,16 @@ class RecurrentLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_tbd, state: State, keep_tb=None, dropout_bd=None, index_tb=None):
+    def __call__(
+        self,
+        x_tbd,
+        state: State,
+        keep_tb=None,
+        dropout_bd=None,
+        index_tb=None,
+        entering: State | None = None,
+        all_states: bool = False,
+    ):
         cell = CELLS[self.cell]
         width = cell.gates * self.d_hidden
         lecun, orthogonal = nn.initializers.lecun_normal(), _orthogonal(cell.gates)
@@ -283,17 +318,18 @@ class RecurrentLayer(nn.Module):
         x_tbg = x_tbg + bias_g
         if index_tb is not None:
             x_tbg = x_tbg[0, index_tb]
-        h_tbd, final = recur(
-            cell.pointwise,
-            self._pointwise_params(),
-            jnp.asarray(kernel_dg, self.dtype),
-            Sequence(
-                x_tbg,
-                tuple(part.T for part in state),
-                None if keep_tb is None else keep_tb.astype(x_tbg.dtype),
-                None if dropout_bd is None else dropout_bd.T,
-            ),
+        params, kernel_dg = self._pointwise_params(), jnp.asarray(kernel_dg, self.dtype)
+        sequence = Sequence(
+            x_tbg,
+            tuple(part.T for part in state),
+            None if keep_tb is None else keep_tb.astype(x_tbg.dtype),
+            None if dropout_bd is None else dropout_bd.T,
+            entering,
         )
+        if all_states:
+            states = recur_states(cell.pointwise, params, kernel_dg, sequence)
+            return states[0].astype(self.dtype), states
+        h_tbd, final = recur(cell.pointwise, params, kernel_dg, sequence)
         return h_tbd.astype(self.dtype), tuple(part.T for part in final)
 
     def _vector(self, name: str, initializer: Callable, gates: int) -> Any:

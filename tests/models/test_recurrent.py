@@ -10,7 +10,7 @@ import torch
 
 from lm_jax import sharding, training
 from lm_jax.experiment import MeshConfig
-from lm_jax.models.recurrence import CELLS, Sequence, recur
+from lm_jax.models.recurrence import CELLS, Sequence, recur, recur_states
 from lm_jax.models.recurrent import RecurrentConfig, recurrent
 
 TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
@@ -167,6 +167,40 @@ def test_the_backward_pass_equals_autodiff_through_a_plain_scan(cell, layer_norm
             return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))(*varied)
 
         ours = value(lambda *args: recur(pointwise, *args))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, value(plain))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_set_and_read_at_every_step_have_the_gradients_of_a_plain_scan(cell):
+    pointwise = CELLS[cell].pointwise
+
+    def plain(params, kernel_dg, sequence):
+        def advance(state, step):
+            x_bg, keep_b, entering = step
+            pairs = zip(state, entering, strict=True)
+            state = tuple(part * keep_b + set_to.T for part, set_to in pairs)
+            r_gb = kernel_dg.T @ (state[0] * sequence.dropout_db)
+            state = pointwise(params, x_bg.T, r_gb, state)
+            return state, tuple(part.T for part in state)
+
+        steps = (sequence.x_tbg, sequence.keep_tb, sequence.entering)
+        return jax.lax.scan(advance, sequence.initial, steps)[1]
+
+    with jax.enable_x64(True):
+        params, kernel_dg, sequence = random_sequence(cell, False, jnp.float64)
+        rng = np.random.default_rng(1)
+        entering = tuple(jnp.asarray(rng.normal(size=(7, 3, 5))) for _ in sequence.initial)
+
+        def value(function):
+            def total(params, kernel_dg, x_tbg, initial, entering):
+                rest = sequence._replace(x_tbg=x_tbg, initial=initial, entering=entering)
+                states = function(params, kernel_dg, rest)
+                return sum(jnp.sum(jnp.sin(3 * part_tbd)) for part_tbd in states)
+
+            varied = (params, kernel_dg, sequence.x_tbg, sequence.initial, entering)
+            return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3, 4)))(*varied)
+
+        ours = value(lambda *args: recur_states(pointwise, *args))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, value(plain))
 
 
