@@ -267,8 +267,8 @@ def _validate_objective(experiment: Experiment) -> None:
         )
     if objective == "masked_lm" and experiment.model.num_classes:
         raise ValueError(
-            f"model.num_classes is {experiment.model.num_classes}, but objective masked_lm predicts "
-            "tokens; leave it 0"
+            f"model.num_classes is {experiment.model.num_classes}, but objective masked_lm "
+            "predicts tokens; leave it 0"
         )
     reads = "images" if hasattr(experiment.model, "image_height") else "labelled_text"
     if objective == "classification" and kind != reads:

@@ -65,8 +65,8 @@ def relative_buckets(
     distances = np.maximum(np.arange(furthest + 1, dtype=np.float32), 1)
     ratio = np.log(distances / np.float32(single)) / np.float32(math.log(furthest / single))
     spread = single + (ratio * (of_a_side - single)).astype(np.int32)
-    table = np.where(distances < single, np.arange(furthest + 1), spread)
-    table = jnp.asarray(np.minimum(table, of_a_side - 1), jnp.int32)
+    buckets = np.where(distances < single, np.arange(furthest + 1), spread)
+    table = jnp.asarray(np.minimum(buckets, of_a_side - 1), jnp.int32)
     if not both_sides:
         return table[jnp.clip(-offset_ts, 0, furthest)]
     return table[jnp.clip(jnp.abs(offset_ts), 0, furthest)] + of_a_side * (offset_ts > 0)
@@ -101,7 +101,7 @@ def attend_cache(
     q_bthk: jax.Array,
     k_bgsk: jax.Array,
     v_bgsk: jax.Array,
-    mask_bts: jax.Array,
+    mask_bts: jax.Array | None,
     bias_hts: jax.Array | None = None,
 ) -> jax.Array:
     """As `attend`, of a few queries to a cache whose heads stand before its tokens.

@@ -4,7 +4,6 @@ Axes: b batch, t time, s source time, d model width, v vocabulary, c classes, g 
 k head width, l layers, h heads.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from lm_jax.models.attention import same_segment, visible
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.transformer_blocks import (
     Attention,
-    BlocksConfig,
     LayerCache,
     Rows,
     Tower,
@@ -26,61 +24,12 @@ from lm_jax.models.transformer_blocks import (
     norm,
     table,
 )
-
-
-@dataclasses.dataclass
-class TransformerConfig(BlocksConfig):
-    """The shape of a decoder-only Transformer, such as GPT-2 or Llama."""
-
-
-@dataclasses.dataclass
-class EncoderConfig(BlocksConfig):
-    """The shape of an encoder; the defaults are BERT's choices in miniature (Devlin et al. 2019).
-
-    It predicts masked tokens; with `num_classes`, which labelled data fills in, it classifies.
-    """
-
-    norm_order: str = "post"
-    norm_epsilon: float = 1e-12
-    embedding_norm: bool = True
-    activation: str = "gelu"
-    num_segment_types: int = 0  # BERT: 2, named by `segment_types` of a batch; without, all are 0
-    num_classes: int = 0  # 0: the labelled data's; masked language models have none
-    pooling: str = "mean"  # mean (of the text), first (its first token, through BERT's pooler)
-
-    def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
-        super().validate()
-        if self.pooling not in ("mean", "first"):
-            raise ValueError(f"model.pooling is {self.pooling!r}; expected one of mean, first")
-        for field in ("num_segment_types", "num_classes"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-
-
-@dataclasses.dataclass
-class EncoderDecoderConfig(BlocksConfig):
-    """The shape of an encoder-decoder; the defaults are those of Vaswani et al., but pre-norm."""
-
-    positions: str = "sinusoidal"
-    scale_embeddings: bool = True
-    activation: str = "relu"
-    source_length: int = 256  # of the longest row of a source; context_length is the target's
-    num_encoder_layers: int = 0  # 0: num_layers
-
-    @property
-    def encoder_layers(self) -> int:
-        return self.num_encoder_layers or self.num_layers
-
-    def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
-        super().validate()
-        if self.source_length < 1:
-            raise ValueError(f"model.source_length is {self.source_length}; expected at least 1")
-        if self.num_encoder_layers < 0:
-            raise ValueError(
-                f"model.num_encoder_layers is {self.num_encoder_layers}; expected 0 or more"
-            )
+from lm_jax.models.transformer_config import (
+    BlocksConfig,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    TransformerConfig,
+)
 
 
 class Cache(NamedTuple):
@@ -178,7 +127,8 @@ class MaskedHead(nn.Module):
         x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform")(x_btd)
         x_btd = norm(c, self.dtype, "norm")(activate(c, x_btd))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        return _logits(self, embedding_vd, x_btd) + self.param("bias", zeros, (c.vocab_size,))
+        bias_v: Any = self.param("bias", zeros, (c.vocab_size,))
+        return _logits(self, embedding_vd, x_btd) + bias_v
 
 
 class ClassHead(nn.Module):
@@ -397,7 +347,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
         empty, layers = _empty(config, dtype, batch_size, max_length), []
         for index in range(config.num_layers):
             layer = {"params": jax.tree.map(lambda x, at=index: x[at], stacked)}
-            pair = attention.apply(layer, encoded_bsd, method="keys_values")
+            pair: Any = attention.apply(layer, encoded_bsd, method="keys_values")
             k_bgsk, v_bgsk = (x_bsgk.transpose(0, 2, 1, 3) for x_bsgk in pair)
             layers.append(LayerCache((empty, empty), (k_bgsk, v_bgsk)))
         return Cache(tuple(layers), jnp.int32(0), segments_bs > 0)

@@ -4,7 +4,6 @@ Axes: b batch, t time, s time of what is attended to, d model width, f feed-forw
 g key/value heads, k head width, l layers.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,95 +20,7 @@ from lm_jax.models.attention import (
     rotate,
     sinusoids,
 )
-
-
-@dataclasses.dataclass
-class BlocksConfig:
-    """What all Transformers can choose; the defaults are GPT-2's choices in miniature."""
-
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 256
-    num_layers: int = 4
-    d_model: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 0  # 0: num_heads; fewer is grouped-query attention
-    d_ff: int = 0  # 0: 4 d_model, or 8/3 d_model rounded up to a multiple of 64 for gated units
-    norm: str = "layer_norm"  # layer_norm, rms_norm
-    norm_order: str = "pre"  # pre, post (after each sum, as Vaswani et al. 2017 and BERT)
-    norm_epsilon: float = 1e-5
-    embedding_norm: bool = False  # a norm after the embeddings, as in BERT
-    activation: str = "gelu_tanh"  # gelu (exact), gelu_tanh, relu, swiglu, geglu
-    positions: str = "learned"  # learned, sinusoidal, rotary, relative (T5's biases)
-    rotary_base: float = 10_000.0
-    relative_buckets: int = 32
-    relative_distance: int = 128  # from here on all keys share a bucket
-    scale_embeddings: bool = False  # times sqrt(d_model): Vaswani et al. 2017, section 3.4
-    tie_embeddings: bool = True
-    use_bias: bool = True
-    dropout_rate: float = 0.0  # after the embedding, each attention and each feed-forward block
-    logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
-    scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
-    remat: str = "none"  # none, dots (keep matrix products), full: memory against recomputation
-
-    @property
-    def head_width(self) -> int:
-        return self.d_model // self.num_heads
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
-    @property
-    def feed_forward_width(self) -> int:
-        if self.d_ff:
-            return self.d_ff
-        return 64 * math.ceil(self.d_model / 24) if self.activation in _GATES else 4 * self.d_model
-
-    def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
-        for field, choices in _CHOICES.items():
-            if (given := getattr(self, field)) not in choices:
-                raise ValueError(
-                    f"model.{field} is {given!r}; expected one of {', '.join(choices)}"
-                )
-        for field in ("context_length", "num_layers", "d_model", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        for field in ("rotary_base", "norm_epsilon"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected above 0")
-        if self.d_model % self.num_heads:
-            raise ValueError(
-                f"model.d_model {self.d_model} is not a multiple of model.num_heads "
-                f"{self.num_heads}; change one of them"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads "
-                f"{self.kv_heads}; change one of them"
-            )
-        if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(
-                f"rotary positions turn pairs: the head width {self.head_width} "
-                "(d_model / num_heads) must be even"
-            )
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
-        if self.relative_buckets < 4 or self.relative_buckets % 4:
-            raise ValueError(
-                f"model.relative_buckets is {self.relative_buckets}; expected a multiple of 4"
-            )
-        if self.relative_distance <= self.relative_buckets // 2:
-            raise ValueError(
-                f"model.relative_distance is {self.relative_distance}; expected more than half of "
-                f"model.relative_buckets {self.relative_buckets}"
-            )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
-
+from lm_jax.models.transformer_config import BlocksConfig
 
 _GATES: dict[str, Callable] = {
     "swiglu": nn.silu,
@@ -119,13 +30,6 @@ _ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "relu": nn.relu,
-}
-_CHOICES = {
-    "norm": ("layer_norm", "rms_norm"),
-    "norm_order": ("pre", "post"),
-    "activation": (*_ACTIVATIONS, *_GATES),
-    "positions": ("learned", "sinusoidal", "rotary", "relative"),
-    "remat": ("none", "dots", "full"),
 }
 
 
@@ -290,15 +194,15 @@ class Block(nn.Module):
             y_btd, kept = function(normalize(x_btd))
             return x_btd + dropout(y_btd), kept
 
-        def attention(name: str, kept: KeysValues | None, **kind: bool):
-            layer = Attention(c, self.dtype, **kind, name=name)
+        def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
+            layer = Attention(c, self.dtype, causal, across, name=name)
             return lambda x_btd: layer(x_btd, rows, kept)
 
         own, source = cache if cache is not None else (None, None)
-        x_btd, own = add(x_btd, "attention", attention("attention", own, causal=self.causal))
+        x_btd, own = add(x_btd, "attention", attention("attention", own, self.causal, False))
         if self.reads_source:
             name = "cross_attention"
-            x_btd, source = add(x_btd, name, attention(name, source, across=True))
+            x_btd, source = add(x_btd, name, attention(name, source, False, True))
         feed_forward = FeedForward(c, self.dtype, name="feed_forward")
         x_btd, _ = add(x_btd, "feed_forward", lambda x_btd: (feed_forward(x_btd), None))
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
@@ -308,7 +212,7 @@ class Block(nn.Module):
 def table(module: nn.Module, name: str, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
     """A parameter of `module` of which rows are looked up."""
     normal = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
-    return module.param(name, normal, shape)
+    return module.param(name, normal, shape)  # type: ignore[return-value]  # Flax unboxes it
 
 
 class Tower(nn.Module):
@@ -367,8 +271,8 @@ class Tower(nn.Module):
         stacked, extended_caches = self.variables["params"]["layers"], []
         for index, cache in enumerate(caches):
             layer = jax.tree.map(lambda x, at=index: x[at], stacked)
-            x_btd, cache = block.apply({"params": layer}, x_btd, rows, cache)
-            extended_caches.append(cache)
+            x_btd, longer = block.apply({"params": layer}, x_btd, rows, cache)
+            extended_caches.append(longer)
         return x_btd, tuple(extended_caches)
 
     def _layers(self):

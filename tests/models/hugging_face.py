@@ -147,7 +147,8 @@ def t5(tied: bool = True, **fields: Any) -> Pair:
     """A T5 of three encoder and two decoder layers; untied and with gates it is version 1.1.
 
     T5 does not divide its scores by sqrt(k), which is the same function as queries sqrt(k) times as
-    long; where embeddings are tied it divides the decoder's output by sqrt(d), as its last norm can do.
+    long; where embeddings are tied it divides the decoder's output by sqrt(d), as its last norm
+    can do.
     """
     shape = {"vocab_size": 61, "d_model": 32, "num_heads": 4, "d_kv": 8, "d_ff": 48}
     shape |= {"num_layers": 3, "num_decoder_layers": 2, "relative_attention_num_buckets": 8}
