@@ -6,7 +6,7 @@ A decoder of GPT-2's shape with random weights, 124M parameters in float32 on bo
 prompts of one token, in one process and in turns, so that a machine whose speed drifts does so for
 both. The figures are medians; the ratio is the median of the ratios of the turns. Both read all
 parameters for every token, so beside the tokens stand the gigabytes of parameters and of cache that
-they come to. Needs the packages torch and transformers.
+they come to. Needs the packages torch and transformers, of the `torch` and `hf` extras.
 """
 
 import functools
@@ -25,8 +25,7 @@ import numpy as np
 from absl import app, flags
 
 from lm_jax import decoding
-from lm_jax.models.presets import preset
-from lm_jax.models.transformer import transformer
+from lm_jax.models.transformer import TransformerConfig, transformer
 from lm_jax.scaling.accounting import count_parameters
 from lm_jax.telemetry import environment
 
@@ -36,13 +35,15 @@ BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [1, 8], "Texts at once.",
 THREADS = flags.DEFINE_integer("threads", len(os.sched_getaffinity(0)), "Of PyTorch.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
 
+CONFIG = TransformerConfig(
+    vocab_size=50_257, context_length=1024, num_layers=12, d_model=768, num_heads=12
+)
 Turn = Callable[[np.ndarray], None]
 
 
 def jax_turn(new_tokens: int) -> Turn:
     """Continues prompts [B, 1] by `new_tokens` through `lm_jax.decoding`."""
-    config = preset("gpt2_small")
-    model = transformer(config)
+    model = transformer(CONFIG)
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
     variables = jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
     greedy = decoding.Sampling(temperature=0.0)
@@ -95,9 +96,8 @@ def measure(turns: dict[str, Turn], batch_size: int, rounds: int, new_tokens: in
     kept = {name: values[1:] for name, values in seconds.items()}
     pairs = zip(kept["hugging_face"], kept["lm_jax"], strict=True)
     ratios = sorted(theirs / ours for theirs, ours in pairs)
-    config = preset("gpt2_small")
-    weights = 4 * count_parameters(config)["total"]
-    cache = 4 * 2 * batch_size * config.num_layers * config.d_model * (1 + new_tokens)
+    weights = 4 * count_parameters(CONFIG)["total"]
+    cache = 4 * 2 * batch_size * CONFIG.num_layers * CONFIG.d_model * (1 + new_tokens)
     median = {name: statistics.median(values) for name, values in kept.items()}
     return {
         "tokens_per_second": {n: batch_size * new_tokens / s for n, s in median.items()},

@@ -63,6 +63,11 @@ class Model(NamedTuple):
 
     The same as P times `step`, all at once; None where a model has no faster way."""
 
+    prepare: Callable[[Variables], Variables] | None = None
+    """(variables) -> variables as `start`, `step` and `read` take them fastest; they take both.
+
+    Called once, before a loop; None where a model has no faster way."""
+
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
     """Losses of each target: logits [..., V] float32, targets [...] int32."""

@@ -21,8 +21,10 @@ from lm_jax.models.transformer_blocks import (
     Tower,
     activate,
     dense,
+    layer_of,
     norm,
     table,
+    unstacked,
 )
 from lm_jax.models.transformer_config import (
     BlocksConfig,
@@ -260,7 +262,7 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
 
 
 def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, model: Model, cls):
-    """The model with `step` and `read`, which are one function of one or of several tokens."""
+    """The model with `step` and `read`, which are one function, of one or of several tokens."""
 
     def read(variables: Variables, carry: Cache, tokens: jax.Array):
         layers, start, source_mask_bs = carry
@@ -277,7 +279,16 @@ def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, mo
     def step(variables: Variables, carry: Cache, tokens: jax.Array):
         return read(variables, carry, tokens[:, None])
 
-    return model._replace(step=step, read=read)
+    def prepare(variables: Variables) -> Variables:
+        params = dict(variables["params"])
+        if isinstance(config, EncoderDecoderConfig):
+            decoder = params["decoder"]
+            params["decoder"] = {**decoder, "layers": unstacked(decoder["layers"])}
+        else:
+            params["layers"] = unstacked(params["layers"])
+        return {**variables, "params": params}
+
+    return model._replace(step=step, read=read, prepare=prepare)
 
 
 def _empty(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> jax.Array:
@@ -343,10 +354,10 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
         module = EncoderDecoder(config, dtype, train=False)
         encoded_bsd = module.apply(variables, source_bs, rows, method="encode")
         attention = Attention(config, dtype, across=True)
-        stacked = variables["params"]["decoder"]["layers"]["cross_attention"]
+        decoder = variables["params"]["decoder"]["layers"]
         empty, layers = _empty(config, dtype, batch_size, max_length), []
         for index in range(config.num_layers):
-            layer = {"params": jax.tree.map(lambda x, at=index: x[at], stacked)}
+            layer = {"params": layer_of(decoder, index)["cross_attention"]}
             pair: Any = attention.apply(layer, encoded_bsd, method="keys_values")
             k_bgsk, v_bgsk = (x_bsgk.transpose(0, 2, 1, 3) for x_bsgk in pair)
             layers.append(LayerCache((empty, empty), (k_bgsk, v_bgsk)))

@@ -54,6 +54,24 @@ class LayerCache(NamedTuple):
     source: KeysValues | None
 
 
+def layer_of(layers: Any, index: int) -> Any:
+    """The parameters of a layer, of stacked layers or of those that `unstacked` took apart."""
+    if "0" in layers:
+        return layers[str(index)]
+    return jax.tree.map(lambda x: x[index], layers)
+
+
+def unstacked(layers: Any) -> Any:
+    """Stacked layers as arrays of their own.
+
+    Inside a loop XLA would copy every layer out of the stack at every step; the barrier keeps it
+    from moving these copies back into the loop.
+    """
+    count = len(jax.tree.leaves(layers)[0])
+    taken = {str(index): layer_of(layers, index) for index in range(count)}
+    return jax.lax.optimization_barrier(taken)
+
+
 def dense(config, dtype, features: int, axes: tuple[str, str], name=None, stddev: float = 0.02):
     """A linear layer with biases where the configuration has them."""
     return nn.Dense(
@@ -268,10 +286,10 @@ class Tower(nn.Module):
     def _decode(self, x_btd, rows: Rows, caches: tuple[LayerCache, ...]):
         """Layer by layer, each cache an array of its own that is written where it lies."""
         block = Block(self.config, self.dtype, False, False, self.reads_source, parent=None)
-        stacked, extended_caches = self.variables["params"]["layers"], []
+        layers, extended_caches = self.variables["params"]["layers"], []
         for index, cache in enumerate(caches):
-            layer = jax.tree.map(lambda x, at=index: x[at], stacked)
-            x_btd, longer = block.apply({"params": layer}, x_btd, rows, cache)
+            layer = {"params": layer_of(layers, index)}
+            x_btd, longer = block.apply(layer, x_btd, rows, cache)
             extended_caches.append(longer)
         return x_btd, tuple(extended_caches)
 

@@ -153,6 +153,7 @@ def test_steps_and_reading_at_once_equal_apply(kind, fields):
     expected = np.asarray(expected)
     scale = np.abs(expected).max()
     step, read, first = jax.jit(model.step), jax.jit(model.read), carry
+    variables = jax.jit(model.prepare)(variables) if fields["positions"] != "learned" else variables
     for t in range(10):
         if t == 6:
             sixth = carry
