@@ -78,6 +78,8 @@ def generate(
     if model.start is None or model.step is None:
         raise ValueError("this model does not generate: it has no start and step")
     step = model.step
+    if model.prepare is not None:
+        variables = model.prepare(variables)
 
     def unfinished(loop):
         position, _, _, _, ended = loop

@@ -34,7 +34,8 @@ def make_loss_function(model: Model) -> LossFunction:
 
     @jax.jit
     def losses(variables: Variables, batch: Batch):
-        return model.loss(variables, batch, train=False, key=None)[0]
+        losses = model.loss(variables, batch, train=False, key=None)[0]
+        return losses._replace(uniform_nats=None)
 
     return losses
 

@@ -47,6 +47,7 @@ class TrainingConfig:
     batch_size: int = 32  # sequences a step, over all devices
     batch_size_tokens: int = 0  # when not 0, sets batch_size = batch_size_tokens / context_length
     gradient_accumulation_steps: int = 1
+    label_smoothing: float = 0.0  # share of a target that is uniform; evaluation knows none
     steps_per_call: int = 10  # optimizer steps in one dispatch to the devices
     log_every_steps: int = 10
 
@@ -219,6 +220,8 @@ def validate(experiment: Experiment) -> None:
     for path in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= (given := field(experiment, path)) < 1:
             raise ValueError(f"{path} is {given}; expected 0 <= beta < 1")
+    if not 0 <= (given := experiment.training.label_smoothing) < 1:
+        raise ValueError(f"training.label_smoothing is {given}; expected 0 <= share < 1")
     for path in ("schedule.final_fraction", "schedule.decay_fraction"):
         if not 0 <= (given := field(experiment, path)) <= 1:
             raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
@@ -261,6 +264,11 @@ def _validate_objective(experiment: Experiment) -> None:
         raise ValueError(
             f"objective {objective} does not fit model family {family}, "
             f"which is for {' or '.join(FAMILIES[family].objectives)}"
+        )
+    if objective == "masked_lm" and experiment.model.num_classes:
+        raise ValueError(
+            f"model.num_classes is {experiment.model.num_classes}, but objective masked_lm "
+            "predicts tokens; leave it 0"
         )
     reads = "images" if hasattr(experiment.model, "image_height") else "labelled_text"
     if objective == "classification" and kind != reads:

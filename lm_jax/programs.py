@@ -58,7 +58,13 @@ def compile_experiment(
     optimizer = make_optimizer(experiment.optimizer, schedule)
     if head_only:
         optimizer = update_head_only(optimizer)
-    train_step = training.make_train_step(model, optimizer, schedule, parts, head_only)
+    smoothing = experiment.training.label_smoothing
+    if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
+        raise ValueError(
+            f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
+            "softmax over all targets; set it to 0"
+        )
+    train_step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)

@@ -104,13 +104,18 @@ def make_train_step(
     schedule: optax.Schedule,
     gradient_accumulation_steps: int = 1,
     head_only: bool = False,
+    label_smoothing: float = 0.0,
 ) -> TrainStep:
     """The pure `train_step(state, batch) -> state, metrics`.
 
     The loss is the weighted mean of the cross-entropy over the whole batch, in nats, also when
     the gradient is accumulated over parts of it whose weights differ. With `head_only` the rest of
     the model extracts features as in evaluation: no dropout, running statistics as they are, and
-    no backward pass through it.
+    no backward pass through it. With `label_smoothing` a target is that share uniform over the
+    vocabulary (Szegedy et al. 2016, section 7), and so is the loss.
+
+    Raises:
+      ValueError: when traced, the model does not give what smoothing needs.
     """
 
     def mean_loss(params, stats, batch, total_weight, key):
@@ -120,7 +125,12 @@ def make_train_step(
             )
         variables = {"params": params, **stats}
         losses, new_stats = model.loss(variables, batch, train=not head_only, key=key)
-        mean = jnp.sum(losses.nats * batch["weights"]) / total_weight
+        nats = losses.nats
+        if label_smoothing:
+            if losses.uniform_nats is None:
+                raise ValueError("label smoothing needs `Losses.uniform_nats` of the model")
+            nats = (1 - label_smoothing) * nats + label_smoothing * losses.uniform_nats
+        mean = jnp.sum(nats * batch["weights"]) / total_weight
         return mean, stats if head_only else new_stats
 
     def gradients(state: TrainState, batch: Batch, key: jax.Array):

@@ -6,6 +6,7 @@ import pytest
 from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, prepare
 from lm_jax.experiment import MeshConfig
+from lm_jax.models.skip_gram import SkipGramConfig
 from tests.experiments import tiny
 
 BYTES = TokenizerConfig("byte")
@@ -137,3 +138,34 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
         programs.compile_experiment(
             tiny(training__batch_size=12, mesh=MeshConfig(data=8)), {"vocab_size": 300}
         )
+
+
+def test_smoothed_labels_cost_what_they_cost_in_pytorch():
+    import torch
+
+    config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1)
+    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones((8, 32))}
+    state = training.init_state(program.model, program.optimizer, batch, program.mesh, 0)
+    params = jax.tree.map(lambda x: 5 * x, state.params)  # far from uniform
+    state = state._replace(params=params)
+    logits, _ = program.model.apply(training.variables_of(state), batch, train=False)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(np.array(logits)).flatten(0, 1),
+        torch.tensor(np.array(batch["targets"])).long().flatten(),
+        label_smoothing=0.1,
+    )
+    _, metrics = jax.jit(program.train_step)(state, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    exact = program.model.loss(training.variables_of(state), batch, train=False)[0].nats.mean()
+    assert abs(float(exact) - float(expected)) > 1e-2
+
+
+def test_labels_of_a_model_that_samples_its_targets_are_not_smoothed():
+    config = tiny(objective="skip_gram", model=SkipGramConfig(), training__label_smoothing=0.1)
+    with pytest.raises(ValueError, match="label_smoothing is 0.1, but what this model is trained"):
+        programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    with pytest.raises(ValueError, match="label_smoothing is 1.0; expected"):
+        programs.compile_experiment(tiny(training__label_smoothing=1.0), {"vocab_size": 257})

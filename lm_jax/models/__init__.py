@@ -34,7 +34,9 @@ class Family(NamedTuple):
 _CLASSIFIES = ("classification",)
 
 FAMILIES = {
-    "transformer": Family(transformer.TransformerConfig, transformer.transformer),
+    "transformer": Family(
+        transformer.TransformerConfig, transformer.transformer, ("causal_lm", "prefix_lm")
+    ),
     "ngram": Family(ngram.NgramConfig, ngram.ngram, any_length=True),
     "mlp": Family(mlp.MLPConfig, mlp.mlp, any_length=True),
     "causal_cnn": Family(causal_cnn.CausalCNNConfig, causal_cnn.causal_cnn, any_length=True),
@@ -53,6 +55,14 @@ FAMILIES = {
         dense_classifier.DenseClassifierConfig, dense_classifier.dense_classifier, _CLASSIFIES
     ),
     "convnet": Family(convnet.ConvNetConfig, convnet.convnet, _CLASSIFIES),
+    "encoder": Family(
+        transformer.EncoderConfig, transformer.encoder, ("masked_lm", "classification")
+    ),
+    "encoder_decoder": Family(
+        transformer.EncoderDecoderConfig,
+        transformer.encoder_decoder,
+        ("seq2seq", "span_corruption"),
+    ),
     "skip_gram": Family(skip_gram.SkipGramConfig, skip_gram.skip_gram, ("skip_gram",)),
 }
 

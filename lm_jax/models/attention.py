@@ -1,10 +1,13 @@
-"""Scaled dot-product attention with grouped-query heads, packed documents and a cache.
+"""Scaled dot-product attention: who sees whom, where tokens stand, and the products.
 
 Axes: b batch, t query time, s key time, h query heads, g key/value heads, k head width.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def rotate(x_bthk: jax.Array, positions_bt: jax.Array, base: float) -> jax.Array:
@@ -29,28 +32,108 @@ def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles_btd), jnp.cos(angles_btd)], axis=-1)
 
 
-def visible(queries_bt: jax.Array, keys_bs: jax.Array, segments: tuple | None) -> jax.Array:
-    """Which key each query may read, bool [b, t, s]: none later than itself, none across documents.
+def visible(
+    queries_bt: jax.Array, keys_bs: jax.Array, prefix_bs: jax.Array | None = None
+) -> jax.Array:
+    """Which key each query may read, bool [b, t, s]: none later than itself, but for a prefix.
 
     Args:
       queries_bt, keys_bs: indices of time, not positions inside a document.
-      segments: (query segments [b, t], key segments [b, s]), or None for one document a row.
+      prefix_bs: 1 on the keys that are read from both sides (Raffel et al. 2020, section 3.2.1).
     """
     mask_bts = keys_bs[:, None, :] <= queries_bt[:, :, None]
-    if segments is not None:
-        query_segments_bt, key_segments_bs = segments
-        mask_bts &= query_segments_bt[:, :, None] == key_segments_bs[:, None, :]
-    return mask_bts
+    return mask_bts if prefix_bs is None else mask_bts | (prefix_bs[:, None, :] > 0)
+
+
+def same_segment(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
+    """Which key is of the query's segment, bool [b, t, s]."""
+    return queries_bt[:, :, None] == keys_bs[:, None, :]
+
+
+def relative_buckets(
+    queries_t: jax.Array, keys_s: jax.Array, count: int, furthest: int, both_sides: bool
+) -> jax.Array:
+    """The bucket of the distance from each query to each key, int32 [t, s] (Raffel et al. 2020).
+
+    Half of the buckets are a distance each, the others grow as its logarithm up to `furthest`, and
+    the last holds all beyond. With `both_sides` later keys have a half of the buckets for
+    themselves; else they share the bucket of distance 0.
+    """
+    offset_ts = keys_s[None, :] - queries_t[:, None]
+    of_a_side = count // 2 if both_sides else count
+    single = of_a_side // 2
+    distances = np.maximum(np.arange(furthest + 1, dtype=np.float32), 1)
+    ratio = np.log(distances / np.float32(single)) / np.float32(math.log(furthest / single))
+    spread = single + (ratio * (of_a_side - single)).astype(np.int32)
+    buckets = np.where(distances < single, np.arange(furthest + 1), spread)
+    table = jnp.asarray(np.minimum(buckets, of_a_side - 1), jnp.int32)
+    if not both_sides:
+        return table[jnp.clip(-offset_ts, 0, furthest)]
+    return table[jnp.clip(jnp.abs(offset_ts), 0, furthest)] + of_a_side * (offset_ts > 0)
+
+
+def attention_weights(
+    q_bthk: jax.Array,
+    k_bsgk: jax.Array,
+    mask_bts: jax.Array | None = None,
+    bias_hts: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(k) + bias) under a mask, float32 [b, h, t, s]: the maps, to look at."""
+    k_bshk = jnp.repeat(k_bsgk, q_bthk.shape[2] // k_bsgk.shape[2], axis=2)
+    scores_bhts = jnp.einsum(
+        "bthk,bshk->bhts",
+        q_bthk * q_bthk.shape[-1] ** -0.5,
+        k_bshk,
+        preferred_element_type=jnp.float32,
+    )
+    return jax.nn.softmax(_masked(scores_bhts, mask_bts, bias_hts), axis=-1)
+
+
+def _masked(
+    scores_bhts: jax.Array, mask_bts: jax.Array | None, bias_hts: jax.Array | None
+) -> jax.Array:
+    if bias_hts is not None:
+        scores_bhts = scores_bhts + bias_hts
+    return scores_bhts if mask_bts is None else jnp.where(mask_bts[:, None], scores_bhts, -1e30)
+
+
+def attend_cache(
+    q_bthk: jax.Array,
+    k_bgsk: jax.Array,
+    v_bgsk: jax.Array,
+    mask_bts: jax.Array | None,
+    bias_hts: jax.Array | None = None,
+) -> jax.Array:
+    """As `attend`, of a few queries to a cache whose heads stand before its tokens.
+
+    The cache is read where it lies: `attend` would transpose all of it for every new token.
+    """
+    batch, time, heads, width = q_bthk.shape
+    groups, keys = k_bgsk.shape[1:3]
+    q_bgnk = (q_bthk * width**-0.5).transpose(0, 2, 1, 3).reshape(batch, groups, -1, width)
+    scores_bgns = jnp.einsum("bgnk,bgsk->bgns", q_bgnk, k_bgsk, preferred_element_type=jnp.float32)
+    scores_bhts = _masked(scores_bgns.reshape(batch, heads, time, keys), mask_bts, bias_hts)
+    weights_bhts = jax.nn.softmax(scores_bhts, axis=-1).astype(v_bgsk.dtype)
+    weights_bgns = weights_bhts.reshape(batch, groups, -1, keys)
+    y_bgnk = jnp.einsum("bgns,bgsk->bgnk", weights_bgns, v_bgsk)
+    return y_bgnk.reshape(batch, heads, time, width).transpose(0, 2, 1, 3)
 
 
 def attend(
-    q_bthk: jax.Array, k_bsgk: jax.Array, v_bsgk: jax.Array, mask_bts: jax.Array
+    q_bthk: jax.Array,
+    k_bsgk: jax.Array,
+    v_bsgk: jax.Array,
+    mask_bts: jax.Array | None = None,
+    bias_hts: jax.Array | None = None,
+    *,
+    causal: bool = False,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(k)) v under a mask, [b, t, h, k] (Vaswani et al. 2017, eq. 1).
+    """softmax(q k^T / sqrt(k) + bias) v under a mask, [b, t, h, k] (Vaswani et al. 2017, eq. 1).
 
     Query head i reads key/value head i // (h / g) (grouped-query attention, Ainslie et al. 2023).
-    Scores and softmax are float32. Where queries and keys are the same tokens, the mask must be
-    causal: the first half of the queries then never touches the second half of the keys.
+    Scores and softmax are float32. `causal` promises that queries and keys are the same tokens and
+    that the mask lets none see a later one: the first half of the queries then never touches the
+    second half of the keys.
     """
     batch, time, heads, width = q_bthk.shape
     keys, groups = k_bsgk.shape[1:3]
@@ -65,8 +148,9 @@ def attend(
             rows_nrk * width**-0.5, k_nks[:, :, :visible], preferred_element_type=jnp.float32
         )
         scores_bhts = scores_nrs.reshape(batch, heads, last - first, visible)
-        mask_b1ts = mask_bts[:, None, first:last, :visible]
-        scores_bhts = jnp.where(mask_b1ts, scores_bhts, -1e30)
+        mask = None if mask_bts is None else mask_bts[:, first:last, :visible]
+        bias = None if bias_hts is None else bias_hts[:, first:last, :visible]
+        scores_bhts = _masked(scores_bhts, mask, bias)
         highest = jax.lax.stop_gradient(scores_bhts.max(axis=-1, keepdims=True))
         weights_bhts = jnp.exp(scores_bhts - highest)
         weights_nrs = weights_bhts.astype(v_nsk.dtype).reshape(batch * groups, -1, visible)
@@ -75,7 +159,7 @@ def attend(
         y_bhtk = sums_nrk.reshape(batch, heads, last - first, width)
         return (y_bhtk / weights_bhts.sum(axis=-1, keepdims=True)).astype(v_nsk.dtype)
 
-    if time == keys and time >= 128:
+    if causal and time >= 128:
         half = time // 2
         parts = [attend_rows(0, half, half), attend_rows(half, time, time)]
         y_bhtk = jnp.concatenate(parts, axis=2)

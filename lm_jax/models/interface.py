@@ -27,10 +27,11 @@ Carry = Any
 
 
 class Losses(NamedTuple):
-    """What each target cost; both arrays have the shape of `batch["targets"]`, float32."""
+    """What each target cost; the arrays have the shape of `batch["targets"]`, float32."""
 
     nats: jax.Array  # softmax cross-entropy, -log p(target)
     correct: jax.Array  # 1 where the target has the largest logit
+    uniform_nats: jax.Array | None = None  # mean of -log p over all tokens, to smooth labels with
 
 
 class Model(NamedTuple):
@@ -62,13 +63,19 @@ class Model(NamedTuple):
 
     The same as P times `step`, all at once; None where a model has no faster way."""
 
+    prepare: Callable[[Variables], Variables] | None = None
+    """(variables) -> variables as `start`, `step` and `read` take them fastest; they take both.
+
+    Called once, before a loop; None where a model has no faster way."""
+
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
     """Losses of each target: logits [..., V] float32, targets [...] int32."""
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     correct = jnp.argmax(logits, axis=-1) == targets
-    return Losses(log_normalizer - target_logits, correct.astype(jnp.float32))
+    uniform_nats = log_normalizer - jnp.mean(logits, axis=-1)
+    return Losses(log_normalizer - target_logits, correct.astype(jnp.float32), uniform_nats)
 
 
 def loss_from_apply(apply: Callable[..., tuple[jax.Array, Variables]]):

@@ -1,11 +1,13 @@
-"""Published models by name: decoder-only Transformers, and image classifiers for ImageNet."""
+"""Published models by name: Transformers, and image classifiers for ImageNet."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from lm_jax.models.convnet import ConvNetConfig
-from lm_jax.models.transformer import TransformerConfig
+from lm_jax.models.transformer import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+
+Config = TransformerConfig | EncoderConfig | EncoderDecoderConfig | ConvNetConfig
 
 
 def _gpt2(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
@@ -40,12 +42,56 @@ def _llama(vocab_size: int, context_length: int, **shape: Any) -> TransformerCon
     return dataclasses.replace(config, **shape)
 
 
+def _bert_base() -> EncoderConfig:
+    """Devlin et al. 2019, uncased, with the head for masked tokens and without the pooler."""
+    return EncoderConfig(
+        vocab_size=30_522,
+        context_length=512,
+        num_layers=12,
+        d_model=768,
+        num_heads=12,
+        num_segment_types=2,
+        pooling="first",
+    )
+
+
+def _t5_small() -> EncoderDecoderConfig:
+    """Raffel et al. 2020, section 3.7, the checkpoint of version 1.0."""
+    return EncoderDecoderConfig(
+        vocab_size=32_128,
+        context_length=512,
+        source_length=512,
+        num_layers=6,
+        d_model=512,
+        num_heads=8,
+        norm="rms_norm",
+        norm_epsilon=1e-6,
+        positions="relative",
+        scale_embeddings=False,
+        use_bias=False,
+    )
+
+
+def _vaswani(d_model: int, num_heads: int) -> EncoderDecoderConfig:
+    """Vaswani et al. 2017, Table 3, with 37,000 tokens of German and English.
+
+    With biases in all projections, as in their code's successors; Table 3 rounds to millions.
+    """
+    return EncoderDecoderConfig(
+        vocab_size=37_000,
+        num_layers=6,
+        d_model=d_model,
+        num_heads=num_heads,
+        norm_order="post",
+    )
+
+
 def _imagenet(architecture: str, size: int = 224) -> ConvNetConfig:
     """1,000 classes of colour images; what each publication's variant is, convnet.py says."""
     return ConvNetConfig(architecture, 1000, size, size, 3)
 
 
-PRESETS: dict[str, Callable[[], TransformerConfig | ConvNetConfig]] = {
+PRESETS: dict[str, Callable[[], Config]] = {
     "gpt2_small": lambda: _gpt2(12, 768, 12),
     "gpt2_medium": lambda: _gpt2(24, 1024, 16),
     "gpt2_large": lambda: _gpt2(36, 1280, 20),
@@ -74,6 +120,10 @@ PRESETS: dict[str, Callable[[], TransformerConfig | ConvNetConfig]] = {
         d_ff=28_672,
         rotary_base=500_000.0,
     ),
+    "bert_base": _bert_base,
+    "t5_small": _t5_small,
+    "transformer_base": lambda: _vaswani(512, 8),
+    "transformer_big": lambda: _vaswani(1024, 16),
     "alexnet": lambda: _imagenet("alexnet", 227),
     "googlenet": lambda: _imagenet("googlenet"),
     "resnet18": lambda: _imagenet("resnet18"),
@@ -82,7 +132,7 @@ PRESETS: dict[str, Callable[[], TransformerConfig | ConvNetConfig]] = {
 }
 
 
-def preset(name: str) -> TransformerConfig | ConvNetConfig:
+def preset(name: str) -> Config:
     """The configuration of a published model.
 
     Raises:

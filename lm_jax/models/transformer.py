@@ -1,351 +1,388 @@
-"""The Transformer (Vaswani et al. 2017) as a decoder-only language model, in Flax Linen.
+"""The Transformer (Vaswani et al. 2017) in three assemblies: decoder, encoder, and both.
 
-Axes: b batch, t time, d model width, f feed-forward width, h heads, g key/value heads,
-k head width, v vocabulary, l layers.
+Axes: b batch, t time, s source time, d model width, v vocabulary, c classes, g key/value heads,
+k head width, l layers, h heads.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.attention import attend, rotate, sinusoids, visible
+from lm_jax.models.attention import same_segment, visible
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-
-
-@dataclasses.dataclass
-class TransformerConfig:
-    """The shape of a decoder-only Transformer; the defaults are GPT-2's choices in miniature."""
-
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 256
-    num_layers: int = 4
-    d_model: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 0  # 0: num_heads; fewer is grouped-query attention
-    d_ff: int = 0  # 0: 4 d_model, or 8/3 d_model rounded up to a multiple of 64 for swiglu
-    norm: str = "layer_norm"  # layer_norm, rms_norm
-    activation: str = "gelu_tanh"  # gelu (exact), gelu_tanh, relu, swiglu
-    positions: str = "learned"  # learned, sinusoidal, rotary
-    rotary_base: float = 10_000.0
-    tie_embeddings: bool = True
-    use_bias: bool = True
-    dropout_rate: float = 0.0  # after the embedding, each attention and each feed-forward block
-    logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
-    scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
-    remat: str = "none"  # none, dots (keep matrix products), full: memory against recomputation
-
-    @property
-    def head_width(self) -> int:
-        return self.d_model // self.num_heads
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
-    @property
-    def feed_forward_width(self) -> int:
-        if self.d_ff:
-            return self.d_ff
-        return (
-            64 * math.ceil(self.d_model / 24) if self.activation == "swiglu" else 4 * self.d_model
-        )
-
-    def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
-        for field, choices in _CHOICES.items():
-            if (given := getattr(self, field)) not in choices:
-                raise ValueError(
-                    f"model.{field} is {given!r}; expected one of {', '.join(choices)}"
-                )
-        for field in ("context_length", "num_layers", "d_model", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        if self.d_model % self.num_heads:
-            raise ValueError(
-                f"model.d_model {self.d_model} is not a multiple of model.num_heads "
-                f"{self.num_heads}; change one of them"
-            )
-        if self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads "
-                f"{self.kv_heads}; change one of them"
-            )
-        if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(
-                f"rotary positions turn pairs: the head width {self.head_width} "
-                "(d_model / num_heads) must be even"
-            )
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
-        if not self.rotary_base > 0:
-            raise ValueError(f"model.rotary_base is {self.rotary_base}; expected above 0")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
-
-
-_CHOICES = {
-    "norm": ("layer_norm", "rms_norm"),
-    "activation": ("gelu", "gelu_tanh", "relu", "swiglu"),
-    "positions": ("learned", "sinusoidal", "rotary"),
-    "remat": ("none", "dots", "full"),
-}
+from lm_jax.models.transformer_blocks import (
+    Attention,
+    LayerCache,
+    Rows,
+    Tower,
+    activate,
+    dense,
+    layer_of,
+    norm,
+    table,
+    unstacked,
+)
+from lm_jax.models.transformer_config import (
+    BlocksConfig,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    TransformerConfig,
+)
 
 
 class Cache(NamedTuple):
-    """The keys and values of the tokens so far, and how many there are."""
+    """What has been read, a layer at a time, and how many tokens that is."""
 
-    k_blsgk: jax.Array
-    v_blsgk: jax.Array
+    layers: tuple[LayerCache, ...]
     length: jax.Array  # int32 scalar, the same for every sequence
+    source_mask_bs: jax.Array | None = None
 
 
-class Rows(NamedTuple):
-    """What attention needs to know of a batch besides its activations."""
-
-    positions_bt: jax.Array  # inside the document
-    mask_bts: jax.Array
-    start: jax.Array | int = 0  # decoding: where in the cache these tokens belong
+def _embedding(module: Any) -> jax.Array:
+    c = module.config
+    return table(module, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"))
 
 
-def _dense(config, dtype, features: int, axes: tuple[str, str], name: str, stddev: float = 0.02):
-    return nn.Dense(
-        features,
-        use_bias=config.use_bias,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(stddev), axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        name=name,
+def _embed(module: Any, embedding_vd: jax.Array, tokens_bt: jax.Array) -> jax.Array:
+    x_btd = jnp.asarray(embedding_vd, module.dtype)[tokens_bt]
+    return x_btd * math.sqrt(module.config.d_model) if module.config.scale_embeddings else x_btd
+
+
+def _logits(module: Any, embedding_vd: jax.Array, x_btd: jax.Array) -> jax.Array:
+    c = module.config
+    output_vd = embedding_vd
+    if not c.tie_embeddings:
+        output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
+    logits_btv = jnp.einsum(
+        "btd,vd->btv",
+        x_btd,
+        jnp.asarray(output_vd, module.dtype),
+        preferred_element_type=jnp.float32,
     )
+    if c.logit_soft_cap:
+        logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
+    return logits_btv
 
 
-def _norm(config, dtype, name: str):
-    scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-    if config.norm == "rms_norm":
-        return nn.RMSNorm(epsilon=1e-5, dtype=dtype, scale_init=scale, name=name)
-    bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-    return nn.LayerNorm(
-        epsilon=1e-5,
-        use_bias=config.use_bias,
-        dtype=dtype,
-        scale_init=scale,
-        bias_init=bias,
-        name=name,
-    )
-
-
-class Attention(nn.Module):
-    """Causal self-attention over x_btd, or over a cache that x_btd extends."""
+class Decoder(nn.Module):
+    """Tokens [b, t] to float32 logits [b, t, v]; with caches, also the extended caches."""
 
     config: TransformerConfig
     dtype: Any
+    train: bool
+    causal: bool = True
 
-    @nn.compact
-    def __call__(self, x_btd, rows: Rows, cache):
+    def setup(self):
         c = self.config
-
-        def project(name: str, count: int, axis: str):
-            y_btd = _dense(c, self.dtype, count * c.head_width, ("embed", axis), name)(x_btd)
-            y_bthk = y_btd.reshape(*x_btd.shape[:2], count, c.head_width)
-            return nn.with_logical_constraint(y_bthk, ("batch", "time", axis, None))
-
-        q_bthk = project("query", c.num_heads, "heads")
-        k_btgk = project("key", c.kv_heads, "kv_heads")
-        v_btgk = project("value", c.kv_heads, "kv_heads")
-        if c.positions == "rotary":
-            q_bthk = rotate(q_bthk, rows.positions_bt, c.rotary_base)
-            k_btgk = rotate(k_btgk, rows.positions_bt, c.rotary_base)
-        if cache is not None:
-            at = (0, rows.start, 0, 0)
-            k_btgk = jax.lax.dynamic_update_slice(cache[0], k_btgk.astype(cache[0].dtype), at)
-            v_btgk = jax.lax.dynamic_update_slice(cache[1], v_btgk.astype(cache[1].dtype), at)
-            cache = (k_btgk, v_btgk)
-        y_bthk = attend(q_bthk, k_btgk, v_btgk, rows.mask_bts)
-        residual_stddev = 0.02 / math.sqrt(2 * c.num_layers)  # Radford et al. 2019, section 2.3
-        output = _dense(c, self.dtype, c.d_model, ("heads", "embed"), "output", residual_stddev)
-        return output(y_bthk.reshape(*x_btd.shape[:2], -1)), cache
-
-
-class FeedForward(nn.Module):
-    """Two matrix products around a non-linearity, or SwiGLU's three (Shazeer 2020)."""
-
-    config: TransformerConfig
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_btd):
-        c = self.config
-
-        def up(name: str):
-            return _dense(c, self.dtype, c.feed_forward_width, ("embed", "mlp"), name)(x_btd)
-
-        if c.activation == "swiglu":
-            hidden_btf = nn.silu(up("gate")) * up("up")
-        else:
-            hidden_btf = _ACTIVATIONS[c.activation](up("up"))
-        hidden_btf = nn.with_logical_constraint(hidden_btf, ("batch", "time", "mlp"))
-        residual_stddev = 0.02 / math.sqrt(2 * c.num_layers)
-        return _dense(c, self.dtype, c.d_model, ("mlp", "embed"), "down", residual_stddev)(
-            hidden_btf
+        self.tower = Tower(
+            c, self.dtype, self.train, c.num_layers, c.context_length, True, self.causal
         )
+        nn.share_scope(self, self.tower)
+
+    @nn.compact
+    def __call__(self, tokens_bt, rows: Rows, caches=None):
+        embedding_vd = _embedding(self)
+        x_btd, caches = self.tower(_embed(self, embedding_vd, tokens_bt), rows, caches)
+        return _logits(self, embedding_vd, x_btd), caches
 
 
-_ACTIVATIONS: dict[str, Callable] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-    "relu": nn.relu,
+class Encoder(nn.Module):
+    """Tokens [b, t] to float32 logits [b, t, v] of each token, or [b, c] of the text."""
+
+    config: EncoderConfig
+    dtype: Any
+    train: bool
+
+    def setup(self):
+        c = self.config
+        self.tower = Tower(c, self.dtype, self.train, c.num_layers, c.context_length, False, False)
+        nn.share_scope(self, self.tower)
+
+    @nn.compact
+    def __call__(self, tokens_bt, rows: Rows, segments_bt, types_bt):
+        c = self.config
+        embedding_vd = _embedding(self)
+        x_btd = _embed(self, embedding_vd, tokens_bt)
+        if c.num_segment_types:
+            shape = (c.num_segment_types, c.d_model)
+            types_nd = table(self, "segment_types", shape, ("positions", "embed"))
+            x_btd = x_btd + jnp.asarray(types_nd, self.dtype)[types_bt]
+        x_btd, _ = self.tower(x_btd, rows)
+        if c.num_classes:
+            return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt)
+        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd)
+
+
+class MaskedHead(nn.Module):
+    """Activations x_btd to logits [b, t, v] of the tokens that stood there (BERT's MLM head)."""
+
+    config: EncoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_btd, embedding_vd):
+        c = self.config
+        x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform")(x_btd)
+        x_btd = norm(c, self.dtype, "norm")(activate(c, x_btd))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        bias_v: Any = self.param("bias", zeros, (c.vocab_size,))
+        return _logits(self, embedding_vd, x_btd) + bias_v
+
+
+class ClassHead(nn.Module):
+    """Activations x_btd to logits [b, c] of the text, which is where segments are not 0."""
+
+    config: EncoderConfig
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, x_btd, segments_bt):
+        c = self.config
+        if c.pooling == "first":
+            pooler = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "pooler")
+            pooled_bd = nn.tanh(pooler(x_btd[:, 0]))
+        else:
+            is_text_bt1 = (segments_bt > 0)[..., None]
+            total_bd = jnp.sum(jnp.where(is_text_bt1, x_btd, 0), axis=1, dtype=jnp.float32)
+            pooled_bd = total_bd / jnp.maximum(1, jnp.sum(is_text_bt1, axis=1))
+        pooled_bd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(pooled_bd)
+        classes = dense(c, self.dtype, c.num_classes, ("embed", "vocab"), "classes")
+        return classes(pooled_bd.astype(self.dtype)).astype(jnp.float32)
+
+
+class EncoderDecoder(nn.Module):
+    """Tokens [b, t] and a source to float32 logits [b, t, v], from shared embeddings."""
+
+    config: EncoderDecoderConfig
+    dtype: Any
+    train: bool
+
+    def setup(self):
+        c = self.config
+        common = (c, self.dtype, self.train)
+        self.encoder = Tower(*common, c.encoder_layers, c.source_length, False, False)
+        self.decoder = Tower(*common, c.num_layers, c.context_length, True, True, True)
+
+    @nn.compact
+    def __call__(self, tokens_bt, rows: Rows, source_bs=None, source_rows=None, caches=None):
+        embedding_vd = _embedding(self)
+        if source_bs is not None:
+            rows = rows._replace(source_bsd=self._encode(embedding_vd, source_bs, source_rows))
+        x_btd, caches = self.decoder(_embed(self, embedding_vd, tokens_bt), rows, caches)
+        return _logits(self, embedding_vd, x_btd), caches
+
+    def _encode(self, embedding_vd, source_bs, source_rows):
+        return self.encoder(_embed(self, embedding_vd, source_bs), source_rows)[0]
+
+    def encode(self, source_bs, source_rows: Rows):
+        """What the decoder reads of a source, [b, s, d]."""
+        return self._encode(self.variables["params"]["embedding"], source_bs, source_rows)
+
+
+def _time(tokens_bt: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
+
+
+def _decoder_rows(batch: Batch) -> Rows:
+    """Each token sees the earlier ones of its segment, and the prefix of its segment."""
+    time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
+    prefix_bt = batch.get("prefix")
+    # One document a row needs one mask for all rows.
+    index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
+    mask_bts = visible(index_bt, index_bt, prefix_bt)
+    if segments_bt is not None:
+        mask_bts &= same_segment(segments_bt, segments_bt)
+    return Rows(batch.get("positions", time_bt), mask_bts)
+
+
+def _encoder_rows(
+    tokens_bt: jax.Array, segments_bt: jax.Array | None, positions_bt: jax.Array | None
+) -> Rows:
+    """Each token sees all of its segment; padding is segment 0."""
+    mask_bts = None if segments_bt is None else same_segment(segments_bt, segments_bt)
+    return Rows(_time(tokens_bt) if positions_bt is None else positions_bt, mask_bts)
+
+
+# What a model of each configuration is called with: (configuration, dtype, train, batch) ->
+# module, its arguments.
+def _decoder_call(config: TransformerConfig, dtype: Any, train: bool, batch: Batch):
+    module = Decoder(config, dtype, train, causal="prefix" not in batch)
+    return module, (batch["inputs"], _decoder_rows(batch))
+
+
+def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
+    inputs_bt, segments_bt = batch["inputs"], batch.get("segments")
+    rows = _encoder_rows(inputs_bt, segments_bt, batch.get("positions"))
+    ones, zeros = jnp.ones_like(inputs_bt), jnp.zeros_like(inputs_bt)
+    is_text_bt = ones if segments_bt is None else segments_bt
+    types_bt = batch.get("segment_types", zeros)
+    return Encoder(config, dtype, train), (inputs_bt, rows, is_text_bt, types_bt)
+
+
+def _encoder_decoder_call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
+    source_bs, segments_bs = batch["source"], batch.get("source_segments")
+    source_rows = _encoder_rows(source_bs, segments_bs, batch.get("source_positions"))
+    rows = _decoder_rows(batch)
+    if segments_bs is not None:
+        segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
+        rows = rows._replace(source_mask_bts=same_segment(segments_bt, segments_bs))
+    return EncoderDecoder(config, dtype, train), (batch["inputs"], rows, source_bs, source_rows)
+
+
+_CALLS: dict[type, Callable] = {
+    TransformerConfig: _decoder_call,
+    EncoderConfig: _encoder_call,
+    EncoderDecoderConfig: _encoder_decoder_call,
 }
 
 
-class Block(nn.Module):
-    """A pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+def _model(config: BlocksConfig, dtype: Any) -> Model:
+    """The parts of a `Model` in which the three do not differ."""
+    config.validate()
+    if config.vocab_size < 1:
+        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+    call = _CALLS[type(config)]
 
-    config: TransformerConfig
-    dtype: Any
-    train: bool
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        module, arguments = call(config, dtype, False, batch)
+        return module.init(key, *arguments)
 
-    @nn.compact
-    def __call__(self, x_btd, rows: Rows, cache):
-        c = self.config
-        dropout = nn.Dropout(c.dropout_rate, deterministic=not self.train)
-        y_btd, cache = Attention(c, self.dtype, name="attention")(
-            _norm(c, self.dtype, "attention_norm")(x_btd), rows, cache
-        )
-        x_btd = x_btd + dropout(y_btd)
-        y_btd = FeedForward(c, self.dtype, name="feed_forward")(
-            _norm(c, self.dtype, "feed_forward_norm")(x_btd)
-        )
-        x_btd = x_btd + dropout(y_btd)
-        return nn.with_logical_constraint(x_btd, ("batch", "time", None)), cache
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        module, arguments = call(config, dtype, train, batch)
+        rngs = {} if key is None else {"dropout": key}
+        result = module.apply(variables, *arguments, rngs=rngs)
+        return result[0] if isinstance(result, tuple) else result, {}
+
+    return Model(init, apply, loss_from_apply(apply))
 
 
-class Transformer(nn.Module):
-    """Tokens [b, t] to float32 logits [b, t, v]; with a cache, also the extended cache.
+def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, model: Model, cls):
+    """The model with `step` and `read`, which are one function, of one or of several tokens."""
 
-    The parameters of all layers are stacked on a leading `layers` axis, whether the layers are
-    scanned or unrolled: a checkpoint of one serves the other.
-    """
+    def read(variables: Variables, carry: Cache, tokens: jax.Array):
+        layers, start, source_mask_bs = carry
+        now_t = start + jnp.arange(tokens.shape[1])
+        keys_s = jnp.arange(layers[0].own[0].shape[2])
+        positions_bt = jnp.broadcast_to(now_t, tokens.shape)
+        rows = Rows(positions_bt, visible(now_t[None], keys_s[None]), start)
+        if source_mask_bs is not None:
+            rows = rows._replace(source_mask_bts=source_mask_bs[:, None])
+        module = cls(config, dtype, train=False)
+        logits_btv, layers = module.apply(variables, tokens, rows, caches=layers)
+        return logits_btv[:, -1], Cache(layers, start + tokens.shape[1], source_mask_bs)
 
-    config: TransformerConfig
-    dtype: Any
-    train: bool
+    def step(variables: Variables, carry: Cache, tokens: jax.Array):
+        return read(variables, carry, tokens[:, None])
 
-    @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, cache):
-        c = self.config
-        normal = nn.initializers.normal(0.02)
-        embedding_vd = self.param(
-            "embedding",
-            nn.with_logical_partitioning(normal, ("vocab", "embed")),
-            (c.vocab_size, c.d_model),
-        )
-        x_btd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt]
-        if c.positions == "learned":
-            positions_td = self.param(
-                "positions",
-                nn.with_logical_partitioning(normal, ("positions", "embed")),
-                (c.context_length, c.d_model),
-            )
-            x_btd = x_btd + jnp.asarray(positions_td, self.dtype)[rows.positions_bt]
-        elif c.positions == "sinusoidal":
-            x_btd = x_btd + sinusoids(rows.positions_bt, c.d_model).astype(self.dtype)
-        x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
-        x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
-
-        x_btd, cache = self._layers()(x_btd, rows, cache)
-
-        x_btd = _norm(c, self.dtype, "final_norm")(x_btd)
-        if c.tie_embeddings:
-            output_vd = embedding_vd
+    def prepare(variables: Variables) -> Variables:
+        params = dict(variables["params"])
+        if isinstance(config, EncoderDecoderConfig):
+            decoder = params["decoder"]
+            params["decoder"] = {**decoder, "layers": unstacked(decoder["layers"])}
         else:
-            output_vd = self.param(
-                "output",
-                nn.with_logical_partitioning(normal, ("vocab", "embed")),
-                (c.vocab_size, c.d_model),
-            )
-        logits_btv = jnp.einsum(
-            "btd,vd->btv",
-            x_btd,
-            jnp.asarray(output_vd, self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        if c.logit_soft_cap:
-            logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
-        return logits_btv, cache
+            params["layers"] = unstacked(params["layers"])
+        return {**variables, "params": params}
 
-    def _layers(self):
-        c = self.config
-        block = Block
-        if c.remat != "none":
-            keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            block = nn.remat(
-                Block, prevent_cse=False, policy=keep_dots if c.remat == "dots" else None
-            )
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 1),
-            out_axes=1,
-            length=c.num_layers,
-            unroll=1 if c.scan_layers else c.num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+    return model._replace(step=step, read=read, prepare=prepare)
+
+
+def _empty(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> jax.Array:
+    """The keys or the values of a layer before the first token."""
+    if config.positions == "learned" and max_length > config.context_length:
+        raise ValueError(
+            f"{max_length} tokens asked of a model with learned positions up to "
+            f"{config.context_length}; ask for fewer"
         )
-        return stack(c, self.dtype, self.train, name="layers")
+    return jnp.zeros((batch_size, config.kv_heads, max_length, config.head_width), dtype)
 
 
 def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
     """The decoder-only Transformer of a configuration; `dtype` is that of its computation.
 
+    Where a batch has `prefix` [b, t], the tokens that it names are seen by all of their segment.
+
     Raises:
       ValueError: the configuration names an unknown choice or an impossible shape.
     """
-    config.validate()
-    if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
-
-    def rows_of(batch: Batch) -> Rows:
-        inputs_bt = batch["inputs"]
-        time_bt = jnp.broadcast_to(jnp.arange(inputs_bt.shape[1]), inputs_bt.shape)
-        segments_bt = batch.get("segments")
-        segments = None if segments_bt is None else (segments_bt, segments_bt)
-        # One document a row needs one mask for all rows.
-        index_bt = time_bt[:1] if segments is None else time_bt
-        return Rows(batch.get("positions", time_bt), visible(index_bt, index_bt, segments))
-
-    def init(key: jax.Array, batch: Batch) -> Variables:
-        module = Transformer(config, dtype, train=False)
-        return module.init(key, batch["inputs"], rows_of(batch), None)
-
-    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
-        module = Transformer(config, dtype, train)
-        rngs = {} if key is None else {"dropout": key}
-        logits_btv, _ = module.apply(variables, batch["inputs"], rows_of(batch), None, rngs=rngs)
-        return logits_btv, {}
 
     def start(variables: Variables, batch_size: int, max_length: int) -> Cache:
-        if config.positions == "learned" and max_length > config.context_length:
+        empty = _empty(config, dtype, batch_size, max_length)
+        layers = (LayerCache((empty, empty), None),) * config.num_layers
+        return Cache(layers, jnp.int32(0))
+
+    return _generating(config, dtype, _model(config, dtype), Decoder)._replace(start=start)
+
+
+def encoder(config: EncoderConfig, dtype: Any = jnp.float32) -> Model:
+    """The encoder of a configuration; it does not generate.
+
+    Logits are [b, t, v], or [b, c] with `num_classes`. Tokens see all of their segment; without
+    `segments`, each other. The text that is pooled is all that is not padding.
+
+    Raises:
+      ValueError: the configuration names an unknown choice or an impossible shape.
+    """
+    return _model(config, dtype)
+
+
+def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> Model:
+    """The encoder-decoder of a configuration.
+
+    Logits are [b, t, v]; the tokens of a segment see the source of the same segment. Without
+    `source_segments` they see all of their row's source.
+
+    Raises:
+      ValueError: the configuration names an unknown choice or an impossible shape.
+    """
+
+    def start(
+        variables: Variables, batch_size: int, max_length: int, source: Mapping[str, jax.Array]
+    ) -> Cache:
+        source_bs = source["source"]
+        if config.positions == "learned" and source_bs.shape[1] > config.source_length:
             raise ValueError(
-                f"{max_length} tokens asked of a model with learned positions up to "
-                f"{config.context_length}; ask for fewer"
+                f"a source of {source_bs.shape[1]} tokens given to a model with learned positions "
+                f"up to {config.source_length}; give a shorter one"
             )
-        shape = (batch_size, config.num_layers, max_length, config.kv_heads, config.head_width)
-        return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+        segments_bs = source.get("source_segments", jnp.ones_like(source_bs))
+        rows = _encoder_rows(source_bs, segments_bs, source.get("source_positions"))
+        module = EncoderDecoder(config, dtype, train=False)
+        encoded_bsd = module.apply(variables, source_bs, rows, method="encode")
+        attention = Attention(config, dtype, across=True)
+        decoder = variables["params"]["decoder"]["layers"]
+        empty, layers = _empty(config, dtype, batch_size, max_length), []
+        for index in range(config.num_layers):
+            layer = {"params": layer_of(decoder, index)["cross_attention"]}
+            pair: Any = attention.apply(layer, encoded_bsd, method="keys_values")
+            k_bgsk, v_bgsk = (x_bsgk.transpose(0, 2, 1, 3) for x_bsgk in pair)
+            layers.append(LayerCache((empty, empty), (k_bgsk, v_bgsk)))
+        return Cache(tuple(layers), jnp.int32(0), segments_bs > 0)
 
-    def step(variables: Variables, carry: Cache, tokens: jax.Array):
-        batch_size, _, max_length = carry.k_blsgk.shape[:3]
-        now_bt = jnp.full((batch_size, 1), carry.length)
-        rows = Rows(now_bt, visible(now_bt[:1], jnp.arange(max_length)[None], None), carry.length)
-        module = Transformer(config, dtype, train=False)
-        cache = (carry.k_blsgk, carry.v_blsgk)
-        logits_btv, cache = module.apply(variables, tokens[:, None], rows, cache)  # type: ignore
-        return logits_btv[:, 0], Cache(*cache, carry.length + 1)
+    model = _generating(config, dtype, _model(config, dtype), EncoderDecoder)
+    return model._replace(start=start)
 
-    return Model(init, apply, loss_from_apply(apply), start, step)
+
+def attention_maps(
+    config: BlocksConfig, variables: Variables, batch: Batch, dtype: Any = jnp.float32
+) -> dict[str, jax.Array]:
+    """Who attends to whom: float32 [b, l, h, t, s] under `encoder`, `decoder`, `cross`.
+
+    Only the names which the model has; each row of a map sums to one.
+    """
+    module, arguments = _CALLS[type(config)](config, dtype, False, batch)
+    _, kept = module.apply(variables, *arguments, mutable=["intermediates"])
+    kept = kept["intermediates"]
+    towers = {"decoder": kept}
+    if isinstance(config, EncoderConfig):
+        towers = {"encoder": kept}
+    elif isinstance(config, EncoderDecoderConfig):
+        towers = {name: kept[name] for name in ("encoder", "decoder")}
+    maps = {name: tower["layers"]["attention"]["map"] for name, tower in towers.items()}
+    if isinstance(config, EncoderDecoderConfig):
+        maps["cross"] = kept["decoder"]["layers"]["cross_attention"]["map"]
+    return {name: map_lbhts.swapaxes(0, 1) for name, (map_lbhts,) in maps.items()}

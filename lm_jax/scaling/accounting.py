@@ -13,9 +13,14 @@ from lm_jax.models import build_model
 _COMPONENTS = {
     "embedding": "embedding",
     "positions": "positions",
+    "relative_bias": "positions",
+    "segment_types": "embedding",
     "attention": "attention",
     "feed_forward": "feed_forward",
     "attention_norm": "norm",
+    "cross_attention": "cross_attention",
+    "cross_attention_norm": "norm",
+    "embedding_norm": "norm",
     "feed_forward_norm": "norm",
     "final_norm": "norm",
     "output": "output",
@@ -44,4 +49,8 @@ def _example(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (1, config.image_height, config.image_width, config.image_channels)
         return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
     tokens = jax.ShapeDtypeStruct((1, getattr(config, "context_length", 1)), jnp.int32)
-    return {"inputs": tokens, "segments": tokens, "positions": tokens}
+    batch = {"inputs": tokens, "segments": tokens, "positions": tokens}
+    if hasattr(config, "source_length"):
+        source = jax.ShapeDtypeStruct((1, config.source_length), jnp.int32)
+        batch |= {"source": source, "source_segments": source, "source_positions": source}
+    return batch

@@ -145,7 +145,7 @@ def test_attention_and_its_gradient_equal_jax_nn(time, groups):
     index = jnp.arange(time)[None]
 
     def ours(q, k, v):
-        return attend(q, k, v, visible(index, index, None))
+        return attend(q, k, v, visible(index, index), causal=True)
 
     def reference(q, k, v):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True)
