@@ -1,52 +1,170 @@
-"""Generating tokens from any model that has `start` and `step`."""
+"""Generating tokens from any model that has `start` and `step`.
 
-from typing import NamedTuple
+Axes: b sequences, n tokens of a row, v vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lm_jax.models.interface import Model, Variables
+from lm_jax.models.interface import Carry, Model, Variables
+from lm_jax.sampling import Sampling, sample, tokens_seen
 
-
-class Sampling(NamedTuple):
-    """How a token is drawn from its logits; the filters apply in this order."""
-
-    temperature: float = 1.0  # 0: greedy
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0  # 1: off
+Source = Mapping[str, jax.Array]  # source, source_segments: int32 [B, S]
 
 
-def filter_top_k(logits: jax.Array, k: int) -> jax.Array:
-    """Logits [..., V] with all but the k largest at -inf; ties with the k-th are kept."""
-    if k >= logits.shape[-1]:
-        return logits
-    threshold = jax.lax.top_k(logits, k)[0][..., -1:]
-    return jnp.where(logits < threshold, -jnp.inf, logits)
+class Texts(NamedTuple):
+    """A batch of texts on their way: each row is its prompt and what was generated so far."""
+
+    tokens: jax.Array  # int32 [B, N]
+    lengths: jax.Array  # int32 [B], ends excluded
+    ended: jax.Array  # bool [B]: an end was generated, or the row is no longer to go on
+    log_probabilities: jax.Array
+    """float32 [B, N], of each generated token under the model, whatever the sampling; the end's
+    follows the text's last; 0 elsewhere."""
+    position: jax.Array  # int32 scalar: the column of `tokens` that the model reads next
+    carry: Carry
 
 
-def filter_top_p(logits: jax.Array, p: float) -> jax.Array:
-    """Logits [..., V] of the smallest set of most probable tokens with at least p of the mass.
+def batch_of_prompts(
+    prompts: Sequence[Sequence[int]], width: int, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as rows of tokens, int32 [B, width] padded with 0, and their lengths, int32 [B].
 
-    The token that crosses p is kept, so at least one is (Holtzman et al. 2020, section 3.1).
+    Raises:
+      ValueError: a prompt is empty, longer than the width, or has a token that the model has not.
     """
-    order = jnp.argsort(-logits, axis=-1, stable=True)
-    ordered = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
-    before = jnp.cumsum(ordered, axis=-1) - ordered
-    rank = jnp.argsort(order, axis=-1)
-    keep = jnp.take_along_axis(before < p, rank, axis=-1) | (rank == 0)
-    return jnp.where(keep, logits, -jnp.inf)
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for index, (row, prompt) in enumerate(zip(tokens, prompts, strict=True)):
+        if not 0 < len(prompt) <= width:
+            raise ValueError(f"prompt {index} has {len(prompt)} tokens; expected 1 to {width}")
+        outside = [token for token in prompt if not 0 <= token < vocab_size]
+        if outside:
+            raise ValueError(
+                f"prompt {index} has the token {outside[0]}, which is outside the vocabulary of "
+                f"{vocab_size}; encode it with the model's own tokenizer"
+            )
+        row[: len(prompt)] = prompt
+    return tokens, np.array([len(prompt) for prompt in prompts], np.int32)
 
 
-def sample(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token for each row of logits [B, V], int32 [B]."""
-    if sampling.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / sampling.temperature
-    if sampling.top_k:
-        logits = filter_top_k(logits, sampling.top_k)
-    if sampling.top_p < 1:
-        logits = filter_top_p(logits, sampling.top_p)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+def prepared(model: Model, variables: Variables) -> Variables:
+    """The variables as a loop of steps takes them fastest."""
+    return variables if model.prepare is None else model.prepare(variables)
+
+
+def first_carry(
+    model: Model, variables: Variables, tokens: jax.Array, source: Source | None, prefix_length: int
+) -> Carry:
+    """The carry of rows of tokens [B, N] after their first `prefix_length` tokens.
+
+    Raises:
+      ValueError: the model does not generate.
+    """
+    if model.start is None or model.step is None:
+        raise ValueError("this model does not generate: it has no start and step")
+    arguments: dict[str, Any] = {} if source is None else {"source": source}
+    carry = model.start(variables, *tokens.shape, **arguments)
+    variables = prepared(model, variables)
+    if prefix_length < 1:
+        return carry
+    if model.read is not None:
+        return model.read(variables, carry, tokens[:, :prefix_length])[1]
+    step = model.step
+    return jax.lax.fori_loop(
+        0, prefix_length, lambda i, carry: step(variables, carry, tokens[:, i])[1], carry
+    )
+
+
+def begin(
+    model: Model,
+    variables: Variables,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    *,
+    source: Source | None = None,
+    prefix_length: int = 0,
+) -> Texts:
+    """Prompts as texts that `advance` makes longer.
+
+    Pure and jittable: `model` and `prefix_length` are static.
+
+    Args:
+      tokens: int32 [B, N]; each row begins with its prompt, of at least one token.
+      lengths: int32 [B], of the prompts.
+      source: what the encoder of a model that has one reads.
+      prefix_length: tokens of every row that are read at once; less than the shortest prompt has.
+
+    Raises:
+      ValueError: the model does not generate.
+    """
+    carry = first_carry(model, variables, tokens, source, prefix_length)
+    rows = tokens.shape[0]
+    nothing = jnp.zeros(tokens.shape, jnp.float32)
+    tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
+    return Texts(tokens, lengths, jnp.zeros(rows, bool), nothing, jnp.int32(prefix_length), carry)
+
+
+def advance(
+    model: Model,
+    variables: Variables,
+    texts: Texts,
+    limits: jax.Array,
+    until: jax.Array | int,
+    keys: jax.Array,
+    *,
+    sampling: Sampling,
+    end_tokens: tuple[int, ...],
+) -> Texts:
+    """Texts continued in place, until all have ended or reach column `until`.
+
+    Pure and jittable: `model`, `sampling` and `end_tokens` are static. Every row reads its own
+    prompt, token by token, and then its own samples. A row depends on nothing but its own prompt
+    and key: not on the rows beside it, nor on where `until` interrupts.
+
+    Args:
+      limits: int32 [B], the longest that each row may become; at most N.
+      keys: PRNG keys [B], of each row's draws.
+      end_tokens: each, generated, ends a text and is not kept; they may stand in prompts.
+    """
+    step = model.step
+    assert step is not None
+    variables = prepared(model, variables)
+    ends = jnp.array(end_tokens, jnp.int32)
+    prompts = texts.lengths  # a row draws its own tokens from here on
+
+    def unfinished(texts: Texts):
+        following = texts.position + 1
+        return jnp.any(~texts.ended & (following < limits)) & (following < until)
+
+    def advance_by_one(texts: Texts):
+        position, following = texts.position, texts.position + 1
+        logits_bv, carry = step(variables, texts.carry, texts.tokens[:, position])
+        seen_bv = None
+        if sampling.repetition_penalty != 1:
+            seen_bv = tokens_seen(texts.tokens, following, logits_bv.shape[-1])
+        now_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, following)
+        drawn = sample(now_keys, logits_bv, sampling, seen_bv)
+        log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), drawn[:, None], 1)
+        is_free = (following >= prompts) & (following < limits) & ~texts.ended
+        is_end = is_free & jnp.isin(drawn, ends)
+        writes = is_free & ~is_end
+        write = lambda array, free, values: array.at[:, following].set(  # noqa: E731
+            jnp.where(free, values, array[:, following])
+        )
+        return Texts(
+            write(texts.tokens, writes, drawn),
+            jnp.where(writes, following + 1, texts.lengths),
+            texts.ended | is_end,
+            write(texts.log_probabilities, is_free, log_probabilities[:, 0]),
+            following,
+            carry,
+        )
+
+    return jax.lax.while_loop(unfinished, advance_by_one, texts)
 
 
 def generate(
@@ -55,48 +173,62 @@ def generate(
     tokens: jax.Array,
     lengths: jax.Array,
     limits: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     sampling: Sampling,
-    end_token: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A batch of texts continued in place: the tokens, the new lengths, and which have ended.
-
-    Pure and jittable: `model`, `sampling` and `end_token` are static. Every sequence reads its own
-    prompt, token by token, and then its own samples; the loop ends once all have ended.
-
-    Args:
-      tokens: int32 [B, N]; each row begins with its prompt, of at least one token.
-      lengths: int32 [B], of the prompts.
-      limits: int32 [B], the longest that each row may become; at most N.
-      end_token: generated, it ends a sequence and is not kept; it may stand in a prompt.
+    end_tokens: tuple[int, ...],
+    source: Source | None = None,
+    prefix_length: int = 0,
+) -> Texts:
+    """A batch of prompts continued to their ends or limits: `begin`, and `advance` to the last.
 
     Raises:
       ValueError: the model does not generate.
     """
+    texts = begin(model, variables, tokens, lengths, source=source, prefix_length=prefix_length)
+    return advance(
+        model,
+        variables,
+        texts,
+        limits,
+        tokens.shape[1],
+        keys,
+        sampling=sampling,
+        end_tokens=end_tokens,
+    )
 
-    if model.start is None or model.step is None:
-        raise ValueError("this model does not generate: it has no start and step")
+
+def next_token_probabilities(
+    model: Model,
+    variables: Variables,
+    tokens: jax.Array,
+    *,
+    count: int = 10,
+    source: Source | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """What the model expects after each token of a text [T], most probable first.
+
+    Pure and jittable: `model` and `count` are static. Where the vocabulary is smaller than
+    `count`, all of it.
+
+    Args:
+      source: int32 [1, S] each, what the encoder of a model that has one reads.
+
+    Returns:
+      The tokens, int32 [T, count], and their probabilities, float32 [T, count].
+
+    Raises:
+      ValueError: the model does not generate.
+    """
+    carry = first_carry(model, variables, tokens[None], source, 0)
     step = model.step
-    if model.prepare is not None:
-        variables = model.prepare(variables)
+    assert step is not None
+    variables = prepared(model, variables)
 
-    def unfinished(loop):
-        position, _, _, _, ended = loop
-        return jnp.any(~ended & (position + 1 < limits))
+    def read(carry, token):
+        logits_bv, carry = step(variables, carry, token[None])
+        probabilities_v = jax.nn.softmax(logits_bv[0])
+        return carry, jax.lax.top_k(probabilities_v, min(count, len(probabilities_v)))
 
-    def advance(loop):
-        position, carry, tokens, new_lengths, ended = loop
-        logits, carry = step(variables, carry, tokens[:, position])
-        drawn = sample(jax.random.fold_in(key, position), logits, sampling)
-        following = position + 1
-        is_free = (following >= lengths) & (following < limits) & ~ended
-        ended |= is_free & (drawn == end_token)
-        writes = is_free & ~ended
-        tokens = tokens.at[:, following].set(jnp.where(writes, drawn, tokens[:, following]))
-        return following, carry, tokens, jnp.where(writes, following + 1, new_lengths), ended
-
-    carry = model.start(variables, *tokens.shape)
-    loop = (jnp.int32(0), carry, jnp.asarray(tokens), jnp.asarray(lengths), lengths >= limits)
-    _, _, tokens, new_lengths, ended = jax.lax.while_loop(unfinished, advance, loop)
-    return tokens, new_lengths, ended & (new_lengths < limits)
+    _, (probabilities, best) = jax.lax.scan(read, carry, tokens)
+    return best.astype(jnp.int32), probabilities

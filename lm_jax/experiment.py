@@ -91,7 +91,7 @@ class FineTuningConfig:
 
 @dataclasses.dataclass
 class SamplesConfig:
-    """What is generated at the end of a run."""
+    """What is generated at the end of a run: samples, or by several beams the best texts."""
 
     num_samples: int = 3
     max_new_tokens: int = 256
@@ -99,6 +99,14 @@ class SamplesConfig:
     temperature: float = 0.8
     top_k: int = 0
     top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    # Above 1: beam search, by lm_jax.beam_search.BeamSearch's definitions, and nothing is sampled.
+    num_beams: int = 1
+    num_best: int = 1  # texts of each prompt
+    length_penalty: float = 1.0
+    length_penalty_kind: str = "power"
+    early_stopping: str = "false"
 
 
 @dataclasses.dataclass
@@ -135,6 +143,8 @@ _CHOICES = {
     "optimizer.name": ("adamw", "adam", "sgd", "adafactor", "lion", "muon"),
     "schedule.name": ("constant", "linear", "cosine", "rsqrt", "wsd"),
     "fine_tuning.parameters": ("all", "head"),
+    "samples.length_penalty_kind": ("power", "gnmt"),
+    "samples.early_stopping": ("false", "true", "never"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
 }
 _AT_LEAST = {
@@ -161,6 +171,8 @@ _AT_LEAST = {
     "samples.max_new_tokens": 1,
     "samples.temperature": 0,
     "samples.top_k": 0,
+    "samples.num_beams": 1,
+    "samples.num_best": 1,
     "seed": 0,
 }
 _OF_WINDOWS = ("training.batch_size_tokens", "evaluation.stride", "evaluation.context_length")
@@ -225,8 +237,7 @@ def validate(experiment: Experiment) -> None:
     for path in ("schedule.final_fraction", "schedule.decay_fraction"):
         if not 0 <= (given := field(experiment, path)) <= 1:
             raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
-    if not 0 < experiment.samples.top_p <= 1:
-        raise ValueError(f"samples.top_p is {experiment.samples.top_p}; expected 0 < top_p <= 1")
+    _validate_samples(experiment.samples)
     _validate_objective(experiment)
     experiment.model.validate()
     experiment.data.validate()
@@ -236,6 +247,22 @@ def validate(experiment: Experiment) -> None:
         raise ValueError(
             f"schedule.warmup_steps {schedule.warmup_steps} leaves no step of training.num_steps "
             f"{steps} at the peak; warm up for fewer"
+        )
+
+
+def _validate_samples(samples: SamplesConfig) -> None:
+    if not 0 < samples.top_p <= 1:
+        raise ValueError(f"samples.top_p is {samples.top_p}; expected 0 < top_p <= 1")
+    if not 0 <= samples.min_p <= 1:
+        raise ValueError(f"samples.min_p is {samples.min_p}; expected 0 <= min_p <= 1")
+    if not samples.repetition_penalty > 0:
+        raise ValueError(
+            f"samples.repetition_penalty is {samples.repetition_penalty}; expected above 0"
+        )
+    if samples.num_best > samples.num_beams:
+        raise ValueError(
+            f"samples.num_best is {samples.num_best}, but {samples.num_beams} beams find no more "
+            f"than {samples.num_beams}; raise samples.num_beams"
         )
 
 

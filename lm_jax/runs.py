@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax import data, decoding, evaluation, sharding, training, workdir
+from lm_jax import completion, data, evaluation, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
+from lm_jax.beam_tree import draw
 from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, SamplesConfig
 from lm_jax.inspection import embedding_table, inspect
-from lm_jax.models import FAMILIES
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import Program, compile_experiment, measure, training_batches
 from lm_jax.report import write_report
@@ -70,7 +69,7 @@ def train(
     inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
     _abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:
-        _openings(program, dataset.tokenizer, [experiment.samples.prompt])  # refused now, not later
+        completion.openings(program, dataset.tokenizer, [experiment.samples.prompt])  # or refuse
     workdir.write_inputs(directory, experiment, dataset)
 
     with contextlib.ExitStack() as stack:
@@ -245,11 +244,13 @@ def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
     config = run.program.experiment.samples
     samples = []
     if run.program.model.step is not None:
-        samples = complete(run, [config.prompt] * config.num_samples, config)
+        samples = complete(run, [config.prompt], config)
     findings = inspect(run.program, run.variables, dataset)
     if jax.process_index() == 0:
         if samples:
-            text = "".join(f"--- sample {i + 1} ---\n{text}\n" for i, text in enumerate(samples))
+            text = "".join(
+                f"--- sample {i + 1} ---\n{text}\n" for i, (text, *_) in enumerate(samples)
+            )
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
         if findings:
             workdir.write_json(run.workdir / "inspection.json", findings)
@@ -298,75 +299,61 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
     return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
 
 
-def complete(run: Run, prompts: Sequence[str], config: SamplesConfig, seed: int = 0) -> list[str]:
-    """Each prompt with its continuation, the end of the document excluded.
+def complete(
+    run: Run,
+    prompts: Sequence[str],
+    config: SamplesConfig,
+    *,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[completion.Completion]:
+    """Texts of each prompt: `num_samples` samples, or with several beams the `num_best` best.
 
-    A text that outgrows the model's context goes on from its last half context.
+    A sampled text that outgrows the model's context goes on from its last half context.
+
+    Args:
+      stop: strings that end a sampled text; they are left out, and so is all that follows.
 
     Raises:
-      ValueError: the model does not generate, or a prompt leaves no room for a new token in its
-        context.
+      ValueError: the model does not generate, or a prompt does not fit its context.
     """
+    tokenizer = _validate_samples(run, config)
+    parts = (run.program, run.variables, tokenizer, prompts, config)
+    if config.num_beams == 1:
+        return completion.complete(*parts, seed=seed, stop=stop)
+    if stop:
+        raise ValueError(
+            "stop strings end samples; beams end by the model's own end: leave one out"
+        )
+    return [text for texts in completion.search(*parts)[0] for text in texts]
+
+
+def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
+    """The beams of one prompt as lines of text.
+
+    Raises:
+      ValueError: as `complete`.
+    """
+    tokenizer = _validate_samples(run, config)
+    _, (tree,) = completion.search(run.program, run.variables, tokenizer, [prompt], config)
+    return list(draw(tree, functools.partial(completion.name_of_token, tokenizer)))
+
+
+def next_tokens(run: Run, prompt: str) -> list[completion.NextToken]:
+    """What the model expects at the beginning of a text and after each token of a prompt.
+
+    Raises:
+      ValueError: the model does not generate, or the prompt does not fit its context.
+    """
+    tokenizer = _validate_samples(run, SamplesConfig())
+    return completion.next_tokens(run.program, run.variables, tokenizer, prompt)
+
+
+def _validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
     experiments.validate(dataclasses.replace(run.program.experiment, samples=config))
     if run.tokenizer is None or run.program.model.step is None:
         raise ValueError(f"the model of {run.workdir} does not generate text")
-    end = run.tokenizer.end_of_document
-    texts = _openings(run.program, run.tokenizer, prompts)
-    context = _longest_context(run.program)
-    longest = max(map(len, texts), default=0)
-    sampling = decoding.Sampling(config.temperature, config.top_k, config.top_p)
-    generate = jax.jit(
-        functools.partial(decoding.generate, run.program.model, sampling=sampling, end_token=end)
-    )
-    limits = [len(text) + config.max_new_tokens for text in texts]
-    width = min(context, max(limits, default=0))
-    kept = longest  # tokens of each text that the model reads again
-    key = jax.random.key(seed)
-    while any(len(text) < limit for text, limit in zip(texts, limits, strict=True)):
-        windows = [text[-kept:] for text in texts]
-        lengths = np.array([len(window) for window in windows], np.int32)
-        room = [limit - len(text) for text, limit in zip(texts, limits, strict=True)]
-        tokens = np.zeros((len(texts), width), np.int32)
-        for row, window in zip(tokens, windows, strict=True):
-            row[: len(window)] = window
-        key, subkey = jax.random.split(key)
-        stops = np.minimum(lengths + np.array(room, np.int32), width)
-        written, ends, ended = map(
-            np.asarray, generate(run.variables, tokens, lengths, stops, subkey)
-        )
-        for index, text in enumerate(texts):
-            text += written[index, lengths[index] : ends[index]].tolist()
-            if ended[index]:
-                limits[index] = len(text)
-        kept = max(context // 2, 1)
-    decode = run.tokenizer.decode
-    return [decode(np.array(text[1:])) for text in texts]
-
-
-def _longest_context(program: Program) -> int:
-    """How many tokens the model reads at most."""
-    model = program.experiment.model
-    unlimited = FAMILIES[experiments.variant("model", model)].any_length
-    return sys.maxsize if unlimited else model.context_length
-
-
-def _openings(
-    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
-) -> list[list[int]]:
-    """The tokens that a model reads first: a document's boundary and the prompt.
-
-    Raises:
-      ValueError: a prompt leaves no room for a new token in the model's context.
-    """
-    texts = [[tokenizer.end_of_document, *tokenizer.encode(p).tolist()] for p in prompts]
-    context = _longest_context(program)
-    longest = max(map(len, texts), default=0)
-    if longest >= context:
-        raise ValueError(
-            f"a prompt is {longest - 1} tokens long; the model's context of {context} leaves room "
-            f"for at most {context - 2}"
-        )
-    return texts
+    return run.tokenizer
 
 
 def vectors_of_words(run: Run) -> WordVectors:

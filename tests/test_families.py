@@ -52,8 +52,8 @@ def test_language_models_train_generate_and_are_read_back(name, tmp_path):
     how = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
     again = runs.evaluate(run, split="validation", how=how)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
-    texts = runs.complete(run, ["The "], SamplesConfig(max_new_tokens=40, temperature=0))
-    assert texts[0].startswith("The ") and len(texts[0]) > 10
+    text = runs.complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
+    assert text.startswith("The ") and len(text) > 10
     assert "Samples" in (tmp_path / "report.html").read_text()
 
 

@@ -46,7 +46,7 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     figures = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
-    assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].startswith("ab")
+    assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
 
 
 def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):

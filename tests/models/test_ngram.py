@@ -385,17 +385,17 @@ def test_greedy_decoding_recites_the_only_document():
     variables = model.fit(split_of([text], 7))
     tokens = jnp.zeros((1, 12), jnp.int32).at[0, 0].set(7)
     one = jnp.array([1])  # each row's prompt is the end token, and it may become 12 long
-    found, lengths, ended = decoding.generate(
+    found = decoding.generate(
         model,
         variables,
         tokens,
         one,
         12 * one,
-        jax.random.key(0),
+        jax.random.split(jax.random.key(0), 1),
         sampling=decoding.Sampling(temperature=0),
-        end_token=7,
+        end_tokens=(7,),
     )
-    assert ended[0] and found[0, 1 : lengths[0]].tolist() == text
+    assert found.ended[0] and found.tokens[0, 1 : found.lengths[0]].tolist() == text
 
 
 @pytest.mark.parametrize(

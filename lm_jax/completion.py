@@ -1,0 +1,314 @@
+"""Prompts completed by a trained model: text in, text and its log-probability out."""
+
+import bisect
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lm_jax import data, decoding
+from lm_jax import experiment as experiments
+from lm_jax.beam_search import BeamSearch, beam_search
+from lm_jax.beam_tree import Branch, beam_tree
+from lm_jax.experiment import SamplesConfig
+from lm_jax.models import FAMILIES, Model, Variables
+from lm_jax.programs import Program
+from lm_jax.sampling import Sampling
+
+_CHUNK = 32  # tokens between two looks for stop strings
+
+_begin = jax.jit(decoding.begin, static_argnames=("model", "prefix_length"))
+_advance = jax.jit(
+    decoding.advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="texts"
+)
+_search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
+_probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("model", "count"))
+
+
+class Completion(NamedTuple):
+    """A text that a model wrote."""
+
+    text: str  # with its prompt, unless that was the source of an encoder
+    log_probability: float  # nats, of the generated tokens, their end included
+    score: float  # the same; of beam search, over the length penalty
+
+
+class NextToken(NamedTuple):
+    """What a model expects after the texts of some tokens, most probable first."""
+
+    after: str
+    tokens: list[str]
+    probabilities: list[float]
+
+
+def longest_context(program: Program) -> int:
+    """How many tokens the model reads at most."""
+    model = program.experiment.model
+    unlimited = FAMILIES[experiments.variant("model", model)].any_length
+    return sys.maxsize if unlimited else model.context_length
+
+
+def openings(
+    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
+) -> tuple[list[list[int]], dict[str, np.ndarray] | None]:
+    """The tokens that a model reads first, and the batch of sources of one with an encoder.
+
+    A text begins with a document's boundary; the prompt follows, or is the source.
+
+    Raises:
+      ValueError: a prompt leaves no room for a new token in the model's context, or is longer than
+        its encoder reads.
+    """
+    end = tokenizer.end_of_document
+    encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
+    longest = max(map(len, encoded), default=0)
+    source_length = getattr(program.experiment.model, "source_length", None)
+    if source_length is None:
+        context = longest_context(program)
+        if longest + 1 >= context:
+            raise ValueError(
+                f"a prompt is {longest} tokens long; the model's context of {context} leaves room "
+                f"for at most {context - 2}"
+            )
+        return [[end, *tokens] for tokens in encoded], None
+    if longest + 1 > source_length:
+        raise ValueError(
+            f"a source is {longest} tokens long; the model's encoder reads at most "
+            f"{source_length - 1}"
+        )
+    source = np.zeros((len(prompts), longest + 1), np.int32)
+    segments = np.zeros_like(source)
+    for row, tokens in enumerate(encoded):
+        source[row, : len(tokens) + 1] = [*tokens, end]
+        segments[row, : len(tokens) + 1] = 1
+    return [[end] for _ in prompts], {"source": source, "source_segments": segments}
+
+
+def complete(
+    program: Program,
+    variables: Variables,
+    tokenizer: data.Tokenizer,
+    prompts: Sequence[str],
+    config: SamplesConfig,
+    *,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[Completion]:
+    """`config.num_samples` texts of each prompt, prompt by prompt.
+
+    The draws of a prompt's sample i depend on the seed and i, not on the other prompts. A text that
+    outgrows the model's context goes on from its last half context, unless it has a source.
+
+    Args:
+      stop: strings that end a text; they are left out, and so is all that follows. The
+        log-probability is that of all tokens up to the one that completed the string.
+
+    Raises:
+      ValueError: a prompt does not fit the model.
+    """
+    texts, source = openings(
+        program, tokenizer, [prompt for prompt in prompts for _ in range(config.num_samples)]
+    )
+    if not texts:
+        return []
+    context = longest_context(program)
+    begins = [len(text) for text in texts]
+    limits = [begin + config.max_new_tokens for begin in begins]
+    if source is not None:
+        limits = [min(limit, context) for limit in limits]
+    sample_numbers = np.tile(np.arange(config.num_samples), len(prompts))
+    given = [0 if source else len(_decode(tokenizer, text)) for text in texts]
+    nats: list[list[float]] = [[] for _ in texts]
+
+    def stops(index: int, tokens: list[int]) -> bool:
+        new = _decode(tokenizer, tokens)[given[index] :]
+        return any(string in new for string in stop)
+
+    write = functools.partial(
+        _write,
+        program.model,
+        variables,
+        width=min(context, max(limits)),
+        source=source,
+        sampling=Sampling(
+            config.repetition_penalty, config.temperature, config.top_k, config.top_p, config.min_p
+        ),
+        end_token=tokenizer.end_of_document,
+        vocab_size=tokenizer.vocab_size,
+        stops=stops if stop else None,
+    )
+    kept = max(begins)  # tokens of each text that the model reads again
+    window = 0
+    while any(len(text) < limit for text, limit in zip(texts, limits, strict=True)):
+        keys = _keys(seed, sample_numbers, window)
+        for index, (new, log_p, ended) in enumerate(write(texts, limits, kept, keys)):
+            texts[index] += new
+            nats[index] += log_p
+            if ended:
+                limits[index] = len(texts[index])
+        kept, window = max(context // 2, 1), window + 1
+
+    completions = []
+    for index, (text, begin) in enumerate(zip(texts, begins, strict=True)):
+        decoded, counted = _decode(tokenizer, text), nats[index]
+        if stop and stops(index, text):
+            enough = bisect.bisect_left(
+                range(len(text)), True, lo=begin, key=lambda n: stops(index, text[:n])
+            )
+            new = decoded[given[index] :]
+            cut = min(new.find(string) for string in stop if string in new)
+            decoded, counted = decoded[: given[index] + cut], counted[: enough - begin]
+        completions.append(Completion(decoded, sum(counted), sum(counted)))
+    return completions
+
+
+def _write(
+    model: Model,
+    variables: Variables,
+    texts: list[list[int]],
+    limits: list[int],
+    kept: int,
+    keys: jax.Array,
+    *,
+    width: int,
+    source: decoding.Source | None,
+    sampling: Sampling,
+    end_token: int,
+    vocab_size: int,
+    stops: Callable[[int, list[int]], bool] | None,
+) -> list[tuple[list[int], list[float], bool]]:
+    """What follows the last `kept` tokens of each text until it ends, or its window is full.
+
+    New tokens, log-probabilities (one more if an end was generated), and whether the text ended.
+    The device decodes in one go; with stop strings the host looks at the texts between chunks.
+    """
+    tokens, lengths = decoding.batch_of_prompts([text[-kept:] for text in texts], width, vocab_size)
+    room = [max(limit - len(text), 0) for text, limit in zip(texts, limits, strict=True)]
+    ends = np.minimum(lengths + np.array(room, np.int32), width)
+    shortest = int(lengths[np.array(room) > 0].min())  # what finished rows read matters no more
+    state = _begin(model, variables, tokens, lengths, source=source, prefix_length=shortest - 1)
+    until = shortest
+    while True:
+        until = width if stops is None else min(until + _CHUNK, width)
+        state = _advance(
+            model, variables, state, ends, until, keys, sampling=sampling, end_tokens=(end_token,)
+        )
+        rows, after, ended = (np.array(part) for part in (state.tokens, state.lengths, state.ended))
+        new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]
+        if stops is not None:
+            ended |= [bool(n) and stops(i, texts[i] + n) for i, n in enumerate(new)]
+            state = state._replace(ended=jax.numpy.asarray(ended))
+        if until == width or (ended | (after >= ends)).all():
+            break
+    log_p = np.asarray(state.log_probabilities)
+    counts = [
+        len(n) + int(log_p[i, lengths[i] + len(n) : ends[i]].any()) for i, n in enumerate(new)
+    ]
+    return [
+        (n, log_p[i, lengths[i] : lengths[i] + counts[i]].tolist(), bool(ended[i]))
+        for i, n in enumerate(new)
+    ]
+
+
+def _keys(seed: int, sample_numbers: np.ndarray, window: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(seed), window)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, sample_numbers)
+
+
+def search(
+    program: Program,
+    variables: Variables,
+    tokenizer: data.Tokenizer,
+    prompts: Sequence[str],
+    config: SamplesConfig,
+) -> tuple[list[list[Completion]], list[Branch]]:
+    """The `config.num_best` best texts of each prompt by beam search, and the tree of each.
+
+    Raises:
+      ValueError: a prompt does not fit the model, or its texts would outgrow the model's context.
+    """
+    texts, source = openings(program, tokenizer, prompts)
+    context, end = longest_context(program), tokenizer.end_of_document
+    if not texts:
+        return [], []
+    longest = max(map(len, texts))
+    new = config.max_new_tokens
+    if source is not None:
+        new = min(new, context - 1)
+    if longest + new > context:
+        raise ValueError(
+            f"{new} new tokens after {longest} outgrow the model's context of {context}, where "
+            f"beam search has to end; ask for at most {context - longest} new tokens"
+        )
+    tokens, lengths = decoding.batch_of_prompts(texts, longest + new, tokenizer.vocab_size)
+    beams = _search(
+        program.model,
+        variables,
+        tokens,
+        lengths,
+        lengths + new,
+        search=BeamSearch(
+            config.num_beams,
+            config.length_penalty,
+            config.length_penalty_kind,
+            config.early_stopping,
+        ),
+        end_tokens=(end,),
+        source=source,
+        prefix_length=int(lengths.min()) - 1,
+    )
+    beams = jax.tree.map(np.asarray, beams)
+    found = [
+        [
+            Completion(
+                _decode(tokenizer, beams.tokens[row, best, : beams.lengths[row, best]].tolist()),
+                float(beams.log_probabilities[row, best]),
+                float(beams.scores[row, best]),
+            )
+            for best in range(config.num_best)
+            if beams.scores[row, best] > -np.inf
+        ]
+        for row in range(len(texts))
+    ]
+    return found, [beam_tree(beams, row, int(lengths[row]), end) for row in range(len(texts))]
+
+
+def next_tokens(
+    program: Program,
+    variables: Variables,
+    tokenizer: data.Tokenizer,
+    prompt: str,
+    count: int = 10,
+) -> list[NextToken]:
+    """What the model expects at the beginning of a text and after each token of the prompt.
+
+    Raises:
+      ValueError: the prompt does not fit the model.
+    """
+    (tokens,), source = openings(program, tokenizer, [prompt])
+    best, probabilities = map(
+        np.asarray,
+        _probabilities(
+            program.model, variables, np.array(tokens, np.int32), count=count, source=source
+        ),
+    )
+    name = functools.partial(name_of_token, tokenizer)
+    return [
+        NextToken(name(token), [name(other) for other in others], shares.tolist())
+        for token, others, shares in zip(tokens, best.tolist(), probabilities, strict=True)
+    ]
+
+
+def name_of_token(tokenizer: data.Tokenizer, token: int) -> str:
+    """A token as it is shown to people: its text in quotes, or `end`."""
+    if token == tokenizer.end_of_document:
+        return "end"
+    return repr(tokenizer.decode(np.array([token])))
+
+
+def _decode(tokenizer: data.Tokenizer, tokens: Sequence[int]) -> str:
+    """The text after the boundary that it begins with."""
+    return tokenizer.decode(np.array(tokens[1:], np.int32))
