@@ -87,7 +87,7 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             )
 
 
-def training_batches(program: Program, dataset: data.Corpus | data.LabelledSet) -> training.Batches:
+def training_batches(program: Program, dataset: data.Dataset) -> training.Batches:
     """The batches of a run: this process's rows of each."""
     return program.objective.training_batches(program.experiment, dataset)
 
