@@ -15,6 +15,13 @@ from lm_jax.data.corpus import Corpus as Corpus
 from lm_jax.data.corpus import prepare_corpus as prepare_corpus
 from lm_jax.data.corpus import texts_of as texts_of
 from lm_jax.data.corpus import tokenize as tokenize
+from lm_jax.data.denoising import Corruption as Corruption
+from lm_jax.data.denoising import evaluation_corrupted as evaluation_corrupted
+from lm_jax.data.denoising import masking as masking
+from lm_jax.data.denoising import prefixing as prefixing
+from lm_jax.data.denoising import span_corruption as span_corruption
+from lm_jax.data.denoising import text_length as text_length
+from lm_jax.data.denoising import training_corrupted as training_corrupted
 from lm_jax.data.examples import Examples as Examples
 from lm_jax.data.examples import LabelledSet as LabelledSet
 from lm_jax.data.examples import Reader as Reader
@@ -34,6 +41,7 @@ from lm_jax.data.parallel_text import prepare_parallel_text
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer
+from lm_jax.data.tokenizers import word_boundaries as word_boundaries
 
 _PREPARE: dict[type, Any] = {
     DataConfig: prepare_corpus,

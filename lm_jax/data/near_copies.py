@@ -36,7 +36,10 @@ def near_copies(held_out: Sequence[str], train: Sequence[str]) -> tuple[np.ndarr
     in_train, in_held = np.zeros(len(held_out), bool), np.zeros(len(train), bool)
     for place, text in enumerate(train):
         grams = _grams(text)
-        for number in {number for gram in grams & index.keys() for number in index[gram]}:
+        least, most = _SIMILAR * len(grams), len(grams) / _SIMILAR
+        for number in {number for gram in grams if gram in index for number in index[gram]}:
+            if not least <= len(held_grams[number]) <= most:
+                continue
             shared = len(grams & held_grams[number])
             if shared >= _SIMILAR * (len(grams) + len(held_grams[number]) - shared):
                 in_train[number] = in_held[place] = True
