@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from lm_jax.translation import translation_measures
+from lm_jax.translation_scores import translation_measures
 
 RNG = np.random.default_rng(0)
 WORDS = "the cat sat on a mat and looked at two dogs in red houses".split()
