@@ -110,12 +110,23 @@ class SamplesConfig:
 
 
 @dataclasses.dataclass
+class DenoisingConfig:
+    """What is hidden of a text: objectives masked_lm and span_corruption."""
+
+    fraction: float = 0.15  # of the tokens
+    mean_span_length: float = 3.0  # span_corruption
+    whole_words: bool = False  # masked_lm: in training; evaluation hides single tokens always
+
+
+@dataclasses.dataclass
 class Experiment:
     """One run, whole: what `configs/*.py` return and `config.json` records."""
 
-    objective: str = "causal_lm"  # causal_lm, classification, skip_gram
+    # causal_lm, prefix_lm, masked_lm, span_corruption, seq2seq, classification, skip_gram
+    objective: str = "causal_lm"
     model: Any = dataclasses.field(default_factory=TransformerConfig)  # of lm_jax.models.FAMILIES
     data: Any = dataclasses.field(default_factory=DataConfig)  # of lm_jax.data.config.KINDS
+    denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -136,7 +147,11 @@ _VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 _DATA_OF_OBJECTIVE = {
     "causal_lm": ("text",),
+    "prefix_lm": ("text",),
+    "masked_lm": ("text",),
+    "span_corruption": ("text",),
     "skip_gram": ("text",),
+    "seq2seq": ("parallel_text",),
     "classification": ("labelled_text", "images"),
 }
 _CHOICES = {
@@ -148,6 +163,7 @@ _CHOICES = {
     "compute_dtype": ("auto", "float32", "bfloat16"),
 }
 _AT_LEAST = {
+    "denoising.mean_span_length": 1,
     "optimizer.weight_decay": 0,
     "optimizer.clip_norm": 0,
     "optimizer.epsilon": 0,
@@ -175,7 +191,7 @@ _AT_LEAST = {
     "samples.num_best": 1,
     "seed": 0,
 }
-_OF_WINDOWS = ("training.batch_size_tokens", "evaluation.stride", "evaluation.context_length")
+_OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
 # Fields that change neither the numbers of a run nor what its checkpoints hold.
 # The data has a fingerprint of its own, which a run is held to.
 _FREE_ON_RESUME = (
@@ -187,6 +203,8 @@ _FREE_ON_RESUME = (
     "training.log_every_steps",
     "data.path",
     "data.validation_path",
+    "data.target_path",
+    "data.validation_target_path",
     "data.cache_directory",
 )
 
@@ -237,6 +255,10 @@ def validate(experiment: Experiment) -> None:
     for path in ("schedule.final_fraction", "schedule.decay_fraction"):
         if not 0 <= (given := field(experiment, path)) <= 1:
             raise ValueError(f"{path} is {given}; expected a fraction between 0 and 1")
+    if not 0 < experiment.denoising.fraction < 1:
+        raise ValueError(
+            f"denoising.fraction is {experiment.denoising.fraction}; expected 0 < fraction < 1"
+        )
     _validate_samples(experiment.samples)
     _validate_objective(experiment)
     experiment.model.validate()
@@ -304,15 +326,14 @@ def _validate_objective(experiment: Experiment) -> None:
 
 def _validate_batches(experiment: Experiment) -> None:
     training = experiment.training
+    if experiment.objective in ("skip_gram", "classification"):
+        _refuse(experiment, ("training.batch_size_tokens",))
+    else:
+        _validate_batch_size_tokens(experiment)
     if experiment.objective == "causal_lm":
         _validate_windows(experiment)
     else:
-        for path in _OF_WINDOWS:
-            if field(experiment, path):
-                raise ValueError(
-                    f"{path} is about windows of a text, which objective {experiment.objective} "
-                    "does not have; leave it 0"
-                )
+        _refuse(experiment, _OF_WINDOWS)
     sequences, parts = sequences_per_step(experiment), training.gradient_accumulation_steps
     if sequences % parts:
         raise ValueError(
@@ -321,14 +342,27 @@ def _validate_batches(experiment: Experiment) -> None:
         )
 
 
+def _refuse(experiment: Experiment, paths: tuple[str, ...]) -> None:
+    for path in paths:
+        if field(experiment, path):
+            raise ValueError(
+                f"{path} is about windows of a text, which objective {experiment.objective} "
+                "does not have; leave it 0"
+            )
+
+
+def _validate_batch_size_tokens(experiment: Experiment) -> None:
+    tokens, context = experiment.training.batch_size_tokens, experiment.model.context_length
+    if tokens % context:
+        raise ValueError(
+            f"training.batch_size_tokens {tokens} is not a multiple of "
+            f"model.context_length {context}; change one of them"
+        )
+
+
 def _validate_windows(experiment: Experiment) -> None:
     training, context = experiment.training, experiment.model.context_length
     evaluation = experiment.evaluation
-    if training.batch_size_tokens % context:
-        raise ValueError(
-            f"training.batch_size_tokens {training.batch_size_tokens} is not a multiple of "
-            f"model.context_length {context}; change one of them"
-        )
     window = evaluation.context_length or context
     if window > context and not FAMILIES[variant("model", experiment.model)].any_length:
         raise ValueError(

@@ -24,15 +24,15 @@ _WORDS_ON_MAP = 150
 _WORDS_WITH_NEIGHBOURS = 24
 
 
-def inspect(
-    program: Program, variables: Any, dataset: data.Corpus | data.LabelledSet
-) -> dict[str, Any]:
+def inspect(program: Program, variables: Any, dataset: data.Dataset) -> dict[str, Any]:
     """The findings of a trained model on its validation split; {} where there are none."""
     findings: dict[str, Any] = {}
     documents: Any = dataset.train
     if isinstance(dataset, data.LabelledSet):
         findings |= _classification(program, variables, dataset)
         documents = dataset.train.inputs
+    elif isinstance(dataset, data.ParallelSet):
+        documents = dataset.train.target
     table = embedding_table(variables)
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(documents.tokens)

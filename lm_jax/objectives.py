@@ -29,11 +29,14 @@ class Objective(NamedTuple):
     measures: Callable[[evaluation.DocumentSums, Any, Any], dict[str, Any]]
     """(sums, split, tokenizer) -> figures."""
 
+    special_ids: Callable[[Experiment], int] = lambda _: 0
+    """How many ids the model needs beyond the tokenizer's: the last of its vocabulary."""
+
 
 def targets_per_step(experiment: Experiment) -> int:
-    """How many targets one optimizer step predicts, over all processes."""
+    """How many targets one optimizer step predicts at most, over all processes."""
     sequences = experiments.sequences_per_step(experiment)
-    if experiment.objective == "causal_lm":
+    if OBJECTIVES[experiment.objective].unit == "tokens":
         return sequences * experiment.model.context_length
     return sequences
 
@@ -81,6 +84,110 @@ def _language_measures(
     return evaluation.text_measures(
         sums, documents.characters, documents.bytes, documents.words, tokenizer.lossless
     )
+
+
+def _corruption(
+    experiment: Experiment, end: int, tokenizer: data.Tokenizer | None = None
+) -> tuple[data.Corruption, int]:
+    """What the objective does to a row, and how many tokens of text the row holds."""
+    model, denoising = experiment.model, experiment.denoising
+    if experiment.objective == "prefix_lm":
+        return data.prefixing(), model.context_length
+    common: dict[str, Any] = {"vocab_size": model.vocab_size, "end": end}
+    if experiment.objective == "masked_lm":
+        words = data.word_boundaries(tokenizer) if tokenizer and denoising.whole_words else None
+        mask = data.masking(rate=denoising.fraction, words=words, **common)
+        return mask, model.context_length
+    shapes = _span_shapes(experiment)
+    return data.span_corruption(**shapes, **common), data.text_length(**shapes)[0]
+
+
+def _corrupted_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
+    tokenizer = corpus.tokenizer
+    corrupt, length = _corruption(experiment, tokenizer.end_of_document, tokenizer)
+    return data.training_corrupted(
+        corpus.train,
+        corrupt,
+        context_length=length,
+        batch_size=experiments.sequences_per_step(experiment),
+        seed=experiment.seed,
+        **_processes(),
+    )
+
+
+def _corrupted_evaluation(
+    experiment: Experiment, documents: data.TokenizedDocuments, how: EvaluationConfig
+) -> Evaluated:
+    corrupt, length = _corruption(experiment, int(documents.tokens[0]))
+    batches = data.evaluation_corrupted(
+        documents, corrupt, context_length=length, batch_size=how.batch_size, **_processes()
+    )
+    return batches, len(documents.characters)
+
+
+def _span_shapes(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "source_length": experiment.model.source_length,
+        "context_length": experiment.model.context_length,
+        "density": experiment.denoising.fraction,
+        "mean_span": experiment.denoising.mean_span_length,
+    }
+
+
+def _parallel_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    source = _tokens(rows, experiment.model.source_length)
+    target = _tokens(rows, experiment.model.context_length)
+    of_source = dict.fromkeys(("source", "source_segments", "source_positions"), source)
+    return of_source | dict.fromkeys(("inputs", "segments", "positions"), target)
+
+
+def _parallel_lengths(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "source_length": experiment.model.source_length,
+        "context_length": experiment.model.context_length,
+        "truncate": experiment.data.truncate,
+    }
+
+
+def _parallel_batches(experiment: Experiment, pairs: data.ParallelSet) -> Batches:
+    lengths = _parallel_lengths(experiment)
+    # What is too long is refused before training, not after it.
+    data.evaluation_packed_pairs(pairs.validation, batch_size=1, **lengths)
+    return data.training_packed_pairs(
+        pairs.train,
+        batch_size=experiments.sequences_per_step(experiment),
+        seed=experiment.seed,
+        **lengths | _processes(),
+    )
+
+
+def _parallel_evaluation(
+    experiment: Experiment, split: data.ParallelSplit, how: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_packed_pairs(
+        split, batch_size=how.batch_size, **_parallel_lengths(experiment) | _processes()
+    )
+    return batches, len(split.origins)
+
+
+def _parallel_measures(
+    sums: evaluation.DocumentSums, split: data.ParallelSplit, tokenizer: data.Tokenizer
+) -> dict[str, Any]:
+    """The figures of the targets; where there are several tasks also those of each."""
+    target = split.target
+    is_whole = np.array_equal(sums.tokens, np.diff(target.starts))
+    figures = evaluation.text_measures(
+        sums, target.characters, target.bytes, target.words, tokenizer.lossless and is_whole
+    )
+    if len(split.instructions) > 1:
+        figures["tasks"] = {
+            name: evaluation.prediction_measures(
+                evaluation.DocumentSums(*(values[split.tasks == task] for values in sums)), "tokens"
+            )
+            for task, name in enumerate(split.instructions)
+            if np.any(split.tasks == task)
+        }
+    return figures
 
 
 def _pairs_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -145,6 +252,36 @@ def _labelled_evaluation(
 OBJECTIVES = {
     "causal_lm": Objective(
         "tokens", _language_example, _language_batches, _language_evaluation, _language_measures
+    ),
+    "prefix_lm": Objective(
+        "tokens",
+        _language_example,
+        _corrupted_batches,
+        _corrupted_evaluation,
+        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+    ),
+    "masked_lm": Objective(
+        "tokens",
+        _language_example,
+        _corrupted_batches,
+        _corrupted_evaluation,
+        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+        special_ids=lambda _: 1,
+    ),
+    "span_corruption": Objective(
+        "tokens",
+        _parallel_example,
+        _corrupted_batches,
+        _corrupted_evaluation,
+        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+        special_ids=lambda experiment: data.text_length(**_span_shapes(experiment))[1],
+    ),
+    "seq2seq": Objective(
+        "tokens",
+        _parallel_example,
+        _parallel_batches,
+        _parallel_evaluation,
+        _parallel_measures,
     ),
     "skip_gram": Objective(
         "pairs",

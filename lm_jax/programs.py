@@ -42,8 +42,10 @@ def compile_experiment(
     """
     experiments.validate(experiment)
     experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
-    fill_in(experiment.model, sizes)
     objective = OBJECTIVES[experiment.objective]
+    if special := objective.special_ids(experiment):
+        sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
+    fill_in(experiment.model, sizes)
     mesh = sharding.make_mesh(experiment.mesh, devices)
     parts = experiment.training.gradient_accumulation_steps
     sequences = experiments.sequences_per_step(experiment)
@@ -84,8 +86,8 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             setattr(model, name, size)
         elif name == "vocab_size" and given is not None and given < size:
             raise ValueError(
-                f"model.vocab_size {given} is smaller than the tokenizer's {size}; "
-                "leave it 0 to take the tokenizer's"
+                f"model.vocab_size {given} is smaller than the tokenizer's {size} (with the ids "
+                "of masks, if the objective has any); leave it 0 to take that"
             )
         elif name != "vocab_size" and given is not None and given != size:
             raise ValueError(
@@ -93,7 +95,7 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             )
 
 
-def training_batches(program: Program, dataset: data.Corpus | data.LabelledSet) -> training.Batches:
+def training_batches(program: Program, dataset: data.Dataset) -> training.Batches:
     """The batches of a run: this process's rows of each."""
     return program.objective.training_batches(program.experiment, dataset)
 

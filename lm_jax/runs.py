@@ -24,7 +24,7 @@ from lm_jax.report import write_report
 from lm_jax.telemetry import Meter, RunLog
 from lm_jax.word_vectors import WordVectors, word_vectors
 
-Dataset = data.Corpus | data.LabelledSet
+Dataset = data.Dataset
 
 
 class Run(NamedTuple):
@@ -85,6 +85,8 @@ def train(
         stack.callback(log.close)
         for line in [*notes, *_introduction(program, dataset, state)]:
             log.message(line)
+        if packing := getattr(batches, "note", None):
+            log.message(packing)
         meter = Meter(
             log,
             unit=program.objective.unit,

@@ -57,7 +57,7 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
         )
 
 
-def refuse_other_data(dataset: data.Corpus | data.LabelledSet, workdir: Path) -> None:
+def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
     """Raises ValueError if the directory was begun with other data, or another tokenizer of it."""
     path = workdir / "data.json"
     if not path.exists():
@@ -78,9 +78,7 @@ def refuse_other_data(dataset: data.Corpus | data.LabelledSet, workdir: Path) ->
         )
 
 
-def write_inputs(
-    workdir: Path, experiment: Experiment, dataset: data.Corpus | data.LabelledSet
-) -> None:
+def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
     """Writes all that a run starts from; a directory with a config.json holds all of it."""
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -118,4 +118,101 @@ class ImageConfig:
         _check_fraction(self.validation_fraction)
 
 
-KINDS = {"text": DataConfig, "labelled_text": LabelledTextConfig, "images": ImageConfig}
+@dataclasses.dataclass
+class SymbolsConfig:
+    """Sequences of made-up symbols: what there is to copy, reverse or sort."""
+
+    num_symbols: int = 26
+    num_training_pairs: int = 50_000
+    num_validation_pairs: int = 1_000
+    shortest: int = 1
+    longest: int = 20
+    validation_shortest: int = 0  # 0: as in training
+    validation_longest: int = 0  # 0: as in training; longer ones ask for generalisation
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raises ValueError for an impossible value."""
+        for name, value in vars(self).items():
+            least = 0 if name in ("validation_shortest", "validation_longest", "seed") else 1
+            if value < least:
+                raise ValueError(f"data.symbols.{name} is {value}; expected at least {least}")
+        shortest, longest = self.lengths_to_validate
+        if self.shortest > self.longest or shortest > longest:
+            raise ValueError(
+                f"data.symbols: the shortest ({self.shortest}, {shortest} to validate) is longer "
+                f"than the longest ({self.longest}, {longest} to validate)"
+            )
+
+    @property
+    def lengths_to_validate(self) -> tuple[int, int]:
+        """The shortest and the longest sequence of the validation split."""
+        longest = self.validation_longest or self.longest
+        return self.validation_shortest or self.shortest, longest
+
+
+@dataclasses.dataclass
+class ParallelTextConfig:
+    """Pairs of a source and a target text.
+
+    Files are told apart by their names: .jsonl holds `source`, `target` and optionally `document`;
+    .po is a gettext catalogue; any other holds lines of source<TAB>target, optionally with a third
+    column, the document. With `target_path` two files are aligned line by line.
+    """
+
+    source: str = "files"  # files, tfds; copy, reverse, sort (of made-up symbols)
+    path: str = ""  # files: a file, a directory or a glob; tfds: the name of a translation set
+    target_path: str = ""  # files: the targets of the sources that stand in `path`, line by line
+    validation_path: str = ""  # files: held-out pairs; "": whole documents, by a hash of each
+    validation_target_path: str = ""  # as target_path
+    tasks: str = ""  # instead of path: "instruction=path; instruction=path", told before a source
+    source_language: str = ""  # tfds: what is translated from; "": the first language
+    validation_fraction: float = 0.1
+    drop_near_copies: bool = True  # held-out pairs that training nearly holds; not of symbols
+    longest_characters: int = 0  # pairs with a longer side are left out; 0: none
+    largest_length_ratio: float = 0.0  # and those whose sides differ more, by characters; 0: none
+    truncate: bool = False  # cut what is longer than the model reads, instead of refusing it
+    symbols: SymbolsConfig = dataclasses.field(default_factory=SymbolsConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(
+        default_factory=lambda: TokenizerConfig(kind="bpe", vocab_size=8192)
+    )
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the pairs are made up here."""
+        return self.source in ("copy", "reverse", "sort")
+
+    def validate(self) -> None:
+        """Raises ValueError for an unknown choice or an impossible value."""
+        _check_choice("source", self.source, ("files", "tfds", "copy", "reverse", "sort"))
+        self.tokenizer.validate()
+        self.symbols.validate()
+        _check_fraction(self.validation_fraction)
+        if self.is_made:
+            if self.path or self.tasks:
+                raise ValueError(f"data.source={self.source} makes its pairs; it takes no path")
+        elif bool(self.path) == bool(self.tasks):
+            raise ValueError(
+                f"data.source={self.source} needs either data.path or data.tasks: "
+                "what should be read?"
+            )
+        if self.source == "tfds" and self.tasks:
+            raise ValueError("data.tasks names files; set data.source=files")
+        if self.tasks and (self.target_path or self.validation_path):
+            raise ValueError(
+                "data.tasks names files of pairs, held out by a hash; leave data.target_path and "
+                "data.validation_path empty"
+            )
+        if self.validation_target_path and not self.validation_path:
+            raise ValueError("data.validation_target_path has no data.validation_path beside it")
+        for name in ("longest_characters", "largest_length_ratio"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
+
+
+KINDS = {
+    "text": DataConfig,
+    "labelled_text": LabelledTextConfig,
+    "parallel_text": ParallelTextConfig,
+    "images": ImageConfig,
+}

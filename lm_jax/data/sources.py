@@ -109,6 +109,7 @@ def tfds_builder_of(name: str, directory: Path) -> Any:
       ValueError: it cannot be had.
     """
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.translate  # noqa: F401  wmt14_translate and its like are known then
 
     from lm_jax.data import tfds_builder
 

@@ -79,6 +79,39 @@ class Tokenizer(NamedTuple):
         (directory / "tokenizer.json").write_text(json.dumps({"kind": self.kind}) + "\n")
 
 
+class WordBoundaries(NamedTuple):
+    """Which tokens begin a word, and which have one begin after them; both bool [V]."""
+
+    opens: np.ndarray
+    closes: np.ndarray
+
+    def starts(self, tokens: np.ndarray) -> np.ndarray:
+        """Where words begin in a text [T]: at white space, at signs and after them."""
+        after = np.concatenate([[True], self.closes[tokens[:-1]]])
+        return self.opens[tokens] | after
+
+
+def word_boundaries(tokenizer: Tokenizer) -> WordBoundaries:
+    """Where the words of a tokenizer's texts begin; a space belongs to the word after it."""
+    if not tokenizer.lossless:
+        return WordBoundaries(*np.ones((2, tokenizer.vocab_size), bool))
+    texts = [_first_and_last(tokenizer, index) for index in range(tokenizer.vocab_size)]
+    closes = [not last.isalnum() and last not in f" {_SPACE_MARK}" for _, last in texts]
+    return WordBoundaries(np.array([not first.isalnum() for first, _ in texts]), np.array(closes))
+
+
+def _first_and_last(tokenizer: Tokenizer, index: int) -> tuple[str, str]:
+    """The outer characters of a token; a byte that begins no ASCII sign counts as a letter."""
+    if tokenizer.processor is None:
+        byte = index
+    elif tokenizer.processor.is_byte(index):
+        byte = int(tokenizer.processor.id_to_piece(index)[3:5], 16)
+    else:
+        piece = tokenizer.processor.id_to_piece(index)
+        return piece[0], piece[-1]
+    return (chr(byte), chr(byte)) if byte < 128 else ("x", "x")
+
+
 def _check_utf8(text: str) -> None:
     try:
         text.encode()
