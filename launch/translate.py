@@ -1,0 +1,104 @@
+"""Translates with a trained model that reads a source, and scores what it says.
+
+  python -m launch.translate --workdir=runs/translation
+  python -m launch.translate --workdir=runs/translation --num_beams=1 --output=greedy.tsv
+  python -m launch.translate --workdir=runs/translation --input=letters.txt --output=letters.tsv
+
+Without --input the run's own validation split is translated. An input file holds a source a line,
+or source<TAB>reference. Where there are references, BLEU, chrF and the share of exact matches are
+printed with their standard errors (pip install -e '.[eval]'), and a few examples. --output holds
+lines of source<TAB>translation<TAB>log-probability and, last, the reference. --num_beams=1 takes
+the most probable token each time. The last line of the output is JSON with the figures.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch import program
+from lm_jax import runs
+from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES, BeamSearch
+from lm_jax.data.sources import read_text
+from lm_jax.translation import Translation, held_out_pairs, translate
+from lm_jax.translation_scores import translation_measures
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+INPUT = flags.DEFINE_string("input", None, "Sources, a line each; none: the validation split.")
+OUTPUT = flags.DEFINE_string("output", None, "Where the translations go, as a TSV file.")
+NUM_BEAMS = flags.DEFINE_integer("num_beams", 4, "Texts kept at each step; 1: greedy.", 1)
+LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "0: off; above: favours long texts.")
+LENGTH_PENALTY_KIND = flags.DEFINE_enum(
+    "length_penalty_kind", "power", LENGTH_PENALTIES, "n^penalty, or ((5 + n) / 6)^penalty."
+)
+EARLY_STOPPING_RULE = flags.DEFINE_enum(
+    "early_stopping", "false", EARLY_STOPPING, "When a search is done that has num_beams texts."
+)
+LIMIT = flags.DEFINE_integer("limit", 0, "Only so many sources, the first; 0: all.", 0)
+TRUNCATE = flags.DEFINE_bool("truncate", False, "Cut sources longer than the model reads.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sources at a time.", 1)
+EXAMPLES = flags.DEFINE_integer("examples", 10, "How many are printed.", 0)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+
+
+def main() -> dict[str, Any]:
+    """Translates, writes, scores, and returns the figures."""
+    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    if INPUT.value:
+        sources, references = _read(Path(INPUT.value))
+    else:
+        sources, references = held_out_pairs(run)
+    count = LIMIT.value or len(sources)
+    sources, references = sources[:count], references[:count]
+    search = BeamSearch(
+        NUM_BEAMS.value, LENGTH_PENALTY.value, LENGTH_PENALTY_KIND.value, EARLY_STOPPING_RULE.value
+    )
+    found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=TRUNCATE.value)
+    if OUTPUT.value:
+        _write(Path(OUTPUT.value), sources, found, references)
+    _show(sources, found, references)
+    results = {"workdir": WORKDIR.value, "step": run.step, "search": search._asdict()}
+    results["log_probability"] = sum(t.log_probability for t in found) / len(found)
+    if references:
+        results |= translation_measures([t.text for t in found], references)
+        for name in ("bleu", "chrf", "exact_match"):
+            error = results[f"{name}_standard_error"]
+            spread = f" \u00b1 {error:.2f}" if error is not None else ""
+            program.say(f"{name:12} {results[name]:6.2f}{spread}")
+    return results
+
+
+def _read(path: Path) -> tuple[list[str], list[str]]:
+    lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\n").split("\n")]
+    for number, columns in enumerate(lines, 1):
+        if len(columns) != len(lines[0]) or len(columns) > 2 or not all(map(str.strip, columns)):
+            raise ValueError(
+                f"{path}:{number}: expected a source on every line, or source<TAB>reference"
+            )
+    return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
+
+
+def _write(path: Path, sources: list[str], found: list[Translation], references: list[str]) -> None:
+    columns = [
+        sources,
+        [translation.text for translation in found],
+        [f"{translation.log_probability:.6f}" for translation in found],
+    ]
+    columns += [references] if references else []
+    # Catalogues have texts of several lines.
+    rows = ["\t".join(" ".join(text.split()) for text in row) for row in zip(*columns, strict=True)]
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _show(sources: list[str], found: list[Translation], references: list[str]) -> None:
+    """Prints examples from all over the list."""
+    step = max(len(sources) // max(EXAMPLES.value, 1), 1)
+    for number in range(0, len(sources), step)[: EXAMPLES.value]:
+        program.say(f"source       {sources[number]}\ntranslation  {found[number].text}")
+        if references:
+            program.say(f"reference    {references[number]}")
+        program.say("")
+
+
+if __name__ == "__main__":
+    program.run(main)
