@@ -92,7 +92,7 @@ def main(_: list[str]) -> None:
     for name, speed in result["images_per_second"].items():
         print(f"{name:24}{speed:10,.0f} images/s")
     low, high = result["ratio_range"]
-    print(f"{'ratio':24}{result['ratio_to_pytorch']:10.2f}   {low:.2f} to {high:.2f}")
+    print(f"{'ratio':24}{result['ratio']:10.2f}   {low:.2f} to {high:.2f}")
     write_results(OUTPUT.value, result)
 
 

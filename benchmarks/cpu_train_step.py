@@ -84,7 +84,7 @@ def main(_: list[str]) -> None:
         result = results[name] = measure(case, ROUNDS.value)
         ours, theirs = result["tokens_per_second"].values()
         low, high = result["ratio_range"]
-        ratio = result["ratio_to_pytorch"]
+        ratio = result["ratio"]
         print(f"{name:34}{ours:10,.0f}{theirs:10,.0f}{ratio:8.2f}   {low:.2f} to {high:.2f}")
     write_results(OUTPUT.value, results)
 

@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
             f"{name:10}{median:8.1f} ms a step, at best {result['fastest_milliseconds'][name]:.1f}"
         )
     low, high = result["ratio_range"]
-    print(f"ratio {result['ratio_to_pytorch']:.2f}, from {low:.2f} to {high:.2f}")
+    print(f"ratio {result['ratio']:.2f}, from {low:.2f} to {high:.2f}")
     write_results(OUTPUT.value, result)
 
 

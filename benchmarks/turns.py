@@ -35,7 +35,7 @@ class Seconds(NamedTuple):
         pairs = zip(ours, *others, strict=True)
         ratios = sorted(min(theirs) / mine for mine, *theirs in pairs)
         return {
-            "ratio_to_pytorch": statistics.median(ratios),
+            "ratio": statistics.median(ratios),
             "ratio_range": [ratios[0], ratios[-1]],
         }
 

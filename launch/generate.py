@@ -80,7 +80,7 @@ LENGTH_PENALTY_KIND = flags.DEFINE_enum(
     LENGTH_PENALTIES,
     "What divides the log-probability of n tokens: n^penalty, or ((5 + n) / 6)^penalty.",
 )
-EARLY_STOPPING = flags.DEFINE_enum(
+STOPPING = flags.DEFINE_enum(
     "early_stopping",
     "false",
     EARLY_STOPPING,
@@ -106,7 +106,7 @@ def main() -> dict[str, Any]:
         num_best=NUM_BEST.value,
         length_penalty=LENGTH_PENALTY.value,
         length_penalty_kind=LENGTH_PENALTY_KIND.value,
-        early_stopping=EARLY_STOPPING.value,
+        early_stopping=STOPPING.value,
     )
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:

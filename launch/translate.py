@@ -31,7 +31,7 @@ LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "0: off; above: favou
 LENGTH_PENALTY_KIND = flags.DEFINE_enum(
     "length_penalty_kind", "power", LENGTH_PENALTIES, "n^penalty, or ((5 + n) / 6)^penalty."
 )
-EARLY_STOPPING_RULE = flags.DEFINE_enum(
+STOPPING = flags.DEFINE_enum(
     "early_stopping", "false", EARLY_STOPPING, "When a search is done that has num_beams texts."
 )
 LIMIT = flags.DEFINE_integer("limit", 0, "Only so many sources, the first; 0: all.", 0)
@@ -51,7 +51,7 @@ def main() -> dict[str, Any]:
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
     search = BeamSearch(
-        NUM_BEAMS.value, LENGTH_PENALTY.value, LENGTH_PENALTY_KIND.value, EARLY_STOPPING_RULE.value
+        NUM_BEAMS.value, LENGTH_PENALTY.value, LENGTH_PENALTY_KIND.value, STOPPING.value
     )
     found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=TRUNCATE.value)
     if OUTPUT.value:

@@ -219,4 +219,4 @@ def _best_of(finished: Beams, new: Beams, count: int) -> Beams:
     """The `count` texts of both with the highest scores; earlier ones first where they tie."""
     both = [jnp.concatenate(pair, axis=1) for pair in zip(finished[:-1], new[:-1], strict=True)]
     _, best_rb = jax.lax.top_k(both[-1], count)
-    return Beams(*(_take(part, best_rb) for part in both), finished.steps)
+    return Beams._make([*(_take(part, best_rb) for part in both), finished.steps])

@@ -37,19 +37,20 @@ def beam_tree(beams: Beams, row: int, length: int, end_token: int) -> Branch:
         ]
         paths |= {path: float(p) for path, p in zip(now, log_p[column], strict=True) if path}
         before = now
-    ranks: dict[tuple[int, ...], tuple[int, float]] = {}
-    for rank, score in enumerate(beams.scores[row].tolist()):
-        if score == -np.inf:
+    ranks: dict[tuple[int, ...], tuple[int | None, float | None]] = {}
+    for place, scored in enumerate(beams.scores[row].tolist()):
+        if scored == -np.inf:
             continue
-        text = tuple(beams.tokens[row, rank, length : beams.lengths[row, rank]].tolist())
-        if beams.ended[row, rank]:
+        text = tuple(beams.tokens[row, place, length : beams.lengths[row, place]].tolist())
+        if beams.ended[row, place]:
             text = (*text, end_token)
-        paths[text] = float(beams.log_probabilities[row, rank])
-        ranks[text] = (rank, score)
+        paths[text] = float(beams.log_probabilities[row, place])
+        ranks[text] = (place, scored)
     root = Branch(int(beams.tokens[row, 0, length - 1]), 0.0, None, None, [])
-    nodes = {(): root}
+    nodes: dict[tuple[int, ...], Branch] = {(): root}
     for path in sorted(paths, key=lambda path: (len(path), -paths[path])):
-        nodes[path] = Branch(path[-1], paths[path], *ranks.get(path, (None, None)), [])
+        rank, score = ranks.get(path, (None, None))
+        nodes[path] = Branch(path[-1], paths[path], rank, score, [])
         nodes[path[:-1]].branches.append(nodes[path])
     return root
 

@@ -4,7 +4,7 @@ import bisect
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ def longest_context(program: Program) -> int:
 
 def openings(
     program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
-) -> tuple[list[list[int]], dict[str, np.ndarray] | None]:
+) -> tuple[list[list[int]], Any]:
     """The tokens that a model reads first, and the batch of sources of one with an encoder.
 
     A text begins with a document's boundary; the prompt follows, or is the source.
@@ -158,8 +158,8 @@ def complete(
             enough = bisect.bisect_left(
                 range(len(text)), True, lo=begin, key=lambda n: stops(index, text[:n])
             )
-            new = decoded[given[index] :]
-            cut = min(new.find(string) for string in stop if string in new)
+            written = decoded[given[index] :]
+            cut = min(written.find(string) for string in stop if string in written)
             decoded, counted = decoded[: given[index] + cut], counted[: enough - begin]
         completions.append(Completion(decoded, sum(counted), sum(counted)))
     return completions

@@ -67,6 +67,7 @@ def process(logits: jax.Array, sampling: Sampling, seen: jax.Array | None = None
       seen: bool [..., V], the tokens that each text has; needed for a repetition penalty only.
     """
     if sampling.repetition_penalty != 1:
+        assert seen is not None
         logits = penalize(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return logits
