@@ -34,7 +34,7 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
         resamples = _RESAMPLES if count > 1 else 1
         score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
         figures[name] = score.score
-        figures[f"{name}_standard_error"] = score._ci / _NORMAL_95 if count > 1 else None
+        figures[f"{name}_standard_error"] = float(score._ci) / _NORMAL_95 if count > 1 else None
         figures[f"{name}_signature"] = str(metric.get_signature())
     is_right = np.array([a == b for a, b in zip(hypotheses, references, strict=True)])
     figures["exact_match"] = 100 * float(is_right.mean())
