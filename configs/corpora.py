@@ -5,6 +5,7 @@ parameters and 1.5M tokens of training, nanoGPT's CPU setting; `reference` is CP
 reference, which every Python carries, in 2,048 byte pairs, 2.2M parameters and 0.6M tokens.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.data import DataConfig, TokenizerConfig
@@ -20,8 +21,12 @@ from lm_jax.experiment import (
 from lm_jax.models import FAMILIES
 
 
-def on_corpus(corpus: str, sizes: dict[str, Any], peak_learning_rate: float) -> Experiment:
+def on_corpus(
+    corpus: str, sizes: Mapping[str, Any], peak_learning_rates: Mapping[str, float]
+) -> Experiment:
     """The experiment of the model that `sizes` gives for a corpus, within the common budget.
+
+    Learning rates are the best of two to four on the validation split, seed 0.
 
     Raises:
       ValueError: the corpus is not one of the two.
@@ -29,7 +34,7 @@ def on_corpus(corpus: str, sizes: dict[str, Any], peak_learning_rate: float) -> 
     if corpus not in sizes:
         raise ValueError(f"no corpus {corpus!r}; expected --config=FILE:{' or :'.join(sizes)}")
     build = _shakespeare if corpus == "shakespeare" else _reference
-    return build(sizes[corpus], peak_learning_rate)
+    return build(sizes[corpus], peak_learning_rates[corpus])
 
 
 def _evaluation(model: Any, every_steps: int) -> EvaluationConfig:

@@ -13,8 +13,9 @@ SIZES = {
     "shakespeare": RecurrentConfig(cell="gru", d_hidden=238),
     "reference": RecurrentConfig(cell="gru", d_hidden=290),
 }
+LEARNING_RATES = {"shakespeare": 3e-3, "reference": 3e-3}
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=3e-3)
+    return on_corpus(corpus, SIZES, LEARNING_RATES)

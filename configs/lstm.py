@@ -13,8 +13,9 @@ SIZES = {
     "shakespeare": RecurrentConfig(cell="lstm", d_hidden=209),
     "reference": RecurrentConfig(cell="lstm", d_hidden=264),
 }
+LEARNING_RATES = {"shakespeare": 1e-2, "reference": 1e-2}
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=1e-2)
+    return on_corpus(corpus, SIZES, LEARNING_RATES)

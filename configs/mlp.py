@@ -13,8 +13,9 @@ SIZES = {
     "shakespeare": MLPConfig(d_hidden=970),
     "reference": MLPConfig(context_length=256, d_hidden=795),
 }
+LEARNING_RATES = {"shakespeare": 5e-3, "reference": 2e-3}
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=5e-3)
+    return on_corpus(corpus, SIZES, LEARNING_RATES)

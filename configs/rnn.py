@@ -13,8 +13,9 @@ SIZES = {
     "shakespeare": RecurrentConfig(cell="rnn", d_hidden=383),
     "reference": RecurrentConfig(cell="rnn", d_hidden=389),
 }
+LEARNING_RATES = {"shakespeare": 2e-3, "reference": 2e-3}
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=2e-3)
+    return on_corpus(corpus, SIZES, LEARNING_RATES)

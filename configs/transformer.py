@@ -15,8 +15,9 @@ SIZES = {
         context_length=256, num_layers=4, d_model=192, num_heads=6, positions="rotary"
     ),
 }
+LEARNING_RATES = {"shakespeare": 5e-3, "reference": 5e-3}
 
 
 def get_config(corpus: str = "shakespeare") -> Experiment:
     """The experiment on `shakespeare` or on `reference`: see configs/corpora.py."""
-    return on_corpus(corpus, SIZES, peak_learning_rate=5e-3)
+    return on_corpus(corpus, SIZES, LEARNING_RATES)

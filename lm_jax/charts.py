@@ -157,8 +157,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(size, 1e5):
+            return f"{value / size:.4g}{name}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.3g}".replace("e-0", "e-")
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
