@@ -6,14 +6,19 @@ overtakes the next, where the geometric mean of both sizes is optimal. For sizes
 series under L(N,D) = E + A/N^alpha + B/D^beta this gives the exponent exactly.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax.scaling.fitting import fit, log_loss
+from lm_jax.scaling.laws import power_offset
 from lm_jax.scaling.lines import Line, fit_line
 
 _GRID = 1_500  # budgets, as in the paper
 _FEWEST_POINTS = 4  # of a curve: a local parabola leaves one to judge it by
+_LAW_SIZE = 3  # parameters of a power law with offset
+_LEAST_SQUARES = 10.0  # Huber's delta above every residual
 _BANDWIDTHS = (0.15, 0.3, 0.6, 1.2, 2.4, 4.8)  # of the kernel, in log C
 
 
@@ -27,7 +32,7 @@ class Curve(NamedTuple):
 
 
 class EnvelopeFit(NamedTuple):
-    """Power laws of the optimal size, tokens and loss over budgets."""
+    """Power laws of the optimal size and tokens over budgets."""
 
     curves: list[Curve]
     budgets: np.ndarray  # [X] where a size overtakes the next smaller one
@@ -36,13 +41,13 @@ class EnvelopeFit(NamedTuple):
     edges: list[float]  # overtakings left out: there one of the two runs begins or ends
     size: Line
     tokens: Line
-    loss: Line
 
 
 def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> EnvelopeFit:
-    """Lines through the overtakings of all curves, smoothed by local parabolas.
+    """Lines through the overtakings of all curves, smoothed.
 
-    The width of the smoothing kernel is the best of six by leave-one-out error over all curves.
+    They are smoothed by local parabolas of one of six widths, or by a power law with offset each:
+    whatever predicts points left out best, over all curves.
 
     Args:
       sizes: [P], parameters; rows of equal size are one curve.
@@ -66,18 +71,13 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
             f"an envelope of {len(runs)} sizes has no two overtakings; give at least 3"
         )
     logs = [(np.log(budgets[rows]), np.log(losses[rows])) for rows in runs]
-    width = min(_BANDWIDTHS, key=lambda width: sum(_left_out(x, y, width) for x, y in logs))
-    curves = [
-        Curve(
-            float(sizes[rows[0]]), budgets[rows], losses[rows], np.exp(_smoother(x, x, width) @ y)
-        )
-        for rows, (x, y) in zip(runs, logs, strict=True)
-    ]
     grid = np.linspace(min(x[0] for x, _ in logs), max(x[-1] for x, _ in logs), _GRID)
-    ahead = np.full((len(runs), _GRID), np.inf)
-    for row, (x, y) in zip(ahead, logs, strict=True):
+    curves, ahead = [], np.full((len(runs), _GRID), np.inf)
+    for row, rows, smooth, (x, _) in zip(ahead, runs, _smoothers(logs), logs, strict=True):
         seen = (grid >= x[0]) & (grid <= x[-1])
-        row[seen] = _smoother(x, grid[seen], width) @ y
+        row[seen] = smooth(grid[seen])
+        size = float(sizes[rows[0]])
+        curves.append(Curve(size, budgets[rows], losses[rows], np.exp(smooth(x))))
     return _overtakings(curves, grid, ahead)
 
 
@@ -101,12 +101,34 @@ def _overtakings(curves: list[Curve], grid: np.ndarray, ahead: np.ndarray) -> En
             "begins or ends); train the sizes at overlapping budgets, or give more of them"
         )
     c, n, loss = np.exp(np.array(found)).T
-    return EnvelopeFit(
-        curves, c, n, loss, edges, fit_line(c, n), fit_line(c, c / (6 * n)), fit_line(c, loss)
+    return EnvelopeFit(curves, c, n, loss, edges, fit_line(c, n), fit_line(c, c / (6 * n)))
+
+
+_Smooth = Callable[[np.ndarray], np.ndarray]
+
+
+def _smoothers(logs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[_Smooth]:
+    """A function of log C for each curve: kernels of one width, or a power law with offset."""
+    errors = {w: sum(_left_out(_kernel(x, x, w), y) for x, y in logs) for w in _BANDWIDTHS}
+    laws = [_law(x, y) for x, y in logs] if min(len(x) for x, _ in logs) > _LAW_SIZE else []
+    spared = [len(x) / (len(x) - _LAW_SIZE) for x, _ in logs] if laws else []
+    law_error = sum(
+        float(np.sum(((y - law(x)) * factor) ** 2))
+        for law, factor, (x, y) in zip(laws, spared, logs, strict=False)
     )
+    width = min(errors, key=errors.__getitem__)
+    if laws and law_error < errors[width]:
+        return laws
+    return [lambda at, x=x, y=y: _kernel(x, at, width) @ y for x, y in logs]
 
 
-def _smoother(x: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
+def _law(x: np.ndarray, y: np.ndarray) -> _Smooth:
+    """`E + A / C^alpha`, by least squares of log L."""
+    fitted = fit(power_offset("c"), [np.exp(x)], np.exp(y), delta=_LEAST_SQUARES)
+    return lambda at: log_loss(fitted.law, fitted.theta, at[None] - fitted.centre)
+
+
+def _kernel(x: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
     """The matrix [A, T] that turns values at x [T] into local parabolas at `at` [A]."""
     distance = x[None] - at[:, None]
     # At least four neighbours carry weight, however far they are.
@@ -119,8 +141,7 @@ def _smoother(x: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
     return np.einsum("aj,atj,at->at", first, powers, weights)
 
 
-def _left_out(x: np.ndarray, y: np.ndarray, width: float) -> float:
+def _left_out(matrix: np.ndarray, y: np.ndarray) -> float:
     """Sum of squared errors of each point predicted from the others."""
-    matrix = _smoother(x, x, width)
     leverage = np.minimum(np.diag(matrix), 0.99)
     return float(np.sum(((y - matrix @ y) / (1 - leverage)) ** 2))

@@ -6,6 +6,9 @@ import numpy as np
 
 from lm_jax.scaling.lines import Line, fit_line
 
+_WINDOW = np.log(10)  # of a parabola: a factor in parameters, each way
+_FEWEST_IN_WINDOW = 5
+_ROUNDS = 10
 _FEWEST_SIZES = 3  # a minimum inside a profile has a neighbour on each side
 
 
@@ -23,13 +26,12 @@ class Profile(NamedTuple):
 
 
 class IsoflopFit(NamedTuple):
-    """Power laws of the optimal size, tokens and loss over budgets."""
+    """Power laws of the optimal size and tokens over budgets."""
 
     minimum: str
     profiles: list[Profile]
     size: Line
     tokens: Line
-    loss: Line
 
     @property
     def edges(self) -> list[float]:
@@ -82,8 +84,8 @@ def fit_isoflop(
             f"only {len(inside)} of {len(profiles)} budgets have a minimum inside their profile "
             f"(at the edge: {edges}); add smaller or larger sizes there"
         )
-    c, n, d, loss = np.array([(p.budget, p.size, p.tokens, p.loss) for p in inside]).T
-    return IsoflopFit(minimum, profiles, fit_line(c, n), fit_line(c, d), fit_line(c, loss))
+    c, n, d = np.array([(p.budget, p.size, p.tokens) for p in inside]).T
+    return IsoflopFit(minimum, profiles, fit_line(c, n), fit_line(c, d))
 
 
 def _profile(
@@ -123,9 +125,22 @@ def _akima(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
 
 
 def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
-    """Least squares; a parabola that opens downward has its minimum at an edge."""
-    curve = np.polynomial.Polynomial.fit(x, y, 2)
-    constant, slope, bend = curve.convert().coef
-    best = -slope / (2 * bend) if bend > 0 else x[np.argmin(curve(x))]
-    at_edge = not x[0] < best < x[-1]
-    return curve, float(np.clip(best, x[0], x[-1])), bool(at_edge)
+    """Least squares in a window about the minimum, which reaches as far on both sides.
+
+    Profiles are steeper on one side; far points of one side only would pull the minimum over.
+    A parabola that opens downward has its minimum at an edge.
+    """
+    inside = np.ones(len(x), bool)
+    for _ in range(_ROUNDS):
+        curve = np.polynomial.Polynomial.fit(x[inside], y[inside], 2)
+        _, slope, bend = curve.convert().coef
+        best = -slope / (2 * bend) if bend > 0 else x[np.argmin(y)]
+        if not x[0] < best < x[-1]:
+            return curve, float(np.clip(best, x[0], x[-1])), True
+        distance = np.abs(x - best)
+        needed = np.sort(distance)[min(_FEWEST_IN_WINDOW, len(x)) - 1]
+        reach = max(min(_WINDOW, best - x[0], x[-1] - best), needed)
+        before, inside = inside, distance <= reach * (1 + 1e-9)
+        if (inside == before).all():
+            break
+    return curve, float(best), False

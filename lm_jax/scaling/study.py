@@ -11,7 +11,7 @@ from lm_jax.scaling.fitting import DELTA, Fit, fit
 from lm_jax.scaling.groups import Comparison, compare_exponents
 from lm_jax.scaling.intervals import Profile, Resamples, bootstrap, profile, quality
 from lm_jax.scaling.isoflop import IsoflopFit, fit_isoflop
-from lm_jax.scaling.laws import Law
+from lm_jax.scaling.laws import Law, power, power_offset
 from lm_jax.scaling.lines import Line
 from lm_jax.scaling.points import Points
 
@@ -119,9 +119,7 @@ def study_groups(
     """Whether the groups of the points share exponents: both fits, intervals and a test."""
     assert points.groups is not None
     variables = [points[name] for name in law.variables]
-    found = compare_exponents(
-        law, variables, points["loss"], points.groups, resamples, delta, seed
-    )
+    found = compare_exponents(law, variables, points["loss"], points.groups, resamples, delta, seed)
     return {
         "shared_exponents": _fit_by_group(found.shared, resamples, seed),
         "own_exponents": _fit_by_group(found.separate, resamples, seed),
@@ -157,7 +155,9 @@ def study_isoflop(
     columns = [points[name] for name in ("n", "d", "c", "loss")]
     fitted = fit_isoflop(*columns, minimum)
     results = {"law": "isoflop", "formula": "N* = coefficient_n C^exponent_n", "minimum": minimum}
-    results |= _lines(fitted.size, fitted.tokens, fitted.loss, len(points), budgets)
+    inside = [(p.budget, p.loss) for p in fitted.profiles if not p.at_edge]
+    loss = _loss_law(*np.array(inside).T)
+    results |= _lines(fitted.size, fitted.tokens, loss, len(points), budgets)
     results["minima"] = [
         {"budget": p.budget, "n": p.size, "d": p.tokens, "loss": p.loss, "at_edge": p.at_edge}
         for p in fitted.profiles
@@ -169,24 +169,33 @@ def study_isoflop(
         results[f"exponent_n_by_{other}"] = beside.exponent
     except ValueError:  # its minima lie at edges: nothing to stand beside
         results[f"exponent_n_by_{other}"] = None
-    return Study(results, points, fitted)
+    return Study(results, points, fitted, loss)
 
 
 def study_envelope(points: Points, *, budgets: Sequence[float] = ()) -> Study:
     """Where sizes overtake each other along training, and the power laws of that."""
     fitted = fit_envelope(points["n"], points["c"], points["loss"])
     results = {"law": "envelope", "formula": "N* = coefficient_n C^exponent_n"}
-    results |= _lines(fitted.size, fitted.tokens, fitted.loss, len(points), budgets)
+    loss = _loss_law(fitted.budgets, fitted.losses)
+    results |= _lines(fitted.size, fitted.tokens, loss, len(points), budgets)
     found = zip(fitted.budgets, fitted.sizes, fitted.losses, strict=True)
     results["overtakings"] = [dict(zip(("budget", "n", "loss"), row, strict=True)) for row in found]
     results["edges"] = fitted.edges
-    return Study(results, points, fitted)
+    return Study(results, points, fitted, loss)
+
+
+def _loss_law(budgets: np.ndarray, losses: np.ndarray) -> Resamples | None:
+    """The loss at the optima as a power law of C, above an offset where there are enough."""
+    if len(losses) < 3:
+        return None
+    law = power_offset("c") if len(losses) > 4 else power("c")
+    return bootstrap(fit(law, [budgets], losses))
 
 
 def _lines(
-    size: Line, tokens: Line, loss: Line, num_points: int, budgets: Sequence[float]
+    size: Line, tokens: Line, loss: Resamples | None, num_points: int, budgets: Sequence[float]
 ) -> dict[str, Any]:
-    lines = {"n": size, "d": tokens, "loss": loss}
+    lines = {"n": size, "d": tokens}
     results: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     for name, line in lines.items():
@@ -195,15 +204,19 @@ def _lines(
         intervals[f"coefficient_{name}"] = line.coefficient_interval()
     results["objective"] = size.deviation**2 * max(size.points - 2, 0)
     results |= {"num_points": num_points, "num_optima": size.points, "intervals": intervals}
-    results["quality"] = {f"rms_residual_{name}": line.deviation for name, line in lines.items()}
+    results["quality"] = {"rms_residual_n": size.deviation}
+    if loss:
+        about = {"formula": loss.fit.law.formula, "intervals": loss.intervals()}
+        results["loss_law"] = loss.fit.parameters | about
     if budgets:
-        results["predictions"] = [_line_prediction(lines, budget) for budget in budgets]
+        results["predictions"] = [_line_prediction(lines, loss, budget) for budget in budgets]
     return results
 
 
-def _line_prediction(lines: dict[str, Line], budget: float) -> dict[str, Any]:
-    outcome: dict[str, Any] = {"budget": budget}
+def _line_prediction(
+    lines: dict[str, Line], loss: Resamples | None, budget: float
+) -> dict[str, Any]:
+    outcome = _prediction(loss, budget) if loss else {"budget": budget}
     for name, line in lines.items():
         outcome[name], outcome[f"{name}_interval"] = line.predict(budget)
-    outcome["run_interval"] = lines["loss"].predict(budget, new=True)[1]
     return outcome
