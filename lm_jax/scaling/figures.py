@@ -26,6 +26,7 @@ _STYLE = {
     "grid.color": "#e4e4de",
     "axes.axisbelow": True,
     "font.size": 10,
+    "figure.constrained_layout.h_pad": 0.08,
     "legend.frameon": False,
     "svg.hashsalt": "lm_jax",
 }
@@ -186,7 +187,7 @@ def _contours(axes: Any, study: Study) -> None:
     axes.plot([b.parameters for b in best], [b.tokens for b in best], color=_RED, label="optimum")
     axes.set(xscale="log", yscale="log", xlabel=_LABELS["n"], ylabel=_LABELS["d"])
     axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", frameon=True)
     bar = axes.figure.colorbar(dots, ax=axes, label=_LOSS)
     _plain_ticks(bar.ax.yaxis)
 
