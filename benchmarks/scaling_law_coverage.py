@@ -84,7 +84,7 @@ CASES = {
 
 def bounds_of_law(case: Case, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
     """The reported bounds for one draw."""
-    values = [np.exp(rng.uniform(*np.log(limits), POINTS)) for limits in case.ranges]
+    values = [np.exp(rng.uniform(np.log(low), np.log(high), POINTS)) for low, high in case.ranges]
     fitted = fit(case.law, values, noisy(case.loss(*values), rng))
     return bootstrap(fitted, resamples, seed=int(rng.integers(1 << 30))).intervals()
 

@@ -91,7 +91,11 @@ def _study(points: Points, budgets: list[float]) -> study.Study:
     if LAW.value == "envelope":
         return study.study_envelope(points, budgets=budgets)
     law = _LAWS.get(LAW.value) or _POWERS[LAW.value](VARIABLE.value)
-    options = {"resamples": RESAMPLES.value, "delta": HUBER_DELTA.value, "seed": SEED.value}
+    options: dict[str, Any] = {
+        "resamples": RESAMPLES.value,
+        "delta": HUBER_DELTA.value,
+        "seed": SEED.value,
+    }
     found = study.study_law(points, law, budgets=budgets, **options)
     if points.groups is not None:
         found.results["groups"] = study.study_groups(points, law, **options)

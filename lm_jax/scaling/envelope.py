@@ -7,6 +7,7 @@ series under L(N,D) = E + A/N^alpha + B/D^beta this gives the exponent exactly.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +120,11 @@ def _smoothers(logs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[_Smooth]:
     width = min(errors, key=errors.__getitem__)
     if laws and law_error < errors[width]:
         return laws
-    return [lambda at, x=x, y=y: _kernel(x, at, width) @ y for x, y in logs]
+    return [partial(_parabolas, x, y, width) for x, y in logs]
+
+
+def _parabolas(x: np.ndarray, y: np.ndarray, width: float, at: np.ndarray) -> np.ndarray:
+    return _kernel(x, at, width) @ y
 
 
 def _law(x: np.ndarray, y: np.ndarray) -> _Smooth:

@@ -16,7 +16,7 @@ from lm_jax.scaling.isoflop import IsoflopFit
 from lm_jax.scaling.lines import Line
 from lm_jax.scaling.study import Study
 
-_STYLE = {
+_STYLE: Any = {
     "figure.figsize": (6.4, 4.2),
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,

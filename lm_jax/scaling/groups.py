@@ -23,7 +23,7 @@ def compare_exponents(
     law: Law,
     variables: Sequence[np.ndarray],
     losses: np.ndarray,
-    groups: Sequence[Any],
+    groups: Sequence[Any] | np.ndarray,
     resamples: int = 1_000,
     delta: float = DELTA,
     seed: int = 0,
@@ -65,7 +65,7 @@ def compare_exponents(
     separate = fit(larger, data, losses, delta, starts)
 
     drawn = residual_bootstrap(shared, resamples, seed)
-    options = {"delta": delta, "steps": 200}
+    options: dict[str, Any] = {"delta": delta, "steps": 200}
     small, under = minimise(
         shared.law, np.tile(shared.theta, (resamples, 1)), shared.x, drawn, **options
     )

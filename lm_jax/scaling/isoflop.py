@@ -133,7 +133,7 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
     inside = np.ones(len(x), bool)
     for _ in range(_ROUNDS):
         curve = np.polynomial.Polynomial.fit(x[inside], y[inside], 2)
-        _, slope, bend = curve.convert().coef
+        _, slope, bend = curve.convert().coef.tolist()
         best = -slope / (2 * bend) if bend > 0 else x[np.argmin(y)]
         if not x[0] < best < x[-1]:
             return curve, float(np.clip(best, x[0], x[-1])), True

@@ -1,7 +1,7 @@
 """The compute-optimal size and tokens that a law of N and D implies, for C = 6 N D."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Optimum(NamedTuple):
     loss: np.ndarray
 
 
-def optimum(law: str, parameters: Mapping[str, np.ndarray], budget: float) -> Optimum:
+def optimum(law: str, parameters: Mapping[str, Any], budget: float) -> Optimum:
     """N*, D* and L* at a budget in FLOPs: Hoffmann et al. 2022, equation 4.
 
     `min A/N^alpha + B/D^beta` with `6 N D = C` is at `N* = G (C/6)^a`, `D* = (C/6)^b / G`, where
@@ -37,13 +37,13 @@ def optimum(law: str, parameters: Mapping[str, np.ndarray], budget: float) -> Op
     return Optimum(np.exp(log_n), np.exp(log_d), loss)
 
 
-def exponents(law: str, parameters: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def exponents(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """a and b of `N* ~ C^a`, `D* ~ C^b`. Raises ValueError as `optimum` does."""
     _, _, alpha, beta = _terms(law, parameters)
     return beta / (alpha + beta), alpha / (alpha + beta)
 
 
-def _terms(law: str, parameters: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+def _terms(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """log A, log B, alpha and beta of the sum to be minimised."""
     if law == "parametric":
         a, b, alpha, beta = (np.asarray(parameters[name]) for name in ("A", "B", "alpha", "beta"))

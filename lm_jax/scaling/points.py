@@ -2,8 +2,8 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from lm_jax.scaling.optimum import FLOPS_PER_PARAMETER_AND_TOKEN
 _LISTED = 5  # bad rows that a message names
 
 
-class Points(NamedTuple):
+@dataclass(frozen=True)
+class Points:
     """P runs, or points along runs; what a law does not need may be absent."""
 
     columns: dict[str, np.ndarray]  # of n, d, c, s and loss: float64 [P], all positive

@@ -152,9 +152,13 @@ def study_isoflop(
     points: Points, *, minimum: str = "akima", budgets: Sequence[float] = ()
 ) -> Study:
     """Minima of profiles and their power laws; the other kind of minimum stands beside them."""
-    columns = [points[name] for name in ("n", "d", "c", "loss")]
-    fitted = fit_isoflop(*columns, minimum)
-    results = {"law": "isoflop", "formula": "N* = coefficient_n C^exponent_n", "minimum": minimum}
+    n, d, c, losses = (points[name] for name in ("n", "d", "c", "loss"))
+    fitted = fit_isoflop(n, d, c, losses, minimum)
+    results: dict[str, Any] = {
+        "law": "isoflop",
+        "formula": "N* = coefficient_n C^exponent_n",
+        "minimum": minimum,
+    }
     inside = [(p.budget, p.loss) for p in fitted.profiles if not p.at_edge]
     loss = _loss_law(*np.array(inside).T)
     results |= _lines(fitted.size, fitted.tokens, loss, len(points), budgets)
@@ -165,7 +169,7 @@ def study_isoflop(
     results["edges"] = fitted.edges
     other = "parabola" if minimum == "akima" else "akima"
     try:
-        beside = fit_isoflop(*columns, other).size
+        beside = fit_isoflop(n, d, c, losses, other).size
         results[f"exponent_n_by_{other}"] = beside.exponent
     except ValueError:  # its minima lie at edges: nothing to stand beside
         results[f"exponent_n_by_{other}"] = None
@@ -175,7 +179,7 @@ def study_isoflop(
 def study_envelope(points: Points, *, budgets: Sequence[float] = ()) -> Study:
     """Where sizes overtake each other along training, and the power laws of that."""
     fitted = fit_envelope(points["n"], points["c"], points["loss"])
-    results = {"law": "envelope", "formula": "N* = coefficient_n C^exponent_n"}
+    results: dict[str, Any] = {"law": "envelope", "formula": "N* = coefficient_n C^exponent_n"}
     loss = _loss_law(fitted.budgets, fitted.losses)
     results |= _lines(fitted.size, fitted.tokens, loss, len(points), budgets)
     found = zip(fitted.budgets, fitted.sizes, fitted.losses, strict=True)
@@ -207,7 +211,7 @@ def _lines(
     results["quality"] = {"rms_residual_n": size.deviation}
     if loss:
         about = {"formula": loss.fit.law.formula, "intervals": loss.intervals()}
-        results["loss_law"] = loss.fit.parameters | about
+        results["loss_law"] = {**loss.fit.parameters, **about}
     if budgets:
         results["predictions"] = [_line_prediction(lines, loss, budget) for budget in budgets]
     return results
@@ -216,7 +220,9 @@ def _lines(
 def _line_prediction(
     lines: dict[str, Line], loss: Resamples | None, budget: float
 ) -> dict[str, Any]:
-    outcome = _prediction(loss, budget) if loss else {"budget": budget}
+    outcome: dict[str, Any] = {"budget": budget}
+    if loss:
+        outcome |= _prediction(loss, budget)
     for name, line in lines.items():
         outcome[name], outcome[f"{name}_interval"] = line.predict(budget)
     return outcome
