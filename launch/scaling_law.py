@@ -1,0 +1,140 @@
+"""Fits a scaling law to the points of a CSV, with intervals, predictions and pictures.
+
+  python -m launch.scaling_law --points=runs.csv --law=parametric --d_column=tokens --budget=1e22
+  python -m launch.scaling_law --points=runs.csv --law=isoflop --flops_column=flops --output=laws
+  python -m launch.scaling_law --points=curves.csv --law=envelope --where=optimizer=adamw,seed=0
+  python -m launch.scaling_law --points=runs.csv --law=power_offset --variable=n
+  python -m launch.scaling_law --points=runs.csv --law=power --group_column=architecture
+
+docs/scaling_laws.md has the equations. With --output the directory receives scaling_law.html, its
+pictures as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the law's
+parameters by their names, `objective`, `num_points`, and the 95% bounds of each in `intervals`.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch import program
+from lm_jax.scaling import laws, study
+from lm_jax.scaling.fitting import DELTA
+from lm_jax.scaling.points import Points, read_points
+from lm_jax.telemetry import environment, finite
+
+_POWERS = {"power": laws.power, "power_offset": laws.power_offset}
+_LAWS = {"parametric": laws.PARAMETRIC, "kaplan": laws.KAPLAN}
+_LAWS["learning_curve"] = laws.LEARNING_CURVE
+_NAMES = [*_LAWS, *_POWERS, "isoflop", "envelope"]
+
+POINTS = flags.DEFINE_string("points", None, "The CSV file, with a header.", required=True)
+LAW = flags.DEFINE_enum("law", None, _NAMES, "What to fit.", required=True)
+VARIABLE = flags.DEFINE_enum("variable", "n", ["n", "d", "c"], "What a power law is of.")
+N_COLUMN = flags.DEFINE_string("n_column", "n", "The column of parameters.")
+D_COLUMN = flags.DEFINE_string("d_column", None, "The column of tokens; `d` without FLOPs either.")
+FLOPS_COLUMN = flags.DEFINE_string("flops_column", None, "The column of FLOPs; then D = C / 6N.")
+STEPS_COLUMN = flags.DEFINE_string("steps_column", "steps", "The column of optimizer steps.")
+LOSS_COLUMN = flags.DEFINE_string("loss_column", "loss", "The column of losses.")
+WHERE = flags.DEFINE_list("where", [], "Rows to keep: column=value, comma-separated.")
+GROUP_COLUMN = flags.DEFINE_string("group_column", None, "Compare exponents between its values.")
+MINIMUM = flags.DEFINE_enum("minimum", "akima", ["akima", "parabola"], "Of IsoFLOP profiles.")
+HUBER_DELTA = flags.DEFINE_float("huber_delta", DELTA, "Where Huber's loss on log L turns linear.")
+RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Of the bootstrap.", lower_bound=100)
+SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
+BUDGET = flags.DEFINE_list("budget", [], "Training FLOPs to predict for, comma-separated.")
+OUTPUT = flags.DEFINE_string("output", None, "The directory for pictures and a page.")
+
+
+def main() -> dict[str, Any]:
+    """Prints the parameters with their intervals, then returns all results."""
+    if not (HUBER_DELTA.value > 0 and math.isfinite(HUBER_DELTA.value)):
+        raise ValueError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
+    budgets = [_budget(text) for text in BUDGET.value]
+    points = read_points(Path(POINTS.value), _columns(), WHERE.value, GROUP_COLUMN.value)
+    found = _study(points, budgets)
+    results = found.results
+    for line in _describe(results):
+        program.say(line)
+    if OUTPUT.value:
+        from lm_jax.scaling.figures import write_page
+
+        directory = Path(OUTPUT.value)
+        directory.mkdir(parents=True, exist_ok=True)
+        record = finite(results | {"environment": environment()})
+        (directory / "scaling_law.json").write_text(json.dumps(record, indent=2) + "\n")
+        program.say(f"page: {write_page(found, directory)}")
+    return results
+
+
+def _columns() -> dict[str, str]:
+    """The columns that the law needs, by the names of its variables."""
+    tokens = {"d": D_COLUMN.value} if D_COLUMN.value else {}
+    flops = {"c": FLOPS_COLUMN.value} if FLOPS_COLUMN.value else {}
+    loss = {"loss": LOSS_COLUMN.value}
+    size = {"n": N_COLUMN.value}
+    budget = tokens | flops or {"d": "d"}
+    if LAW.value == "learning_curve":
+        return size | {"s": STEPS_COLUMN.value} | loss
+    if LAW.value not in _POWERS:
+        return size | budget | loss
+    own = {"n": size, "d": tokens or {"d": "d"}, "c": flops or size | budget}[VARIABLE.value]
+    if VARIABLE.value == "d" and flops and not tokens:
+        own = size | flops
+    return own | loss
+
+
+def _study(points: Points, budgets: list[float]) -> study.Study:
+    if LAW.value == "isoflop":
+        return study.study_isoflop(points, minimum=MINIMUM.value, budgets=budgets)
+    if LAW.value == "envelope":
+        return study.study_envelope(points, budgets=budgets)
+    law = _LAWS.get(LAW.value) or _POWERS[LAW.value](VARIABLE.value)
+    options: dict[str, Any] = {
+        "resamples": RESAMPLES.value,
+        "delta": HUBER_DELTA.value,
+        "seed": SEED.value,
+    }
+    found = study.study_law(points, law, budgets=budgets, **options)
+    if points.groups is not None:
+        found.results["groups"] = study.study_groups(points, law, **options)
+    return found
+
+
+def _budget(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"--budget={text}; expected training FLOPs, such as 1e22")
+    return value
+
+
+def _describe(results: dict[str, Any]) -> list[str]:
+    lines = [f"{results['formula']}, {results['num_points']} points"]
+    for name, (low, high) in results["intervals"].items():
+        lines.append(f"{name:>16} {results[name]:>12.5g}   95%: {low:.5g} to {high:.5g}")
+    if results.get("edges"):
+        listed = ", ".join(f"{budget:.4g}" for budget in results["edges"])
+        lines.append(f"left out, the minimum is at the edge of the profile or curve: {listed}")
+    for row in results.get("predictions", []):
+        parts = [f"{n} {row[n]:.4g} ({_bounds(row, n)})" for n in ("n", "d", "loss") if n in row]
+        lines.append(f"at {row['budget']:.4g} FLOPs: " + ", ".join(parts))
+    if "groups" in results:
+        groups = results["groups"]
+        for name, (low, high) in groups["own_exponents"]["intervals"].items():
+            value = groups["own_exponents"][name]
+            lines.append(f"{name:>24} {value:>12.5g}   95%: {low:.5g} to {high:.5g}")
+        lines.append(f"the exponents are alike: p = {groups['p_value']:.3g}")
+    return lines
+
+
+def _bounds(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{low:.4g} to {high:.4g}"
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,128 @@
+"""The points that a law is fitted to, from anybody's CSV."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm_jax.scaling.optimum import FLOPS_PER_PARAMETER_AND_TOKEN
+
+_LISTED = 5  # bad rows that a message names
+
+
+@dataclass(frozen=True)
+class Points:
+    """P runs, or points along runs; what a law does not need may be absent."""
+
+    columns: dict[str, np.ndarray]  # of n, d, c, s and loss: float64 [P], all positive
+    groups: np.ndarray | None  # [P] names
+    lines: np.ndarray  # [P] line numbers in the file
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+
+def read_points(
+    path: Path,
+    columns: Mapping[str, str],
+    where: Sequence[str] = (),
+    group_column: str | None = None,
+) -> Points:
+    """The rows of a CSV with a header that pass all filters.
+
+    Of parameters `n`, tokens `d` and training FLOPs `c`, a third that has no column follows from
+    C = 6 N D.
+
+    Args:
+      path: the file.
+      columns: the file's column for each of n, d, c, s (optimizer steps) and loss that it has.
+      where: filters `column=value`; numbers are compared as numbers.
+      group_column: the architecture of each row.
+
+    Raises:
+      ValueError: a column is missing, a filter is malformed or leaves no row, or a value is no
+        positive number; the message lists lines of the file.
+      OSError: the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            rows = [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text; expected a CSV file") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from None
+    filters = [_filter(text) for text in where]
+    wanted = [*columns.values(), *(name for name, _ in filters)]
+    wanted += [group_column] if group_column else []
+    missing = sorted(set(wanted) - set(header))
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; its columns are "
+            f"{', '.join(header) or 'none'}"
+        )
+    kept = [(n, row) for n, row in rows if all(_equal(row[k], v) for k, v in filters)]
+    if not kept:
+        chosen = f" of {len(rows)} pass {', '.join(where)}" if where else ""
+        raise ValueError(f"{path}: no rows{chosen}")
+    lines = np.array([n for n, _ in kept])
+    values = {
+        name: _numbers(path, column, lines, [row[column] for _, row in kept])
+        for name, column in columns.items()
+    }
+    _complete(values)
+    groups = np.array([row[group_column] for _, row in kept]) if group_column else None
+    return Points(values, groups, lines)
+
+
+def _filter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"filter {text!r}; expected column=value")
+    return name, value
+
+
+def _equal(cell: str | None, value: str) -> bool:
+    if cell is None:
+        return False
+    try:
+        return float(cell) == float(value)
+    except ValueError:
+        return cell == value
+
+
+def _numbers(path: Path, column: str, lines: np.ndarray, cells: Sequence[str | None]) -> np.ndarray:
+    values = np.array([_number(cell) for cell in cells])
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(bad):
+        listed = ", ".join(f"line {lines[i]}: {cells[i] or 'empty'}" for i in bad[:_LISTED])
+        more = ", ..." if len(bad) > _LISTED else ""
+        raise ValueError(
+            f"{path}, column {column}: {len(bad)} of {len(cells)} values are no positive numbers "
+            f"({listed}{more}); mend these rows or leave them out"
+        )
+    return values
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _complete(values: dict[str, np.ndarray]) -> None:
+    have = values.keys() & {"n", "d", "c"}
+    factor = FLOPS_PER_PARAMETER_AND_TOKEN
+    if have == {"n", "c"}:
+        values["d"] = values["c"] / (factor * values["n"])
+    elif have == {"d", "c"}:
+        values["n"] = values["c"] / (factor * values["d"])
+    elif have == {"n", "d"}:
+        values["c"] = factor * values["n"] * values["d"]
