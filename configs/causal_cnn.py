@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/causal_cnn.py:reference --workdir=runs/causal_cnn
   python -m launch.train --config=configs/causal_cnn.py:shakespeare --workdir=runs/causal_cnn \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.327 +- 0.004 (three seeds) in 141 s,
+reference 2.035 +- 0.046 (over documents) in 169 s.
 """
 
 from configs.corpora import on_corpus

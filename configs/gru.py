@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/gru.py:reference --workdir=runs/gru
   python -m launch.train --config=configs/gru.py:shakespeare --workdir=runs/gru \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.253 +- 0.004 (three seeds) in 178 s,
+reference 2.065 +- 0.036 (over documents) in 137 s.
 """
 
 from configs.corpora import on_corpus

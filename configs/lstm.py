@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/lstm.py:reference --workdir=runs/lstm
   python -m launch.train --config=configs/lstm.py:shakespeare --workdir=runs/lstm \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.389 +- 0.006 (three seeds) in 166 s,
+reference 2.218 +- 0.033 (over documents) in 342 s.
 """
 
 from configs.corpora import on_corpus

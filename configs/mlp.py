@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/mlp.py:reference --workdir=runs/mlp
   python -m launch.train --config=configs/mlp.py:shakespeare --workdir=runs/mlp \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.390 +- 0.003 (three seeds) in 131 s,
+reference 2.361 +- 0.047 (over documents) in 165 s.
 """
 
 from configs.corpora import on_corpus

@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/ngram.py:reference --workdir=runs/ngram
   python -m launch.train --config=configs/ngram.py:shakespeare --workdir=runs/ngram \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.256 in 5 s, and 2.193 in 12 s with
+--config.model.order=7; reference 1.947 +- 0.042 in 2 s.
 """
 
 from configs.corpora import on_corpus

@@ -2,6 +2,9 @@
 
   python -m launch.train --config=configs/text_bilstm.py:reviews --workdir=runs/text_bilstm \
       --config.data.path=reviews.tsv
+
+Accuracy: reviews 0.736 +- 0.004, newsgroups NGBI, genres
+0.279 +- 0.002 (three seeds); 50 to 200 seconds on one CPU core.
 """
 
 from configs.labelled_texts import on_texts

@@ -2,6 +2,9 @@
 
   python -m launch.train --config=configs/text_lstm.py:reviews --workdir=runs/text_lstm \
       --config.data.path=reviews.tsv
+
+Accuracy: reviews 0.739 +- 0.003, newsgroups NGLSTM, genres
+0.247 +- 0.006 (three seeds); 40 to 140 seconds on one CPU core.
 """
 
 from configs.labelled_texts import on_texts

@@ -4,6 +4,8 @@
       --config.data.path=reviews.tsv
 
 A few seconds. Accuracy: reviews 0.789 +- 0.013, newsgroups 0.808 +- 0.005, genres 0.491 +- 0.007.
+
+Accuracy: reviews 0.789, newsgroups 0.808, genres 0.491; 2 to 6 seconds on one CPU core.
 """
 
 from configs.labelled_texts import on_texts

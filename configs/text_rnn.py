@@ -2,6 +2,9 @@
 
   python -m launch.train --config=configs/text_rnn.py:reviews --workdir=runs/text_rnn \
       --config.data.path=reviews.tsv
+
+Accuracy: reviews 0.673 +- 0.005, newsgroups 0.111 +- 0.001, genres
+0.207 +- 0.002 (three seeds); 20 to 60 seconds on one CPU core.
 """
 
 from configs.labelled_texts import on_texts

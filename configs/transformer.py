@@ -3,6 +3,9 @@
   python -m launch.train --config=configs/transformer.py:reference --workdir=runs/transformer
   python -m launch.train --config=configs/transformer.py:shakespeare --workdir=runs/transformer \
       --config.data.path=tinyshakespeare.txt
+
+Bits per character, and seconds on one CPU core: shakespeare 2.497 +- 0.002 (three seeds) in 218 s,
+reference 1.960 +- 0.043 (over documents) in 267 s.
 """
 
 from configs.corpora import on_corpus

@@ -87,7 +87,7 @@ def _parse(argv: list[str]) -> list[str]:
     except OSError as error:  # config_flags reports every path that it tried
         sys.exit(_fail(_missing_config(argv) or str(error)))
     except (flags.Error, ValueError, TypeError) as error:
-        sys.exit(_fail(str(error)))
+        sys.exit(_fail(_raised_by_config(str(error)) or str(error)))
 
 
 def _fail(message: str) -> int:
@@ -99,6 +99,13 @@ def _is_ours(error: Exception) -> bool:
     """Whether an error was raised in this house, where a message is written for its user."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     return raised_in.is_relative_to(Path(__file__).parents[1])
+
+
+def _raised_by_config(message: str) -> str | None:
+    """What a configuration file raised, of the traceback that config_flags makes a message of."""
+    if "Traceback (most recent call last)" not in message:
+        return None
+    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 def _missing_config(argv: list[str]) -> str | None:

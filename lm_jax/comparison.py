@@ -83,7 +83,7 @@ def write_comparison(rows: Sequence[Row], directory: Path) -> Path:
         Series(row.name, [x for x, _ in row.curve], [y for _, y in row.curve])
         for row in rows[: len(_COLOURS)]
     ]
-    chart = line_chart(curves, "trained on", label, width=960, height=440)
+    chart = line_chart(curves, "targets trained on", label, width=960, height=440)
     chart = chart.replace("<title>", f"<style>{_STYLE}</style><title>", 1)
     directory.mkdir(parents=True, exist_ok=True)
     standalone = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

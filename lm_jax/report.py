@@ -201,7 +201,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
   padding: 14px 12px 8px; }
 svg.chart { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font-size: 12px; } svg text.strong { fill: var(--ink);
-  font-weight: 600; }
+  font-weight: 600; paint-order: stroke; stroke: var(--card); stroke-width: 3px; }
 .grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 polyline.s0 { stroke: var(--a); } polyline.faint { stroke: var(--faint); stroke-width: 1.2; }
 polyline.s1 { stroke: var(--a); } circle.s0 { fill: var(--faint); } circle.s1 { fill: var(--a); }

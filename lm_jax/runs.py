@@ -215,7 +215,7 @@ def _first_state(
     source = program.experiment.fine_tuning.workdir
     if not kept:
         raise ValueError(f"fine_tuning.workdir {source} has no array of this model's shapes")
-    return state, [f"{kept} arrays from {source}; {fresh} of other names or shapes are new"]
+    return state, [f"{kept} arrays of parameters taken from {source}, {fresh} made anew"]
 
 
 def _parameters(state: training.TrainState) -> int:

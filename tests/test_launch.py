@@ -153,6 +153,14 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message,
     assert not workdir.exists()
 
 
+def test_what_a_configuration_refuses_is_one_line():
+    status, _, err = launch("train", "--config=configs/lstm.py:refrence", "--workdir=unused")
+    assert status == 1
+    assert err == (
+        "error: no corpus 'refrence'; expected --config=FILE:shakespeare or :reference\n"
+    )
+
+
 @pytest.mark.parametrize("config", [["--config=configs/no.py"], ["--config", "configs/no.py"]])
 def test_a_missing_configuration_is_named_also_without_overrides(config):
     status, _, err = launch("count", *config)
