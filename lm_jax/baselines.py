@@ -74,6 +74,6 @@ def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedD
         validation, context_length=time, batch_size=16, stride=time - config.order
     ):
         arrays = {name: jnp.asarray(x) for name, x in batch.items() if name != "documents"}
-        nats, _ = losses(variables, arrays)
+        nats = losses(variables, arrays).nats
         total += float(np.asarray(nats, np.float64)[batch["weights"] > 0].sum())
     return total
