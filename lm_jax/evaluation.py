@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lm_jax import sharding
-from lm_jax.models.interface import Batch, Model, Variables
+from lm_jax.models.interface import Batch, Losses, Model, Variables
 
 
 class DocumentSums(NamedTuple):
@@ -26,11 +26,11 @@ class DocumentSums(NamedTuple):
     tokens: np.ndarray  # targets: the document's tokens and its end
 
 
-LossFunction = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
+LossFunction = Callable[[Variables, Batch], Losses]
 
 
 def make_loss_function(model: Model) -> LossFunction:
-    """The jitted function (variables, batch) -> nats, correct: one figure a target."""
+    """The jitted function (variables, batch) -> Losses: one figure a target."""
 
     @jax.jit
     def losses(variables: Variables, batch: Batch):
