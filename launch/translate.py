@@ -18,9 +18,11 @@ from absl import flags
 
 from launch import program
 from lm_jax import runs
-from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES, BeamSearch
+from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
+from lm_jax.completion import Completion
 from lm_jax.data.sources import read_text
-from lm_jax.translation import Translation, held_out_pairs, translate
+from lm_jax.experiment import SamplesConfig
+from lm_jax.translation import held_out_pairs, translate
 from lm_jax.translation_scores import translation_measures
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
@@ -50,14 +52,18 @@ def main() -> dict[str, Any]:
         sources, references = held_out_pairs(run)
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
-    search = BeamSearch(
-        NUM_BEAMS.value, LENGTH_PENALTY.value, LENGTH_PENALTY_KIND.value, STOPPING.value
-    )
+    choices: dict[str, Any] = {
+        "num_beams": NUM_BEAMS.value,
+        "length_penalty": LENGTH_PENALTY.value,
+        "length_penalty_kind": LENGTH_PENALTY_KIND.value,
+        "early_stopping": STOPPING.value,
+    }
+    search = SamplesConfig(max_new_tokens=run.program.experiment.model.context_length, **choices)
     found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=TRUNCATE.value)
     if OUTPUT.value:
         _write(Path(OUTPUT.value), sources, found, references)
     _show(sources, found, references)
-    results = {"workdir": WORKDIR.value, "step": run.step, "search": search._asdict()}
+    results = {"workdir": WORKDIR.value, "step": run.step, "search": choices}
     results["log_probability"] = sum(t.log_probability for t in found) / len(found)
     if references:
         results |= translation_measures([t.text for t in found], references)
@@ -78,7 +84,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
 
 
-def _write(path: Path, sources: list[str], found: list[Translation], references: list[str]) -> None:
+def _write(path: Path, sources: list[str], found: list[Completion], references: list[str]) -> None:
     columns = [
         sources,
         [translation.text for translation in found],
@@ -90,7 +96,7 @@ def _write(path: Path, sources: list[str], found: list[Translation], references:
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
-def _show(sources: list[str], found: list[Translation], references: list[str]) -> None:
+def _show(sources: list[str], found: list[Completion], references: list[str]) -> None:
     """Prints examples from all over the list."""
     step = max(len(sources) // max(EXAMPLES.value, 1), 1)
     for number in range(0, len(sources), step)[: EXAMPLES.value]:

@@ -31,7 +31,7 @@ _probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("mo
 class Completion(NamedTuple):
     """A text that a model wrote."""
 
-    text: str  # with its prompt, unless that was the source of an encoder
+    text: str  # with its prompt, unless that was a source
     log_probability: float  # nats, of the generated tokens, their end included
     score: float  # the same; of beam search, over the length penalty
 
@@ -51,40 +51,62 @@ def longest_context(program: Program) -> int:
     return sys.maxsize if unlimited else model.context_length
 
 
-def openings(
-    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str]
-) -> tuple[list[list[int]], Any]:
-    """The tokens that a model reads first, and the batch of sources of one with an encoder.
+class Openings(NamedTuple):
+    """What a model reads before it writes."""
 
-    A text begins with a document's boundary; the prompt follows, or is the source.
+    tokens: list[list[int]]  # of each prompt, all that the decoder reads first
+    hidden: list[int]  # how many of them are no part of the text
+    source: Any | None  # the batch of sources of a model with an encoder
+    room: int | None  # tokens after which a text has to end; None: it may go on for ever
+
+
+def openings(
+    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str], *, truncate: bool = False
+) -> Openings:
+    """How texts begin: with a document's boundary, which the prompt follows.
+
+    A model of pairs has the prompt as its source: an encoder reads it, or, where there is none, the
+    decoder, up to the boundary after it.
+
+    Args:
+      truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
-      ValueError: a prompt leaves no room for a new token in the model's context, or is longer than
-        its encoder reads.
+      ValueError: a prompt is longer than what the model reads, or leaves no room for a new token.
     """
-    end = tokenizer.end_of_document
+    end, experiment = tokenizer.end_of_document, program.experiment
+    context = longest_context(program)
+    reads_source, of_pairs = experiments.has_encoder(experiment), experiment.objective == "seq2seq"
+    most, what = context - 2, "prompt"
+    if reads_source:
+        most, what = experiment.model.source_length - 1, "source"
+    elif of_pairs:
+        most, what = context - 3, "source"
     encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
-    longest = max(map(len, encoded), default=0)
-    source_length = getattr(program.experiment.model, "source_length", None)
-    if source_length is None:
-        context = longest_context(program)
-        if longest + 1 >= context:
+    for number, tokens in enumerate(encoded, 1):
+        if len(tokens) > most and not truncate:
             raise ValueError(
-                f"a prompt is {longest} tokens long; the model's context of {context} leaves room "
-                f"for at most {context - 2}"
+                f"{what} {number} is {len(tokens):,} tokens long; the model reads at most {most} "
+                "of it: shorten it"
             )
-        return [[end, *tokens] for tokens in encoded], None
-    if longest + 1 > source_length:
-        raise ValueError(
-            f"a source is {longest} tokens long; the model's encoder reads at most "
-            f"{source_length - 1}"
-        )
-    source = np.zeros((len(prompts), longest + 1), np.int32)
+    encoded = [tokens[:most] for tokens in encoded]
+    if reads_source:
+        source = _sources([[*tokens, end] for tokens in encoded], most + 1)
+        return Openings([[end] for _ in prompts], [1] * len(prompts), source, context)
+    if of_pairs:
+        tokens = [[end, *tokens, end] for tokens in encoded]
+        return Openings(tokens, list(map(len, tokens)), None, context)
+    return Openings([[end, *tokens] for tokens in encoded], [1] * len(prompts), None, None)
+
+
+def _sources(rows: Sequence[Sequence[int]], source_length: int) -> dict[str, np.ndarray]:
+    """Rows of tokens as a batch; few widths, as each compiles a program."""
+    longest = max(map(len, rows), default=0)
+    source = np.zeros((len(rows), min(-(-longest // 16) * 16, source_length)), np.int32)
     segments = np.zeros_like(source)
-    for row, tokens in enumerate(encoded):
-        source[row, : len(tokens) + 1] = [*tokens, end]
-        segments[row, : len(tokens) + 1] = 1
-    return [[end] for _ in prompts], {"source": source, "source_segments": segments}
+    for row, tokens in enumerate(rows):
+        source[row, : len(tokens)], segments[row, : len(tokens)] = tokens, 1
+    return {"source": source, "source_segments": segments}
 
 
 def complete(
@@ -96,6 +118,7 @@ def complete(
     *,
     seed: int = 0,
     stop: Sequence[str] = (),
+    truncate: bool = False,
 ) -> list[Completion]:
     """`config.num_samples` texts of each prompt, prompt by prompt.
 
@@ -105,26 +128,34 @@ def complete(
     Args:
       stop: strings that end a text; they are left out, and so is all that follows. The
         log-probability is that of all tokens up to the one that completed the string.
+      truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
       ValueError: a prompt does not fit the model.
     """
-    texts, source = openings(
-        program, tokenizer, [prompt for prompt in prompts for _ in range(config.num_samples)]
+    texts, hidden, source, room = openings(
+        program,
+        tokenizer,
+        [prompt for prompt in prompts for _ in range(config.num_samples)],
+        truncate=truncate,
     )
     if not texts:
         return []
     context = longest_context(program)
     begins = [len(text) for text in texts]
     limits = [begin + config.max_new_tokens for begin in begins]
-    if source is not None:
-        limits = [min(limit, context) for limit in limits]
+    if room is not None:
+        limits = [min(limit, room) for limit in limits]
     sample_numbers = np.tile(np.arange(config.num_samples), len(prompts))
-    given = [0 if source else len(_decode(tokenizer, text)) for text in texts]
     nats: list[list[float]] = [[] for _ in texts]
 
+    def decode(index: int, tokens: list[int]) -> str:
+        return tokenizer.decode(np.array(tokens[hidden[index] :], np.int32))
+
+    given = [len(decode(index, text)) for index, text in enumerate(texts)]
+
     def stops(index: int, tokens: list[int]) -> bool:
-        new = _decode(tokenizer, tokens)[given[index] :]
+        new = decode(index, tokens)[given[index] :]
         return any(string in new for string in stop)
 
     write = functools.partial(
@@ -153,7 +184,7 @@ def complete(
 
     completions = []
     for index, (text, begin) in enumerate(zip(texts, begins, strict=True)):
-        decoded, counted = _decode(tokenizer, text), nats[index]
+        decoded, counted = decode(index, text), nats[index]
         if stop and stops(index, text):
             enough = bisect.bisect_left(
                 range(len(text)), True, lo=begin, key=lambda n: stops(index, text[:n])
@@ -224,32 +255,40 @@ def search(
     tokenizer: data.Tokenizer,
     prompts: Sequence[str],
     config: SamplesConfig,
+    *,
+    truncate: bool = False,
 ) -> tuple[list[list[Completion]], list[Branch]]:
     """The `config.num_best` best texts of each prompt by beam search, and the tree of each.
+
+    One beam is greedy.
+
+    Args:
+      truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
       ValueError: a prompt does not fit the model, or its texts would outgrow the model's context.
     """
-    texts, source = openings(program, tokenizer, prompts)
+    texts, hidden, source, room = openings(program, tokenizer, prompts, truncate=truncate)
     context, end = longest_context(program), tokenizer.end_of_document
     if not texts:
         return [], []
     longest = max(map(len, texts))
     new = config.max_new_tokens
-    if source is not None:
-        new = min(new, context - 1)
-    if longest + new > context:
+    if room is not None:
+        new = min(new, room - 1)
+    elif longest + new > context:
         raise ValueError(
             f"{new} new tokens after {longest} outgrow the model's context of {context}, where "
             f"beam search has to end; ask for at most {context - longest} new tokens"
         )
-    tokens, lengths = decoding.batch_of_prompts(texts, longest + new, tokenizer.vocab_size)
+    width = min(longest + new, context)
+    tokens, lengths = decoding.batch_of_prompts(texts, width, tokenizer.vocab_size)
     beams = _search(
         program.model,
         variables,
         tokens,
         lengths,
-        lengths + new,
+        np.minimum(lengths + new, width),
         search=BeamSearch(
             config.num_beams,
             config.length_penalty,
@@ -264,7 +303,7 @@ def search(
     found = [
         [
             Completion(
-                _decode(tokenizer, beams.tokens[row, best, : beams.lengths[row, best]].tolist()),
+                tokenizer.decode(beams.tokens[row, best, hidden[row] : beams.lengths[row, best]]),
                 float(beams.log_probabilities[row, best]),
                 float(beams.scores[row, best]),
             )
@@ -288,7 +327,7 @@ def next_tokens(
     Raises:
       ValueError: the prompt does not fit the model.
     """
-    (tokens,), source = openings(program, tokenizer, [prompt])
+    (tokens,), _, source, _ = openings(program, tokenizer, [prompt])
     best, probabilities = map(
         np.asarray,
         _probabilities(
@@ -307,8 +346,3 @@ def name_of_token(tokenizer: data.Tokenizer, token: int) -> str:
     if token == tokenizer.end_of_document:
         return "end"
     return repr(tokenizer.decode(np.array([token])))
-
-
-def _decode(tokenizer: data.Tokenizer, tokens: Sequence[int]) -> str:
-    """The text after the boundary that it begins with."""
-    return tokenizer.decode(np.array(tokens[1:], np.int32))

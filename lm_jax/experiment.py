@@ -206,6 +206,7 @@ _FREE_ON_RESUME = (
     "data.target_path",
     "data.validation_target_path",
     "data.cache_directory",
+    "data.tokenizer.path",
 )
 
 
@@ -228,6 +229,11 @@ def variant(part: str, config: Any) -> str:
             return name
     known = ", ".join(cls.__name__ for cls in types.values())
     raise ValueError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
+
+
+def has_encoder(experiment: Experiment) -> bool:
+    """Whether the model reads a source apart from what it writes."""
+    return hasattr(experiment.model, "source_length")
 
 
 def sequences_per_step(experiment: Experiment) -> int:

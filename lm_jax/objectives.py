@@ -10,6 +10,7 @@ import numpy as np
 from lm_jax import data, evaluation
 from lm_jax import experiment as experiments
 from lm_jax.experiment import EvaluationConfig, Experiment
+from lm_jax.models.transformer import EncoderConfig
 from lm_jax.training import Batches
 
 Evaluated = tuple[Iterable[Mapping[str, np.ndarray]], int]  # batches, number of documents
@@ -135,15 +136,17 @@ def _span_shapes(experiment: Experiment) -> dict[str, Any]:
 
 
 def _parallel_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    source = _tokens(rows, experiment.model.source_length)
     target = _tokens(rows, experiment.model.context_length)
-    of_source = dict.fromkeys(("source", "source_segments", "source_positions"), source)
-    return of_source | dict.fromkeys(("inputs", "segments", "positions"), target)
+    example = dict.fromkeys(("inputs", "segments", "positions"), target)
+    if not experiments.has_encoder(experiment):
+        return example
+    source = _tokens(rows, experiment.model.source_length)
+    return example | dict.fromkeys(("source", "source_segments", "source_positions"), source)
 
 
 def _parallel_lengths(experiment: Experiment) -> dict[str, Any]:
     return {
-        "source_length": experiment.model.source_length,
+        "source_length": getattr(experiment.model, "source_length", None),
         "context_length": experiment.model.context_length,
         "truncate": experiment.data.truncate,
     }
@@ -296,5 +299,7 @@ OBJECTIVES = {
         _labelled_batches,
         _labelled_evaluation,
         lambda sums, *_: evaluation.prediction_measures(sums, "examples"),
+        # An encoder may have been trained on masked text, where it had a mask.
+        special_ids=lambda experiment: int(isinstance(experiment.model, EncoderConfig)),
     ),
 }

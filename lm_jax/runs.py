@@ -167,7 +167,7 @@ def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict
     if tokenizer and tokenizer.model != data.load_tokenizer(Path(source) / "tokenizer").model:
         raise ValueError(
             f"fine_tuning.workdir {source} has another tokenizer than data.tokenizer gives here: "
-            "its embeddings would stand for other tokens; use byte, or the same texts"
+            "its embeddings would stand for other tokens; set data.tokenizer.path to it"
         )
     with contextlib.closing(
         Checkpoints(Path(source) / "checkpoints", config, read_only=True)
@@ -244,20 +244,27 @@ def _baselines(experiment: Experiment, dataset: Dataset) -> dict[str, float]:
 
 def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
     config = run.program.experiment.samples
-    samples = []
-    if run.program.model.step is not None:
-        samples = complete(run, [config.prompt], config)
+    samples = _samples(run, dataset, config) if run.program.model.step is not None else []
     findings = inspect(run.program, run.variables, dataset)
     if jax.process_index() == 0:
         if samples:
-            text = "".join(
-                f"--- sample {i + 1} ---\n{text}\n" for i, (text, *_) in enumerate(samples)
-            )
+            text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
         if findings:
             workdir.write_json(run.workdir / "inspection.json", findings)
         workdir.write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir)
+
+
+def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
+    """What follows the configured prompt; of pairs, without one, what held-out sources become."""
+    if config.prompt or not isinstance(dataset, data.ParallelSet):
+        return [text for text, *_ in complete(run, [config.prompt], config)]
+    sources = data.texts_of(dataset.tokenizer, dataset.validation.source)
+    sources = sources[:: max(len(sources) // max(config.num_samples, 1), 1)][: config.num_samples]
+    one = dataclasses.replace(config, num_samples=1, num_best=1)
+    found = complete(run, sources, one, truncate=True)
+    return [f"{source}\n-> {text}" for source, (text, *_) in zip(sources, found, strict=True)]
 
 
 def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
@@ -285,6 +292,21 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     return Run(directory, program, tokenizer, step, training.variables_of(state))
 
 
+def dataset_of(run: Run) -> Dataset:
+    """The data that the run was trained on, prepared again.
+
+    Raises:
+      ValueError: it cannot be had, or changed since.
+    """
+    config = run.program.experiment.data
+    if getattr(config, "tokenizer", None) and config.tokenizer.path:
+        tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    dataset = data.prepare(config)
+    workdir.refuse_other_data(dataset, run.workdir)
+    return dataset
+
+
 def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
     """The measures of the run's own `train` or `validation` split.
 
@@ -294,8 +316,7 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
     """
     experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
     sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
-    dataset = data.prepare(run.program.experiment.data)
-    workdir.refuse_other_data(dataset, run.workdir)
+    dataset = dataset_of(run)
     losses = evaluation.make_loss_function(run.program.model)
     examples = getattr(dataset, split)
     return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
@@ -308,6 +329,7 @@ def complete(
     *,
     seed: int = 0,
     stop: Sequence[str] = (),
+    truncate: bool = False,
 ) -> list[completion.Completion]:
     """Texts of each prompt: `num_samples` samples, or with several beams the `num_best` best.
 
@@ -315,6 +337,7 @@ def complete(
 
     Args:
       stop: strings that end a sampled text; they are left out, and so is all that follows.
+      truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
       ValueError: the model does not generate, or a prompt does not fit its context.
@@ -322,12 +345,13 @@ def complete(
     tokenizer = _validate_samples(run, config)
     parts = (run.program, run.variables, tokenizer, prompts, config)
     if config.num_beams == 1:
-        return completion.complete(*parts, seed=seed, stop=stop)
+        return completion.complete(*parts, seed=seed, stop=stop, truncate=truncate)
     if stop:
         raise ValueError(
             "stop strings end samples; beams end by the model's own end: leave one out"
         )
-    return [text for texts in completion.search(*parts)[0] for text in texts]
+    found, _ = completion.search(*parts, truncate=truncate)
+    return [text for texts in found for text in texts]
 
 
 def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:

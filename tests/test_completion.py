@@ -28,7 +28,9 @@ def parts():
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     variables = jax.tree.map(lambda x: 8 * x, variables)
-    program = SimpleNamespace(model=model, experiment=SimpleNamespace(model=CONFIG))
+    program = SimpleNamespace(
+        model=model, experiment=SimpleNamespace(objective="causal_lm", model=CONFIG)
+    )
     return program, variables, TOKENIZER
 
 
@@ -72,7 +74,9 @@ def test_next_tokens_are_named_with_their_probabilities(parts):
 def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
     model, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    program = SimpleNamespace(model=model, experiment=SimpleNamespace(model=config))
+    program = SimpleNamespace(
+        model=model, experiment=SimpleNamespace(objective="seq2seq", model=config)
+    )
     tokenizer = SimpleNamespace(
         vocab_size=27,
         end_of_document=26,
@@ -87,5 +91,5 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
     assert one.text != other.text
     (best,), _ = search(*parts, ["gb"], SamplesConfig(max_new_tokens=99, num_beams=4))
     assert best[0].score >= best[0].log_probability
-    with pytest.raises(ValueError, match="a source is 6 tokens long; .* reads at most 5"):
+    with pytest.raises(ValueError, match="source 1 is 6 tokens long; the model reads at most 5"):
         complete(*parts, ["toolon"], greedy)

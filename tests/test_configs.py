@@ -12,7 +12,12 @@ from tests.test_launch import ROOT
 
 FILES = sorted(Path(ROOT, "configs").glob("[!_]*.py"))
 MODULES = [importlib.import_module(f"configs.{path.stem}") for path in FILES]
-CHOICES = {"corpus": ("shakespeare", "reference"), "texts": ("reviews", "newsgroups", "genres")}
+CHOICES = {
+    "corpus": ("shakespeare", "reference"),
+    "texts": ("reviews", "newsgroups", "genres"),
+    "sequence_model": ("encoder_decoder", "decoder", "lstm_attention", "lstm"),
+    "translator": ("transformer", "lstm_attention", "lstm"),
+}
 
 
 RUNNABLE = [module for module in MODULES if hasattr(module, "get_config")]

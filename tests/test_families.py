@@ -1,6 +1,7 @@
 """Every family through the one path: train, stop, resume, evaluate, generate, report."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from lm_jax.models.ngram import NgramConfig
 from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.text_classifier import RecurrentClassifierConfig
+from lm_jax.models.transformer import EncoderConfig
 from tests.experiments import tiny
 
 
@@ -208,3 +210,29 @@ def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     with pytest.raises(ValueError, match="has another tokenizer than data.tokenizer gives here"):
         runs.train(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_path):
+    shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}
+    base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh=MeshConfig())
+    base.data.tokenizer.vocab_size = 512
+    runs.train(base, tmp_path / "base")
+    (tmp_path / "texts.tsv").write_text(
+        "".join(
+            f"{'yes' if i % 2 else 'no'}\t{'good' if i % 2 else 'bad'} {i}\n" for i in range(90)
+        )
+    )
+    tokenizer = TokenizerConfig(path=str(tmp_path / "base"))
+    texts = LabelledTextConfig(path=str(tmp_path / "texts.tsv"), tokenizer=tokenizer)
+    config = tiny(
+        objective="classification", model=EncoderConfig(**shape), data=texts, mesh=MeshConfig()
+    )
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
+    results = runs.train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
+    run = runs.load(tmp_path / "run")
+    assert run.tokenizer.vocab_size == 512 and run.program.experiment.model.vocab_size == 513
+    again = runs.evaluate(run, split="validation", how=config.evaluation)
+    assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
+    with pytest.raises(ValueError, match="base holds no tokenizer that can be read"):
+        runs.train(config, tmp_path / "other")

@@ -136,7 +136,7 @@ def test_help_shows_how_to_begin(program):
         ("train", ["--config.mesh.data=3"], "does not fit 1 devices"),
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
         ("train", ["--config=configs/missing.py"], "missing.py"),
-        ("train", [f"--config.samples.prompt={'long ' * 50}"], "a prompt is 250 tokens long"),
+        ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
         ("train", ["stray"], "unexpected argument 'stray'"),
         ("train", ["--confg.x=1"], "Unknown command line flag"),
         ("evaluate", [], "is no work directory"),

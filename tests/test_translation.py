@@ -1,5 +1,6 @@
 """A tiny encoder-decoder through the one path: train on pairs, read back, translate, score."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,13 +10,15 @@ import pytest
 from launch import program as front_door
 from launch import translate as front_door_translate
 from lm_jax import runs
-from lm_jax.beam_search import BeamSearch
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
-from lm_jax.experiment import EvaluationConfig, MeshConfig
+from lm_jax.experiment import EvaluationConfig, MeshConfig, SamplesConfig
 from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer import TransformerConfig
 from lm_jax.translation import held_out_pairs, translate
 from tests.experiments import tiny
+
+GREEDY = SamplesConfig(num_beams=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +44,7 @@ def run(tmp_path_factory, one_device):
     )  # fmt: skip
     config.training.num_steps, config.training.batch_size = 250, 16
     config.training.steps_per_call, config.schedule.peak_learning_rate = 25, 1e-2
-    config.samples.num_samples = 0
+    config.samples.num_samples, config.samples.temperature = 1, 0.0
     directory = tmp_path_factory.mktemp("runs") / "copy"
     results = runs.train(config, directory)
     assert results["validation"]["accuracy"] > 0.95
@@ -57,7 +60,7 @@ def test_a_run_on_pairs_is_measured_again_alike(run):
 
 def test_translations_have_the_probability_that_the_model_gives_them(run):
     sources, targets = held_out_pairs(run)
-    found = translate(run, sources, BeamSearch(num_beams=1), batch_size=7)
+    found = translate(run, sources, GREEDY, batch_size=7)
     assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.9
     tokenizer, end = run.tokenizer, run.tokenizer.end_of_document
     for source, translation in list(zip(sources, found, strict=True))[:10]:
@@ -79,8 +82,8 @@ def test_translations_have_the_probability_that_the_model_gives_them(run):
 
 def test_beams_find_nothing_less_probable_and_batches_change_nothing(run):
     sources, _ = held_out_pairs(run)
-    search = BeamSearch(num_beams=4, length_penalty=0.0)
-    greedy = translate(run, sources, BeamSearch(num_beams=1))
+    search = SamplesConfig(num_beams=4, length_penalty=0.0)
+    greedy = translate(run, sources, GREEDY)
     some, others = (translate(run, sources, search, batch_size=n) for n in (5, 64))
     assert [t.text for t in some] == [t.text for t in others]
     assert np.mean([a.score >= b.log_probability - 1e-4 for a, b in
@@ -89,10 +92,10 @@ def test_beams_find_nothing_less_probable_and_batches_change_nothing(run):
 
 def test_sources_that_cannot_be_read_are_refused(run):
     with pytest.raises(ValueError, match="source 2 is empty"):
-        translate(run, ["a b", ""], BeamSearch())
+        translate(run, ["a b", ""], GREEDY)
     with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 23"):
-        translate(run, ["a " * 24], BeamSearch())
-    assert translate(run, ["a " * 24], BeamSearch(num_beams=1), truncate=True)[0].text
+        translate(run, ["a " * 24], GREEDY)
+    assert translate(run, ["a " * 24], GREEDY, truncate=True)[0].text
 
 
 def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
@@ -109,3 +112,23 @@ def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     assert results["exact_match"] == 50 and results["sentences"] == 2
     rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
     assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
+
+
+def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
+    config = dataclasses.replace(
+        run.program.experiment,
+        model=TransformerConfig(
+            context_length=24, num_layers=2, d_model=32, num_heads=2, positions="rotary"
+        ),
+    )
+    results = runs.train(config, tmp_path / "run")
+    assert results["validation"]["accuracy"] > 0.95
+    decoder = runs.load(tmp_path / "run")
+    sources, targets = held_out_pairs(decoder)
+    for search in (GREEDY, SamplesConfig(num_beams=3)):
+        found = translate(decoder, sources, search)
+        assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.8
+    samples = (tmp_path / "run" / "samples.txt").read_text().splitlines()
+    assert samples[1] in sources and samples[2] == f"-> {samples[1]}"
+    with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 21"):
+        translate(decoder, ["a " * 24], GREEDY)

@@ -19,6 +19,7 @@ class TokenizerConfig:
     lowercase: bool = False  # word, whitespace
     minimum_count: int = 1  # word, whitespace: rarer words of the training split are unknown
     unknown: bool = True  # word, whitespace: whether there is an <unk> for them, or an error
+    path: str = ""  # a run whose tokenizer to take instead; nothing above then has a say
 
     @property
     def expected_vocab_size(self) -> int:

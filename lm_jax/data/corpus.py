@@ -15,7 +15,7 @@ import numpy as np
 from lm_jax.data import cleaning, sources
 from lm_jax.data.batches import TokenizedDocuments
 from lm_jax.data.config import DataConfig
-from lm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 
 _FORMAT = 3  # raise it when what the cache holds changes meaning
 
@@ -43,6 +43,7 @@ def prepare_corpus(config: DataConfig) -> Corpus:
     documents = sources.load(config, cache)
     digest = sources.sha256([*documents.texts, "", *(documents.validation or [])])
     choices = asdict(config) | {"cache_directory": "", "path": "", "format": _FORMAT}
+    choices["tokenizer"] = identity(config.tokenizer)
     key = json.dumps([digest, choices], sort_keys=True).encode()
     fingerprint = hashlib.sha256(key).hexdigest()[:32]
     place = cache / fingerprint

@@ -14,7 +14,7 @@ from lm_jax.data.config import LabelledTextConfig
 from lm_jax.data.corpus import tokenize
 from lm_jax.data.examples import Examples, LabelledSet
 from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
-from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.data.tokenizers import identity, train_tokenizer
 
 
 class _Labelled(NamedTuple):
@@ -67,7 +67,7 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
         return Examples(documents, np.array(targets, np.int32))
 
     digest = hashlib.sha256(json.dumps([train, held_out]).encode()).hexdigest()
-    choices = json.dumps(vars(config.tokenizer), sort_keys=True)
+    choices = json.dumps(identity(config.tokenizer), sort_keys=True)
     counts = Counter(example.label for example in train)
     description = {
         "source": config.source,

@@ -1,4 +1,8 @@
-"""Pairs of a source and a target as batches: several to a row, so that one shape serves all."""
+"""Pairs of a source and a target as batches: several to a row, so that one shape serves all.
+
+An encoder-decoder reads sources and targets in rows of their own. A model that has no encoder reads
+each pair as one text, source, end, target, end, of which only the target counts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +25,11 @@ class _Sides(NamedTuple):
     target: np.ndarray
 
 
-def _sides(split: ParallelSplit, source_length: int, context_length: int, truncate: bool) -> _Sides:
+def _sides(
+    split: ParallelSplit, source_length: int | None, context_length: int, truncate: bool
+) -> _Sides:
+    if source_length is None:
+        return _halves(split, context_length, truncate)
     lengths = []
     for documents, longest, name, field in (
         (split.source, source_length, "source", "source_length"),
@@ -38,6 +46,24 @@ def _sides(split: ParallelSplit, source_length: int, context_length: int, trunca
             )
         lengths.append(np.minimum(found, longest))
     return _Sides(*lengths)
+
+
+def _halves(split: ParallelSplit, context_length: int, truncate: bool) -> _Sides:
+    """Both sides of pairs that are one text each; where that is cut, neither keeps over half."""
+    sides = _Sides(np.diff(split.source.starts), np.diff(split.target.starts))
+    found = sides.source + sides.target
+    over = np.flatnonzero(found > context_length)
+    if not len(over):
+        return sides
+    if not truncate:
+        first = over[0]
+        raise ValueError(
+            f"{split.origins[first]}: a pair of {found[first]:,} tokens is longer than "
+            f"model.context_length {context_length} (so are {len(over) - 1:,} more); raise it, "
+            "leave long pairs out with data.longest_characters, or set data.truncate=true"
+        )
+    half = np.where(found > context_length, context_length // 2, context_length)
+    return _Sides(np.minimum(sides.source, half), np.minimum(sides.target, half))
 
 
 class _Packing(NamedTuple):
@@ -86,7 +112,7 @@ class _Rows:
     split: ParallelSplit
     sides: _Sides
     packing: _Packing
-    source_length: int
+    source_length: int | None  # None: source and target are one text
     context_length: int
 
     def __len__(self) -> int:
@@ -94,32 +120,41 @@ class _Rows:
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """The rows of these numbers; rows beyond the last are of no weight."""
+        shapes: list[tuple[tuple[str, ...], int]] = [(_WRITTEN, self.context_length)]
+        if self.source_length is not None:
+            shapes.append((_READ, self.source_length))
         batch = {
             name: np.zeros((len(numbers), width), np.int32)
-            for names, width in ((_READ, self.source_length), (_WRITTEN, self.context_length))
+            for names, width in shapes
             for name in names
         }
+        batch["weights"] = np.zeros((len(numbers), self.context_length), np.float32)
         for index, number in enumerate(numbers):
             if number < len(self):
                 self._fill({name: array[index] for name, array in batch.items()}, number)
-        batch["weights"] = (batch["segments"] > 0).astype(np.float32)
         return batch
 
     def _fill(self, row: Batch, number: int) -> None:
         first, last = self.packing.firsts[number : number + 2]
         read = written = 0
         for segment, pair in enumerate(self.packing.pairs[first:last].tolist(), 1):
-            tokens = self._ended(self.split.source, pair, int(self.sides.source[pair]))
-            here = slice(read, read + len(tokens))
-            row["source"][here], row["source_segments"][here] = tokens, segment
-            row["source_positions"][here] = np.arange(len(tokens))
-            read = here.stop
+            source = self._ended(self.split.source, pair, int(self.sides.source[pair]))
             tokens = self._ended(self.split.target, pair, int(self.sides.target[pair]))
+            counted = written
+            if self.source_length is None:
+                counted += len(source)
+                tokens = np.concatenate([source, tokens])
+            else:
+                here = slice(read, read + len(source))
+                row["source"][here], row["source_segments"][here] = source, segment
+                row["source_positions"][here] = np.arange(len(source))
+                read = here.stop
             here = slice(written, written + len(tokens))
             row["targets"][here], row["segments"][here] = tokens, segment
             row["inputs"][here] = np.append(tokens[-1], tokens[:-1])
             row["positions"][here] = np.arange(len(tokens))
             row["documents"][here] = pair
+            row["weights"][counted : here.stop] = 1
             written = here.stop
 
     @staticmethod
@@ -128,12 +163,13 @@ class _Rows:
         start = documents.starts[number] + 1
         return np.append(documents.tokens[start : start + length - 1], documents.tokens[0])
 
-    def padding(self) -> tuple[float, float]:
+    def padding(self) -> tuple[float, ...]:
         """The share of the rows that holds no token, of the sources and of the targets."""
-        return (
-            1 - float(self.sides.source.sum()) / (len(self) * self.source_length),
-            1 - float(self.sides.target.sum()) / (len(self) * self.context_length),
-        )
+        tokens = np.array([side.sum() for side in self.sides])
+        widths = np.array([self.source_length or 0, self.context_length])
+        if self.source_length is None:
+            tokens, widths = tokens.sum(keepdims=True), widths[1:]
+        return tuple((1 - tokens / (len(self) * widths)).tolist())
 
 
 @dataclass(frozen=True)
@@ -151,18 +187,19 @@ class _TrainingPairs:
     @property
     def note(self) -> str:
         """How well the rows are filled."""
-        source, target = self.packed.padding()
-        pairs = len(self.packed.packing.pairs)
-        return (
-            f"{pairs:,} pairs in {len(self.packed):,} rows of {self.packed.source_length} source "
-            f"and {self.packed.context_length} target tokens: padding {source:.1%} and {target:.1%}"
-        )
+        padding = " and ".join(f"{share:.1%}" for share in self.packed.padding())
+        source_length, length = self.packed.source_length, self.packed.context_length
+        widths = f"{length} tokens"
+        if source_length is not None:
+            widths = f"{source_length} source and {length} target tokens"
+        pairs, rows = len(self.packed.packing.pairs), len(self.packed)
+        return f"{pairs:,} pairs in {rows:,} rows of {widths}: padding {padding}"
 
 
 def training_packed_pairs(
     split: ParallelSplit,
     *,
-    source_length: int,
+    source_length: int | None,
     context_length: int,
     batch_size: int,
     seed: int,
@@ -177,6 +214,10 @@ def training_packed_pairs(
     `inputs`, `targets`, `weights`, `segments`, `positions` [B, T]: segment n of the targets
     belongs to segment n of the sources, segment 0 is padding, positions restart in each. A source
     is read with its end; inputs begin with the end that targets close with.
+
+    Args:
+      source_length: None for a model without an encoder: a pair is then one text, source, end,
+        target, end, in which only the target and its end have weight.
 
     Raises:
       ValueError: a text is longer than its row and `truncate` does not ask to cut it, or the batch
@@ -193,7 +234,11 @@ def training_packed_pairs(
 
 def _packed(split, source_length, context_length, truncate, order) -> _Rows:
     sides = _sides(split, source_length, context_length, truncate)
-    packing = pack(*sides, source_length, context_length, order)
+    if source_length is None:
+        nothing = np.zeros_like(sides.source)
+        packing = pack(nothing, sides.source + sides.target, 1, context_length, order)
+    else:
+        packing = pack(*sides, source_length, context_length, order)
     return _Rows(split, sides, packing, source_length, context_length)
 
 
@@ -216,7 +261,7 @@ class _EvaluationPairs(Sequence[Batch]):
 def evaluation_packed_pairs(
     split: ParallelSplit,
     *,
-    source_length: int,
+    source_length: int | None,
     context_length: int,
     batch_size: int,
     truncate: bool = False,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.corpus import tokenize
 from lm_jax.data.near_copies import near_copies
 from lm_jax.data.parallel_sources import Pair, load_pairs, parse_tasks
-from lm_jax.data.tokenizers import Tokenizer, train_tokenizer
+from lm_jax.data.tokenizers import Tokenizer, identity, train_tokenizer
 
 
 class ParallelSplit(NamedTuple):
@@ -88,7 +87,7 @@ def prepare_parallel_text(config: ParallelTextConfig) -> ParallelSet:
 
     contents = [[(*pair[:2], pair.task) for pair in pairs] for pairs in (train, held_out)]
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
-    choices = json.dumps([asdict(config.tokenizer), instructions], sort_keys=True)
+    choices = json.dumps([identity(config.tokenizer), instructions], sort_keys=True)
     description: dict[str, Any] = {
         "source": config.source,
         "path": config.path or config.tasks,

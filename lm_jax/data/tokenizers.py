@@ -4,6 +4,7 @@ Sentencepiece models have byte fallback and no normalisation at all: like bytes,
 exact text, whatever it is.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -149,12 +150,33 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise ValueError(f"{directory} holds no tokenizer that can be read") from None
 
 
+def _load_from_run(config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer of the run that `config.path` names, or that a directory of its own holds."""
+    place = Path(config.path)
+    return load_tokenizer(place / "tokenizer" if (place / "config.json").exists() else place)
+
+
+def identity(config: TokenizerConfig) -> dict[str, Any]:
+    """What decides the tokens of given texts: of a tokenizer that is taken, not where it lies.
+
+    Raises:
+      ValueError: there is none at `config.path`.
+    """
+    if not config.path:
+        return {name: value for name, value in vars(config).items() if name != "path"}
+    tokenizer = _load_from_run(config)
+    return {"kind": tokenizer.kind, "sha256": hashlib.sha256(tokenizer.model).hexdigest()}
+
+
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of a configuration, trained on these texts; the same texts give the same one.
 
     Raises:
-      ValueError: the texts do not support the vocabulary asked for.
+      ValueError: the texts do not support the vocabulary asked for, or there is none at the path
+        that it should be taken from.
     """
+    if config.path:
+        return _load_from_run(config)
     if config.kind == "byte":
         return _from_model("byte", b"")
     if not config.lossless:

@@ -35,7 +35,9 @@ _CLASSIFIES = ("classification",)
 
 FAMILIES = {
     "transformer": Family(
-        transformer.TransformerConfig, transformer.transformer, ("causal_lm", "prefix_lm")
+        transformer.TransformerConfig,
+        transformer.transformer,
+        ("causal_lm", "prefix_lm", "seq2seq"),
     ),
     "ngram": Family(ngram.NgramConfig, ngram.ngram, any_length=True),
     "mlp": Family(mlp.MLPConfig, mlp.mlp, any_length=True),

@@ -120,3 +120,32 @@ def test_what_is_longer_than_the_model_reads_is_refused_by_line_or_cut(split):
     for source, target in pairs_of(cut[0]):
         assert len(source) <= 15 and len(target) <= 19
         assert any(s.startswith(source) and t.startswith(target) for s, t in whole)
+
+
+def test_without_an_encoder_a_pair_is_one_text_of_which_the_target_counts(split):
+    found = []
+    for batch in evaluation_packed_pairs(
+        split, source_length=None, context_length=160, batch_size=9
+    ):
+        assert "source" not in batch
+        for row in range(9):
+            for segment in range(1, batch["segments"][row].max() + 1):
+                here = batch["segments"][row] == segment
+                text, weights = batch["targets"][row][here], batch["weights"][row][here]
+                np.testing.assert_array_equal(batch["inputs"][row][here], np.append(256, text[:-1]))
+                np.testing.assert_array_equal(batch["positions"][row][here], np.arange(len(text)))
+                first = int(weights.argmax())
+                np.testing.assert_array_equal(weights, np.arange(len(text)) >= first)
+                assert text[first - 1] == text[-1] == 256
+                found.append((bytes(text[: first - 1].tolist()), bytes(text[first:-1].tolist())))
+    assert sorted(found) == sorted(all_pairs(split))
+    training = training_packed_pairs(
+        split, source_length=None, context_length=160, batch_size=1, seed=0
+    )
+    assert len(training.packed.padding()) == 1 and training.packed.padding()[0] < 0.15
+    with pytest.raises(ValueError, match=r"a pair of \d+ tokens is longer than model.context_len"):
+        training_packed_pairs(split, source_length=None, context_length=40, batch_size=1, seed=0)
+    cut = training_packed_pairs(
+        split, source_length=None, context_length=40, batch_size=1, seed=0, truncate=True
+    )
+    assert len(cut.packed.packing.pairs) == len(all_pairs(split))

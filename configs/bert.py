@@ -1,0 +1,48 @@
+r"""A small BERT: masked tokens of the embedded corpus, or of any text.
+
+  python -m launch.train --config=configs/bert.py --workdir=runs/bert
+  python -m launch.train --config=configs/bert_classifier.py:reviews --workdir=runs/bert_reviews \
+      --config.data.path=reviews.tsv --config.data.tokenizer.path=runs/bert \
+      --config.fine_tuning.workdir=runs/bert
+
+15% of the tokens are hidden, whole words at a time (Devlin et al. 2019, and the later release).
+"""
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.experiment import (
+    DenoisingConfig,
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from lm_jax.models.transformer import EncoderConfig
+
+CONTEXT_LENGTH = 128
+
+
+def encoder() -> EncoderConfig:
+    """The encoder, which is pretrained here and classifies in bert_classifier.py."""
+    return EncoderConfig(
+        context_length=CONTEXT_LENGTH,
+        num_layers=4,
+        d_model=192,
+        num_heads=6,
+        norm_order="pre",
+        dropout_rate=0.1,
+    )
+
+
+def get_config() -> Experiment:
+    """The experiment; `data.source=files` and `data.path` are for other texts."""
+    return Experiment(
+        objective="masked_lm",
+        model=encoder(),
+        data=DataConfig(tokenizer=TokenizerConfig("bpe", 8192)),
+        denoising=DenoisingConfig(whole_words=True),
+        optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.01),
+        schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=200),
+        training=TrainingConfig(num_steps=2000, batch_size=32, log_every_steps=20),
+        evaluation=EvaluationConfig(every_steps=500, batch_size=32),
+    )

@@ -1,0 +1,22 @@
+r"""The encoder of bert.py on labelled texts: fine-tuned, its head alone, or from scratch.
+
+  python -m launch.train --config=configs/bert_classifier.py:reviews --workdir=runs/bert_reviews \
+      --config.data.path=reviews.tsv --config.data.tokenizer.path=runs/bert \
+      --config.fine_tuning.workdir=runs/bert
+
+Without `fine_tuning.workdir` the same encoder starts from scratch, with the same tokenizer;
+`fine_tuning.parameters=head` trains the head alone.
+"""
+
+from configs.bert import encoder
+from configs.labelled_texts import on_texts
+from lm_jax.experiment import Experiment, OptimizerConfig, ScheduleConfig
+
+
+def get_config(texts: str = "reviews") -> Experiment:
+    """The experiment on `reviews`, `newsgroups` or `genres`: see configs/labelled_texts.py."""
+    experiment = on_texts(texts, encoder())
+    experiment.optimizer = OptimizerConfig(beta2=0.98, weight_decay=0.01)
+    experiment.schedule = ScheduleConfig(peak_learning_rate=5e-4, warmup_steps=100)
+    experiment.training.batch_size = 32
+    return experiment

@@ -1,0 +1,82 @@
+r"""English to German by a Transformer, and by recurrent models with and without attention.
+
+  python -m launch.train --config=configs/english_german.py:transformer --workdir=runs/en_de \
+      --config.data.path=en_de.tsv
+  python -m launch.translate --workdir=runs/en_de --output=translations.tsv
+
+`python -m benchmarks.english_german` makes the pairs from packages. Whole documents are held out,
+without near copies of what is trained on.
+"""
+
+from typing import Any
+
+from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.experiment import (
+    CheckpointConfig,
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer import EncoderDecoderConfig
+
+_LENGTH = 128  # tokens of a row, into which several pairs are packed
+_STEPS = {"transformer": 2500, "lstm_attention": 2500, "lstm": 2500}
+
+
+def _recurrent(attention: str) -> RecurrentSeq2SeqConfig:
+    return RecurrentSeq2SeqConfig(
+        source_length=_LENGTH,
+        context_length=_LENGTH,
+        d_embedding=256,
+        d_hidden=384,
+        attention=attention,
+        dropout_rate=0.1,
+    )
+
+
+def _model(name: str) -> Any:
+    if name == "transformer":
+        return EncoderDecoderConfig(
+            source_length=_LENGTH,
+            context_length=_LENGTH,
+            num_layers=3,
+            d_model=256,
+            num_heads=4,
+            dropout_rate=0.1,
+        )
+    return _recurrent("dot" if name == "lstm_attention" else "none")
+
+
+def get_config(translator: str = "transformer") -> Experiment:
+    """The experiment of `transformer`, `lstm_attention` or `lstm`; `data.path` is the TSV file.
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    if translator not in _STEPS:
+        raise ValueError(f"no model {translator!r}; expected --config=FILE:{' or :'.join(_STEPS)}")
+    steps = _STEPS[translator]
+    return Experiment(
+        objective="seq2seq",
+        model=_model(translator),
+        data=ParallelTextConfig(
+            path="en_de.tsv",
+            validation_fraction=0.05,
+            longest_characters=250,
+            largest_length_ratio=2.5,
+            truncate=True,
+            tokenizer=TokenizerConfig("bpe", 8192),
+        ),
+        optimizer=OptimizerConfig(name="adam", beta2=0.98),
+        schedule=ScheduleConfig(peak_learning_rate=2e-3, warmup_steps=300),
+        training=TrainingConfig(
+            num_steps=steps, batch_size=24, label_smoothing=0.1, log_every_steps=20
+        ),
+        evaluation=EvaluationConfig(every_steps=500, batch_size=24),
+        checkpoint=CheckpointConfig(every_steps=500),
+        samples=SamplesConfig(num_samples=5, temperature=0.0),
+    )

@@ -1,0 +1,75 @@
+r"""Made-up symbols copied, reversed or sorted: what each kind of sequence model can learn exactly.
+
+  python -m launch.train --config=configs/symbols.py:encoder_decoder --workdir=runs/reverse \
+      --config.data.source=reverse
+  python -m launch.translate --workdir=runs/reverse --num_beams=1
+
+The models are `encoder_decoder` and `decoder` (Transformers; the second reads a pair as one text),
+`lstm_attention` and `lstm`; the tasks copy, reverse and sort, of 1 to 20 of 26 symbols.
+"""
+
+from typing import Any
+
+from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.experiment import (
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    SamplesConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer import EncoderDecoderConfig, TransformerConfig
+
+_LENGTH = 64  # tokens of a row, into which several pairs are packed
+_MODELS: dict[str, tuple[Any, float]] = {  # with its peak learning rate
+    "encoder_decoder": (
+        EncoderDecoderConfig(
+            context_length=_LENGTH, source_length=_LENGTH, num_layers=2, d_model=128, num_heads=4
+        ),
+        2e-3,
+    ),
+    "decoder": (
+        TransformerConfig(
+            context_length=_LENGTH, num_layers=3, d_model=128, num_heads=4, positions="rotary"
+        ),
+        2e-3,
+    ),
+    "lstm_attention": (
+        RecurrentSeq2SeqConfig(
+            context_length=_LENGTH, source_length=_LENGTH, d_hidden=128, attention="dot"
+        ),
+        5e-3,
+    ),
+    "lstm": (
+        RecurrentSeq2SeqConfig(
+            context_length=_LENGTH, source_length=_LENGTH, d_hidden=256, attention="none"
+        ),
+        3e-3,
+    ),
+}
+
+
+def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
+    """The experiment of one of the four models; `data.source` is the task.
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    if sequence_model not in _MODELS:
+        known = " or :".join(_MODELS)
+        raise ValueError(f"no model {sequence_model!r}; expected --config=FILE:{known}")
+    model, peak_learning_rate = _MODELS[sequence_model]
+    return Experiment(
+        objective="seq2seq",
+        model=model,
+        data=ParallelTextConfig(source="reverse", tokenizer=TokenizerConfig("whitespace", 100)),
+        optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.0),
+        schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=200),
+        training=TrainingConfig(
+            num_steps=3000, batch_size=16, steps_per_call=20, log_every_steps=100
+        ),
+        evaluation=EvaluationConfig(every_steps=1000),
+        samples=SamplesConfig(num_samples=5, temperature=0.0),
+    )
