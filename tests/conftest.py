@@ -2,8 +2,11 @@
 
 import os
 
+# Most of the time of the tests is XLA's: half of it optimizes code that runs for an instant.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{QUICK_COMPILATION} --xla_force_host_platform_device_count=8"
 
 import pytest  # noqa: E402
 

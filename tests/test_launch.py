@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lm_jax.telemetry import read_metrics
+from tests.conftest import QUICK_COMPILATION
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -35,7 +36,7 @@ TINY = [
 
 
 def environment():
-    one_device = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    one_device = {"XLA_FLAGS": QUICK_COMPILATION, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return os.environ | one_device
 
 

@@ -160,7 +160,7 @@ def test_smoothed_labels_cost_what_they_cost_in_pytorch():
     _, metrics = jax.jit(program.train_step)(state, batch)
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
     exact = program.model.loss(training.variables_of(state), batch, train=False)[0].nats.mean()
-    assert abs(float(exact) - float(expected)) > 1e-2
+    assert abs(float(exact) - float(expected)) > 1e-3  # ten times the tolerance above
 
 
 def test_labels_of_a_model_that_samples_its_targets_are_not_smoothed():
