@@ -1,6 +1,6 @@
 """Line and bar charts as inline SVG: small, self-contained, and readable in both colour schemes.
 
-Colours are classes that the page's style sheet defines.
+Colours are classes that the page's style sheet defines, or `coloured`.
 """
 
 import math
@@ -9,6 +9,23 @@ from html import escape
 from typing import NamedTuple
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 40
+COLOURS = (  # of the curves of a comparison, of which there may be many
+    "#2459a8",
+    "#d1542f",
+    "#2c8a57",
+    "#8a4fb5",
+    "#b58a00",
+    "#0f8f9c",
+    "#c03a77",
+    "#6b7280",
+    "#7a5230",
+    "#4f6d1f",
+)
+_STYLE = "text { fill: #667085; font: 12px sans-serif; } .grid { stroke: #e4e4de; }" + "".join(
+    f" polyline.s{i} {{ fill: none; stroke: {colour}; stroke-width: 2; }} "
+    f"circle.s{i} {{ fill: {colour}; }}"
+    for i, colour in enumerate(COLOURS)
+)
 
 
 class Series(NamedTuple):
@@ -62,6 +79,16 @@ def line_chart(
     parts.append(_legend(curves, width))
     parts.append("</svg>")
     return "".join(parts)
+
+
+def coloured(chart: str) -> str:
+    """A line chart with colours of its own, one a curve, in place of the page's."""
+    return chart.replace("<title>", f"<style>{_STYLE}</style><title>", 1)
+
+
+def standalone(chart: str) -> str:
+    """A coloured chart as the text of a file, which browsers and READMEs show."""
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"
 
 
 def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> str:

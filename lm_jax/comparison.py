@@ -9,28 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.charts import Series, line_chart
+from lm_jax.charts import COLOURS, Series, coloured, line_chart, standalone
 from lm_jax.report import page
 from lm_jax.telemetry import read_metrics
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
-_COLOURS = (
-    "#2459a8",
-    "#d1542f",
-    "#2c8a57",
-    "#8a4fb5",
-    "#b58a00",
-    "#0f8f9c",
-    "#c03a77",
-    "#6b7280",
-    "#7a5230",
-    "#4f6d1f",
-)
-_STYLE = "text { fill: #667085; font: 12px sans-serif; } .grid { stroke: #e4e4de; }" + "".join(
-    f" polyline.s{i} {{ fill: none; stroke: {colour}; stroke-width: 2; }} "
-    f"circle.s{i} {{ fill: {colour}; }}"
-    for i, colour in enumerate(_COLOURS)
-)
 
 
 class Row(NamedTuple):
@@ -81,13 +64,11 @@ def write_comparison(rows: Sequence[Row], directory: Path) -> Path:
     label = {"bits_per_character": "bits per character"}.get(metric, metric.replace("_", " "))
     curves = [
         Series(row.name, [x for x, _ in row.curve], [y for _, y in row.curve])
-        for row in rows[: len(_COLOURS)]
+        for row in rows[: len(COLOURS)]
     ]
-    chart = line_chart(curves, "targets trained on", label, width=960, height=440)
-    chart = chart.replace("<title>", f"<style>{_STYLE}</style><title>", 1)
+    chart = coloured(line_chart(curves, "targets trained on", label, width=960, height=440))
     directory.mkdir(parents=True, exist_ok=True)
-    standalone = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    (directory / "comparison.svg").write_text(standalone + "\n", encoding="utf-8")
+    (directory / "comparison.svg").write_text(standalone(chart), encoding="utf-8")
     (directory / "comparison.json").write_text(
         json.dumps([row._asdict() for row in rows], indent=2) + "\n", encoding="utf-8"
     )

@@ -1,0 +1,74 @@
+"""How often runs on made-up symbols are right, by the length of the sequence: a table and a plot.
+
+  python -m benchmarks.symbol_lengths --output=benchmarks/results/symbols_reverse \
+      runs/encoder_decoder runs/decoder runs/lstm_attention runs/lstm
+
+The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols; new ones of up to
+--longest are decoded greedily. --output.json receives the shares, --output.svg the plot.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from lm_jax import runs
+from lm_jax.charts import Series, coloured, line_chart, standalone
+from lm_jax.data import ParallelTextConfig
+from lm_jax.data.symbols import made_pairs
+from lm_jax.experiment import SamplesConfig
+from lm_jax.telemetry import environment
+from lm_jax.translation import translate
+
+OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
+LONGEST = flags.DEFINE_integer("longest", 30, "The longest sequence.", lower_bound=2)
+SEQUENCES = flags.DEFINE_integer("sequences", 200, "Of each length.", lower_bound=2)
+
+
+def shares(run: runs.Run, lengths: range) -> list[float]:
+    """The share of sequences of each length that come out right, all symbols and the end."""
+    experiment = run.program.experiment
+    config: ParallelTextConfig = experiment.data
+    sources, targets = [], []
+    for length in lengths:
+        symbols = dataclasses.replace(
+            config.symbols,
+            num_validation_pairs=SEQUENCES.value,
+            validation_shortest=length,
+            validation_longest=length,
+            num_training_pairs=1,
+        )
+        _, pairs = made_pairs(config.source, symbols)
+        sources += [source for source, _ in pairs]
+        targets += [target for _, target in pairs]
+    search = SamplesConfig(max_new_tokens=experiment.model.context_length, num_beams=1)
+    found = translate(run, sources, search, batch_size=200)
+    rights: dict[int, list[bool]] = {length: [] for length in lengths}
+    for (text, *_), target in zip(found, targets, strict=True):
+        rights[len(target.split())].append(text == target)
+    return [sum(right) / len(right) for right in rights.values()]
+
+
+def main(arguments: list[str]) -> None:
+    """Prints a table, and writes the files."""
+    lengths = range(2, LONGEST.value + 1)
+    found: dict[str, list[float]] = {}
+    for workdir in map(Path, arguments[1:]):
+        run = runs.load(workdir, say=lambda line: None)
+        found[workdir.name] = shares(run, lengths)
+    print(f"{'length':>8}" + "".join(f"{name:>20}" for name in found))
+    for index, length in enumerate(lengths):
+        print(f"{length:8}" + "".join(f"{row[index]:20.1%}" for row in found.values()))
+    results: dict[str, Any] = {"environment": environment(), "lengths": list(lengths)}
+    Path(f"{OUTPUT.value}.json").write_text(
+        json.dumps(results | {"shares": found}, indent=2) + "\n"
+    )
+    series = [Series(name, list(lengths), row) for name, row in found.items()]
+    chart = line_chart(series, "symbols", "share of sequences right", width=720, height=320)
+    Path(f"{OUTPUT.value}.svg").write_text(standalone(coloured(chart)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,99 @@
+"""Greedy decoding and beam search of runs on one held-out split: one table.
+
+  python -m benchmarks.translations --output=benchmarks/results/english_german.json \
+      runs/transformer runs/lstm_attention runs/lstm
+
+Each held-out source of each run (configs/english_german.py) is translated greedily and by four
+beams, once by log-probability alone and once by it over the length. The table has BLEU, chrF and
+their standard errors (sacrebleu, bootstrap), the log-probability a sentence, and of how many
+sentences the beams found a text that is at least as probable as the greedy one. --limit translates
+so many from all over the split.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from lm_jax import runs
+from lm_jax.experiment import SamplesConfig
+from lm_jax.telemetry import environment
+from lm_jax.translation import held_out_pairs, translate
+from lm_jax.translation_scores import translation_measures
+
+OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
+LIMIT = flags.DEFINE_integer("limit", 0, "Sources; 0: all.", lower_bound=0)
+EXAMPLES = flags.DEFINE_integer("examples", 10, "Translations in the JSON.", lower_bound=0)
+
+_SEARCHES = {"greedy": (1, 0.0), "beam 4": (4, 0.0), "beam 4, over length": (4, 1.0)}
+_SLACK = 1e-3  # nats: what float32 sums of a batch's other order may differ by
+
+
+def measured(run: runs.Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The figures of each search, and examples."""
+    experiment = run.program.experiment
+    sources, references = held_out_pairs(run)
+    step = max(len(sources) // LIMIT.value, 1) if LIMIT.value else 1
+    sources, references = sources[::step], references[::step]
+    figures: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    greedy = np.zeros(len(sources))
+    for name, (num_beams, length_penalty) in _SEARCHES.items():
+        search = SamplesConfig(
+            max_new_tokens=experiment.model.context_length,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+        )
+        found = translate(run, sources, search, batch_size=64, truncate=True)
+        texts[name] = [text for text, *_ in found]
+        log_p = np.array([translation.log_probability for translation in found])
+        figures[name] = translation_measures(texts[name], references) | {
+            "log_probability": float(log_p.mean())
+        }
+        if num_beams == 1:
+            greedy = log_p
+        else:
+            figures[name]["at_least_as_probable"] = float((log_p >= greedy - _SLACK).mean())
+        print(name, json.dumps(figures[name]), flush=True)
+    every = max(len(sources) // max(EXAMPLES.value, 1), 1)
+    examples = [
+        {"source": sources[i], "reference": references[i]}
+        | {name: texts[name][i] for name in texts}
+        for i in range(0, len(sources), every)[: EXAMPLES.value]
+    ]
+    return figures, examples
+
+
+def main(arguments: list[str]) -> None:
+    """Prints the table, and writes the JSON where asked."""
+    results: dict[str, Any] = {"environment": environment(), "runs": {}}
+    for workdir in map(Path, arguments[1:]):
+        run = runs.load(workdir)
+        figures, examples = measured(run)
+        trained = json.loads((workdir / "evaluation.json").read_text())
+        results["runs"][workdir.name] = {
+            "parameters": trained["parameters"],
+            "seconds": trained["timings"]["total_seconds"],
+            "perplexity": trained["validation"]["perplexity"],
+            "accuracy": trained["validation"]["accuracy"],
+            "searches": figures,
+            "examples": examples,
+        }
+    if OUTPUT.value:
+        Path(OUTPUT.value).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    print(f"{'run':16} {'search':20} {'BLEU':>12} {'chrF':>12} {'nats':>8} {'as probable':>12}")
+    for name, run_figures in results["runs"].items():
+        for search, figures in run_figures["searches"].items():
+            scores = " ".join(
+                f"{figures[score]:6.2f} +-{figures[f'{score}_standard_error']:4.2f}"
+                for score in ("bleu", "chrf")
+            )
+            share = figures.get("at_least_as_probable")
+            probable = "" if share is None else f"{share:12.2%}"
+            print(f"{name:16} {search:20} {scores} {figures['log_probability']:8.2f} {probable}")
+
+
+if __name__ == "__main__":
+    app.run(main)
