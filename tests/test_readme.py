@@ -22,6 +22,7 @@ SMALL = [
 SMALL_MODELS = {
     "quickstart": ["--config.model.d_model=48", "--config.model.num_layers=1"],
     "lstm": ["--config.model.d_hidden=48"],
+    "symbols": ["--config.model.d_model=16", "--config.data.symbols.num_validation_pairs=40"],
 }
 
 
