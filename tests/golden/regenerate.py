@@ -60,7 +60,7 @@ def machine() -> dict[str, str | int | None]:
     """What decides the bits: the compiler, the instructions it may use, the number of threads."""
     wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in _cpu_flags()]
     versions = {name: metadata.version(name) for name in ("jaxlib", "flax", "optax")}
-    return {"instructions": " ".join(wide), "cores": os.cpu_count(), **versions}
+    return {"instructions": " ".join(wide), "cores": len(os.sched_getaffinity(0)), **versions}
 
 
 def _cpu_flags() -> list[str]:
