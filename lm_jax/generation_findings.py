@@ -1,0 +1,141 @@
+"""How a model writes, as JSON: what it expects step by step, and the tree of its beam search."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax import data, decoding
+from lm_jax.beam_search import BeamSearch, beam_search
+from lm_jax.beam_tree import Branch, beam_tree
+from lm_jax.completion import longest_context, openings
+from lm_jax.models import Variables
+from lm_jax.programs import Program
+
+_STEPS = 12  # tokens after which the expectations are kept
+
+_search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens"))
+_probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("model", "count"))
+
+
+def generation(
+    program: Program,
+    variables: Variables,
+    tokenizer: data.Tokenizer,
+    example: Mapping[str, Any],
+    name: Callable[[int], str],
+) -> dict[str, Any]:
+    """`next_tokens` of a model that generates, and `beams` where its samples are searched for.
+
+    The text is the experiment's `samples.prompt`; where that is empty, the example's beginning. Of
+    a model that reads a source that is the source, and the text is the best that the search finds.
+
+    Args:
+      example: one text or pair, [1, T] and [1, S].
+      name: of a token, as people should see it.
+    """
+    samples, end = program.experiment.samples, tokenizer.end_of_document
+    (begin,), source = openings(program, tokenizer, [samples.prompt])
+    if source is not None and not samples.prompt:
+        source = {key: np.asarray(example[key]) for key in ("source", "source_segments")}
+    findings: dict[str, Any] = {}
+    if source is not None or samples.num_beams > 1:
+        room = longest_context(program) - len(begin)
+        tree = _search_tree(
+            program, variables, begin, source, min(samples.max_new_tokens, room), end
+        )
+        if samples.num_beams > 1:
+            findings["beams"] = nodes(tree, name)
+    if source is not None:
+        text = [*begin, *_best(tree)][: _STEPS + 1]
+        steps = _steps(program, variables, text, source, name)[:-1]
+    else:
+        text = begin if samples.prompt else np.asarray(example["inputs"])[0, :_STEPS].tolist()
+        steps = _steps(program, variables, text, None, name)[-_STEPS:]
+    read = [] if source is None else [name(token) for token in source["source"][0].tolist()]
+    return findings | {"next_tokens": {"source": read, "steps": steps}}
+
+
+def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
+    """A tree as a list, each node after its `parent`; tokens that only one other follows are one.
+
+    The first is the root; the children of a node are in the order of their probability.
+    """
+    found: list[dict[str, Any]] = []
+    waiting = [(tree, -1)]
+    while waiting:
+        branch, parent = waiting.pop()
+        run = [branch]
+        while parent >= 0 and len(run[-1].branches) == 1 and run[-1].rank is None:
+            run.append(run[-1].branches[0])
+        last = run[-1]
+        found.append(
+            {
+                "parent": parent,
+                "tokens": [name(part.token) for part in run],
+                "log_probability": round(last.log_probability, 3),
+                "rank": last.rank,
+                "score": None if last.score is None else round(last.score, 4),
+            }
+        )
+        waiting += [(following, len(found) - 1) for following in reversed(last.branches)]
+    return found
+
+
+def _search_tree(
+    program: Program, variables: Variables, begin: list[int], source: Any, new: int, end: int
+) -> Branch:
+    samples, width = program.experiment.samples, len(begin) + new
+    tokens, lengths = decoding.batch_of_prompts([begin], width, max(begin) + 1)
+    how = BeamSearch(
+        samples.num_beams,
+        samples.length_penalty,
+        samples.length_penalty_kind,
+        samples.early_stopping,
+    )
+    beams = _search(
+        program.model,
+        variables,
+        tokens,
+        lengths,
+        lengths + new,
+        search=how,
+        end_tokens=(end,),
+        source=source,
+    )
+    return beam_tree(jax.tree.map(np.asarray, beams), 0, len(begin), end)
+
+
+def _best(tree: Branch) -> list[int]:
+    """The tokens of the best text of a search, its end included."""
+    waiting: list[tuple[Branch, list[int]]] = [(tree, [])]
+    while waiting:
+        branch, path = waiting.pop()
+        if branch.rank == 0:
+            return path
+        waiting += [(following, [*path, following.token]) for following in branch.branches]
+    return []
+
+
+def _steps(
+    program: Program,
+    variables: Variables,
+    text: Sequence[int],
+    source: Any,
+    name: Callable[[int], str],
+) -> list[dict[str, Any]]:
+    """What is expected after each token of a text, and the `next` one that it has."""
+    read = np.array(text, np.int32)
+    best, shares = map(np.asarray, _probabilities(program.model, variables, read, source=source))
+    return [
+        {
+            "after": name(token),
+            "next": None if following is None else name(following),
+            "tokens": [name(other) for other in others],
+            "probabilities": probabilities.round(4).tolist(),
+        }
+        for token, following, others, probabilities in zip(
+            text, [*text[1:], None], best.tolist(), shares, strict=True
+        )
+    ]
