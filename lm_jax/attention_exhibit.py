@@ -34,9 +34,9 @@ def attention_exhibit(towers: Mapping[str, Any] | None) -> str:
     )
     values = json.dumps(list(towers.values()), separators=(",", ":")).replace("<", "\\u003c")
     return (
-        "<p>Each row is a token that reads, after it is read itself; its weights over the tokens "
-        "of the columns sum to 1. Colours go with the square root of the weight; what is masked "
-        'is empty.</p><div class="attention">'
+        "<p>Each row is a token that reads, a decoder's being the one read last; its weights over "
+        "the tokens of the columns sum to 1. Colours go with the square root of a weight, and what "
+        'is masked is empty.</p><div class="attention">'
         f'<div class="choices">{choices}<output></output></div>'
         f'<div class="wide"><table>{_table(first)}</table></div>'
         f"{''.join(map(_pictures, towers, towers.values()))}"
