@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.models import Variables
+from lm_jax.models.attention import visible
 from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.recurrent_seq2seq import attention_weights as recurrent_weights
 from lm_jax.models.transformer import attention_maps
 from lm_jax.models.transformer_config import BlocksConfig
 
+_TOWERS = ("encoder", "decoder", "cross")
 _MOST = 12  # layers, and heads of each, that are kept of a tower
 
 
@@ -40,13 +42,19 @@ def attention(
       example: one text or pair, [1, T] and [1, S].
       name: of a token, as people should see it.
     """
-    readers = read = [name(int(token)) for token in example["inputs"][0]]
-    source = [name(int(token)) for token in example["source"][0]] if "source" in example else []
+    text = [name(int(token)) for token in example["inputs"][0]]
+    source = [name(int(token)) for token in example["source"][0]] if "source" in example else text
     towers: dict[str, Any] = {}
-    for tower, map_blhts in _maps(config, variables, example).items():
-        readers_of = source if tower == "encoder" and source else readers
-        read_of = source if tower != "decoder" and source else read
-        towers[tower] = _tower(np.asarray(map_blhts)[0], readers_of, read_of)
+    maps = _maps(config, variables, example)
+    for tower in (tower for tower in _TOWERS if tower in maps):
+        readers = source if tower == "encoder" else text
+        read = text if tower == "decoder" else source
+        map_lhts = np.asarray(maps[tower])[0]
+        seen_ts = np.ones(map_lhts.shape[2:], bool)
+        if tower == "decoder":
+            time_bt = jnp.arange(len(text))[None]
+            seen_ts = np.asarray(visible(time_bt, time_bt, example.get("prefix")))[0]
+        towers[tower] = _tower(map_lhts, seen_ts, readers, read)
     return towers
 
 
@@ -58,14 +66,16 @@ def _maps(config: Any, variables: Variables, example: Mapping[str, Any]) -> Mapp
     return jax.jit(functools.partial(attention_maps, config))(variables, batch)
 
 
-def _tower(map_lhts: np.ndarray, readers: Sequence[str], read: Sequence[str]) -> dict[str, Any]:
+def _tower(
+    map_lhts: np.ndarray, seen_ts: np.ndarray, readers: Sequence[str], read: Sequence[str]
+) -> dict[str, Any]:
     layers, heads = (_first_and_last(count) for count in map_lhts.shape[:2])
     return {
         "readers": list(readers),
         "read": list(read),
         "layers": [layer + 1 for layer in layers],
         "heads": [head + 1 for head in heads],
-        "maps": [[_lines(map_lhts[layer, head]) for head in heads] for layer in layers],
+        "maps": [[_lines(map_lhts[layer, head], seen_ts) for head in heads] for layer in layers],
     }
 
 
@@ -75,9 +85,7 @@ def _first_and_last(count: int) -> list[int]:
     return [*range(_MOST // 2), *range(count - _MOST // 2, count)]
 
 
-def _lines(map_ts: np.ndarray) -> list[str]:
-    """What is masked weighs exactly 0, and what is seen hardly ever does."""
-    return [
-        " ".join(f"{1000 * weight:.0f}" if weight else "." for weight in row)
-        for row in map_ts.tolist()
-    ]
+def _lines(map_ts: np.ndarray, seen_ts: np.ndarray) -> list[str]:
+    """Weights may also underflow to 0, so that they do not tell what is masked."""
+    cells_ts = np.where(seen_ts, np.char.mod("%.0f", 1000 * map_ts), ".")
+    return [" ".join(cells) for cells in cells_ts.tolist()]

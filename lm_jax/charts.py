@@ -127,34 +127,6 @@ def surface_chart(
     return "".join([*parts, "</svg>"])
 
 
-def tree_chart(nodes: Sequence[tuple[int, str, str, bool]]) -> str:
-    """An SVG of a tree that grows to the right: (parent, label, note, highlighted).
-
-    The first node is the root, of parent -1. Each stands after its parent and after all that
-    follows its earlier siblings; the first of siblings goes straight on.
-    """
-    row, letter, gap, top = 22, 7.3, 20, 18  # letters of a fixed width
-    ends: list[float] = []
-    levels: list[int] = []
-    lines, texts, parents = [], [], set()
-    for parent, label, note, strong in nodes:
-        style, left, level = "strong" if strong else "", 4.0, 0
-        if parent >= 0:
-            left = ends[parent] + gap
-            level = max(levels) + 1 if parent in parents else levels[parent]
-            from_y, to_y = (top + row * at - 4 for at in (levels[parent], level))
-            path = f"M{ends[parent] + 4:.1f} {from_y}h6V{to_y}H{left - 4:.1f}"
-            lines.append(f'<path class="{style}" d="{path}"/>')
-            parents.add(parent)
-        shown = escape(label) + (f'<tspan class="note"> {escape(note)}</tspan>' if note else "")
-        texts.append(f'<text class="{style}" x="{left:.1f}" y="{top + row * level}">{shown}</text>')
-        ends.append(left + letter * (len(label) + (len(note) + 1 if note else 0)))
-        levels.append(level)
-    width, height = max(ends) + 10, top + row * max(levels) + 12
-    head = f'<svg class="tree" width="{width:.0f}" height="{height}" role="img">'
-    return "".join([head, *lines, *texts, "</svg>"])
-
-
 def _finite(curve: Series) -> Series:
     points = [
         (x, y)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lm_jax.charts import tree_chart
+from lm_jax.tree_chart import tree_chart
 
 _LARGEST_TREE = 600  # nodes; of larger ones only the finished texts are shown
 
@@ -16,7 +16,10 @@ def next_tokens_exhibit(found: Mapping[str, Any] | None) -> str:
         return ""
     source = ""
     if found["source"]:
-        source = f'<p>The source: <span class="tokens">{_tokens(found["source"])}</span></p>'
+        source = (
+            "<p>The text is the best that the search found for this source: "
+            f'<span class="tokens">{_tokens(found["source"])}</span></p>'
+        )
     cards = "".join(map(_card, found["steps"]))
     return (
         "<p>After each token, the most probable next ones. The one that does come next is marked; "

@@ -16,7 +16,7 @@ from lm_jax.generation_findings import generation
 from lm_jax.models import Variables
 from lm_jax.programs import Program
 
-_LONGEST = 32  # tokens of a side
+_LONGEST = 40  # tokens of a side whose attention is shown
 _DOT = "\u00b7"
 
 
@@ -34,31 +34,32 @@ def text_findings(
     example = example_of(next(iter(batches)))
     name = namer(tokenizer, program.experiment)
     if attends:
-        findings["attention"] = attention(config, variables, example, name)
+        shown = {key: value[:, :_LONGEST] for key, value in example.items()}
+        findings["attention"] = attention(config, variables, shown, name)
     if generates:
         findings |= generation(program, variables, tokenizer, example, name)
     return findings
 
 
 def example_of(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """One text of a batch, [1, T], cut to what can be looked at: the first one.
+    """One text of a batch, [1, T]: the first one.
 
-    Of pairs, [1, T] and [1, S], it is the longest that needs no cut, if there is one.
+    Of pairs, [1, T] and [1, S], it is the longest that can be looked at whole, if there is one.
     """
     arrays = {key: np.asarray(value) for key, value in batch.items() if np.ndim(value) == 2}
     source = {key: arrays.pop(key) for key in list(arrays) if key.startswith("source")}
     segments_bt = arrays.get("segments", np.ones_like(arrays["inputs"]))
     if not source:
-        return _cut(arrays, segments_bt, 0, segments_bt[0, 0])
+        return _take(arrays, segments_bt, 0, segments_bt[0, 0])
     segments_bs = source["source_segments"]
     place = _longest_shown(segments_bt, segments_bs)
-    return _cut(arrays, segments_bt, *place) | _cut(source, segments_bs, *place)
+    return _take(arrays, segments_bt, *place) | _take(source, segments_bs, *place)
 
 
-def _cut(
+def _take(
     arrays: Mapping[str, np.ndarray], segments: np.ndarray, row: int, segment: int
 ) -> dict[str, np.ndarray]:
-    columns = np.flatnonzero(segments[row] == segment)[:_LONGEST]
+    columns = np.flatnonzero(segments[row] == segment)
     return {key: value[row : row + 1, columns] for key, value in arrays.items()}
 
 
@@ -74,7 +75,8 @@ def _longest_shown(segments_bt: np.ndarray, segments_bs: np.ndarray) -> tuple[in
 def namer(tokenizer: data.Tokenizer, experiment: Experiment) -> Callable[[int], str]:
     """Tokens as tables name them: spaces as dots, and in angle brackets what is no text.
 
-    Ids beyond the tokenizer's are the mask, or sentinels, which count from the last id.
+    Ids beyond the tokenizer's are the mask, or sentinels, which count from the last id. A part of
+    a character has its own id.
     """
 
     def name(token: int) -> str:
@@ -83,6 +85,7 @@ def namer(tokenizer: data.Tokenizer, experiment: Experiment) -> Callable[[int], 
         if token >= tokenizer.vocab_size:
             number = experiment.model.vocab_size - token
             return "<mask>" if experiment.objective == "masked_lm" else f"<{number}>"
-        return name_of_token(tokenizer, token)[1:-1].replace(" ", _DOT)
+        text = name_of_token(tokenizer, token)[1:-1]
+        return f"<#{token}>" if "\ufffd" in text else text.replace(" ", _DOT)
 
     return name

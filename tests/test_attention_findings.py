@@ -21,6 +21,7 @@ CONFIGS = {
     "decoder": TransformerConfig(**_SHAPE),
     "encoder_decoder": EncoderDecoderConfig(**_SHAPE, source_length=8),
     "lstm": RecurrentSeq2SeqConfig(11, d_hidden=8, d_attention=8, attention="additive"),
+    "sharp": RecurrentSeq2SeqConfig(11, d_hidden=256, attention="dot"),  # some weights are 0
 }
 
 
@@ -40,11 +41,14 @@ def test_maps_are_the_models_own_and_each_row_sums_to_one(kind):
     config = CONFIGS[kind]
     variables, batch = random_model(config)
     found = attention(config, variables, batch, str)
-    if kind == "lstm":
-        expected = {"cross": attention_weights(config, variables, batch)[:, None, None]}
+    if isinstance(config, RecurrentSeq2SeqConfig):
+        weights_bts = jax.jit(lambda v: attention_weights(config, v, batch))(variables)
+        assert (weights_bts == 0).any() == (kind == "sharp")
+        expected = {"cross": weights_bts[:, None, None]}
     else:
-        expected = attention_maps(config, variables, batch)
+        expected = jax.jit(lambda v: attention_maps(config, v, batch))(variables)
     assert set(found) == set(expected)
+    assert list(found) == [name for name in ("encoder", "decoder", "cross") if name in found]
     target, source = ([str(token) for token in batch.get(k, [[]])[0]] for k in ("inputs", "source"))
     for name, tower in found.items():
         assert tower["readers"] == (source if name == "encoder" else target)
@@ -57,12 +61,22 @@ def test_maps_are_the_models_own_and_each_row_sums_to_one(kind):
         assert ((cells == ".") == ~sees).all()
 
 
-def test_of_many_layers_the_first_and_the_last_are_kept():
-    config = TransformerConfig(**_SHAPE | {"num_layers": 15, "d_model": 4})
+def test_a_prefix_is_seen_by_all():
+    config = CONFIGS["decoder"]
+    variables, batch = random_model(config)
+    batch["prefix"] = np.array([[1, 1, 1, 0, 0]])
+    lines = attention(config, variables, batch, str)["decoder"]["maps"][1][1]
+    assert ["".join(".x"[cell != "."] for cell in line.split()) for line in lines] == [
+        "xxx..", "xxx..", "xxx..", "xxxx.", "xxxxx"
+    ]  # fmt: skip
+
+
+def test_of_many_heads_the_first_and_the_last_are_kept():
+    config = TransformerConfig(**_SHAPE | {"num_layers": 1, "d_model": 30, "num_heads": 15})
     variables, batch = random_model(config)
     tower = attention(config, variables, batch, str)["decoder"]
-    assert tower["layers"] == [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
-    assert tower["heads"] == [1, 2] and len(tower["maps"]) == 12
+    assert tower["heads"] == [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
+    assert tower["layers"] == [1] and len(tower["maps"][0]) == 12
 
 
 def test_models_without_attention_are_known():

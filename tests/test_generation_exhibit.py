@@ -62,7 +62,7 @@ def test_the_token_that_comes_is_marked_or_named():
     assert '<tr class="next"><th>a</th><td><i style="width: 75.0%"></i></td><td>75.0%' in cards[0]
     assert 'class="next"' not in cards[1] and ", before <b>z</b>" in cards[1]
     assert 'class="next"' not in cards[2] and ", before" not in cards[2]
-    assert 'The source: <span class="tokens">s &lt;end&gt;</span>' in html
+    assert 'for this source: <span class="tokens">s &lt;end&gt;</span>' in html
 
 
 def test_the_page_is_whole():

@@ -17,34 +17,34 @@ def row(*lengths, width):
     return np.pad(segments, (0, width - len(segments)))
 
 
-def test_the_first_text_is_cut_to_what_can_be_looked_at():
+def test_the_first_text_is_taken_alone():
     segments = np.stack([row(5, 20, width=80), row(70, width=80)])
     batch = {"inputs": np.arange(160).reshape(2, 80), "segments": segments, "targets": np.zeros(2)}
-    cut = example_of(batch)
-    assert set(cut) == {"inputs", "segments"}
-    np.testing.assert_array_equal(cut["inputs"], [range(5)])
-    np.testing.assert_array_equal(example_of({"inputs": batch["inputs"]})["inputs"], [range(32)])
+    taken = example_of(batch)
+    assert set(taken) == {"inputs", "segments"}
+    np.testing.assert_array_equal(taken["inputs"], [range(5)])
+    np.testing.assert_array_equal(example_of({"inputs": batch["inputs"]})["inputs"], [range(80)])
 
 
-def test_of_pairs_the_longest_is_taken_that_needs_no_cut():
+def test_of_pairs_the_longest_is_taken_that_can_be_looked_at_whole():
     batch = {
         "inputs": np.arange(160).reshape(2, 80),
-        "segments": np.stack([row(40, 9, width=80), row(10, 20, width=80)]),
+        "segments": np.stack([row(50, 9, width=80), row(10, 20, width=80)]),
         "source": np.arange(200).reshape(2, 100),
         "source_segments": np.stack([row(9, 31, width=100), row(12, 60, width=100)]),
     }
-    cut = example_of(batch)
-    np.testing.assert_array_equal(cut["inputs"], [range(40, 49)])
-    np.testing.assert_array_equal(cut["source"], [range(9, 40)])
-    only_long = {name: value[:1, :40] for name, value in batch.items()}
-    assert example_of(only_long)["inputs"].shape == (1, 32)
+    taken = example_of(batch)
+    np.testing.assert_array_equal(taken["inputs"], [range(50, 59)])
+    np.testing.assert_array_equal(taken["source"], [range(9, 40)])
+    only_long = {name: value[:1, :50] for name, value in batch.items()}
+    assert example_of(only_long)["inputs"].shape == (1, 50)
 
 
 def test_tokens_are_named_by_what_they_stand_for():
     experiment = tiny(objective="masked_lm", model=EncoderConfig(vocab_size=258))
     name = namer(TOKENIZER, experiment)
-    assert [name(token) for token in (104, 32, 10, 256, 257)] == [
-        "h", "\u00b7", "\\n", "<end>", "<mask>"
+    assert [name(token) for token in (104, 32, 10, 226, 256, 257)] == [
+        "h", "\u00b7", "\\n", "<#226>", "<end>", "<mask>"
     ]  # fmt: skip
     experiment.objective = "span_corruption"
     experiment.model.vocab_size = 259
