@@ -16,14 +16,12 @@ def next_tokens_exhibit(found: Mapping[str, Any] | None) -> str:
         return ""
     source = ""
     if found["source"]:
-        source = (
-            "<p>The text is the best that the search found for this source: "
-            f'<span class="tokens">{_tokens(found["source"])}</span></p>'
-        )
+        source = f'<p>The source: <span class="tokens">{_tokens(found["source"])}</span></p>'
     cards = "".join(map(_card, found["steps"]))
     return (
-        "<p>After each token, the most probable next ones. The one that does come next is marked; "
-        f'where it is not among them, it is named.</p>{source}<div class="steps">{cards}</div>'
+        f"<p>After each token of a text, {escape(found['text'])}, the most probable next ones. The "
+        "one that does come next is marked; where it is not among them, it is named.</p>"
+        f'{source}<div class="steps">{cards}</div>'
     )
 
 

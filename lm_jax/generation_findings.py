@@ -28,11 +28,11 @@ def generation(
 ) -> dict[str, Any]:
     """`next_tokens` of a model that generates, and `beams` where its samples are searched for.
 
-    The text is the experiment's `samples.prompt`; where that is empty, the example's beginning. Of
-    a model that reads a source that is the source, and the text is the best that the search finds.
+    The text is the experiment's `samples.prompt`; of a model that reads a source the prompt is the
+    source, and the text the best that the search finds. Without a prompt it is the example.
 
     Args:
-      example: one text or pair, [1, T] and [1, S].
+      example: one text or pair, [1, T] and [1, S], its `inputs` and `targets` included.
       name: of a token, as people should see it.
     """
     samples, end = program.experiment.samples, tokenizer.end_of_document
@@ -40,21 +40,23 @@ def generation(
     if source is not None and not samples.prompt:
         source = {key: np.asarray(example[key]) for key in ("source", "source_segments")}
     findings: dict[str, Any] = {}
-    if source is not None or samples.num_beams > 1:
-        room = longest_context(program) - len(begin)
-        tree = _search_tree(
-            program, variables, begin, source, min(samples.max_new_tokens, room), end
-        )
-        if samples.num_beams > 1:
-            findings["beams"] = nodes(tree, name)
-    if source is not None:
-        text = [*begin, *_best(tree)][: _STEPS + 1]
-        steps = _steps(program, variables, text, source, name)[:-1]
+    tree = None
+    if samples.num_beams > 1 or (source is not None and samples.prompt):
+        new = min(samples.max_new_tokens, longest_context(program) - len(begin))
+        tree = _search_tree(program, variables, begin, source, new, end)
+    if tree is not None and samples.num_beams > 1:
+        findings["beams"] = nodes(tree, name)
+    if not samples.prompt:
+        text = [*np.asarray(example["inputs"])[0].tolist(), int(example["targets"][0, -1])]
+        read, following, of = text[:-1][:_STEPS], text[1:], "a held-out one"
+    elif tree is not None and source is not None:
+        text = [*begin, *_best(tree)]
+        read, following, of = text[:-1][:_STEPS], text[1:], "the best that was found for its source"
     else:
-        text = begin if samples.prompt else np.asarray(example["inputs"])[0, :_STEPS].tolist()
-        steps = _steps(program, variables, text, None, name)[-_STEPS:]
-    read = [] if source is None else [name(token) for token in source["source"][0].tolist()]
-    return findings | {"next_tokens": {"source": read, "steps": steps}}
+        read, following, of = begin, [*begin[1:], None], "the prompt of the samples"
+    steps = _steps(program, variables, read, following[: len(read)], source, name)[-_STEPS:]
+    names = [] if source is None else [name(token) for token in source["source"][0].tolist()]
+    return findings | {"next_tokens": {"text": of, "source": names, "steps": steps}}
 
 
 def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
@@ -122,20 +124,21 @@ def _steps(
     program: Program,
     variables: Variables,
     text: Sequence[int],
+    following: Sequence[int | None],
     source: Any,
     name: Callable[[int], str],
 ) -> list[dict[str, Any]]:
-    """What is expected after each token of a text, and the `next` one that it has."""
+    """What is expected after each token of a text, and the `next` one, which is `following`."""
     read = np.array(text, np.int32)
     best, shares = map(np.asarray, _probabilities(program.model, variables, read, source=source))
     return [
         {
             "after": name(token),
-            "next": None if following is None else name(following),
+            "next": None if comes is None else name(comes),
             "tokens": [name(other) for other in others],
             "probabilities": probabilities.round(4).tolist(),
         }
-        for token, following, others, probabilities in zip(
-            text, [*text[1:], None], best.tolist(), shares, strict=True
+        for token, comes, others, probabilities in zip(
+            text, following, best.tolist(), shares, strict=True
         )
     ]

@@ -28,7 +28,10 @@ STEPS = [
     {"after": "a", "next": "z", "tokens": ["a", "<b>"], "probabilities": [0.5, 0.25]},
     {"after": "z", "next": None, "tokens": ["a", "<b>"], "probabilities": [1.0, 0.0]},
 ]
-FOUND = {"next_tokens": {"source": ["s", "<end>"], "steps": STEPS}, "beams": NODES}
+FOUND = {
+    "next_tokens": {"text": "the prompt", "source": ["s", "<end>"], "steps": STEPS},
+    "beams": NODES,
+}
 
 
 def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
@@ -62,7 +65,8 @@ def test_the_token_that_comes_is_marked_or_named():
     assert '<tr class="next"><th>a</th><td><i style="width: 75.0%"></i></td><td>75.0%' in cards[0]
     assert 'class="next"' not in cards[1] and ", before <b>z</b>" in cards[1]
     assert 'class="next"' not in cards[2] and ", before" not in cards[2]
-    assert 'for this source: <span class="tokens">s &lt;end&gt;</span>' in html
+    assert "After each token of a text, the prompt, the" in html
+    assert 'The source: <span class="tokens">s &lt;end&gt;</span>' in html
 
 
 def test_the_page_is_whole():

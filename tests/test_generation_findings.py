@@ -59,29 +59,53 @@ def test_the_prompt_is_what_follows_and_is_searched_on(model):
 
 def test_of_a_long_prompt_the_end_is_shown_and_without_one_the_example_begins(model):
     program = program_of(model[0], prompt="abcdefghijklmnopq")
-    example = {"inputs": np.array([[256, *range(97, 127)]])}
+    tokens = np.array([[256, *range(97, 127)]])
+    example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
     found = generation(program, model[1], TOKENIZER, example, name)
     shown = "".join(step["after"][1:-1] for step in found["next_tokens"]["steps"])
     assert shown == "fghijklmnopq" and "beams" not in found
     found = generation(program_of(model[0]), model[1], TOKENIZER, example, name)
     after = [step["after"] for step in found["next_tokens"]["steps"]]
     assert after == ["end", *map(repr, "abcdefghijk")]
+    assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "'l'"]
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_of_a_model_with_a_source_the_best_text_is_followed(beams, monkeypatch):
+SOURCE = np.array([[6, 1, 26]], np.int32)
+PAIR = {
+    "source": SOURCE,
+    "source_segments": np.ones_like(SOURCE),
+    "inputs": np.array([[26, 3, 4]]),
+    "targets": np.array([[3, 4, 26]]),
+}
+
+
+def of_a_reader(monkeypatch, **samples):
     reader, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
     monkeypatch.setattr(generation_findings, "longest_context", lambda program: 12)
     tokenizer = SimpleNamespace(
-        vocab_size=27, end_of_document=26, encode=lambda text: np.zeros(0, np.int32)
+        vocab_size=27,
+        end_of_document=26,
+        encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
     )
-    source = np.array([[6, 1, 26]], np.int32)
-    example = {"source": source, "source_segments": np.ones_like(source)}
-    program = program_of(reader, config, num_beams=beams, max_new_tokens=8)
-    found = generation(program, variables, tokenizer, example, str)
+    program = program_of(reader, config, max_new_tokens=8, **samples)
+    return generation(program, variables, tokenizer, PAIR, str)
+
+
+def test_without_a_prompt_a_pair_is_read_with_its_own_target(monkeypatch):
+    found = of_a_reader(monkeypatch)
+    steps = found["next_tokens"]["steps"]
+    assert found["next_tokens"]["source"] == ["6", "1", "26"] and "beams" not in found
+    assert [(step["after"], step["next"]) for step in steps] == [
+        ("26", "3"), ("3", "4"), ("4", "26")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_prompt_is_a_source_whose_best_text_is_followed(beams, monkeypatch):
+    found = of_a_reader(monkeypatch, prompt="hi", num_beams=beams)
     steps, tree = found["next_tokens"]["steps"], found.get("beams", [])
-    assert found["next_tokens"]["source"] == ["6", "1", "26"] and bool(tree) == (beams > 1)
+    assert found["next_tokens"]["source"] == ["7", "8", "26"] and bool(tree) == (beams > 1)
     assert steps[0]["after"] == "26"
     assert [step["next"] for step in steps[:-1]] == [step["after"] for step in steps[1:]]
     if beams == 1:  # greedy

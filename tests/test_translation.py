@@ -61,11 +61,8 @@ def test_a_run_on_pairs_shows_how_it_translates_one(run):
     assert cross["read"] == following["source"] and cross["read"][-1] == "<end>"
     assert cross["readers"][1:] == cross["read"][:-1]  # it copies
     written = [step["next"] for step in following["steps"]]
+    assert written == cross["read"]
     assert all(step["next"] == step["tokens"][0] for step in following["steps"])
-    words = [name for name in written if name != "<end>"]
-    source = " ".join(following["source"][:-1])
-    (translation,) = translate(run, [source], BeamSearch(num_beams=1))
-    assert translation.text == " ".join(words) and written[-1] == "<end>"
 
 
 def test_translations_have_the_probability_that_the_model_gives_them(run):
