@@ -91,9 +91,9 @@ STYLE = """
 .attention table { width: auto; font: 12px ui-monospace, monospace; }
 .attention th, .attention td { width: auto; min-width: 20px; height: 20px; padding: 0;
   border-color: transparent; } .attention th { white-space: nowrap; text-align: right;
-  padding-right: 6px; overflow-wrap: normal; } .attention tr:first-child th {
-  vertical-align: bottom; padding: 0 0 4px; text-align: left; }
-.attention tr:first-child span { writing-mode: sideways-lr; }
+  padding-right: 6px; max-width: 110px; overflow: hidden; text-overflow: ellipsis; }
+.attention tr:first-child th { vertical-align: bottom; padding: 0 0 4px; text-align: left; }
+.attention tr:first-child span { writing-mode: sideways-lr; max-height: 110px; overflow: hidden; }
 @supports not (writing-mode: sideways-lr) { .attention tr:first-child span {
   writing-mode: vertical-rl; transform: rotate(180deg); } }
 .attention td[style] { background: color-mix(in srgb, var(--a) var(--w), transparent);

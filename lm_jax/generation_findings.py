@@ -47,14 +47,14 @@ def generation(
     if tree is not None and samples.num_beams > 1:
         findings["beams"] = nodes(tree, name)
     if not samples.prompt:
-        text = [*np.asarray(example["inputs"])[0].tolist(), int(example["targets"][0, -1])]
-        read, following, of = text[:-1][:_STEPS], text[1:], "a held-out one"
+        inputs, targets = (np.asarray(example[key])[0, :_STEPS] for key in ("inputs", "targets"))
+        text = [*inputs.tolist(), int(targets[-1])]
+        of = "a held-out one"
     elif tree is not None and source is not None:
-        text = [*begin, *_best(tree)]
-        read, following, of = text[:-1][:_STEPS], text[1:], "the best that was found for its source"
+        text, of = [*begin, *_best(tree)][: _STEPS + 1], "the best that was found for its source"
     else:
-        read, following, of = begin, [*begin[1:], None], "the prompt of the samples"
-    steps = _steps(program, variables, read, following[: len(read)], source, name)[-_STEPS:]
+        text, of = [*begin, None], "the prompt of the samples"
+    steps = _steps(program, variables, text, source, name)[-_STEPS:]
     names = [] if source is None else [name(token) for token in source["source"][0].tolist()]
     return findings | {"next_tokens": {"text": of, "source": names, "steps": steps}}
 
@@ -123,22 +123,21 @@ def _best(tree: Branch) -> list[int]:
 def _steps(
     program: Program,
     variables: Variables,
-    text: Sequence[int],
-    following: Sequence[int | None],
+    text: Sequence[Any],
     source: Any,
     name: Callable[[int], str],
 ) -> list[dict[str, Any]]:
-    """What is expected after each token of a text, and the `next` one, which is `following`."""
-    read = np.array(text, np.int32)
+    """What is expected after each token of a text but the last, and the `next` one that it has."""
+    read = np.array(text[:-1], np.int32)
     best, shares = map(np.asarray, _probabilities(program.model, variables, read, source=source))
     return [
         {
             "after": name(token),
-            "next": None if comes is None else name(comes),
+            "next": None if following is None else name(following),
             "tokens": [name(other) for other in others],
             "probabilities": probabilities.round(4).tolist(),
         }
-        for token, comes, others, probabilities in zip(
-            text, following, best.tolist(), shares, strict=True
+        for token, following, others, probabilities in zip(
+            text[:-1], text[1:], best.tolist(), shares, strict=True
         )
     ]
