@@ -135,9 +135,9 @@ def _steps(
             "after": name(token),
             "next": None if following is None else name(following),
             "tokens": [name(other) for other in others],
-            "probabilities": probabilities.round(4).tolist(),
+            "probabilities": [round(share, 4) for share in probabilities],
         }
         for token, following, others, probabilities in zip(
-            text[:-1], text[1:], best.tolist(), shares, strict=True
+            text[:-1], text[1:], best.tolist(), shares.tolist(), strict=True
         )
     ]
