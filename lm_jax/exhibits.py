@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lm_jax.attention_exhibit import attention_exhibit
 from lm_jax.charts import scatter_chart, surface_chart
+from lm_jax.generation_exhibit import beams_exhibit, next_tokens_exhibit
 
 _LARGEST_TABLE = 25  # classes of which every pair is shown
 
@@ -18,6 +20,9 @@ def exhibits(findings: Mapping[str, Any]) -> dict[str, str]:
         "First filters": _picture(findings.get("filters"), "the kernels of the first convolution"),
         "Feature maps": _picture(findings.get("feature_maps_of"), "an image")
         + _picture(findings.get("feature_maps"), "what the first convolution makes of it"),
+        "What comes next": next_tokens_exhibit(findings.get("next_tokens")),
+        "Beams": beams_exhibit(findings.get("beams")),
+        "Attention": attention_exhibit(findings.get("attention")),
         "Embedding map": _map(findings.get("embedding")),
         "Nearest neighbours": _neighbours(findings.get("embedding")),
     }

@@ -1,5 +1,6 @@
 """What can be seen inside a trained model, as JSON that the report draws.
 
+Texts: attention, what is expected next, beams (`text_findings`).
 Classifiers: the confusion matrix, the examples that they got most wrong, first filters and feature
 maps, the boundary that two inputs are divided by. Embeddings: a map, and nearest neighbours.
 """
@@ -17,6 +18,7 @@ from lm_jax.experiment import EvaluationConfig
 from lm_jax.models.convnet import ConvNetConfig, feature_maps, first_filters
 from lm_jax.pictures import png, tiles
 from lm_jax.programs import Program
+from lm_jax.text_findings import text_findings
 from lm_jax.word_vectors import nearest, word_vectors
 
 _MISTAKES = 24
@@ -37,6 +39,8 @@ def inspect(program: Program, variables: Any, dataset: data.Dataset) -> dict[str
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(documents.tokens)
         findings["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
+    if dataset.tokenizer is not None and jax.process_count() == 1:
+        findings |= text_findings(program, variables, dataset.validation, dataset.tokenizer)
     return findings
 
 

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lm_jax import attention_exhibit, generation_exhibit
 from lm_jax.charts import Series, bar_chart, line_chart
 from lm_jax.exhibits import exhibits
 from lm_jax.telemetry import read_metrics
@@ -57,7 +58,8 @@ def write_report(workdir: Path) -> Path:
 
 def page(title: str, body: str) -> str:
     """A whole page, self-contained, around its sections."""
-    return _PAGE.format(title=escape(title), style=_STYLE, body=body, script=_SCRIPT)
+    style = _STYLE + attention_exhibit.STYLE + generation_exhibit.STYLE
+    return _PAGE.format(title=escape(title), style=style, body=body, script=_SCRIPT)
 
 
 def _json(path: Path) -> dict[str, Any]:

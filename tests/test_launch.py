@@ -14,6 +14,7 @@ import pytest
 
 from lm_jax.telemetry import read_metrics
 from tests.conftest import QUICK_COMPILATION
+from tests.pages import Page
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -87,6 +88,8 @@ def test_a_run_leaves_all_that_its_page_promises(trained):
     for name in ("config.json", "metrics.jsonl", "samples.txt", "evaluation.json", "report.html"):
         assert (workdir / name).stat().st_size > 0, name
     assert list((workdir / "tensorboard").iterdir())
+    page = Page((workdir / "report.html").read_text(encoding="utf-8"))
+    assert len(page.all("select")) == 3 and len(page.all("img")) == 2  # a layer of two heads
     validation = results["validation"]
     assert validation["cross_entropy"] < np.log(257)
     assert set(results["baselines"]) >= {"uniform", "character 5-gram", "xz -9", "bz2 -9"}

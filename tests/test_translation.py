@@ -58,6 +58,16 @@ def test_a_run_on_pairs_is_measured_again_alike(run):
     assert again["documents"] == results["documents"] > 10
 
 
+def test_a_run_on_pairs_shows_how_it_translates_one(run):
+    findings = json.loads((run.workdir / "inspection.json").read_text())
+    cross, following = findings["attention"]["cross"], findings["next_tokens"]
+    assert cross["read"] == following["source"] and cross["read"][-1] == "<end>"
+    assert cross["readers"][1:] == cross["read"][:-1]  # it copies
+    written = [step["next"] for step in following["steps"]]
+    assert written == cross["read"]
+    assert all(step["next"] == step["tokens"][0] for step in following["steps"])
+
+
 def test_translations_have_the_probability_that_the_model_gives_them(run):
     sources, targets = held_out_pairs(run)
     found = translate(run, sources, GREEDY, batch_size=7)
