@@ -36,7 +36,9 @@ def model():
 
 
 def program_of(model, config=CONFIG, **samples):
-    experiment = SimpleNamespace(model=config, samples=SamplesConfig(**samples))
+    experiment = SimpleNamespace(
+        objective="causal_lm", model=config, samples=SamplesConfig(**samples)
+    )
     return SimpleNamespace(model=model, experiment=experiment)
 
 
