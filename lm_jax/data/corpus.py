@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 
 from lm_jax.data import cleaning, sources
 from lm_jax.data.batches import TokenizedDocuments
+from lm_jax.data.cache import cached, load_documents, save_documents
 from lm_jax.data.config import DataConfig
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 
@@ -46,12 +44,12 @@ def prepare_corpus(config: DataConfig) -> Corpus:
     choices["tokenizer"] = identity(config.tokenizer)
     key = json.dumps([digest, choices], sort_keys=True).encode()
     fingerprint = hashlib.sha256(key).hexdigest()[:32]
-    place = cache / fingerprint
-    if place.exists() and not _is_whole(place):
-        shutil.rmtree(place)
-    if not place.exists():
-        _fill(place, config, documents, digest, fingerprint)
-    corpus = _read(place)
+    corpus = cached(
+        cache / fingerprint,
+        lambda: _make(config, documents, digest, fingerprint),
+        _write,
+        _read,
+    )
     # Equal documents share a cache, wherever they come from this time.
     here = {"path": config.path, **documents.description}
     return corpus._replace(description=corpus.description | here)
@@ -78,9 +76,9 @@ def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
     return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]
 
 
-def _fill(
-    place: Path, config: DataConfig, documents: sources.Documents, digest: str, fingerprint: str
-) -> None:
+def _make(
+    config: DataConfig, documents: sources.Documents, digest: str, fingerprint: str
+) -> Corpus:
     texts, dropped = documents.texts, 0
     if config.drop_repeated_paragraphs:
         texts, dropped = cleaning.drop_repeated_paragraphs(texts)
@@ -103,21 +101,14 @@ def _fill(
         "sizes": {"vocab_size": tokenizer.vocab_size},
     } | {name: _sizes(split) for name, split in splits.items()}
     description["summary"] = _summary(description)
+    return Corpus(tokenizer, splits["train"], splits["validation"], description)
 
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-    try:
-        tokenizer.save(partial / "tokenizer")
-        for name, split in splits.items():
-            for field, array in split._asdict().items():
-                np.save(partial / f"{name}_{field}.npy", array)
-        (partial / "description.json").write_text(json.dumps(description, indent=2) + "\n")
-        os.replace(partial, place)
-    except OSError:
-        if not place.exists():  # else another process was first, with the same
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+def _write(corpus: Corpus, place: Path) -> None:
+    corpus.tokenizer.save(place / "tokenizer")
+    save_documents(corpus.train, place, "train")
+    save_documents(corpus.validation, place, "validation")
+    (place / "description.json").write_text(json.dumps(corpus.description, indent=2) + "\n")
 
 
 def _summary(description: dict[str, Any]) -> str:
@@ -142,24 +133,11 @@ def _sizes(split: TokenizedDocuments) -> dict[str, int]:
     }
 
 
-def _is_whole(place: Path) -> bool:
-    """Whether a cache can be read: a crash of the machine may leave the names of files only."""
-    try:
-        _read(place)
-    except (OSError, EOFError, ValueError):
-        return False
-    return True
-
-
 def _read(place: Path) -> Corpus:
-    def split(name: str) -> TokenizedDocuments:
-        arrays = {
-            field: np.load(place / f"{name}_{field}.npy", mmap_mode="r")
-            for field in TokenizedDocuments._fields
-        }
-        return TokenizedDocuments(**arrays)
-
     description = json.loads((place / "description.json").read_text())
     return Corpus(
-        load_tokenizer(place / "tokenizer"), split("train"), split("validation"), description
+        load_tokenizer(place / "tokenizer"),
+        load_documents(place, "train"),
+        load_documents(place, "validation"),
+        description,
     )

@@ -3,17 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm_jax.data.batches import TokenizedDocuments
+from lm_jax.data.cache import cached, load_documents, save_documents
 from lm_jax.data.cleaning import uniform
 from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.corpus import tokenize
 from lm_jax.data.near_copies import near_copies
 from lm_jax.data.parallel_sources import Pair, load_pairs, parse_tasks
-from lm_jax.data.tokenizers import Tokenizer, identity, train_tokenizer
+from lm_jax.data.sources import cache_directory
+from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+
+_FORMAT = 1  # raise it when what the cache holds changes meaning
 
 
 class ParallelSplit(NamedTuple):
@@ -45,16 +51,31 @@ def prepare_parallel_text(config: ParallelTextConfig) -> ParallelSet:
     whole, so that its figures compare: what nearly stands there is not trained on. The tokenizer
     is trained on both sides of the training split.
 
+    What becomes of files is cached, addressed by the raw pairs and by all that decides it.
+
     Raises:
       ValueError: the pairs cannot be had or read, or one of the splits would be empty.
+      OSError: the cache directory cannot be written.
     """
     config.validate()
     everything, own = load_pairs(config)
+    if config.is_made:
+        return _make(config, everything, own)
+    choices = {name: value for name, value in asdict(config).items() if "path" not in name}
+    choices["tokenizer"] = identity(config.tokenizer)
+    key = json.dumps([_FORMAT, config.path, everything, own, choices], sort_keys=True)
+    place = cache_directory("") / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return cached(place, lambda: _make(config, everything, own), _write, _read)
+
+
+def _make(
+    config: ParallelTextConfig, everything: Sequence[Pair], own: Sequence[Pair] | None
+) -> ParallelSet:
     pairs, dropped = _clean(config, everything)
     if own is None:
         train, held_out, how = _split(pairs, config.validation_fraction)
     else:
-        train, held_out, how = pairs, own, "the data set's own"
+        train, held_out, how = pairs, list(own), "the data set's own"
     dropped["near copies"] = 0
     if config.drop_near_copies and not config.is_made:
         in_train, in_held = _near_copies(held_out, train)
@@ -103,6 +124,33 @@ def prepare_parallel_text(config: ParallelTextConfig) -> ParallelSet:
         description["tasks"] = parse_tasks(config.tasks)
     description["summary"] = _summary(description)
     return ParallelSet(tokenizer, split(train), split(held_out), description)
+
+
+def _write(pairs: ParallelSet, place: Path) -> None:
+    pairs.tokenizer.save(place / "tokenizer")
+    for name, split in (("train", pairs.train), ("validation", pairs.validation)):
+        save_documents(split.source, place, f"{name}_source")
+        save_documents(split.target, place, f"{name}_target")
+        np.save(place / f"{name}_tasks.npy", split.tasks)
+        (place / f"{name}_origins.json").write_text(json.dumps(split.origins))
+    values = [pairs.train.instructions, pairs.description]
+    (place / "description.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _read(place: Path) -> ParallelSet:
+    instructions, description = json.loads((place / "description.json").read_text())
+
+    def split(name: str) -> ParallelSplit:
+        return ParallelSplit(
+            load_documents(place, f"{name}_source"),
+            load_documents(place, f"{name}_target"),
+            json.loads((place / f"{name}_origins.json").read_text()),
+            np.load(place / f"{name}_tasks.npy"),
+            instructions,
+        )
+
+    tokenizer = load_tokenizer(place / "tokenizer")
+    return ParallelSet(tokenizer, split("train"), split("validation"), description)
 
 
 def _told(pair: Pair, instructions: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ def test_two_processes_may_prepare_the_same_corpus_at_once(tmp_path, monkeypatch
         shutil.copytree(partial, place)  # what the first process has just put there
         rename(partial, place)
 
-    monkeypatch.setattr("lm_jax.data.corpus.os.replace", rename_second)
+    monkeypatch.setattr("lm_jax.data.cache.os.replace", rename_second)
     config = DataConfig(cache_directory=str(tmp_path), tokenizer=TokenizerConfig("byte"))
     corpus = prepare(config)
     assert [path.name for path in tmp_path.iterdir()] == [corpus.description["fingerprint"]]

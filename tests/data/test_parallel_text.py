@@ -241,3 +241,15 @@ def test_files_that_are_not_aligned_are_refused(tmp_path, targets, message):
 def test_impossible_configurations_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         prepare(config("nowhere.tsv", **fields) if "path" not in fields else config(**fields))
+
+
+def test_a_second_preparation_reads_the_cache(tmp_path, monkeypatch):
+    first = prepare(config(tabs(tmp_path)))
+    monkeypatch.setattr("lm_jax.data.parallel_text.train_tokenizer", None)
+    second = prepare(config(tabs(tmp_path)))
+    assert second.description == first.description
+    for split in ("train", "validation"):
+        assert pairs_of(second, split) == pairs_of(first, split)
+        assert getattr(second, split).origins == getattr(first, split).origins
+    with pytest.raises(TypeError):  # other choices are other data
+        prepare(config(tabs(tmp_path), drop_near_copies=False))
