@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from launch import program
+from launch import cluster, program
 from lm_jax import runs
 from lm_jax.experiment import EvaluationConfig
 
@@ -30,6 +30,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Measures the split of the run's own data."""
+    cluster.join()
     run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
     how = EvaluationConfig(
         batch_size=BATCH_SIZE.value, stride=STRIDE.value, context_length=CONTEXT_LENGTH.value

@@ -15,6 +15,7 @@ import jax
 from absl import app, flags, logging
 
 from lm_jax import experiment as experiments
+from lm_jax import hosts
 from lm_jax.telemetry import finite
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
@@ -32,7 +33,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     """Parses flags, runs `main`, prints its results as the last line, and exits.
 
     Bad input (ValueError, or OSError from the file system) ends in one line on stderr and status 1;
-    a result with `"stopped": True` in status 75.
+    a result with `"stopped": True` in status 75. Of several processes the first one prints, and one
+    that fails does not wait for the others.
     """
     logging.set_verbosity(logging.FATAL)
     # What fails in a thread that writes a checkpoint is raised again, and told, in this one.
@@ -51,7 +53,15 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return _fail(str(error))
         except KeyboardInterrupt:
             return _fail("interrupted")
-        print(json.dumps(finite(results), allow_nan=False), flush=True)
+        except Exception as error:
+            if not hosts.several():
+                raise
+            if hosts.is_lost(error):
+                return _fail(hosts.lost(error))
+            traceback.print_exception(error)
+            return _fail(f"{type(error).__name__}: {error}")
+        if hosts.is_first():
+            print(json.dumps(finite(results), allow_nan=False), flush=True)
         return PREEMPTED if results.get("stopped") else 0
 
     app.run(guarded, flags_parser=_parse)
@@ -59,7 +69,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
 
 def say(text: str) -> None:
     """Prints for people: all but the last line of stdout is theirs."""
-    print(text, flush=True)
+    if hosts.is_first():
+        print(text, flush=True)
 
 
 def experiment_of(holder: Any) -> experiments.Experiment:
@@ -91,7 +102,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    who = f"{hosts.name()}: " if hosts.several() else ""
+    print(f"error: {who}{' '.join(message.split())}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        hosts.leave(1)
     return 1
 
 

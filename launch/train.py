@@ -10,17 +10,21 @@ Every field of lm_jax/experiment.py can be set as --config.PART.FIELD=VALUE. The
 receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt, evaluation.json and
 report.html. SIGTERM saves the state and exits with status 75; the same command resumes. The last
 line of the output is JSON with the results.
+
+Under srun or mpirun, in a JobSet and on a TPU pod the same command on every host is one run:
+docs/clusters.md. Elsewhere, on each host I of N:
+
+  python -m launch.train --coordinator=HOST:PORT --num_processes=N --process_id=I --config=...
 """
 
-import signal
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from launch import program
-from lm_jax import runs
+from launch import cluster, program
+from lm_jax import hosts, runs
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 WORKDIR = flags.DEFINE_string(
@@ -31,10 +35,10 @@ flags.mark_flag_as_required("config")
 
 def main() -> dict[str, Any]:
     """Trains, stopping at SIGTERM after the steps under way."""
-    stop: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
+    cluster.join()
+    stop_requested = hosts.stop_requests()
     experiment = program.experiment_of(CONFIG)
-    results = runs.train(experiment, Path(WORKDIR.value), stop_requested=lambda: bool(stop))
+    results = runs.train(experiment, Path(WORKDIR.value), stop_requested=stop_requested)
     if results.get("stopped"):
         program.say(f"stopped and saved at step {results['step']}; the same command goes on")
     else:

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lm_jax import hosts
 from lm_jax.experiment import CheckpointConfig
 
 
@@ -72,12 +73,17 @@ class Checkpoints:
         candidates = self._candidates(which)
         problems = []
         for step in candidates:
+            state, problem = None, ""
             try:
                 args = ocp.args.StandardRestore(abstract_state)
-                return step, self._manager.restore(step, args=args)
+                state = self._manager.restore(step, args=args)
             except Exception as error:  # orbax and tensorstore raise many kinds for broken files
-                problems.append(f"the checkpoint of step {step} cannot be read ({_summary(error)})")
-                say(problems[-1])
+                problem = _summary(error)
+            problem = next(filter(None, hosts.gather(problem)), "")  # all read the same one
+            if not problem:
+                return step, state
+            problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
+            say(problems[-1])
         raise ValueError(
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
@@ -99,6 +105,14 @@ class Checkpoints:
             return [int(which)]
         raise ValueError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Where a process of the job is lost, the others would wait for its share.
+        if error is None or not hosts.is_lost(error):
+            self.close()
+
     def close(self) -> None:
         """Waits until everything is on disk. Raises OSError if it cannot be written."""
         with self._as_os_error():
@@ -110,6 +124,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # a full disk comes as one of many kinds, from a thread
+            if hosts.is_lost(error):
+                raise
             raise OSError(
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
                 "make room and start again: finished checkpoints are whole"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from lm_jax import sharding
 from lm_jax.models.interface import Batch, Losses, Model, Variables
@@ -57,10 +57,9 @@ def sum_by_document(
     sums = np.zeros((3, num_documents))
 
     def add(batch: Mapping[str, np.ndarray], result: Any) -> None:
-        result = (result.nats, result.correct, batch["documents"], batch["weights"])
-        if jax.process_count() > 1:
-            result = multihost_utils.process_allgather(result, tiled=True)
-        nats, correct, documents, weights = (np.asarray(x) for x in result)
+        nats, correct, documents, weights = _of_all_rows(
+            (result.nats, result.correct), batch, placed
+        )
         counted = weights > 0
         for row, values in zip(sums, (nats, correct, weights), strict=True):
             row += np.bincount(
@@ -77,6 +76,18 @@ def sum_by_document(
     if pending:
         add(*pending)
     return DocumentSums(*sums)
+
+
+def _of_all_rows(
+    results: tuple[jax.Array, ...], batch: Mapping[str, np.ndarray], placed: NamedSharding
+) -> tuple[np.ndarray, ...]:
+    """Results, `documents` and `weights` of the whole batch, of which `batch` is our share."""
+    ours = {name: batch[name] for name in ("documents", "weights")}
+    if jax.process_count() == 1:
+        return tuple(np.asarray(x) for x in (*results, *ours.values()))
+    # Placed as the batch was: several processes may hold the same rows of it.
+    rows = (*results, *sharding.place_batch(ours, placed).values())
+    return multihost_utils.process_allgather(rows, tiled=True)
 
 
 def predict(
@@ -99,14 +110,8 @@ def predict(
     placed, found = sharding.batch_sharding(mesh), None
     for batch in batches:
         arrays = {name: value for name, value in batch.items() if name != "documents"}
-        result = (
-            probabilities(variables, sharding.place_batch(arrays, placed)),
-            batch["documents"],
-            batch["weights"],
-        )
-        if jax.process_count() > 1:
-            result = multihost_utils.process_allgather(result, tiled=True)
-        rows, documents, weights = (np.asarray(x) for x in result)
+        result = (probabilities(variables, sharding.place_batch(arrays, placed)),)
+        rows, documents, weights = _of_all_rows(result, batch, placed)
         found = np.zeros((num_examples, rows.shape[1]), np.float32) if found is None else found
         found[documents[weights > 0]] = rows[weights > 0]
     assert found is not None

@@ -26,12 +26,24 @@ _WORDS_ON_MAP = 150
 _WORDS_WITH_NEIGHBOURS = 24
 
 
-def inspect(program: Program, variables: Any, dataset: data.Dataset) -> dict[str, Any]:
-    """The findings of a trained model on its validation split; {} where there are none."""
+Local = tuple[Program, Any] | None
+
+
+def inspect(
+    program: Program, variables: Any, dataset: data.Dataset, alone: Local
+) -> dict[str, Any]:
+    """The findings of a trained model on its validation split; {} where there are none.
+
+    A collective, which all processes have to call.
+
+    Args:
+      alone: what `on_one_device` made of the program and its variables; without it, what takes
+        only one text or image is left out.
+    """
     findings: dict[str, Any] = {}
     documents: Any = dataset.train
     if isinstance(dataset, data.LabelledSet):
-        findings |= _classification(program, variables, dataset)
+        findings |= _classification(program, variables, dataset, alone)
         documents = dataset.train.inputs
     elif isinstance(dataset, data.ParallelSet):
         documents = dataset.train.target
@@ -39,8 +51,8 @@ def inspect(program: Program, variables: Any, dataset: data.Dataset) -> dict[str
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(documents.tokens)
         findings["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
-    if dataset.tokenizer is not None and jax.process_count() == 1:
-        findings |= text_findings(program, variables, dataset.validation, dataset.tokenizer)
+    if dataset.tokenizer is not None and alone:
+        findings |= text_findings(*alone, dataset.validation, dataset.tokenizer)
     return findings
 
 
@@ -84,7 +96,9 @@ def _embedding_map(
     }
 
 
-def _classification(program: Program, variables: Any, labelled: data.LabelledSet) -> dict[str, Any]:
+def _classification(
+    program: Program, variables: Any, labelled: data.LabelledSet, alone: Local
+) -> dict[str, Any]:
     how = EvaluationConfig(batch_size=program.experiment.evaluation.batch_size)
     split = labelled.validation
     batches, count = program.objective.evaluation_batches(program.experiment, split, how)
@@ -98,12 +112,12 @@ def _classification(program: Program, variables: Any, labelled: data.LabelledSet
         "confusion": confusion.reshape(classes, classes).tolist(),
         "mistakes": _mistakes(labelled, probabilities),
     }
-    if not isinstance(split.inputs, np.ndarray) or jax.process_count() > 1:
-        return findings  # the pictures are drawn by one process, which holds all parameters
+    if not isinstance(split.inputs, np.ndarray) or not alone:
+        return findings
     if split.inputs.shape[1:] == (1, 2, 1):
-        findings["boundary"] = _boundary(program, variables, labelled)
+        findings["boundary"] = _boundary(*alone, labelled)
     if isinstance(program.experiment.model, ConvNetConfig):
-        findings |= _filters(program, variables, split)
+        findings |= _filters(*alone, split)
     return findings
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import data, evaluation
+from lm_jax import data, evaluation, sharding
 from lm_jax import experiment as experiments
 from lm_jax.experiment import EvaluationConfig, Experiment
 from lm_jax.models.transformer import EncoderConfig
@@ -42,8 +42,13 @@ def targets_per_step(experiment: Experiment) -> int:
     return sequences
 
 
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def _processes(experiment: Experiment) -> dict[str, int]:
+    """Which share of the rows of a batch is read here, and of how many."""
+    if jax.process_count() == 1:
+        return {}
+    mesh = sharding.make_mesh(experiment.mesh)
+    index, count = sharding.share_of_rows(mesh, jax.process_index())
+    return {"process_index": index, "process_count": count}
 
 
 def _tokens(*shape: int) -> jax.ShapeDtypeStruct:
@@ -62,7 +67,7 @@ def _language_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
         context_length=experiment.model.context_length,
         batch_size=experiments.sequences_per_step(experiment),
         seed=experiment.seed,
-        **_processes(),
+        **_processes(experiment),
     )
 
 
@@ -74,7 +79,7 @@ def _language_evaluation(
         context_length=how.context_length or experiment.model.context_length,
         batch_size=how.batch_size,
         stride=how.stride or None,
-        **_processes(),
+        **_processes(experiment),
     )
     return batches, len(documents.characters)
 
@@ -112,7 +117,7 @@ def _corrupted_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
         context_length=length,
         batch_size=experiments.sequences_per_step(experiment),
         seed=experiment.seed,
-        **_processes(),
+        **_processes(experiment),
     )
 
 
@@ -121,7 +126,11 @@ def _corrupted_evaluation(
 ) -> Evaluated:
     corrupt, length = _corruption(experiment, int(documents.tokens[0]))
     batches = data.evaluation_corrupted(
-        documents, corrupt, context_length=length, batch_size=how.batch_size, **_processes()
+        documents,
+        corrupt,
+        context_length=length,
+        batch_size=how.batch_size,
+        **_processes(experiment),
     )
     return batches, len(documents.characters)
 
@@ -160,7 +169,7 @@ def _parallel_batches(experiment: Experiment, pairs: data.ParallelSet) -> Batche
         pairs.train,
         batch_size=experiments.sequences_per_step(experiment),
         seed=experiment.seed,
-        **lengths | _processes(),
+        **lengths | _processes(experiment),
     )
 
 
@@ -168,7 +177,7 @@ def _parallel_evaluation(
     experiment: Experiment, split: data.ParallelSplit, how: EvaluationConfig
 ) -> Evaluated:
     batches = data.evaluation_packed_pairs(
-        split, batch_size=how.batch_size, **_parallel_lengths(experiment) | _processes()
+        split, batch_size=how.batch_size, **_parallel_lengths(experiment) | _processes(experiment)
     )
     return batches, len(split.origins)
 
@@ -205,7 +214,7 @@ def _pairs(experiment: Experiment, corpus: data.Corpus) -> Batches:
         subsampling=experiment.model.subsampling,
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
-        **_processes(),
+        **_processes(experiment),
     )
 
 
@@ -213,7 +222,10 @@ def _pairs_evaluation(
     experiment: Experiment, documents: data.TokenizedDocuments, how: EvaluationConfig
 ) -> Evaluated:
     batches = data.evaluation_pairs(
-        documents, window=experiment.model.window, batch_size=how.batch_size, **_processes()
+        documents,
+        window=experiment.model.window,
+        batch_size=how.batch_size,
+        **_processes(experiment),
     )
     return batches, len(documents.characters)
 
@@ -240,7 +252,7 @@ def _labelled_batches(experiment: Experiment, labelled: data.LabelledSet) -> Bat
         _example_reader(experiment, labelled.train),
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
-        **_processes(),
+        **_processes(experiment),
     )
 
 
@@ -248,7 +260,9 @@ def _labelled_evaluation(
     experiment: Experiment, examples: data.Examples, how: EvaluationConfig
 ) -> Evaluated:
     read = _example_reader(experiment, examples)
-    batches = data.evaluation_examples(examples, read, batch_size=how.batch_size, **_processes())
+    batches = data.evaluation_examples(
+        examples, read, batch_size=how.batch_size, **_processes(experiment)
+    )
     return batches, len(examples.targets)
 
 

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lm_jax import data, evaluation, sharding, training
 from lm_jax import experiment as experiments
-from lm_jax.experiment import EvaluationConfig, Experiment
+from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig
 from lm_jax.models import Model, build_model
 from lm_jax.objectives import OBJECTIVES, Objective
 from lm_jax.optimizers import learning_rate_schedule, make_optimizer, update_head_only
+
+_LARGEST_COPY = 8e9  # bytes
 
 
 class Program(NamedTuple):
@@ -93,6 +96,21 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             raise ValueError(
                 f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
             )
+
+
+def on_one_device(program: Program, variables: Any) -> tuple[Program, Any] | None:
+    """The program and its variables where this process alone can run them, for small works.
+
+    As they are, if there is one process; None if they are too large to be copied to every host. A
+    collective, which all processes have to call.
+    """
+    if jax.process_count() == 1:
+        return program, variables
+    if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _LARGEST_COPY:
+        return None
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    copies = multihost_utils.process_allgather(variables, tiled=True)
+    return program._replace(mesh=mesh), copies
 
 
 def training_batches(program: Program, dataset: data.Dataset) -> training.Batches:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax import completion, data, evaluation, sharding, training, workdir
+from lm_jax import completion, data, evaluation, hosts, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.beam_tree import draw
@@ -19,9 +20,15 @@ from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, SamplesConfig
 from lm_jax.inspection import embedding_table, inspect
 from lm_jax.objectives import targets_per_step
-from lm_jax.programs import Program, compile_experiment, measure, training_batches
+from lm_jax.programs import (
+    Program,
+    compile_experiment,
+    measure,
+    on_one_device,
+    training_batches,
+)
 from lm_jax.report import write_report
-from lm_jax.telemetry import Meter, RunLog
+from lm_jax.telemetry import Meter, Quiet, RunLog, versions
 from lm_jax.word_vectors import WordVectors, word_vectors
 
 Dataset = data.Dataset
@@ -40,13 +47,14 @@ class Run(NamedTuple):
 def train(
     experiment: Experiment,
     directory: Path,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[int], bool] = lambda step: False,
 ) -> dict[str, Any]:
     """Trains to the end, or resumes and does, and returns what the run came to.
 
     The same work directory continues the same experiment from its newest checkpoint. When
-    `stop_requested` turns true the state is saved and the result says `"stopped": True`. A model
-    that counts is fitted in one step. A finished run only returns what it came to.
+    `stop_requested(step)` turns true the state is saved and the result says `"stopped": True`. A
+    model that counts is fitted in one step. A finished run only returns what it came to. All
+    processes of a job call this alike; the first one writes, but for their shares of checkpoints.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -54,11 +62,11 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     started = time.monotonic()
+    hosts.agree(_shared(experiment, directory))
     experiments.validate(experiment)
-    workdir.refuse_another_experiment(experiment, directory)
-    dataset = data.prepare(experiment.data)
-    workdir.refuse_other_data(dataset, directory)
+    dataset = hosts.first_then_others(lambda: _dataset(experiment, directory))
     finished = workdir.results_of(experiment, directory)
+    hosts.agree(_seen(dataset) | {"the run is finished": finished is not None})
     if finished is not None:
         return finished
     program = compile_experiment(experiment, dataset.description["sizes"])
@@ -70,18 +78,24 @@ def train(
     _abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:
         completion.openings(program, dataset.tokenizer, [experiment.samples.prompt])  # or refuse
-    workdir.write_inputs(directory, experiment, dataset)
+    hosts.together(
+        lambda: workdir.write_inputs(directory, experiment, dataset) if hosts.is_first() else None
+    )
+    hosts.together(lambda: workdir.wait_for_inputs(directory))
 
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
-        stack.callback(checkpoints.close)
+        stack.push(checkpoints)
+        hosts.agree({"the steps of the checkpoints": checkpoints.steps()})
         state, notes = _first_state(program, checkpoints, dataset, inherited)
-        log = RunLog(
-            directory,
-            total_steps=num_steps,
-            tensorboard=experiment.tensorboard,
-            first_step=int(state.step) if checkpoints.steps() else 0,
-        )
+        log: RunLog = Quiet()
+        if hosts.is_first():
+            log = RunLog(
+                directory,
+                total_steps=num_steps,
+                tensorboard=experiment.tensorboard,
+                first_step=int(state.step) if checkpoints.steps() else 0,
+            )
         stack.callback(log.close)
         for line in [*notes, *_introduction(program, dataset, state)]:
             log.message(line)
@@ -118,6 +132,29 @@ def train(
     run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
     _write_results(run, dataset, results)
     return results
+
+
+def _shared(experiment: Experiment, directory: Path) -> dict[str, Any]:
+    """What all processes of a run have to agree on before they look at anything else."""
+    config = experiments.to_dict(experiment)
+    config["data"].pop("cache_directory", None)  # may be a host's own disk
+    return {"config": config, "--workdir": str(directory.absolute()), "version": versions()}
+
+
+def _dataset(experiment: Experiment, directory: Path) -> Dataset:
+    workdir.refuse_another_experiment(experiment, directory)
+    dataset = data.prepare(experiment.data)
+    workdir.refuse_other_data(dataset, directory)
+    return dataset
+
+
+def _seen(dataset: Dataset) -> dict[str, Any]:
+    """What identifies the data that a process reads."""
+    model = dataset.tokenizer.model if dataset.tokenizer is not None else b""
+    return {
+        "the data's fingerprint": dataset.description["fingerprint"],
+        "the SHA-256 of the tokenizer": hashlib.sha256(model).hexdigest(),
+    }
 
 
 class _Record(NamedTuple):
@@ -244,9 +281,13 @@ def _baselines(experiment: Experiment, dataset: Dataset) -> dict[str, float]:
 
 def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
     config = run.program.experiment.samples
-    samples = _samples(run, dataset, config) if run.program.model.step is not None else []
-    findings = inspect(run.program, run.variables, dataset)
-    if jax.process_index() == 0:
+    alone = on_one_device(run.program, run.variables)
+    samples = []
+    if alone and run.program.model.step is not None:
+        here = run._replace(program=alone[0], variables=alone[1])
+        samples = _samples(here, dataset, config)
+    findings = inspect(run.program, run.variables, dataset, alone)
+    if hosts.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
@@ -302,7 +343,7 @@ def dataset_of(run: Run) -> Dataset:
     if getattr(config, "tokenizer", None) and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)
-    dataset = data.prepare(config)
+    dataset = hosts.first_then_others(lambda: data.prepare(config))
     workdir.refuse_other_data(dataset, run.workdir)
     return dataset
 

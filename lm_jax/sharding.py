@@ -73,6 +73,28 @@ def data_parts(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(i, n): a process holds the i-th of n equal shares of the rows of a batch.
+
+    Processes over which only other axes than those of the data are split hold the same share.
+
+    Raises:
+      ValueError: the shares of the processes overlap, or are of different sizes.
+    """
+    devices_by_part = mesh.devices.reshape(data_parts(mesh), -1)
+    parts_of: dict[int, set[int]] = {}
+    for part, devices in enumerate(devices_by_part):
+        for device in devices:
+            parts_of.setdefault(device.process_index, set()).add(part)
+    shares = sorted(set(map(frozenset, parts_of.values())), key=min)
+    if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
+        raise ValueError(
+            f"mesh {_show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
+            "choose data x fsdp and tensor so that each has whole rows, or all of a host the same"
+        )
+    return shares.index(frozenset(parts_of[process])), len(shares)
+
+
 def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
     """Raises ValueError unless a batch of `sequences` splits evenly over the data axes."""
     parts = data_parts(mesh)

@@ -41,7 +41,7 @@ class RunLog:
             self._tensorboard = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
             )
-        self._display: _Bar | _Lines
+        self._display: _Bar | _Lines | _Silence
         console = Console(stderr=True)
         self._display = _Bar(console, total_steps, first_step) if console.is_terminal else _Lines()
 
@@ -82,6 +82,19 @@ class RunLog:
             for name, value in row.items():
                 if isinstance(value, int | float) and name != "step":
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+class Quiet(RunLog):
+    """The log of a process that leaves writing to another."""
+
+    def __init__(self):
+        self._display = _Silence()
+
+    def close(self) -> None:
+        """Has nothing to end."""
+
+    def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        pass
 
 
 class Meter:
@@ -223,6 +236,22 @@ class _Lines:
         pass
 
 
+class _Silence:
+    def step(self, step: int, total: int, text: str) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of the packages that decide the numbers of a run."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
 def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run: machine, versions, commit and command line."""
     import jax
@@ -235,7 +264,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
     }
 
 

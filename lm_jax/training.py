@@ -198,7 +198,8 @@ class Hooks(NamedTuple):
 
     evaluate: Callable[[int, TrainState], None]
     save: Callable[[int, TrainState], None]
-    stop_requested: Callable[[], bool]
+    stop_requested: Callable[[int], bool]
+    """(last step) -> whether to save and stop there; the same on all processes."""
 
 
 def fit(
@@ -244,7 +245,7 @@ def fit(
             read(*pending)
         pending, step = (end, metrics), end
 
-        stop = hooks.stop_requested()
+        stop = hooks.stop_requested(step)
         evaluates = step == num_steps or (evaluate_every and step % evaluate_every == 0)
         saves = stop or step == num_steps or (save_every and step % save_every == 0)
         if evaluates or saves:

@@ -2,10 +2,9 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from lm_jax import data
 from lm_jax import experiment as experiments
@@ -80,13 +79,27 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
 
 def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
     """Writes all that a run starts from; a directory with a config.json holds all of it."""
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if dataset.tokenizer is not None:
-            dataset.tokenizer.save(workdir / "tokenizer")
-        write_json(workdir / "data.json", dataset.description)
-        write_json(workdir / "environment.json", environment())
-        write_json(workdir / "config.json", experiments.to_dict(experiment))
+    workdir.mkdir(parents=True, exist_ok=True)
+    if dataset.tokenizer is not None:
+        dataset.tokenizer.save(workdir / "tokenizer")
+    write_json(workdir / "data.json", dataset.description)
+    write_json(workdir / "environment.json", environment())
+    write_json(workdir / "config.json", experiments.to_dict(experiment))
+
+
+def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:
+    """Raises ValueError unless `write_inputs` of another process becomes visible here, too.
+
+    Network file systems may remember for some time that a file did not exist.
+    """
+    deadline = time.monotonic() + seconds
+    while not (workdir / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{workdir} does not show here what process 0 wrote there; "
+                "give a --workdir that all hosts share"
+            )
+        time.sleep(0.5)
 
 
 def write_json(path: Path, values: Any) -> None:

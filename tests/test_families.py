@@ -64,7 +64,7 @@ def test_language_models_train_generate_and_are_read_back(name, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
     whole = runs.train(language(name), tmp_path / "whole")
     asked = iter([False, True])
-    runs.train(language(name), tmp_path / "parts", stop_requested=lambda: next(asked, False))
+    runs.train(language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False))
     parts = runs.train(language(name), tmp_path / "parts")
     assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
     one, other = (runs.load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))

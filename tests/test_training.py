@@ -26,7 +26,7 @@ def losses(devices=1, **fields):
         log=lambda step, metrics: found.extend(metrics["loss"].tolist()),
         evaluate=lambda step, state: None,
         save=lambda step, state: None,
-        stop_requested=lambda: False,
+        stop_requested=lambda step: False,
     )
     steps = training.jit_train_steps(program.train_step)
     with sharding.on_mesh(program.mesh):

@@ -1,0 +1,156 @@
+"""Where a process stands among those of its job, as the launcher's environment says.
+
+SLURM (`srun`), Open MPI (`mpirun`), and whatever sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+and JAX_PROCESS_ID (launch/clusters/train.jobset.yaml does). TPU pods are left to JAX, which asks
+the machine.
+"""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Place(NamedTuple):
+    """One process of a job."""
+
+    coordinator: str  # HOST:PORT where process 0 listens
+    num_processes: int
+    process_id: int
+    devices: tuple[int, ...] | None = None  # the host's GPUs that are its own; None: all it sees
+
+
+def find(
+    environment: Mapping[str, str],
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Place | None:
+    """The place of this process; None: it is the only one. What is given goes before what is found.
+
+    Raises:
+      ValueError: some of the three is said and some is not, or they contradict each other.
+    """
+    found = _explicit(environment) or _slurm(environment) or _open_mpi(environment)
+    given = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    known = found | {name: value for name, value in given.items() if value is not None}
+    if not known or (known.get("num_processes") == 1 and not coordinator):
+        return None
+    missing = [name for name in given if known.get(name) is None]
+    if missing:
+        raise ValueError(
+            f"a job of several processes, but nothing says {' or '.join(missing)}: "
+            "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
+        )
+    place = Place(**known)
+    if not re.fullmatch(r".+:\d+", place.coordinator):
+        raise ValueError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
+    if not 0 <= place.process_id < place.num_processes:
+        raise ValueError(
+            f"--process_id is {place.process_id} of {place.num_processes} processes; "
+            "expected 0 <= process_id < num_processes"
+        )
+    return place
+
+
+def on_tpu(environment: Mapping[str, str]) -> bool:
+    """Whether this is a TPU machine, which may be one of a pod."""
+    chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+    if environment.get("JAX_PLATFORMS", "tpu").partition(",")[0] != "tpu":
+        return False
+    return chips and importlib.util.find_spec("libtpu") is not None
+
+
+def _explicit(environment: Mapping[str, str]) -> dict[str, Any]:
+    if "JAX_NUM_PROCESSES" not in environment:
+        return {}
+    return {
+        "coordinator": environment.get("JAX_COORDINATOR_ADDRESS"),
+        "num_processes": int(environment["JAX_NUM_PROCESSES"]),
+        "process_id": _integer(environment.get("JAX_PROCESS_ID")),
+    }
+
+
+def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
+    # A batch script has SLURM_PROCID, too, but is no task of a step: only srun's tasks are.
+    if not {"SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"} <= environment.keys():
+        return {}
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", 0))
+    tasks = _tasks_on_host(environment)
+    return {
+        "coordinator": f"{first_host(environment['SLURM_STEP_NODELIST'])}:{_port(job + step)}",
+        "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
+        "process_id": int(environment["SLURM_PROCID"]),
+        "devices": _share_of_gpus(
+            environment,
+            int(environment.get("SLURM_LOCALID", 0)),
+            tasks,
+            _integer(environment.get("SLURM_GPUS_ON_NODE")),
+        ),
+    }
+
+
+def _open_mpi(environment: Mapping[str, str]) -> dict[str, Any]:
+    if "OMPI_COMM_WORLD_SIZE" not in environment:
+        return {}
+    # `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`; Open MPI 5 does not say where it started.
+    uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
+    address = re.search(r"tcp6?://\[?([^,\]:]+|[^,\]]+)[,:\]]", uri)
+    job = int(uri.partition(".")[0] or 0) // 4096  # its lower 12 bits are always 0
+    return {
+        "coordinator": f"{address[1]}:{_port(job)}" if address else None,
+        "num_processes": int(environment["OMPI_COMM_WORLD_SIZE"]),
+        "process_id": int(environment["OMPI_COMM_WORLD_RANK"]),
+        "devices": _share_of_gpus(
+            environment,
+            int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0)),
+            int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)),
+            None,
+        ),
+    }
+
+
+def first_host(nodes: str) -> str:
+    """The first of SLURM's list of hosts, such as `gpu[007-010,12],login`."""
+    matched = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
+    assert matched is not None
+    return matched[1] + (matched[2] or "")
+
+
+def _port(number: int) -> int:
+    return 61440 + number % 4096  # the same on all hosts, and seldom that of a neighbour's job
+
+
+def _tasks_on_host(environment: Mapping[str, str]) -> int:
+    """Of `SLURM_STEP_TASKS_PER_NODE`, such as `2(x3),1`: 2 tasks on three hosts, 1 on the last."""
+    counts: list[int] = []
+    for tasks, hosts in re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    ):
+        counts += [int(tasks)] * int(hosts or 1)
+    return counts[min(int(environment.get("SLURM_NODEID", 0)), len(counts) - 1)]
+
+
+def _share_of_gpus(
+    environment: Mapping[str, str], index: int, count: int, on_host: int | None
+) -> tuple[int, ...] | None:
+    """The GPUs of process `index` of `count` on this host; None: those it sees are its own."""
+    if count == 1:
+        return None
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if not visible:
+        return (index,)
+    bound = len(visible) < (on_host or 0)  # the launcher has shared them out already
+    if bound or len(visible) < count:
+        return None
+    share = len(visible) // count
+    return tuple(range(index * share, (index + 1) * share))
+
+
+def _integer(text: str | None) -> int | None:
+    return None if text is None else int(text)
