@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import evaluation, sharding
-from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax import evaluation, objectives, sharding
+from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
 from lm_jax.experiment import EvaluationConfig, MeshConfig
+from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
+from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.objectives import OBJECTIVES, targets_per_step
 from tests.experiments import tiny
 
@@ -144,3 +146,27 @@ def test_special_ids_are_beyond_the_tokenizers(tmp_path):
         )
         highest = max(int(token) for token in seen if token is not None)
         assert special == extra and highest == 256 + extra
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_processes_share_the_rows_of_every_batch(objective, tmp_path, monkeypatch):
+    config = experiment(objective)
+    if objective == "classification":
+        config = tiny(objective=objective, data=ImageConfig(), model=DenseClassifierConfig())
+    if objective == "skip_gram":
+        config.model = SkipGramConfig()
+    dataset = dataset_of(config, tmp_path)
+
+    def batches(index, count):
+        place = {"process_index": index, "process_count": count}
+        monkeypatch.setattr(objectives, "_processes", lambda experiment: place)
+        training = OBJECTIVES[objective].training_batches(config, dataset)[3]
+        how = EvaluationConfig(batch_size=8)
+        held_out, _ = OBJECTIVES[objective].evaluation_batches(config, dataset.validation, how)
+        return training, held_out[len(held_out) - 1]
+
+    whole, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    for rows, *shares in zip(whole, first, second, strict=True):
+        for name, values in rows.items():
+            ours = np.concatenate([share[name] for share in shares])
+            np.testing.assert_array_equal(ours, values, err_msg=name)
