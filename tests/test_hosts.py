@@ -152,7 +152,7 @@ def test_processes_that_disagree_on_the_configuration_are_refused(tmp_path):
         assert status == 1 and not out
         (error,) = errors(err)
         assert f"process {index} of 2" in error
-        assert "config.schedule.peak_learning_rate is 0.001 in process 0 and 0.5 in" in error
+        assert "config.schedule.peak_learning_rate is 0.003 in process 0 and 0.5 in" in error
     assert not workdir.exists()
 
 
