@@ -311,7 +311,8 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
 def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
     """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
-    Its mesh is the run's own where that fits the devices here, else one device.
+    Its mesh is the run's own where that fits the devices here, else one device, or on several hosts
+    all as data parallel.
 
     Raises:
       ValueError: the directory holds no run, no such checkpoint, or none that can be read.
@@ -325,7 +326,8 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
         program = compile_experiment(experiment, sizes)
     except ValueError:  # trained on other devices than are here: to read it, one will do
         experiment.mesh = MeshConfig()
-        program = compile_experiment(experiment, sizes, jax.devices()[:1])
+        devices = None if hosts.several() else jax.devices()[:1]  # of several hosts, each has some
+        program = compile_experiment(experiment, sizes, devices)
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:

@@ -24,9 +24,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(arguments, cwd=ROOT):
+def start(arguments, cwd=ROOT, program="train"):
     return subprocess.Popen(
-        [sys.executable, "-m", "launch.train", *arguments],
+        [sys.executable, "-m", f"launch.{program}", *arguments],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -99,6 +99,17 @@ def test_two_processes_train_as_one_does(pair, alone):
     assert_same_run(pair, alone)
     for name in ("samples.txt", "inspection.json", "report.html"):
         assert (pair[0] / name).stat().st_size > 0, name
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_what_one_has_trained(alone):
+    workdir, results = alone
+    arguments, port = [f"--workdir={workdir}", "--batch_size=6"], free_port()
+    processes = [start([*arguments, *place(2, i, port)], program="evaluate") for i in range(2)]
+    (status, out, err), (other, silence, _) = end(processes)
+    assert (status, other) == (0, 0) and not silence, err
+    for name, value in json.loads(out.splitlines()[-1])["validation"].items():
+        assert value == pytest.approx(results["validation"][name], rel=1e-5), name
 
 
 @pytest.mark.slow
