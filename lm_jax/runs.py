@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from lm_jax.programs import (
     training_batches,
 )
 from lm_jax.report import write_report
-from lm_jax.telemetry import Meter, Quiet, RunLog, versions
+from lm_jax.telemetry import Meter, Quiet, RunLog
 from lm_jax.word_vectors import WordVectors, word_vectors
 
 Dataset = data.Dataset
@@ -62,11 +61,11 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     started = time.monotonic()
-    hosts.agree(_shared(experiment, directory))
+    hosts.agree(workdir.plan(experiment, directory))
     experiments.validate(experiment)
     dataset = hosts.first_then_others(lambda: _dataset(experiment, directory))
     finished = workdir.results_of(experiment, directory)
-    hosts.agree(_seen(dataset) | {"the run is finished": finished is not None})
+    hosts.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})
     if finished is not None:
         return finished
     program = compile_experiment(experiment, dataset.description["sizes"])
@@ -134,27 +133,11 @@ def train(
     return results
 
 
-def _shared(experiment: Experiment, directory: Path) -> dict[str, Any]:
-    """What all processes of a run have to agree on before they look at anything else."""
-    config = experiments.to_dict(experiment)
-    config["data"].pop("cache_directory", None)  # may be a host's own disk
-    return {"config": config, "--workdir": str(directory.absolute()), "version": versions()}
-
-
 def _dataset(experiment: Experiment, directory: Path) -> Dataset:
     workdir.refuse_another_experiment(experiment, directory)
     dataset = data.prepare(experiment.data)
     workdir.refuse_other_data(dataset, directory)
     return dataset
-
-
-def _seen(dataset: Dataset) -> dict[str, Any]:
-    """What identifies the data that a process reads."""
-    model = dataset.tokenizer.model if dataset.tokenizer is not None else b""
-    return {
-        "the data's fingerprint": dataset.description["fingerprint"],
-        "the SHA-256 of the tokenizer": hashlib.sha256(model).hexdigest(),
-    }
 
 
 class _Record(NamedTuple):

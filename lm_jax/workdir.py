@@ -1,5 +1,6 @@
 """What a run starts from, as its work directory records it, and whether another may go on in it."""
 
+import hashlib
 import json
 import os
 import time
@@ -9,7 +10,7 @@ from typing import Any
 from lm_jax import data
 from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
-from lm_jax.telemetry import environment, finite
+from lm_jax.telemetry import environment, finite, versions
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -75,6 +76,22 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
             "release of sentencepiece trained; install that one and clear the cache, or choose "
             "another --workdir"
         )
+
+
+def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """What all processes of a run have to agree on before they look at anything else."""
+    config = experiments.to_dict(experiment)
+    config["data"].pop("cache_directory", None)  # may be a host's own disk
+    return {"config": config, "--workdir": str(workdir.absolute()), "version": versions()}
+
+
+def identity(dataset: data.Dataset) -> dict[str, Any]:
+    """What identifies the data that a process reads."""
+    model = dataset.tokenizer.model if dataset.tokenizer is not None else b""
+    return {
+        "the data's fingerprint": dataset.description["fingerprint"],
+        "the SHA-256 of the tokenizer": hashlib.sha256(model).hexdigest(),
+    }
 
 
 def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
