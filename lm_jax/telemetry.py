@@ -88,7 +88,7 @@ class Quiet(RunLog):
     """The log of a process that leaves writing to another."""
 
     def __init__(self):
-        self._display = _Silence()
+        self._total, self._display = 0, _Silence()
 
     def close(self) -> None:
         """Has nothing to end."""
