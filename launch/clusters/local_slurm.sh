@@ -3,14 +3,18 @@
 #
 #   apt-get install -y slurmctld slurmd slurm-client munge
 #   launch/clusters/local_slurm.sh start   # then: export SLURM_CONF=/run/local_slurm/slurm.conf
-#   launch/clusters/local_slurm.sh check   # trains on both nodes, is stopped, requeued, and ends
+#   launch/clusters/local_slurm.sh check   # trains on both nodes, is stopped, requeued, and ends;
+#                                          # what follows goes to launch.train
 #   launch/clusters/local_slurm.sh stop
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 home=/run/local_slurm
 export SLURM_CONF="$home/slurm.conf"
 
+is_up() { [ "$(sinfo -h -t idle -o %D 2>/dev/null)" = 2 ]; }
+
 start() {
+  is_up && return
   mkdir -p "$home/state" "$home/lm1" "$home/lm2"
   for node in lm1 lm2; do
     grep -qw "$node" /etc/hosts || echo "127.0.0.1 $node" >>/etc/hosts
@@ -44,7 +48,7 @@ CONF
   slurmctld -c -f "$SLURM_CONF"
   for node in lm1 lm2; do slurmd -N "$node" -f "$SLURM_CONF"; done
   for _ in $(seq 60); do
-    [ "$(sinfo -h -t idle -o %D)" = 2 ] && return
+    is_up && return
     sleep 1
   done
   sinfo -N -l
@@ -79,7 +83,7 @@ check() {
     --nodes=2 --ntasks-per-node=1 --gpus-per-node=0 --output="$log" \
     launch/clusters/train.sbatch --config=configs/quickstart.py --workdir="$runs/run" \
     --config.training.num_steps=60 --config.training.steps_per_call=5 \
-    --config.schedule.warmup_steps=10 --config.evaluation.baselines=false)"
+    --config.schedule.warmup_steps=10 --config.evaluation.baselines=false "$@")"
   await '^step [0-9]*/60'
   scancel --signal=TERM "$job"
   await 'stopped and saved at step'
@@ -90,4 +94,4 @@ check() {
   echo "SLURM: two nodes trained, stopped, were requeued, resumed, and finished"
 }
 
-"${1:-check}"
+"$@"
