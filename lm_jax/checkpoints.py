@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -30,6 +32,7 @@ class Checkpoints:
         self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
+            item_handlers=ocp.StandardCheckpointHandler(),  # else shapes are known after a restore
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
                 best_fn=_cross_entropy,  # without one, orbax writes no metrics
@@ -62,7 +65,7 @@ class Checkpoints:
 
         Args:
           abstract_state: shapes, dtypes and shardings; the state is restored onto these. None:
-            as it was saved, as nested dicts.
+            as it was saved, as nested dicts of NumPy arrays.
           which: `last`: the newest that can be read; `best`: of the smallest validation
             cross-entropy; or a step.
           say: told of every checkpoint that could not be read.
@@ -75,8 +78,8 @@ class Checkpoints:
         for step in candidates:
             state, problem = None, ""
             try:
-                args = ocp.args.StandardRestore(abstract_state)
-                state = self._manager.restore(step, args=args)
+                target = self._on_host(step) if abstract_state is None else abstract_state
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
             except Exception as error:  # orbax and tensorstore raise many kinds for broken files
                 problem = _summary(error)
             problem = next(filter(None, hosts.gather(problem)), "")  # all read the same one
@@ -88,6 +91,11 @@ class Checkpoints:
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
         )
+
+    def _on_host(self, step: int) -> Any:
+        """Arrays to restore into, whatever devices and processes the checkpoint was saved from."""
+        saved = self._manager.item_metadata(step)
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
 
     def _candidates(self, which: str) -> list[int]:
         steps = self.steps()

@@ -1,5 +1,6 @@
 """The front doors, used as people use them: real processes, real signals, real mistakes."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -73,13 +74,14 @@ def trained(tmp_path_factory):
 
 def parameters(workdir):
     """Every array of the newest checkpoint."""
-    import orbax.checkpoint as ocp
-
-    manager = ocp.CheckpointManager((workdir / "checkpoints").absolute())
     import jax
 
-    state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-    manager.close()
+    from lm_jax.checkpoints import Checkpoints
+    from lm_jax.experiment import CheckpointConfig
+
+    checkpoints = Checkpoints(workdir / "checkpoints", CheckpointConfig(), read_only=True)
+    with contextlib.closing(checkpoints):
+        _, state = checkpoints.restore(None, "last", print)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state["params"])]
 
 
