@@ -36,7 +36,7 @@ def measured(run: runs.Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
     experiment = run.program.experiment
     sources, references = held_out_pairs(run)
     step = max(len(sources) // LIMIT.value, 1) if LIMIT.value else 1
-    sources, references = sources[::step], references[::step]
+    sources, references = (texts[::step][: LIMIT.value or None] for texts in (sources, references))
     figures: dict[str, Any] = {}
     texts: dict[str, list[str]] = {}
     greedy = np.zeros(len(sources))

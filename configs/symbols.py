@@ -64,7 +64,9 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
     return Experiment(
         objective="seq2seq",
         model=model,
-        data=ParallelTextConfig(source="reverse", tokenizer=TokenizerConfig("whitespace", 100)),
+        data=ParallelTextConfig(
+            source="reverse", tokenizer=TokenizerConfig("whitespace", 10_000, unknown=False)
+        ),
         optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.0),
         schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=200),
         training=TrainingConfig(

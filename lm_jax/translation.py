@@ -19,11 +19,8 @@ def held_out_pairs(run: runs.Run) -> tuple[list[str], list[str]]:
         raise ValueError(f"{run.workdir} was not trained on pairs; give sources as --input")
     dataset = runs.dataset_of(run)
     assert isinstance(dataset, data.ParallelSet)
-    split = dataset.validation
-    return (
-        data.texts_of(dataset.tokenizer, split.source),
-        data.texts_of(dataset.tokenizer, split.target),
-    )
+    sources, targets = zip(*dataset.validation.texts, strict=True)
+    return list(sources), list(targets)
 
 
 def translate(
