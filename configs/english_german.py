@@ -5,7 +5,9 @@ r"""English to German by a Transformer, and by recurrent models with and without
   python -m launch.translate --workdir=runs/en_de --output=translations.tsv
 
 `python -m benchmarks.english_german` makes the pairs from packages. Whole documents are held out,
-without near copies of what is trained on.
+without near copies of what is trained on. `transformer`: perplexity 12.5 after 37 minutes on one
+CPU core; BLEU 12.3 greedily and 15.2 by four beams (400 sentences, standard error 0.9). The
+recurrent models are not yet measured.
 """
 
 from typing import Any

@@ -6,6 +6,7 @@ r"""One small T5 for three tasks at once, each told by an instruction before its
 
 Files hold source<TAB>target lines; a label is a target like any other. The accuracy of each task
 is told apart.
+Not yet measured.
 """
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
