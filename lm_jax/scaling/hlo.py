@@ -32,8 +32,8 @@ class Work(NamedTuple):
     """What one device does in one run of a program."""
 
     collectives: Counter[Collective]  # how often each runs
-    product_flops: int  # of matrix products and convolutions; a multiplication and an addition are 2
-    unknown_loops: int  # loops that hold any of these and whose length XLA does not know: run once
+    product_flops: int  # of matrix products and convolutions; a multiply-add is 2
+    unknown_loops: int  # that hold any of these; XLA does not know their length, they count once
 
 
 class _Instruction(NamedTuple):
