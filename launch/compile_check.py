@@ -52,7 +52,7 @@ def main() -> dict[str, Any]:
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    experiment, sizes = _published() if MODEL.value else _configured()
+    experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     checked = programs.compile_experiment(experiment, sizes)
     mesh = checked.mesh
     program.say(f"{mesh.size} devices: {_show_mesh(mesh)}; compiling")
@@ -91,9 +91,9 @@ def main() -> dict[str, Any]:
     }
 
 
-def _published() -> tuple[Experiment, dict[str, int]]:
+def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     """A preset as models of its size are trained: layers in a loop, and recomputed."""
-    model = preset(MODEL.value)
+    model = preset(name)
     if isinstance(model, BlocksConfig):
         model = dataclasses.replace(model, scan_layers=True, remat="full")
     objective = FAMILIES[variant("model", model)].objectives[0]
@@ -192,7 +192,7 @@ def _say_flops(compiled: Compiled) -> None:
 def _say_traffic(title: str, traffic: dict[str, Traffic]) -> None:
     program.say(f"\n{title:64}{'number':>8}{'MB':>14}{'MB sent':>14}")
     for kind, row in traffic.items():
-        program.say(f"{kind:64}{row.count:8,}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
+        program.say(f"{kind:64}{row.times:8,}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
 
 
 def _say_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:

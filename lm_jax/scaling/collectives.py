@@ -17,7 +17,7 @@ from lm_jax.scaling.hlo import Collective
 class Traffic(NamedTuple):
     """The collectives of a kind, of one device in one step."""
 
-    count: int
+    times: int
     bytes: int  # of the arrays
     sent: float  # by a device in a ring
 
@@ -28,14 +28,14 @@ class Planned(NamedTuple):
     kind: str
     axes: tuple[str, ...]  # of the mesh
     bytes: int  # of the whole array
-    count: int = 1
+    times: int = 1
 
 
 def ring_bytes(kind: str, size: float, group: int) -> float:
     """What each of `group` devices sends in a ring, which is the least that it can.
 
     A reduction that all receive is a reduce-scatter and an all-gather, each of which sends all but
-    one of the array's `group` parts (Patarasuk and Yuan 2009, section 2).
+    one of the array's `group` parts (Patarasuk and Yuan 2009).
     """
     if kind in ("collective-permute", "collective-broadcast"):
         return float(size)
@@ -44,23 +44,21 @@ def ring_bytes(kind: str, size: float, group: int) -> float:
 
 def by_kind(collectives: Mapping[Collective, int]) -> dict[str, Traffic]:
     """The traffic of each kind of collective, the largest first."""
-    return _sum((c.kind, c.bytes, c.group, count) for c, count in collectives.items())
+    return _sum((c.kind, c.bytes, c.group, times) for c, times in collectives.items())
 
 
 def planned_by_kind(planned: Iterable[Planned], mesh: Mesh) -> dict[str, Traffic]:
     """The same of collectives over axes of a mesh."""
-    return _sum((p.kind, p.bytes, devices_of(p.axes, mesh), p.count) for p in planned)
+    return _sum((p.kind, p.bytes, devices_of(p.axes, mesh), p.times) for p in planned)
 
 
 def _sum(rows: Iterable[tuple[str, int, int, int]]) -> dict[str, Traffic]:
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    sent: dict[str, float] = {}
-    for kind, size, group, count in rows:
-        counts[kind] += count
-        sizes[kind] += count * size
-        sent[kind] = sent.get(kind, 0.0) + count * ring_bytes(kind, size, group)
-    return {kind: Traffic(counts[kind], size, sent[kind]) for kind, size in sizes.most_common()}
+    found: dict[str, Traffic] = {}
+    for kind, size, group, times in rows:
+        before = found.get(kind, Traffic(0, 0, 0.0))
+        sent = before.sent + times * ring_bytes(kind, size, group)
+        found[kind] = Traffic(before.times + times, before.bytes + times * size, sent)
+    return dict(sorted(found.items(), key=lambda item: -item[1].sent))
 
 
 def devices_of(axes: Iterable[str], mesh: Mesh) -> int:
@@ -129,9 +127,9 @@ def seconds(planned: Iterable[Planned], mesh: Mesh, device: Accelerator) -> floa
     """
     sizes = list(mesh.shape.items())
     total = 0.0
-    for kind, axes, size, count in planned:
+    for kind, axes, size, times in planned:
         first = min(index for index, (axis, _) in enumerate(sizes) if axis in axes)
         span = math.prod(length for _, length in sizes[first:])
         bandwidth = device.link_bandwidth if span <= device.domain else device.network_bandwidth
-        total += count * ring_bytes(kind, size, devices_of(axes, mesh)) / bandwidth
+        total += times * ring_bytes(kind, size, devices_of(axes, mesh)) / bandwidth
     return total

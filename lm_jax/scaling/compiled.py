@@ -59,7 +59,10 @@ class Compiled(NamedTuple):
 
 
 # Nothing that is compiled here runs, so its machine code need not be good.
-_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICKLY: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
 # What batches hold besides what `Objective.example` shows, where rows hold several documents.
 _OF_DOCUMENTS = {
     "causal_lm": ("segments", "positions"),
@@ -93,7 +96,7 @@ def compile_step(program: Program) -> Compiled:
         placed=placed_parameters(state.params),
         memory=_memory(compiled.memory_analysis(), state, placed_batch),
         model_flops=training_flops(program.model, batch) / mesh.size,
-        work=hlo.read_work(compiled.as_text()),
+        work=hlo.read_work(compiled.as_text() or ""),
         xla_flops=costs.get("flops"),
         planned=_planned(program, state.params),
         compile_seconds=compile_seconds,
