@@ -82,16 +82,14 @@ def planned_collectives(params: Any, dtype: Any, mesh: Mesh, parts: int = 1) -> 
     for leaf in jax.tree.leaves(params):
         names = {name for axes in leaf.sharding.spec for name in _names(axes)}
         size = leaf.size * np.dtype(dtype).itemsize // devices_of(names - {"fsdp"}, mesh)
-        if "fsdp" in names:
+        if "fsdp" in names and mesh.shape["fsdp"] > 1:
             sizes["all-gather", ("fsdp",)] += 2 * size
             sizes["reduce-scatter", ("fsdp",)] += size
             size //= mesh.shape["fsdp"]
-        sizes["all-reduce", tuple(a for a in ("data", "fsdp") if a not in names)] += size
-    return [
-        Planned(kind, axes, size, parts)
-        for (kind, axes), size in sizes.items()
-        if devices_of(axes, mesh) > 1
-    ]
+        whole = tuple(a for a in ("data", "fsdp") if a not in names and mesh.shape[a] > 1)
+        if whole:
+            sizes["all-reduce", whole] += size
+    return [Planned(kind, axes, size, parts) for (kind, axes), size in sizes.items()]
 
 
 def _names(axes: Any) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def test_a_transformer_costs_6n_and_12ldt_a_token(scan_layers, remat):
 
 
 def test_half_of_causal_attention_is_spared_where_it_is():
-    """From 128 tokens on the first half of the queries does not read the second half of the keys."""
+    """From 128 tokens on, the first half of the queries reads half of the keys."""
     shape = {"num_layers": 2, "d_model": 32, "num_heads": 4}
 
     def attention(time):

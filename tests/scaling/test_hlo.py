@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm_jax.scaling.hlo import Collective, read_work
 
-# Two iterations of five, in a loop whose length XLA knows, and one all-reduce beside it. The names,
+# A loop of five rounds, whose length XLA knows, and one all-reduce beside it. The names,
 # comments in types, layouts and notations of groups are those of XLA for CPUs, GPUs and TPUs.
 SCANNED = """\
 HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8
@@ -34,9 +34,11 @@ HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8
   %w = bf16[2,32]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state), index=1
   %x = f32[4,16]{1,0} constant({...})
   %v = f32[16,32]{1,0} get-tuple-element(%state), index=2
-  %all-gather.1 = bf16[8,32]{1,0} all-gather(%w), channel_id=1, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, use_global_device_ids=true
+  %all-gather.1 = bf16[8,32]{1,0} all-gather(%w), channel_id=1, \
+replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, use_global_device_ids=true
   %y = f32[4,32]{1,0} fusion(%x, %v), kind=kOutput, calls=%fused
-  %reduce-scatter.1 = f32[1,32]{1,0} reduce-scatter(%y), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, to_apply=%add
+  %reduce-scatter.1 = f32[1,32]{1,0} reduce-scatter(%y), channel_id=2, \
+replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, to_apply=%add
   ROOT %next = (s32[], bf16[2,32]{1,0}, /*index=2*/f32[16,32]{1,0}) tuple(%i, %w, %v)
 }
 
@@ -47,9 +49,12 @@ HloModule jit_step, is_scheduled=true, replica_count=1, num_partitions=8
 
 ENTRY %main.9_spmd (in: (s32[], bf16[2,32], f32[16,32])) -> f32[16] {
   %in = (s32[], bf16[2,32]{1,0}, f32[16,32]{1,0}) parameter(0)
-  %loop = (s32[], bf16[2,32]{1,0}, /*index=2*/f32[16,32]{1,0}) while(%in), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}
+  %loop = (s32[], bf16[2,32]{1,0}, /*index=2*/f32[16,32]{1,0}) while(%in), \
+condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"},\
+"known_init_step":{"init":"0","step":"1"}}
   %g = f32[16]{0} constant({...})
-  ROOT %all-reduce.1 = f32[16]{0} all-reduce(%g), channel_id=3, replica_groups=mesh['data'=2,'fsdp'=4] {'data'}, to_apply=%add
+  ROOT %all-reduce.1 = f32[16]{0} all-reduce(%g), channel_id=3, \
+replica_groups=mesh['data'=2,'fsdp'=4] {'data'}, to_apply=%add
 }
 """
 
@@ -102,8 +107,8 @@ def entry(*lines):
 def test_groups_in_every_notation(groups, devices):
     text = entry(
         "%p = f32[16]{0} parameter(0)",
-        f"ROOT %r = f32[16]{{0}} all-reduce(%p), channel_id=1, {groups}, to_apply=%add",
-    ).replace(", to_apply=%add", "")
+        f"ROOT %r = f32[16]{{0}} all-reduce(%p), channel_id=1, {groups}, metadata={{}}",
+    )
     assert list(read_work(text).collectives) == [Collective("all-reduce", 64, devices)]
 
 
