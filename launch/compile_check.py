@@ -190,9 +190,9 @@ def _say_flops(compiled: Compiled) -> None:
 
 
 def _say_traffic(title: str, traffic: dict[str, Traffic]) -> None:
-    program.say(f"\n{title:64}{'number':>8}{'MB':>14}{'MB sent':>14}")
+    program.say(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
     for kind, row in traffic.items():
-        program.say(f"{kind:64}{row.times:8,}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
+        program.say(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
 
 
 def _say_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:

@@ -94,7 +94,7 @@ def test_a_convolution_counts_each_weight_at_each_position():
 
 
 def test_recurrent_and_convolutional_models_are_counted():
-    config = RecurrentConfig(50, context_length=9)
+    config = RecurrentConfig(5000, context_length=9)  # more than a batch has tokens
     model = build_model(config, jnp.float32)
     one, two = (training_flops(model, tokens(rows, 9)) for rows in (64, 128))
     assert two == 2 * one > 0
