@@ -83,7 +83,10 @@ def main() -> dict[str, Any]:
             "xla_cost_analysis": compiled.xla_flops,
         },
         "collectives": {kind: traffic._asdict() for kind, traffic in counted.items()},
-        "planned_collectives": {kind: traffic._asdict() for kind, traffic in planned.items()},
+        "planned_collectives": {
+            kind: {"bytes": traffic.bytes, "sent": traffic.sent}
+            for kind, traffic in planned.items()
+        },
         "accelerator": ACCELERATOR.value,
         "fits": fit,
         "seconds": {"products": compute, "exchange": exchange},
