@@ -12,6 +12,8 @@ the licence of each package before you hand on what you make of it.
   brown          brown/: the same texts, one a file, for word vectors
   mnist          mnist.npz
   fashion-mnist  fashion-mnist/: the four idx files
+
+Labelled texts stand twice: as label<TAB>text, and in NAME_pairs.tsv as text<TAB>label.
 """
 
 import csv
@@ -86,8 +88,11 @@ def _from_debian(package: str, place: Path) -> Path:
 
 
 def _write_labelled(path: Path, examples: Iterator[tuple[str, str]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(f"{label}\t{text}\n" for label, text in examples)
+    """Lines of label<TAB>text, and beside them, for text to text, of text<TAB>label."""
+    rows = list(examples)
+    pairs = path.with_stem(f"{path.stem}_pairs")
+    path.write_text("".join(f"{label}\t{text}\n" for label, text in rows), encoding="utf-8")
+    pairs.write_text("".join(f"{text}\t{label}\n" for label, text in rows), encoding="utf-8")
 
 
 def _reviews(place: Path, output: Path) -> None:

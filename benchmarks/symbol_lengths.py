@@ -3,8 +3,9 @@
   python -m benchmarks.symbol_lengths --output=benchmarks/results/symbols_reverse \
       runs/encoder_decoder runs/decoder runs/lstm_attention runs/lstm
 
-The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols; new ones of up to
---longest are decoded greedily. --output.json receives the shares, --output.svg the plot.
+The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols; new ones of 4, of which
+training holds few, up to --longest are decoded greedily. --output.json receives the shares,
+--output.svg the plot.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ from lm_jax.translation import translate
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
 LONGEST = flags.DEFINE_integer("longest", 30, "The longest sequence.", lower_bound=2)
+_SHORTEST = 4
+
 SEQUENCES = flags.DEFINE_integer("sequences", 200, "Of each length.", lower_bound=2)
 
 
@@ -38,7 +41,6 @@ def shares(run: runs.Run, lengths: range) -> list[float]:
             num_validation_pairs=SEQUENCES.value,
             validation_shortest=length,
             validation_longest=length,
-            num_training_pairs=1,
         )
         _, pairs = made_pairs(config.source, symbols)
         sources += [source for source, _ in pairs]
@@ -53,7 +55,7 @@ def shares(run: runs.Run, lengths: range) -> list[float]:
 
 def main(arguments: list[str]) -> None:
     """Prints a table, and writes the files."""
-    lengths = range(2, LONGEST.value + 1)
+    lengths = range(_SHORTEST, LONGEST.value + 1)
     found: dict[str, list[float]] = {}
     for workdir in map(Path, arguments[1:]):
         run = runs.load(workdir, say=lambda line: None)

@@ -5,9 +5,10 @@
 
 Each held-out source of each run (configs/english_german.py) is translated greedily and by four
 beams, once by log-probability alone and once by it over the length. The table has BLEU, chrF and
-their standard errors (sacrebleu, bootstrap), the log-probability a sentence, and of how many
-sentences the beams found a text that is at least as probable as the greedy one. --limit translates
-so many from all over the split.
+their standard errors (sacrebleu, bootstrap), the log-probability a sentence, and the shares of
+sentences for which the beams found a more and a less probable text than the greedy one: by
+log-probability alone never a less probable one, as the greedy text is among the candidates.
+--limit translates so many from all over the split.
 """
 
 import json
@@ -36,7 +37,7 @@ def measured(run: runs.Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
     experiment = run.program.experiment
     sources, references = held_out_pairs(run)
     step = max(len(sources) // LIMIT.value, 1) if LIMIT.value else 1
-    sources, references = sources[::step], references[::step]
+    sources, references = (texts[::step][: LIMIT.value or None] for texts in (sources, references))
     figures: dict[str, Any] = {}
     texts: dict[str, list[str]] = {}
     greedy = np.zeros(len(sources))
@@ -55,7 +56,8 @@ def measured(run: runs.Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
         if num_beams == 1:
             greedy = log_p
         else:
-            figures[name]["at_least_as_probable"] = float((log_p >= greedy - _SLACK).mean())
+            figures[name]["more_probable"] = float((log_p > greedy + _SLACK).mean())
+            figures[name]["less_probable"] = float((log_p < greedy - _SLACK).mean())
         print(name, json.dumps(figures[name]), flush=True)
     every = max(len(sources) // max(EXAMPLES.value, 1), 1)
     examples = [
@@ -83,15 +85,15 @@ def main(arguments: list[str]) -> None:
         }
     if OUTPUT.value:
         Path(OUTPUT.value).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    print(f"{'run':16} {'search':20} {'BLEU':>12} {'chrF':>12} {'nats':>8} {'as probable':>12}")
+    print(f"{'run':16} {'search':20} {'BLEU':>12} {'chrF':>12} {'nats':>8} {'more':>8} {'less':>8}")
     for name, run_figures in results["runs"].items():
         for search, figures in run_figures["searches"].items():
             scores = " ".join(
                 f"{figures[score]:6.2f} +-{figures[f'{score}_standard_error']:4.2f}"
                 for score in ("bleu", "chrf")
             )
-            share = figures.get("at_least_as_probable")
-            probable = "" if share is None else f"{share:12.2%}"
+            shares = (figures.get(f"{how}_probable") for how in ("more", "less"))
+            probable = " ".join("" if share is None else f"{share:8.2%}" for share in shares)
             print(f"{name:16} {search:20} {scores} {figures['log_probability']:8.2f} {probable}")
 
 

@@ -6,6 +6,7 @@ r"""A small BERT: masked tokens of the embedded corpus, or of any text.
       --config.fine_tuning.workdir=runs/bert
 
 15% of the tokens are hidden, whole words at a time (Devlin et al. 2019, and the later release).
+Not yet measured.
 """
 
 from lm_jax.data import DataConfig, TokenizerConfig

@@ -6,6 +6,7 @@ r"""The encoder of bert.py on labelled texts: fine-tuned, its head alone, or fro
 
 Without `fine_tuning.workdir` the same encoder starts from scratch, with the same tokenizer;
 `fine_tuning.parameters=head` trains the head alone.
+Not yet measured.
 """
 
 from configs.bert import encoder

@@ -5,7 +5,9 @@ r"""English to German by a Transformer, and by recurrent models with and without
   python -m launch.translate --workdir=runs/en_de --output=translations.tsv
 
 `python -m benchmarks.english_german` makes the pairs from packages. Whole documents are held out,
-without near copies of what is trained on.
+without near copies of what is trained on. `transformer`: perplexity 12.5 after 37 minutes on one
+CPU core; BLEU 12.3 greedily and 15.2 by four beams (400 sentences, standard error 0.9). The
+recurrent models are not yet measured.
 """
 
 from typing import Any
@@ -23,18 +25,17 @@ from lm_jax.experiment import (
 from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer import EncoderDecoderConfig
 
+_TRANSLATORS = ("transformer", "lstm_attention", "lstm")
 _LENGTH = 128  # tokens of a row, into which several pairs are packed
-_STEPS = {"transformer": 2500, "lstm_attention": 2500, "lstm": 2500}
 
 
 def _recurrent(attention: str) -> RecurrentSeq2SeqConfig:
     return RecurrentSeq2SeqConfig(
         source_length=_LENGTH,
         context_length=_LENGTH,
-        d_embedding=256,
-        d_hidden=384,
+        d_embedding=192,
+        d_hidden=256,
         attention=attention,
-        dropout_rate=0.1,
     )
 
 
@@ -43,10 +44,10 @@ def _model(name: str) -> Any:
         return EncoderDecoderConfig(
             source_length=_LENGTH,
             context_length=_LENGTH,
-            num_layers=3,
-            d_model=256,
+            num_encoder_layers=3,
+            num_layers=2,
+            d_model=192,
             num_heads=4,
-            dropout_rate=0.1,
         )
     return _recurrent("dot" if name == "lstm_attention" else "none")
 
@@ -57,9 +58,9 @@ def get_config(translator: str = "transformer") -> Experiment:
     Raises:
       ValueError: there is no such model.
     """
-    if translator not in _STEPS:
-        raise ValueError(f"no model {translator!r}; expected --config=FILE:{' or :'.join(_STEPS)}")
-    steps = _STEPS[translator]
+    if translator not in _TRANSLATORS:
+        known = " or :".join(_TRANSLATORS)
+        raise ValueError(f"no model {translator!r}; expected --config=FILE:{known}")
     return Experiment(
         objective="seq2seq",
         model=_model(translator),
@@ -69,14 +70,14 @@ def get_config(translator: str = "transformer") -> Experiment:
             longest_characters=250,
             largest_length_ratio=2.5,
             truncate=True,
-            tokenizer=TokenizerConfig("bpe", 8192),
+            tokenizer=TokenizerConfig("bpe", 4096),
         ),
         optimizer=OptimizerConfig(name="adam", beta2=0.98),
-        schedule=ScheduleConfig(peak_learning_rate=2e-3, warmup_steps=300),
+        schedule=ScheduleConfig(peak_learning_rate=2e-3, warmup_steps=200),
         training=TrainingConfig(
-            num_steps=steps, batch_size=24, label_smoothing=0.1, log_every_steps=20
+            num_steps=2800, batch_size=12, label_smoothing=0.1, log_every_steps=50
         ),
-        evaluation=EvaluationConfig(every_steps=500, batch_size=24),
-        checkpoint=CheckpointConfig(every_steps=500),
+        evaluation=EvaluationConfig(every_steps=700),
+        checkpoint=CheckpointConfig(every_steps=700),
         samples=SamplesConfig(num_samples=5, temperature=0.0),
     )

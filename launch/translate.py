@@ -5,10 +5,11 @@
   python -m launch.translate --workdir=runs/translation --input=letters.txt --output=letters.tsv
 
 Without --input the run's own validation split is translated. An input file holds a source a line,
-or source<TAB>reference. Where there are references, BLEU, chrF and the share of exact matches are
-printed with their standard errors (pip install -e '.[eval]'), and a few examples. --output holds
-lines of source<TAB>translation<TAB>log-probability and, last, the reference. --num_beams=1 takes
-the most probable token each time. The last line of the output is JSON with the figures.
+or source<TAB>reference; a run of several tasks needs the instruction before each source. Where
+there are references, BLEU, chrF and the share of exact matches are printed with their standard
+errors (pip install -e '.[eval]'), and a few examples. --output holds lines of
+source<TAB>translation<TAB>log-probability and, last, the reference. --num_beams=1 takes the most
+probable token each time. The last line of the output is JSON with the figures.
 """
 
 from pathlib import Path
@@ -37,7 +38,9 @@ STOPPING = flags.DEFINE_enum(
     "early_stopping", "false", EARLY_STOPPING, "When a search is done that has num_beams texts."
 )
 LIMIT = flags.DEFINE_integer("limit", 0, "Only so many sources, the first; 0: all.", 0)
-TRUNCATE = flags.DEFINE_bool("truncate", False, "Cut sources longer than the model reads.")
+TRUNCATE = flags.DEFINE_bool(
+    "truncate", False, "Cut sources that are too long; a run that was trained so does always."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sources at a time.", 1)
 EXAMPLES = flags.DEFINE_integer("examples", 10, "How many are printed.", 0)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
@@ -58,8 +61,12 @@ def main() -> dict[str, Any]:
         "length_penalty_kind": LENGTH_PENALTY_KIND.value,
         "early_stopping": STOPPING.value,
     }
-    search = SamplesConfig(max_new_tokens=run.program.experiment.model.context_length, **choices)
-    found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=TRUNCATE.value)
+    experiment = run.program.experiment
+    if experiment.objective != "seq2seq":
+        raise ValueError(f"{run.workdir} was not trained on pairs; use launch.generate")
+    search = SamplesConfig(max_new_tokens=experiment.model.context_length, **choices)
+    truncate = TRUNCATE.value or experiment.data.truncate
+    found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=truncate)
     if OUTPUT.value:
         _write(Path(OUTPUT.value), sources, found, references)
     _show(sources, found, references)

@@ -163,8 +163,9 @@ def beam_search(
         token_rb = choose(_take(token_rc, kept_rb), loop.tokens_rbn[:, :, following])
         log_p_rb = choose(log_p_rb, loop.log_p_rb)
         tokens_rbn = _take(loop.tokens_rbn, parent_rb).at[:, :, following].set(token_rb)
-        flat = (jnp.arange(rows)[:, None] * num_beams + parent_rb).reshape(-1)
-        carry = jax.tree.map(lambda x: x[flat] if x.ndim else x, carry)
+        if num_beams > 1:
+            flat = (jnp.arange(rows)[:, None] * num_beams + parent_rb).reshape(-1)
+            carry = jax.tree.map(lambda x: x[flat] if x.ndim else x, carry)
 
         # A row stays open while a running beam may still beat the worst of its finished texts.
         hypothetical_r = generated_r

@@ -55,13 +55,14 @@ def beam_tree(beams: Beams, row: int, length: int, end_token: int) -> Branch:
     return root
 
 
-def draw(branch: Branch, name: Callable[[int], str], indent: str = "") -> Iterator[str]:
+def draw(branch: Branch, name: Callable[[int], str]) -> Iterator[str]:
     """The tree as lines of text, a token a line; finished texts have a star and their rank.
 
     A token that only one other follows is followed by it on the same line.
     """
-    for index, following in enumerate(branch.branches):
-        is_last = index == len(branch.branches) - 1
+    waiting = _lines(branch, "")
+    while waiting:
+        following, mark, indent = waiting.pop()
         run = [following]
         while len(run[-1].branches) == 1 and run[-1].rank is None:
             run.append(run[-1].branches[0])
@@ -69,5 +70,15 @@ def draw(branch: Branch, name: Callable[[int], str], indent: str = "") -> Iterat
         line = f"{' '.join(name(part.token) for part in run)}  {end.log_probability:.2f}"
         if end.rank is not None:
             line += f"  * {end.rank + 1}, score {end.score:.3f}"
-        yield f"{indent}{'`- ' if is_last else '|- '}{line}"
-        yield from draw(end, name, indent + ("   " if is_last else "|  "))
+        yield f"{indent}{mark}{line}"
+        waiting += _lines(end, indent + ("   " if mark == _LAST else "|  "))
+
+
+_LAST = "`- "
+
+
+def _lines(branch: Branch, indent: str) -> list[tuple[Branch, str, str]]:
+    """What follows a branch, the last first: each with its mark and what stands before that."""
+    marks = ["|- "] * (len(branch.branches) - 1) + [_LAST]
+    lines = zip(branch.branches, marks, strict=False)
+    return [(following, mark, indent) for following, mark in lines][::-1]

@@ -60,6 +60,16 @@ class Openings(NamedTuple):
     room: int | None  # tokens after which a text has to end; None: it may go on for ever
 
 
+def check(program: Program, tokenizer: data.Tokenizer, config: SamplesConfig) -> None:
+    """Raises ValueError for samples that the model cannot give, before it is trained for them."""
+    openings(program, tokenizer, [config.prompt])
+    if config.num_beams > tokenizer.vocab_size:
+        raise ValueError(
+            f"samples.num_beams is {config.num_beams}, but there are {tokenizer.vocab_size} tokens "
+            "to begin with; ask for fewer"
+        )
+
+
 def openings(
     program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str], *, truncate: bool = False
 ) -> Openings:
@@ -81,13 +91,14 @@ def openings(
     if reads_source:
         most, what = experiment.model.source_length - 1, "source"
     elif of_pairs:
-        most, what = context - 3, "source"
+        # What was cut to be trained on was cut in half.
+        most, what = context // 2 - 1 if truncate else context - 3, "source"
     encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
     for number, tokens in enumerate(encoded, 1):
         if len(tokens) > most and not truncate:
             raise ValueError(
                 f"{what} {number} is {len(tokens):,} tokens long; the model reads at most {most} "
-                "of it: shorten it"
+                "of it: shorten it, or have it cut (--truncate of launch.translate)"
             )
     encoded = [tokens[:most] for tokens in encoded]
     if reads_source:
@@ -168,7 +179,7 @@ def complete(
             config.repetition_penalty, config.temperature, config.top_k, config.top_p, config.min_p
         ),
         end_token=tokenizer.end_of_document,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=program.experiment.model.vocab_size,
         stops=stops if stop else None,
     )
     kept = max(begins)  # tokens of each text that the model reads again
@@ -283,6 +294,9 @@ def search(
         )
     width = min(longest + new, context)
     tokens, lengths = decoding.batch_of_prompts(texts, width, tokenizer.vocab_size)
+    prefix_length = int(lengths.min()) - 1
+    if room is not None:  # each length is a program: sources of many lengths share a few
+        prefix_length -= prefix_length % 16
     beams = _search(
         program.model,
         variables,
@@ -297,7 +311,7 @@ def search(
         ),
         end_tokens=(end,),
         source=source,
-        prefix_length=int(lengths.min()) - 1,
+        prefix_length=prefix_length,
     )
     beams = jax.tree.map(np.asarray, beams)
     found = [

@@ -146,6 +146,7 @@ def advance(
         seen_bv = None
         if sampling.repetition_penalty != 1:
             seen_bv = tokens_seen(texts.tokens, following, logits_bv.shape[-1])
+            seen_bv = seen_bv.at[:, ends].set(False)  # which texts begin with: they may end too
         now_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, following)
         drawn = sample(now_keys, logits_bv, sampling, seen_bv)
         log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), drawn[:, None], 1)

@@ -202,6 +202,7 @@ _FREE_ON_RESUME = (
     "tensorboard",
     "training.log_every_steps",
     "data.path",
+    "data.tasks",
     "data.validation_path",
     "data.target_path",
     "data.validation_target_path",

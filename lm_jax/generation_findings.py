@@ -59,7 +59,10 @@ def generation(
     else:
         text, of = [*begin, None], "the prompt of the samples"
     steps = _steps(program, variables, text, source, name)[-_STEPS:]
-    names = [] if source is None else [name(token) for token in source["source"][0].tolist()]
+    names = []
+    if source is not None:
+        is_text = np.asarray(source["source_segments"])[0] > 0
+        names = [name(token) for token in np.asarray(source["source"])[0][is_text].tolist()]
     return findings | {"next_tokens": {"text": of, "source": names, "steps": steps}}
 
 

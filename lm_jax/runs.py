@@ -69,7 +69,7 @@ def train(
     inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
     _abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:
-        completion.openings(program, dataset.tokenizer, [experiment.samples.prompt])  # or refuse
+        completion.check(program, dataset.tokenizer, experiment.samples)
     workdir.write_inputs(directory, experiment, dataset)
 
     with contextlib.ExitStack() as stack:
@@ -259,8 +259,14 @@ def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     """What follows the configured prompt; of pairs, without one, what held-out sources become."""
     if config.prompt or not isinstance(dataset, data.ParallelSet):
+        if config.num_beams > 1:
+            context = completion.longest_context(run.program)
+            tokenizer = _validate_samples(run, config)
+            begin = len(completion.openings(run.program, tokenizer, [config.prompt]).tokens[0])
+            new = min(config.max_new_tokens, context - begin)  # where a search has to end
+            config = dataclasses.replace(config, max_new_tokens=new)
         return [text for text, *_ in complete(run, [config.prompt], config)]
-    sources = data.texts_of(dataset.tokenizer, dataset.validation.source)
+    sources = [source for source, _ in dataset.validation.texts]
     sources = sources[:: max(len(sources) // max(config.num_samples, 1), 1)][: config.num_samples]
     one = dataclasses.replace(config, num_samples=1, num_best=1)
     found = complete(run, sources, one, truncate=True)

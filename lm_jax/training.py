@@ -78,7 +78,8 @@ def counted_state(variables: Any, seed: int) -> TrainState:
 def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState, int, int]:
     """The state with the variables of another run, how many arrays that is, and how many not.
 
-    An array is taken over where its path and its shape agree; the optimizer starts afresh.
+    An array is taken over where its path and its shape agree, and of a longer table of learned
+    positions its beginning; the optimizer starts afresh.
     """
     theirs = {
         jax.tree_util.keystr(path): leaf
@@ -88,6 +89,8 @@ def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState
 
     def choose(path: Any, leaf: jax.Array) -> jax.Array:
         found = theirs.get(jax.tree_util.keystr(path))
+        if found is not None and getattr(path[-1], "key", None) == "positions":
+            found = found[: len(leaf)]
         taken.append(found is not None and found.shape == leaf.shape)
         if not taken[-1]:
             return leaf

@@ -1,5 +1,7 @@
 """Translating with a run that was trained on pairs: any text to text, not languages alone."""
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,11 +21,8 @@ def held_out_pairs(run: runs.Run) -> tuple[list[str], list[str]]:
         raise ValueError(f"{run.workdir} was not trained on pairs; give sources as --input")
     dataset = runs.dataset_of(run)
     assert isinstance(dataset, data.ParallelSet)
-    split = dataset.validation
-    return (
-        data.texts_of(dataset.tokenizer, split.source),
-        data.texts_of(dataset.tokenizer, split.target),
-    )
+    sources, targets = zip(*dataset.validation.texts, strict=True)
+    return list(sources), list(targets)
 
 
 def translate(
@@ -36,6 +35,7 @@ def translate(
 ) -> list[Completion]:
     """The best translation of each source that `search` finds with its beams; one is greedy.
 
+    Beams may lose the greedy text and end below its score: it is always among the candidates.
     Sources of like length are translated together; what a source becomes does not depend on it.
 
     Args:
@@ -53,14 +53,20 @@ def translate(
         raise ValueError(f"source {lengths.index(0) + 1} is empty; there is nothing to translate")
     if not truncate:
         completion.openings(run.program, tokenizer, sources)  # refuses what is too long, by number
+    greedy = dataclasses.replace(search, num_beams=1, num_best=1)
+
+    def find(texts: Sequence[str]) -> list[Completion]:
+        ways = [search] if search.num_beams == 1 else [search, greedy]
+        parts = (run.program, run.variables, tokenizer, texts)
+        found = [completion.search(*parts, way, truncate=truncate)[0] for way in ways]
+        rows = zip(*found, strict=True)
+        return [max(itertools.chain(*row), key=lambda found: found.score) for row in rows]
+
     order = np.argsort(lengths, kind="stable").tolist()
     found: dict[int, Completion] = {}
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         texts = [sources[i] for i in chosen]
         texts += texts[:1] * (batch_size - len(chosen))  # one shape, one program
-        best, _ = completion.search(
-            run.program, run.variables, tokenizer, texts, search, truncate=truncate
-        )
-        found |= {number: texts[0] for number, texts in zip(chosen, best, strict=False)}
+        found |= dict(zip(chosen, find(texts), strict=False))
     return [found[number] for number in range(len(sources))]

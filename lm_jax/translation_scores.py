@@ -9,6 +9,14 @@ _RESAMPLES = 1000
 _NORMAL_95 = 1.959964  # half a 95% interval over the standard error
 
 
+def _metrics() -> tuple[Any, Any]:
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise ValueError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
+    return BLEU, CHRF
+
+
 def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     """The figures of translations, all from 0 to 100, against one reference each.
 
@@ -21,8 +29,7 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
     Raises:
       ValueError: there is nothing to compare, or not as many of both.
     """
-    from sacrebleu.metrics import BLEU, CHRF
-
+    BLEU, CHRF = _metrics()
     if not references or len(hypotheses) != len(references):
         raise ValueError(
             f"{len(hypotheses):,} translations and {len(references):,} references; expected as "

@@ -184,3 +184,17 @@ def test_a_model_that_does_not_generate_is_refused(small):
     model, variables = small
     with pytest.raises(ValueError, match="does not generate"):
         run(model._replace(start=None), variables, [[1]], 2)
+
+
+def test_the_repetition_penalty_lets_a_text_end_that_begins_with_an_end():
+    logits = jnp.zeros(VOCAB).at[5].set(3.0).at[2].set(2.0)
+    model, variables = model_of("transformer")
+    constant = model._replace(
+        start=lambda variables, rows, length: jnp.zeros(rows),
+        step=lambda variables, carry, tokens: (jnp.tile(logits, (len(tokens), 1)), carry),
+        read=None,
+        prepare=None,
+    )
+    penalised = Sampling(repetition_penalty=2.0, temperature=0.0)
+    texts, _ = run(constant, variables, [[2]], limit=6, sampling=penalised, ends=(2,))
+    assert texts == [[2, 5]]  # then 5 counts half, and the end as much as at first

@@ -181,6 +181,10 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
             "nowhere is no work directory",
         ),
         (
+            lambda: tiny(samples__num_beams=600, mesh=MeshConfig()),
+            "samples.num_beams is 600, but there are 512 tokens",
+        ),
+        (
             lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh=MeshConfig()),
             "trains a head on another run's features",
         ),

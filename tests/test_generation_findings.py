@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import generation_findings
+from lm_jax import completion, generation_findings
 from lm_jax.beam_tree import Branch
 from lm_jax.completion import name_of_token, next_tokens, search
 from lm_jax.data import TokenizerConfig
@@ -84,7 +84,8 @@ PAIR = {
 def of_a_reader(monkeypatch, **samples):
     reader, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    monkeypatch.setattr(generation_findings, "longest_context", lambda program: 12)
+    for module in (completion, generation_findings):
+        monkeypatch.setattr(module, "longest_context", lambda program: 12)
     tokenizer = SimpleNamespace(
         vocab_size=27,
         end_of_document=26,

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,17 +35,27 @@ def small(arguments):
     return SMALL + SMALL_MODELS.get(Path(config.partition(":")[0]).stem, [])
 
 
+def blocks():
+    """The README's code blocks, as lists of lines."""
+    return [block.splitlines() for block in re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)]
+
+
 def commands():
-    """The lines of the README's code blocks."""
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    """The lines of all blocks."""
+    return [line for block in blocks() for line in block]
 
 
 def test_every_program_runs_as_shown(tmp_path):
-    programs = [line for line in commands() if line.startswith("python -m ")]
-    assert len(programs) >= 5
-    for line in programs:
-        _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/"))
+    assert sum(line.startswith("python -m ") for line in commands()) >= 5
+    with ThreadPoolExecutor(2) as pool:  # a block needs no other
+        list(pool.map(lambda block: run_block(block, tmp_path), blocks()))
+
+
+def run_block(block, directory):
+    for line in block:
+        if not line.startswith("python -m "):
+            continue
+        _, *arguments = shlex.split(line.replace("runs/", f"{directory}/"))
         process = subprocess.run(
             [sys.executable, *arguments, *small(arguments)],
             cwd=ROOT,

@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
         cache_directory=str(place / "cache"),
     )
     experiment.data.tokenizer.vocab_size = 270
+    experiment.samples.num_beams, experiment.samples.max_new_tokens = 2, 100  # more than fit
     runs.train(experiment, place / "run")
     return place / "run"
 

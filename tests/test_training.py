@@ -169,3 +169,15 @@ def test_labels_of_a_model_that_samples_its_targets_are_not_smoothed():
         programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     with pytest.raises(ValueError, match="label_smoothing is 1.0; expected"):
         programs.compile_experiment(tiny(training__label_smoothing=1.0), {"vocab_size": 257})
+
+
+def test_parameters_of_another_run_are_taken_over_where_they_fit():
+    zeros = {"positions": jnp.zeros((4, 2)), "kernel": jnp.zeros((3, 2)), "head": jnp.zeros(5)}
+    theirs = {"positions": np.arange(16.0).reshape(8, 2), "kernel": np.ones((3, 2)),
+              "head": np.ones(7)}  # fmt: skip
+    state = training.TrainState(jnp.int32(0), jax.random.key(0), zeros, {}, ())
+    state, kept, fresh = training.inherit(state, {"params": theirs})
+    assert (kept, fresh) == (2, 1)
+    np.testing.assert_array_equal(state.params["positions"], theirs["positions"][:4])
+    np.testing.assert_array_equal(state.params["kernel"], theirs["kernel"])
+    assert not state.params["head"].any()

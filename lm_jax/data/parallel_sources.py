@@ -113,7 +113,7 @@ def _jsonl(path: Path) -> Iterator[Pair]:
     for number, line in enumerate(_lines(path), 1):
         try:
             values = json.loads(line)
-            source, target = str(values["source"]).strip(), str(values["target"]).strip()
+            source, target = values["source"].strip(), values["target"].strip()
             document = str(values.get("document", ""))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             source = target = document = ""
@@ -128,7 +128,10 @@ def _catalogue(path: Path) -> Iterator[Pair]:
 
     Neither fuzzy nor obsolete ones; of a message with plural forms the first.
     """
-    import polib
+    try:
+        import polib
+    except ImportError:
+        raise ValueError("gettext catalogues need polib; pip install -e '.[po]'") from None
 
     try:
         entries = polib.pofile(read_text(path))
@@ -138,7 +141,9 @@ def _catalogue(path: Path) -> Iterator[Pair]:
         target = entry.msgstr_plural.get(0, "") if entry.msgid_plural else entry.msgstr
         if entry.fuzzy or entry.obsolete or not entry.msgid.strip() or not target.strip():
             continue
-        yield Pair(entry.msgid.strip(), target.strip(), str(path), f"{path}:{entry.linenum}")
+        # The end of its path: the split should not depend on how or where the path was given.
+        document = "/".join(path.resolve().parts[-3:])
+        yield Pair(entry.msgid.strip(), target.strip(), document, f"{path}:{entry.linenum}")
 
 
 def _tfds(config: ParallelTextConfig) -> tuple[list[Pair], list[Pair] | None]:

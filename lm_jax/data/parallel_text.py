@@ -27,6 +27,7 @@ class ParallelSplit(NamedTuple):
 
     source: TokenizedDocuments
     target: TokenizedDocuments
+    texts: list[tuple[str, str]]  # as they were: what tokens may no longer say
     origins: list[str]  # where each pair stood
     tasks: np.ndarray  # [N] int32: which instruction stands before each source
     instructions: list[str]  # [""] where there is none
@@ -61,7 +62,11 @@ def prepare_parallel_text(config: ParallelTextConfig) -> ParallelSet:
     everything, own = load_pairs(config)
     if config.is_made:
         return _make(config, everything, own)
-    choices = {name: value for name, value in asdict(config).items() if "path" not in name}
+    choices = {
+        name: value
+        for name, value in asdict(config).items()
+        if "path" not in name and name != "truncate"
+    }
     choices["tokenizer"] = identity(config.tokenizer)
     key = json.dumps([_FORMAT, config.path, everything, own, choices], sort_keys=True)
     place = cache_directory("") / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -101,6 +106,7 @@ def _make(
         return ParallelSplit(
             source=tokenize(tokenizer, [_told(pair, instructions) for pair in pairs]),
             target=tokenize(tokenizer, [pair.target for pair in pairs]),
+            texts=[(_told(pair, instructions), pair.target) for pair in pairs],
             origins=[pair.origin for pair in pairs],
             tasks=np.array([pair.task for pair in pairs], np.int32),
             instructions=instructions,
@@ -132,7 +138,7 @@ def _write(pairs: ParallelSet, place: Path) -> None:
         save_documents(split.source, place, f"{name}_source")
         save_documents(split.target, place, f"{name}_target")
         np.save(place / f"{name}_tasks.npy", split.tasks)
-        (place / f"{name}_origins.json").write_text(json.dumps(split.origins))
+        (place / f"{name}_texts.json").write_text(json.dumps([split.texts, split.origins]))
     values = [pairs.train.instructions, pairs.description]
     (place / "description.json").write_text(json.dumps(values, indent=2) + "\n")
 
@@ -141,10 +147,12 @@ def _read(place: Path) -> ParallelSet:
     instructions, description = json.loads((place / "description.json").read_text())
 
     def split(name: str) -> ParallelSplit:
+        texts, origins = json.loads((place / f"{name}_texts.json").read_text())
         return ParallelSplit(
             load_documents(place, f"{name}_source"),
             load_documents(place, f"{name}_target"),
-            json.loads((place / f"{name}_origins.json").read_text()),
+            [(source, target) for source, target in texts],
+            origins,
             np.load(place / f"{name}_tasks.npy"),
             instructions,
         )

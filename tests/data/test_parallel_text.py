@@ -7,6 +7,7 @@ import tensorflow_datasets
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.config import SymbolsConfig
 from lm_jax.data.near_copies import near_copies, normalise
+from lm_jax.data.parallel_sources import load_pairs
 
 BYTES = TokenizerConfig("byte")
 WORDS = "apple river stone cloud tiger paper green silver window garden music orange".split()
@@ -253,3 +254,28 @@ def test_a_second_preparation_reads_the_cache(tmp_path, monkeypatch):
         assert getattr(second, split).origins == getattr(first, split).origins
     with pytest.raises(TypeError):  # other choices are other data
         prepare(config(tabs(tmp_path), drop_near_copies=False))
+
+
+def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        rows = sentences(40, seed=ord(name))
+        entries = "".join(f'msgid "{s}"\nmsgstr "{t}"\n\n' for s, t, _ in rows)
+        (tmp_path / f"{name}.po").write_text(
+            'msgid ""\nmsgstr "Content-Type: charset=UTF-8\\n"\n\n' + entries
+        )
+    whole = [pair.document for pair in load_pairs(config(str(tmp_path)))[0]]
+    monkeypatch.chdir(tmp_path)
+    assert [pair.document for pair in load_pairs(config("."))[0]] == whole
+    assert len(set(whole)) == 2
+
+
+def test_values_of_jsonl_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"source": null, "target": "x"}\n')
+    with pytest.raises(ValueError, match=r'pairs.jsonl:1: .* is not {"source"'):
+        prepare(config(str(tmp_path / "pairs.jsonl")))
+
+
+def test_texts_stay_as_they_were_where_tokens_do_not(tmp_path):
+    found = prepare(config(tabs(tmp_path), tokenizer=TokenizerConfig("word", 20, lowercase=True)))
+    told = {row[:2] for row in PAIRS}
+    assert set(found.validation.texts) <= told and not set(pairs_of(found, "validation")) <= told
