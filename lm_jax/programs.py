@@ -54,10 +54,7 @@ def compile_experiment(
     sequences = experiments.sequences_per_step(experiment)
     sharding.check_divides(mesh, sequences // parts, "a training batch")
     sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
-    dtype = experiment.compute_dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model = build_model(experiment.model, jnp.dtype(dtype))
+    model = build_model(experiment.model, compute_dtype(experiment))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
     head_only = experiment.fine_tuning.parameters == "head"
     optimizer = make_optimizer(experiment.optimizer, schedule)
@@ -75,6 +72,14 @@ def compile_experiment(
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+
+
+def compute_dtype(experiment: Experiment) -> jnp.dtype:
+    """The dtype in which models compute."""
+    name = experiment.compute_dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
 
 
 def fill_in(model: Any, sizes: Mapping[str, int]) -> None:

@@ -1,0 +1,217 @@
+"""Compiles the train step for any number of devices, none of which needs to be there.
+
+  python -m launch.compile_check --model=llama2_7b --devices=64
+  python -m launch.compile_check --model=llama3_70b --devices=512 --mesh=fsdp:64,tensor:8
+  python -m launch.compile_check --config=configs/quickstart.py --devices=8 --accelerator=v5e
+
+Prints where each parameter lies, the memory, the matrix products and the collectives of a device in
+one step, and whether they fit an accelerator. Nothing is allocated and no data is read but where a
+configuration's sizes depend on it. The last line of the output is JSON with the figures.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from launch import program
+from lm_jax import data, programs, sharding
+from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
+from lm_jax.experiment import Experiment, MeshConfig, variant
+from lm_jax.models import FAMILIES
+from lm_jax.models.presets import PRESETS, preset
+from lm_jax.models.transformer_config import BlocksConfig
+from lm_jax.scaling import accelerators
+from lm_jax.scaling.collectives import Traffic, by_kind, planned_by_kind, seconds
+from lm_jax.scaling.compiled import Compiled, Memory, Placed, compile_step, fits
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
+DEVICES = flags.DEFINE_integer("devices", 8, "How many devices to compile for.", lower_bound=1)
+MESH = flags.DEFINE_string(
+    "mesh",
+    None,
+    "Devices on its axes, such as fsdp:64,tensor:8. Default: the config's, or all fsdp.",
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Sequences a step. Default: the config's, or one for each data x fsdp."
+)
+ACCELERATOR = flags.DEFINE_string(
+    "accelerator", "h100", f"What must hold it: {', '.join(accelerators.ACCELERATORS)}."
+)
+
+
+def main() -> dict[str, Any]:
+    """Prints the tables, then returns their figures."""
+    accelerator = accelerators.accelerator(ACCELERATOR.value)
+    if (MODEL.value is None) == (CONFIG.value is None):
+        raise ValueError("give either --model=NAME or --config=FILE")
+    # What is compiled here is not run again, and what a cache returns has no memory analysis.
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
+    checked = programs.compile_experiment(experiment, sizes)
+    mesh = checked.mesh
+    program.say(f"{mesh.size} devices: {_show_mesh(mesh)}; compiling")
+    compiled = compile_step(checked)
+    _say_parameters(compiled.placed)
+    _say_memory(compiled.memory)
+    _say_flops(compiled)
+    counted = by_kind(compiled.work.collectives)
+    planned = planned_by_kind(compiled.planned, mesh)
+    _say_traffic("collectives of the program compiled for CPUs", counted)
+    _say_traffic("what its parameters and blocks ask for at the least", planned)
+    compute = compiled.model_flops / accelerator.peak_flops
+    exchange = seconds(compiled.planned, mesh, accelerator)
+    fit = fits(compiled.memory, accelerator)
+    _say_verdict(compiled.memory, accelerator, fit)
+    program.say(
+        f"a step at the least: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
+        f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
+    )
+    return {
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": experiment.training.batch_size,
+        "memory": compiled.memory._asdict(),
+        "flops": {
+            "model": compiled.model_flops,
+            "compiled_products": compiled.work.product_flops,
+            "xla_cost_analysis": compiled.xla_flops,
+        },
+        "collectives": {kind: traffic._asdict() for kind, traffic in counted.items()},
+        "planned_collectives": {
+            kind: {"bytes": traffic.bytes, "sent": traffic.sent}
+            for kind, traffic in planned.items()
+        },
+        "accelerator": ACCELERATOR.value,
+        "fits": fit,
+        "seconds": {"products": compute, "exchange": exchange},
+        "compile_seconds": compiled.compile_seconds,
+    }
+
+
+def _published(name: str) -> tuple[Experiment, dict[str, int]]:
+    """A preset as models of its size are trained: layers in a loop, and recomputed."""
+    model = preset(name)
+    if isinstance(model, BlocksConfig):
+        model = dataclasses.replace(model, scan_layers=True, remat="full")
+    objective = FAMILIES[variant("model", model)].objectives[0]
+    of_objective = {
+        "seq2seq": ParallelTextConfig(source="copy"),
+        "classification": ImageConfig(),
+    }
+    experiment = Experiment(
+        objective=objective,
+        model=model,
+        data=of_objective.get(objective, DataConfig()),
+        compute_dtype="bfloat16",
+        mesh=MeshConfig(data=1, fsdp=-1),
+    )
+    _set_mesh(experiment)
+    parts = sharding.data_parts(sharding.make_mesh(experiment.mesh))
+    experiment.training.batch_size = BATCH_SIZE.value or parts
+    experiment.evaluation.batch_size = parts
+    return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
+
+
+def _configured() -> tuple[Experiment, dict[str, int]]:
+    experiment = program.experiment_of(CONFIG)
+    _set_mesh(experiment)
+    if experiment.compute_dtype == "auto":
+        experiment.compute_dtype = "bfloat16"  # as on an accelerator
+    if BATCH_SIZE.value:
+        experiment.training.batch_size, experiment.training.batch_size_tokens = BATCH_SIZE.value, 0
+    if isinstance(experiment.data, DataConfig):  # its tokenizer need not be trained
+        sizes = {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+    else:
+        sizes = data.prepare(experiment.data).description["sizes"]
+    return experiment, sizes
+
+
+def _set_mesh(experiment: Experiment) -> None:
+    """Takes over --mesh; an axis that it does not name has one device."""
+    if MESH.value is None:
+        return
+    axes = [field.name for field in dataclasses.fields(MeshConfig)]
+    sizes = dict.fromkeys(axes, 1)
+    for part in MESH.value.split(","):
+        axis, _, size = part.partition(":")
+        if axis not in axes or not size.lstrip("-").isdigit():
+            raise ValueError(
+                f"--mesh={MESH.value}: {part!r} is no axis with its size; "
+                f"expected such as fsdp:64,tensor:8, of {', '.join(axes)}"
+            )
+        sizes[axis] = int(size)
+    experiment.mesh = MeshConfig(**sizes)
+
+
+def _show_mesh(mesh: jax.sharding.Mesh) -> str:
+    return ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items())
+
+
+def _say_parameters(placed: list[Placed]) -> None:
+    width = max(len(row.path) for row in placed)
+    program.say(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'on a device':>22}")
+    for row in placed:
+        axes = ", ".join("+".join(a) if isinstance(a, tuple) else a or "-" for a in row.axes)
+        shape, local = (" x ".join(map(str, s)) for s in (row.shape, row.local_shape))
+        program.say(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
+
+
+def _say_memory(memory: Memory) -> None:
+    names = {
+        "parameters": "parameters",
+        "optimizer_state": "optimizer state",
+        "gradients": "gradients",
+        "batch": "batch",
+        "least": "these together, the least that there can be",
+        "arguments": "compiled for CPUs: state and batch",
+        "temporaries": "compiled for CPUs: gradients, activations, gathered parameters",
+        "total": "compiled for CPUs: all",
+    }
+    program.say(f"\n{'memory of a device':64}{'MB':>14}")
+    for name, text in names.items():
+        program.say(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
+
+
+def _say_flops(compiled: Compiled) -> None:
+    work = compiled.work
+    rows = {
+        "three times the forward pass of the model": compiled.model_flops,
+        "matrix products compiled, what is recomputed included": work.product_flops,
+        "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
+    }
+    program.say(f"\n{'of a device in a step':64}{'GFLOP':>14}")
+    for text, flops in rows.items():
+        program.say(f"{text:64}{flops / 1e9:14,.1f}")
+    if work.unknown_loops:
+        program.say(f"{work.unknown_loops} loops of unknown length are counted as run once")
+
+
+def _say_traffic(title: str, traffic: dict[str, Traffic]) -> None:
+    program.say(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
+    for kind, row in traffic.items():
+        program.say(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
+
+
+def _say_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:
+    usable = accelerators.USABLE * device.memory_bytes
+    verdict = {
+        True: "it fits",
+        False: "it does not fit: state and gradients alone are more",
+        None: "undecided: state and gradients fit, the program compiled for CPUs does not",
+    }[fit]
+    of_all = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
+    program.say(f"\n{ACCELERATOR.value}, {of_all}: {verdict}")
+    program.say(
+        "Compilers for GPUs and TPUs gather parameters in the dtype of the products, where CPUs "
+        "gather float32, and scatter the sums of gradients, where CPUs sum them whole."
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)
