@@ -28,8 +28,8 @@ def encoder() -> EncoderConfig:
     return EncoderConfig(
         context_length=CONTEXT_LENGTH,
         num_layers=4,
-        d_model=192,
-        num_heads=6,
+        d_model=128,
+        num_heads=4,
         norm_order="pre",
         dropout_rate=0.1,
     )
@@ -44,6 +44,6 @@ def get_config() -> Experiment:
         denoising=DenoisingConfig(whole_words=True),
         optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.01),
         schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=200),
-        training=TrainingConfig(num_steps=2000, batch_size=32, log_every_steps=20),
+        training=TrainingConfig(num_steps=2000, batch_size=32, log_every_steps=50),
         evaluation=EvaluationConfig(every_steps=500, batch_size=32),
     )

@@ -28,8 +28,8 @@ def get_config() -> Experiment:
         model=EncoderDecoderConfig(
             source_length=128,
             context_length=128,
-            num_layers=3,
-            d_model=256,
+            num_layers=2,
+            d_model=192,
             num_heads=4,
             norm="rms_norm",
             activation="geglu",
@@ -47,7 +47,7 @@ def get_config() -> Experiment:
         ),
         optimizer=OptimizerConfig(name="adam", beta2=0.98),
         schedule=ScheduleConfig(peak_learning_rate=2e-3, warmup_steps=300),
-        training=TrainingConfig(num_steps=1500, batch_size=24, log_every_steps=20),
+        training=TrainingConfig(num_steps=1500, batch_size=16, log_every_steps=50),
         evaluation=EvaluationConfig(every_steps=500, batch_size=24),
         samples=SamplesConfig(num_samples=6, temperature=0.0),
     )
