@@ -23,6 +23,7 @@ from lm_jax.models.transformer_blocks import (
     dense,
     layer_of,
     norm,
+    product,
     table,
     unstacked,
 )
@@ -57,12 +58,7 @@ def _logits(module: Any, embedding_vd: jax.Array, x_btd: jax.Array) -> jax.Array
     output_vd = embedding_vd
     if not c.tie_embeddings:
         output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
-    logits_btv = jnp.einsum(
-        "btd,vd->btv",
-        x_btd,
-        jnp.asarray(output_vd, module.dtype),
-        preferred_element_type=jnp.float32,
-    )
+    logits_btv = product(x_btd, jnp.asarray(output_vd, module.dtype).T, jnp.float32)
     if c.logit_soft_cap:
         logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
     return logits_btv
