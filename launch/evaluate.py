@@ -26,6 +26,7 @@ CONTEXT_LENGTH = flags.DEFINE_integer(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
 def main() -> dict[str, Any]:

@@ -24,9 +24,8 @@ from typing import Any
 
 from absl import flags
 
-from launch import program
+from launch import beams, program
 from lm_jax import runs
-from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
 from lm_jax.completion import NextToken
 from lm_jax.experiment import SamplesConfig
 
@@ -71,22 +70,7 @@ STOP = flags.DEFINE_multi_string("stop", [], "End a sampled text before this str
 
 NUM_BEAMS = flags.DEFINE_integer("num_beams", 1, "Above 1: beam search.", lower_bound=1)
 NUM_BEST = flags.DEFINE_integer("num_best", 1, "Beam search: texts a prompt.", lower_bound=1)
-LENGTH_PENALTY = flags.DEFINE_float(
-    "length_penalty", 1.0, "Beam search: 0 ranks by log-probability; above, longer texts gain."
-)
-LENGTH_PENALTY_KIND = flags.DEFINE_enum(
-    "length_penalty_kind",
-    "power",
-    LENGTH_PENALTIES,
-    "What divides the log-probability of n tokens: n^penalty, or ((5 + n) / 6)^penalty.",
-)
-STOPPING = flags.DEFINE_enum(
-    "early_stopping",
-    "false",
-    EARLY_STOPPING,
-    "When num_beams texts have ended: stop if no other scores better now (false), stop (true), or "
-    "go on while any might ever score better (never).",
-)
+flags.adopt_module_key_flags(beams)  # --help shows them
 SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree of each prompt.")
 
 
@@ -104,9 +88,7 @@ def main() -> dict[str, Any]:
         repetition_penalty=REPETITION_PENALTY.value,
         num_beams=NUM_BEAMS.value,
         num_best=NUM_BEST.value,
-        length_penalty=LENGTH_PENALTY.value,
-        length_penalty_kind=LENGTH_PENALTY_KIND.value,
-        early_stopping=STOPPING.value,
+        **beams.choices(),
     )
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:

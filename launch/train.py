@@ -31,6 +31,7 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is kept; the same one resumes.", required=True
 )
 flags.mark_flag_as_required("config")
+flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
 def main() -> dict[str, Any]:

@@ -17,9 +17,8 @@ from typing import Any
 
 from absl import flags
 
-from launch import program
+from launch import beams, program
 from lm_jax import runs
-from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
 from lm_jax.completion import Completion
 from lm_jax.data.sources import read_text
 from lm_jax.experiment import SamplesConfig
@@ -30,13 +29,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 INPUT = flags.DEFINE_string("input", None, "Sources, a line each; none: the validation split.")
 OUTPUT = flags.DEFINE_string("output", None, "Where the translations go, as a TSV file.")
 NUM_BEAMS = flags.DEFINE_integer("num_beams", 4, "Texts kept at each step; 1: greedy.", 1)
-LENGTH_PENALTY = flags.DEFINE_float("length_penalty", 1.0, "0: off; above: favours long texts.")
-LENGTH_PENALTY_KIND = flags.DEFINE_enum(
-    "length_penalty_kind", "power", LENGTH_PENALTIES, "n^penalty, or ((5 + n) / 6)^penalty."
-)
-STOPPING = flags.DEFINE_enum(
-    "early_stopping", "false", EARLY_STOPPING, "When a search is done that has num_beams texts."
-)
+flags.adopt_module_key_flags(beams)  # --help shows them
 LIMIT = flags.DEFINE_integer("limit", 0, "Only so many sources, the first; 0: all.", 0)
 TRUNCATE = flags.DEFINE_bool(
     "truncate", False, "Cut sources that are too long; a run that was trained so does always."
@@ -55,12 +48,7 @@ def main() -> dict[str, Any]:
         sources, references = held_out_pairs(run)
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
-    choices: dict[str, Any] = {
-        "num_beams": NUM_BEAMS.value,
-        "length_penalty": LENGTH_PENALTY.value,
-        "length_penalty_kind": LENGTH_PENALTY_KIND.value,
-        "early_stopping": STOPPING.value,
-    }
+    choices = {"num_beams": NUM_BEAMS.value, **beams.choices()}
     experiment = run.program.experiment
     if experiment.objective != "seq2seq":
         raise ValueError(f"{run.workdir} was not trained on pairs; use launch.generate")

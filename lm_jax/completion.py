@@ -11,12 +11,13 @@ import numpy as np
 
 from lm_jax import data, decoding
 from lm_jax import experiment as experiments
-from lm_jax.beam_search import BeamSearch, beam_search
+from lm_jax.beam_search import Beams, BeamSearch, beam_search
 from lm_jax.beam_tree import Branch, beam_tree
 from lm_jax.experiment import SamplesConfig
 from lm_jax.models import FAMILIES, Model, Variables
 from lm_jax.programs import Program
 from lm_jax.sampling import Sampling
+from lm_jax.token_names import namer
 
 _CHUNK = 32  # tokens between two looks for stop strings
 
@@ -292,10 +293,37 @@ def search(
             f"{new} new tokens after {longest} outgrow the model's context of {context}, where "
             f"beam search has to end; ask for at most {context - longest} new tokens"
         )
-    width = min(longest + new, context)
-    tokens, lengths = decoding.batch_of_prompts(texts, width, tokenizer.vocab_size)
+    beams = beams_of(program, variables, texts, new, config, end, source)
+    found = [
+        [
+            Completion(
+                tokenizer.decode(beams.tokens[row, best, hidden[row] : beams.lengths[row, best]]),
+                float(beams.log_probabilities[row, best]),
+                float(beams.scores[row, best]),
+            )
+            for best in range(config.num_best)
+            if beams.scores[row, best] > -np.inf
+        ]
+        for row in range(len(texts))
+    ]
+    return found, [beam_tree(beams, row, len(text), end) for row, text in enumerate(texts)]
+
+
+def beams_of(
+    program: Program,
+    variables: Variables,
+    texts: Sequence[list[int]],
+    new: int,
+    config: SamplesConfig,
+    end_token: int,
+    source: Any | None = None,
+) -> Beams:
+    """The beams, as NumPy arrays, of texts that grow by `new` tokens at most."""
+    width = min(max(map(len, texts)) + new, longest_context(program))
+    vocab_size = program.experiment.model.vocab_size
+    tokens, lengths = decoding.batch_of_prompts(texts, width, vocab_size)
     prefix_length = int(lengths.min()) - 1
-    if room is not None:  # each length is a program: sources of many lengths share a few
+    if program.experiment.objective == "seq2seq":  # a length is a program, and sources have many
         prefix_length -= prefix_length % 16
     beams = _search(
         program.model,
@@ -309,24 +337,11 @@ def search(
             config.length_penalty_kind,
             config.early_stopping,
         ),
-        end_tokens=(end,),
+        end_tokens=(end_token,),
         source=source,
         prefix_length=prefix_length,
     )
-    beams = jax.tree.map(np.asarray, beams)
-    found = [
-        [
-            Completion(
-                tokenizer.decode(beams.tokens[row, best, hidden[row] : beams.lengths[row, best]]),
-                float(beams.log_probabilities[row, best]),
-                float(beams.scores[row, best]),
-            )
-            for best in range(config.num_best)
-            if beams.scores[row, best] > -np.inf
-        ]
-        for row in range(len(texts))
-    ]
-    return found, [beam_tree(beams, row, int(lengths[row]), end) for row in range(len(texts))]
+    return jax.tree.map(np.asarray, beams)
 
 
 def next_tokens(
@@ -342,21 +357,22 @@ def next_tokens(
       ValueError: the prompt does not fit the model.
     """
     (tokens,), _, source, _ = openings(program, tokenizer, [prompt])
-    best, probabilities = map(
-        np.asarray,
-        _probabilities(
-            program.model, variables, np.array(tokens, np.int32), count=count, source=source
-        ),
-    )
-    name = functools.partial(name_of_token, tokenizer)
+    best, probabilities = expectations(program, variables, tokens, source, count)
+    name = namer(tokenizer, program.experiment)
     return [
         NextToken(name(token), [name(other) for other in others], shares.tolist())
         for token, others, shares in zip(tokens, best.tolist(), probabilities, strict=True)
     ]
 
 
-def name_of_token(tokenizer: data.Tokenizer, token: int) -> str:
-    """A token as it is shown to people: its text in quotes, or `end`."""
-    if token == tokenizer.end_of_document:
-        return "end"
-    return repr(tokenizer.decode(np.array([token])))
+def expectations(
+    program: Program,
+    variables: Variables,
+    tokens: Sequence[int],
+    source: Any | None = None,
+    count: int = 10,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest tokens after each token of a text, and their probabilities, [T, count]."""
+    read = np.array(tokens, np.int32)
+    found = _probabilities(program.model, variables, read, count=count, source=source)
+    return np.asarray(found[0]), np.asarray(found[1])

@@ -3,20 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from lm_jax import data, decoding
-from lm_jax.beam_search import BeamSearch, beam_search
+from lm_jax import completion, data
 from lm_jax.beam_tree import Branch, beam_tree
-from lm_jax.completion import longest_context, openings
 from lm_jax.models import Variables
 from lm_jax.programs import Program
 
 _STEPS = 12  # tokens after which the expectations are kept
-
-_search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens"))
-_probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("model", "count"))
 
 
 def generation(
@@ -36,7 +30,7 @@ def generation(
       name: of a token, as people should see it.
     """
     samples, end = program.experiment.samples, tokenizer.end_of_document
-    opened = openings(program, tokenizer, [samples.prompt])
+    opened = completion.openings(program, tokenizer, [samples.prompt])
     begin, source = opened.tokens[0], opened.source
     if source is not None and not samples.prompt:
         source = {key: np.asarray(example[key]) for key in ("source", "source_segments")}
@@ -46,8 +40,9 @@ def generation(
     findings: dict[str, Any] = {}
     tree = None
     if samples.num_beams > 1 or (source is not None and samples.prompt):
-        new = min(samples.max_new_tokens, longest_context(program) - len(begin))
-        tree = _search_tree(program, variables, begin, source, new, end)
+        new = min(samples.max_new_tokens, completion.longest_context(program) - len(begin))
+        beams = completion.beams_of(program, variables, [begin], new, samples, end, source)
+        tree = beam_tree(beams, 0, len(begin), end)
     if tree is not None and samples.num_beams > 1:
         findings["beams"] = nodes(tree, name)
     if not samples.prompt:
@@ -92,30 +87,6 @@ def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
     return found
 
 
-def _search_tree(
-    program: Program, variables: Variables, begin: list[int], source: Any, new: int, end: int
-) -> Branch:
-    samples, width = program.experiment.samples, len(begin) + new
-    tokens, lengths = decoding.batch_of_prompts([begin], width, max(begin) + 1)
-    how = BeamSearch(
-        samples.num_beams,
-        samples.length_penalty,
-        samples.length_penalty_kind,
-        samples.early_stopping,
-    )
-    beams = _search(
-        program.model,
-        variables,
-        tokens,
-        lengths,
-        lengths + new,
-        search=how,
-        end_tokens=(end,),
-        source=source,
-    )
-    return beam_tree(jax.tree.map(np.asarray, beams), 0, len(begin), end)
-
-
 def _best(tree: Branch) -> list[int]:
     """The tokens of the best text of a search, its end included."""
     waiting: list[tuple[Branch, list[int]]] = [(tree, [])]
@@ -135,8 +106,7 @@ def _steps(
     name: Callable[[int], str],
 ) -> list[dict[str, Any]]:
     """What is expected after each token of a text but the last, and the `next` one that it has."""
-    read = np.array(text[:-1], np.int32)
-    best, shares = map(np.asarray, _probabilities(program.model, variables, read, source=source))
+    best, shares = completion.expectations(program, variables, text[:-1], source)
     return [
         {
             "after": name(token),

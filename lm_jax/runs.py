@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from lm_jax.programs import (
 )
 from lm_jax.report import write_report
 from lm_jax.telemetry import Meter, Quiet, RunLog
+from lm_jax.token_names import namer
 from lm_jax.word_vectors import WordVectors, word_vectors
 
 Dataset = data.Dataset
@@ -394,7 +394,7 @@ def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
     """
     tokenizer = _validate_samples(run, config)
     _, (tree,) = completion.search(run.program, run.variables, tokenizer, [prompt], config)
-    return list(draw(tree, functools.partial(completion.name_of_token, tokenizer)))
+    return list(draw(tree, namer(tokenizer, run.program.experiment)))
 
 
 def next_tokens(run: Run, prompt: str) -> list[completion.NextToken]:

@@ -3,21 +3,19 @@
 Attention and generation are found in `attention_findings` and `generation_findings`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lm_jax import data
 from lm_jax.attention_findings import attention, has_attention
-from lm_jax.completion import name_of_token
-from lm_jax.experiment import Experiment
 from lm_jax.generation_findings import generation
 from lm_jax.models import Variables
 from lm_jax.programs import Program
+from lm_jax.token_names import namer
 
 _LONGEST = 40  # tokens of a side whose attention is shown
-_DOT = "\u00b7"
 
 
 def text_findings(
@@ -70,22 +68,3 @@ def _longest_shown(segments_bt: np.ndarray, segments_bs: np.ndarray) -> tuple[in
         for segment in range(1, target.max(initial=0) + 1):
             lengths[row, segment] = max((target == segment).sum(), (source == segment).sum())
     return max(lengths, key=lambda pair: lengths[pair] * (lengths[pair] <= _LONGEST))
-
-
-def namer(tokenizer: data.Tokenizer, experiment: Experiment) -> Callable[[int], str]:
-    """Tokens as tables name them: spaces as dots, and in angle brackets what is no text.
-
-    Ids beyond the tokenizer's are the mask, or sentinels, which count from the last id. A part of
-    a character has its own id.
-    """
-
-    def name(token: int) -> str:
-        if token == tokenizer.end_of_document:
-            return "<end>"
-        if token >= tokenizer.vocab_size:
-            number = experiment.model.vocab_size - token
-            return "<mask>" if experiment.objective == "masked_lm" else f"<{number}>"
-        text = name_of_token(tokenizer, token)[1:-1]
-        return f"<#{token}>" if "\ufffd" in text else text.replace(" ", _DOT)
-
-    return name

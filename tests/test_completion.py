@@ -10,7 +10,7 @@ import pytest
 
 from lm_jax import completion
 from lm_jax.beam_tree import draw
-from lm_jax.completion import complete, name_of_token, next_tokens, search
+from lm_jax.completion import complete, next_tokens, search
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.experiment import SamplesConfig
@@ -58,7 +58,7 @@ def test_beams_find_what_scores_higher_and_draw_their_way(parts):
     scores = [text.score for text in texts]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
     assert scores == [text.log_probability for text in texts]
-    lines = list(draw(tree, lambda token: name_of_token(TOKENIZER, token)))
+    lines = list(draw(tree, str))
     assert sum("* 1, score" in line for line in lines) == 1
     with pytest.raises(ValueError, match="ask for at most 29 new tokens"):
         search(*parts, ["ab"], SamplesConfig(max_new_tokens=30, num_beams=2))
@@ -66,7 +66,7 @@ def test_beams_find_what_scores_higher_and_draw_their_way(parts):
 
 def test_next_tokens_are_named_with_their_probabilities(parts):
     first, second, third = next_tokens(*parts, "ab")
-    assert [first.after, second.after, third.after] == ["end", "'a'", "'b'"]
+    assert [first.after, second.after, third.after] == ["<end>", "a", "b"]
     assert len(second.tokens) == 10
     assert second.probabilities == sorted(second.probabilities, reverse=True)
 

@@ -8,23 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import completion, generation_findings
+from lm_jax import completion
 from lm_jax.beam_tree import Branch
-from lm_jax.completion import name_of_token, next_tokens, search
+from lm_jax.completion import next_tokens, search
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.experiment import SamplesConfig
 from lm_jax.generation_findings import generation, nodes
 from lm_jax.models import build_model
 from lm_jax.models.transformer import TransformerConfig
+from lm_jax.token_names import namer
 from tests.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
 CONFIG = TransformerConfig(TOKENIZER.vocab_size, 32, num_layers=1, d_model=16, num_heads=2)
-
-
-def name(token):
-    return name_of_token(TOKENIZER, token)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +30,10 @@ def model():
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     return model, jax.tree.map(lambda x: 8 * x, variables)
+
+
+def name_in(program):
+    return namer(TOKENIZER, program.experiment)
 
 
 def program_of(model, config=CONFIG, **samples):
@@ -45,9 +46,9 @@ def program_of(model, config=CONFIG, **samples):
 def test_the_prompt_is_what_follows_and_is_searched_on(model):
     program = program_of(model[0], prompt="ab", num_beams=4, num_best=4, max_new_tokens=6)
     parts = program, model[1], TOKENIZER
-    found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name)
+    found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(program))
     steps = found["next_tokens"]["steps"]
-    assert [step["next"] for step in steps] == ["'a'", "'b'", None]
+    assert [step["next"] for step in steps] == ["a", "b", None]
     for step, expected in zip(steps, next_tokens(*parts, "ab"), strict=True):
         assert step["after"] == expected.after and step["tokens"] == expected.tokens
         np.testing.assert_allclose(step["probabilities"], expected.probabilities, atol=1e-4)
@@ -63,13 +64,13 @@ def test_of_a_long_prompt_the_end_is_shown_and_without_one_the_example_begins(mo
     program = program_of(model[0], prompt="abcdefghijklmnopq")
     tokens = np.array([[256, *range(97, 127)]])
     example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    found = generation(program, model[1], TOKENIZER, example, name)
-    shown = "".join(step["after"][1:-1] for step in found["next_tokens"]["steps"])
+    found = generation(program, model[1], TOKENIZER, example, name_in(program))
+    shown = "".join(step["after"] for step in found["next_tokens"]["steps"])
     assert shown == "fghijklmnopq" and "beams" not in found
-    found = generation(program_of(model[0]), model[1], TOKENIZER, example, name)
+    found = generation(program_of(model[0]), model[1], TOKENIZER, example, name_in(program))
     after = [step["after"] for step in found["next_tokens"]["steps"]]
-    assert after == ["end", *map(repr, "abcdefghijk")]
-    assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "'l'"]
+    assert after == ["<end>", *"abcdefghijk"]
+    assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "l"]
 
 
 SOURCE = np.array([[6, 1, 26]], np.int32)
@@ -84,8 +85,7 @@ PAIR = {
 def of_a_reader(monkeypatch, **samples):
     reader, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    for module in (completion, generation_findings):
-        monkeypatch.setattr(module, "longest_context", lambda program: 12)
+    monkeypatch.setattr(completion, "longest_context", lambda program: 12)
     tokenizer = SimpleNamespace(
         vocab_size=27,
         end_of_document=26,

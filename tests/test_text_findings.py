@@ -1,14 +1,8 @@
-"""Which text is looked at, and what its tokens are called."""
+"""Which text is looked at."""
 
 import numpy as np
 
-from lm_jax.data import TokenizerConfig
-from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.models.transformer import EncoderConfig
-from lm_jax.text_findings import example_of, namer
-from tests.experiments import tiny
-
-TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
+from lm_jax.text_findings import example_of
 
 
 def row(*lengths, width):
@@ -38,14 +32,3 @@ def test_of_pairs_the_longest_is_taken_that_can_be_looked_at_whole():
     np.testing.assert_array_equal(taken["source"], [range(9, 40)])
     only_long = {name: value[:1, :50] for name, value in batch.items()}
     assert example_of(only_long)["inputs"].shape == (1, 50)
-
-
-def test_tokens_are_named_by_what_they_stand_for():
-    experiment = tiny(objective="masked_lm", model=EncoderConfig(vocab_size=258))
-    name = namer(TOKENIZER, experiment)
-    assert [name(token) for token in (104, 32, 10, 226, 256, 257)] == [
-        "h", "\u00b7", "\\n", "<#226>", "<end>", "<mask>"
-    ]  # fmt: skip
-    experiment.objective = "span_corruption"
-    experiment.model.vocab_size = 259
-    assert [namer(TOKENIZER, experiment)(token) for token in (258, 257)] == ["<1>", "<2>"]
