@@ -27,9 +27,9 @@ def encoder() -> EncoderConfig:
     """The encoder, which is pretrained here and classifies in bert_classifier.py."""
     return EncoderConfig(
         context_length=CONTEXT_LENGTH,
-        num_layers=4,
+        num_layers=2,
         d_model=128,
-        num_heads=4,
+        num_heads=2,
         norm_order="pre",
         dropout_rate=0.1,
     )
@@ -40,10 +40,10 @@ def get_config() -> Experiment:
     return Experiment(
         objective="masked_lm",
         model=encoder(),
-        data=DataConfig(tokenizer=TokenizerConfig("bpe", 8192)),
+        data=DataConfig(tokenizer=TokenizerConfig("bpe", 4096)),
         denoising=DenoisingConfig(whole_words=True),
         optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.01),
-        schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=200),
-        training=TrainingConfig(num_steps=2000, batch_size=32, log_every_steps=50),
-        evaluation=EvaluationConfig(every_steps=500, batch_size=32),
+        schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=100),
+        training=TrainingConfig(num_steps=3000, batch_size=8, log_every_steps=100),
+        evaluation=EvaluationConfig(every_steps=1000, batch_size=32),
     )
