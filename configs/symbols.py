@@ -26,30 +26,34 @@ from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer import EncoderDecoderConfig, TransformerConfig
 
 _LENGTH = 64  # tokens of a row, into which several pairs are packed
-_MODELS: dict[str, tuple[Any, float]] = {  # with its peak learning rate
+_MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate and its steps
     "encoder_decoder": (
         EncoderDecoderConfig(
             context_length=_LENGTH, source_length=_LENGTH, num_layers=2, d_model=64, num_heads=4
         ),
         4e-3,
+        4500,
     ),
     "decoder": (
         TransformerConfig(
             context_length=_LENGTH, num_layers=2, d_model=64, num_heads=4, positions="rotary"
         ),
         4e-3,
+        6000,
     ),
     "lstm_attention": (
         RecurrentSeq2SeqConfig(
             context_length=_LENGTH, source_length=_LENGTH, d_hidden=128, attention="dot"
         ),
         5e-3,
+        4000,
     ),
     "lstm": (
         RecurrentSeq2SeqConfig(
             context_length=_LENGTH, source_length=_LENGTH, d_hidden=256, attention="none"
         ),
         3e-3,
+        2000,
     ),
 }
 
@@ -63,7 +67,7 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
     if sequence_model not in _MODELS:
         known = " or :".join(_MODELS)
         raise ValueError(f"no model {sequence_model!r}; expected --config=FILE:{known}")
-    model, peak_learning_rate = _MODELS[sequence_model]
+    model, peak_learning_rate, num_steps = _MODELS[sequence_model]
     return Experiment(
         objective="seq2seq",
         model=model,
@@ -73,7 +77,7 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
         optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.0),
         schedule=ScheduleConfig(peak_learning_rate=peak_learning_rate, warmup_steps=100),
         training=TrainingConfig(
-            num_steps=2000, batch_size=16, steps_per_call=20, log_every_steps=100
+            num_steps=num_steps, batch_size=16, steps_per_call=20, log_every_steps=100
         ),
         evaluation=EvaluationConfig(every_steps=0),
         samples=SamplesConfig(num_samples=5, temperature=0.0),
