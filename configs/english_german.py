@@ -6,8 +6,8 @@ r"""English to German by a Transformer, and by recurrent models with and without
 
 `python -m benchmarks.english_german` makes the pairs from packages. Whole documents are held out,
 without near copies of what is trained on. Perplexity and BLEU by four beams over the length, after
-37 to 45 minutes on one shared CPU core: transformer 12.5 and 15.2, lstm_attention 23.0 and 7.3, lstm
-36.8 and 3.3 (400 sentences, standard errors 0.4 to 0.9).
+37 to 45 minutes on one shared CPU core: transformer 12.5 and 15.2, lstm_attention 23.0 and 7.3,
+lstm 36.8 and 3.3 (400 sentences, standard errors 0.4 to 0.9).
 """
 
 from typing import Any
