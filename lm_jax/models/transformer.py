@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.attention import same_segment, visible
-from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.chunked_loss import chunked_cross_entropy
+from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer_blocks import (
     Attention,
     LayerCache,
@@ -52,11 +53,22 @@ def _embed(module: Any, embedding_vd: jax.Array, tokens_bt: jax.Array) -> jax.Ar
     return x_btd * math.sqrt(module.config.d_model) if module.config.scale_embeddings else x_btd
 
 
-def _logits(module: Any, embedding_vd: jax.Array, x_btd: jax.Array) -> jax.Array:
+def _head(
+    module: Any,
+    embedding_vd: jax.Array,
+    x_btd: jax.Array,
+    targets_bt: Any = None,
+    bias_v: Any = None,
+) -> jax.Array | Losses:
+    """Logits [b, t, v], float32; or of targets the losses, without ever holding the logits."""
     c = module.config
     output_vd = embedding_vd
     if not c.tie_embeddings:
         output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
+    if targets_bt is not None:
+        return chunked_cross_entropy(
+            x_btd, output_vd, targets_bt, c.loss_chunks, soft_cap=c.logit_soft_cap, bias_v=bias_v
+        )
     logits_btv = jnp.einsum(
         "btd,vd->btv",
         x_btd,
@@ -65,11 +77,11 @@ def _logits(module: Any, embedding_vd: jax.Array, x_btd: jax.Array) -> jax.Array
     )
     if c.logit_soft_cap:
         logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
-    return logits_btv
+    return logits_btv if bias_v is None else logits_btv + bias_v
 
 
 class Decoder(nn.Module):
-    """Tokens [b, t] to float32 logits [b, t, v]; with caches, also the extended caches."""
+    """Tokens [b, t] to float32 logits [b, t, v], or to losses of targets; and extended caches."""
 
     config: TransformerConfig
     dtype: Any
@@ -84,14 +96,14 @@ class Decoder(nn.Module):
         nn.share_scope(self, self.tower)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, caches=None):
+    def __call__(self, tokens_bt, rows: Rows, caches=None, targets_bt=None):
         embedding_vd = _embedding(self)
         x_btd, caches = self.tower(_embed(self, embedding_vd, tokens_bt), rows, caches)
-        return _logits(self, embedding_vd, x_btd), caches
+        return _head(self, embedding_vd, x_btd, targets_bt), caches
 
 
 class Encoder(nn.Module):
-    """Tokens [b, t] to float32 logits [b, t, v] of each token, or [b, c] of the text."""
+    """Tokens [b, t] to float32 logits [b, t, v] of each, or [b, c] of the text; and None."""
 
     config: EncoderConfig
     dtype: Any
@@ -103,7 +115,7 @@ class Encoder(nn.Module):
         nn.share_scope(self, self.tower)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, segments_bt, types_bt):
+    def __call__(self, tokens_bt, rows: Rows, segments_bt, types_bt, targets_bt=None):
         c = self.config
         embedding_vd = _embedding(self)
         x_btd = _embed(self, embedding_vd, tokens_bt)
@@ -113,8 +125,8 @@ class Encoder(nn.Module):
             x_btd = x_btd + jnp.asarray(types_nd, self.dtype)[types_bt]
         x_btd, _ = self.tower(x_btd, rows)
         if c.num_classes:
-            return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt)
-        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd)
+            return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt), None
+        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd, targets_bt), None
 
 
 class MaskedHead(nn.Module):
@@ -124,13 +136,13 @@ class MaskedHead(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_btd, embedding_vd):
+    def __call__(self, x_btd, embedding_vd, targets_bt):
         c = self.config
         x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform")(x_btd)
         x_btd = norm(c, self.dtype, "norm")(activate(c, x_btd))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
         bias_v: Any = self.param("bias", zeros, (c.vocab_size,))
-        return _logits(self, embedding_vd, x_btd) + bias_v
+        return _head(self, embedding_vd, x_btd, targets_bt, bias_v)
 
 
 class ClassHead(nn.Module):
@@ -169,12 +181,14 @@ class EncoderDecoder(nn.Module):
         self.decoder = Tower(*common, c.num_layers, c.context_length, True, True, True)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, source_bs=None, source_rows=None, caches=None):
+    def __call__(
+        self, tokens_bt, rows: Rows, source_bs=None, source_rows=None, caches=None, targets_bt=None
+    ):
         embedding_vd = _embedding(self)
         if source_bs is not None:
             rows = rows._replace(source_bsd=self._encode(embedding_vd, source_bs, source_rows))
         x_btd, caches = self.decoder(_embed(self, embedding_vd, tokens_bt), rows, caches)
-        return _logits(self, embedding_vd, x_btd), caches
+        return _head(self, embedding_vd, x_btd, targets_bt), caches
 
     def _encode(self, embedding_vd, source_bs, source_rows):
         return self.encoder(_embed(self, embedding_vd, source_bs), source_rows)[0]
@@ -252,13 +266,23 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
         module, arguments = call(config, dtype, False, batch)
         return module.init(key, *arguments)
 
-    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        targets: jax.Array | None = None,
+    ):
         module, arguments = call(config, dtype, train, batch)
         rngs = {} if key is None else {"dropout": key}
-        result = module.apply(variables, *arguments, rngs=rngs)
-        return result[0] if isinstance(result, tuple) else result, {}
+        return module.apply(variables, *arguments, targets_bt=targets, rngs=rngs)[0], {}
 
-    return Model(init, apply, loss_from_apply(apply))
+    def chunked_loss(variables: Variables, batch: Batch, *, train: bool, key: Any = None):
+        return apply(variables, batch, train=train, key=key, targets=batch["targets"])
+
+    whole = config.loss_chunks == 1 or getattr(config, "num_classes", 0)
+    return Model(init, apply, loss_from_apply(apply) if whole else chunked_loss)
 
 
 def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, model: Model, cls):
