@@ -4,6 +4,7 @@ Axes: b batch, t time, s source time, d model width, v vocabulary, c classes, g 
 k head width, l layers, h heads.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from lm_jax.models.attention import same_segment, visible
 from lm_jax.models.chunked_loss import chunked_cross_entropy
+from lm_jax.models.fused_attention import kernel
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer_blocks import (
     Attention,
@@ -202,10 +204,12 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
 
 
-def _decoder_rows(batch: Batch) -> Rows:
+def _decoder_rows(config: BlocksConfig, batch: Batch) -> Rows:
     """Each token sees the earlier ones of its segment, and the prefix of its segment."""
     time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
     prefix_bt = batch.get("prefix")
+    if config.attention == "cudnn" and segments_bt is None and prefix_bt is None:
+        return Rows(batch.get("positions", time_bt), None)
     # One document a row needs one mask for all rows.
     index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
     mask_bts = visible(index_bt, index_bt, prefix_bt)
@@ -226,7 +230,7 @@ def _encoder_rows(
 # module, its arguments.
 def _decoder_call(config: TransformerConfig, dtype: Any, train: bool, batch: Batch):
     module = Decoder(config, dtype, train, causal="prefix" not in batch)
-    return module, (batch["inputs"], _decoder_rows(batch))
+    return module, (batch["inputs"], _decoder_rows(config, batch))
 
 
 def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
@@ -241,7 +245,7 @@ def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
 def _encoder_decoder_call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
     source_bs, segments_bs = batch["source"], batch.get("source_segments")
     source_rows = _encoder_rows(source_bs, segments_bs, batch.get("source_positions"))
-    rows = _decoder_rows(batch)
+    rows = _decoder_rows(config, batch)
     if segments_bs is not None:
         segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
         rows = rows._replace(source_mask_bts=same_segment(segments_bt, segments_bs))
@@ -260,6 +264,7 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
     config.validate()
     if config.vocab_size < 1:
         raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+    config = dataclasses.replace(config, attention=kernel(config, dtype))
     call = _CALLS[type(config)]
 
     def init(key: jax.Array, batch: Batch) -> Variables:
@@ -398,6 +403,7 @@ def attention_maps(
 
     Only the names which the model has; each row of a map sums to one.
     """
+    config = dataclasses.replace(config, attention="xla")
     module, arguments = _CALLS[type(config)](config, dtype, False, batch)
     _, kept = module.apply(variables, *arguments, mutable=["intermediates"])
     kept = kept["intermediates"]
