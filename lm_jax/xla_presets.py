@@ -11,27 +11,22 @@ import os
 from jax._src import xla_bridge  # who alone knows; jax.extend would start the devices
 
 # Training over several GPUs: data parallel and FSDP.
-_GPU = {
+_GPU: dict[str, bool | int] = {
     # Collectives run while products that do not need them do; the order of the program hides them.
-    "xla_gpu_enable_latency_hiding_scheduler": "true",
+    "xla_gpu_enable_latency_hiding_scheduler": True,
     # In a loop over layers (model.scan_layers) what the next layer needs is gathered during this
     # one, and what the last one leaves is summed. Reduce-scatter is pipelined by default.
-    "xla_gpu_enable_pipelined_all_gather": "true",
-    "xla_gpu_enable_pipelined_all_reduce": "true",
+    "xla_gpu_enable_pipelined_all_gather": True,
+    "xla_gpu_enable_pipelined_all_reduce": True,
     # Two rounds of such a loop at once, so that what is in flight needs no copy.
-    "xla_gpu_enable_while_loop_double_buffering": "true",
+    "xla_gpu_enable_while_loop_double_buffering": True,
 }
-PRESETS: dict[str, dict[str, str]] = {
+PRESETS: dict[str, dict[str, bool | int]] = {
     "none": {},
     "gpu": _GPU,
     # With a tensor axis also collective matmul (Wang et al. 2023): a product is cut into as many
-    # pieces as there are devices, and each is sent while the next is computed, whatever its size,
-    # on streams of their own.
-    "gpu_tensor": _GPU
-    | {
-        "xla_gpu_threshold_for_windowed_einsum_mib": "0",
-        "xla_gpu_multi_streamed_windowed_einsum": "true",
-    },
+    # pieces as there are devices, and each is sent while the next is computed, whatever its size.
+    "gpu_tensor": _GPU | {"xla_gpu_threshold_for_windowed_einsum_mib": 0},
 }
 
 
@@ -50,6 +45,6 @@ def use_preset(name: str) -> None:
             f"XLA preset {name} comes too late: flags are read when devices are first asked for; "
             "use it before anything else of JAX"
         )
-    flags = [f"--{flag}={value}" for flag, value in PRESETS[name].items()]
+    flags = [f"--{flag}={str(value).lower()}" for flag, value in PRESETS[name].items()]
     # XLA takes the last value of a flag.
     os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()

@@ -64,7 +64,8 @@ def _split(x_btd: jax.Array, output_vd: jax.Array) -> _Split:
         return _Split((), (), ())
     axes = []
     sizes = (*x_btd.shape[:2], output_vd.shape[0])
-    for size, entry in zip(sizes, nn.logical_to_mesh_axes(_Split._fields), strict=True):
+    entries = nn.logical_to_mesh_axes(_Split._fields) or ()
+    for size, entry in zip(sizes, entries, strict=True):
         names = (entry,) if isinstance(entry, str) else tuple(entry or ())
         divides = size % math.prod(mesh.shape[name] for name in names) == 0
         axes.append(names if divides else ())

@@ -286,7 +286,7 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
     def chunked_loss(variables: Variables, batch: Batch, *, train: bool, key: Any = None):
         return apply(variables, batch, train=train, key=key, targets=batch["targets"])
 
-    whole = config.loss_chunks == 1 or getattr(config, "num_classes", 0)
+    whole = config.loss_chunks == 1 or getattr(config, "num_classes", 0) > 0
     return Model(init, apply, loss_from_apply(apply) if whole else chunked_loss)
 
 
