@@ -74,6 +74,21 @@ def test_losses_and_gradients_are_those_of_the_logits(num_chunks, soft_cap, bias
     assert_same(losses_and_gradients(chunked, parameters, *arguments, num_chunks), expected)
 
 
+def test_in_bfloat16_losses_are_exact_and_gradients_are_rounded():
+    (x_btd, output_vd, _), targets, weights = example()
+    x_btd, rounded_vd = (x.astype(jnp.bfloat16) for x in (x_btd, output_vd))
+    exact = (x_btd.astype(jnp.float32), rounded_vd.astype(jnp.float32), None)
+    expected, wanted = losses_and_gradients(plain, exact, weights, targets, 5.0)
+    found, gradients = losses_and_gradients(
+        chunked, (x_btd, output_vd, None), weights, targets, 5.0, 4
+    )
+    assert_same(found, expected)
+    assert [x.dtype for x in gradients[:2]] == [jnp.bfloat16, jnp.float32]
+    for gradient, true in zip(gradients[:2], wanted[:2], strict=True):
+        error = jnp.linalg.norm(gradient.astype(jnp.float32) - true) / jnp.linalg.norm(true)
+        assert error < 2**-7
+
+
 def test_of_equal_logits_the_first_is_the_prediction():
     (x_btd, output_vd, _), _, _ = example()
     twice_vd = jnp.concatenate([output_vd, output_vd])
