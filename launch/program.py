@@ -15,9 +15,12 @@ import jax
 from absl import app, flags, logging
 
 from lm_jax import experiment as experiments
-from lm_jax import hosts
+from lm_jax import hosts, xla_presets
 from lm_jax.telemetry import finite
 
+XLA_PRESET = flags.DEFINE_enum(
+    "xla_preset", "none", list(xla_presets.PRESETS), "Compiler flags: lm_jax/xla_presets.py."
+)
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
 
 
@@ -46,6 +49,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return _fail(f"unexpected argument {arguments[1]!r}; options begin with --")
         _use_compilation_cache()
         try:
+            xla_presets.use_preset(XLA_PRESET.value)
             results = main()
         except (ValueError, OSError) as error:
             if isinstance(error, ValueError) and not _is_ours(error):

@@ -101,7 +101,9 @@ def test_a_run_leaves_all_that_its_page_promises(trained):
 
 def test_evaluate_repeats_the_figures_of_training(trained):
     workdir, results = trained
-    status, last, err = launch("evaluate", f"--workdir={workdir}", "--batch_size=7")
+    # The preset's flags are about GPUs: here they only have to be known, and in time.
+    arguments = ["--batch_size=7", "--xla_preset=gpu"]
+    status, last, err = launch("evaluate", f"--workdir={workdir}", *arguments)
     assert status == 0, err
     for name, value in json.loads(last)["validation"].items():
         assert value == pytest.approx(results["validation"][name], rel=1e-5), name

@@ -4,6 +4,7 @@ Axes: b batch, t time, s source time, d model width, v vocabulary, c classes, g 
 k head width, l layers, h heads.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.attention import same_segment, visible
-from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.chunked_loss import chunked_cross_entropy
+from lm_jax.models.fused_attention import kernel
+from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer_blocks import (
     Attention,
     LayerCache,
@@ -53,19 +56,30 @@ def _embed(module: Any, embedding_vd: jax.Array, tokens_bt: jax.Array) -> jax.Ar
     return x_btd * math.sqrt(module.config.d_model) if module.config.scale_embeddings else x_btd
 
 
-def _logits(module: Any, embedding_vd: jax.Array, x_btd: jax.Array) -> jax.Array:
+def _head(
+    module: Any,
+    embedding_vd: jax.Array,
+    x_btd: jax.Array,
+    targets_bt: Any = None,
+    bias_v: Any = None,
+) -> jax.Array | Losses:
+    """Logits [b, t, v], float32; or of targets the losses, without ever holding the logits."""
     c = module.config
     output_vd = embedding_vd
     if not c.tie_embeddings:
         output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
+    if targets_bt is not None:
+        return chunked_cross_entropy(
+            x_btd, output_vd, targets_bt, c.loss_chunks, soft_cap=c.logit_soft_cap, bias_v=bias_v
+        )
     logits_btv = product(x_btd, jnp.asarray(output_vd, module.dtype).T, jnp.float32)
     if c.logit_soft_cap:
         logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
-    return logits_btv
+    return logits_btv if bias_v is None else logits_btv + bias_v
 
 
 class Decoder(nn.Module):
-    """Tokens [b, t] to float32 logits [b, t, v]; with caches, also the extended caches."""
+    """Tokens [b, t] to float32 logits [b, t, v], or to losses of targets; and extended caches."""
 
     config: TransformerConfig
     dtype: Any
@@ -80,14 +94,14 @@ class Decoder(nn.Module):
         nn.share_scope(self, self.tower)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, caches=None):
+    def __call__(self, tokens_bt, rows: Rows, caches=None, targets_bt=None):
         embedding_vd = _embedding(self)
         x_btd, caches = self.tower(_embed(self, embedding_vd, tokens_bt), rows, caches)
-        return _logits(self, embedding_vd, x_btd), caches
+        return _head(self, embedding_vd, x_btd, targets_bt), caches
 
 
 class Encoder(nn.Module):
-    """Tokens [b, t] to float32 logits [b, t, v] of each token, or [b, c] of the text."""
+    """Tokens [b, t] to float32 logits [b, t, v] of each, or [b, c] of the text; and None."""
 
     config: EncoderConfig
     dtype: Any
@@ -99,7 +113,7 @@ class Encoder(nn.Module):
         nn.share_scope(self, self.tower)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, segments_bt, types_bt):
+    def __call__(self, tokens_bt, rows: Rows, segments_bt, types_bt, targets_bt=None):
         c = self.config
         embedding_vd = _embedding(self)
         x_btd = _embed(self, embedding_vd, tokens_bt)
@@ -109,8 +123,8 @@ class Encoder(nn.Module):
             x_btd = x_btd + jnp.asarray(types_nd, self.dtype)[types_bt]
         x_btd, _ = self.tower(x_btd, rows)
         if c.num_classes:
-            return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt)
-        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd)
+            return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt), None
+        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd, targets_bt), None
 
 
 class MaskedHead(nn.Module):
@@ -120,13 +134,13 @@ class MaskedHead(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_btd, embedding_vd):
+    def __call__(self, x_btd, embedding_vd, targets_bt):
         c = self.config
         x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform")(x_btd)
         x_btd = norm(c, self.dtype, "norm")(activate(c, x_btd))
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
         bias_v: Any = self.param("bias", zeros, (c.vocab_size,))
-        return _logits(self, embedding_vd, x_btd) + bias_v
+        return _head(self, embedding_vd, x_btd, targets_bt, bias_v)
 
 
 class ClassHead(nn.Module):
@@ -165,12 +179,14 @@ class EncoderDecoder(nn.Module):
         self.decoder = Tower(*common, c.num_layers, c.context_length, True, True, True)
 
     @nn.compact
-    def __call__(self, tokens_bt, rows: Rows, source_bs=None, source_rows=None, caches=None):
+    def __call__(
+        self, tokens_bt, rows: Rows, source_bs=None, source_rows=None, caches=None, targets_bt=None
+    ):
         embedding_vd = _embedding(self)
         if source_bs is not None:
             rows = rows._replace(source_bsd=self._encode(embedding_vd, source_bs, source_rows))
         x_btd, caches = self.decoder(_embed(self, embedding_vd, tokens_bt), rows, caches)
-        return _logits(self, embedding_vd, x_btd), caches
+        return _head(self, embedding_vd, x_btd, targets_bt), caches
 
     def _encode(self, embedding_vd, source_bs, source_rows):
         return self.encoder(_embed(self, embedding_vd, source_bs), source_rows)[0]
@@ -184,10 +200,12 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
 
 
-def _decoder_rows(batch: Batch) -> Rows:
+def _decoder_rows(config: BlocksConfig, batch: Batch) -> Rows:
     """Each token sees the earlier ones of its segment, and the prefix of its segment."""
     time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
     prefix_bt = batch.get("prefix")
+    if config.attention == "cudnn" and segments_bt is None and prefix_bt is None:
+        return Rows(batch.get("positions", time_bt), None)
     # One document a row needs one mask for all rows.
     index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
     mask_bts = visible(index_bt, index_bt, prefix_bt)
@@ -208,7 +226,7 @@ def _encoder_rows(
 # module, its arguments.
 def _decoder_call(config: TransformerConfig, dtype: Any, train: bool, batch: Batch):
     module = Decoder(config, dtype, train, causal="prefix" not in batch)
-    return module, (batch["inputs"], _decoder_rows(batch))
+    return module, (batch["inputs"], _decoder_rows(config, batch))
 
 
 def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
@@ -223,7 +241,7 @@ def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
 def _encoder_decoder_call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
     source_bs, segments_bs = batch["source"], batch.get("source_segments")
     source_rows = _encoder_rows(source_bs, segments_bs, batch.get("source_positions"))
-    rows = _decoder_rows(batch)
+    rows = _decoder_rows(config, batch)
     if segments_bs is not None:
         segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
         rows = rows._replace(source_mask_bts=same_segment(segments_bt, segments_bs))
@@ -242,19 +260,30 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
     config.validate()
     if config.vocab_size < 1:
         raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+    config = dataclasses.replace(config, attention=kernel(config, dtype))
     call = _CALLS[type(config)]
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         module, arguments = call(config, dtype, False, batch)
         return module.init(key, *arguments)
 
-    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        targets: jax.Array | None = None,
+    ):
         module, arguments = call(config, dtype, train, batch)
         rngs = {} if key is None else {"dropout": key}
-        result = module.apply(variables, *arguments, rngs=rngs)
-        return result[0] if isinstance(result, tuple) else result, {}
+        return module.apply(variables, *arguments, targets_bt=targets, rngs=rngs)[0], {}
 
-    return Model(init, apply, loss_from_apply(apply))
+    def chunked_loss(variables: Variables, batch: Batch, *, train: bool, key: Any = None):
+        return apply(variables, batch, train=train, key=key, targets=batch["targets"])
+
+    whole = config.loss_chunks == 1 or getattr(config, "num_classes", 0) > 0
+    return Model(init, apply, loss_from_apply(apply) if whole else chunked_loss)
 
 
 def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, model: Model, cls):
@@ -370,6 +399,7 @@ def attention_maps(
 
     Only the names which the model has; each row of a map sums to one.
     """
+    config = dataclasses.replace(config, attention="xla")
     module, arguments = _CALLS[type(config)](config, dtype, False, batch)
     _, kept = module.apply(variables, *arguments, mutable=["intermediates"])
     kept = kept["intermediates"]

@@ -21,6 +21,7 @@ from lm_jax.models.attention import (
     rotate,
     sinusoids,
 )
+from lm_jax.models.fused_attention import PRIMITIVE, attend_fused
 from lm_jax.models.transformer_config import BlocksConfig
 
 _GATES: dict[str, Callable] = {
@@ -41,7 +42,7 @@ class Rows(NamedTuple):
     """What attention needs to know of a batch besides its activations."""
 
     positions_bt: jax.Array  # inside the document
-    mask_bts: jax.Array | None  # None: all see all
+    mask_bts: jax.Array | None  # None: all see all, or with cuDNN all earlier ones
     start: jax.Array | int = 0  # decoding: where in the cache these tokens belong
     source_bsd: jax.Array | None = None  # what an encoder made of the source
     source_mask_bts: jax.Array | None = None
@@ -172,7 +173,12 @@ class Attention(nn.Module):
         if cache is None:
             if self.is_mutable_collection("intermediates"):
                 self.sow("intermediates", "map", attention_weights(q_bthk, k, mask_bts, bias_hts))
-            y_bthk = attend(q_bthk, k, v, mask_bts, bias_hts, causal=self.causal)
+            if c.attention == "cudnn":
+                if mask_bts is not None:  # the kernel wants it split as the queries are
+                    mask_bts = nn.with_logical_constraint(mask_bts, ("batch", "time", None))
+                y_bthk = attend_fused(q_bthk, k, v, mask_bts, causal=self.causal)
+            else:
+                y_bthk = attend(q_bthk, k, v, mask_bts, bias_hts, causal=self.causal)
         else:
             if not self.across:
                 k, v = (extended(*pair, rows.start) for pair in zip(cache, (k, v), strict=True))
@@ -251,6 +257,12 @@ class Block(nn.Module):
         return x_btd, None if cache is None else LayerCache(own, source)
 
 
+def _keeps_products(primitive, *arguments, **params) -> bool:
+    """Of products those with weights, of attention what cuDNN's backward pass reads: no scores."""
+    keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return primitive.name == PRIMITIVE or keep_dots(primitive, *arguments, **params)
+
+
 def table(module: nn.Module, name: str, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
     """A parameter of `module` of which rows are looked up."""
     normal = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
@@ -321,10 +333,9 @@ class Tower(nn.Module):
         c = self.config
         block = Block
         if c.remat != "none":
-            keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            block = nn.remat(
-                Block, prevent_cse=False, policy=keep_dots if c.remat == "dots" else None
-            )
+            # Outside a loop XLA may find what is recomputed among what was computed, and keep it.
+            keep = _keeps_products if c.remat == "dots" else None
+            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=keep)
         stack = nn.scan(
             block,
             variable_axes={"params": 0, "intermediates": 0},

@@ -29,8 +29,11 @@ class BlocksConfig:
     use_bias: bool = True
     dropout_rate: float = 0.0  # after the embedding, each attention and each feed-forward block
     logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
+    loss_chunks: int = 1  # above 1: pieces of the vocabulary, whose logits are never held at once
+    attention: str = "xla"  # xla, cudnn (NVIDIA's GPUs, bfloat16), auto (cudnn where it serves)
     scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
-    remat: str = "none"  # none, dots (keep matrix products), full: memory against recomputation
+    # Memory against recomputation: none, dots (keeps products with weights), full.
+    remat: str = "none"
 
     @property
     def head_width(self) -> int:
@@ -53,7 +56,7 @@ class BlocksConfig:
                 raise ValueError(
                     f"model.{field} is {given!r}; expected one of {', '.join(choices)}"
                 )
-        for field in ("context_length", "num_layers", "d_model", "num_heads"):
+        for field in ("context_length", "num_layers", "d_model", "num_heads", "loss_chunks"):
             if getattr(self, field) < 1:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
@@ -98,6 +101,7 @@ _CHOICES = {
     "norm_order": ("pre", "post"),
     "activation": ("gelu", "gelu_tanh", "relu", *GATED),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
+    "attention": ("xla", "cudnn", "auto"),
     "remat": ("none", "dots", "full"),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models import build_model
+from lm_jax.models import build_model, fused_attention
 from lm_jax.models.interface import Model
 from lm_jax.sharding import unboxed
 
@@ -89,6 +89,11 @@ def product_flops(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval.shape
             outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        elif name == fused_attention.PRIMITIVE:
+            batch, queries, heads, width = equation.invars[0].aval.shape
+            pairs = queries * equation.invars[1].aval.shape[1]
+            spared = 2 if params["mask_type"].name == "CAUSAL" else 1
+            total += 4 * batch * heads * width * pairs // spared
         elif name == "cond":
             total += max(inner)
         elif name == "scan":
