@@ -93,10 +93,14 @@ def seconds_by_operation(directory: Path) -> dict[str, float]:
     if not traces:
         return {}
     seconds: dict[str, float] = {}
+    kinds: dict[str, str | None] = {}  # by name: reading an event's stats is slow
     for plane in jax.profiler.ProfileData.from_file(str(traces[-1])).planes:
         for line in plane.lines:
             for event in line.events:
-                if kind := operation(event.name, {name for name, _ in event.stats}):
+                name = event.name
+                if name not in kinds:
+                    kinds[name] = operation(name, {key for key, _ in event.stats})
+                if kind := kinds[name]:
                     seconds[kind] = seconds.get(kind, 0.0) + event.duration_ns / 1e9
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
