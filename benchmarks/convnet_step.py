@@ -9,15 +9,23 @@ ratio is the median over the turns of the faster layout's seconds over ours. Nee
 extra.
 """
 
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
-from benchmarks.turns import Turn, take_turns, training_turn, write_results
-from lm_jax.experiment import OptimizerConfig
-from lm_jax.models.convnet import ConvNetConfig, convnet
-from lm_jax.optimizers import make_optimizer
+from lm_jax import programs
+from lm_jax.data import ImageConfig
+from lm_jax.experiment import Experiment, OptimizerConfig, ScheduleConfig, TrainingConfig
+from lm_jax.models.convnet import ConvNetConfig
+from lm_jax.speed import train
+from lm_jax.speed.tables import table_of
+from lm_jax.speed.turns import Turn
+from lm_jax.telemetry import environment, version
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
@@ -27,15 +35,8 @@ LEARNING_RATE = 1e-3
 CONFIG = ConvNetConfig("keras", num_classes=10, image_height=28, image_width=28, image_channels=1)
 
 
-def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """Random images [steps, batch, 28, 28, 1] and labels [steps, batch]."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(STEPS, BATCH_SIZE, 28, 28, 1)).astype(np.float32)
-    return images, rng.integers(0, 10, (STEPS, BATCH_SIZE)).astype(np.int32)
-
-
-def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> Turn:
-    """As many steps of eager PyTorch with its fused Adam."""
+def torch_turn(batches: Mapping[str, np.ndarray], channels_last: bool) -> Turn:
+    """As many steps of eager PyTorch with its fused Adam, on images [K, B, 28, 28, 1]."""
     import torch
     from torch import nn
 
@@ -48,9 +49,10 @@ def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> T
     model = model.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     inputs = [
-        torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout) for x in images
+        torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        for x in batches["inputs"]
     ]
-    targets = torch.from_numpy(labels.astype(np.int64))
+    targets = torch.from_numpy(batches["targets"].astype(np.int64))
 
     def turn() -> None:
         for x, y in zip(inputs, targets, strict=True):
@@ -58,42 +60,34 @@ def torch_turn(images: np.ndarray, labels: np.ndarray, channels_last: bool) -> T
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            loss.item()
 
     return turn
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Seconds of each turn of all, in turns, after one that is not counted."""
-    images, labels = images_and_labels()
-    optimizer = make_optimizer(
-        OptimizerConfig("adam", beta2=0.999, clip_norm=0.0), lambda _: LEARNING_RATE
+    """The figures of ours and of both of PyTorch's layouts, in turns."""
+    experiment = Experiment(
+        objective="classification",
+        model=CONFIG,
+        data=ImageConfig(),
+        optimizer=OptimizerConfig("adam", beta2=0.999, clip_norm=0.0),
+        schedule=ScheduleConfig("constant", LEARNING_RATE, warmup_steps=0),
+        training=TrainingConfig(batch_size=BATCH_SIZE, steps_per_call=STEPS),
     )
-    weights = np.ones(labels.shape, np.float32)
-    batches = {"inputs": images, "targets": labels, "weights": weights}
-    turns = {
-        "lm_jax": training_turn(convnet(CONFIG), optimizer, batches),
-        "pytorch": torch_turn(images, labels, channels_last=False),
-        "pytorch channels last": torch_turn(images, labels, channels_last=True),
-    }
-    seconds = take_turns(turns, rounds)
-    medians = seconds.medians()
-    return {
-        "milliseconds_per_step": {n: 1e3 * v / STEPS for n, v in medians.items()},
-        "images_per_second": {n: STEPS * BATCH_SIZE / v for n, v in medians.items()},
-        **seconds.ratios(),
-        "first_turn_seconds": seconds.first,
-    }
+    layouts = {"pytorch": False, "pytorch channels last": True}
+    peers = {n: functools.partial(torch_turn, channels_last=v) for n, v in layouts.items()}
+    return train.measure(programs.compile_experiment(experiment, {}), rounds, peers)
 
 
 def main(_: list[str]) -> None:
     """Prints a table, and writes the JSON where asked."""
     result = measure(ROUNDS.value)
-    for name, speed in result["images_per_second"].items():
-        print(f"{name:24}{speed:10,.0f} images/s")
-    low, high = result["ratio_range"]
-    print(f"{'ratio':24}{result['ratio']:10.2f}   {low:.2f} to {high:.2f}")
-    write_results(OUTPUT.value, result)
+    for line in table_of({"the Keras network, batch 200": result}):
+        print(line)
+    if OUTPUT.value:
+        about = environment() | {"torch": version("torch")}
+        text = json.dumps({"environment": about} | result, indent=2)
+        Path(OUTPUT.value).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import data, programs, sharding
+from lm_jax import programs, sharding
 from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
 from lm_jax.experiment import Experiment, MeshConfig, variant
 from lm_jax.models import FAMILIES
@@ -125,11 +125,7 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
         experiment.compute_dtype = "bfloat16"  # as on an accelerator
     if BATCH_SIZE.value:
         experiment.training.batch_size, experiment.training.batch_size_tokens = BATCH_SIZE.value, 0
-    if isinstance(experiment.data, DataConfig):  # its tokenizer need not be trained
-        sizes = {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
-    else:
-        sizes = data.prepare(experiment.data).description["sizes"]
-    return experiment, sizes
+    return experiment, program.sizes_of(experiment)
 
 
 def _set_mesh(experiment: Experiment) -> None:

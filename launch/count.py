@@ -29,11 +29,9 @@ def main() -> dict[str, Any]:
     else:
         experiment = program.experiment_of(CONFIG)
         config = experiment.model
-        if isinstance(experiment.data, data.DataConfig):  # its tokenizer need not be trained
-            sizes = {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+        sizes = program.sizes_of(experiment)
+        if isinstance(experiment.data, data.DataConfig):
             program.say(f"with a vocabulary of at most {sizes['vocab_size']:,}")
-        else:
-            sizes = data.prepare(experiment.data).description["sizes"]
         programs.fill_in(config, sizes)
     counts = count_parameters(config)
     total = counts["total"]

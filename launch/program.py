@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from lm_jax import data, hosts, xla_presets
 from lm_jax import experiment as experiments
-from lm_jax import hosts, xla_presets
 from lm_jax.telemetry import finite
 
 XLA_PRESET = flags.DEFINE_enum(
@@ -92,6 +92,16 @@ def experiment_of(holder: Any) -> experiments.Experiment:
         )
     experiments.validate(experiment)
     return experiment
+
+
+def sizes_of(experiment: experiments.Experiment) -> dict[str, int]:
+    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
+
+    Of a tokenizer the largest vocabulary that it may come to.
+    """
+    if isinstance(experiment.data, data.DataConfig):
+        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+    return data.prepare(experiment.data).description["sizes"]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -11,6 +11,10 @@ receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt, ev
 report.html. SIGTERM saves the state and exits with status 75; the same command resumes. The last
 line of the output is JSON with the results.
 
+--profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) that hold these steps
+into profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps
+after the first dispatches, which compile. The steps compute the same bits as without.
+
 Under srun or mpirun, in a JobSet and on a TPU pod the same command on every host is one run:
 docs/clusters.md. Elsewhere, on each host I of N:
 
@@ -25,10 +29,14 @@ from ml_collections import config_flags
 
 from launch import cluster, program
 from lm_jax import hosts, runs
+from lm_jax.profiling import parse_steps
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is kept; the same one resumes.", required=True
+)
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
 )
 flags.mark_flag_as_required("config")
 flags.adopt_module_key_flags(cluster)  # --help shows them
@@ -39,7 +47,8 @@ def main() -> dict[str, Any]:
     cluster.join()
     stop_requested = hosts.stop_requests()
     experiment = program.experiment_of(CONFIG)
-    results = runs.train(experiment, Path(WORKDIR.value), stop_requested=stop_requested)
+    profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
+    results = runs.train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):
         program.say(f"stopped and saved at step {results['step']}; the same command goes on")
     else:

@@ -9,6 +9,7 @@ from typing import Any
 from lm_jax import attention_exhibit, generation_exhibit
 from lm_jax.charts import Series, bar_chart, line_chart
 from lm_jax.exhibits import exhibits
+from lm_jax.goodput import bars as goodput_bars
 from lm_jax.telemetry import read_metrics
 
 _FIGURES = {
@@ -27,6 +28,8 @@ _FIGURES = {
     "words": "words",
     "documents": "documents",
 }
+
+_OPERATIONS = 10  # the kinds of XLA's operations that are shown of a profile
 
 
 def write_report(workdir: Path) -> Path:
@@ -49,6 +52,7 @@ def write_report(workdir: Path) -> Path:
         _section("Data", _table(_flat(_json(workdir / "data.json")))),
         _section("Configuration", _table(_flat(config))),
         _section("Timings", _table(_flat(results.get("timings", {})))),
+        _section("Where the time went", _time(results)),
         _section("Environment", _table(_flat(_json(workdir / "environment.json")))),
     ]
     path = workdir / "report.html"
@@ -147,6 +151,22 @@ def _measures(validation: Mapping[str, Any]) -> str:
             error = validation.get(f"{name}_standard_error")
             values[label] = _show(validation[name]) + (f" ± {_show(error)}" if error else "")
     return _table(values)
+
+
+def _time(results: Mapping[str, Any]) -> str:
+    """The shares of a training's wall time, and of its traced steps by kind of operation."""
+    goodput, profile = results.get("goodput", {}), results.get("profile", {})
+    charts = []
+    if goodput:
+        total = sum(goodput.values()) - goodput["share"]
+        unit = f"% of {total:,.0f} seconds, from the start of this process to the last checkpoint"
+        charts.append(bar_chart(goodput_bars(goodput), unit))
+    if seconds := profile.get("seconds", {}):
+        total, (first, last) = sum(seconds.values()), profile["steps"]
+        unit = f"% of {total:.3g} seconds of XLA's operations in steps {first:,} to {last:,}"
+        largest = list(seconds.items())[:_OPERATIONS]
+        charts.append(bar_chart([(name, 100 * s / total, False) for name, s in largest], unit))
+    return "".join(f"<figure>{chart}</figure>" for chart in charts)
 
 
 def _samples(path: Path) -> str:

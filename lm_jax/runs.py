@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax import completion, data, evaluation, hosts, sharding, training, workdir
+from lm_jax import completion, data, evaluation, hosts, profiling, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.beam_tree import draw
 from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, SamplesConfig
+from lm_jax.goodput import TimeSheet
 from lm_jax.inspection import embedding_table, inspect
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import (
@@ -47,6 +48,7 @@ def train(
     experiment: Experiment,
     directory: Path,
     stop_requested: Callable[[int], bool] = lambda step: False,
+    profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains to the end, or resumes and does, and returns what the run came to.
 
@@ -54,6 +56,10 @@ def train(
     `stop_requested(step)` turns true the state is saved and the result says `"stopped": True`. A
     model that counts is fitted in one step. A finished run only returns what it came to. All
     processes of a job call this alike; the first one writes, but for their shares of checkpoints.
+
+    Args:
+      profile_steps: the first and the last step to trace, into `profile` of the work directory: see
+        `profiling.Tracer`.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -67,10 +73,12 @@ def train(
     finished = workdir.results_of(experiment, directory)
     hosts.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})
     if finished is not None:
+        profiling.check(profile_steps, 0)
         return finished
     program = compile_experiment(experiment, dataset.description["sizes"])
     counts = program.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps
+    profiling.check(profile_steps, 0 if counts else num_steps)
     batches = None if counts else training_batches(program, dataset)
     resumes = any((directory / "checkpoints").glob("[0-9]*"))
     inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
@@ -110,13 +118,24 @@ def train(
         )
         losses = evaluation.make_loss_function(program.model)
         record = _Record(program, dataset, losses, checkpoints, log, meter, {})
+        time_sheet = TimeSheet(started)
+        tracer = None
         if batches is not None:
-            hooks = training.Hooks(meter.log, record.evaluate, record.save, stop_requested)
+            hooks = training.Hooks(
+                meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
+            )
             train_steps = training.jit_train_steps(program.train_step)
+            if profile_steps:
+                profile = directory / "profile"
+                tracer = profiling.Tracer(train_steps, profile, profile_steps, int(state.step))
+                train_steps = stack.enter_context(contextlib.closing(tracer))
             with sharding.on_mesh(program.mesh):
                 state = training.fit(train_steps, state, batches, experiment, program.mesh, hooks)
         step = int(state.step)
         results: dict[str, Any] = {"workdir": str(directory), "step": step}
+        if tracer:
+            tracer.close()
+            results |= {"profile": tracer.results} if tracer.results else {}
         if step < num_steps:
             return results | {"stopped": True}
         if step not in record.measured:  # resumed at its end, or counted
@@ -128,6 +147,8 @@ def train(
             "baselines": _baselines(experiment, dataset),
             "timings": meter.timings() | {"total_seconds": time.monotonic() - started},
         }
+        if batches is not None:
+            results["goodput"] = time_sheet.goodput()
     run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
     _write_results(run, dataset, results)
     return results

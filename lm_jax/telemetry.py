@@ -249,7 +249,7 @@ class _Silence:
 
 def versions() -> dict[str, str | None]:
     """The versions of the packages that decide the numbers of a run."""
-    return {name: _version(name) for name in _PACKAGES}
+    return {name: version(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:
@@ -268,7 +268,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package; None where it is not."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

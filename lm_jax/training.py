@@ -204,6 +204,12 @@ class Hooks(NamedTuple):
     stop_requested: Callable[[int], bool]
     """(last step) -> whether to save and stop there; the same on all processes."""
 
+    spent: Callable[[str], None] = lambda activity: None
+    """(activity of `goodput`) -> None, told after each what the time since the last call went to.
+
+    Batches made while the device was at work cost nothing and count as `steps`; where it is found
+    idle when they are ready, all that they took counts as `input`, which it can only overstate."""
+
 
 def fit(
     train_steps: TrainStep,
@@ -228,6 +234,7 @@ def fit(
 
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(value) for name, value in metrics.items()}
+        hooks.spent("steps")
         broken = np.flatnonzero(~np.isfinite(values["loss"]))
         if broken.size:
             at = last_step - len(values["loss"]) + 1 + int(broken[0])
@@ -236,14 +243,22 @@ def fit(
                 "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
             )
         hooks.log(last_step, values)
+        hooks.spent("logging")
 
     step = int(state.step)
+    hooks.spent("starting")
     pending = None
+    compiled: set[int] = set()  # lengths of dispatches
     while step < num_steps:
         end = _end_of_dispatch(step, experiment)
         rows = [batches[index] for index in range(step, end)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        state, metrics = train_steps(state, sharding.place_batch(batch, stacked))
+        placed = sharding.place_batch(batch, stacked)
+        is_idle = pending is None or _is_done(pending[1]["loss"])
+        hooks.spent("input" if is_idle else "steps")
+        state, metrics = train_steps(state, placed)
+        hooks.spent("dispatch" if len(rows) in compiled else "compiling")
+        compiled.add(len(rows))
         if pending:
             read(*pending)
         pending, step = (end, metrics), end
@@ -256,11 +271,17 @@ def fit(
             pending = None
         if evaluates:
             hooks.evaluate(step, state)
+            hooks.spent("evaluation")
         if saves:
             hooks.save(step, state)
+            hooks.spent("checkpoints")
         if stop:
             break
     return state
+
+
+def _is_done(x: jax.Array) -> bool:
+    return x.is_ready()  # type: ignore[attr-defined]
 
 
 def _end_of_dispatch(step: int, experiment: Experiment) -> int:

@@ -16,6 +16,7 @@ CHOICES = {
     "corpus": ("shakespeare", "reference"),
     "texts": ("reviews", "newsgroups", "genres"),
     "sequence_model": ("encoder_decoder", "decoder", "lstm_attention", "lstm"),
+    "preset": ("gpt2_small", "bert_base", "t5_small", "resnet34"),
     "translator": ("transformer", "lstm_attention", "lstm"),
 }
 

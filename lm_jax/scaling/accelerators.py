@@ -25,6 +25,15 @@ ACCELERATORS = {
     "v5e": Accelerator(16e9, 197e12, 819e9, 200e9, 256, 3.125e9),
     "v5p": Accelerator(95e9, 459e12, 2.765e12, 600e9, 8960, 6.25e9),
 }
+# What JAX calls them; boards of other shapes have other peaks.
+_KINDS = {
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+}
 # The rest is the runtime's, the libraries' workspaces and what allocation fragments.
 USABLE = 0.9
 
@@ -38,3 +47,8 @@ def accelerator(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         raise ValueError(f"unknown accelerator {name!r}; known are {', '.join(ACCELERATORS)}")
     return ACCELERATORS[name]
+
+
+def name_of(device_kind: str) -> str | None:
+    """The accelerator that a device of JAX is, by its `device_kind`; None: none of these."""
+    return _KINDS.get(device_kind)

@@ -1,0 +1,82 @@
+"""What a device can do at most, measured and as its maker states it, and what share is used."""
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.transformer import TransformerConfig
+from lm_jax.programs import Program, compute_dtype
+from lm_jax.scaling.accelerators import ACCELERATORS, name_of
+from lm_jax.scaling.accounting import count_parameters, training_flops
+from lm_jax.scaling.compiled import batch_shapes
+from lm_jax.speed.turns import Turn
+
+PRODUCTS = "matrix products"  # the name of their turn
+_SIZES = {"cpu": (2048, 2)}  # platform -> rows of a square matrix, products a turn
+_LARGE = (8192, 32)
+
+
+def product_turn(program: Program, size: int = 0, count: int = 0) -> tuple[Turn, int]:
+    """A turn of dependent products of square matrices on one device of the mesh, and its FLOPs.
+
+    Args:
+      size: rows of a matrix; 0: 2,048 on a CPU, 8,192 elsewhere.
+      count: products a turn; 0: as many as take a fraction of a second.
+    """
+    device = program.mesh.devices.flat[0]
+    usual = _SIZES.get(device.platform, _LARGE)
+    size, count = size or usual[0], count or usual[1]
+    key = jax.random.key(0)
+    # Standard deviation 1 / sqrt(size): the products neither grow nor vanish.
+    factor = jax.random.normal(key, (size, size), compute_dtype(program.experiment)) / size**0.5
+    factor = jax.device_put(factor, device)
+
+    @jax.jit
+    def products(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, y: jnp.dot(y, x), x)
+
+    def turn() -> None:
+        jax.block_until_ready(products(factor))
+
+    return turn, 2 * size**3 * count
+
+
+def published_peak(program: Program) -> tuple[str, float] | None:
+    """The accelerator that the program runs on and its peak in FLOP/s, which is that of bfloat16.
+
+    None where it is not known, or the program computes in another dtype.
+    """
+    name = name_of(program.mesh.devices.flat[0].device_kind)
+    if name is None or compute_dtype(program.experiment) != jnp.bfloat16:
+        return None
+    return name, ACCELERATORS[name].peak_flops
+
+
+def flops_per_target(program: Program, targets: int) -> tuple[str, float]:
+    """How the FLOPs of training were counted, and how many there are for each of `targets` a step.
+
+    Of a decoder-only Transformer PaLM's count; of others three times the products of the forward
+    pass (`training_flops`).
+    """
+    config = program.experiment.model
+    if isinstance(config, TransformerConfig):
+        return "6N + 12 L d T", palm_flops_per_token(config)
+    shapes = batch_shapes(program)
+    return "3 x the forward products", training_flops(program.model, shapes) / targets
+
+
+def palm_flops_per_token(config: TransformerConfig) -> int:
+    """6N + 12 L d T (Chowdhery et al. 2022, appendix B), all of it: causality halves nothing.
+
+    N leaves out the tables that are only looked up in: learned positions, and the embedding where
+    the output has a table of its own.
+    """
+    counts = count_parameters(config)
+    looked_up = counts.get("positions", 0)
+    looked_up += 0 if config.tie_embeddings else counts["embedding"]
+    attention = 12 * config.num_layers * config.d_model * config.context_length
+    return 6 * (counts["total"] - looked_up) + attention
+
+
+def utilization(flops: float, seconds: float, peak: float, devices: int = 1) -> float:
+    """The share of `devices` peaks in FLOP/s that so many FLOPs in so many seconds are (MFU)."""
+    return flops / seconds / (peak * devices)

@@ -1,0 +1,73 @@
+"""The figures of a suite as lines for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, the first two columns to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A row for each program of each case: rate, milliseconds a step, MFU, ratio to ours."""
+    if not any("programs" in result for result in results.values()):
+        return _startup(results)
+    rows = [["case", "", "a second", "ms a step", "quartiles", "MFU", "ratio", "range"]]
+    for case, result in results.items():
+        for name, rate in result["programs"].items():
+            seconds = rate["seconds"]
+            lower, median, upper = (
+                _milliseconds(seconds[key])
+                for key in ("lower_quartile", "median", "upper_quartile")
+            )
+            row = [case, name, f"{rate['per_second']:,.0f} {result['unit']}", median]
+            row += [f"{lower} to {upper}", f"{rate['mfu']:.1%}" if "mfu" in rate else ""]
+            ours = name == "lm_jax" and "ratio" in result
+            low, high = result.get("ratio_range", (0, 0))
+            row += [f"{result['ratio']:.2f}", f"{low:.2f} to {high:.2f}"] if ours else ["", ""]
+            rows.append(row)
+    return aligned(rows) + [line for case in results.items() for line in _notes(*case)]
+
+
+def _startup(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [["seconds to the first step", "", "without a cache", "from a cache"]]
+    for case, result in results.items():
+        rows.append([case, "", *(f"{result[kind]['median']:.1f}" for kind in ("cold", "warm"))])
+    return aligned(rows)
+
+
+def _notes(case: str, result: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if result.get("compile_seconds"):
+        parts.append(f"compiled in {result['compile_seconds']:.1f} s")
+    memory = result.get("memory", {})
+    parts += [f"memory {kind} {size / 1e6:,.0f} MB" for kind, size in memory.items() if size]
+    if "flops" in result:
+        parts.append(f"{result['flops']['per_step'] / 1e9:,.4g} GFLOP a step")
+        parts.append(f"products at {result['peak_flops']['measured'] / 1e9:,.4g} GFLOP/s")
+    if result.get("peak_flops", {}).get("published"):
+        share = result["programs"]["lm_jax"]["mfu_published"]
+        parts.append(f"{share:.1%} of the peak of {result['peak_flops']['accelerator']}")
+    if "bytes_per_step" in result:
+        rate = result["programs"]["lm_jax"]["bytes_per_second"]
+        parts.append(f"lm_jax reads {rate / 1e9:,.1f} GB/s")
+    if "wait_seconds" in result:
+        wait, share = result["wait_seconds"]["percentile_99"], result["wait_share"]
+        parts.append(f"made at {result['made_over_consumed']:.1f} times what is consumed")
+        parts.append(f"waits of a dispatch for input: 99th percentile {1e3 * wait:.2g} ms ")
+        parts[-1] += f"({share:.2%} of a dispatch)"
+    if "peer" in result:
+        parts.append(result["peer"])
+    return [f"{case}: {', '.join(parts)}"] if parts else []
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}" if seconds >= 1e-2 else f"{1e3 * seconds:.3g}"
