@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
 from lm_jax.models import Model
 from lm_jax.telemetry import environment
 
@@ -58,7 +57,7 @@ def training_turn(
     model: Model, optimizer: optax.GradientTransformation, batches: Mapping[str, np.ndarray]
 ) -> Turn:
     """One dispatch of as many optimizer steps as there are batches [K, B, ...], on all devices."""
-    mesh = sharding.make_mesh(MeshConfig())
+    mesh = sharding.make_mesh("data:-1")
     example = {name: value[0] for name, value in batches.items()}
     holder = [training.init_state(model, optimizer, example, mesh, seed=0)]
     step = training.make_train_step(model, optimizer, optax.constant_schedule(0.0))

@@ -8,7 +8,7 @@ from lm_jax import sharding
 
 def mesh(data, fsdp, tensor, processes):
     """A mesh of as many devices, consecutive ones on each of the processes."""
-    shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    shape = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": 1}
     owners = np.arange(data * fsdp * tensor) * processes // (data * fsdp * tensor)
     devices = np.array([SimpleNamespace(process_index=int(owner)) for owner in owners])
     return SimpleNamespace(shape=shape, devices=devices.reshape(tuple(shape.values())))

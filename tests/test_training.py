@@ -5,7 +5,6 @@ import pytest
 
 from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, prepare
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from tests.experiments import tiny
 
@@ -36,9 +35,9 @@ def losses(devices=1, **fields):
 
 
 MESHES = {
-    "data 8": MeshConfig(data=8),
-    "fsdp 8": MeshConfig(data=1, fsdp=8),
-    "2 x 2 x 2": MeshConfig(data=2, fsdp=2, tensor=2),
+    "data 8": "data:8",
+    "fsdp 8": "fsdp:8",
+    "2 x 2 x 2": "data:2,fsdp:2,tensor:2",
 }
 
 
@@ -119,24 +118,10 @@ def test_a_loss_that_is_no_number_ends_the_run():
         )
 
 
-@pytest.mark.parametrize(
-    ("mesh", "message"),
-    [
-        (MeshConfig(data=3), "does not fit 8 devices"),
-        (MeshConfig(data=-1, fsdp=-1), "at most one axis may be -1"),
-        (MeshConfig(data=0), "a size is a number of devices"),
-        (MeshConfig(data=-1, tensor=3), "does not fit 8 devices"),
-    ],
-)
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, message):
-    with pytest.raises(ValueError, match=message):
-        sharding.make_mesh(mesh)
-
-
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
     with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
         programs.compile_experiment(
-            tiny(training__batch_size=12, mesh=MeshConfig(data=8)), {"vocab_size": 300}
+            tiny(training__batch_size=12, mesh="data:8"), {"vocab_size": 300}
         )
 
 
