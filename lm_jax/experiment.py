@@ -190,6 +190,7 @@ _OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
 # The data has a fingerprint of its own, which a run is held to.
 _FREE_ON_RESUME = (
     "mesh",
+    "model.context_parallel",
     "evaluation",
     "checkpoint",
     "samples",

@@ -14,6 +14,7 @@ from lm_jax import experiment as experiments
 from lm_jax.experiment import EvaluationConfig, Experiment
 from lm_jax.mesh import AUTO, automatic
 from lm_jax.models import Model, build_model
+from lm_jax.models.transformer_config import BlocksConfig
 from lm_jax.objectives import OBJECTIVES, Objective
 from lm_jax.optimizers import learning_rate_schedule, make_optimizer, update_head_only
 
@@ -78,12 +79,30 @@ def compile_experiment(
     mesh = sharding.make_mesh(experiment.mesh, devices)
     sharding.check_divides(mesh, sequences // parts, "a training batch")
     sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
+    _check_model(mesh, experiment.model)
     train_step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+
+
+def _check_model(mesh: Mesh, model: Any) -> None:
+    """Raises ValueError for a Transformer that the mesh cannot split evenly."""
+    if not isinstance(model, BlocksConfig):
+        return
+    splits = {
+        "tensor": ("num_heads", "num_kv_heads"),
+        "sequence": ("context_length", "source_length"),
+    }
+    for axis, fields in splits.items():
+        for field in fields:
+            if (given := getattr(model, field, 0)) % (parts := mesh.shape[axis]):
+                raise ValueError(
+                    f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
+                    f"choose a multiple of {parts}, or another mesh"
+                )
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:

@@ -1,7 +1,7 @@
 """Where arrays live: one mesh, and one table from logical axes to mesh axes.
 
-Data parallel, FSDP (ZeRO-3) and tensor parallel are rows of `RULES`, not code paths. With a mesh
-of one device every rule is a no-op.
+Data parallel, FSDP (ZeRO-3), tensor and context parallel are rows of `RULES`, not code paths. With
+a mesh of one device every rule is a no-op.
 """
 
 import math
@@ -19,7 +19,7 @@ from lm_jax.mesh import axis_sizes, show
 # logical axis -> mesh axes over which it is split
 RULES = (
     ("batch", ("data", "fsdp")),
-    ("time", None),
+    ("time", "sequence"),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
     ("heads", "tensor"),

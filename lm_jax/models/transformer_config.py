@@ -31,6 +31,8 @@ class BlocksConfig:
     logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
     scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
     remat: str = "none"  # none, dots (keep matrix products), full: memory against recomputation
+    # Where the mesh splits time: all_gather (each device holds all keys), ring (a block at a time).
+    context_parallel: str = "all_gather"
 
     @property
     def head_width(self) -> int:
@@ -99,6 +101,7 @@ _CHOICES = {
     "activation": ("gelu", "gelu_tanh", "relu", *GATED),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "remat": ("none", "dots", "full"),
+    "context_parallel": ("all_gather", "ring"),
 }
 
 
