@@ -16,7 +16,7 @@ def trained(tmp_path_factory):
     """A run on eight devices, on text without a space."""
     place = tmp_path_factory.mktemp("unspaced")
     (place / "text.txt").write_text("abcabd" * 4000)
-    experiment = tiny(mesh="fsdp:8", training__num_steps=10)
+    experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10)
     experiment.data = dataclasses.replace(
         experiment.data,
         source="files",

@@ -147,6 +147,47 @@ def test_tensor_parallel_blocks_sum_twice_each():
     assert planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, alone) == []
 
 
+def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
+    mesh = program_on("fsdp:2,sequence:4").mesh
+    shape = {"d_model": 32, "num_layers": 5, "context_length": 16, "num_heads": 4}
+    few = TransformerConfig(**shape, num_kv_heads=2)
+    size = 3 * 16 * 2 * 16 * 2  # sequences, tokens, keys and values, their width, bytes
+    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+        Planned("all-gather", ("sequence",), size, 5),
+        Planned("reduce-scatter", ("sequence",), size, 5),
+    ]
+    few.context_parallel = "ring"
+    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+        Planned("collective-permute", ("sequence",), size // 4, 5 * (3 + 3 + 4))
+    ]
+    both = EncoderDecoderConfig(**shape, source_length=8, num_encoder_layers=2)
+    gathered = planned_activations(both, 3, jnp.bfloat16, mesh)[::2]
+    assert gathered == [  # the source is read by the encoder's layers and by the decoder's
+        Planned("all-gather", ("sequence",), 3 * 8 * 2 * 32 * 2, 2 + 5),
+        Planned("all-gather", ("sequence",), 3 * 16 * 2 * 32 * 2, 5),
+    ]
+    mixed = program_on("tensor:2,sequence:4").mesh
+    (sums, *_) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mixed)
+    assert sums == Planned("all-reduce", ("tensor",), 3 * 4 * 32 * 2, 4 * 5)
+
+
+@pytest.mark.parametrize("how", ["all_gather", "ring"])
+def test_a_split_of_time_exchanges_what_is_planned(how):
+    program = program_on(
+        "data:2,sequence:4", model__context_parallel=how, model__tie_embeddings=False
+    )
+    compiled = compile_step(program)
+    counted = by_kind(compiled.work.collectives)
+    planned = planned_by_kind(compiled.planned, program.mesh)
+    # All gradients are summed over both axes, all of which split tokens.
+    assert planned["all-reduce"].bytes == compiled.memory.gradients
+    assert planned["all-reduce"].bytes <= counted["all-reduce"].bytes
+    kind = {"all_gather": "all-gather", "ring": "collective-permute"}[how]
+    # The ring also sends where keys stand, and of which segment they are.
+    assert counted[kind].bytes == pytest.approx(planned[kind].bytes, rel=0.3)
+    assert counted[kind].bytes >= planned[kind].bytes
+
+
 def test_a_ring_sends_all_but_a_part_and_a_sum_does_it_twice():
     assert ring_bytes("all-gather", 800, 8) == ring_bytes("reduce-scatter", 800, 8) == 700
     assert ring_bytes("all-reduce", 800, 8) == 1400
