@@ -22,7 +22,7 @@ from tests.experiments import tiny
 
 VOCABULARY, TIME, STEPS = 64, 16, 20
 MESHES = ("data:8", "fsdp:8", "data:2,tensor:4", "fsdp:2,sequence:4", "data:2,fsdp:2,tensor:2")
-_SHAPE = {"context_length": TIME, "d_model": 32, "num_layers": 2, "num_heads": 4}
+_SHAPE = {"context_length": TIME, "d_model": 32, "num_layers": 1, "num_heads": 4}
 _PAIRS = {"objective": "seq2seq", "data": ParallelTextConfig(source="copy")}
 _IMAGES = {"objective": "classification", "data": ImageConfig()}
 _SIZE = {"num_classes": 8, "image_height": 12, "image_width": 12, "image_channels": 1}
@@ -154,7 +154,8 @@ def test_losses_on_every_mesh_equal_one_device(name, mesh, one_device):
     parts = sizes["fsdp"] * sizes["tensor"]
     for tree in (state.params, state.opt_state):
         held, whole = most_on_a_device(tree)
-        assert whole / parts <= held <= 1.2 * whole / parts  # norms and some vectors stay whole
+        # What is short, or of one channel, stays whole: norms, some biases, a first convolution.
+        assert whole / parts <= held <= 1.3 * whole / parts
 
 
 ALL_AXES = "fsdp:2,tensor:2,sequence:2"
