@@ -140,6 +140,7 @@ def test_help_shows_how_to_begin(program):
         ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
         ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
         ("train", ["--config.mesh=data:3"], "does not fit 1 devices"),
+        ("train", ["--config.mesh.data=2"], "the configuration has no field mesh.data"),
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
         ("train", ["--config=configs/missing.py"], "missing.py"),
         ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),

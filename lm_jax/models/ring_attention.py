@@ -35,7 +35,7 @@ def can_turn(*lengths: int) -> bool:
 
 
 def _spec(*axes: str | None) -> PartitionSpec:
-    return nn.logical_to_mesh_axes(axes)
+    return PartitionSpec(*(nn.logical_to_mesh_axes(axes) or ()))
 
 
 def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
@@ -81,7 +81,7 @@ def _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
 
 
 def _backward(saved, dy_bthk):
-    ring = jax.shard_map(
+    ring: Callable = jax.shard_map(
         _backward_part,
         in_specs=_specs("qkkbttqrrq"),
         out_specs=_specs("qkkb"),
