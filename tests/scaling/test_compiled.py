@@ -183,9 +183,9 @@ def test_a_split_of_time_exchanges_what_is_planned(how):
     assert planned["all-reduce"].bytes == compiled.memory.gradients
     assert planned["all-reduce"].bytes <= counted["all-reduce"].bytes
     kind = {"all_gather": "all-gather", "ring": "collective-permute"}[how]
-    # The ring also sends where keys stand, and of which segment they are.
-    assert counted[kind].bytes == pytest.approx(planned[kind].bytes, rel=0.3)
-    assert counted[kind].bytes >= planned[kind].bytes
+    # The backward pass may gather again; a ring also sends when keys are, and of which segment.
+    most = {"all_gather": 2.1, "ring": 1.1}[how]
+    assert planned[kind].bytes <= counted[kind].bytes <= most * planned[kind].bytes
 
 
 def test_a_ring_sends_all_but_a_part_and_a_sum_does_it_twice():
