@@ -5,7 +5,8 @@ heads, m query heads of a key/value head, k head width.
 
 Everything is exact: the softmax is summed up as blocks of keys arrive (Liu et al. 2023, Ring
 Attention; Milakov & Gimelshein 2018, algorithm 3), and the backward pass sends the blocks round
-again with their gradients, so that no device ever holds more than one block of others' keys.
+again with their gradients, so that a device holds two blocks at a time: one that it reads, and the
+one that is on its way.
 """
 
 from collections.abc import Callable
