@@ -21,7 +21,6 @@ from absl import app, flags
 
 from lm_jax import evaluation, sharding
 from lm_jax.data import TokenizerConfig, evaluation_batches, tokenize, train_tokenizer
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.ngram import NgramConfig, ngram
 from lm_jax.telemetry import environment
 
@@ -37,7 +36,7 @@ def cross_entropy(train: str, test: str, tokens: TokenizerConfig, order: int) ->
     counted, coded = tokenize(tokenizer, [train]), tokenize(tokenizer, [test])
     model = ngram(NgramConfig(tokenizer.vocab_size, context_length=_WINDOW, order=order))
     assert model.fit is not None
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     sums = evaluation.sum_by_document(
         evaluation.make_loss_function(model),
         jax.tree.map(jnp.asarray, model.fit(counted)),

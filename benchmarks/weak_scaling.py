@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from lm_jax import programs
-from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, TrainingConfig
+from lm_jax.experiment import EvaluationConfig, Experiment, TrainingConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.collectives import by_kind, planned_by_kind
 from lm_jax.scaling.compiled import compile_step
@@ -39,7 +39,7 @@ def measure(axis: str, devices: int) -> dict[str, Any]:
     """Bytes of the collectives of one device in one step, with all devices on one axis."""
     experiment = Experiment(
         model=MODEL,
-        mesh=MeshConfig(**{"data": 1, axis: devices}),
+        mesh=f"{axis}:{devices}",
         training=TrainingConfig(batch_size=devices),
         evaluation=EvaluationConfig(batch_size=devices),
         compute_dtype="bfloat16",

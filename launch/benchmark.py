@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from launch import program
 from lm_jax import data, programs
-from lm_jax.experiment import Experiment, MeshConfig
+from lm_jax.experiment import Experiment
 from lm_jax.models.presets import PRESETS
 from lm_jax.speed import cases, decode, evaluate, feed, peers, startup, train
 from lm_jax.speed.tables import table_of
@@ -131,7 +131,7 @@ def _measure(experiment: Experiment) -> dict[str, Any]:
         batch = experiment.training.batch_size
         experiment = _with_batch(experiment, 1)
         experiment.training.gradient_accumulation_steps = 1
-        experiment.mesh = MeshConfig()
+        experiment.mesh = "data:1"
         one = programs.compile_experiment(experiment, sizes, jax.devices()[:1])
         return decode.measure(one, batch, NEW_TOKENS.value, rounds, TORCH.value)
     measured = programs.compile_experiment(experiment, sizes)

@@ -17,9 +17,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import programs, sharding
+from lm_jax import programs
 from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
-from lm_jax.experiment import Experiment, MeshConfig, variant
+from lm_jax.experiment import Experiment, variant
+from lm_jax.mesh import AUTO, axis_sizes, show
 from lm_jax.models import FAMILIES
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer_config import BlocksConfig
@@ -53,9 +54,9 @@ def main() -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
-    checked = programs.compile_experiment(experiment, sizes)
+    checked = programs.compile_experiment(experiment, sizes, device_bytes=accelerator.memory_bytes)
     mesh = checked.mesh
-    program.say(f"{mesh.size} devices: {_show_mesh(mesh)}; compiling")
+    program.say(f"{mesh.size} devices: {show(mesh.shape)}; compiling")
     compiled = compile_step(checked)
     _say_parameters(compiled.placed)
     _say_memory(compiled.memory)
@@ -109,10 +110,11 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
         model=model,
         data=of_objective.get(objective, DataConfig()),
         compute_dtype="bfloat16",
-        mesh=MeshConfig(data=1, fsdp=-1),
+        mesh=MESH.value or "fsdp:-1",
     )
-    _set_mesh(experiment)
-    parts = sharding.data_parts(sharding.make_mesh(experiment.mesh))
+    mesh = "data:-1" if experiment.mesh == AUTO else experiment.mesh  # both split by the batch
+    sizes = axis_sizes(mesh, DEVICES.value)
+    parts = sizes["data"] * sizes["fsdp"]
     experiment.training.batch_size = BATCH_SIZE.value or parts
     experiment.evaluation.batch_size = parts
     return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
@@ -120,33 +122,12 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
 
 def _configured() -> tuple[Experiment, dict[str, int]]:
     experiment = program.experiment_of(CONFIG)
-    _set_mesh(experiment)
+    experiment.mesh = MESH.value or experiment.mesh
     if experiment.compute_dtype == "auto":
         experiment.compute_dtype = "bfloat16"  # as on an accelerator
     if BATCH_SIZE.value:
         experiment.training.batch_size, experiment.training.batch_size_tokens = BATCH_SIZE.value, 0
     return experiment, program.sizes_of(experiment)
-
-
-def _set_mesh(experiment: Experiment) -> None:
-    """Takes over --mesh; an axis that it does not name has one device."""
-    if MESH.value is None:
-        return
-    axes = [field.name for field in dataclasses.fields(MeshConfig)]
-    sizes = dict.fromkeys(axes, 1)
-    for part in MESH.value.split(","):
-        axis, _, size = part.partition(":")
-        if axis not in axes or not size.lstrip("-").isdigit():
-            raise ValueError(
-                f"--mesh={MESH.value}: {part!r} is no axis with its size; "
-                f"expected such as fsdp:64,tensor:8, of {', '.join(axes)}"
-            )
-        sizes[axis] = int(size)
-    experiment.mesh = MeshConfig(**sizes)
-
-
-def _show_mesh(mesh: jax.sharding.Mesh) -> str:
-    return ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items())
 
 
 def _say_parameters(placed: list[Placed]) -> None:

@@ -111,7 +111,10 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(_fail(_unknown_field(argv) or str(error.args[0])))
     except OSError as error:  # config_flags reports every path that it tried
         sys.exit(_fail(_missing_config(argv) or str(error)))
-    except (flags.Error, ValueError, TypeError) as error:
+    except TypeError as error:  # a field of what is no dataclass, or a value of a wrong type
+        told = _raised_by_config(str(error)) or _unknown_field(argv)
+        sys.exit(_fail(told or str(error)))
+    except (flags.Error, ValueError) as error:
         sys.exit(_fail(_raised_by_config(str(error)) or str(error)))
 
 

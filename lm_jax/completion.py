@@ -297,7 +297,9 @@ def search(
     found = [
         [
             Completion(
-                tokenizer.decode(beams.tokens[row, best, hidden[row] : beams.lengths[row, best]]),
+                tokenizer.decode(
+                    np.asarray(beams.tokens[row, best, hidden[row] : beams.lengths[row, best]])
+                ),
                 float(beams.log_probabilities[row, best]),
                 float(beams.scores[row, best]),
             )

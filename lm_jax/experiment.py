@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+from lm_jax import mesh as meshes
 from lm_jax.data.config import KINDS, DataConfig
 from lm_jax.models import FAMILIES
 from lm_jax.models.transformer import TransformerConfig
@@ -50,15 +51,6 @@ class TrainingConfig:
     label_smoothing: float = 0.0  # share of a target that is uniform; evaluation knows none
     steps_per_call: int = 10  # optimizer steps in one dispatch to the devices
     log_every_steps: int = 10
-
-
-@dataclasses.dataclass
-class MeshConfig:
-    """Devices on each axis of the mesh; at most one axis may be -1, "all that remain"."""
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
 
 
 @dataclasses.dataclass
@@ -130,7 +122,9 @@ class Experiment:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    # Devices on each axis, as in data:2,fsdp:4 (data, fsdp, tensor, sequence; -1: all the rest), or
+    # auto: see `lm_jax.mesh.automatic`.
+    mesh: str = meshes.AUTO
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     fine_tuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)
@@ -196,6 +190,7 @@ _OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
 # The data has a fingerprint of its own, which a run is held to.
 _FREE_ON_RESUME = (
     "mesh",
+    "model.context_parallel",
     "evaluation",
     "checkpoint",
     "samples",
@@ -254,6 +249,8 @@ def validate(experiment: Experiment) -> None:
         if not (given := field(experiment, path)) >= least:
             raise ValueError(f"{path} is {given}; expected at least {least}")
     _validate_finite(to_dict(experiment), "")
+    if experiment.mesh != meshes.AUTO:
+        meshes.parse(experiment.mesh)
     for path in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= (given := field(experiment, path)) < 1:
             raise ValueError(f"{path} is {given}; expected 0 <= beta < 1")
@@ -411,6 +408,8 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
             raise ValueError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
         parts[part] = _build(types[name], fields, f"{part}.")
     rest = {name: value for name, value in values.items() if name not in parts}
+    if isinstance(sizes := rest.get("mesh"), Mapping):  # as runs wrote it once
+        rest["mesh"] = meshes.show(sizes)
     experiment = _build(Experiment, rest, "")
     return dataclasses.replace(experiment, **parts)
 

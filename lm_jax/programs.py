@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 
 from lm_jax import data, evaluation, sharding, training
 from lm_jax import experiment as experiments
-from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig
+from lm_jax.experiment import EvaluationConfig, Experiment
+from lm_jax.mesh import AUTO, automatic
 from lm_jax.models import Model, build_model
+from lm_jax.models.transformer_config import BlocksConfig
 from lm_jax.objectives import OBJECTIVES, Objective
 from lm_jax.optimizers import learning_rate_schedule, make_optimizer, update_head_only
 
@@ -22,7 +24,7 @@ _LARGEST_COPY = 8e9  # bytes
 class Program(NamedTuple):
     """An experiment turned into functions, for one mesh and one data set."""
 
-    experiment: Experiment  # with the sizes that the data set decides filled in
+    experiment: Experiment  # with what the data set decides filled in, and what mesh `auto` is
     objective: Objective
     mesh: Mesh
     model: Model
@@ -32,13 +34,17 @@ class Program(NamedTuple):
 
 
 def compile_experiment(
-    experiment: Experiment, sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+    experiment: Experiment,
+    sizes: Mapping[str, int],
+    devices: Sequence[jax.Device] | None = None,
+    device_bytes: float | None = None,
 ) -> Program:
     """The functions of an experiment on these devices (None: all); nothing is allocated yet.
 
     Args:
       sizes: what the data set decides (`vocab_size`, `num_classes`, ...): the model's fields of
         these names take them where they are 0.
+      device_bytes: of memory, which decides what mesh `auto` is; None: the devices are asked.
 
     Raises:
       ValueError: a configuration that cannot run on these devices or with this data set.
@@ -49,11 +55,9 @@ def compile_experiment(
     if special := objective.special_ids(experiment):
         sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
     fill_in(experiment.model, sizes)
-    mesh = sharding.make_mesh(experiment.mesh, devices)
+    devices = jax.devices() if devices is None else devices
     parts = experiment.training.gradient_accumulation_steps
     sequences = experiments.sequences_per_step(experiment)
-    sharding.check_divides(mesh, sequences // parts, "a training batch")
-    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
     model = build_model(experiment.model, compute_dtype(experiment))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
     head_only = experiment.fine_tuning.parameters == "head"
@@ -66,12 +70,39 @@ def compile_experiment(
             f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
             "softmax over all targets; set it to 0"
         )
+    if experiment.mesh == AUTO:
+        device_bytes = device_bytes or sharding.device_memory()
+        state_bytes = 0
+        if device_bytes and len(devices) > 1 and model.fit is None:  # else nothing is decided by it
+            state_bytes = training.state_bytes(model, optimizer, objective.example(experiment, 1))
+        experiment.mesh = automatic(len(devices), state_bytes, device_bytes)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    sharding.check_divides(mesh, sequences // parts, "a training batch")
+    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
+    _check_model(mesh, experiment.model)
     train_step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+
+
+def _check_model(mesh: Mesh, model: Any) -> None:
+    """Raises ValueError for a Transformer that the mesh cannot split evenly."""
+    if not isinstance(model, BlocksConfig):
+        return
+    splits = {
+        "tensor": ("num_heads", "num_kv_heads"),
+        "sequence": ("context_length", "source_length"),
+    }
+    for axis, fields in splits.items():
+        for field in fields:
+            if (given := getattr(model, field, 0)) % (parts := mesh.shape[axis]):
+                raise ValueError(
+                    f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
+                    f"choose a multiple of {parts}, or another mesh"
+                )
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:
@@ -113,7 +144,7 @@ def on_one_device(program: Program, variables: Any) -> tuple[Program, Any] | Non
         return program, variables
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _LARGEST_COPY:
         return None
-    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.local_devices()[:1])
     copies = multihost_utils.process_allgather(variables, tiled=True)
     return program._replace(mesh=mesh), copies
 

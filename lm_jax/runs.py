@@ -15,9 +15,10 @@ from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.beam_tree import draw
 from lm_jax.checkpoints import Checkpoints
-from lm_jax.experiment import EvaluationConfig, Experiment, MeshConfig, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
 from lm_jax.goodput import TimeSheet
 from lm_jax.inspection import embedding_table, inspect
+from lm_jax.mesh import AUTO
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import (
     Program,
@@ -335,7 +336,7 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     try:
         program = compile_experiment(experiment, sizes)
     except ValueError:  # trained on other devices than are here: to read it, one will do
-        experiment.mesh = MeshConfig()
+        experiment.mesh = AUTO
         devices = None if hosts.several() else jax.devices()[:1]  # of several hosts, each has some
         program = compile_experiment(experiment, sizes, devices)
     with contextlib.closing(

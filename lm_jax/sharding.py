@@ -1,7 +1,7 @@
 """Where arrays live: one mesh, and one table from logical axes to mesh axes.
 
-Data parallel, FSDP (ZeRO-3) and tensor parallel are rows of `RULES`, not code paths. With a mesh
-of one device every rule is a no-op.
+Data parallel, FSDP (ZeRO-3), tensor and context parallel are rows of `RULES`, not code paths. With
+a mesh of one device every rule is a no-op.
 """
 
 import math
@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lm_jax.experiment import MeshConfig
+from lm_jax.mesh import axis_sizes, show
 
 # logical axis -> mesh axes over which it is split
 RULES = (
     ("batch", ("data", "fsdp")),
-    ("time", None),
+    ("time", "sequence"),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
@@ -31,34 +31,23 @@ RULES = (
 )
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh with axes (data, fsdp, tensor) over these devices; None: all of all processes.
+def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that a text such as `data:2,fsdp:-1` says, of these devices; None: all there are.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the text says no mesh, or one of another number of devices.
     """
-    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
     devices = jax.devices() if devices is None else devices
-    count = len(devices)
-    if any(size == 0 or size < -1 for size in sizes.values()):
-        raise ValueError(f"mesh {_show(sizes)}: a size is a number of devices, or -1 for the rest")
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if len(free) > 1:
-        raise ValueError(f"mesh {_show(sizes)}: at most one axis may be -1")
-    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
-    if free and count % fixed == 0:
-        sizes[free[0]] = count // fixed
-    elif free or fixed != count:
-        raise ValueError(
-            f"mesh {_show(sizes)} does not fit {count} devices; "
-            "the sizes must multiply to that number"
-        )
+    sizes = axis_sizes(text, len(devices))
     automatic = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), automatic, devices=devices)
 
 
-def _show(sizes: Mapping[str, int]) -> str:
-    return ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+def device_memory() -> float | None:
+    """The bytes that a device here has for arrays; None where nobody knows, as of a CPU."""
+    statistics = jax.local_devices()[0].memory_stats()
+    # In whole gigabytes, so that all processes of a job find the same.
+    return statistics["bytes_limit"] // 10**9 * 1e9 if statistics else None
 
 
 @contextmanager
@@ -89,7 +78,7 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
     shares = sorted(set(map(frozenset, parts_of.values())), key=min)
     if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
         raise ValueError(
-            f"mesh {_show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
+            f"mesh {show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
             "choose data x fsdp and tensor so that each has whole rows, or all of a host the same"
         )
     return shares.index(frozenset(parts_of[process])), len(shares)

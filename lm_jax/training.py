@@ -51,6 +51,13 @@ def abstract_state(
     )
 
 
+def state_bytes(model: Model, optimizer: optax.GradientTransformation, batch: Shapes) -> int:
+    """What parameters, their gradients and the optimizer's state take in all."""
+    state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
+    leaves = jax.tree.leaves((state.params, state.params, state.opt_state))
+    return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
 def init_state(
     model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh, seed: int
 ) -> TrainState:

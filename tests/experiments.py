@@ -1,6 +1,6 @@
 """Experiments small enough for tests."""
 
-from lm_jax.experiment import Experiment, MeshConfig
+from lm_jax.experiment import Experiment
 
 
 def tiny(**fields) -> Experiment:
@@ -14,7 +14,7 @@ def tiny(**fields) -> Experiment:
     config.schedule.warmup_steps = 5
     config.evaluation.batch_size, config.evaluation.baselines = 64, False
     config.samples.num_samples, config.samples.max_new_tokens = 1, 8
-    config.mesh = MeshConfig(data=1, fsdp=1, tensor=1)
+    config.mesh = "data:1"
     config.tensorboard = False
     for path, value in fields.items():
         part, name = path.split("__") if "__" in path else (None, path)

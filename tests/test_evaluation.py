@@ -8,7 +8,7 @@ from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation import DocumentSums, make_loss_function, text_measures
-from lm_jax.experiment import EvaluationConfig, MeshConfig
+from lm_jax.experiment import EvaluationConfig
 from tests.experiments import tiny
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
@@ -17,7 +17,7 @@ DOCUMENTS = tokenize(BYTES, TEXTS)
 
 
 def figures(devices=1, batch_size=64, stride=0):
-    config = tiny(mesh=MeshConfig())
+    config = tiny(mesh="auto")
     program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:devices])
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
@@ -51,7 +51,7 @@ def test_every_token_and_every_end_is_counted(reference):
 
 
 def test_figures_equal_those_of_one_document_at_a_time(reference):
-    config = tiny(mesh=MeshConfig())
+    config = tiny(mesh="auto")
     program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     loss = jax.jit(program.model.loss, static_argnames="train")
     state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
@@ -103,5 +103,5 @@ def test_one_document_has_no_standard_error():
 
 
 def test_the_mesh_splits_what_it_says():
-    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = sharding.make_mesh("data:2,fsdp:2,tensor:2")
     assert sharding.data_parts(mesh) == 4

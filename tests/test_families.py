@@ -9,7 +9,7 @@ import pytest
 
 from lm_jax import runs
 from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig, prepare
-from lm_jax.experiment import EvaluationConfig, FineTuningConfig, MeshConfig, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, FineTuningConfig, SamplesConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet import ConvNetConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
@@ -40,7 +40,7 @@ LANGUAGE = {
 
 
 def language(name):
-    config = tiny(model=LANGUAGE[name], evaluation__every_steps=10, mesh=MeshConfig())
+    config = tiny(model=LANGUAGE[name], evaluation__every_steps=10, mesh="auto")
     config.data.tokenizer = TokenizerConfig("byte")
     config.schedule.peak_learning_rate = 1e-2
     return config
@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
 
 
 def images(model, **fields):
-    fields = {"model": model, "data": ImageConfig(), "mesh": MeshConfig()} | fields
+    fields = {"model": model, "data": ImageConfig(), "mesh": "auto"} | fields
     return tiny(objective="classification", **fields)
 
 
@@ -146,7 +146,7 @@ def labelled_texts(directory):
 def test_classifiers_of_texts_find_the_word_that_tells(model, tmp_path):
     config = tiny(objective="classification", model=model, data=labelled_texts(tmp_path))
     config.schedule.peak_learning_rate, config.training.num_steps = 3e-2, 60
-    config.mesh = MeshConfig()
+    config.mesh = "auto"
     results = runs.train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] == 1.0
 
@@ -155,7 +155,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     config = tiny(objective="skip_gram", model=SkipGramConfig(d_embedding=8, window=2))
     config.data = DataConfig(tokenizer=TokenizerConfig("word", 300, lowercase=True))
     config.training.batch_size, config.evaluation.batch_size = 256, 512
-    config.mesh = MeshConfig()
+    config.mesh = "auto"
     results = runs.train(config, tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(300)
     vectors = runs.vectors_of_words(runs.load(tmp_path, say=lambda line: None))
@@ -181,11 +181,11 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
             "nowhere is no work directory",
         ),
         (
-            lambda: tiny(samples__num_beams=600, mesh=MeshConfig()),
+            lambda: tiny(samples__num_beams=600, mesh="auto"),
             "samples.num_beams is 600, but there are 512 tokens",
         ),
         (
-            lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh=MeshConfig()),
+            lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh="auto"),
             "trains a head on another run's features",
         ),
         (lambda: images(RecurrentClassifierConfig()), "takes labelled_text data, not images"),
@@ -206,7 +206,7 @@ def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
 
 
 def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
-    config = tiny(model=LANGUAGE["mlp"], mesh=MeshConfig(), training__num_steps=6)
+    config = tiny(model=LANGUAGE["mlp"], mesh="auto", training__num_steps=6)
     config.data.tokenizer = TokenizerConfig("word", 300)
     runs.train(config, tmp_path / "base")
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
@@ -219,7 +219,7 @@ def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
 
 def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_path):
     shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}
-    base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh=MeshConfig())
+    base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh="auto")
     base.data.tokenizer.vocab_size = 512
     runs.train(base, tmp_path / "base")
     (tmp_path / "texts.tsv").write_text(
@@ -229,9 +229,7 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     )
     tokenizer = TokenizerConfig(path=str(tmp_path / "base"))
     texts = LabelledTextConfig(path=str(tmp_path / "texts.tsv"), tokenizer=tokenizer)
-    config = tiny(
-        objective="classification", model=EncoderConfig(**shape), data=texts, mesh=MeshConfig()
-    )
+    config = tiny(objective="classification", model=EncoderConfig(**shape), data=texts, mesh="auto")
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
     results = runs.train(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read

@@ -119,8 +119,7 @@ def test_two_processes_evaluate_what_one_has_trained(alone):
 @pytest.mark.slow
 def test_four_processes_are_stopped_by_one_and_resumed_by_one_and_by_two(alone, tmp_path):
     workdir = tmp_path / "four"
-    split = "--config.mesh.fsdp=4"
-    processes = start_job(4, workdir, split, "--config.mesh.data=1")
+    processes = start_job(4, workdir, "--config.mesh=fsdp:4")
     wait_for_step(workdir, processes[0], 5)
     processes[2].send_signal(signal.SIGTERM)
     ends = end(processes)

@@ -10,7 +10,7 @@ import pytest
 
 from lm_jax import evaluation, objectives, sharding
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
-from lm_jax.experiment import EvaluationConfig, MeshConfig
+from lm_jax.experiment import EvaluationConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
 from lm_jax.models.skip_gram import SkipGramConfig
@@ -22,7 +22,7 @@ WIDTHS = {"context_length": 24, "source_length": 48}
 
 def experiment(objective, vocab_size=300, **fields):
     """An experiment of a family that has just the sizes that batches need."""
-    config = tiny(mesh=MeshConfig())
+    config = tiny(mesh="auto")
     config.data.tokenizer = TokenizerConfig("byte")
     model = SimpleNamespace(vocab_size=vocab_size, **WIDTHS)
     return dataclasses.replace(config, objective=objective, model=model, **fields)
@@ -51,7 +51,7 @@ def measured(config, dataset, batch_size=4):
     objective = OBJECTIVES[config.objective]
     how = EvaluationConfig(batch_size=batch_size)
     batches, documents = objective.evaluation_batches(config, dataset.validation, how)
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     with sharding.on_mesh(mesh):
         sums = evaluation.sum_by_document(uniform(300), {}, batches, documents, mesh)
     return objective.measures(sums, dataset.validation, dataset.tokenizer)

@@ -7,7 +7,7 @@ import pytest
 
 from lm_jax import runs, workdir
 from lm_jax.data import corpus
-from lm_jax.experiment import EvaluationConfig, MeshConfig, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, SamplesConfig
 from tests.experiments import tiny
 
 
@@ -16,7 +16,7 @@ def trained(tmp_path_factory):
     """A run on eight devices, on text without a space."""
     place = tmp_path_factory.mktemp("unspaced")
     (place / "text.txt").write_text("abcabd" * 4000)
-    experiment = tiny(mesh=MeshConfig(data=1, fsdp=8, tensor=1), training__num_steps=10)
+    experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10)
     experiment.data = dataclasses.replace(
         experiment.data,
         source="files",
@@ -43,7 +43,7 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
     run = runs.load(trained)
-    assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
     figures = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
@@ -79,7 +79,7 @@ def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
 
 
 def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
-    experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh=MeshConfig())
+    experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh="auto")
     experiment.schedule.peak_learning_rate = 1e38
     experiment.optimizer.name = "sgd"
     with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):

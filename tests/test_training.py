@@ -5,19 +5,18 @@ import pytest
 
 from lm_jax import programs, sharding, training
 from lm_jax.data import TokenizerConfig, prepare
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from tests.experiments import tiny
 
 BYTES = TokenizerConfig("byte")
 
 
-def losses(devices=1, **fields):
+def losses(**fields):
     """The losses of all steps, and the final state."""
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
-    devices = jax.devices()[:devices]
-    program = programs.compile_experiment(config, corpus.description["sizes"], devices)
+    sizes = corpus.description["sizes"]
+    program = programs.compile_experiment(config, sizes, jax.devices()[:1])
     state = training.init_state(
         program.model, program.optimizer, program.example, program.mesh, config.seed
     )
@@ -35,13 +34,6 @@ def losses(devices=1, **fields):
     return np.array(found), state
 
 
-MESHES = {
-    "data 8": MeshConfig(data=8),
-    "fsdp 8": MeshConfig(data=1, fsdp=8),
-    "2 x 2 x 2": MeshConfig(data=2, fsdp=2, tensor=2),
-}
-
-
 @pytest.fixture(scope="module")
 def one_device():
     return losses()
@@ -51,21 +43,6 @@ def test_the_loss_falls(one_device):
     found, _ = one_device
     assert found[0] == pytest.approx(np.log(257), rel=0.02)
     assert found[-1] < found[0] - 0.4
-
-
-@pytest.mark.parametrize("mesh", MESHES)
-def test_losses_on_every_mesh_equal_one_device(mesh, one_device):
-    found, state = losses(8, mesh=MESHES[mesh])
-    np.testing.assert_allclose(found, one_device[0], atol=1e-4)
-    kernel = state.params["layers"]["feed_forward"]["up"]["kernel"]
-    parts = MESHES[mesh].fsdp * MESHES[mesh].tensor
-    assert kernel.addressable_shards[0].data.size * parts == kernel.size
-    (moment,) = [
-        leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-        if "mu" in jax.tree_util.keystr(path) and "['up']['kernel']" in jax.tree_util.keystr(path)
-    ]
-    assert moment.sharding == kernel.sharding
 
 
 @pytest.mark.parametrize("parts", [2, 8])
@@ -119,24 +96,10 @@ def test_a_loss_that_is_no_number_ends_the_run():
         )
 
 
-@pytest.mark.parametrize(
-    ("mesh", "message"),
-    [
-        (MeshConfig(data=3), "does not fit 8 devices"),
-        (MeshConfig(data=-1, fsdp=-1), "at most one axis may be -1"),
-        (MeshConfig(data=0), "a size is a number of devices"),
-        (MeshConfig(data=-1, tensor=3), "does not fit 8 devices"),
-    ],
-)
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(mesh, message):
-    with pytest.raises(ValueError, match=message):
-        sharding.make_mesh(mesh)
-
-
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
     with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
         programs.compile_experiment(
-            tiny(training__batch_size=12, mesh=MeshConfig(data=8)), {"vocab_size": 300}
+            tiny(training__batch_size=12, mesh="data:8"), {"vocab_size": 300}
         )
 
 

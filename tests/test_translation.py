@@ -12,7 +12,7 @@ from launch import translate as front_door_translate
 from lm_jax import runs
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
-from lm_jax.experiment import EvaluationConfig, MeshConfig, SamplesConfig
+from lm_jax.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.translation import held_out_pairs, translate
@@ -40,7 +40,7 @@ def run(tmp_path_factory, one_device):
                                   num_validation_pairs=60),
             tokenizer=TokenizerConfig("whitespace", 100),
         ),
-        mesh=MeshConfig(),
+        mesh="auto",
     )  # fmt: skip
     config.training.num_steps, config.training.batch_size = 250, 16
     config.training.steps_per_call, config.schedule.peak_learning_rate = 25, 1e-2

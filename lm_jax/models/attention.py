@@ -4,10 +4,21 @@ Axes: b batch, t query time, s key time, h query heads, g key/value heads, k hea
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+HIDDEN = -1e30  # the score of what may not be seen
+
+
+class Tokens(NamedTuple):
+    """What decides who sees whom, int32 [b, t] each."""
+
+    index_bt: jax.Array | None = None  # of time; None: later tokens are seen, too
+    segments_bt: jax.Array | None = None  # None: all are of one
+    prefix_bt: jax.Array | None = None  # 1 on the keys that are read from both sides
 
 
 def rotate(x_bthk: jax.Array, positions_bt: jax.Array, base: float) -> jax.Array:
@@ -48,6 +59,17 @@ def visible(
 def same_segment(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
     """Which key is of the query's segment, bool [b, t, s]."""
     return queries_bt[:, :, None] == keys_bs[:, None, :]
+
+
+def sees(queries: Tokens, keys: Tokens) -> jax.Array | None:
+    """Which key each query may read, bool [b, t, s]; None: all."""
+    mask_bts = None
+    if queries.index_bt is not None and keys.index_bt is not None:
+        mask_bts = visible(queries.index_bt, keys.index_bt, keys.prefix_bt)
+    if queries.segments_bt is None or keys.segments_bt is None:
+        return mask_bts
+    same_bts = same_segment(queries.segments_bt, keys.segments_bt)
+    return same_bts if mask_bts is None else mask_bts & same_bts
 
 
 def relative_buckets(
@@ -94,7 +116,7 @@ def _masked(
 ) -> jax.Array:
     if bias_hts is not None:
         scores_bhts = scores_bhts + bias_hts
-    return scores_bhts if mask_bts is None else jnp.where(mask_bts[:, None], scores_bhts, -1e30)
+    return scores_bhts if mask_bts is None else jnp.where(mask_bts[:, None], scores_bhts, HIDDEN)
 
 
 def attend_cache(

@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.attention import same_segment, visible
+from lm_jax.models.attention import Tokens, sees, visible
 from lm_jax.models.chunked_loss import chunked_cross_entropy
 from lm_jax.models.fused_attention import kernel
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
+from lm_jax.models.ring_attention import can_turn
 from lm_jax.models.transformer_blocks import (
     Attention,
     LayerCache,
@@ -200,38 +201,52 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
 
 
-def _decoder_rows(config: BlocksConfig, batch: Batch) -> Rows:
+def _turns(config: BlocksConfig, *tokens: jax.Array) -> bool:
+    """Whether attention is a ring over devices, which makes its masks itself."""
+    return config.context_parallel == "ring" and can_turn(*(x_bt.shape[1] for x_bt in tokens))
+
+
+def _decoder_rows(config: BlocksConfig, batch: Batch, ring: bool) -> Rows:
     """Each token sees the earlier ones of its segment, and the prefix of its segment."""
     time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
-    prefix_bt = batch.get("prefix")
+    prefix_bt, positions_bt = batch.get("prefix"), batch.get("positions", time_bt)
+    if ring:
+        tokens = Tokens(time_bt, segments_bt, prefix_bt)
+        return Rows(positions_bt, None, ring=(tokens, tokens))
     if config.attention == "cudnn" and segments_bt is None and prefix_bt is None:
-        return Rows(batch.get("positions", time_bt), None)
+        return Rows(positions_bt, None)
     # One document a row needs one mask for all rows.
     index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
-    mask_bts = visible(index_bt, index_bt, prefix_bt)
-    if segments_bt is not None:
-        mask_bts &= same_segment(segments_bt, segments_bt)
-    return Rows(batch.get("positions", time_bt), mask_bts)
+    tokens = Tokens(index_bt, segments_bt, prefix_bt)
+    return Rows(positions_bt, sees(tokens, tokens))
 
 
 def _encoder_rows(
-    tokens_bt: jax.Array, segments_bt: jax.Array | None, positions_bt: jax.Array | None
+    tokens_bt: jax.Array,
+    segments_bt: jax.Array | None,
+    positions_bt: jax.Array | None,
+    ring: bool = False,
 ) -> Rows:
     """Each token sees all of its segment; padding is segment 0."""
-    mask_bts = None if segments_bt is None else same_segment(segments_bt, segments_bt)
-    return Rows(_time(tokens_bt) if positions_bt is None else positions_bt, mask_bts)
+    positions_bt = _time(tokens_bt) if positions_bt is None else positions_bt
+    tokens = Tokens(segments_bt=segments_bt)
+    if ring:
+        return Rows(positions_bt, None, ring=(tokens, tokens))
+    return Rows(positions_bt, sees(tokens, tokens))
 
 
 # What a model of each configuration is called with: (configuration, dtype, train, batch) ->
 # module, its arguments.
 def _decoder_call(config: TransformerConfig, dtype: Any, train: bool, batch: Batch):
     module = Decoder(config, dtype, train, causal="prefix" not in batch)
-    return module, (batch["inputs"], _decoder_rows(config, batch))
+    ring = _turns(config, batch["inputs"])
+    return module, (batch["inputs"], _decoder_rows(config, batch, ring))
 
 
 def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
     inputs_bt, segments_bt = batch["inputs"], batch.get("segments")
-    rows = _encoder_rows(inputs_bt, segments_bt, batch.get("positions"))
+    ring = _turns(config, inputs_bt)
+    rows = _encoder_rows(inputs_bt, segments_bt, batch.get("positions"), ring)
     ones, zeros = jnp.ones_like(inputs_bt), jnp.zeros_like(inputs_bt)
     is_text_bt = ones if segments_bt is None else segments_bt
     types_bt = batch.get("segment_types", zeros)
@@ -240,11 +255,15 @@ def _encoder_call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
 
 def _encoder_decoder_call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
     source_bs, segments_bs = batch["source"], batch.get("source_segments")
-    source_rows = _encoder_rows(source_bs, segments_bs, batch.get("source_positions"))
-    rows = _decoder_rows(config, batch)
-    if segments_bs is not None:
-        segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
-        rows = rows._replace(source_mask_bts=same_segment(segments_bt, segments_bs))
+    ring = _turns(config, batch["inputs"], source_bs)
+    source_rows = _encoder_rows(source_bs, segments_bs, batch.get("source_positions"), ring)
+    rows = _decoder_rows(config, batch, ring)
+    segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
+    across = (Tokens(segments_bt=segments_bt), Tokens(segments_bt=segments_bs))
+    if ring:
+        rows = rows._replace(source_ring=across)
+    else:
+        rows = rows._replace(source_mask_bts=sees(*across))
     return EncoderDecoder(config, dtype, train), (batch["inputs"], rows, source_bs, source_rows)
 
 

@@ -14,14 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.attention import (
+    Tokens,
     attend,
     attend_cache,
     attention_weights,
     relative_buckets,
     rotate,
+    sees,
     sinusoids,
 )
 from lm_jax.models.fused_attention import PRIMITIVE, attend_fused
+from lm_jax.models.ring_attention import ring_attend, time_axis
 from lm_jax.models.transformer_config import BlocksConfig
 
 _GATES: dict[str, Callable] = {
@@ -36,6 +39,7 @@ _ACTIVATIONS: dict[str, Callable] = {
 
 
 _FEW_ROWS = 64
+_WHOLE = ("batch", None, "kv_heads", None)  # keys and values, gathered over time
 
 
 class Rows(NamedTuple):
@@ -47,6 +51,9 @@ class Rows(NamedTuple):
     source_bsd: jax.Array | None = None  # what an encoder made of the source
     source_mask_bts: jax.Array | None = None
     bias_hts: jax.Array | None = None  # of relative positions, the same in all layers
+    # Queries and keys of which a ring makes the masks itself, block by block.
+    ring: tuple[Tokens, Tokens] | None = None
+    source_ring: tuple[Tokens, Tokens] | None = None
 
 
 KeysValues = tuple[jax.Array, jax.Array]  # a cache: [b, g, s, k] each
@@ -162,6 +169,7 @@ class Attention(nn.Module):
         c = self.config
         q_bthk = self._heads(self.query(x_btd), "heads")
         mask_bts = rows.source_mask_bts if self.across else rows.mask_bts
+        ring = rows.source_ring if self.across else rows.ring
         bias_hts = None if self.across else rows.bias_hts
         if self.across and cache is not None:
             k, v = cache
@@ -172,11 +180,17 @@ class Attention(nn.Module):
             k = rotate(k, rows.positions_bt, c.rotary_base)
         if cache is None:
             if self.is_mutable_collection("intermediates"):
+                mask_bts = sees(*ring) if ring else mask_bts
                 self.sow("intermediates", "map", attention_weights(q_bthk, k, mask_bts, bias_hts))
-            if c.attention == "cudnn":
+            if ring:
+                y_bthk = ring_attend(q_bthk, k, v, bias_hts, *ring)
+            elif c.attention == "cudnn":
                 if mask_bts is not None:  # the kernel wants it split as the queries are
                     mask_bts = nn.with_logical_constraint(mask_bts, ("batch", "time", None))
                 y_bthk = attend_fused(q_bthk, k, v, mask_bts, causal=self.causal)
+            elif time_axis():
+                k, v = (nn.with_logical_constraint(x, _WHOLE) for x in (k, v))
+                y_bthk = attend(q_bthk, k, v, mask_bts, bias_hts)
             else:
                 y_bthk = attend(q_bthk, k, v, mask_bts, bias_hts, causal=self.causal)
         else:

@@ -34,6 +34,8 @@ class BlocksConfig:
     scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
     # Memory against recomputation: none, dots (keeps products with weights), full.
     remat: str = "none"
+    # Where the mesh splits time: all_gather (each device holds all keys), ring (a block at a time).
+    context_parallel: str = "all_gather"
 
     @property
     def head_width(self) -> int:
@@ -103,6 +105,7 @@ _CHOICES = {
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "attention": ("xla", "cudnn", "auto"),
     "remat": ("none", "dots", "full"),
+    "context_parallel": ("all_gather", "ring"),
 }
 
 

@@ -66,18 +66,22 @@ def devices_of(axes: Iterable[str], mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def planned_collectives(params: Any, dtype: Any, mesh: Mesh, parts: int = 1) -> list[Planned]:
+def planned_collectives(
+    params: Any, dtype: Any, mesh: Mesh, parts: int = 1, splits_time: bool = False
+) -> list[Planned]:
     """What parameters and gradients cost in one step, from their shardings alone.
 
     A parameter that is split over `fsdp` is gathered twice, for the forward and for the backward
     pass, and its gradient is reduced and scattered (ZeRO-3, Rajbhandari et al. 2020, section 7.2).
-    The gradients are then summed over the axes that split the batch and not the parameter. All of
+    The gradients are then summed over the axes that split the tokens and not the parameter. All of
     it is in `dtype`, that of the products.
 
     Args:
       params: arrays, or `ShapeDtypeStruct`s with shardings.
       parts: of the batch over which the gradient is accumulated; each does all of this.
+      splits_time: whether the model splits rows of tokens over `sequence`.
     """
+    splits = ("data", "fsdp", "sequence") if splits_time else ("data", "fsdp")
     sizes: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for leaf in jax.tree.leaves(params):
         names = {name for axes in leaf.sharding.spec for name in _names(axes)}
@@ -86,7 +90,7 @@ def planned_collectives(params: Any, dtype: Any, mesh: Mesh, parts: int = 1) -> 
             sizes["all-gather", ("fsdp",)] += 2 * size
             sizes["reduce-scatter", ("fsdp",)] += size
             size //= mesh.shape["fsdp"]
-        whole = tuple(a for a in ("data", "fsdp") if a not in names and mesh.shape[a] > 1)
+        whole = tuple(a for a in splits if a not in names and mesh.shape[a] > 1)
         if whole:
             sizes["all-reduce", whole] += size
     return [Planned(kind, axes, size, parts) for (kind, axes), size in sizes.items()]
@@ -99,22 +103,48 @@ def _names(axes: Any) -> tuple[str, ...]:
 def planned_activations(
     config: BlocksConfig, sequences: int, dtype: Any, mesh: Mesh
 ) -> list[Planned]:
-    """What tensor parallelism of a Transformer costs in one step, for `sequences` a device.
+    """What splitting activations of a Transformer costs in a step, for `sequences` a device.
 
-    Each attention and each feed-forward block sums its output once forward and the gradient of its
-    input once backward (Shoeybi et al. 2019, section 3). Recomputation comes on top.
+    Over `tensor` each attention and each feed-forward block sums its output once forward and the
+    gradient of its input once backward (Shoeybi et al. 2019, section 3). Over `sequence` each
+    attention gathers its keys and values, and reduces and scatters their gradients; or sends them
+    round, and backward once more with their gradients. Recomputation comes on top.
     """
-    if mesh.shape["tensor"] == 1:
-        return []
-    width = sequences * config.d_model * np.dtype(dtype).itemsize
+    if not isinstance(config, EncoderDecoderConfig):
+        towers = [(config.context_length, config.num_layers, 2)]
+        attentions = [(config.context_length, config.num_layers)]
+    else:
+        towers = [
+            (config.source_length, config.encoder_layers, 2),
+            (config.context_length, config.num_layers, 3),
+        ]
+        attentions = [
+            (config.source_length, config.encoder_layers + config.num_layers),
+            (config.context_length, config.num_layers),
+        ]
+    of_position = sequences * np.dtype(dtype).itemsize
+    tensor, parts = mesh.shape["tensor"], mesh.shape["sequence"]
+    planned = []
+    if tensor > 1:
+        width = of_position * config.d_model
+        planned += [
+            Planned("all-reduce", ("tensor",), width * length // parts, 2 * blocks * layers)
+            for length, layers, blocks in towers
+        ]
+    if parts > 1:
+        width = of_position * 2 * config.kv_heads * config.head_width // tensor
+        for length, layers in attentions:
+            planned += _keys_and_values(config.context_parallel, width * length, layers, parts)
+    return planned
 
-    def sums(length: int, layers: int, blocks: int) -> Planned:
-        return Planned("all-reduce", ("tensor",), width * length, 2 * blocks * layers)
 
-    if isinstance(config, EncoderDecoderConfig):
-        encoder = sums(config.source_length, config.encoder_layers, 2)
-        return [encoder, sums(config.context_length, config.num_layers, 3)]
-    return [sums(config.context_length, config.num_layers, 2)]
+def _keys_and_values(how: str, size: int, layers: int, parts: int) -> list[Planned]:
+    if how == "ring":
+        # Forward all but the own block arrive; backward again, and their gradients come home.
+        times = layers * (2 * (parts - 1) + parts)
+        return [Planned("collective-permute", ("sequence",), size // parts, times)]
+    kinds = ("all-gather", "reduce-scatter")
+    return [Planned(kind, ("sequence",), size, layers) for kind in kinds]
 
 
 def seconds(planned: Iterable[Planned], mesh: Mesh, device: Accelerator) -> float:

@@ -153,7 +153,8 @@ def _planned(program: Program, params: Any) -> list[Planned]:
     experiment, mesh = program.experiment, program.mesh
     dtype = compute_dtype(experiment)
     parts = experiment.training.gradient_accumulation_steps
-    planned = planned_collectives(params, dtype, mesh, parts)
+    splits_time = isinstance(experiment.model, BlocksConfig)
+    planned = planned_collectives(params, dtype, mesh, parts, splits_time)
     if isinstance(experiment.model, BlocksConfig):
         sequences = experiments.sequences_per_step(experiment) // sharding.data_parts(mesh)
         planned += planned_activations(experiment.model, sequences, dtype, mesh)

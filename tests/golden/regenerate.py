@@ -20,7 +20,6 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 import jax  # noqa: E402
 
 from lm_jax import data, programs, sharding, training  # noqa: E402
-from lm_jax.experiment import MeshConfig  # noqa: E402
 
 FAMILIES = ("quickstart", "shakespeare_char_cpu")
 HERE = Path(__file__).parent
@@ -38,7 +37,7 @@ def losses(family: str) -> list[float]:
         cache_directory=tempfile.mkdtemp(),
         tokenizer=data.TokenizerConfig("byte"),
     )
-    config.mesh = MeshConfig(data=1)
+    config.mesh = "data:1"
     config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
     corpus = data.prepare(config.data)
     program = programs.compile_experiment(config, corpus.description["sizes"], jax.devices()[:1])

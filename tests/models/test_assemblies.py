@@ -8,7 +8,6 @@ import optax
 import pytest
 
 from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
 from lm_jax.models import build_model
 from lm_jax.models.transformer import (
     EncoderConfig,
@@ -249,7 +248,7 @@ def test_a_forward_pass_holds_no_map():
 def test_a_classifier_takes_all_but_its_head_from_a_masked_language_model():
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (4, 12)).astype(np.int32)
     batch = {"inputs": tokens, "segments": np.ones_like(tokens)}
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     optimizer = optax.sgd(0.1)
 
     def state(seed, **fields):
@@ -300,7 +299,7 @@ def test_training_on_eight_devices_equals_one_and_learns(kind):
     model, optimizer = build_model(tiny(kind, **FIELDS[kind]), jnp.float32), optax.adam(3e-3)
     step = training.make_train_step(model, optimizer, lambda _: 3e-3)
     results = []
-    for config, count in ((MeshConfig(2, 2, 2), 8), (MeshConfig(), 1)):
+    for config, count in (("data:2,fsdp:2,tensor:2", 8), ("data:1", 1)):
         mesh = sharding.make_mesh(config, jax.devices()[:count])
         state = training.init_state(model, optimizer, batch, mesh, 0)
         first = jax.tree.map(np.asarray, state.params)

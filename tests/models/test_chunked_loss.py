@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import NamedSharding
 
 from lm_jax import sharding
-from lm_jax.experiment import MeshConfig
 from lm_jax.models import build_model
 from lm_jax.models.chunked_loss import chunked_cross_entropy
 from lm_jax.models.interface import cross_entropy
@@ -101,9 +100,9 @@ def test_of_equal_logits_the_first_is_the_prediction():
 @pytest.mark.parametrize(
     ("mesh", "vocab"),
     [
-        (MeshConfig(1, 8, 1), 52),
-        (MeshConfig(2, 2, 2), 52),
-        (MeshConfig(1, 2, 4), 53),  # the tensor axis does not divide it
+        ("fsdp:8", 52),
+        ("data:2,fsdp:2,tensor:2", 52),
+        ("fsdp:2,tensor:4", 53),  # the tensor axis does not divide it
     ],
     ids=str,
 )
@@ -160,7 +159,7 @@ def test_memory_is_that_of_a_piece():
 
 
 def test_traffic_does_not_grow_with_the_pieces():
-    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = sharding.make_mesh("data:2,fsdp:2,tensor:2")
     _, _, width, vocab = shape = (8, 16, 32, 512)
     with sharding.on_mesh(mesh):
         found = [

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
 from lm_jax.models import convnet_blocks as blocks
 from lm_jax.models.convnet import (
     NETWORKS,
@@ -332,7 +331,7 @@ def losses_of_training(mesh_config, num_devices):
 
 @pytest.fixture(scope="module")
 def one_device():
-    return losses_of_training(MeshConfig(data=1), 1)
+    return losses_of_training("data:1", 1)
 
 
 def test_training_moves_the_running_statistics_and_starts_near_a_uniform_guess(one_device):
@@ -345,7 +344,7 @@ def test_training_moves_the_running_statistics_and_starts_near_a_uniform_guess(o
 
 def test_a_mesh_changes_neither_losses_nor_statistics(one_device):
     one, state = one_device
-    eight, split = losses_of_training(MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    eight, split = losses_of_training("data:2,fsdp:2,tensor:2", 8)
     np.testing.assert_allclose(eight, one, atol=1e-4)
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3)  # noqa: E731
     jax.tree.map(close, jax.device_get(state.stats), jax.device_get(split.stats))

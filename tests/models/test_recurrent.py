@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.recurrence import CELLS, Sequence, recur, recur_states
 from lm_jax.models.recurrent import RecurrentConfig, recurrent
 
@@ -327,7 +326,7 @@ def trained(config, mesh, windows, optimizer, calls):
 
 def test_the_training_loop_carries_the_state():
     config = tiny(carry_state=True, layer_norm=True, dropout_rate=0.1)
-    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     row = np.tile(np.arange(16), 12 * 8 // 16 + 1)[: 12 * 8 + 1]
     windows = np.stack([np.stack([row[8 * i : 8 * i + 9]] * 4) for i in range(12)]).astype("i4")
     state, losses = trained(config, mesh, windows, optax.adam(3e-2), calls=4)
@@ -338,8 +337,8 @@ def test_the_training_loop_carries_the_state():
 def test_training_does_not_depend_on_the_mesh():
     windows = np.asarray(tokens(3 * 8, 9)).reshape(3, 8, 9)
     config = tiny(cell="gru", carry_state=True)
-    one = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    eight = sharding.make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
+    one = sharding.make_mesh("data:1", jax.devices()[:1])
+    eight = sharding.make_mesh("data:2,fsdp:2,tensor:2", jax.devices()[:8])
     (state, losses), (other, others) = (
         trained(config, mesh, windows, optax.sgd(0.1), calls=1) for mesh in (one, eight)
     )

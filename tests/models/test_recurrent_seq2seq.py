@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lm_jax import sharding, training
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.interface import cross_entropy
 from lm_jax.models.recurrence import CELLS
 from lm_jax.models.recurrent_attention import ATTENTIONS
@@ -274,8 +273,8 @@ def test_training_does_not_depend_on_the_mesh(kind):
     batch = packed(ROWS * 4)
     batches = {name: np.stack([value, value[::-1]]) for name, value in batch.items()}
     config = tiny(**KINDS[kind] | {"d_hidden": 8, "d_attention": 8, "num_layers": 1})
-    one = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
-    eight = sharding.make_mesh(MeshConfig(2, 2, 2), jax.devices()[:8])
+    one = sharding.make_mesh("data:1", jax.devices()[:1])
+    eight = sharding.make_mesh("data:2,fsdp:2,tensor:2", jax.devices()[:8])
     (params, losses), (other, others) = (
         trained(config, mesh, batches, optax.sgd(0.5)) for mesh in (one, eight)
     )
@@ -300,7 +299,7 @@ def test_attention_learns_to_reverse():
     batches = {name: value.astype(np.int32) for name, value in batches.items()}
     batches["weights"] = np.ones((150, 32, 14), np.float32)
     config = RecurrentSeq2SeqConfig(vocab_size=11, d_hidden=32)
-    mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     _, losses = trained(config, mesh, batches, optax.adam(1e-2))
     assert losses[0] > 2.2 and losses[-5:].mean() < 0.1
 

@@ -8,7 +8,6 @@ import pytest
 
 from lm_jax import data, programs, training
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
-from lm_jax.experiment import MeshConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer import EncoderConfig, EncoderDecoderConfig, TransformerConfig
@@ -30,7 +29,7 @@ VOCABULARY = 512
 
 
 def program_on(mesh, **fields):
-    config = tiny(mesh=MeshConfig(**{"data": 1} | mesh), compute_dtype="float32", **fields)
+    config = tiny(mesh=mesh, compute_dtype="float32", **fields)
     config.model.scan_layers = True
     return programs.compile_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
 
@@ -48,9 +47,9 @@ def on_first_device(tree):
 @pytest.mark.parametrize(
     ("mesh", "optimizer"),
     [
-        ({"data": 8}, "adamw"),
-        ({"fsdp": 8}, "adafactor"),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, "adamw"),
+        ("data:8", "adamw"),
+        ("fsdp:8", "adafactor"),
+        ("data:2,fsdp:2,tensor:2", "adamw"),
     ],
     ids=str,
 )
@@ -63,11 +62,11 @@ def test_memory_by_arithmetic_is_that_of_arrays_really_split(mesh, optimizer):
         expected = on_first_device(getattr(real, part))
         assert bytes_per_device(getattr(abstract, part)) == expected, part
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(real.params))
-    assert (on_first_device(real.params) == whole) == (mesh == {"data": 8})
+    assert (on_first_device(real.params) == whole) == (mesh == "data:8")
 
 
 def test_the_compiler_holds_what_arithmetic_says():
-    program = program_on({"fsdp": 4, "tensor": 2})
+    program = program_on("fsdp:4,tensor:2")
     memory = compile_step(program).memory
     state = memory.parameters + memory.optimizer_state + memory.batch
     assert memory.optimizer_state == pytest.approx(2 * memory.parameters, abs=64)
@@ -88,21 +87,21 @@ def batch_shapes_on(program):
 
 
 def test_products_of_the_compiled_step_are_three_times_the_forward_pass():
-    compiled = compile_step(program_on({"data": 8}))
+    compiled = compile_step(program_on("data:8"))
     assert compiled.work.unknown_loops == 0
     assert compiled.work.product_flops == pytest.approx(compiled.model_flops, rel=1e-3)
 
 
 def test_recomputation_costs_a_forward_pass_of_the_layers():
     config = {"model__num_layers": 4}
-    whole = compile_step(program_on({"data": 8}, **config)).work.product_flops
-    again = compile_step(program_on({"data": 8}, model__remat="full", **config)).work.product_flops
+    whole = compile_step(program_on("data:8", **config)).work.product_flops
+    again = compile_step(program_on("data:8", model__remat="full", **config)).work.product_flops
     assert 1.1 < again / whole < 4 / 3
 
 
 def test_data_parallel_sums_all_gradients_once():
     # Of a tied table both gradients would be summed, that of its rows and that of the logits.
-    compiled = compile_step(program_on({"data": 8}, model__tie_embeddings=False))
+    compiled = compile_step(program_on("data:8", model__tie_embeddings=False))
     counted, planned = by_kind(compiled.work.collectives), compiled.planned
     assert planned == [Planned("all-reduce", ("data",), compiled.memory.gradients)]
     # Beside the gradients only sums of a few numbers: loss, weights.
@@ -110,7 +109,7 @@ def test_data_parallel_sums_all_gradients_once():
 
 
 def test_fsdp_gathers_parameters_twice():
-    program = program_on({"fsdp": 8})
+    program = program_on("fsdp:8")
     compiled = compile_step(program)
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, program.mesh)
@@ -123,7 +122,7 @@ def test_fsdp_gathers_parameters_twice():
 
 
 def test_axes_of_the_batch_and_of_tensors_share_the_work():
-    program = program_on({"data": 2, "fsdp": 2, "tensor": 2})
+    program = program_on("data:2,fsdp:2,tensor:2")
     arguments = program.model, program.optimizer, program.example, program.mesh
     kernel = training.abstract_state(*arguments).params["layers"]["feed_forward"]["up"]["kernel"]
     size = kernel.size * 2 // 2  # bytes of bfloat16, of which each device has half the columns
@@ -135,7 +134,7 @@ def test_axes_of_the_batch_and_of_tensors_share_the_work():
 
 
 def test_tensor_parallel_blocks_sum_twice_each():
-    mesh = program_on({"fsdp": 4, "tensor": 2}).mesh
+    mesh = program_on("fsdp:4,tensor:2").mesh
     shape = {"d_model": 32, "num_layers": 5, "context_length": 10}
     (decoder,) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mesh)
     assert decoder == Planned("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 4 * 5)
@@ -144,8 +143,49 @@ def test_tensor_parallel_blocks_sum_twice_each():
         Planned("all-reduce", ("tensor",), 3 * 7 * 32 * 2, 4 * 2),
         Planned("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 6 * 5),
     ]
-    alone = program_on({"fsdp": 8}).mesh
+    alone = program_on("fsdp:8").mesh
     assert planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, alone) == []
+
+
+def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
+    mesh = program_on("fsdp:2,sequence:4").mesh
+    shape = {"d_model": 32, "num_layers": 5, "context_length": 16, "num_heads": 4}
+    few = TransformerConfig(**shape, num_kv_heads=2)
+    size = 3 * 16 * 2 * 16 * 2  # sequences, tokens, keys and values, their width, bytes
+    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+        Planned("all-gather", ("sequence",), size, 5),
+        Planned("reduce-scatter", ("sequence",), size, 5),
+    ]
+    few.context_parallel = "ring"
+    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+        Planned("collective-permute", ("sequence",), size // 4, 5 * (3 + 3 + 4))
+    ]
+    both = EncoderDecoderConfig(**shape, source_length=8, num_encoder_layers=2)
+    gathered = planned_activations(both, 3, jnp.bfloat16, mesh)[::2]
+    assert gathered == [  # the source is read by the encoder's layers and by the decoder's
+        Planned("all-gather", ("sequence",), 3 * 8 * 2 * 32 * 2, 2 + 5),
+        Planned("all-gather", ("sequence",), 3 * 16 * 2 * 32 * 2, 5),
+    ]
+    mixed = program_on("tensor:2,sequence:4").mesh
+    (sums, *_) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mixed)
+    assert sums == Planned("all-reduce", ("tensor",), 3 * 4 * 32 * 2, 4 * 5)
+
+
+@pytest.mark.parametrize("how", ["all_gather", "ring"])
+def test_a_split_of_time_exchanges_what_is_planned(how):
+    program = program_on(
+        "data:2,sequence:4", model__context_parallel=how, model__tie_embeddings=False
+    )
+    compiled = compile_step(program)
+    counted = by_kind(compiled.work.collectives)
+    planned = planned_by_kind(compiled.planned, program.mesh)
+    # All gradients are summed over both axes, all of which split tokens.
+    assert planned["all-reduce"].bytes == compiled.memory.gradients
+    assert planned["all-reduce"].bytes <= counted["all-reduce"].bytes
+    kind = {"all_gather": "all-gather", "ring": "collective-permute"}[how]
+    # The backward pass may gather again; a ring also sends when keys are, and of which segment.
+    most = {"all_gather": 2.1, "ring": 1.1}[how]
+    assert planned[kind].bytes <= counted[kind].bytes <= most * planned[kind].bytes
 
 
 def test_a_ring_sends_all_but_a_part_and_a_sum_does_it_twice():
@@ -156,7 +196,7 @@ def test_a_ring_sends_all_but_a_part_and_a_sum_does_it_twice():
 
 
 def test_an_axis_within_a_node_uses_its_links():
-    mesh = program_on({"data": 2, "fsdp": 2, "tensor": 2}).mesh
+    mesh = program_on("data:2,fsdp:2,tensor:2").mesh
     slow = ACCELERATORS["h100"]._replace(domain=4)
     for axis, bandwidth in (("tensor", 450e9), ("fsdp", 450e9), ("data", 50e9)):
         expected = 3 * 1e9 / bandwidth
@@ -207,7 +247,7 @@ def test_batches_have_the_shapes_that_are_compiled(objective):
 @pytest.mark.parametrize("axis", ["data", "fsdp"])
 def test_bytes_of_a_device_do_not_grow_with_the_devices(axis):
     def exchanged(devices):
-        config = tiny(mesh=MeshConfig(**{"data": 1, axis: devices}), compute_dtype="float32")
+        config = tiny(mesh=f"{axis}:{devices}", compute_dtype="float32")
         config.model.d_model, config.model.scan_layers = 128, True
         devices = jax.devices()[:devices]
         compiled = compile_step(programs.compile_experiment(config, {"vocab_size": 128}, devices))
@@ -231,7 +271,7 @@ def test_the_front_door_checks_a_configuration():
     status, last, err = launch("compile_check", *arguments, "--accelerator=v5e")
     assert status == 0, err
     results = json.loads(last)
-    assert results["mesh"] == {"data": 1, "fsdp": 8, "tensor": 2}
+    assert results["mesh"] == {"data": 1, "fsdp": 8, "tensor": 2, "sequence": 1}
     assert results["fits"] is True and results["batch_size"] == 16
     assert results["memory"]["total"] > results["memory"]["parameters"] > 0
     assert results["collectives"]["all-gather"]["bytes"] > 0

@@ -3,7 +3,7 @@
 import jax
 
 from lm_jax import programs
-from lm_jax.experiment import Experiment, MeshConfig
+from lm_jax.experiment import Experiment
 from lm_jax.models.transformer import TransformerConfig
 from tests.experiments import tiny
 
@@ -11,7 +11,7 @@ from tests.experiments import tiny
 def small(**fields) -> programs.Program:
     """One layer of 32 and a vocabulary of 50, 4 rows of 16 a step, 2 steps a dispatch."""
     model = TransformerConfig(50, context_length=16, num_layers=1, d_model=32, num_heads=2)
-    shapes = {"training__batch_size": 4, "training__steps_per_call": 2, "mesh": MeshConfig()}
+    shapes = {"training__batch_size": 4, "training__steps_per_call": 2, "mesh": "data:1"}
     return compiled(tiny(**{"model": model, "evaluation__batch_size": 4} | shapes | fields))
 
 
