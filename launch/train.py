@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cluster, program
-from lm_jax import hosts, runs
+from lm_jax import hosts, trainer
 from lm_jax.profiling import parse_steps
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
@@ -48,7 +48,7 @@ def main() -> dict[str, Any]:
     stop_requested = hosts.stop_requests()
     experiment = program.experiment_of(CONFIG)
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
-    results = runs.train(experiment, Path(WORKDIR.value), stop_requested, profiled)
+    results = trainer.train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):
         program.say(f"stopped and saved at step {results['step']}; the same command goes on")
     else:

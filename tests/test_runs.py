@@ -5,7 +5,7 @@ import shutil
 import jax
 import pytest
 
-from lm_jax import runs, workdir
+from lm_jax import runs, trainer, workdir
 from lm_jax.data import corpus
 from lm_jax.experiment import EvaluationConfig, SamplesConfig
 from tests.experiments import tiny
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     )
     experiment.data.tokenizer.vocab_size = 270
     experiment.samples.num_beams, experiment.samples.max_new_tokens = 2, 100  # more than fit
-    runs.train(experiment, place / "run")
+    trainer.train(experiment, place / "run")
     return place / "run"
 
 
@@ -65,7 +65,7 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
 def test_a_finished_run_only_returns_what_it_came_to(trained):
     experiment = workdir.read_experiment(trained)
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    assert runs.train(experiment, trained)["step"] == 10
+    assert trainer.train(experiment, trained)["step"] == 10
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -75,7 +75,7 @@ def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
     moved = shutil.copy(experiment.data.path, tmp_path / "moved.txt")
     experiment.data.path, experiment.data.cache_directory = str(moved), str(tmp_path / "cache")
     experiment.training.log_every_steps = 3
-    assert runs.train(experiment, tmp_path / "run")["step"] == 10
+    assert trainer.train(experiment, tmp_path / "run")["step"] == 10
 
 
 def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
@@ -83,6 +83,6 @@ def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
     experiment.schedule.peak_learning_rate = 1e38
     experiment.optimizer.name = "sgd"
     with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):
-        runs.train(experiment, tmp_path)
+        trainer.train(experiment, tmp_path)
     with pytest.raises(ValueError, match="holds no checkpoint"):
         runs.load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from launch import program as front_door
 from launch import translate as front_door_translate
-from lm_jax import runs
+from lm_jax import runs, trainer
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
 from lm_jax.experiment import EvaluationConfig, SamplesConfig
@@ -46,7 +46,7 @@ def run(tmp_path_factory, one_device):
     config.training.steps_per_call, config.schedule.peak_learning_rate = 25, 1e-2
     config.samples.num_samples, config.samples.temperature = 1, 0.0
     directory = tmp_path_factory.mktemp("runs") / "copy"
-    results = runs.train(config, directory)
+    results = trainer.train(config, directory)
     assert results["validation"]["accuracy"] > 0.95
     return runs.load(directory, say=lambda line: None)
 
@@ -131,7 +131,7 @@ def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
         ),
         training=dataclasses.replace(run.program.experiment.training, num_steps=500),
     )
-    results = runs.train(config, tmp_path / "run")
+    results = trainer.train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] > 0.95
     decoder = runs.load(tmp_path / "run")
     sources, targets = held_out_pairs(decoder)
