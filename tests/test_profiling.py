@@ -30,7 +30,7 @@ def test_operations_are_those_of_xla_without_their_numbers():
 
 def config():
     bytes_ = TokenizerConfig("byte")
-    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, mesh="data:1")
+    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, mesh="data:-1")
 
 
 @pytest.fixture(scope="module")
