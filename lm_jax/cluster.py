@@ -61,7 +61,7 @@ def find(
 def on_tpu(environment: Mapping[str, str]) -> bool:
     """Whether this is a TPU machine, which may be one of a pod."""
     chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
-    if environment.get("JAX_PLATFORMS", "tpu").partition(",")[0] != "tpu":
+    if (environment.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
         return False
     return chips and importlib.util.find_spec("libtpu") is not None
 

@@ -103,6 +103,11 @@ def _check_model(mesh: Mesh, model: Any) -> None:
                     f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
                     f"choose a multiple of {parts}, or another mesh"
                 )
+    if model.attention == "cudnn" and mesh.shape["sequence"] > 1:
+        raise ValueError(
+            "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
+            f"over sequence:{mesh.shape['sequence']}; take auto or xla, or another mesh"
+        )
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:

@@ -51,6 +51,8 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     if not isinstance(experiment.data, data.ImageConfig):
         tokenizer = data.load_tokenizer(directory / "tokenizer")
     sizes = workdir.read_sizes(directory)
+    if getattr(experiment.model, "attention", None) == "cudnn":  # what is read need not be trained
+        experiment.model.attention = "auto"
     try:
         program = compile_experiment(experiment, sizes)
     except ValueError:  # trained on other devices than are here: to read it, one will do

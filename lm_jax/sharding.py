@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -79,7 +80,7 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
     if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
         raise ValueError(
             f"mesh {show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
-            "choose data x fsdp and tensor so that each has whole rows, or all of a host the same"
+            "choose the axes so that each has whole rows, or all of a host the same"
         )
     return shares.index(frozenset(parts_of[process])), len(shares)
 
@@ -142,8 +143,20 @@ def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-    """Arrays as copies on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Arrays, which all processes hold alike, as copies on every device of the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: placed(x, whole), tree)
+
+
+def placed(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array, which all processes hold alike, as a global one."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    # device_put would have every process gather every array, to see that they are alike.
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(placed(jax.random.key_data(x), sharding))
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:

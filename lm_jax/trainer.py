@@ -66,7 +66,9 @@ def train(
     num_steps = 1 if counts else experiment.training.num_steps
     profiling.check(profile_steps, 0 if counts else num_steps)
     batches = None if counts else training_batches(program, dataset)
-    resumes = any((directory / "checkpoints").glob("[0-9]*"))
+    saved = (directory / "checkpoints").glob("[0-9]*")
+    resumes = any(path.name.isdecimal() for path in saved)  # others were never finished
+    hosts.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
     abstract_state(program)  # what cannot be built is refused before anything is written
     if dataset.tokenizer is not None and program.model.step is not None:

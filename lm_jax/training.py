@@ -101,7 +101,7 @@ def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState
         taken.append(found is not None and found.shape == leaf.shape)
         if not taken[-1]:
             return leaf
-        return jax.device_put(jnp.asarray(found, leaf.dtype), leaf.sharding)
+        return sharding.placed(jnp.asarray(found, leaf.dtype), leaf.sharding)
 
     ours = jax.tree_util.tree_map_with_path(choose, variables_of(state))
     params = ours.pop("params")

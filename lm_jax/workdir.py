@@ -36,10 +36,12 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     """What a finished run of this very experiment came to; None if there is none."""
     try:
         results = json.loads((workdir / "evaluation.json").read_text())
-        config = json.loads((workdir / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        trained = experiments.to_dict(read_experiment(workdir))
+    except (OSError, ValueError):
         return None
-    return results if config == experiments.to_dict(experiment) else None
+    return (
+        results if trained | {"mesh": experiment.mesh} == experiments.to_dict(experiment) else None
+    )
 
 
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:

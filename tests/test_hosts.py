@@ -106,6 +106,23 @@ def test_two_processes_train_as_one_does(pair, alone):
 
 
 @pytest.mark.slow
+def test_two_processes_count_as_one_does(tmp_path):
+    counted = [f"--config={ROOT / 'configs/ngram.py'}:reference", "--config.model.order=2"]
+    counted += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]
+    port = free_port()
+    pair = [
+        start([*counted, f"--workdir={tmp_path / 'pair'}", *place(2, index, port)])
+        for index in range(2)
+    ]
+    (status, out, err), _ = end(pair)
+    assert status == 0, err
+    ((status, alone, err),) = end([start([*counted, f"--workdir={tmp_path / 'alone'}"])])
+    assert status == 0, err
+    found, expected = (json.loads(text.splitlines()[-1])["validation"] for text in (out, alone))
+    assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_two_processes_evaluate_what_one_has_trained(alone):
     workdir, results = alone
     arguments, port = [f"--workdir={workdir}", "--batch_size=6"], free_port()

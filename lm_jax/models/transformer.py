@@ -17,7 +17,7 @@ from lm_jax.models.attention import Tokens, sees, visible
 from lm_jax.models.chunked_loss import chunked_cross_entropy
 from lm_jax.models.fused_attention import kernel
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
-from lm_jax.models.ring_attention import can_turn
+from lm_jax.models.ring_attention import can_turn, time_axis
 from lm_jax.models.transformer_blocks import (
     Attention,
     LayerCache,
@@ -213,7 +213,8 @@ def _decoder_rows(config: BlocksConfig, batch: Batch, ring: bool) -> Rows:
     if ring:
         tokens = Tokens(time_bt, segments_bt, prefix_bt)
         return Rows(positions_bt, None, ring=(tokens, tokens))
-    if config.attention == "cudnn" and segments_bt is None and prefix_bt is None:
+    fused = config.attention == "cudnn" and not time_axis()
+    if fused and segments_bt is None and prefix_bt is None:
         return Rows(positions_bt, None)
     # One document a row needs one mask for all rows.
     index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt

@@ -86,30 +86,37 @@ def unstacked(layers: Any) -> Any:
 
 
 def product(x: jax.Array, kernel_io: jax.Array, dtype: Any = None) -> jax.Array:
-    """x [..., i] times a matrix, [..., o].
+    """x [..., i] times a matrix that lies transposed, [..., o].
 
-    Few rows are multiplied as columns, from the right: on a CPU XLA reads the matrix twice as fast
-    so, if it lies transposed.
+    A few rows are multiplied as columns, from the right: a CPU reads the matrix twice as fast so.
     """
-    rows = math.prod(x.shape[:-1])
+    rows, (inputs, outputs) = math.prod(x.shape[:-1]), kernel_io.shape
     if rows > _FEW_ROWS:
         return jnp.matmul(x, kernel_io, preferred_element_type=dtype)
-    y_or = jnp.matmul(kernel_io.T, x.reshape(rows, -1).T, preferred_element_type=dtype)
-    return y_or.T.reshape(*x.shape[:-1], -1)
+    y_or = jnp.matmul(kernel_io.T, x.reshape(rows, inputs).T, preferred_element_type=dtype)
+    return y_or.T.reshape(*x.shape[:-1], outputs)
 
 
-def _dot_general(x, kernel_io, dimension_numbers, precision=None, preferred_element_type=None):
+def _product(x, kernel_io, dimension_numbers, precision=None, preferred_element_type=None):
     """`product` in the form which Flax calls."""
     return product(x, kernel_io, preferred_element_type)
 
 
-def dense(config, dtype, features: int, axes: tuple[str, str], name=None, stddev: float = 0.02):
+def dense(
+    config,
+    dtype,
+    features: int,
+    axes: tuple[str, str],
+    name=None,
+    stddev: float = 0.02,
+    transposed: bool = False,
+):
     """A linear layer with biases where the configuration has them."""
     return nn.Dense(
         features,
         use_bias=config.use_bias,
         dtype=dtype,
-        dot_general=_dot_general,
+        dot_general=_product if transposed else jax.lax.dot_general,
         kernel_init=nn.with_logical_partitioning(nn.initializers.normal(stddev), axes),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
         name=name,
@@ -145,6 +152,7 @@ class Attention(nn.Module):
     dtype: Any
     causal: bool = False
     across: bool = False
+    transposed: bool = False  # kernels lie so
 
     def setup(self):
         c = self.config
@@ -152,10 +160,12 @@ class Attention(nn.Module):
         self.key = self._projection(c.kv_heads, "kv_heads")
         self.value = self._projection(c.kv_heads, "kv_heads")
         axes = ("heads", "embed")
-        self.output = dense(c, self.dtype, c.d_model, axes, stddev=residual_stddev(c))
+        stddev = residual_stddev(c)
+        self.output = dense(c, self.dtype, c.d_model, axes, None, stddev, self.transposed)
 
     def _projection(self, count: int, axis: str):
-        return dense(self.config, self.dtype, count * self.config.head_width, ("embed", axis))
+        width, axes = count * self.config.head_width, ("embed", axis)
+        return dense(self.config, self.dtype, width, axes, transposed=self.transposed)
 
     def _heads(self, y_btd, axis: str):
         y_bthk = y_btd.reshape(*y_btd.shape[:2], -1, self.config.head_width)
@@ -184,7 +194,7 @@ class Attention(nn.Module):
                 self.sow("intermediates", "map", attention_weights(q_bthk, k, mask_bts, bias_hts))
             if ring:
                 y_bthk = ring_attend(q_bthk, k, v, bias_hts, *ring)
-            elif c.attention == "cudnn":
+            elif c.attention == "cudnn" and not time_axis():  # its rule lets nobody split time
                 if mask_bts is not None:  # the kernel wants it split as the queries are
                     mask_bts = nn.with_logical_constraint(mask_bts, ("batch", "time", None))
                 y_bthk = attend_fused(q_bthk, k, v, mask_bts, causal=self.causal)
@@ -212,21 +222,24 @@ class FeedForward(nn.Module):
 
     config: BlocksConfig
     dtype: Any
+    transposed: bool = False  # kernels lie so
 
     @nn.compact
     def __call__(self, x_btd):
         c = self.config
 
+        def layer(width: int, axes: tuple[str, str], name: str, stddev: float = 0.02):
+            return dense(c, self.dtype, width, axes, name, stddev, self.transposed)
+
         def up(name: str):
-            return dense(c, self.dtype, c.feed_forward_width, ("embed", "mlp"), name)(x_btd)
+            return layer(c.feed_forward_width, ("embed", "mlp"), name)(x_btd)
 
         if c.activation in _GATES:
             hidden_btf = _GATES[c.activation](up("gate")) * up("up")
         else:
             hidden_btf = activate(c, up("up"))
         hidden_btf = nn.with_logical_constraint(hidden_btf, ("batch", "time", "mlp"))
-        stddev = residual_stddev(c)
-        return dense(c, self.dtype, c.d_model, ("mlp", "embed"), "down", stddev)(hidden_btf)
+        return layer(c.d_model, ("mlp", "embed"), "down", residual_stddev(c))(hidden_btf)
 
 
 def activate(config, x: jax.Array) -> jax.Array:
@@ -242,6 +255,7 @@ class Block(nn.Module):
     train: bool
     causal: bool
     reads_source: bool
+    transposed: bool = False  # kernels lie so
 
     @nn.compact
     def __call__(self, x_btd, rows: Rows, cache: LayerCache | None):
@@ -257,7 +271,7 @@ class Block(nn.Module):
             return x_btd + dropout(y_btd), kept
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
-            layer = Attention(c, self.dtype, causal, across, name=name)
+            layer = Attention(c, self.dtype, causal, across, self.transposed, name=name)
             return lambda x_btd: layer(x_btd, rows, kept)
 
         own, source = cache if cache is not None else (None, None)
@@ -265,7 +279,7 @@ class Block(nn.Module):
         if self.reads_source:
             name = "cross_attention"
             x_btd, source = add(x_btd, name, attention(name, source, False, True))
-        feed_forward = FeedForward(c, self.dtype, name="feed_forward")
+        feed_forward = FeedForward(c, self.dtype, self.transposed, name="feed_forward")
         x_btd, _ = add(x_btd, "feed_forward", lambda x_btd: (feed_forward(x_btd), None))
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
         return x_btd, None if cache is None else LayerCache(own, source)
@@ -335,8 +349,11 @@ class Tower(nn.Module):
 
     def _decode(self, x_btd, rows: Rows, caches: tuple[LayerCache, ...]):
         """Layer by layer, each cache an array of its own that is written where it lies."""
-        block = Block(self.config, self.dtype, False, False, self.reads_source, parent=None)
         layers, extended_caches = self.variables["params"]["layers"], []
+        prepared = "0" in layers
+        block = Block(
+            self.config, self.dtype, False, False, self.reads_source, prepared, parent=None
+        )
         for index, cache in enumerate(caches):
             layer = {"params": layer_of(layers, index)}
             x_btd, longer = block.apply(layer, x_btd, rows, cache)

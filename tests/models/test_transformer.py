@@ -10,6 +10,7 @@ from lm_jax.models import build_model
 from lm_jax.models.attention import attend, rotate, sinusoids, visible
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer import TransformerConfig
+from lm_jax.models.transformer_blocks import product
 from lm_jax.scaling.accounting import count_parameters
 
 VARIANTS = {
@@ -268,3 +269,26 @@ def test_learned_positions_cannot_be_outgrown():
 def test_an_unknown_preset_is_refused_with_those_known():
     with pytest.raises(ValueError, match="gpt2_small"):
         preset("gpt5")
+
+
+@pytest.mark.parametrize("rows", [(1,), (8, 8), (5, 13)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_product_is_the_same_of_few_rows_and_of_many(rows, dtype):
+    x, kernel = (
+        jax.random.normal(jax.random.key(seed), shape, dtype)
+        for seed, shape in enumerate([(*rows, 24), (24, 40)])
+    )
+    expected = jnp.einsum("...i,io->...o", x, kernel, preferred_element_type=jnp.float32)
+    found = product(x, kernel, jnp.float32)
+    assert found.shape == (*rows, 40) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_step_is_the_same_with_prepared_variables():
+    model = build_model(tiny(), jnp.float32)
+    variables = nn.unbox(model.init(jax.random.key(0), {"inputs": tokens(1, 8)}))
+    found = [
+        model.step(given, model.start(variables, 2, 8), tokens(2, 1)[:, 0])[0]
+        for given in (variables, model.prepare(variables))
+    ]
+    np.testing.assert_allclose(*found, atol=1e-5)
