@@ -6,7 +6,8 @@ r"""A small BERT: masked tokens of the embedded corpus, or of any text.
       --config.fine_tuning.workdir=runs/bert
 
 15% of the tokens are hidden, whole words at a time (Devlin et al. 2019, and the later release).
-Not yet measured.
+After 3,000 steps on 324,657 characters, 12 minutes on one shared core, the perplexity of hidden
+tokens is 478. docs/results.md has what that is worth to a classifier.
 """
 
 from lm_jax.data import DataConfig, TokenizerConfig
