@@ -164,8 +164,8 @@ def _first_step() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    packages = {name: version(name) for name in ("torch", "transformers")}
-    return environment() | {name: found for name, found in packages.items() if found}
+    took_part = [name for name in ("torch", "transformers") if sys.modules.get(name)]
+    return environment() | {name: version(name) for name in took_part}
 
 
 if __name__ == "__main__":

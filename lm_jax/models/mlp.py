@@ -70,7 +70,7 @@ class MLP(nn.Module):
             x_btd = nn.tanh(self._dense(c.d_hidden, ("embed", "mlp"), f"hidden_{index}")(x_btd))
             x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
         # Small, so that a new model guesses uniformly.
-        logits_btv = self._dense(c.vocab_size, ("mlp", "vocab"), "output", 0.1)(x_btd)
+        logits_btv = self._dense(c.vocab_size, ("embed", "vocab"), "output", 0.1)(x_btd)
         if c.direct and c.num_layers:
             logits_btv += self._dense(c.vocab_size, ("embed", "vocab"), "direct", 0.1)(window_btd)
         return logits_btv.astype(jnp.float32)
