@@ -17,10 +17,10 @@ from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.sampling import Sampling
-from lm_jax.scaling.compiled import batch_shapes
 from tests.experiments import tiny
+from tests.on_meshes import VOCABULARY, begin, random_batch
 
-VOCABULARY, TIME, STEPS = 64, 16, 20
+TIME, STEPS = 16, 20
 MESHES = ("data:8", "fsdp:8", "data:2,tensor:4", "fsdp:2,sequence:4", "data:2,fsdp:2,tensor:2")
 _SHAPE = {"context_length": TIME, "d_model": 32, "num_layers": 1, "num_heads": 4}
 _PAIRS = {"objective": "seq2seq", "data": ParallelTextConfig(source="copy")}
@@ -51,37 +51,12 @@ def experiment(name, mesh, **fields):
     return config
 
 
-def random_batch(program, step):
-    """A batch of the shapes that the program takes, several documents a row."""
-    rng = np.random.default_rng(step)
-    batch = {}
-    for name, shape in batch_shapes(program).items():
-        if shape.dtype == np.float32:
-            values = rng.random(shape.shape)
-        elif "segments" in name:
-            values = np.sort(rng.integers(1, 4, shape.shape), axis=-1)
-        elif "positions" in name:
-            values = np.broadcast_to(np.arange(shape.shape[1]) % 5, shape.shape)
-        else:
-            values = rng.integers(0, 8, shape.shape)  # of 8 tokens alone, so that the loss falls
-        batch[name] = values.astype(shape.dtype)
-    return batch
-
-
 class Batches:
     def __init__(self, program):
         self.program = program
 
     def __getitem__(self, step):
         return random_batch(self.program, step % 4)
-
-
-def begin(config, sizes):
-    """The program of an experiment, and its first state, on one device or on eight."""
-    devices = jax.devices()[: 1 if config.mesh == "data:1" else 8]
-    program = programs.compile_experiment(config, sizes, devices)
-    arguments = (program.model, program.optimizer, program.example, program.mesh)
-    return program, training.init_state(*arguments, config.seed)
 
 
 def train(name, mesh):
@@ -141,8 +116,6 @@ def _pairs():
         for mesh in MESHES:
             if "ring" in name and "sequence" not in mesh:
                 continue  # no ring without an axis for it
-            if (name, mesh) == ("recurrent_seq2seq", "data:2,fsdp:2,tensor:2"):
-                continue  # its losses leave those of one device by 7e-4: docs/decisions.md, Next
             slow = () if (name, mesh) in _QUICK else pytest.mark.slow
             yield pytest.param(name, mesh, marks=slow, id=f"{name} on {mesh}")
 

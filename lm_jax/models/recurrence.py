@@ -221,6 +221,18 @@ def _dropped(h_db: jax.Array, dropout_db: jax.Array | None) -> jax.Array:
     return h_db if dropout_db is None else h_db * dropout_db
 
 
+def side_by_side(parts: list[jax.Array], batch_axis: int) -> jax.Array:
+    """Arrays joined along their features, of which a device holds all those of its rows.
+
+    Left free to split them, XLA's partitioner (jaxlib 0.10.2) computes wrong gradients of the parts
+    on a mesh of data, fsdp and tensor axes.
+    """
+    joined = jnp.concatenate(parts, axis=-1)
+    axes: list[str | None] = [None] * joined.ndim
+    axes[batch_axis] = "batch"
+    return nn.with_logical_constraint(joined, tuple(axes))
+
+
 def zero_state(cell: str, batch_size: int, d_hidden: int) -> State:
     """The state before the first step, float32 [b, d] each."""
     return (jnp.zeros((batch_size, d_hidden), jnp.float32),) * CELLS[cell].states

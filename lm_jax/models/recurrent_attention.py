@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.recurrence import Kernel, project
+from lm_jax.models.recurrence import Kernel, project, side_by_side
 
 ATTENTIONS = ("none", "additive", "dot")
 
@@ -60,7 +60,8 @@ class GlobalAttention(nn.Module):
         )
         # Normalised last: a division of [t, m] rather than [t, s], forward and backward.
         context_btm = (sums_btm / total_bt1).astype(self.dtype)
-        return jnp.tanh(self._project(jnp.concatenate([context_btm, h_btd], -1), self.combine))
+        joined_btd = side_by_side([context_btm, h_btd], batch_axis=0)
+        return jnp.tanh(self._project(joined_btd, self.combine))
 
     def _weights(self, h_btd, keys_bsk, mask_bts):
         if self.kind == "dot":

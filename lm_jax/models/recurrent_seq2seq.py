@@ -16,7 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.recurrence import CELLS, Kernel, RecurrentLayer, State, project, zero_state
+from lm_jax.models.recurrence import (
+    CELLS,
+    Kernel,
+    RecurrentLayer,
+    State,
+    project,
+    side_by_side,
+    zero_state,
+)
 from lm_jax.models.recurrent import check_recurrent
 from lm_jax.models.recurrent_attention import ATTENTIONS, GlobalAttention
 
@@ -197,7 +205,7 @@ class RecurrentSeq2Seq(nn.Module):
                 )
                 outputs.append(h_sbd[::order])
                 of_directions.append(states)
-            x_sbd, index_sb = jnp.concatenate(outputs, axis=-1), None
+            x_sbd, index_sb = side_by_side(outputs, batch_axis=1), None
             of_layers.append(tuple(of_directions))
         return Encoded(x_sbd.swapaxes(0, 1), tuple(of_layers))
 
@@ -225,7 +233,7 @@ class RecurrentSeq2Seq(nn.Module):
                     _rows(states[kind], last_bt)
                     for states, last_bt in zip(of_directions, lasts, strict=True)
                 ]
-                part_tbd = jnp.concatenate(parts, axis=-1)
+                part_tbd = side_by_side(parts, batch_axis=1)
                 if self.config.bidirectional:
                     kernel_md = jnp.asarray(self.bridge[index][kind](), self.dtype)
                     part_tbd = project(part_tbd.astype(self.dtype), kernel_md).astype(jnp.float32)

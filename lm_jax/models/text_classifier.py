@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.recurrence import RecurrentLayer, zero_state
+from lm_jax.models.recurrence import RecurrentLayer, side_by_side, zero_state
 from lm_jax.models.recurrent import check_recurrent
 
 
@@ -77,7 +77,7 @@ class RecurrentClassifier(nn.Module):
                 # From the end: the padding read before the last token of the text is forgotten.
                 keep_tb = None if segments_bt is None else (time_t1 != lengths_b - 1)[::-1]
                 directions.append(self._layer(f"backward_{index}", x_tbd[::-1], keep_tb)[::-1])
-            x_tbd = jnp.concatenate(directions, axis=-1)
+            x_tbd = side_by_side(directions, batch_axis=1)
         pooled_bd = self._pool(x_tbd.astype(jnp.float32), time_t1 < lengths_b, lengths_b)
         return nn.Dense(
             c.num_classes,
@@ -104,7 +104,7 @@ class RecurrentClassifier(nn.Module):
         rows = jnp.arange(lengths_b.shape[0])
         forward_bd = h_tbd[lengths_b - 1, rows, : c.d_hidden]
         # Reading from the end, the last state is at the first token; empty in one direction.
-        return jnp.concatenate([forward_bd, h_tbd[0, :, c.d_hidden :]], axis=-1)
+        return side_by_side([forward_bd, h_tbd[0, :, c.d_hidden :]], batch_axis=0)
 
 
 def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.float32) -> Model:
