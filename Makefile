@@ -1,15 +1,18 @@
 # make demo: set up, then train, evaluate and sample on the embedded corpus.
-# make test: set up, then lint, types and tests.
+# make test: set up, then lint, types and tests; make test-all: those marked slow, too.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check golden clean
+.PHONY: demo test test-all check golden clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/.installed-test check
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-test

@@ -98,7 +98,6 @@ def assert_same_run(ours, theirs):
         assert results["validation"][name] == pytest.approx(value, rel=1e-4), name
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_does(pair, alone):
     assert_same_run(pair, alone)
     for name in ("samples.txt", "inspection.json", "report.html"):
@@ -151,8 +150,7 @@ def test_four_processes_are_stopped_by_one_and_resumed_by_one_and_by_two(alone, 
         assert_same_run((tmp_path / name, results), alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_stops_the_others_and_the_job_goes_on_to_the_same_bits(
     killed, pair, tmp_path
 ):

@@ -30,8 +30,9 @@ def test_a_preset_reaches_the_compiler_and_the_shell_has_the_last_word(tmp_path)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     options = next(tmp_path.glob("*.debug_options")).read_text().splitlines()
     said = dict(line.strip().split(": ") for line in options if line.startswith("xla_gpu"))
-    # XLA prints what is not its default: no preset sets what it does anyway.
-    assert said == {
+    # XLA prints what is not its default: no preset sets what it does anyway. Some installations
+    # have defaults of their own, of other flags.
+    assert {flag: said[flag] for flag in said.keys() & PRESETS["gpu_tensor"].keys()} == {
         "xla_gpu_enable_latency_hiding_scheduler": "true",
         "xla_gpu_enable_pipelined_all_reduce": "true",
         "xla_gpu_enable_while_loop_double_buffering": "true",
