@@ -32,6 +32,7 @@ def generation(
     samples, end = program.experiment.samples, tokenizer.end_of_document
     opened = completion.openings(program, tokenizer, [samples.prompt])
     begin, source = opened.tokens[0], opened.source
+    first = 0  # of the text whose next tokens are shown
     if source is not None and not samples.prompt:
         source = {key: np.asarray(example[key]) for key in ("source", "source_segments")}
     elif opened.hidden[0] > 1 and not samples.prompt:  # a pair as one text, up to its target
@@ -46,7 +47,9 @@ def generation(
     if tree is not None and samples.num_beams > 1:
         findings["beams"] = nodes(tree, name)
     if not samples.prompt:
-        inputs, targets = (np.asarray(example[key])[0, :_STEPS] for key in ("inputs", "targets"))
+        inputs, targets = (
+            np.asarray(example[key])[0, : first + _STEPS] for key in ("inputs", "targets")
+        )
         text = [*inputs.tolist(), int(targets[-1])]
         of = "a held-out one"
     elif tree is not None and source is not None:

@@ -73,6 +73,18 @@ def test_of_a_long_prompt_the_end_is_shown_and_without_one_the_example_begins(mo
     assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "l"]
 
 
+def test_of_a_pair_as_one_text_the_target_is_shown(model):
+    program = program_of(model[0])
+    program.experiment.objective = "seq2seq"
+    tokens = np.array([[*b"the source of it", 256, *b"target", 256]])
+    counted = np.arange(tokens.shape[1] - 1) >= 16
+    example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": counted[None]}
+    found = generation(program, model[1], TOKENIZER, example, name_in(program))
+    after = [step["after"] for step in found["next_tokens"]["steps"]]
+    assert after[-7:] == ["<end>", *"target"]
+    assert found["next_tokens"]["steps"][-1]["next"] == "<end>"
+
+
 SOURCE = np.array([[6, 1, 26]], np.int32)
 PAIR = {
     "source": SOURCE,
