@@ -186,11 +186,14 @@ _AT_LEAST = {
     "seed": 0,
 }
 _OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
-# Fields that change neither the numbers of a run nor what its checkpoints hold.
+# Fields that change neither the numbers of a run, but for rounding, nor what checkpoints hold.
 # The data has a fingerprint of its own, which a run is held to.
 _FREE_ON_RESUME = (
     "mesh",
     "model.context_parallel",
+    "model.loss_chunks",
+    "model.remat",
+    "model.scan_layers",
     "evaluation",
     "checkpoint",
     "samples",

@@ -54,6 +54,8 @@ def test_unknown_fields_are_refused_by_their_path():
 def test_differences_name_what_changes_the_numbers_and_nothing_else():
     free = tiny(evaluation__every_steps=7, checkpoint__keep_last=9, tensorboard=True)
     assert experiments.differences(tiny(), free) == []
+    free = tiny(mesh="fsdp:8", model__remat="dots", model__loss_chunks=4, model__scan_layers=True)
+    assert experiments.differences(tiny(), free) == []
     changed = experiments.differences(tiny(), tiny(model__d_model=64))
     assert changed == ["model.d_model: 32 -> 64"]
 
