@@ -14,7 +14,7 @@ The rest is not yet measured.
 
 from typing import Any
 
-from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.data import ParallelTextConfig, SymbolsConfig, TokenizerConfig
 from lm_jax.experiment import (
     EvaluationConfig,
     Experiment,
@@ -33,7 +33,7 @@ _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate an
             context_length=_LENGTH, source_length=_LENGTH, num_layers=2, d_model=64, num_heads=4
         ),
         4e-3,
-        2400,
+        2800,
     ),
     "decoder": (
         TransformerConfig(
@@ -45,14 +45,18 @@ _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate an
             scale_embeddings=True,
         ),
         4e-3,
-        3200,
+        4400,
     ),
     "lstm_attention": (
         RecurrentSeq2SeqConfig(
-            context_length=_LENGTH, source_length=_LENGTH, d_hidden=128, attention="dot"
+            context_length=_LENGTH,
+            source_length=_LENGTH,
+            d_hidden=128,
+            attention="additive",
+            d_attention=64,
         ),
-        2.5e-3,
-        2600,
+        3e-3,
+        2800,
     ),
     "lstm": (
         RecurrentSeq2SeqConfig(
@@ -78,7 +82,9 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
         objective="seq2seq",
         model=model,
         data=ParallelTextConfig(
-            source="reverse", tokenizer=TokenizerConfig("whitespace", 10_000, unknown=False)
+            source="reverse",
+            symbols=SymbolsConfig(num_training_pairs=200_000, num_validation_pairs=5_000),
+            tokenizer=TokenizerConfig("whitespace", 10_000, unknown=False),
         ),
         optimizer=OptimizerConfig(beta2=0.98, weight_decay=0.0),
         schedule=ScheduleConfig(

@@ -23,7 +23,11 @@ SMALL = [
 SMALL_MODELS = {
     "quickstart": ["--config.model.d_model=48", "--config.model.num_layers=1"],
     "lstm": ["--config.model.d_hidden=48"],
-    "symbols": ["--config.model.d_model=16", "--config.data.symbols.num_validation_pairs=40"],
+    "symbols": [
+        "--config.model.d_model=16",
+        "--config.data.symbols.num_training_pairs=500",
+        "--config.data.symbols.num_validation_pairs=40",
+    ],
 }
 
 

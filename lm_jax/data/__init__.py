@@ -10,6 +10,7 @@ from lm_jax.data.config import DataConfig as DataConfig
 from lm_jax.data.config import ImageConfig as ImageConfig
 from lm_jax.data.config import LabelledTextConfig as LabelledTextConfig
 from lm_jax.data.config import ParallelTextConfig as ParallelTextConfig
+from lm_jax.data.config import SymbolsConfig as SymbolsConfig
 from lm_jax.data.config import TokenizerConfig as TokenizerConfig
 from lm_jax.data.corpus import Corpus as Corpus
 from lm_jax.data.corpus import prepare_corpus as prepare_corpus
