@@ -6,8 +6,8 @@ r"""One small T5 for three tasks at once, each told by an instruction before its
 
 Files hold source<TAB>target lines; a label is a target like any other. The accuracy of each task
 is told apart.
-After 1,000 steps, 22 minutes on one shared core, the perplexity of the translation is 48.7; labels
-are written as labels, and no better than guessed.
+2,000 steps of 41,767 pairs (22,000 to translate), 30 minutes on one shared core: perplexity of the
+translation 38.7, 34.6% of 20 topics right, and sentiments guessed (51.7%).
 """
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
@@ -30,7 +30,7 @@ def get_config() -> Experiment:
             source_length=128,
             context_length=128,
             num_layers=2,
-            d_model=192,
+            d_model=128,
             num_heads=4,
             norm="rms_norm",
             activation="geglu",
@@ -47,8 +47,8 @@ def get_config() -> Experiment:
             tokenizer=TokenizerConfig("bpe", 4096),
         ),
         optimizer=OptimizerConfig(name="adam", beta2=0.98),
-        schedule=ScheduleConfig(peak_learning_rate=2e-3, warmup_steps=100),
-        training=TrainingConfig(num_steps=1000, batch_size=16, log_every_steps=50),
+        schedule=ScheduleConfig(peak_learning_rate=3e-3, warmup_steps=100),
+        training=TrainingConfig(num_steps=2000, batch_size=16, log_every_steps=50),
         evaluation=EvaluationConfig(every_steps=500, batch_size=24),
         samples=SamplesConfig(num_samples=6, temperature=0.0),
     )
