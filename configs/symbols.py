@@ -27,6 +27,7 @@ from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer import EncoderDecoderConfig, TransformerConfig
 
 _LENGTH = 32  # tokens of a row, into which several pairs are packed
+_BATCH_SIZES = {"decoder": 16, "lstm_attention": 48}  # rows
 _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate and its steps
     "encoder_decoder": (
         EncoderDecoderConfig(
@@ -49,14 +50,14 @@ _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate an
     ),
     "lstm_attention": (
         RecurrentSeq2SeqConfig(
-            context_length=_LENGTH,
-            source_length=_LENGTH,
+            context_length=24,
+            source_length=24,
             d_hidden=128,
             attention="additive",
             d_attention=64,
         ),
         3e-3,
-        2800,
+        2300,
     ),
     "lstm": (
         RecurrentSeq2SeqConfig(
@@ -92,7 +93,7 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
         ),
         training=TrainingConfig(
             num_steps=num_steps,
-            batch_size=16 if sequence_model == "decoder" else 32,
+            batch_size=_BATCH_SIZES.get(sequence_model, 32),
             steps_per_call=20,
             log_every_steps=100,
         ),
