@@ -10,7 +10,8 @@ from lm_jax.models import build_model
 from lm_jax.models.convnet import ConvNetConfig
 from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.accounting import count_parameters, product_flops, training_flops
+from lm_jax.scaling.accounting import count_parameters, training_flops
+from lm_jax.scaling.products import product_flops
 
 
 def tokens(rows, time):
