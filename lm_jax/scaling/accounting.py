@@ -1,5 +1,6 @@
 """What a model costs, by formula or by shape; nothing is allocated."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ def count_parameters(config: Any) -> dict[str, int]:
     A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
     Raises ValueError if the model cannot be built.
     """
+    if isinstance(config, BlocksConfig):  # a kernel has no parameters, but may want another dtype
+        config = dataclasses.replace(config, attention="xla")
     model = build_model(config, jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), _example(config))["params"]
     counts: dict[str, int] = {}
@@ -174,7 +177,9 @@ def formula(config: Any) -> Formula | None:
     weights are used at many positions, have none. Causality halves nothing. A recurrent model may
     compute less: see `training_flops`.
     """
-    if not isinstance(config, _ONE_STACK) or getattr(config, "num_classes", 0):
+    if not isinstance(config, _ONE_STACK):
+        return None
+    if isinstance(config, EncoderConfig) and config.num_classes:
         return None
     counts = count_parameters(config)
     tied = isinstance(config, CausalCNNConfig) or getattr(config, "tie_embeddings", False)

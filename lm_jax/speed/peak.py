@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.programs import Program, compute_dtype
 from lm_jax.scaling.accelerators import ACCELERATORS, name_of
-from lm_jax.scaling.accounting import formula, training_flops
-from lm_jax.scaling.compiled import batch_shapes
+from lm_jax.scaling.accounting import formula
+from lm_jax.scaling.compiled import step_flops
 from lm_jax.speed.turns import Turn
 
 PRODUCTS = "matrix products"  # the name of their turn
@@ -55,13 +55,12 @@ def flops_per_target(program: Program, targets: int) -> tuple[str, float]:
     """How the FLOPs of training were counted, and how many there are for each of `targets` a step.
 
     Of a decoder-only Transformer PaLM's count, of which causality halves nothing; of others the
-    products of both passes (`training_flops`).
+    products of both passes (`step_flops`).
     """
     config = program.experiment.model
     if isinstance(config, TransformerConfig) and (by_formula := formula(config)):
         return "6N + 12 L d T", by_formula.training
-    shapes = batch_shapes(program)
-    return "products of both passes", training_flops(program.model, shapes) / targets
+    return "products of both passes", step_flops(program) / targets
 
 
 def utilization(flops: float, seconds: float, peak: float, devices: int = 1) -> float:
