@@ -174,8 +174,8 @@ def formula(config: Any) -> Formula | None:
     """The formula of a model that predicts each token from one stack of layers; None: another.
 
     Encoder-decoders, whose parameters see tokens of two texts, and networks of images, whose
-    weights are used at many positions, have none. Causality halves nothing. A recurrent model may
-    compute less: see `training_flops`.
+    weights are used at many positions, have none. Causality halves nothing. A recurrent model
+    computes less for a batch of more tokens than its vocabulary, whose table it then projects.
     """
     if not isinstance(config, _ONE_STACK):
         return None
