@@ -18,10 +18,8 @@ from ml_collections import config_flags
 
 from launch import program
 from lm_jax import programs
-from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
-from lm_jax.experiment import Experiment, variant
+from lm_jax.experiment import Experiment, of_model
 from lm_jax.mesh import AUTO, axis_sizes, show
-from lm_jax.models import FAMILIES
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer_config import BlocksConfig
 from lm_jax.scaling import accelerators
@@ -100,18 +98,8 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     model = preset(name)
     if isinstance(model, BlocksConfig):
         model = dataclasses.replace(model, scan_layers=True, remat="full")
-    objective = FAMILIES[variant("model", model)].objectives[0]
-    of_objective = {
-        "seq2seq": ParallelTextConfig(source="copy"),
-        "classification": ImageConfig(),
-    }
-    experiment = Experiment(
-        objective=objective,
-        model=model,
-        data=of_objective.get(objective, DataConfig()),
-        compute_dtype="bfloat16",
-        mesh=MESH.value or "fsdp:-1",
-    )
+    experiment = of_model(model)
+    experiment.compute_dtype, experiment.mesh = "bfloat16", MESH.value or "fsdp:-1"
     mesh = "data:-1" if experiment.mesh == AUTO else experiment.mesh  # both split by the batch
     sizes = axis_sizes(mesh, DEVICES.value)
     parts = sizes["data"] * sizes["fsdp"]
@@ -158,7 +146,7 @@ def _say_memory(memory: Memory) -> None:
 def _say_flops(compiled: Compiled) -> None:
     work = compiled.work
     rows = {
-        "three times the forward pass of the model": compiled.model_flops,
+        "forward and backward pass of the model": compiled.model_flops,
         "matrix products compiled, what is recomputed included": work.product_flops,
         "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
     }

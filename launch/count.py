@@ -1,45 +1,144 @@
-"""Counts the parameters of a model by component; nothing is allocated, however large it is.
+"""Counts what a model costs: parameters, FLOPs and bytes; nothing is allocated, however large.
 
   python -m launch.count --model=gpt2_small
   python -m launch.count --config=configs/quickstart.py --config.model.d_model=384
+  python -m launch.count --config=configs/quickstart.py --compile
 
-The last line of the output is JSON with the counts.
+FLOPs are of matrix products and convolutions, a multiply-add being 2: for each token (or pair, or
+example) that is predicted. Bytes are those of training on one device, of a published model with
+AdamW and one row; `launch.compile_check` has them for many. With --config the whole run is counted,
+too; with --compile the train step is compiled for this machine's devices, which says what its
+activations take. The last line of the output is JSON with the figures.
 """
 
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from launch import program
 from lm_jax import data, programs
+from lm_jax.experiment import Experiment, of_model, sequences_per_step
 from lm_jax.models.presets import PRESETS, preset
-from lm_jax.scaling.accounting import count_parameters
+from lm_jax.objectives import targets_per_step
+from lm_jax.programs import Program
+from lm_jax.scaling import accounting
+from lm_jax.scaling.compiled import batch_shapes, compile_step, held, step_flops
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
+COMPILE = flags.DEFINE_bool(
+    "compile", False, "Compile the train step, for the memory that activations take."
+)
 
 
 def main() -> dict[str, Any]:
-    """Prints a table of components, then returns the counts."""
+    """Prints tables, then returns their figures."""
     if (MODEL.value is None) == (CONFIG.value is None):
         raise ValueError("give either --model=NAME or --config=FILE")
-    if MODEL.value:
-        config = preset(MODEL.value)
-    else:
-        experiment = program.experiment_of(CONFIG)
-        config = experiment.model
-        sizes = program.sizes_of(experiment)
-        if isinstance(experiment.data, data.DataConfig):
-            program.say(f"with a vocabulary of at most {sizes['vocab_size']:,}")
-        programs.fill_in(config, sizes)
-    counts = count_parameters(config)
-    total = counts["total"]
-    width = max(map(len, counts))
-    for name, count in counts.items():
-        program.say(f"{name:{width}}{count:>20,}{count / total:>9.2%}")
-    shares = {name: count / total for name, count in counts.items() if name != "total"}
-    return {"parameters": counts, "shares": shares}
+    experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
+    experiment.mesh = "data:1"
+    counted = programs.compile_experiment(experiment, sizes, jax.devices()[:1])
+    results = _parameters(counted) | _flops(counted)
+    if counted.model.fit is not None:
+        program.say("\nit counts instead of descending a gradient, and grows with what it reads")
+        return results
+    results |= _memory(counted)
+    return results if MODEL.value else results | _run(counted)
+
+
+def _published(name: str) -> tuple[Experiment, dict[str, int]]:
+    experiment = of_model(preset(name))
+    experiment.training.batch_size = 1
+    return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
+
+
+def _configured() -> tuple[Experiment, dict[str, int]]:
+    experiment = program.experiment_of(CONFIG)
+    sizes = program.sizes_of(experiment)
+    if isinstance(experiment.data, data.DataConfig):
+        program.say(f"with a vocabulary of at most {sizes['vocab_size']:,}")
+    return experiment, sizes
+
+
+def _parameters(counted: Program) -> dict[str, Any]:
+    counts = accounting.count_parameters(counted.experiment.model)
+    split = accounting.embedding_split(counts)
+    rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
+    width = max(map(len, rows))
+    for name, count in rows.items():
+        program.say(f"{name:{width}}{count:>20,}{count / split.total:>9.2%}")
+    shares = {name: count / split.total for name, count in counts.items() if name != "total"}
+    return {
+        "parameters": counts,
+        "shares": shares,
+        "embedding": split.embedding,
+        "non_embedding": split.non_embedding,
+    }
+
+
+def _flops(counted: Program) -> dict[str, Any]:
+    model, config = counted.model, counted.experiment.model
+    unit, targets = counted.objective.unit, targets_per_step(counted.experiment)
+    shapes = batch_shapes(counted)
+    figures: dict[str, float | None] = {
+        "training": step_flops(counted) / targets,
+        "forward": accounting.forward_flops(model, shapes) / targets,
+        "decoding": accounting.decoding_flops(model, shapes),
+    }
+    by_formula = accounting.formula(config)
+    formulas: dict[str, int] = {}
+    if by_formula:
+        formulas = {"training": by_formula.training, "forward": by_formula.forward}
+        if figures["decoding"] is not None:
+            formulas["decoding"] = by_formula.forward
+    attends = bool(by_formula and by_formula.attention)
+    title = ("6N + 12 L d T" if attends else "6N") if by_formula else ""
+    names = {
+        "training": "training",
+        "forward": "inference, all at once",
+        "decoding": "inference, one after all others",
+    }
+    program.say(f"\n{'FLOPs for each ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
+    for name, text in names.items():
+        if (flops := figures[name]) is not None:
+            formula = f"{formulas[name]:20,}" if name in formulas else ""
+            program.say(f"{text:40}{flops:20,.0f}{formula}")
+    return {"unit": unit, "flops": figures, "formula_flops": formulas}
+
+
+def _memory(counted: Program) -> dict[str, Any]:
+    memory: dict[str, int] = held(counted)._asdict()
+    memory["least"] = sum(memory.values())
+    if COMPILE.value:
+        # What a cache returns has no memory analysis.
+        jax.config.update("jax_enable_compilation_cache", False)
+        compiled = compile_step(counted).memory
+        memory |= {"temporaries": compiled.temporaries, "total": compiled.total}
+    backend = jax.default_backend().upper()
+    names = {
+        "parameters": "parameters",
+        "gradients": "gradients",
+        "optimizer_state": f"optimizer state, {counted.experiment.optimizer.name}",
+        "batch": f"batch of {sequences_per_step(counted.experiment):,}",
+        "least": "these together, the least that there can be",
+        "temporaries": f"compiled for a {backend}: activations, gradients",
+        "total": f"compiled for a {backend}: all",
+    }
+    program.say(f"\n{'memory of training on one device':46}{'MB':>14}")
+    for name, text in names.items():
+        if name in memory:
+            program.say(f"{text:46}{memory[name] / 1e6:14,.1f}")
+    return {"memory": memory}
+
+
+def _run(counted: Program) -> dict[str, Any]:
+    steps = counted.experiment.training.num_steps
+    targets, flops = steps * targets_per_step(counted.experiment), steps * step_flops(counted)
+    unit = counted.objective.unit
+    program.say(f"\nthe run: {steps:,} steps, {targets:,} {unit}, {flops:.3g} FLOPs")
+    return {"run": {"steps": steps, unit: targets, "flops": flops}}
 
 
 if __name__ == "__main__":

@@ -209,6 +209,21 @@ _FREE_ON_RESUME = (
 )
 
 
+def of_model(model: Any) -> Experiment:
+    """An experiment that trains a model for its family's first objective, to look at its costs.
+
+    Its data are of the right kind, made up or small; labelled texts have no path yet.
+    """
+    objective = FAMILIES[variant("model", model)].objectives[0]
+    kind = _DATA_OF_OBJECTIVE[objective][0]
+    if objective == "classification" and hasattr(model, "image_height"):
+        kind = "images"
+    experiment = Experiment(objective=objective, model=model, data=KINDS[kind]())
+    if kind == "parallel_text":
+        experiment.data.source = "copy"
+    return experiment
+
+
 def field(config: Any, path: str) -> Any:
     """The value at a dotted path, such as `model.d_model`."""
     for name in path.split("."):

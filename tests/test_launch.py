@@ -119,11 +119,34 @@ def test_generate_continues_each_prompt_past_the_context(trained):
     assert max(len(text.encode()) for text in texts) > 32
 
 
-def test_count_prints_components_without_allocating():
-    status, last, _ = launch("count", "--model=gpt2_small")
-    assert status == 0 and json.loads(last)["parameters"]["total"] == 124_439_808
-    status, last, _ = launch("count", "--config=configs/quickstart.py")
-    assert status == 0 and json.loads(last)["parameters"]["total"] == 2_173_056
+def test_count_says_what_a_model_costs_without_allocating():
+    status, last, err = launch("count", "--model=gpt3_175b")
+    assert status == 0, err
+    results = json.loads(last)
+    assert results["parameters"]["total"] == 174_604_259_328
+    assert results["embedding"] + results["non_embedding"] == 174_604_259_328
+    assert results["memory"]["least"] > 16 * 174_604_259_328 and "run" not in results
+    assert results["flops"]["training"] == 3 * results["flops"]["forward"]
+    assert results["flops"]["decoding"] == pytest.approx(2 * 174.6e9, rel=0.05)
+
+
+def test_count_says_what_a_run_will_take():
+    status, last, err = launch("count", *TINY, "--compile")
+    assert status == 0, err
+    results = json.loads(last)
+    run, memory = results["run"], results["memory"]
+    assert run["steps"] == 40 and run["tokens"] == 40 * 8 * 32
+    assert run["flops"] == run["tokens"] * results["flops"]["training"]
+    assert memory["total"] > memory["least"] > 16 * results["parameters"]["total"]
+    assert memory["temporaries"] > memory["gradients"]
+
+
+def test_count_of_a_model_that_counts_has_no_gradients_to_tell_of():
+    status, last, err = launch("count", "--config=configs/ngram.py:reference")
+    assert status == 0, err
+    results = json.loads(last)
+    assert results["flops"] == {"training": 0, "forward": 0, "decoding": 0}
+    assert "memory" not in results and "run" not in results
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate", "count", "benchmark"])

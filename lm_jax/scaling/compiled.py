@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from lm_jax import experiment as experiments
 from lm_jax import sharding, training
 from lm_jax.models.transformer_config import BlocksConfig
+from lm_jax.optimizers import is_head
 from lm_jax.programs import Program, compute_dtype
 from lm_jax.scaling import hlo
 from lm_jax.scaling.accelerators import USABLE, Accelerator
@@ -27,10 +28,18 @@ class Placed(NamedTuple):
     local_bytes: int
 
 
-class Memory(NamedTuple):
-    """Bytes on each device."""
+class Held(NamedTuple):
+    """Bytes on each device by arithmetic, from shapes and shardings: what no compiler can spare."""
 
-    # By arithmetic, from shapes and shardings.
+    parameters: int
+    optimizer_state: int
+    gradients: int
+    batch: int
+
+
+class Memory(NamedTuple):
+    """Bytes on each device: what is `Held`, and what the compiled program takes."""
+
     parameters: int
     optimizer_state: int
     gradients: int
@@ -78,28 +87,45 @@ def compile_step(program: Program) -> Compiled:
     collectives are those of the backend whose devices they are.
     """
     mesh = program.mesh
-    batch = batch_shapes(program)
-    state = training.abstract_state(program.model, program.optimizer, program.example, mesh)
-    placed_batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh)),
-        batch,
-    )
+    state, batch = _arguments(program)
     # A loop over steps hands the state on as it took it.
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(program.train_step, donate_argnums=0, out_shardings=(shardings, None))
     start = time.monotonic()
     with sharding.on_mesh(mesh):
-        compiled = step.lower(state, placed_batch).compile(_QUICKLY)
+        compiled = step.lower(state, batch).compile(_QUICKLY)
     compile_seconds = time.monotonic() - start
     costs = compiled.cost_analysis() or {}
     return Compiled(
         placed=placed_parameters(state.params),
-        memory=_memory(compiled.memory_analysis(), state, placed_batch),
-        model_flops=training_flops(program.model, batch) / mesh.size,
+        memory=_memory(compiled.memory_analysis(), _held(state, batch)),
+        model_flops=step_flops(program) / mesh.size,
         work=hlo.read_work(compiled.as_text() or ""),
         xla_flops=costs.get("flops"),
         planned=_planned(program, state.params),
         compile_seconds=compile_seconds,
+    )
+
+
+def held(program: Program) -> Held:
+    """What a train step holds whatever compiles it; nothing is compiled or allocated."""
+    return _held(*_arguments(program))
+
+
+def step_flops(program: Program) -> int:
+    """FLOPs of the matrix products of one train step, over all devices: see `training_flops`."""
+    head_only = program.experiment.fine_tuning.parameters == "head"
+    shapes = batch_shapes(program)
+    return training_flops(program.model, shapes, is_head if head_only else None)
+
+
+def _arguments(program: Program) -> tuple[training.TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """A state and a batch as they lie on the mesh."""
+    mesh = program.mesh
+    state = training.abstract_state(program.model, program.optimizer, program.example, mesh)
+    where = sharding.batch_sharding(mesh)
+    return state, jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(program)
     )
 
 
@@ -134,15 +160,21 @@ def placed_parameters(params: Any) -> list[Placed]:
     return rows
 
 
-def _memory(analysis: Any, state: training.TrainState, batch: Any) -> Memory:
+def _held(state: training.TrainState, batch: Any) -> Held:
     parameters = bytes_per_device(state.params)
-    arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
-    not_aliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return Memory(
+    return Held(
         parameters=parameters,
         optimizer_state=bytes_per_device(state.opt_state),
         gradients=parameters,  # of the same shape, dtype and sharding
         batch=bytes_per_device(batch),
+    )
+
+
+def _memory(analysis: Any, by_arithmetic: Held) -> Memory:
+    arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+    not_aliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return Memory(
+        *by_arithmetic,
         arguments=arguments,
         temporaries=temporaries,
         total=arguments + temporaries + not_aliased,

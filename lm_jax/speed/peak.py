@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.programs import Program, compute_dtype
 from lm_jax.scaling.accelerators import ACCELERATORS, name_of
-from lm_jax.scaling.accounting import count_parameters, training_flops
-from lm_jax.scaling.compiled import batch_shapes
+from lm_jax.scaling.accounting import formula
+from lm_jax.scaling.compiled import step_flops
 from lm_jax.speed.turns import Turn
 
 PRODUCTS = "matrix products"  # the name of their turn
@@ -54,27 +54,13 @@ def published_peak(program: Program) -> tuple[str, float] | None:
 def flops_per_target(program: Program, targets: int) -> tuple[str, float]:
     """How the FLOPs of training were counted, and how many there are for each of `targets` a step.
 
-    Of a decoder-only Transformer PaLM's count; of others three times the products of the forward
-    pass (`training_flops`).
+    Of a decoder-only Transformer PaLM's count, of which causality halves nothing; of others the
+    products of both passes (`step_flops`).
     """
     config = program.experiment.model
-    if isinstance(config, TransformerConfig):
-        return "6N + 12 L d T", palm_flops_per_token(config)
-    shapes = batch_shapes(program)
-    return "3 x the forward products", training_flops(program.model, shapes) / targets
-
-
-def palm_flops_per_token(config: TransformerConfig) -> int:
-    """6N + 12 L d T (Chowdhery et al. 2022, appendix B), all of it: causality halves nothing.
-
-    N leaves out the tables that are only looked up in: learned positions, and the embedding where
-    the output has a table of its own.
-    """
-    counts = count_parameters(config)
-    looked_up = counts.get("positions", 0)
-    looked_up += 0 if config.tie_embeddings else counts["embedding"]
-    attention = 12 * config.num_layers * config.d_model * config.context_length
-    return 6 * (counts["total"] - looked_up) + attention
+    if isinstance(config, TransformerConfig) and (by_formula := formula(config)):
+        return "6N + 12 L d T", by_formula.training
+    return "products of both passes", step_flops(program) / targets
 
 
 def utilization(flops: float, seconds: float, peak: float, devices: int = 1) -> float:

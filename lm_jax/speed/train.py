@@ -10,8 +10,7 @@ import numpy as np
 from lm_jax import sharding, training
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import Program, compute_dtype
-from lm_jax.scaling.accounting import training_flops
-from lm_jax.scaling.compiled import batch_shapes
+from lm_jax.scaling.compiled import batch_shapes, step_flops
 from lm_jax.speed import peak
 from lm_jax.speed.turns import Turn, take_turns
 
@@ -118,7 +117,7 @@ def measure(program: Program, rounds: int, peers: Mapping[str, Any]) -> dict[str
         "flops": {
             "counted_as": counted_as,
             "per_step": targets * flops,
-            "products_per_step": training_flops(program.model, batch_shapes(program)),
+            "products_per_step": step_flops(program),
         },
         "peak_flops": {
             "measured": measured_peak,

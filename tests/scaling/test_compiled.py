@@ -21,7 +21,7 @@ from lm_jax.scaling.collectives import (
     ring_bytes,
     seconds,
 )
-from lm_jax.scaling.compiled import Memory, batch_shapes, bytes_per_device, compile_step, fits
+from lm_jax.scaling.compiled import Memory, batch_shapes, bytes_per_device, compile_step, fits, held
 from tests.experiments import tiny
 from tests.test_launch import launch
 
@@ -68,6 +68,7 @@ def test_memory_by_arithmetic_is_that_of_arrays_really_split(mesh, optimizer):
 def test_the_compiler_holds_what_arithmetic_says():
     program = program_on("fsdp:4,tensor:2")
     memory = compile_step(program).memory
+    assert held(program) == memory[:4]
     state = memory.parameters + memory.optimizer_state + memory.batch
     assert memory.optimizer_state == pytest.approx(2 * memory.parameters, abs=64)
     # The step is an argument too; what the step does not read (the key, positions) is none.
