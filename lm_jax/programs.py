@@ -1,5 +1,6 @@
 """An experiment as functions: the model, the optimizer, the step, the batches, the measures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,10 +61,7 @@ def compile_experiment(
     sequences = experiments.sequences_per_step(experiment)
     model = build_model(experiment.model, compute_dtype(experiment))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
-    head_only = experiment.fine_tuning.parameters == "head"
-    optimizer = make_optimizer(experiment.optimizer, schedule)
-    if head_only:
-        optimizer = update_head_only(optimizer)
+    optimizer, train_step = make_training(experiment, model, schedule)
     smoothing = experiment.training.label_smoothing
     if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
         raise ValueError(
@@ -80,12 +78,35 @@ def compile_experiment(
     sharding.check_divides(mesh, sequences // parts, "a training batch")
     sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
     _check_model(mesh, experiment.model)
-    train_step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+
+
+def make_training(
+    experiment: Experiment,
+    model: Model,
+    schedule: optax.Schedule,
+    weight_decay: jax.Array | float | None = None,
+) -> tuple[optax.GradientTransformation, training.TrainStep]:
+    """The optimizer of an experiment and its train step, with a schedule of learning rates.
+
+    Args:
+      weight_decay: instead of the experiment's own; it may be traced.
+    """
+    config = experiment.optimizer
+    if weight_decay is not None:
+        config = dataclasses.replace(config, weight_decay=weight_decay)  # type: ignore[arg-type]
+    head_only = experiment.fine_tuning.parameters == "head"
+    optimizer = make_optimizer(config, schedule)
+    if head_only:
+        optimizer = update_head_only(optimizer)
+    parts = experiment.training.gradient_accumulation_steps
+    smoothing = experiment.training.label_smoothing
+    step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
+    return optimizer, step
 
 
 def _check_model(mesh: Mesh, model: Any) -> None:
