@@ -43,9 +43,9 @@ def main(_: list[str]) -> None:
 
     mesh = members[0].mesh
     steps = training.jit_train_steps(fans.make_train_step(members))
-    holder = [fans.init_state(members)]
-    stacked = {key: np.stack([x] * RUNS.value, axis=1) for key, x in batches.items()}
-    placed = sharding.place_batch(stacked, sharding.batch_sharding(mesh, leading_axes=2))
+    holder = [fans.stacked(fans.init_states(members))]
+    repeated = {key: np.stack([x] * RUNS.value, axis=1) for key, x in batches.items()}
+    placed = sharding.place_batch(repeated, sharding.batch_sharding(mesh, leading_axes=2))
 
     def together() -> None:
         with sharding.on_mesh(mesh):

@@ -6,34 +6,30 @@ parameters, batches and schedule, and comes to what it comes to alone, but for r
 Axes: r runs, n steps.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import evaluation, programs, sharding, training
+from lm_jax import data, programs, sharding, trainer, training, workdir
 from lm_jax import experiment as experiments
+from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import Experiment
+from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
+from lm_jax.runs import restore
 from lm_jax.training import TrainState
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
 FREE = ("seed", "schedule", "optimizer.weight_decay")
 # A fan is at one step, and all else is stacked.
 _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
-
-
-class Trained(NamedTuple):
-    """What one run of a fan came to."""
-
-    losses: (
-        np.ndarray
-    )  # float32 [n]: of each step, nats a target; not finite from where it diverged
-    validation: dict[int, dict[str, Any]]  # measures by step, as of `programs.measure`
-    state: TrainState
 
 
 def shape_of(experiment: Experiment) -> str:
@@ -57,77 +53,137 @@ def fans_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
 
 
 def train(
-    fan: Sequence[Experiment],
-    dataset: Any,
-    devices: Sequence[jax.Device] | None = None,
-) -> list[Trained]:
-    """Trains experiments of one shape together, each to its end.
+    runs: Mapping[Path, Experiment],
+    stop_requested: Callable[[int], bool] = lambda step: False,
+) -> dict[Path, dict[str, Any]]:
+    """Trains the runs of one fan, each in its work directory, as `trainer.train` does of one.
 
-    Args:
-      dataset: of `data.prepare`, which all of them read.
-      devices: where the mesh of the experiments is; None: all there are.
+    Runs that are finished are left as they are; the others go on from the newest step of which all
+    of them have a checkpoint. One that diverges does not stop the others: its results hold nothing
+    but an `error`.
 
     Raises:
-      ValueError: there are none, they are not of one shape, or they count instead of descending.
+      ValueError: before anything is written, when the runs are not of one shape, count instead of
+        descending, or a work directory belongs to another.
       NonFiniteLoss: all of them have diverged.
+      OSError: a work directory or the cache cannot be written.
     """
-    if len({shape_of(experiment) for experiment in fan}) != 1:
+    started = time.monotonic()
+    if len({shape_of(experiment) for experiment in runs.values()}) != 1:
         raise ValueError(
-            f"{len(fan)} runs are not of one shape; runs of a fan differ in {', '.join(FREE)} alone"
+            f"{len(runs)} runs are not of one shape; runs of a fan differ in {', '.join(FREE)} only"
         )
+    for directory, experiment in runs.items():
+        experiments.validate(experiment)
+        workdir.refuse_another_experiment(experiment, directory)
+    dataset = data.prepare(next(iter(runs.values())).data)
+    results = {directory: workdir.results_of(runs[directory], directory) for directory in runs}
+    left = {directory: runs[directory] for directory in runs if results[directory] is None}
+    if left:
+        results |= _train(left, dataset, stop_requested, started)
+    return results  # type: ignore[return-value]
+
+
+def _train(
+    runs: Mapping[Path, Experiment],
+    dataset: Any,
+    stop_requested: Callable[[int], bool],
+    started: float,
+) -> dict[Path, dict[str, Any]]:
     sizes = dataset.description["sizes"]
-    members = [programs.compile_experiment(experiment, sizes, devices) for experiment in fan]
+    members = [programs.compile_experiment(experiment, sizes) for experiment in runs.values()]
     first = members[0]
     if first.model.fit is not None:
-        raise ValueError("a model that counts has no steps; train it alone")
-    losses: list[np.ndarray] = []
-    measured: list[dict[int, dict[str, Any]]] = [{} for _ in fan]
-    loss_of = evaluation.make_loss_function(first.model)
+        raise ValueError("a model that counts takes no steps; train it alone")
+    for directory, experiment in runs.items():
+        workdir.refuse_other_data(dataset, directory)
+        workdir.write_inputs(directory, experiment, dataset)
+    failures: dict[int, str] = {}
+    with contextlib.ExitStack() as stack:
+        checkpoints = [
+            stack.enter_context(Checkpoints(directory / "checkpoints", experiment.checkpoint))
+            for directory, experiment in runs.items()
+        ]
+        state, states = _first_states(members, checkpoints, dataset)
+        records = [
+            stack.enter_context(trainer.open_record(*parts, started))
+            for parts in zip(runs, members, [dataset] * len(runs), checkpoints, states, strict=True)
+        ]
+        del states
+        records[0].log.message(f"{len(members)} runs together, from step {int(state.step)}")
 
-    def evaluate(step: int, state: TrainState) -> None:
-        for index, member in enumerate(members):
-            variables = training.variables_of(_member(state, index))
-            measured[index][step] = programs.measure(
-                member,
-                loss_of,
-                variables,
-                dataset.validation,
-                dataset.tokenizer,
-                member.experiment.evaluation,
+        def log(step: int, metrics: Mapping[str, np.ndarray]) -> None:
+            for index, record in enumerate(records):
+                record.meter.log(step, {name: value[:, index] for name, value in metrics.items()})
+
+        def evaluate(step: int, state: TrainState) -> None:
+            for index, record in enumerate(records):
+                try:
+                    record.evaluate(step, _member(state, index))
+                except training.NonFiniteLoss as error:
+                    failures[index] = str(error)
+
+        def save(step: int, state: TrainState) -> None:
+            for index, record in enumerate(records):
+                if index not in failures:
+                    record.save(step, _member(state, index))
+
+        time_sheet = TimeSheet(started)
+        with sharding.on_mesh(first.mesh):
+            state = training.fit(
+                training.jit_train_steps(make_train_step(members)),
+                state,
+                _Batches([programs.training_batches(member, dataset) for member in members]),
+                first.experiment,
+                first.mesh,
+                training.Hooks(log, evaluate, save, stop_requested, time_sheet.spent),
+                runs=len(members),
             )
+        step = int(state.step)
+        found: dict[Path, dict[str, Any]] = {}
+        for index, record in enumerate(records):
+            results: dict[str, Any] = {"workdir": str(record.directory), "step": step}
+            if index in failures:
+                results = {"error": failures[index]}
+            elif step < first.experiment.training.num_steps:
+                results["stopped"] = True
+            else:
+                results |= record.conclude(_member(state, index), started)
+                results |= {"goodput": time_sheet.goodput(), "fan": len(members)}
+            found[record.directory] = results
+    for index, record in enumerate(records):
+        if "validation" in found[record.directory]:
+            trainer.write_results(record, _member(state, index), found[record.directory])
+    return found
 
-    hooks = training.Hooks(
-        log=lambda step, metrics: losses.append(metrics["loss"]),
-        evaluate=evaluate,
-        save=lambda step, state: None,
-        stop_requested=lambda step: False,
-    )
-    steps = training.jit_train_steps(make_train_step(members))
-    state = init_state(members)
-    with sharding.on_mesh(first.mesh):
-        state = training.fit(
-            steps,
-            state,
-            _Batches([programs.training_batches(member, dataset) for member in members]),
-            first.experiment,
-            first.mesh,
-            hooks,
-            runs=len(fan),
-        )
-    of_runs = np.concatenate(losses).T
+
+def _first_states(
+    members: Sequence[programs.Program], checkpoints: Sequence[Checkpoints], dataset: Any
+) -> tuple[TrainState, list[TrainState]]:
+    """The states that the runs go on from, stacked and each: all of one step, or fresh."""
+    common = set.intersection(*(set(of_one.steps()) for of_one in checkpoints))
+    if common:
+        states = [
+            restore(member, of_one, str(max(common)), lambda line: None)[1]
+            for member, of_one in zip(members, checkpoints, strict=True)
+        ]
+    else:
+        states = init_states(members)
+    return stacked(states), states
+
+
+def init_states(members: Sequence[programs.Program]) -> list[TrainState]:
+    """The states that the runs start from alone."""
     return [
-        Trained(of_runs[index], measured[index], _member(state, index)) for index in range(len(fan))
-    ]
-
-
-def init_state(members: Sequence[programs.Program]) -> TrainState:
-    """The first states of all runs, stacked; each is what the run starts from alone."""
-    states = [
         training.init_state(p.model, p.optimizer, p.example, p.mesh, p.experiment.seed)
         for p in members
     ]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return stacked._replace(step=states[0].step)
+
+
+def stacked(states: Sequence[TrainState]) -> TrainState:
+    """States of one step as that of a fan."""
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return together._replace(step=states[0].step)
 
 
 def make_train_step(members: Sequence[programs.Program]) -> training.TrainStep:
@@ -136,16 +192,13 @@ def make_train_step(members: Sequence[programs.Program]) -> training.TrainStep:
     Schedules enter as tables of their learning rates, so that any two can be in one fan.
     """
     configs = [member.experiment for member in members]
-    num_steps = configs[0].training.num_steps
+    steps_n = jnp.arange(configs[0].training.num_steps)
     rates_rn = jnp.stack(
         [
-            jnp.asarray(
-                jax.vmap(learning_rate_schedule(config.schedule, num_steps))(jnp.arange(num_steps)),
-                jnp.float32,
-            )
+            jax.vmap(learning_rate_schedule(config.schedule, len(steps_n)))(steps_n)
             for config in configs
         ]
-    )
+    ).astype(jnp.float32)
     decays_r = jnp.array([config.optimizer.weight_decay for config in configs], jnp.float32)
 
     def of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Any):
