@@ -154,7 +154,7 @@ def test_unknown_choices_are_refused():
         (DataConfig(source="web"), "data.source is 'web'"),
         (DataConfig(split="half"), "data.split is 'half'"),
         (DataConfig(source="files"), "needs data.path"),
-        (DataConfig(path="x.txt"), "no effect on the embedded corpus"),
+        (DataConfig(path="x.txt"), "no effect on data.source=embedded"),
         (DataConfig(validation_fraction=1.5), "validation_fraction is 1.5"),
         (DataConfig(tokenizer=TokenizerConfig("words")), "tokenizer.kind is 'words'"),
     ):
