@@ -15,14 +15,13 @@ finished are skipped, others continue from their last checkpoint or are tried ag
 does not stop the others; it is listed with its error, and the exit status is 1. SIGTERM and
 interrupts reach the runs, which save their state; the exit status is 75 then. The last line of the
 output is JSON.
+
+launch/clusters/sweep.sbatch has SLURM run them, a task of an array each.
 """
 
-import os
 import runpy
 import signal
-import stat
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from lm_jax.scaling.plan import (
     duration,
     make_plan,
     num_shapes,
+    refuse_what_cannot_fit,
     table_of,
     total_flops,
 )
@@ -50,11 +50,18 @@ CONFIG = flags.DEFINE_string("config", None, "The sweep: a file of configs/sweep
 SWEEPDIR = flags.DEFINE_string("sweepdir", None, "Where the sweep is kept; the same one resumes.")
 PLAN = flags.DEFINE_bool("plan", False, "Print the plan; read no text, run nothing.")
 TABLE = flags.DEFINE_bool("table", False, "Write results.csv again; run nothing.")
-PROCESSES = flags.DEFINE_integer("processes", 1, "Runs at a time.", lower_bound=1)
+PROCESSES = flags.DEFINE_integer(
+    "processes", 1, "Runs at a time; 0: write sweep.json, for others to run.", lower_bound=0
+)
 FLOPS_PER_SECOND = flags.DEFINE_float(
     "flops_per_second", None, "Of one run, to estimate the time until runs have finished."
 )
-RUN = flags.DEFINE_string("run", None, "Train only this run of --sweepdir, in this process.")
+RUN = flags.DEFINE_string(
+    "run", None, "Train only this run of --sweepdir in this process: a name, or a number from 0."
+)
+STOP_WITH_STDIN = flags.DEFINE_bool(
+    "stop_with_stdin", False, "With --run: save and stop when the standard input ends."
+)
 
 _SECONDS_TO_SAVE = 600  # how long a run waits for the process that had it before
 
@@ -80,12 +87,15 @@ def main() -> dict[str, Any]:
     shares = local.shares(PROCESSES.value)
     # The data is prepared here, so that no two runs do it at the same time.
     plan = make_plan(trials, lambda experiment: data.prepare(experiment.data).description["sizes"])
+    refuse_what_cannot_fit(plan, local.memory_of_a_process(PROCESSES.value))
     directory.mkdir(parents=True, exist_ok=True)
     with sweep_directory.lock(directory / "lock"):
         sweep_directory.write_plan(directory, plan)
         _say_plan(plan, directory)
         stopped = _run(directory, plan, shares)
         outcome = _summary(directory)
+    if not shares:
+        return outcome
     if stopped or outcome["finished"] + len(outcome["errors"]) < outcome["runs"]:
         return outcome | {"stopped": True}
     return outcome | ({"failed": True} if outcome["errors"] else {})
@@ -113,24 +123,32 @@ def _read_sweep() -> sweeps.Sweep:
 
 def _train(directory: Path, name: str) -> dict[str, Any]:
     """Trains one run, stopping at SIGTERM or when the process that started it is gone."""
-    plan = {run.name: run for run in sweep_directory.read_plan(directory)}
-    if name not in plan:
-        raise ValueError(f"--run={name}: {directory} has no such run; it has {', '.join(plan)}")
-    run = plan[name]
-    with sweep_directory.lock(sweep_directory.log_of(directory, run), _SECONDS_TO_SAVE):
-        program.say(f"{sweep_directory.BEGINS}{name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        stop_requested = hosts.stop_requests()
-        if stat.S_ISFIFO(os.fstat(0).st_mode):
-            local.stop_with_parent()
-        return trainer.train(
-            run.experiment, sweep_directory.workdir_of(directory, run), stop_requested
+    plan = sweep_directory.read_plan(directory)
+    by_name = {str(i): run for i, run in enumerate(plan)} | {run.name: run for run in plan}
+    if name not in by_name:
+        raise ValueError(
+            f"--run={name}: {directory} has {len(plan)} runs and none of that name or number"
         )
+    run = by_name[name]
+    with sweep_directory.lock(sweep_directory.log_of(directory, run), _SECONDS_TO_SAVE):
+        sweep_directory.note_beginning(directory, run)
+        stop_requested = hosts.stop_requests()
+        if STOP_WITH_STDIN.value:
+            local.stop_with_parent()
+        try:
+            place = sweep_directory.workdir_of(directory, run)
+            return trainer.train(run.experiment, place, stop_requested)
+        except (ValueError, OSError) as error:
+            if not STOP_WITH_STDIN.value:  # else what is printed goes to the log
+                sweep_directory.note_failure(directory, run, str(error))
+            raise
 
 
 def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) -> bool:
     """Runs what is not finished; whether a signal stopped it."""
     by_name = {run.name: run for run in plan}
-    left = [run for run in plan if sweep_directory.finished(directory, run) is None]
+    unfinished = [run for run in plan if sweep_directory.finished(directory, run) is None]
+    left = unfinished if shares else []
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: signals.append(received))
@@ -140,12 +158,14 @@ def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) ->
         unsaid = not sweep_directory.failure(directory, run)
         if exit_status not in (0, program.PREEMPTED) and unsaid and not signals:
             how = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
-            sweep_directory.note_failure(directory, run, f"its process ended with {how}")
+            sweep_directory.note_failure(
+                directory, run, f"its process ended with {how}; see its log"
+            )
         rows = results(directory, running)
         write_results(directory, rows)
         _say_progress(plan, rows, name, len(shares))
 
-    command = [sys.executable, "-m", "launch.sweep", f"--sweepdir={directory}"]
+    command = [sys.executable, "-m", "launch.sweep", f"--sweepdir={directory}", "--stop_with_stdin"]
     local.run_all(
         {run.name: [*command, f"--run={run.name}"] for run in left},
         {run.name: sweep_directory.log_of(directory, run) for run in left},
@@ -173,9 +193,10 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
     time_left = "the time is unknown until a run has finished; --flops_per_second estimates it"
     if seconds:
         time_left = f"about {duration(sum(seconds(r.cost) for r in left))} of one process"
+    largest = max(run.cost.state_bytes for run in plan)
     program.say(
-        f"{num_shapes(plan)} distinct shapes; {len(left)} runs to go, {total_flops(left):.3g} "
-        f"FLOPs: {time_left}"
+        f"{num_shapes(plan)} distinct shapes, the largest state {largest / 1e6:,.0f} MB; "
+        f"{len(left)} runs to go, {total_flops(left):.3g} FLOPs: {time_left}"
     )
 
 

@@ -30,8 +30,8 @@ def shares(processes: int) -> list[Share]:
     Raises:
       ValueError: there are fewer GPUs than processes.
     """
-    if processes == 1:
-        return [Share(None, None)]
+    if processes <= 1:
+        return [Share(None, None)] * processes
     gpus = _gpus()
     if gpus and processes > len(gpus):
         raise ValueError(
@@ -47,6 +47,13 @@ def shares(processes: int) -> list[Share]:
     ]
 
 
+def memory_of_a_process(processes: int) -> float | None:
+    """Bytes that each has of this machine's memory; None where GPUs hold what is computed."""
+    if not processes or _gpus() or not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
+
+
 def run_all(
     commands: Mapping[str, Sequence[str]],
     logs: Mapping[str, Path],
@@ -57,7 +64,7 @@ def run_all(
     """Runs commands in their order, one to a share at a time, until all ended or a stop is asked.
 
     Then each process gets SIGTERM and is waited for, and no other starts. Each has a pipe as its
-    standard input, which ends when this process does, however that comes: see `stop_with_parent`.
+    standard input, which ends with this process, however that ends: see `stop_with_parent`.
 
     Args:
       commands: by name.

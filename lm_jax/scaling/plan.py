@@ -55,6 +55,17 @@ def make_plan(
     return plan
 
 
+def refuse_what_cannot_fit(plan: Sequence[Planned], memory_bytes: float | None) -> None:
+    """Raises ValueError if a state alone is more than a run has; None: what it has is not known."""
+    for run in plan:
+        if memory_bytes is not None and run.cost.state_bytes > memory_bytes:
+            raise ValueError(
+                f"run {run.name}: parameters, gradients and optimizer state take "
+                f"{run.cost.state_bytes / 1e9:.3g} GB, and a run has {memory_bytes / 1e9:.3g} GB "
+                "here; ask for fewer --processes, or leave it out"
+            )
+
+
 def num_shapes(plan: Sequence[Planned]) -> int:
     """How many programs the runs compile to, where their data decide the same of the models."""
     return len({shape_of(run.experiment) for run in plan})

@@ -29,13 +29,16 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
     plan = sweep_directory.read_plan(directory)
     labels = list(dict.fromkeys(name for run in plan for name in run.labels))
     varied = varied_fields(plan)
-    return [
-        _identity(directory, run, running)
-        | {name: run.labels.get(name) for name in labels}
-        | {path: experiments.flat(run.experiment).get(path) for path in varied}
-        | _outcome(directory, run)
-        for run in plan
-    ]
+    rows = []
+    for run in plan:
+        fields = experiments.flat(run.experiment)
+        rows.append(
+            _identity(directory, run, running)
+            | {name: run.labels.get(name) for name in labels}
+            | {path: fields.get(path) for path in varied}
+            | _outcome(directory, run)
+        )
+    return rows
 
 
 def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -47,7 +50,7 @@ def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     path = directory / "results.csv"
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     os.replace(partial, path)

@@ -13,7 +13,7 @@ from lm_jax.scaling.costs import Cost
 from lm_jax.scaling.plan import Planned
 from lm_jax.scaling.sweeps import Trial, address
 
-BEGINS = "--- begins: "  # a line of a log: what stands before is of an attempt before
+_BEGINS = "--- begins: "  # a line of a log: what stands before is of an attempt before
 _ERROR = "error: "  # begins the one line with which a front door fails
 
 
@@ -93,15 +93,24 @@ def failure(directory: Path, run: Planned) -> str:
         text = log_of(directory, run).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    lines = text.rpartition(BEGINS)[2].splitlines()
+    lines = text.rpartition(_BEGINS)[2].splitlines()
     errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     return errors[-1] if errors else ""
 
 
+def note_beginning(directory: Path, run: Planned) -> None:
+    """Begins a new attempt in the log of a run."""
+    _add(directory, run, f"{_BEGINS}{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
+
+
 def note_failure(directory: Path, run: Planned, message: str) -> None:
     """Adds to a log what the process could not say itself."""
+    _add(directory, run, _ERROR + " ".join(message.split()))
+
+
+def _add(directory: Path, run: Planned, line: str) -> None:
     with log_of(directory, run).open("a", encoding="utf-8") as file:
-        file.write(f"{_ERROR}{message}\n")
+        file.write(line + "\n")
 
 
 def status(directory: Path, run: Planned) -> str:

@@ -158,7 +158,7 @@ def isoflop(
 
     Raises:
       ValueError: an experiment cannot run, counts instead of descending, or a budget is less than
-        50 of its steps.
+        50 of its steps, or given twice.
     """
     trials: dict[str, Trial] = {}
     for budget in budgets:
@@ -177,8 +177,10 @@ def isoflop(
             fields: dict[str, Any] = {"training.num_steps": steps}
             if warmup_fraction is not None:
                 fields["schedule.warmup_steps"] = round(warmup_fraction * steps)
-            trial = Trial(_with(experiment, fields), {"budget": float(budget)})
-            trials[f"budget={_shown(float(budget))},{name}"] = trial
+            called = f"budget={_shown(float(budget))},{name}"
+            if called in trials:
+                raise ValueError(f"two runs are called {called}; give each budget once")
+            trials[called] = Trial(_with(experiment, fields), {"budget": float(budget)})
     return trials
 
 
@@ -229,7 +231,7 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
     data = {p: v for p, v in experiments.flat(experiment).items() if p.startswith("data.")}
-    del data["data.cache_directory"]
+    data.pop("data.cache_directory", None)
     return data | experiments.decisive(experiment)
 
 

@@ -65,6 +65,15 @@ def test_a_plan_traces_each_shape_once_and_names_what_cannot_be_built():
         plans.make_plan(broken, lambda _: BYTES)
 
 
+def test_a_state_larger_than_the_memory_is_refused():
+    plan = plans.make_plan(trials_of(grid(kaplan(), {"seed": [0]})), lambda _: BYTES)
+    state = plan[0].cost.state_bytes
+    plans.refuse_what_cannot_fit(plan, state)
+    plans.refuse_what_cannot_fit(plan, None)
+    with pytest.raises(ValueError, match="run seed=0: parameters, gradients and optimizer state"):
+        plans.refuse_what_cannot_fit(plan, state - 1)
+
+
 def test_the_table_shows_each_run_and_the_sums():
     trials = trials_of(grid(kaplan(), {"seed": range(2)}))
     plan = plans.make_plan(trials, programs.expected_sizes)

@@ -14,10 +14,10 @@ from lm_jax.scaling.sweeps import grid
 from tests.experiments import tiny
 
 def get_sweep():
-    base = tiny(model__num_layers=1, training__num_steps=NUM_STEPS, evaluation__every_steps=20)
+    base = tiny(model__num_layers=1, training__num_steps=NUM_STEPS, evaluation__every_steps=250)
     base.data.tokenizer.kind = "byte"
     base.evaluation.batch_size = 512
-    base.checkpoint.every_steps = 20
+    base.checkpoint.every_steps = 50
     return grid(base, {"schedule.peak_learning_rate": [1e30, 1e-3]})
 """
 BROKEN, SOUND = "peak_learning_rate=1e+30", "peak_learning_rate=0.001"
@@ -62,6 +62,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     tokens = [row["tokens"] for row in trained if row["kind"] == "train"]
     assert int(sound["training_tokens"]) == tokens[-1]
 
+    # A task of a cluster's array comes to the same, and says so where the table looks for it.
+    status, _, err = launch("sweep", f"--sweepdir={directory}", "--run=0")
+    assert status == 1 and rows[BROKEN]["error"] in err
     before = (directory / "results.csv").read_bytes()
     (directory / "results.csv").unlink()
     status, last, err = launch("sweep", f"--sweepdir={directory}", "--table")
@@ -72,7 +75,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_path):
-    config = write(tmp_path, 400)
+    config = write(tmp_path, 1000)
     status, _, err = sweep(config, tmp_path / "whole")
     assert status == 1, err
     directory = tmp_path / "broken"
@@ -85,7 +88,7 @@ def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_pa
     assert json.loads(out.splitlines()[-1])["stopped"]
     assert rows_of(directory)[SOUND]["status"] == "stopped"
     reached = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
-    assert 20 <= reached < 400
+    assert 20 <= reached < 1000
 
     process, _ = begun(arguments, directory, reached + 20)
     process.kill()  # its run notices, saves and ends; that of the next command waits for it

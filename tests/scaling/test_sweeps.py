@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lm_jax import experiment as experiments
-from lm_jax.models import build_model
+from lm_jax.data.config import KINDS
+from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.accounting import training_flops
@@ -152,6 +153,12 @@ def test_an_address_is_of_what_decides_the_numbers():
     others = [tiny(seed=1), tiny(model__d_model=64), tiny(schedule__peak_learning_rate=2e-3)]
     others += [tiny(model=RecurrentConfig()), *files.values()]
     assert len({address(experiment) for experiment in others} | {plain}) == 7
+
+
+def test_every_family_and_every_kind_of_data_has_an_address():
+    families = [tiny(model=family.config()) for family in FAMILIES.values()]
+    kinds = [tiny(data=kind()) for kind in KINDS.values() if kind is not type(tiny().data)]
+    assert len({address(e) for e in families + kinds}) == len(FAMILIES) + len(KINDS) - 1
 
 
 def test_a_field_that_a_later_version_adds_changes_no_address():
