@@ -67,6 +67,7 @@ def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> 
         optimizer=OptimizerConfig(name=experiment.optimizer.name),
         training=TrainingConfig(batch_size=rows, gradient_accumulation_steps=parts),
         mesh="data:1",
+        fine_tuning=experiment.fine_tuning,
         evaluation=EvaluationConfig(batch_size=1),
         compute_dtype=experiment.compute_dtype,
     )

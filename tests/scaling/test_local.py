@@ -1,5 +1,6 @@
 """Processes run so many at a time, with their shares, stopped together, left by nobody."""
 
+import json
 import os
 import signal
 import subprocess
@@ -41,16 +42,16 @@ def test_each_process_has_its_log_and_its_status(tmp_path):
 def test_two_run_at_a_time_each_on_its_cores(tmp_path):
     """Each waits for the other to have begun: were they not together, neither would end."""
     code = (
-        "import os, pathlib, time\n"
+        "import json, os, pathlib, time\n"
         f"place = pathlib.Path({str(tmp_path)!r})\n"
-        "(place / '{0}').write_text(repr(sorted(os.sched_getaffinity(0))))\n"
+        "(place / '{0}').write_text(json.dumps(sorted(os.sched_getaffinity(0))))\n"
         "while not (place / '{1}').exists(): time.sleep(0.01)\n"
     )
     before = os.sched_getaffinity(0)
     commands = {"a": python(code.format("a", "b")), "b": python(code.format("b", "a"))}
     told = run(tmp_path, commands, processes=2)
     assert sorted((name, status) for name, status, _ in told) == [("a", 0), ("b", 0)]
-    cores = [eval((tmp_path / name).read_text()) for name in "ab"]
+    cores = [json.loads((tmp_path / name).read_text()) for name in "ab"]
     assert len(cores[0]) == len(cores[1]) == max(len(before) // 2, 1)
     assert len(before) == 1 or not set(cores[0]) & set(cores[1])
     assert os.sched_getaffinity(0) == before
