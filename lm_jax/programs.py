@@ -139,6 +139,16 @@ def compute_dtype(experiment: Experiment) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def expected_sizes(experiment: Experiment) -> dict[str, int]:
+    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
+
+    Of a tokenizer the largest vocabulary that it may come to.
+    """
+    if isinstance(experiment.data, data.DataConfig):
+        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+    return data.prepare(experiment.data).description["sizes"]
+
+
 def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
     """Sets the fields of a model's configuration that are 0 to what the data set decides.
 

@@ -126,7 +126,9 @@ def test_count_prints_components_without_allocating():
     assert status == 0 and json.loads(last)["parameters"]["total"] == 2_173_056
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "generate", "count", "benchmark"])
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "generate", "count", "benchmark", "sweep"]
+)
 def test_help_shows_how_to_begin(program):
     process = start(program, "--help")
     out, _ = process.communicate(timeout=60)
