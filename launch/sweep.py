@@ -3,6 +3,8 @@ r"""Trains all runs of a sweep on this machine, or goes on where the same direct
   python -m launch.sweep --config=configs/sweeps/learning_rates.py --plan
   python -m launch.sweep --config=configs/sweeps/learning_rates.py --sweepdir=sweeps/rates \
       --processes=2
+  python -m launch.sweep --config=configs/sweeps/learning_rates.py --sweepdir=sweeps/rates \
+      --together=8
   python -m launch.sweep --sweepdir=sweeps/rates --table
 
 A sweep is a Python file with get_sweep() -> dict of experiments by name: lm_jax/scaling/sweeps.py
@@ -19,6 +21,7 @@ output is JSON.
 launch/clusters/sweep.sbatch has SLURM run them, a task of an array each.
 """
 
+import contextlib
 import runpy
 import signal
 import sys
@@ -31,7 +34,7 @@ from absl import flags
 
 from launch import program
 from lm_jax import data, hosts, programs, trainer
-from lm_jax.scaling import local, sweep_directory, sweeps
+from lm_jax.scaling import fans, local, sweep_directory, sweeps
 from lm_jax.scaling.plan import (
     Planned,
     Seconds,
@@ -56,8 +59,14 @@ PROCESSES = flags.DEFINE_integer(
 FLOPS_PER_SECOND = flags.DEFINE_float(
     "flops_per_second", None, "Of one run, to estimate the time until runs have finished."
 )
-RUN = flags.DEFINE_string(
-    "run", None, "Train only this run of --sweepdir in this process: a name, or a number from 0."
+TOGETHER = flags.DEFINE_integer(
+    "together", 1, "Runs of one shape that a process trains as one program, at most.", lower_bound=1
+)
+RUN = flags.DEFINE_multi_string(
+    "run",
+    None,
+    "Train only this run of --sweepdir in this process: a name, or a number from 0; several times: "
+    "these together.",
 )
 STOP_WITH_STDIN = flags.DEFINE_bool(
     "stop_with_stdin", False, "With --run: save and stop when the standard input ends."
@@ -121,59 +130,88 @@ def _read_sweep() -> sweeps.Sweep:
     return get_sweep(choice) if colon else get_sweep()
 
 
-def _train(directory: Path, name: str) -> dict[str, Any]:
-    """Trains one run, stopping at SIGTERM or when the process that started it is gone."""
+def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Trains one run, or a fan, until SIGTERM or until the process that started it is gone."""
     plan = sweep_directory.read_plan(directory)
     by_name = {str(i): run for i, run in enumerate(plan)} | {run.name: run for run in plan}
-    if name not in by_name:
-        raise ValueError(
-            f"--run={name}: {directory} has {len(plan)} runs and none of that name or number"
-        )
-    run = by_name[name]
-    with sweep_directory.lock(sweep_directory.log_of(directory, run), _SECONDS_TO_SAVE):
-        sweep_directory.note_beginning(directory, run)
+    for name in names:
+        if name not in by_name:
+            raise ValueError(
+                f"--run={name}: {directory} has {len(plan)} runs and none of that name or number"
+            )
+    fan = {sweep_directory.workdir_of(directory, by_name[n]): by_name[n] for n in names}
+    with contextlib.ExitStack() as stack:
+        for run in fan.values():
+            path = sweep_directory.log_of(directory, run)
+            stack.enter_context(sweep_directory.lock(path, _SECONDS_TO_SAVE))
+            sweep_directory.note_beginning(directory, run)
         stop_requested = hosts.stop_requests()
         if STOP_WITH_STDIN.value:
             local.stop_with_parent()
         try:
-            place = sweep_directory.workdir_of(directory, run)
-            return trainer.train(run.experiment, place, stop_requested)
+            if len(fan) == 1:
+                ((place, run),) = fan.items()
+                return trainer.train(run.experiment, place, stop_requested)
+            found = fans.train({p: run.experiment for p, run in fan.items()}, stop_requested)
         except (ValueError, OSError) as error:
-            if not STOP_WITH_STDIN.value:  # else what is printed goes to the log
+            # What a child prints goes to the log of the first.
+            for run in list(fan.values())[1 if STOP_WITH_STDIN.value else 0 :]:
                 sweep_directory.note_failure(directory, run, str(error))
             raise
+        errors = {fan[p].name: each["error"] for p, each in found.items() if "error" in each}
+        for name, message in errors.items():
+            sweep_directory.note_failure(directory, by_name[name], message)
+        stopped = any(each.get("stopped") for each in found.values())
+        outcome = {"runs": len(found), "errors": errors}
+        return outcome | ({"stopped": True} if stopped else {"failed": True} if errors else {})
 
 
 def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) -> bool:
     """Runs what is not finished; whether a signal stopped it."""
-    by_name = {run.name: run for run in plan}
     unfinished = [run for run in plan if sweep_directory.finished(directory, run) is None]
-    left = unfinished if shares else []
+    groups = _groups(unfinished, local.memory_of_a_process(len(shares))) if shares else {}
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: signals.append(received))
 
     def ended(name: str, exit_status: int, running: list[str]) -> None:
-        run = by_name[name]
-        unsaid = not sweep_directory.failure(directory, run)
-        if exit_status not in (0, program.PREEMPTED) and unsaid and not signals:
-            how = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
-            sweep_directory.note_failure(
-                directory, run, f"its process ended with {how}; see its log"
-            )
-        rows = results(directory, running)
+        for run in groups[name]:
+            unsaid = sweep_directory.status(directory, run) not in ("finished", "failed")
+            if exit_status not in (0, program.PREEMPTED) and unsaid and not signals:
+                how = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
+                sweep_directory.note_failure(
+                    directory, run, f"its process ended with {how}; see its log"
+                )
+        rows = results(directory, [run.name for key in running for run in groups[key]])
         write_results(directory, rows)
-        _say_progress(plan, rows, name, len(shares))
+        for run in groups[name]:
+            _say_progress(plan, rows, run.name, len(shares))
 
     command = [sys.executable, "-m", "launch.sweep", f"--sweepdir={directory}", "--stop_with_stdin"]
     local.run_all(
-        {run.name: [*command, f"--run={run.name}"] for run in left},
-        {run.name: sweep_directory.log_of(directory, run) for run in left},
+        {key: [*command, *(f"--run={run.name}" for run in fan)] for key, fan in groups.items()},
+        {key: sweep_directory.log_of(directory, fan[0]) for key, fan in groups.items()},
         shares,
         lambda: bool(signals),
         ended,
     )
     return bool(signals)
+
+
+def _groups(left: Sequence[Planned], memory_bytes: float | None) -> dict[str, list[Planned]]:
+    """What is trained together, by the name of its first run: no more states than memory holds."""
+    if TOGETHER.value == 1:
+        return {run.name: [run] for run in left}
+    by_name = {run.name: run for run in left}
+    groups = {}
+    for names in fans.fans_of({run.name: run.experiment for run in left}):
+        size = TOGETHER.value
+        if memory_bytes:
+            most = int(memory_bytes // max(by_name[names[0]].cost.state_bytes, 1))
+            size = max(min(size, most), 1)
+        for start in range(0, len(names), size):
+            groups[names[start]] = [by_name[name] for name in names[start : start + size]]
+    return groups
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> Seconds | None:

@@ -32,7 +32,7 @@ FREE = ("seed", "schedule", "optimizer.weight_decay")
 _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 
-def shape_of(experiment: Experiment) -> str:
+def _shape_of(experiment: Experiment) -> str:
     """The same text for experiments that can be trained as one fan."""
     found = experiments.to_dict(experiment)
     for path in FREE:
@@ -48,7 +48,7 @@ def fans_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
     """The names of runs, those that can be trained together in one list; in the order given."""
     found: dict[str, list[str]] = {}
     for name, experiment in runs.items():
-        found.setdefault(shape_of(experiment), []).append(name)
+        found.setdefault(_shape_of(experiment), []).append(name)
     return list(found.values())
 
 
@@ -69,7 +69,7 @@ def train(
       OSError: a work directory or the cache cannot be written.
     """
     started = time.monotonic()
-    if len({shape_of(experiment) for experiment in runs.values()}) != 1:
+    if len({_shape_of(experiment) for experiment in runs.values()}) != 1:
         raise ValueError(
             f"{len(runs)} runs are not of one shape; runs of a fan differ in {', '.join(FREE)} only"
         )

@@ -110,10 +110,10 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
 
 
 def seconds_of(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> float:
-    """What all processes of a run took; each counts its seconds from its own start."""
+    """What all processes of a run took, of a fan its share; each counts from its own start."""
     clock = [row["seconds"] for row in metrics if row["kind"] == "train"]
     before = [a for a, b in zip(clock, clock[1:], strict=False) if b < a]
-    return sum(before) + found["timings"]["total_seconds"]
+    return (sum(before) + found["timings"]["total_seconds"]) / found.get("fan", 1)
 
 
 def _tokens_counted(place: Path) -> int:

@@ -73,6 +73,19 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert (directory / "results.csv").read_bytes() == before
 
 
+def test_runs_of_one_shape_are_trained_together(tmp_path):
+    directory = tmp_path / "sweep"
+    status, outcome, err = sweep(write(tmp_path, 10), directory, "--together=2")
+    assert status == 1 and outcome["finished"] == 1, err
+    rows = rows_of(directory)
+    assert rows[BROKEN]["status"] == "failed" and "not a number" in rows[BROKEN]["error"]
+    (workdir,) = (directory / "runs").glob(f"{SOUND}-*")
+    run = json.loads((workdir / "evaluation.json").read_text())
+    assert run["fan"] == 2
+    assert float(rows[SOUND]["validation_loss"]) == run["validation"]["cross_entropy"] < 6
+    assert "2 runs together" in log_of(directory, BROKEN)
+
+
 @pytest.mark.slow
 def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_path):
     config = write(tmp_path, 1000)
