@@ -57,7 +57,7 @@ _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate an
             d_attention=64,
         ),
         3e-3,
-        2300,
+        2050,
     ),
     "lstm": (
         RecurrentSeq2SeqConfig(

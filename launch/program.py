@@ -14,15 +14,15 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from lm_jax import data, hosts, xla_presets
 from lm_jax import experiment as experiments
+from lm_jax import hosts, programs, xla_presets
 from lm_jax.telemetry import finite
 
 XLA_PRESET = flags.DEFINE_enum(
     "xla_preset", "none", list(xla_presets.PRESETS), "Compiler flags: lm_jax/xla_presets.py."
 )
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
-
+sizes_of = programs.expected_sizes  # what a front door knows of the data before it reads it
 
 _arguments: list[str] = []
 
@@ -36,8 +36,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     """Parses flags, runs `main`, prints its results as the last line, and exits.
 
     Bad input (ValueError, or OSError from the file system) ends in one line on stderr and status 1;
-    a result with `"stopped": True` in status 75. Of several processes the first one prints, and one
-    that fails does not wait for the others.
+    a result with `"stopped": True` in status 75, and one with `"failed": True` in status 1. Of
+    several processes the first one prints, and one that fails does not wait for the others.
     """
     logging.set_verbosity(logging.FATAL)
     # What fails in a thread that writes a checkpoint is raised again, and told, in this one.
@@ -66,7 +66,9 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return _fail(f"{type(error).__name__}: {error}")
         if hosts.is_first():
             print(json.dumps(finite(results), allow_nan=False), flush=True)
-        return PREEMPTED if results.get("stopped") else 0
+        if results.get("stopped"):
+            return PREEMPTED
+        return 1 if results.get("failed") else 0
 
     app.run(guarded, flags_parser=_parse)
 
@@ -92,16 +94,6 @@ def experiment_of(holder: Any) -> experiments.Experiment:
         )
     experiments.validate(experiment)
     return experiment
-
-
-def sizes_of(experiment: experiments.Experiment) -> dict[str, int]:
-    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
-
-    Of a tokenizer the largest vocabulary that it may come to.
-    """
-    if isinstance(experiment.data, data.DataConfig):
-        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
-    return data.prepare(experiment.data).description["sizes"]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -6,6 +6,9 @@
   python -m launch.scaling_law --points=runs.csv --law=power_offset --variable=n
   python -m launch.scaling_law --points=runs.csv --law=power --group_column=architecture
 
+The results.csv of launch.sweep needs no columns named: N is without embeddings, runs that did not
+finish are left out, and the budgets of profiles are those asked for.
+
 docs/scaling_laws.md has the equations. With --output the directory receives scaling_law.html, its
 pictures as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the law's
 parameters by their names, `objective`, `num_points`, and the 95% bounds of each in `intervals`.
@@ -21,7 +24,7 @@ from absl import flags
 from launch import program
 from lm_jax.scaling import laws, study
 from lm_jax.scaling.fitting import DELTA
-from lm_jax.scaling.points import Points, read_points
+from lm_jax.scaling.points import Points, known_columns, read_points
 from lm_jax.telemetry import environment, finite
 
 _POWERS = {"power": laws.power, "power_offset": laws.power_offset}
@@ -32,11 +35,11 @@ _NAMES = [*_LAWS, *_POWERS, "isoflop", "envelope"]
 POINTS = flags.DEFINE_string("points", None, "The CSV file, with a header.", required=True)
 LAW = flags.DEFINE_enum("law", None, _NAMES, "What to fit.", required=True)
 VARIABLE = flags.DEFINE_enum("variable", "n", ["n", "d", "c"], "What a power law is of.")
-N_COLUMN = flags.DEFINE_string("n_column", "n", "The column of parameters.")
+N_COLUMN = flags.DEFINE_string("n_column", None, "The column of parameters; `n`.")
 D_COLUMN = flags.DEFINE_string("d_column", None, "The column of tokens; `d` without FLOPs either.")
 FLOPS_COLUMN = flags.DEFINE_string("flops_column", None, "The column of FLOPs; then D = C / 6N.")
-STEPS_COLUMN = flags.DEFINE_string("steps_column", "steps", "The column of optimizer steps.")
-LOSS_COLUMN = flags.DEFINE_string("loss_column", "loss", "The column of losses.")
+STEPS_COLUMN = flags.DEFINE_string("steps_column", None, "Of optimizer steps; `steps`.")
+LOSS_COLUMN = flags.DEFINE_string("loss_column", None, "The column of losses; `loss`.")
 WHERE = flags.DEFINE_list("where", [], "Rows to keep: column=value, comma-separated.")
 GROUP_COLUMN = flags.DEFINE_string("group_column", None, "Compare exponents between its values.")
 MINIMUM = flags.DEFINE_enum("minimum", "akima", ["akima", "parabola"], "Of IsoFLOP profiles.")
@@ -52,7 +55,10 @@ def main() -> dict[str, Any]:
     if not (HUBER_DELTA.value > 0 and math.isfinite(HUBER_DELTA.value)):
         raise ValueError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
     budgets = [_budget(text) for text in BUDGET.value]
-    points = read_points(Path(POINTS.value), _columns(), WHERE.value, GROUP_COLUMN.value)
+    path = Path(POINTS.value)
+    known = known_columns(path)
+    finished = ["status=finished"] if "status" in known else []  # others have no final loss
+    points = read_points(path, _columns(known), [*WHERE.value, *finished], GROUP_COLUMN.value)
     found = _study(points, budgets)
     results = found.results
     for line in _describe(results):
@@ -68,15 +74,20 @@ def main() -> dict[str, Any]:
     return results
 
 
-def _columns() -> dict[str, str]:
+def _columns(known: dict[str, str]) -> dict[str, str]:
     """The columns that the law needs, by the names of its variables."""
-    tokens = {"d": D_COLUMN.value} if D_COLUMN.value else {}
-    flops = {"c": FLOPS_COLUMN.value} if FLOPS_COLUMN.value else {}
-    loss = {"loss": LOSS_COLUMN.value}
-    size = {"n": N_COLUMN.value}
+    of_tokens, of_flops = D_COLUMN.value, FLOPS_COLUMN.value
+    if not of_tokens and not of_flops:
+        of_tokens, of_flops = known.get("d"), known.get("c")
+        if LAW.value == "isoflop":  # runs of a profile take what whole steps of their budget do
+            of_flops = known.get("budget", of_flops)
+    tokens = {"d": of_tokens} if of_tokens else {}
+    flops = {"c": of_flops} if of_flops else {}
+    loss = {"loss": LOSS_COLUMN.value or known["loss"]}
+    size = {"n": N_COLUMN.value or known["n"]}
     budget = tokens | flops or {"d": "d"}
     if LAW.value == "learning_curve":
-        return size | {"s": STEPS_COLUMN.value} | loss
+        return size | {"s": STEPS_COLUMN.value or known["s"]} | loss
     if LAW.value not in _POWERS:
         return size | budget | loss
     own = {"n": size, "d": tokens or {"d": "d"}, "c": flops or size | budget}[VARIABLE.value]

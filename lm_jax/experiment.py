@@ -454,21 +454,31 @@ def dumps(experiment: Experiment) -> str:
     return json.dumps(to_dict(experiment), indent=2) + "\n"
 
 
-def differences(before: Experiment, after: Experiment) -> list[str]:
-    """What keeps one run from continuing the other, as `path: before -> after` lines."""
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Every field of `to_dict` by its dotted path, such as `model.d_model`."""
 
-    def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        flat: dict[str, Any] = {}
+    def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
         for name, value in tree.items():
             inner = flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
-            flat |= inner if inner is not None else {prefix + name: value}
-        return flat
+            fields |= inner if inner is not None else {prefix + name: value}
+        return fields
 
-    old, new = flatten(to_dict(before)), flatten(to_dict(after))
+    return flatten(to_dict(experiment), "")
+
+
+def decisive(experiment: Experiment) -> dict[str, Any]:
+    """Those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
+    return {path: value for path, value in flat(experiment).items() if not _is_free(path)}
+
+
+def differences(before: Experiment, after: Experiment) -> list[str]:
+    """What keeps one run from continuing the other, as `path: before -> after` lines."""
+    old, new = decisive(before), decisive(after)
     return [
         f"{path}: {old.get(path)!r} -> {new.get(path)!r}"
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path) and not _is_free(path)
+        if old.get(path) != new.get(path)
     ]
 
 

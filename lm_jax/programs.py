@@ -1,5 +1,6 @@
 """An experiment as functions: the model, the optimizer, the step, the batches, the measures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,10 +61,7 @@ def compile_experiment(
     sequences = experiments.sequences_per_step(experiment)
     model = build_model(experiment.model, compute_dtype(experiment))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
-    head_only = experiment.fine_tuning.parameters == "head"
-    optimizer = make_optimizer(experiment.optimizer, schedule)
-    if head_only:
-        optimizer = update_head_only(optimizer)
+    optimizer, train_step = make_training(experiment, model, schedule)
     smoothing = experiment.training.label_smoothing
     if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
         raise ValueError(
@@ -80,12 +78,35 @@ def compile_experiment(
     sharding.check_divides(mesh, sequences // parts, "a training batch")
     sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
     _check_model(mesh, experiment.model)
-    train_step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+
+
+def make_training(
+    experiment: Experiment,
+    model: Model,
+    schedule: optax.Schedule,
+    weight_decay: jax.Array | float | None = None,
+) -> tuple[optax.GradientTransformation, training.TrainStep]:
+    """The optimizer of an experiment and its train step, with a schedule of learning rates.
+
+    Args:
+      weight_decay: instead of the experiment's own; it may be traced.
+    """
+    config = experiment.optimizer
+    if weight_decay is not None:
+        config = dataclasses.replace(config, weight_decay=weight_decay)  # type: ignore[arg-type]
+    head_only = experiment.fine_tuning.parameters == "head"
+    optimizer = make_optimizer(config, schedule)
+    if head_only:
+        optimizer = update_head_only(optimizer)
+    parts = experiment.training.gradient_accumulation_steps
+    smoothing = experiment.training.label_smoothing
+    step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
+    return optimizer, step
 
 
 def _check_model(mesh: Mesh, model: Any) -> None:
@@ -116,6 +137,16 @@ def compute_dtype(experiment: Experiment) -> jnp.dtype:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
+
+
+def expected_sizes(experiment: Experiment) -> dict[str, int]:
+    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
+
+    Of a tokenizer the largest vocabulary that it may come to.
+    """
+    if isinstance(experiment.data, data.DataConfig):
+        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+    return data.prepare(experiment.data).description["sizes"]
 
 
 def fill_in(model: Any, sizes: Mapping[str, int]) -> None:

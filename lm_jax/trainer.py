@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,38 +79,23 @@ def train(
     hosts.together(lambda: workdir.wait_for_inputs(directory))
 
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(directory / "checkpoints", experiment.checkpoint)
-        stack.push(checkpoints)
-        hosts.agree({"the steps of the checkpoints": checkpoints.steps()})
-        state, notes = _first_state(program, checkpoints, dataset, inherited)
-        log: RunLog = Quiet()
-        if hosts.is_first():
-            log = RunLog(
-                directory,
-                total_steps=num_steps,
-                tensorboard=experiment.tensorboard,
-                first_step=int(state.step) if checkpoints.steps() else 0,
-            )
-        stack.callback(log.close)
-        for line in [*notes, *_introduction(program, dataset, state)]:
-            log.message(line)
-        if packing := getattr(batches, "note", None):
-            log.message(packing)
-        meter = Meter(
-            log,
-            unit=program.objective.unit,
-            units_per_step=targets_per_step(program.experiment),
-            every_steps=experiment.training.log_every_steps,
-            num_steps=num_steps,
-            started=started,
+        checkpoints = stack.enter_context(
+            Checkpoints(directory / "checkpoints", experiment.checkpoint)
         )
-        losses = evaluation.make_loss_function(program.model)
-        record = _Record(program, dataset, losses, checkpoints, log, meter, {})
+        hosts.agree({"the steps of the checkpoints": checkpoints.steps()})
+        state, notes = first_state(program, checkpoints, dataset, inherited)
+        record = stack.enter_context(
+            open_record(directory, program, dataset, checkpoints, state, started)
+        )
+        for line in [*notes, *_introduction(program, dataset, state)]:
+            record.log.message(line)
+        if packing := getattr(batches, "note", None):
+            record.log.message(packing)
         time_sheet = TimeSheet(started)
         tracer = None
         if batches is not None:
             hooks = training.Hooks(
-                meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
+                record.meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
             )
             train_steps = training.jit_train_steps(program.train_step)
             if profile_steps:
@@ -126,19 +111,10 @@ def train(
             results |= {"profile": tracer.results} if tracer.results else {}
         if step < num_steps:
             return results | {"stopped": True}
-        if step not in record.measured:  # resumed at its end, or counted
-            record.evaluate(step, state)
-            record.save(step, state)
-        results |= {
-            "parameters": _parameters(state),
-            "validation": record.measured[step],
-            "baselines": _baselines(experiment, dataset),
-            "timings": meter.timings() | {"total_seconds": time.monotonic() - started},
-        }
+        results |= record.conclude(state, started)
         if batches is not None:
             results["goodput"] = time_sheet.goodput()
-    run = Run(directory, program, dataset.tokenizer, step, training.variables_of(state))
-    _write_results(run, dataset, results)
+    write_results(record, state, results)
     return results
 
 
@@ -149,9 +125,10 @@ def _dataset(experiment: Experiment, directory: Path) -> Dataset:
     return dataset
 
 
-class _Record(NamedTuple):
+class Record(NamedTuple):
     """What is measured and saved while a run trains."""
 
+    directory: Path
     program: Program
     dataset: Dataset
     losses: evaluation.LossFunction
@@ -182,6 +159,52 @@ class _Record(NamedTuple):
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
         self.meter.pause()
 
+    def conclude(self, state: training.TrainState, started: float) -> dict[str, Any]:
+        """What a run came to whose last state this is."""
+        step = int(state.step)
+        if step not in self.measured:  # resumed at its end, or counted
+            self.evaluate(step, state)
+            self.save(step, state)
+        return {
+            "parameters": _parameters(state),
+            "validation": self.measured[step],
+            "baselines": _baselines(self.program.experiment, self.dataset),
+            "timings": self.meter.timings() | {"total_seconds": time.monotonic() - started},
+        }
+
+
+@contextlib.contextmanager
+def open_record(
+    directory: Path,
+    program: Program,
+    dataset: Dataset,
+    checkpoints: Checkpoints,
+    state: training.TrainState,
+    started: float,
+) -> Iterator[Record]:
+    """The record of a run that goes on from this state; its log is open as long as the context."""
+    experiment = program.experiment
+    num_steps = 1 if program.model.fit is not None else experiment.training.num_steps
+    log: RunLog = Quiet()
+    if hosts.is_first():
+        log = RunLog(
+            directory,
+            total_steps=num_steps,
+            tensorboard=experiment.tensorboard,
+            first_step=int(state.step) if checkpoints.steps() else 0,
+        )
+    meter = Meter(
+        log,
+        unit=program.objective.unit,
+        units_per_step=targets_per_step(experiment),
+        every_steps=experiment.training.log_every_steps,
+        num_steps=num_steps,
+        started=started,
+    )
+    losses = evaluation.make_loss_function(program.model)
+    with contextlib.closing(log):
+        yield Record(directory, program, dataset, losses, checkpoints, log, meter, {})
+
 
 def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict[str, Any] | None:
     """The variables of the run to fine-tune from, as nested dicts; None: start afresh.
@@ -205,12 +228,17 @@ def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict
     return {"params": state["params"], **state["stats"]}
 
 
-def _first_state(
+def first_state(
     program: Program,
     checkpoints: Checkpoints,
     dataset: Dataset,
-    inherited: dict[str, Any] | None,
+    inherited: dict[str, Any] | None = None,
 ) -> tuple[training.TrainState, list[str]]:
+    """The state that a run goes on from: of its newest checkpoint, or a fresh one; and remarks.
+
+    Args:
+      inherited: variables of another run, which a fresh state takes over where shapes agree.
+    """
     notes: list[str] = []
     if checkpoints.steps():
         step, state = restore(program, checkpoints, "last", notes.append)
@@ -255,7 +283,16 @@ def _baselines(experiment: Experiment, dataset: Dataset) -> dict[str, float]:
     return baselines(train, validation)
 
 
-def _write_results(run: Run, dataset: Dataset, results: dict[str, Any]) -> None:
+def write_results(record: Record, state: training.TrainState, results: dict[str, Any]) -> None:
+    """Writes what a finished run came to, what it says, what is seen inside it, and the report."""
+    dataset = record.dataset
+    run = Run(
+        record.directory,
+        record.program,
+        dataset.tokenizer,
+        int(state.step),
+        training.variables_of(state),
+    )
     config = run.program.experiment.samples
     alone = on_one_device(run.program, run.variables)
     samples = []

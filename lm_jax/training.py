@@ -225,28 +225,35 @@ def fit(
     experiment: Experiment,
     mesh: Mesh,
     hooks: Hooks,
+    runs: int | None = None,
 ) -> TrainState:
     """The state after `training.num_steps` steps, or after the step where a stop was requested.
 
     The host stays one dispatch ahead of the device: it prepares and sends the next batches before
     it reads the metrics of the last. `train_steps` (of `jit_train_steps`) consumes `state`.
 
+    Args:
+      runs: how many are trained together: all but `state.step` then has them as an axis in front,
+        and so have batches and metrics.
+
     Raises:
-      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`.
+      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`; of several runs, when
+        all are broken.
     """
     num_steps = experiment.training.num_steps
     evaluate_every = experiment.evaluation.every_steps
     save_every = experiment.checkpoint.every_steps
-    stacked = sharding.batch_sharding(mesh, leading_axes=1)
+    stacked = sharding.batch_sharding(mesh, leading_axes=1 if runs is None else 2)
 
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(value) for name, value in metrics.items()}
         hooks.spent("steps")
-        broken = np.flatnonzero(~np.isfinite(values["loss"]))
+        losses = values["loss"].reshape(len(values["loss"]), -1)
+        broken = np.flatnonzero(~np.isfinite(losses).any(axis=1))
         if broken.size:
-            at = last_step - len(values["loss"]) + 1 + int(broken[0])
+            at = last_step - len(losses) + 1 + int(broken[0])
             raise NonFiniteLoss(
-                f"the loss of step {at} is {values['loss'][broken[0]]}: nothing was saved since; "
+                f"the loss of step {at} is {losses[broken[0], 0]}: nothing was saved since; "
                 "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
             )
         hooks.log(last_step, values)

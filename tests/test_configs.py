@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
+from lm_jax.scaling.sweeps import trials_of
 from tests.test_launch import ROOT
 
 FILES = sorted(Path(ROOT, "configs").glob("[!_]*.py"))
@@ -48,3 +49,16 @@ def test_an_unknown_corpus_is_refused_with_those_there_are():
     lstm = importlib.import_module("configs.lstm")
     with pytest.raises(ValueError, match="no corpus 'x'; expected --config=FILE:shakespeare or"):
         lstm.get_config("x")
+
+
+SWEEPS = sorted(Path(ROOT, "configs", "sweeps").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_is_valid_and_says_how_to_run_it(path):
+    module = importlib.import_module(f"configs.sweeps.{path.stem}")
+    trials = trials_of(module.get_sweep())
+    for trial in trials.values():
+        experiments.validate(trial.experiment)
+    command = f"python -m launch.sweep --config=configs/sweeps/{path.name} "
+    assert command in module.__doc__

@@ -149,7 +149,9 @@ def test_count_of_a_model_that_counts_has_no_gradients_to_tell_of():
     assert "memory" not in results and "run" not in results
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "generate", "count", "benchmark"])
+@pytest.mark.parametrize(
+    "program", ["train", "evaluate", "generate", "count", "benchmark", "sweep"]
+)
 def test_help_shows_how_to_begin(program):
     process = start(program, "--help")
     out, _ = process.communicate(timeout=60)

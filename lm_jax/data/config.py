@@ -2,6 +2,7 @@
 
 import dataclasses
 
+_CARRIED = ("embedded", "stdlib")  # sources that every Python has
 _TOKENIZERS = ("byte", "char", "bpe", "unigram", "word", "whitespace")
 
 
@@ -52,7 +53,8 @@ def _check_fraction(fraction: float) -> None:
 class DataConfig:
     """Where documents come from, how they are split, and what turns them into tokens."""
 
-    source: str = "embedded"  # embedded (CPython's language reference), files, tfds
+    # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds
+    source: str = "embedded"
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
     text_feature: str = ""  # tfds: the feature that holds the text; "": the only text feature
     split: str = "documents"  # documents (by a hash of each), tail (the end of each document)
@@ -63,14 +65,14 @@ class DataConfig:
 
     def validate(self) -> None:
         """Raises ValueError for an unknown choice or an impossible value."""
-        _check_choice("source", self.source, ("embedded", "files", "tfds"))
+        _check_choice("source", self.source, (*_CARRIED, "files", "tfds"))
         _check_choice("split", self.split, ("documents", "tail"))
         self.tokenizer.validate()
-        if self.source != "embedded" and not self.path:
+        if self.source not in _CARRIED and not self.path:
             raise ValueError(f"data.source={self.source} needs data.path: what should be read?")
-        if self.source == "embedded" and self.path:
+        if self.source in _CARRIED and self.path:
             raise ValueError(
-                f"data.path {self.path!r} has no effect on the embedded corpus; "
+                f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
             )
         _check_fraction(self.validation_fraction)

@@ -1,4 +1,4 @@
-"""Sources of documents: CPython's language reference, files, tensorflow-datasets."""
+"""Sources of documents: what Python itself carries, files, tensorflow-datasets."""
 
 import glob
 import hashlib
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_jax.data.config import DataConfig
-from lm_jax.data.embedded import python_reference
+from lm_jax.data.embedded import python_reference, standard_library
 
 
 class Documents(NamedTuple):
@@ -31,7 +31,9 @@ def load(config: DataConfig, cache: Path) -> Documents:
     elif config.source == "tfds":
         documents = _tfds(config, cache / "tensorflow_datasets")
     else:
-        documents = _embedded()
+        read = standard_library if config.source == "stdlib" else python_reference
+        # It differs between releases.
+        documents = Documents(read(), None, {"python": platform.python_version()})
     texts = [text for text in documents.texts if text.strip()]
     if not texts:
         place = config.path or config.source
@@ -46,11 +48,6 @@ def sha256(texts: Iterable[str]) -> str:
         encoded = text.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()
-
-
-def _embedded() -> Documents:
-    description = {"python": platform.python_version()}  # the reference differs between releases
-    return Documents(python_reference(), None, description)
 
 
 def _files(path: str) -> Documents:

@@ -10,6 +10,15 @@ import numpy as np
 from lm_jax.scaling.optimum import FLOPS_PER_PARAMETER_AND_TOKEN
 
 _LISTED = 5  # bad rows that a message names
+_OF_ANYBODY = {"n": "n", "s": "steps", "loss": "loss"}
+_OF_A_SWEEP = {  # in `results.csv`
+    "n": "non_embedding_parameters",
+    "d": "training_tokens",
+    "c": "training_flops",
+    "s": "steps",
+    "loss": "validation_loss",
+    "status": "status",
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,7 @@ def read_points(
         positive number; the message lists lines of the file.
       OSError: the file cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text; expected a CSV file") from None
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: {error}") from None
+    header, rows = _read(path)
     filters = [_filter(text) for text in where]
     wanted = [*columns.values(), *(name for name, _ in filters)]
     wanted += [group_column] if group_column else []
@@ -79,6 +80,32 @@ def read_points(
     _complete(values)
     groups = np.array([row[group_column] for _, row in kept]) if group_column else None
     return Points(values, groups, lines)
+
+
+def known_columns(path: Path) -> dict[str, str]:
+    """The columns that need not be named: more of them where a sweep has written the file.
+
+    Raises:
+      ValueError: it is no CSV file.
+      OSError: it cannot be read.
+    """
+    header = set(_read(path)[0])
+    if not header >= set(_OF_A_SWEEP.values()):
+        return _OF_ANYBODY
+    return _OF_A_SWEEP | ({"budget": "budget"} if "budget" in header else {})
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]]]]:
+    """The header, and the rows with their line numbers."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header = list(reader.fieldnames or [])
+            return header, [(reader.line_num, row) for row in reader]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text; expected a CSV file") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from None
 
 
 def _filter(text: str) -> tuple[str, str]:

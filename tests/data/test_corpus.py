@@ -1,3 +1,5 @@
+import inspect
+import json
 import os
 import shutil
 import sys
@@ -7,7 +9,7 @@ import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_documents
-from lm_jax.data.embedded import python_reference
+from lm_jax.data.embedded import python_reference, standard_library
 
 
 def files(path, **fields) -> DataConfig:
@@ -24,6 +26,15 @@ def test_the_embedded_corpus_is_split_by_document_with_little_overlap():
     assert corpus.description["overlap_of_long_lines"] < 0.02
     without_cleaning = overlap(*split_documents(python_reference(), DataConfig()))
     assert without_cleaning > 5 * corpus.description["overlap_of_long_lines"]
+
+
+def test_the_standard_library_is_all_of_python_and_nothing_installed():
+    texts = standard_library()
+    assert inspect.getsource(json) in texts
+    assert sum(map(len, texts)) > 5_000_000
+    assert inspect.getsource(pytest) not in texts
+    with pytest.raises(ValueError, match="no effect on data.source=stdlib"):
+        DataConfig(source="stdlib", path="x.py").validate()
 
 
 def test_a_second_preparation_reads_the_cache(monkeypatch):
@@ -154,7 +165,7 @@ def test_unknown_choices_are_refused():
         (DataConfig(source="web"), "data.source is 'web'"),
         (DataConfig(split="half"), "data.split is 'half'"),
         (DataConfig(source="files"), "needs data.path"),
-        (DataConfig(path="x.txt"), "no effect on the embedded corpus"),
+        (DataConfig(path="x.txt"), "no effect on data.source=embedded"),
         (DataConfig(validation_fraction=1.5), "validation_fraction is 1.5"),
         (DataConfig(tokenizer=TokenizerConfig("words")), "tokenizer.kind is 'words'"),
     ):

@@ -1,0 +1,79 @@
+"""A fan of small runs as one program beside the same runs one after another: steps a second.
+
+  python -m benchmarks.fan_throughput --output=benchmarks/results/fan_throughput.json
+
+The runs are nanoGPT's CPU setting (0.8M parameters, 12 windows of 64) on random tokens, their
+learning rates and seeds different. In turns: one dispatch of all together, then one of each alone.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from lm_jax import programs, sharding, training
+from lm_jax.scaling import fans
+from lm_jax.speed.cases import default_cases
+from lm_jax.speed.train import prepare, random_batches
+from lm_jax.speed.turns import take_turns
+from lm_jax.telemetry import environment
+
+RUNS = flags.DEFINE_integer("runs", 16, "In the fan.", lower_bound=2)
+STEPS = flags.DEFINE_integer("steps", 10, "Of a dispatch.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "The JSON file.")
+
+
+def main(_: list[str]) -> None:
+    """Prints the figures, and writes them."""
+    name, base = next(iter(default_cases("train", accelerator=False).items()))
+    base.training.steps_per_call = STEPS.value
+    members = []
+    for index in range(RUNS.value):
+        run = copy.deepcopy(base)
+        run.seed = index
+        run.schedule.peak_learning_rate *= 2 ** (index / 4 - 2)
+        members.append(programs.compile_experiment(run, {}, jax.devices()[:1]))
+    batches = random_batches(members[0], STEPS.value)
+    alone = prepare(members[0], batches).turn
+
+    mesh = members[0].mesh
+    steps = training.jit_train_steps(fans.make_train_step(members))
+    holder = [fans.stacked(fans.init_states(members))]
+    repeated = {key: np.stack([x] * RUNS.value, axis=1) for key, x in batches.items()}
+    placed = sharding.place_batch(repeated, sharding.batch_sharding(mesh, leading_axes=2))
+
+    def together() -> None:
+        with sharding.on_mesh(mesh):
+            holder[0], _ = steps(holder[0], placed)
+        jax.block_until_ready(holder[0])
+
+    def one_by_one() -> None:
+        for _ in members:
+            alone()
+
+    seconds = take_turns({"together": together, "one by one": one_by_one}, ROUNDS.value)
+    count = STEPS.value * RUNS.value
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "model": name,
+        "runs": RUNS.value,
+        "steps_per_second": {way: seconds.rate(way, count, count) for way in seconds.turns},
+        **seconds.ratios("together", ["one by one"]),
+    }
+    for way, rate in results["steps_per_second"].items():
+        print(f"{way:12} {rate['per_second']:8.1f} steps/s")
+    low, high = results["ratio_range"]
+    print(
+        f"{RUNS.value} runs together: {results['ratio']:.2f} ({low:.2f} to {high:.2f}) of the rate"
+    )
+    if OUTPUT.value:
+        Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

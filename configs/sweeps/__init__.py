@@ -1,0 +1,1 @@
+"""One sweep a file: `get_sweep() -> dict[str, Experiment]`."""
