@@ -110,7 +110,7 @@ def note_failure(directory: Path, run: Planned, message: str) -> None:
 
 def _add(directory: Path, run: Planned, line: str) -> None:
     with log_of(directory, run).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(f"\n{line}\n")  # what was there may end in the middle of a line
 
 
 def status(directory: Path, run: Planned) -> str:
