@@ -41,7 +41,8 @@ def make_plan(
     Raises:
       ValueError: a run cannot be built; the message names it.
     """
-    plan, sizes = [], {}
+    plan: list[Planned] = []
+    sizes: dict[str, Mapping[str, int]] = {}
     for name, (experiment, labels) in trials.items():
         of_data = repr(experiment.data)
         try:
