@@ -7,8 +7,8 @@ r"""Made-up symbols copied, reversed or sorted: what each kind of sequence model
 The models are `encoder_decoder` and `decoder` (Transformers; the second reads a pair as one text),
 `lstm_attention` and `lstm`; the tasks copy, reverse and sort, of 1 to 20 of 26 symbols.
 
-Of 4,342 new sequences 99.86% to 100% are right to the last symbol, with each of the first three models
-in each task, after 2 to 3 minutes on two CPU cores (docs/results.md).
+Of 4,342 new sequences 99.86% to 100% are right to the last symbol, with each of the first three
+models in each task, after 2 to 3 minutes on two CPU cores (docs/results.md).
 """
 
 from typing import Any
