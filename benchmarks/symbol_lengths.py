@@ -4,8 +4,8 @@
       runs/encoder_decoder runs/decoder runs/lstm_attention runs/lstm
 
 The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols; new ones of 4, of which
-training holds few, up to --longest are decoded greedily. --output.json receives the shares,
---output.svg the plot.
+training holds few, up to --longest (for which the models have room) are decoded greedily.
+--output.json receives the shares, --output.svg the plot.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from lm_jax.telemetry import environment
 from lm_jax.translation import translate
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
-LONGEST = flags.DEFINE_integer("longest", 30, "The longest sequence.", lower_bound=2)
+LONGEST = flags.DEFINE_integer("longest", 23, "The longest sequence.", lower_bound=2)
 _SHORTEST = 4
 
 SEQUENCES = flags.DEFINE_integer("sequences", 200, "Of each length.", lower_bound=2)

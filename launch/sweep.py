@@ -22,6 +22,7 @@ launch/clusters/sweep.sbatch has SLURM run them, a task of an array each.
 """
 
 import contextlib
+import math
 import runpy
 import signal
 import sys
@@ -60,7 +61,11 @@ FLOPS_PER_SECOND = flags.DEFINE_float(
     "flops_per_second", None, "Of one run, to estimate the time until runs have finished."
 )
 TOGETHER = flags.DEFINE_integer(
-    "together", 1, "Runs of one shape that a process trains as one program, at most.", lower_bound=1
+    "together",
+    1,
+    "Runs of one shape that a process trains as one program, at most: fewer where half of the "
+    "memory does not hold their states. Activations, and the memory of GPUs, are yours to know.",
+    lower_bound=1,
 )
 RUN = flags.DEFINE_multi_string(
     "run",
@@ -144,6 +149,7 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
         for run in fan.values():
             path = sweep_directory.log_of(directory, run)
             stack.enter_context(sweep_directory.lock(path, _SECONDS_TO_SAVE))
+        for run in fan.values():
             sweep_directory.note_beginning(directory, run)
         stop_requested = hosts.stop_requests()
         if STOP_WITH_STDIN.value:
@@ -153,7 +159,7 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                 ((place, run),) = fan.items()
                 return trainer.train(run.experiment, place, stop_requested)
             found = fans.train({p: run.experiment for p, run in fan.items()}, stop_requested)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             # What a child prints goes to the log of the first.
             for run in list(fan.values())[1 if STOP_WITH_STDIN.value else 0 :]:
                 sweep_directory.note_failure(directory, run, str(error))
@@ -169,7 +175,7 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
 def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) -> bool:
     """Runs what is not finished; whether a signal stopped it."""
     unfinished = [run for run in plan if sweep_directory.finished(directory, run) is None]
-    groups = _groups(unfinished, local.memory_of_a_process(len(shares))) if shares else {}
+    groups = _groups(unfinished, len(shares)) if shares else {}
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: signals.append(received))
@@ -179,8 +185,9 @@ def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) ->
             unsaid = sweep_directory.status(directory, run) not in ("finished", "failed")
             if exit_status not in (0, program.PREEMPTED) and unsaid and not signals:
                 how = f"signal {-exit_status}" if exit_status < 0 else f"exit status {exit_status}"
+                log = sweep_directory.log_of(directory, groups[name][0])
                 sweep_directory.note_failure(
-                    directory, run, f"its process ended with {how}; see its log"
+                    directory, run, f"its process ended with {how}; see {log}"
                 )
         rows = results(directory, [run.name for key in running for run in groups[key]])
         write_results(directory, rows)
@@ -198,20 +205,23 @@ def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) ->
     return bool(signals)
 
 
-def _groups(left: Sequence[Planned], memory_bytes: float | None) -> dict[str, list[Planned]]:
-    """What is trained together, by the name of its first run: no more states than memory holds."""
-    if TOGETHER.value == 1:
-        return {run.name: [run] for run in left}
+def _groups(left: Sequence[Planned], processes: int) -> dict[str, list[Planned]]:
+    """What is trained together, by the name of its first run.
+
+    No more than have their states in half of the memory, and no fewer groups than processes.
+    """
     by_name = {run.name: run for run in left}
-    groups = {}
-    for names in fans.fans_of({run.name: run.experiment for run in left}):
-        size = TOGETHER.value
-        if memory_bytes:
-            most = int(memory_bytes // max(by_name[names[0]].cost.state_bytes, 1))
-            size = max(min(size, most), 1)
+    descends = {run.name: run.experiment for run in left if run.cost.flops_per_step}
+    memory, groups = local.memory_of_a_process(processes), {}
+    for names in fans.fans_of(descends) if TOGETHER.value > 1 else []:
+        size = min(TOGETHER.value, math.ceil(len(names) / processes))
+        if memory:
+            most = memory / 2 // max(by_name[names[0]].cost.state_bytes, 1)
+            size = max(min(size, int(most)), 1)
         for start in range(0, len(names), size):
             groups[names[start]] = [by_name[name] for name in names[start : start + size]]
-    return groups
+    grouped = {run.name for group in groups.values() for run in group}
+    return groups | {run.name: [run] for run in left if run.name not in grouped}
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> Seconds | None:

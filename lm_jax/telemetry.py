@@ -25,10 +25,18 @@ class RunLog:
     """Where a training run writes; what people read goes to stderr.
 
     Opening it for a resumed run drops the rows after `first_step`, so that metrics.jsonl and
-    TensorBoard hold every step once.
+    TensorBoard hold every step once. With `shows` False nothing is printed.
     """
 
-    def __init__(self, workdir: Path, *, total_steps: int, tensorboard: bool, first_step: int = 0):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        total_steps: int,
+        tensorboard: bool,
+        first_step: int = 0,
+        shows: bool = True,
+    ):
         self._total = total_steps
         path = workdir / "metrics.jsonl"
         if path.exists():
@@ -43,7 +51,12 @@ class RunLog:
             )
         self._display: _Bar | _Lines | _Silence
         console = Console(stderr=True)
-        self._display = _Bar(console, total_steps, first_step) if console.is_terminal else _Lines()
+        if not shows:
+            self._display = _Silence()
+        elif console.is_terminal:
+            self._display = _Bar(console, total_steps, first_step)
+        else:
+            self._display = _Lines()
 
     def training(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a row of kind `train` and moves the progress display."""

@@ -69,10 +69,8 @@ def train(
     saved = (directory / "checkpoints").glob("[0-9]*")
     resumes = any(path.name.isdecimal() for path in saved)  # others were never finished
     hosts.agree({"whether there is a checkpoint": resumes})
-    inherited = None if resumes else _inherited(experiment, dataset.tokenizer)
-    abstract_state(program)  # what cannot be built is refused before anything is written
-    if dataset.tokenizer is not None and program.model.step is not None:
-        completion.check(program, dataset.tokenizer, experiment.samples)
+    inherited = None if resumes else inherited_variables(experiment, dataset.tokenizer)
+    check(program, dataset)
     hosts.together(
         lambda: workdir.write_inputs(directory, experiment, dataset) if hosts.is_first() else None
     )
@@ -159,8 +157,17 @@ class Record(NamedTuple):
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
         self.meter.pause()
 
-    def conclude(self, state: training.TrainState, started: float) -> dict[str, Any]:
-        """What a run came to whose last state this is."""
+    def conclude(
+        self,
+        state: training.TrainState,
+        started: float,
+        baselines: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """What a run came to whose last state this is.
+
+        Args:
+          baselines: those of its data, where they are known.
+        """
         step = int(state.step)
         if step not in self.measured:  # resumed at its end, or counted
             self.evaluate(step, state)
@@ -168,7 +175,9 @@ class Record(NamedTuple):
         return {
             "parameters": _parameters(state),
             "validation": self.measured[step],
-            "baselines": _baselines(self.program.experiment, self.dataset),
+            "baselines": _baselines(self.program.experiment, self.dataset)
+            if baselines is None
+            else baselines,
             "timings": self.meter.timings() | {"total_seconds": time.monotonic() - started},
         }
 
@@ -181,8 +190,13 @@ def open_record(
     checkpoints: Checkpoints,
     state: training.TrainState,
     started: float,
+    shows: bool = True,
 ) -> Iterator[Record]:
-    """The record of a run that goes on from this state; its log is open as long as the context."""
+    """The record of a run that goes on from this state; its log is open as long as the context.
+
+    Args:
+      shows: whether people see its progress.
+    """
     experiment = program.experiment
     num_steps = 1 if program.model.fit is not None else experiment.training.num_steps
     log: RunLog = Quiet()
@@ -192,6 +206,7 @@ def open_record(
             total_steps=num_steps,
             tensorboard=experiment.tensorboard,
             first_step=int(state.step) if checkpoints.steps() else 0,
+            shows=shows,
         )
     meter = Meter(
         log,
@@ -206,7 +221,16 @@ def open_record(
         yield Record(directory, program, dataset, losses, checkpoints, log, meter, {})
 
 
-def _inherited(experiment: Experiment, tokenizer: data.Tokenizer | None) -> dict[str, Any] | None:
+def check(program: Program, dataset: Dataset) -> None:
+    """Raises ValueError, before anything is written, if a model cannot be built or sampled from."""
+    abstract_state(program)
+    if dataset.tokenizer is not None and program.model.step is not None:
+        completion.check(program, dataset.tokenizer, program.experiment.samples)
+
+
+def inherited_variables(
+    experiment: Experiment, tokenizer: data.Tokenizer | None
+) -> dict[str, Any] | None:
     """The variables of the run to fine-tune from, as nested dicts; None: start afresh.
 
     Raises:

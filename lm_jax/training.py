@@ -237,8 +237,8 @@ def fit(
         and so have batches and metrics.
 
     Raises:
-      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`; of several runs, when
-        all are broken.
+      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`; of several runs
+        `hooks.log` has to see to it.
     """
     num_steps = experiment.training.num_steps
     evaluate_every = experiment.evaluation.every_steps
@@ -248,14 +248,8 @@ def fit(
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(value) for name, value in metrics.items()}
         hooks.spent("steps")
-        losses = values["loss"].reshape(len(values["loss"]), -1)
-        broken = np.flatnonzero(~np.isfinite(losses).any(axis=1))
-        if broken.size:
-            at = last_step - len(losses) + 1 + int(broken[0])
-            raise NonFiniteLoss(
-                f"the loss of step {at} is {losses[broken[0], 0]}: nothing was saved since; "
-                "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
-            )
+        if runs is None:
+            check_finite(last_step, values["loss"])
         hooks.log(last_step, values)
         hooks.spent("logging")
 
@@ -292,6 +286,17 @@ def fit(
         if stop:
             break
     return state
+
+
+def check_finite(last_step: int, losses: np.ndarray) -> None:
+    """Raises NonFiniteLoss if a loss of the steps up to this one, [K], is no number."""
+    broken = np.flatnonzero(~np.isfinite(losses))
+    if broken.size:
+        at = last_step - len(losses) + 1 + int(broken[0])
+        raise NonFiniteLoss(
+            f"the loss of step {at} is {losses[broken[0]]}: nothing was saved since; "
+            "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
+        )
 
 
 def _is_done(x: jax.Array) -> bool:

@@ -149,6 +149,7 @@ class ConvNorm(nn.Module):
             (self.size, self.size, x_bhwc.shape[-1], self.features),
         )
         x_bhwc = convolve(x_bhwc, jnp.asarray(kernel, s.dtype), self.stride, self.padding)
+        # Whole features, or the partitioner's gradients are wrong: see `side_by_side`.
         x_bhwc = nn.with_logical_constraint(x_bhwc, ("batch", None, None, None))
         if s.norm == "batch_norm":
             x_bhwc = BatchNorm(s.train, name="norm")(x_bhwc)

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,6 @@ from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import Experiment
 from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
-from lm_jax.runs import restore
 from lm_jax.training import TrainState
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
@@ -58,15 +57,14 @@ def train(
 ) -> dict[Path, dict[str, Any]]:
     """Trains the runs of one fan, each in its work directory, as `trainer.train` does of one.
 
-    Runs that are finished are left as they are; the others go on from the newest step of which all
-    of them have a checkpoint. One that diverges does not stop the others: its results hold nothing
-    but an `error`.
+    Runs that are finished are left as they are. The others go on from their newest checkpoints,
+    those of one step together. One that diverges does not stop the others: its results hold nothing
+    but an `error`, as do those of one that cannot be written down.
 
     Raises:
-      ValueError: before anything is written, when the runs are not of one shape, count instead of
-        descending, or a work directory belongs to another.
-      NonFiniteLoss: all of them have diverged.
-      OSError: a work directory or the cache cannot be written.
+      ValueError: before anything is written, when the runs are not of one shape, cannot be trained
+        together, or a work directory belongs to another.
+      OSError: a checkpoint or the cache cannot be written.
     """
     started = time.monotonic()
     if len({_shape_of(experiment) for experiment in runs.values()}) != 1:
@@ -77,11 +75,27 @@ def train(
         experiments.validate(experiment)
         workdir.refuse_another_experiment(experiment, directory)
     dataset = data.prepare(next(iter(runs.values())).data)
-    results = {directory: workdir.results_of(runs[directory], directory) for directory in runs}
-    left = {directory: runs[directory] for directory in runs if results[directory] is None}
-    if left:
-        results |= _train(left, dataset, stop_requested, started)
-    return results  # type: ignore[return-value]
+    results: dict[Path, dict[str, Any]] = {}
+    by_step: dict[int, dict[Path, Experiment]] = {}
+    for directory, experiment in runs.items():
+        workdir.refuse_other_data(dataset, directory)
+        finished = workdir.results_of(experiment, directory)
+        if finished is not None:
+            results[directory] = finished
+        else:
+            by_step.setdefault(_newest_step(directory), {})[directory] = experiment
+    for step, left in by_step.items():
+        if any(found.get("stopped") for found in results.values()):
+            results |= {d: {"workdir": str(d), "step": step, "stopped": True} for d in left}
+        else:
+            results |= _train(left, dataset, stop_requested, started)
+    return {directory: results[directory] for directory in runs}
+
+
+def _newest_step(directory: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
+    names = (path.name for path in (directory / "checkpoints").glob("[0-9]*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _train(
@@ -90,86 +104,129 @@ def _train(
     stop_requested: Callable[[int], bool],
     started: float,
 ) -> dict[Path, dict[str, Any]]:
+    """Trains runs whose newest checkpoints are of one step."""
     sizes = dataset.description["sizes"]
     members = [programs.compile_experiment(experiment, sizes) for experiment in runs.values()]
     first = members[0]
     if first.model.fit is not None:
         raise ValueError("a model that counts takes no steps; train it alone")
+    if first.mesh.size > first.mesh.shape["data"]:
+        raise ValueError(
+            f"a fan splits its batches only, and the mesh is {first.experiment.mesh}; set mesh to "
+            "data:-1, or train the runs one by one"
+        )
+    trainer.check(first, dataset)
+    inherited = None
+    if not any(map(_newest_step, runs)):
+        inherited = trainer.inherited_variables(first.experiment, dataset.tokenizer)
     for directory, experiment in runs.items():
-        workdir.refuse_other_data(dataset, directory)
         workdir.write_inputs(directory, experiment, dataset)
-    failures: dict[int, str] = {}
     with contextlib.ExitStack() as stack:
         checkpoints = [
             stack.enter_context(Checkpoints(directory / "checkpoints", experiment.checkpoint))
             for directory, experiment in runs.items()
         ]
-        state, states = _first_states(members, checkpoints, dataset)
+        states, notes = [], []
+        for member, of_one in zip(members, checkpoints, strict=True):
+            state, said = trainer.first_state(member, of_one, dataset, inherited)
+            states.append(state)
+            notes += [note for note in said if note not in notes]
+        if len({int(state.step) for state in states}) > 1:
+            raise ValueError(
+                "a newest checkpoint cannot be read, and the one before it is of another step than "
+                f"those of the other runs ({'; '.join(notes)}); train these runs one by one"
+            )
         records = [
-            stack.enter_context(trainer.open_record(*parts, started))
-            for parts in zip(runs, members, [dataset] * len(runs), checkpoints, states, strict=True)
+            stack.enter_context(trainer.open_record(*parts, started, shows=not index))
+            for index, parts in enumerate(
+                zip(runs, members, [dataset] * len(runs), checkpoints, states, strict=True)
+            )
         ]
+        losses = records[0].losses  # compiled once
+        fan = _Fan([record._replace(losses=losses) for record in records], {})
+        state = stacked(states)
         del states
-        records[0].log.message(f"{len(members)} runs together, from step {int(state.step)}")
-
-        def log(step: int, metrics: Mapping[str, np.ndarray]) -> None:
-            for index, record in enumerate(records):
-                record.meter.log(step, {name: value[:, index] for name, value in metrics.items()})
-
-        def evaluate(step: int, state: TrainState) -> None:
-            for index, record in enumerate(records):
-                try:
-                    record.evaluate(step, _member(state, index))
-                except training.NonFiniteLoss as error:
-                    failures[index] = str(error)
-
-        def save(step: int, state: TrainState) -> None:
-            for index, record in enumerate(records):
-                if index not in failures:
-                    record.save(step, _member(state, index))
-
+        for note in [*notes, f"{len(members)} runs together, from step {int(state.step)}"]:
+            records[0].log.message(note)
         time_sheet = TimeSheet(started)
-        with sharding.on_mesh(first.mesh):
+        with sharding.on_mesh(first.mesh), contextlib.suppress(_AllDiverged):
             state = training.fit(
                 training.jit_train_steps(make_train_step(members)),
                 state,
                 _Batches([programs.training_batches(member, dataset) for member in members]),
                 first.experiment,
                 first.mesh,
-                training.Hooks(log, evaluate, save, stop_requested, time_sheet.spent),
+                training.Hooks(fan.log, fan.evaluate, fan.save, stop_requested, time_sheet.spent),
                 runs=len(members),
             )
-        step = int(state.step)
-        found: dict[Path, dict[str, Any]] = {}
-        for index, record in enumerate(records):
-            results: dict[str, Any] = {"workdir": str(record.directory), "step": step}
-            if index in failures:
-                results = {"error": failures[index]}
-            elif step < first.experiment.training.num_steps:
-                results["stopped"] = True
-            else:
-                results |= record.conclude(_member(state, index), started)
-                results |= {"goodput": time_sheet.goodput(), "fan": len(members)}
-            found[record.directory] = results
-    for index, record in enumerate(records):
-        if "validation" in found[record.directory]:
-            trainer.write_results(record, _member(state, index), found[record.directory])
+        if len(fan.failures) == len(members):
+            return {r.directory: {"error": fan.failures[i]} for i, r in enumerate(records)}
+        found = fan.conclude(state, started, time_sheet.goodput())
     return found
 
 
-def _first_states(
-    members: Sequence[programs.Program], checkpoints: Sequence[Checkpoints], dataset: Any
-) -> tuple[TrainState, list[TrainState]]:
-    """The states that the runs go on from, stacked and each: all of one step, or fresh."""
-    common = set.intersection(*(set(of_one.steps()) for of_one in checkpoints))
-    if common:
-        states = [
-            restore(member, of_one, str(max(common)), lambda line: None)[1]
-            for member, of_one in zip(members, checkpoints, strict=True)
-        ]
-    else:
-        states = init_states(members)
-    return stacked(states), states
+class _AllDiverged(Exception):
+    """No run of the fan is left."""
+
+
+class _Fan(NamedTuple):
+    """The records of the runs of a fan, and why those failed that did."""
+
+    records: list[trainer.Record]
+    failures: dict[int, str]  # by the index of the run
+
+    def _left(self) -> list[tuple[int, trainer.Record]]:
+        return [(i, record) for i, record in enumerate(self.records) if i not in self.failures]
+
+    def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        for index, record in self._left():
+            try:
+                training.check_finite(step, metrics["loss"][:, index])
+            except training.NonFiniteLoss as error:
+                self.failures[index] = str(error)
+                continue
+            record.meter.log(step, {name: value[:, index] for name, value in metrics.items()})
+        if not self._left():
+            raise _AllDiverged
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        for index, record in self._left():
+            try:
+                record.evaluate(step, _member(state, index))
+            except training.NonFiniteLoss as error:
+                self.failures[index] = str(error)
+
+    def save(self, step: int, state: TrainState) -> None:
+        for index, record in self._left():
+            record.save(step, _member(state, index))
+
+    def conclude(
+        self, state: TrainState, started: float, goodput: Mapping[str, float]
+    ) -> dict[Path, dict[str, Any]]:
+        """What each run came to, written in its work directory."""
+        step, baselines = int(state.step), None
+        found: dict[Path, dict[str, Any]] = {}
+        for index, record in enumerate(self.records):
+            results = found[record.directory] = {"workdir": str(record.directory), "step": step}
+            if index in self.failures:
+                found[record.directory] = {"error": self.failures[index]}
+            elif step < record.program.experiment.training.num_steps:
+                results["stopped"] = True
+            else:
+                results |= record.conclude(_member(state, index), started, baselines)
+                results |= {"goodput": dict(goodput), "fan": len(self.records)}
+                baselines = results["baselines"]
+        seconds = time.monotonic() - started
+        for index, record in enumerate(self.records):
+            results = found[record.directory]
+            if "validation" not in results:
+                continue
+            results["timings"]["total_seconds"] = seconds
+            try:
+                trainer.write_results(record, _member(state, index), results)
+            except (ValueError, OSError) as error:
+                found[record.directory] = {"error": str(error)}
+        return found
 
 
 def init_states(members: Sequence[programs.Program]) -> list[TrainState]:

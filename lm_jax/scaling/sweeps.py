@@ -217,6 +217,8 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
             raise ValueError(
                 f"run name {name!r}; expected up to 200 letters, digits and signs of . , = + - _ @"
             )
+        if name.isdecimal():
+            raise ValueError(f"run name {name} is a number, which says a place; add a letter")
         if name in trials:
             raise ValueError(f"two runs are called {name}; give each its own name")
         where = address(trial.experiment)

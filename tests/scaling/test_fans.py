@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import runs, trainer, training
+from lm_jax import runs, trainer
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent import RecurrentConfig
@@ -39,7 +39,7 @@ def text(tmp_path_factory):
 
 def run_of(text, model, optimizer, fields):
     experiment = tiny(model=MODELS[model], data=text, optimizer__name=optimizer, **fields)
-    experiment.evaluation.every_steps = 10
+    experiment.evaluation.every_steps, experiment.mesh = 10, "data:8"
     return experiment
 
 
@@ -113,11 +113,46 @@ def test_a_run_that_diverges_leaves_the_others_alone(text, tmp_path):
     good, bad = fans.train(fan).values()
     trainer.train(fan[tmp_path / "0"], tmp_path / "alone")
     assert_same(tmp_path / "0", tmp_path / "alone")
-    assert "validation" in good and bad.keys() == {"error"} and "not a number" in bad["error"]
+    assert "validation" in good and bad.keys() == {"error"}
+    assert bad["error"].startswith("the loss of step ") and "is nan" in bad["error"]
     assert not (tmp_path / "1" / "evaluation.json").exists()
-    broken = dataclasses.replace(fan[tmp_path / "1"], seed=1)
-    with pytest.raises(training.NonFiniteLoss, match="the loss of step"):
-        fans.train({tmp_path / "a": fan[tmp_path / "1"], tmp_path / "b": broken})
+    assert not list((tmp_path / "1" / "checkpoints").glob("[0-9]*"))
+    worse = dataclasses.replace(fan[tmp_path / "1"], seed=1)
+    both = fans.train({tmp_path / "a": fan[tmp_path / "1"], tmp_path / "b": worse})
+    assert all(found["error"].startswith("the loss of step ") for found in both.values())
+
+
+def test_runs_at_different_steps_each_go_on_from_their_own(text, tmp_path):
+    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    ahead = dict(list(fan.items())[:1])
+    fans.train(ahead, lambda step: step >= 10)
+    before = rows(tmp_path / "low", "train", "loss")
+    found = fans.train(fan)
+    assert [results["fan"] for results in found.values()] == [1, 2, 2]
+    after = rows(tmp_path / "low", "train", "loss")
+    assert len(after) == 20 and {step: after[step] for step in before} == before
+
+
+def test_a_fan_begins_with_the_parameters_of_the_run_that_it_tunes(text, tmp_path):
+    trainer.train(run_of(text, "transformer", "adamw", RUNS["low"]), tmp_path / "before")
+    fan = {}
+    for name in ("seed", "constant"):
+        fan[tmp_path / name] = run_of(text, "transformer", "adamw", RUNS[name])
+        fan[tmp_path / name].fine_tuning.workdir = str(tmp_path / "before")
+    fans.train(fan)
+    trainer.train(fan[tmp_path / "seed"], tmp_path / "alone")
+    assert_same(tmp_path / "seed", tmp_path / "alone")
+    first = rows(tmp_path / "seed", "train", "loss")[1]
+    assert first < rows(tmp_path / "before", "train", "loss")[1] - 0.5
+
+
+def test_parameters_that_are_split_are_refused(text, tmp_path):
+    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    for experiment in fan.values():
+        experiment.mesh = "data:2,fsdp:4"
+    with pytest.raises(ValueError, match="splits its batches only, and the mesh is data:2,fsdp:4"):
+        fans.train(fan)
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_are_grouped_by_what_their_step_is(tmp_path):
