@@ -243,7 +243,7 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
         time_left = f"about {duration(sum(seconds(r.cost) for r in left))} of one process"
     largest = max(run.cost.state_bytes for run in plan)
     program.say(
-        f"{num_shapes(plan)} distinct shapes, the largest state {largest / 1e6:,.0f} MB; "
+        f"distinct shapes: {num_shapes(plan)}, the largest state {largest / 1e6:,.1f} MB; "
         f"{len(left)} runs to go, {total_flops(left):.3g} FLOPs: {time_left}"
     )
 

@@ -9,7 +9,8 @@ or source<TAB>reference; a run of several tasks needs the instruction before eac
 there are references, BLEU, chrF and the share of exact matches are printed with their standard
 errors (pip install -e '.[eval]'), and a few examples. --output holds lines of
 source<TAB>translation<TAB>log-probability and, last, the reference. --num_beams=1 takes the most
-probable token each time. The last line of the output is JSON with the figures.
+probable token each time. The last line of the output is JSON with the figures; `log_probability` is
+the mean over texts of the sum over their tokens, in nats.
 """
 
 from pathlib import Path

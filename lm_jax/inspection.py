@@ -77,17 +77,19 @@ def _embedding_map(
     table: np.ndarray, tokenizer: data.Tokenizer, tokens: np.ndarray
 ) -> dict[str, Any]:
     counts = np.bincount(tokens, minlength=len(table))
-    shown = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    named = [(i, tokenizer.decode(np.array([i])).strip()) for i in shown[: 3 * _WORDS_ON_MAP]]
-    named = [(i, name) for i, name in named if name and "\ufffd" not in name][:_WORDS_ON_MAP]
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    texts = {i: tokenizer.decode(np.array([i])) for i in order}
+    shown = [i for i, text in texts.items() if text.strip()]  # an end has none
+    named = [(i, texts[i].strip()) for i in shown[: 3 * _WORDS_ON_MAP]]
+    named = [(i, name) for i, name in named if "\ufffd" not in name][:_WORDS_ON_MAP]
     if len(named) < 3:
         return {}
     rows = [i for i, _ in named]
     points = project(table[rows])
-    vectors = word_vectors([tokenizer.decode(np.array([i])) for i in shown], table[shown])
+    vectors = word_vectors([texts[i] for i in shown], table[shown])
     neighbours = {}
     for i, name in named[-_WORDS_WITH_NEIGHBOURS:]:
-        near = nearest(vectors, [tokenizer.decode(np.array([i]))], count=6)
+        near = nearest(vectors, [texts[i]], count=6)
         neighbours[name] = [word.strip() for word, _ in near]
     return {
         "words": [name for _, name in named],

@@ -17,6 +17,23 @@ def _metrics() -> tuple[Any, Any]:
     return BLEU, CHRF
 
 
+def _in_floats(metric: Any) -> Any:
+    """A metric whose resampled scores are floats, of which sacrebleu then takes the mean.
+
+    Left alone (2.6), those without any match are floats and the others NumPy's float32, which
+    `statistics.mean` does not add.
+    """
+    compute = metric._compute_score_from_stats
+
+    def computed(stats: Any) -> Any:
+        score = compute(stats)
+        score.score = float(score.score)
+        return score
+
+    metric._compute_score_from_stats = computed
+    return metric
+
+
 def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     """The figures of translations, all from 0 to 100, against one reference each.
 
@@ -37,7 +54,7 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
         )
     count = len(references)
     figures: dict[str, Any] = {"sentences": count}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", _in_floats(BLEU())), ("chrf", _in_floats(CHRF()))):
         resamples = _RESAMPLES if count > 1 else 1
         score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
         figures[name] = score.score

@@ -44,6 +44,11 @@ def test_perfect_translations_and_one_sentence():
     assert translation_measures(["a b c d"], ["a b c d"])["bleu_standard_error"] is None
 
 
+def test_resamples_without_a_match_have_a_score_too():
+    found = translation_measures(["x"] * 11 + ["a b c d e"], ["a b c d e"] * 12)
+    assert found["bleu"] > 0 and found["bleu_standard_error"] > 0
+
+
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], []), (["a"], ["a", "b"])])
 def test_what_cannot_be_compared_is_refused(hypotheses, references):
     with pytest.raises(ValueError, match="expected as many of both"):

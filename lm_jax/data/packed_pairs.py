@@ -41,7 +41,7 @@ def _sides(
             first = over[0]
             raise ValueError(
                 f"{split.origins[first]}: a {name} of {found[first]:,} tokens is longer than "
-                f"model.{field} {longest} (so are {len(over) - 1:,} more); raise it, leave long "
+                f"model.{field} {longest}{_more(over)}; raise it, leave long "
                 "pairs out with data.longest_characters, or set data.truncate=true"
             )
         lengths.append(np.minimum(found, longest))
@@ -59,11 +59,15 @@ def _halves(split: ParallelSplit, context_length: int, truncate: bool) -> _Sides
         first = over[0]
         raise ValueError(
             f"{split.origins[first]}: a pair of {found[first]:,} tokens is longer than "
-            f"model.context_length {context_length} (so are {len(over) - 1:,} more); raise it, "
+            f"model.context_length {context_length}{_more(over)}; raise it, "
             "leave long pairs out with data.longest_characters, or set data.truncate=true"
         )
     half = np.where(found > context_length, context_length // 2, context_length)
     return _Sides(np.minimum(sides.source, half), np.minimum(sides.target, half))
+
+
+def _more(over: np.ndarray) -> str:
+    return f" (so are {len(over) - 1:,} more)" if len(over) > 1 else ""
 
 
 class _Packing(NamedTuple):

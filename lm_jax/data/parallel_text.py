@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,8 +93,9 @@ def _make(
     if not train or not held_out:
         side = "validation" if not held_out else "training"
         raise ValueError(
-            f"{config.path or config.tasks}: no pair is left for {side} of {len(everything):,}; "
-            "check the files, data.validation_fraction and what is dropped"
+            f"{config.path or config.tasks}: no pair is left for {side} of {len(everything):,} "
+            f"(dropped: {_counted(dropped)}); give more pairs, another "
+            "data.validation_fraction, or set data.drop_near_copies=false"
         )
     instructions = list(parse_tasks(config.tasks)) if config.tasks else [""]
     tokenizer = train_tokenizer(
@@ -196,6 +197,10 @@ def _split(pairs: Sequence[Pair], fraction: float) -> tuple[list[Pair], list[Pai
     return _without(pairs, is_held_out), _without(pairs, ~is_held_out), how
 
 
+def _counted(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {why}" for why, count in dropped.items())
+
+
 def _without(pairs: Sequence[Pair], is_dropped: np.ndarray) -> list[Pair]:
     return [pair for pair, drop in zip(pairs, is_dropped, strict=True) if not drop]
 
@@ -224,7 +229,7 @@ def _sizes(pairs: Sequence[Pair]) -> dict[str, int]:
 
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
-    dropped = ", ".join(f"{n:,} {why}" for why, n in description["dropped"].items())
+    dropped = _counted(description["dropped"])
     held_in = f" of {validation['documents']:,} documents" if validation["documents"] else ""
     return (
         f"{train['pairs']:,} pairs to train on, {validation['pairs']:,}{held_in} to validate "
