@@ -122,6 +122,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(text, tmp_path):
     assert all(found["error"].startswith("the loss of step ") for found in both.values())
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_each_go_on_from_their_own(text, tmp_path):
     fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
     ahead = dict(list(fan.items())[:1])
