@@ -1,7 +1,7 @@
 """The gradient of each parameter on a mesh of three axes is that of one device.
 
 Losses alone do not tell: those of a recurrent encoder-decoder fell by almost the same steps with
-gradients that were wrong by a third.
+gradients that were wrong by more than half.
 """
 
 import jax
