@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
 
 
 class WordVectors(NamedTuple):
@@ -80,6 +79,8 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
     Raises:
       ValueError: the file cannot be read so, or fewer than 3 of its pairs have vectors.
     """
+    from scipy.stats import spearmanr  # a second to import: not at every start
+
     cosines, scores, count = [], [], 0
     for number, line in _lines(path):
         if line.startswith("#"):
