@@ -4,7 +4,7 @@ r"""IsoFLOP profiles of Transformers on the bytes of Python's standard library.
   python -m launch.sweep --config=configs/sweeps/isoflop.py --sweepdir=sweeps/isoflop --processes=2
   python -m launch.scaling_law --points=sweeps/isoflop/results.csv --law=isoflop
 
-4 budgets of 6 sizes each, 2.6e14 FLOPs in all. Sizes grow with the budget, so that each profile has
+4 budgets of 6 sizes each, 2.6e13 FLOPs in all. Sizes grow with the budget, so that each profile has
 smaller and larger ones than its best. The learning rate is the same for all: a study that means its
 exponents has to tune it for each size first.
 """
@@ -22,10 +22,10 @@ from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.sweeps import Trial, grid, isoflop, ladder
 
 WIDTHS = {  # by budget, in training FLOPs
-    1e12: (32, 48, 64, 80, 96, 128),
-    3e12: (48, 64, 80, 96, 128, 160),
-    1e13: (64, 80, 96, 128, 160, 192),
-    3e13: (80, 96, 128, 160, 192, 256),
+    1e11: (16, 24, 32, 40, 48, 64),
+    3e11: (24, 32, 40, 48, 64, 80),
+    1e12: (32, 40, 48, 64, 80, 96),
+    3e12: (40, 48, 64, 80, 96, 128),
 }
 
 
@@ -47,6 +47,6 @@ def get_sweep() -> dict[str, Trial]:
     shape = TransformerConfig(context_length=128, positions="rotary")
     trials: dict[str, Trial] = {}
     for budget, widths in WIDTHS.items():
-        models = ladder(shape, widths, aspect_ratio=32, head_width=16)
+        models = ladder(shape, widths, aspect_ratio=32, head_width=8)
         trials |= isoflop(grid(base, {"model": models}), [budget], warmup_fraction=0.1)
     return trials
