@@ -55,8 +55,8 @@ _MODELS: dict[str, tuple[Any, float, int]] = {  # with its peak learning rate an
             attention="additive",
             d_attention=64,
         ),
-        3e-3,
-        2050,
+        3.5e-3,
+        2100,
     ),
     "lstm": (
         RecurrentSeq2SeqConfig(
