@@ -14,6 +14,7 @@ from lm_jax import mesh as meshes
 from lm_jax.data.config import KINDS, DataConfig
 from lm_jax.models import FAMILIES
 from lm_jax.models.transformer import TransformerConfig
+from lm_jax.models.widths import of_width
 
 
 @dataclasses.dataclass
@@ -117,6 +118,9 @@ class Experiment:
     # causal_lm, prefix_lm, masked_lm, span_corruption, seq2seq, classification, skip_gram
     objective: str = "causal_lm"
     model: Any = dataclasses.field(default_factory=TransformerConfig)  # of lm_jax.models.FAMILIES
+    # 0: the standard parametrisation. Else muP (`lm_jax.parametrization`), which is the same for a
+    # model of this d_model (or d_hidden, or d_embedding: the first of its `widths`).
+    mup_base_width: int = 0
     data: Any = dataclasses.field(default_factory=DataConfig)  # of lm_jax.data.config.KINDS
     denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -183,6 +187,7 @@ _AT_LEAST = {
     "samples.top_k": 0,
     "samples.num_beams": 1,
     "samples.num_best": 1,
+    "mup_base_width": 0,
     "seed": 0,
 }
 _OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
@@ -284,6 +289,8 @@ def validate(experiment: Experiment) -> None:
     _validate_samples(experiment.samples)
     _validate_objective(experiment)
     experiment.model.validate()
+    if experiment.mup_base_width:
+        of_width(experiment.model, experiment.mup_base_width)
     experiment.data.validate()
     _validate_batches(experiment)
     schedule, steps = experiment.schedule, experiment.training.num_steps

@@ -10,12 +10,13 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from lm_jax import data, evaluation, sharding, training
+from lm_jax import data, evaluation, parametrization, sharding, training
 from lm_jax import experiment as experiments
 from lm_jax.experiment import EvaluationConfig, Experiment
 from lm_jax.mesh import AUTO, automatic
 from lm_jax.models import Model, build_model
 from lm_jax.models.transformer_config import BlocksConfig
+from lm_jax.models.widths import of_width
 from lm_jax.objectives import OBJECTIVES, Objective
 from lm_jax.optimizers import learning_rate_schedule, make_optimizer, update_head_only
 
@@ -32,6 +33,7 @@ class Program(NamedTuple):
     optimizer: optax.GradientTransformation
     train_step: training.TrainStep
     example: dict[str, jax.ShapeDtypeStruct]  # a batch that shows shapes
+    fans: Any = None  # of the parameters, in muP: see `lm_jax.parametrization`
 
 
 def compile_experiment(
@@ -59,9 +61,9 @@ def compile_experiment(
     devices = jax.devices() if devices is None else devices
     parts = experiment.training.gradient_accumulation_steps
     sequences = experiments.sequences_per_step(experiment)
-    model = build_model(experiment.model, compute_dtype(experiment))
+    model, fans = _make_model(experiment)
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
-    optimizer, train_step = make_training(experiment, model, schedule)
+    optimizer, train_step = make_training(experiment, model, schedule, fans=fans)
     smoothing = experiment.training.label_smoothing
     if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
         raise ValueError(
@@ -82,7 +84,19 @@ def compile_experiment(
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
-    return Program(experiment, objective, mesh, model, optimizer, train_step, example)
+    return Program(experiment, objective, mesh, model, optimizer, train_step, example, fans)
+
+
+def _make_model(experiment: Experiment) -> tuple[Model, Any]:
+    """The model of an experiment, and in muP the fans of its parameters."""
+    config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
+    if not width or of_width(config, width) == config:  # at the base width there is one program
+        return build_model(config, dtype), None
+    config, base_config = parametrization.configurations(config, width)
+    model, base = build_model(config, dtype), build_model(base_config, dtype)
+    example = OBJECTIVES[experiment.objective].example(experiment, 1)
+    fans = parametrization.fans_of(model, base, example)
+    return parametrization.with_initial_sizes(model, base, fans), fans
 
 
 def make_training(
@@ -90,11 +104,13 @@ def make_training(
     model: Model,
     schedule: optax.Schedule,
     weight_decay: jax.Array | float | None = None,
+    fans: Any = None,
 ) -> tuple[optax.GradientTransformation, training.TrainStep]:
     """The optimizer of an experiment and its train step, with a schedule of learning rates.
 
     Args:
       weight_decay: instead of the experiment's own; it may be traced.
+      fans: of the parameters, in muP.
     """
     config = experiment.optimizer
     if weight_decay is not None:
@@ -103,6 +119,8 @@ def make_training(
     optimizer = make_optimizer(config, schedule)
     if head_only:
         optimizer = update_head_only(optimizer)
+    if fans is not None:
+        optimizer = parametrization.with_rates(optimizer, config.name, fans)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
     step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)

@@ -239,14 +239,19 @@ def inherited_variables(
     source = experiment.fine_tuning.workdir
     if not source:
         return None
-    config = workdir.read_experiment(Path(source)).checkpoint
+    theirs = workdir.read_experiment(Path(source))
+    if theirs.mup_base_width != experiment.mup_base_width:
+        raise ValueError(
+            f"fine_tuning.workdir {source} has mup_base_width {theirs.mup_base_width}, not "
+            f"{experiment.mup_base_width}, so that its parameters mean others; set it to that"
+        )
     if tokenizer and tokenizer.model != data.load_tokenizer(Path(source) / "tokenizer").model:
         raise ValueError(
             f"fine_tuning.workdir {source} has another tokenizer than data.tokenizer gives here: "
             "its embeddings would stand for other tokens; set data.tokenizer.path to it"
         )
     with contextlib.closing(
-        Checkpoints(Path(source) / "checkpoints", config, read_only=True)
+        Checkpoints(Path(source) / "checkpoints", theirs.checkpoint, read_only=True)
     ) as checkpoints:
         _, state = checkpoints.restore(None, "last", lambda _: None)
     return {"params": state["params"], **state["stats"]}

@@ -25,7 +25,9 @@ class CausalCNNConfig:
     d_model: int = 128
     kernel_width: int = 2
     dilation_cycle: int = 6  # the dilation of block i is 2 ** (i % dilation_cycle)
+    logit_scale: float = 1.0  # logits are times this
     dropout_rate: float = 0.0  # of the embedding and of each block
+    tie_embeddings = True  # no choice: the embedding is always the output, too
 
     @property
     def dilations(self) -> list[int]:
@@ -36,6 +38,10 @@ class CausalCNNConfig:
         """How many tokens a prediction depends on."""
         return 1 + (self.kernel_width - 1) * sum(self.dilations)
 
+    def widths(self) -> tuple[str, ...]:
+        """The field that muP scales."""
+        return ("d_model",)
+
     def validate(self) -> None:
         """Raises ValueError for a shape that cannot be built."""
         for field in ("context_length", "num_layers", "d_model", "kernel_width", "dilation_cycle"):
@@ -43,6 +49,8 @@ class CausalCNNConfig:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         if self.vocab_size < 0:
             raise ValueError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
+        if not self.logit_scale > 0:
+            raise ValueError(f"model.logit_scale is {self.logit_scale}; expected above 0")
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
@@ -116,10 +124,10 @@ class CausalCNN(nn.Module):
         scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
         bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
         norm = nn.LayerNorm(1e-5, self.dtype, scale_init=scale, bias_init=bias, name="final_norm")
-        output_vd = jnp.asarray(embedding_vd, self.dtype)
-        logits_btv = jnp.einsum(
-            "btd,vd->btv", norm(x_btd), output_vd, preferred_element_type=jnp.float32
-        )
+        output_vd, x_btd = jnp.asarray(embedding_vd, self.dtype), norm(x_btd)
+        if c.logit_scale != 1.0:
+            x_btd = x_btd * c.logit_scale
+        logits_btv = jnp.einsum("btd,vd->btv", x_btd, output_vd, preferred_element_type=jnp.float32)
         return logits_btv, new_past
 
 

@@ -31,6 +31,10 @@ class DenseClassifierConfig:
     dropout_rate: float = 0.0  # after each hidden layer
     zero_init: bool = False  # the last layer starts at zero: every class equally likely
 
+    def widths(self) -> tuple[str, ...]:
+        """The field that muP scales."""
+        return ("d_hidden",)
+
     def validate(self) -> None:
         """Raises ValueError for a shape or a choice that cannot be built."""
         if self.activation not in _ACTIVATIONS:

@@ -27,6 +27,10 @@ class MLPConfig:
     direct: bool = False  # a linear path from the embeddings to the output beside them
     dropout_rate: float = 0.0  # of each hidden layer
 
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales."""
+        return "d_hidden", "d_embedding"
+
     def validate(self) -> None:
         """Raises ValueError for a shape that cannot be built."""
         for field in ("context_length", "window", "d_embedding", "d_hidden"):

@@ -35,6 +35,11 @@ class RecurrentConfig:
     def embedding_width(self) -> int:
         return self.d_embedding or self.d_hidden
 
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales; ValueError where it cannot."""
+        check_untied(self)
+        return "d_hidden", "d_embedding"
+
     def validate(self) -> None:
         """Raises ValueError for a shape or a choice that cannot be built."""
         check_recurrent(self)
@@ -58,6 +63,15 @@ def check_recurrent(config: Any) -> None:
     for field in ("dropout_rate", "recurrent_dropout_rate"):
         if not 0.0 <= (given := getattr(config, field, 0.0)) < 1.0:
             raise ValueError(f"model.{field} is {given}; expected 0 <= rate < 1")
+
+
+def check_untied(config: Any) -> None:
+    """Raises ValueError for a table whose rows are read sqrt(d_hidden) times as long."""
+    if config.tie_embeddings:
+        raise ValueError(
+            "mup_base_width wants embeddings of one size at all widths, and model.tie_embeddings "
+            "has recurrent models read them sqrt(d_hidden) times as long; set that to False"
+        )
 
 
 class RecurrentNetwork(nn.Module):

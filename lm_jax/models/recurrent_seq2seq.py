@@ -25,7 +25,7 @@ from lm_jax.models.recurrence import (
     side_by_side,
     zero_state,
 )
-from lm_jax.models.recurrent import check_recurrent
+from lm_jax.models.recurrent import check_recurrent, check_untied
 from lm_jax.models.recurrent_attention import ATTENTIONS, GlobalAttention
 
 
@@ -56,6 +56,17 @@ class RecurrentSeq2SeqConfig:
     @property
     def memory_width(self) -> int:
         return self.d_hidden * (2 if self.bidirectional else 1)
+
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales; ValueError where it cannot."""
+        check_untied(self)
+        if self.attention == "dot":
+            raise ValueError(
+                "mup_base_width wants scores of one size at all widths, and model.attention dot "
+                "sums them over the width; set that to additive or none"
+            )
+        widths = ("d_hidden", "d_embedding")
+        return (*widths, "d_attention") if self.attention == "additive" else widths
 
     def validate(self) -> None:
         """Raises ValueError for a shape or a choice that cannot be built."""

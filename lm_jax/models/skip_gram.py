@@ -24,6 +24,10 @@ class SkipGramConfig:
     window: int = 5  # the farthest word of a pair
     subsampling: float = 1e-3  # how often frequent words are kept: see `data.training_pairs`
 
+    def widths(self) -> tuple[str, ...]:
+        """The field that muP scales."""
+        return ("d_embedding",)
+
     def validate(self) -> None:
         """Raises ValueError for an impossible value."""
         for field in ("d_embedding", "negatives", "window"):

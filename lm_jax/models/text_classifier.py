@@ -30,6 +30,10 @@ class RecurrentClassifierConfig:
     pooling: str = "last"  # last (state of each direction), mean, max
     dropout_rate: float = 0.0  # variational: on the input of each layer; and before the head
 
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales."""
+        return "d_hidden", "d_embedding"
+
     def validate(self) -> None:
         """Raises ValueError for a shape or a choice that cannot be built."""
         check_recurrent(self)

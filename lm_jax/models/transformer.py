@@ -69,6 +69,8 @@ def _head(
     output_vd = embedding_vd
     if not c.tie_embeddings:
         output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
+    if c.logit_scale != 1.0:
+        x_btd = x_btd * c.logit_scale
     if targets_bt is not None:
         return chunked_cross_entropy(
             x_btd, output_vd, targets_bt, c.loss_chunks, soft_cap=c.logit_soft_cap, bias_v=bias_v

@@ -28,6 +28,7 @@ class BlocksConfig:
     tie_embeddings: bool = True
     use_bias: bool = True
     dropout_rate: float = 0.0  # after the embedding, each attention and each feed-forward block
+    logit_scale: float = 1.0  # logits are times this, before biases and the soft cap
     logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
     loss_chunks: int = 1  # above 1: pieces of the vocabulary, whose logits are never held at once
     attention: str = "xla"  # xla, cudnn (NVIDIA's GPUs, bfloat16), auto (cudnn where it serves)
@@ -51,6 +52,15 @@ class BlocksConfig:
             return self.d_ff
         return 64 * math.ceil(self.d_model / 24) if self.activation in GATED else 4 * self.d_model
 
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales, heads keeping their width; ValueError where it cannot."""
+        if self.scale_embeddings:
+            raise ValueError(
+                "mup_base_width wants embeddings of one size at all widths, and "
+                "model.scale_embeddings makes them grow as sqrt(d_model); set that to False"
+            )
+        return "d_model", "num_heads", "num_kv_heads", "d_ff"
+
     def validate(self) -> None:
         """Raises ValueError for a shape or a choice that cannot be built."""
         for field, choices in _CHOICES.items():
@@ -64,7 +74,7 @@ class BlocksConfig:
         for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
             if getattr(self, field) < 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        for field in ("rotary_base", "norm_epsilon"):
+        for field in ("rotary_base", "norm_epsilon", "logit_scale"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; expected above 0")
         if self.d_model % self.num_heads:

@@ -182,7 +182,7 @@ def formula(config: Any) -> Formula | None:
     if isinstance(config, EncoderConfig) and config.num_classes:
         return None
     counts = count_parameters(config)
-    tied = isinstance(config, CausalCNNConfig) or getattr(config, "tie_embeddings", False)
+    tied = getattr(config, "tie_embeddings", False)
     looked_up = sum(counts.get(name, 0) for name in _TABLES if not (tied and name == "embedding"))
     attention = 0
     if isinstance(config, BlocksConfig):

@@ -260,7 +260,7 @@ def make_train_step(members: Sequence[programs.Program]) -> training.TrainStep:
 
     def of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Any):
         _, train_step = programs.make_training(
-            configs[0], members[0].model, lambda step: rates_n[step], decay
+            configs[0], members[0].model, lambda step: rates_n[step], decay, members[0].fans
         )
         return train_step(state, batch)
 

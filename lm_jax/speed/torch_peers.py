@@ -83,6 +83,7 @@ def unlike(experiment: Experiment) -> str | None:
         expected: dict[str, Any] = {"norm": "layer_norm", "norm_order": "pre"}
         expected |= {"positions": "learned", "tie_embeddings": True, "kv_heads": config.num_heads}
         expected |= {"embedding_norm": False, "scale_embeddings": False, "logit_soft_cap": 0}
+        expected |= {"logit_scale": 1}
         if config.activation not in ("gelu", "gelu_tanh"):
             return f"model.activation {config.activation}"
     elif isinstance(config, RecurrentConfig):
@@ -93,6 +94,8 @@ def unlike(experiment: Experiment) -> str | None:
     for name, value in (expected | {"dropout_rate": 0}).items():
         if getattr(config, name) != value:
             return f"model.{name} {getattr(config, name)}"
+    if experiment.mup_base_width:
+        return f"mup_base_width {experiment.mup_base_width}"
     if experiment.objective != "causal_lm" or optimizer.name not in ("adamw", "adam"):
         return f"{experiment.objective} by {optimizer.name}"
     return None

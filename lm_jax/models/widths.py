@@ -1,0 +1,29 @@
+"""A model's configuration at another width, all of its widths in the same proportions."""
+
+import dataclasses
+from typing import Any
+
+
+def of_width(config: Any, width: int) -> Any:
+    """The configuration whose main width is `width`, the other widths times the same ratio.
+
+    `config.widths()` names these fields, the main one first; a field that is 0 stays 0.
+
+    Raises:
+      ValueError: the model has no widths or cannot be scaled, or a field does not come out whole.
+    """
+    if not hasattr(config, "widths"):
+        raise ValueError(
+            f"mup_base_width is {width}, but a {type(config).__name__} has no width that grows; "
+            "set it to 0"
+        )
+    main, *others = config.widths()
+    given = getattr(config, main)
+    for name in others:
+        if (value := getattr(config, name)) * width % given:
+            raise ValueError(
+                f"mup_base_width {width} makes model.{name} {value} x {width}/{given}, as it makes "
+                f"model.{main} of {given}: no whole number; change one of the three"
+            )
+    fields = {name: getattr(config, name) * width // given for name in (main, *others)}
+    return dataclasses.replace(config, **fields)
