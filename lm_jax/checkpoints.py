@@ -1,9 +1,9 @@
 """Saving and restoring states: all of orbax's interface that the house uses, in one file."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +16,19 @@ from lm_jax.experiment import CheckpointConfig
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few and the best few, written in the background."""
+    """The checkpoints of one run: the last few and the best few, written in the background.
 
-    def __init__(self, directory: Path, config: CheckpointConfig, *, read_only: bool = False):
+    Those that were the last and the best as of `keep_step` stay, too.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: CheckpointConfig,
+        *,
+        keep_step: int | None = None,
+        read_only: bool = False,
+    ):
         latest = preservation_policy.LatestN(config.keep_last)
         best = preservation_policy.BestN(
             get_metric_fn=_cross_entropy,
@@ -26,7 +36,11 @@ class Checkpoints:
             n=config.keep_best,
             keep_checkpoints_without_metrics=False,
         )
-        keep = [latest, best] if config.keep_best else [latest]
+        keep: list[Any] = [latest, best] if config.keep_best else [latest]
+        if keep_step is not None:
+            last = preservation_policy.LatestN(1)
+            then = [last, best] if config.keep_best else [last]
+            keep.append(_AsOf(keep_step, preservation_policy.AnyPreservationPolicy(then)))
         # Orbax reports its phases as warnings and, before it raises, its failures with tracebacks.
         absl_logging.set_verbosity(absl_logging.FATAL)
         self._directory = directory
@@ -138,6 +152,18 @@ class Checkpoints:
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
                 "make room and start again: finished checkpoints are whole"
             ) from error
+
+
+class _AsOf(NamedTuple):
+    """Orbax's interface of a policy: what another one keeps of the checkpoints up to a step."""
+
+    step: int
+    policy: Any
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        until = [checkpoint for checkpoint in checkpoints if checkpoint.step <= self.step]
+        kept = iter(self.policy.should_preserve(until, context=context) if until else [])
+        return [checkpoint.step <= self.step and next(kept) for checkpoint in checkpoints]
 
 
 def _cross_entropy(metrics: Any) -> float:

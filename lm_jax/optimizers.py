@@ -29,13 +29,29 @@ def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Sche
         offset = max(warmup, 1)
         shape = lambda step: peak * jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))  # noqa: E731
     else:
-        decay = min(round(config.decay_fraction * num_steps), rest)
+        decay = _decay_steps(config, num_steps)
         stable = optax.constant_schedule(peak)
         fall = optax.linear_schedule(peak, final, decay)
         shape = optax.join_schedules([stable, fall], [rest - decay])
     if not warmup:
         return shape
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), shape], [warmup])
+
+
+def steps_before_decay(config: ScheduleConfig, num_steps: int) -> int:
+    """How many steps a run of `num_steps` takes at the learning rates that any longer one has.
+
+    All of `constant` and `rsqrt`, of `wsd` those before its fall. Of `linear` and `cosine`, which
+    share no more than a warm-up, none.
+    """
+    if config.name in ("linear", "cosine"):
+        return 0
+    return num_steps - (_decay_steps(config, num_steps) if config.name == "wsd" else 0)
+
+
+def _decay_steps(config: ScheduleConfig, num_steps: int) -> int:
+    """How many steps the fall of `wsd` takes."""
+    return min(round(config.decay_fraction * num_steps), num_steps - config.warmup_steps)
 
 
 def is_matrix(params: Any) -> Any:

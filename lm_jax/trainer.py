@@ -35,6 +35,7 @@ def train(
     directory: Path,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
+    keep_step: int | None = None,
 ) -> dict[str, Any]:
     """Trains to the end, or resumes and does, and returns what the run came to.
 
@@ -46,6 +47,7 @@ def train(
     Args:
       profile_steps: the first and the last step to trace, into `profile` of the work directory: see
         `profiling.Tracer`.
+      keep_step: a step at which a dispatch ends, whose checkpoint is saved and stays.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -78,7 +80,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
-            Checkpoints(directory / "checkpoints", experiment.checkpoint)
+            Checkpoints(directory / "checkpoints", experiment.checkpoint, keep_step=keep_step)
         )
         hosts.agree({"the steps of the checkpoints": checkpoints.steps()})
         state, notes = first_state(program, checkpoints, dataset, inherited)
@@ -101,7 +103,10 @@ def train(
                 tracer = profiling.Tracer(train_steps, profile, profile_steps, int(state.step))
                 train_steps = stack.enter_context(contextlib.closing(tracer))
             with sharding.on_mesh(program.mesh):
-                state = training.fit(train_steps, state, batches, experiment, program.mesh, hooks)
+                kept = () if keep_step is None else (keep_step,)
+                state = training.fit(
+                    train_steps, state, batches, experiment, program.mesh, hooks, save_at=kept
+                )
         step = int(state.step)
         results: dict[str, Any] = {"workdir": str(directory), "step": step}
         if tracer:

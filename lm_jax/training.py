@@ -1,6 +1,6 @@
 """The one training loop: a pure step on an explicit state, and the loop that feeds it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -226,6 +226,7 @@ def fit(
     mesh: Mesh,
     hooks: Hooks,
     runs: int | None = None,
+    save_at: Collection[int] = (),
 ) -> TrainState:
     """The state after `training.num_steps` steps, or after the step where a stop was requested.
 
@@ -235,6 +236,8 @@ def fit(
     Args:
       runs: how many are trained together: all but `state.step` then has them as an axis in front,
         and so have batches and metrics.
+      save_at: steps whose states are saved besides, of those at which a dispatch ends: see
+        `last_dispatch_end`.
 
     Raises:
       NonFiniteLoss: before a state with a broken loss reaches `hooks.save`; of several runs
@@ -274,6 +277,7 @@ def fit(
         stop = hooks.stop_requested(step)
         evaluates = step == num_steps or (evaluate_every and step % evaluate_every == 0)
         saves = stop or step == num_steps or (save_every and step % save_every == 0)
+        saves = saves or step in save_at
         if evaluates or saves:
             read(*pending)
             pending = None
@@ -314,3 +318,10 @@ def _end_of_dispatch(step: int, experiment: Experiment) -> int:
         if every:
             ends.append((step // every + 1) * every)
     return min(ends)
+
+
+def last_dispatch_end(step: int, experiment: Experiment) -> int:
+    """The last step up to this one at which a dispatch ends, in a run of any length beyond it."""
+    every = (experiment.evaluation.every_steps, experiment.checkpoint.every_steps)
+    begin = max((step // n * n for n in every if n), default=0)
+    return step - (step - begin) % experiment.training.steps_per_call

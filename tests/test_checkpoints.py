@@ -18,3 +18,13 @@ def test_the_best_outlives_the_last_and_is_found_again(tmp_path):
     step, state = again.restore(shape, "best", print)
     assert step == 2 and state["x"].tolist() == [2, 2]
     again.close()
+
+
+def test_what_was_the_last_and_the_best_as_of_a_step_stays(tmp_path):
+    config = CheckpointConfig(keep_last=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config, keep_step=4)
+    measured = {1: 3.0, 2: 2.0, 3: 2.5, 4: None, 5: 2.25, 6: 1.0, 7: 1.5, 8: None}
+    for step, cross_entropy in measured.items():
+        checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
+    checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6, 8]

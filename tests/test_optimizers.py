@@ -5,7 +5,12 @@ import optax
 import pytest
 
 from lm_jax.experiment import OptimizerConfig, ScheduleConfig
-from lm_jax.optimizers import is_matrix, learning_rate_schedule, make_optimizer
+from lm_jax.optimizers import (
+    is_matrix,
+    learning_rate_schedule,
+    make_optimizer,
+    steps_before_decay,
+)
 
 PARAMS = {
     "embedding": jnp.ones((5, 4)),
@@ -35,6 +40,24 @@ def test_schedules_follow_their_formulas():
     assert schedule("rsqrt")(40) == pytest.approx(2.0 * np.sqrt(10 / 40))
     wsd = schedule("wsd", decay_fraction=0.2, final_fraction=0.0)
     assert [wsd(87), wsd(99), wsd(110)] == pytest.approx([2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 1.0])
+def test_rates_before_a_decay_are_those_of_any_longer_run(name, fraction):
+    config = ScheduleConfig(name=name, warmup_steps=10, decay_fraction=fraction)
+    steps = jnp.arange(100)
+    shared = steps_before_decay(config, 100)
+    rates = np.asarray(learning_rate_schedule(config, 100)(steps))
+    longer = np.asarray(learning_rate_schedule(config, 1000)(steps))
+    np.testing.assert_array_equal(rates[:shared], longer[:shared])
+    if name in ("linear", "cosine"):
+        assert shared == 0
+    elif name == "wsd" and fraction:
+        assert shared == (80 if fraction == 0.2 else 10)
+        assert rates[shared + 1] < longer[shared + 1]
+    else:
+        assert shared == 100
 
 
 def test_no_warm_up_starts_at_the_peak():
