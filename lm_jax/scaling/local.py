@@ -6,9 +6,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -60,6 +60,7 @@ def run_all(
     shares: Sequence[Share],
     stop_requested: Callable[[], bool],
     ended: Callable[[str, int, list[str]], None],
+    waits: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> None:
     """Runs commands in their order, one to a share at a time, until all ended or a stop is asked.
 
@@ -71,20 +72,23 @@ def run_all(
       logs: the file to which the output of each is added, by name.
       stop_requested: () -> whether to stop.
       ended: (name, exit status, names of those that run still), called after each.
+      waits: which others have to have ended before, by name; in no circle.
 
     Raises:
       OSError: a log cannot be written, or a command cannot be started.
     """
-    waiting = deque(commands.items())
+    waiting = dict(commands)
     running: dict[str, tuple[subprocess.Popen, Share]] = {}
     told: set[str] = set()
     try:
         while running or (waiting and not stop_requested()):
             for share in shares:
                 taken = any(held is share for _, held in running.values())
-                if waiting and not taken and not stop_requested():
-                    name, command = waiting.popleft()
-                    running[name] = (_start(command, logs[name], share), share)
+                left = waiting.keys() | running.keys()
+                ready = (name for name in waiting if left.isdisjoint(waits.get(name, ())))
+                name = next(ready, None)
+                if name is not None and not taken and not stop_requested():
+                    running[name] = (_start(waiting.pop(name), logs[name], share), share)
             if stop_requested():
                 _terminate(running, told)
             for name, (process, _) in list(running.items()):

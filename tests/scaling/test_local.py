@@ -18,7 +18,7 @@ def python(code):
     return [sys.executable, "-S", "-c", code]
 
 
-def run(tmp_path, commands, processes=1, stop=lambda: False):
+def run(tmp_path, commands, processes=1, stop=lambda: False, waits=None):
     """What ended in which order, with its status and what ran still."""
     told = []
     local.run_all(
@@ -27,6 +27,7 @@ def run(tmp_path, commands, processes=1, stop=lambda: False):
         local.shares(processes),
         stop,
         lambda *outcome: told.append(outcome),
+        waits or {},
     )
     return told
 
@@ -55,6 +56,15 @@ def test_two_run_at_a_time_each_on_its_cores(tmp_path):
     assert len(cores[0]) == len(cores[1]) == max(len(before) // 2, 1)
     assert len(before) == 1 or not set(cores[0]) & set(cores[1])
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_process_waits_for_those_that_have_to_end_before_and_others_go_ahead(tmp_path):
+    fails = "import sys, time; time.sleep(0.5); sys.exit(1)"
+    commands = {"c": python(""), "b": python(""), "a": python(fails), "d": python("")}
+    told = run(tmp_path, commands, 2, waits={"c": {"b"}, "b": {"a", "of another time"}})
+    ended = [name for name, *_ in told]
+    assert sorted(ended) == ["a", "b", "c", "d"] and ended.index("d") < ended.index("a")
+    assert ended.index("a") < ended.index("b") < ended.index("c")
 
 
 def test_a_stop_reaches_those_that_run_and_no_other_begins(tmp_path):
