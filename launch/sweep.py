@@ -35,7 +35,7 @@ from absl import flags
 
 from launch import program
 from lm_jax import data, hosts, programs, trainer
-from lm_jax.scaling import fans, local, sweep_directory, sweeps
+from lm_jax.scaling import branches, fans, local, sweep_directory, sweeps
 from lm_jax.scaling.plan import (
     Planned,
     Seconds,
@@ -95,7 +95,12 @@ def main() -> dict[str, Any]:
     if PLAN.value:
         plan = make_plan(trials, programs.expected_sizes)
         _say_plan(plan, Path(SWEEPDIR.value) if SWEEPDIR.value else None)
-        return {"runs": len(plan), "shapes": num_shapes(plan), "training_flops": total_flops(plan)}
+        return {
+            "runs": len(plan),
+            "shapes": num_shapes(plan),
+            "training_flops": total_flops(plan),
+            "training_flops_with_branches": total_flops(branches.as_trained(plan)),
+        }
     directory = _directory()
     sweep_directory.refuse_another_sweep(directory, trials)
     shares = local.shares(PROCESSES.value)
@@ -155,9 +160,13 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
         if STOP_WITH_STDIN.value:
             local.stop_with_parent()
         try:
+            for run in fan.values():
+                if begun := branches.begin(directory, plan, run):
+                    program.say(f"{run.name} goes on from step {begun[1]} of {begun[0]}")
             if len(fan) == 1:
                 ((place, run),) = fan.items()
-                return trainer.train(run.experiment, place, stop_requested)
+                kept = branches.branch_step(run.experiment) or None
+                return trainer.train(run.experiment, place, stop_requested, keep_step=kept)
             found = fans.train({p: run.experiment for p, run in fan.items()}, stop_requested)
         except Exception as error:
             # What a child prints goes to the log of the first.
@@ -201,6 +210,7 @@ def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) ->
         shares,
         lambda: bool(signals),
         ended,
+        branches.waits(plan, groups),
     )
     return bool(signals)
 
@@ -227,13 +237,16 @@ def _groups(left: Sequence[Planned], processes: int) -> dict[str, list[Planned]]
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> Seconds | None:
     """How long a run takes, from those that are finished, else from --flops_per_second."""
     done = [row for row in rows if row["status"] == "finished" and row["training_flops"]]
-    measured = as_measured([r["training_flops"] for r in done], [r["seconds"] for r in done])
+    shares = [1 - (row["branch_step"] or 0) / row["steps"] for row in done]
+    flops = [row["training_flops"] * share for row, share in zip(done, shares, strict=True)]
+    measured = as_measured(flops, [row["seconds"] for row in done])
     return measured or (at_rate(FLOPS_PER_SECOND.value) if FLOPS_PER_SECOND.value else None)
 
 
 def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
     begun = directory is not None and (directory / "sweep.json").exists()
     seconds = _seconds(results(directory) if directory and begun else [])
+    alone, plan = plan, branches.as_trained(plan)
     statuses = [sweep_directory.status(directory, r) if directory else "waiting" for r in plan]
     for line in table_of(plan, seconds, statuses):
         program.say(line)
@@ -241,6 +254,11 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
     time_left = "the time is unknown until a run has finished; --flops_per_second estimates it"
     if seconds:
         time_left = f"about {duration(sum(seconds(r.cost) for r in left))} of one process"
+    if count := len(branches.predecessors(alone)):
+        program.say(
+            f"{count} runs go on from where the decay of a shorter one begins, without which all "
+            f"were {total_flops(alone):.3g} FLOPs"
+        )
     largest = max(run.cost.state_bytes for run in plan)
     program.say(
         f"distinct shapes: {num_shapes(plan)}, the largest state {largest / 1e6:,.1f} MB; "
@@ -251,7 +269,7 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
 def _say_progress(
     plan: Sequence[Planned], rows: Sequence[Mapping[str, Any]], name: str, processes: int
 ) -> None:
-    statuses = {row["name"]: row["status"] for row in rows}
+    statuses, plan = {row["name"]: row["status"] for row in rows}, branches.as_trained(plan)
     done = [run for run in plan if statuses[run.name] == "finished"]
     left = [run for run in plan if statuses[run.name] not in ("finished", "failed")]
     share = total_flops(done) / max(total_flops(plan), 1)

@@ -23,6 +23,7 @@ from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import Experiment
 from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
+from lm_jax.scaling.branches import branch_step
 from lm_jax.training import TrainState
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
@@ -123,7 +124,13 @@ def _train(
         workdir.write_inputs(directory, experiment, dataset)
     with contextlib.ExitStack() as stack:
         checkpoints = [
-            stack.enter_context(Checkpoints(directory / "checkpoints", experiment.checkpoint))
+            stack.enter_context(
+                Checkpoints(
+                    directory / "checkpoints",
+                    experiment.checkpoint,
+                    keep_step=branch_step(experiment) or None,
+                )
+            )
             for directory, experiment in runs.items()
         ]
         states, notes = [], []
@@ -158,6 +165,7 @@ def _train(
                 first.mesh,
                 training.Hooks(fan.log, fan.evaluate, fan.save, stop_requested, time_sheet.spent),
                 runs=len(members),
+                save_at=[branch_step(experiment) for experiment in runs.values()],
             )
         if len(fan.failures) == len(members):
             return {r.directory: {"error": fan.failures[i]} for i, r in enumerate(records)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax import experiment as experiments
-from lm_jax.scaling import sweep_directory
+from lm_jax.scaling import branches, sweep_directory
 from lm_jax.scaling.plan import Planned
 from lm_jax.telemetry import read_metrics
 
@@ -18,7 +18,9 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
 
     Losses are those of the validation split in nats a target; `validation_loss` is the last one and
     `best_validation_loss` the lowest on the way. `seconds` is the time of all processes of the run,
-    without what a killed one did after its last checkpoint. What failed has its `error`.
+    without what a killed one did after its last checkpoint. What failed has its `error`. A run that
+    goes on from step `branch_step` of another, `branch_of`, has the tokens and FLOPs of all its
+    steps, and the seconds of those that it took itself.
 
     Args:
       running: the names of runs under way.
@@ -89,6 +91,8 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
     validation = found.get("validation", {})
     metrics = read_metrics(place) if found else []
     losses = [row["cross_entropy"] for row in metrics if row["kind"] == "evaluation"]
+    begun = (branches.origin(place) if found else None) or {"run": None, "step": None}
+    own = [row for row in metrics if row["step"] > (begun["step"] or 0)]
     machine = _environment(place) if found else {}
     versions = machine.get("versions") or {}
     cost = run.cost
@@ -101,7 +105,9 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
         "validation_loss": validation.get("cross_entropy"),
         "best_validation_loss": min((x for x in losses if x is not None), default=None),
         "bits_per_character": validation.get("bits_per_character"),
-        "seconds": seconds_of(found, metrics) if found else None,
+        "seconds": seconds_of(found, own) if found else None,
+        "branch_of": begun["run"],
+        "branch_step": begun["step"],
         "commit": machine.get("commit"),
         "versions": " ".join(f"{name}={version}" for name, version in versions.items()) or None,
         "device": " ".join(sorted(set(machine.get("devices", [])))) or None,

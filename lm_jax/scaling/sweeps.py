@@ -15,6 +15,7 @@ import numpy as np
 from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
 from lm_jax.models.transformer import TransformerConfig
+from lm_jax.objectives import targets_per_step
 from lm_jax.programs import expected_sizes
 from lm_jax.scaling.costs import cost_of
 
@@ -182,6 +183,37 @@ def isoflop(
                 raise ValueError(f"two runs are called {called}; give each budget once")
             trials[called] = Trial(_with(experiment, fields), {"budget": float(budget)})
     return trials
+
+
+def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[str, Experiment]:
+    """Every size trained for every number of tokens, to the nearest whole step, of at least 50.
+
+    With `schedule.name` `wsd`, `constant` or `rsqrt` those of one size share a trunk: see
+    `lm_jax.scaling.branches`. Names are as `tokens=1e+06,d64`.
+
+    Args:
+      sizes: what is trained for each horizon.
+      tokens: how many are predicted in training; pairs or examples where these are.
+
+    Raises:
+      ValueError: a horizon is of less than 50 steps, leaves none after the warm-up, or is given
+        twice.
+    """
+    found: dict[str, Experiment] = {}
+    for horizon in tokens:
+        for name, experiment in sizes.items():
+            steps = round(horizon / (of_step := targets_per_step(experiment)))
+            least = max(_FEWEST_STEPS, experiment.schedule.warmup_steps + 1)
+            if steps < least:
+                raise ValueError(
+                    f"{horizon:.3g} tokens are {steps} steps of {name}, of which it needs {least}; "
+                    f"give at least {least * of_step:.3g}, smaller batches or a shorter warm-up"
+                )
+            called = f"tokens={_shown(float(horizon))},{name}"
+            if called in found:
+                raise ValueError(f"two runs are called {called}; give each horizon once")
+            found[called] = _with(experiment, {"training.num_steps": steps})
+    return found
 
 
 def address(experiment: Experiment) -> str:

@@ -112,10 +112,10 @@ def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_pa
     assert rows_of(directory) == rows_of(tmp_path / "whole")
 
 
-def begun(arguments, directory, step):
-    """A sweep whose sound run has reached a step, and the work directory of that run."""
+def begun(arguments, directory, step, name=SOUND):
+    """A sweep of which a run has reached a step, and the work directory of that run."""
     process = start("sweep", *arguments)
-    while not (found := list((directory / "runs").glob(f"{SOUND}-*"))):
+    while not (found := list((directory / "runs").glob(f"{name}-*[0-9a-f]"))):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     wait_for_step(found[0], process, step)
@@ -140,3 +140,46 @@ def test_a_mistaken_sweep_gets_one_line_and_leaves_nothing(tmp_path, text, messa
     assert status == 1 and err.startswith("error: ") and len(err.splitlines()) == 1
     assert message in err
     assert not (tmp_path / "sweep").exists()
+
+
+HORIZONS = """
+from lm_jax.scaling.sweeps import grid
+from tests.experiments import tiny
+
+def get_sweep():
+    base = tiny(model__num_layers=1, schedule__name="wsd", checkpoint__every_steps=50)
+    base.data.tokenizer.kind = "byte"
+    return grid(base, {"training.num_steps": LENGTHS})
+"""
+
+
+@pytest.mark.slow
+def test_a_longer_run_goes_on_from_a_shorter_one_and_comes_to_the_same_table(tmp_path):
+    """Killed while the longer one trains, which the plan has first."""
+    config = tmp_path / "sweep.py"
+    whole = {}
+    for length in (100, 1000):
+        config.write_text(HORIZONS.replace("LENGTHS", f"[{length}]"))
+        status, _, err = sweep(config, tmp_path / str(length))
+        assert status == 0, err
+        whole |= rows_of(tmp_path / str(length))
+    config.write_text(HORIZONS.replace("LENGTHS", "[1000, 100]"))
+    status, plan, err = sweep(config, tmp_path / "branches", "--plan")
+    assert status == 0, err
+    assert plan["training_flops"] == sum(int(row["training_flops"]) for row in whole.values())
+    assert plan["training_flops_with_branches"] == plan["training_flops"] * 1020 // 1100
+
+    arguments = [f"--config={config}", f"--sweepdir={tmp_path / 'branches'}"]
+    process, _ = begun(arguments, tmp_path / "branches", 120, "num_steps=1000")
+    process.kill()
+    process.communicate(timeout=60)
+    status, _, err = sweep(config, tmp_path / "branches")
+    assert status == 0, err
+    log = log_of(tmp_path / "branches", "num_steps=1000")
+    assert "num_steps=1000 goes on from step 80 of num_steps=100\n" in log
+    rows = rows_of(tmp_path / "branches")
+    assert rows["num_steps=1000"].pop("branch_step") == "80"
+    assert rows["num_steps=1000"].pop("branch_of") == "num_steps=100"
+    for name, row in rows.items():
+        expected = {column: value for column, value in whole[name].items() if column in row}
+        assert {column: row[column] for column in expected} == expected
