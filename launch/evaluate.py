@@ -3,10 +3,14 @@
   python -m launch.evaluate --workdir=runs/quickstart
   python -m launch.evaluate --workdir=runs/quickstart --stride=64
   python -m launch.evaluate --workdir=runs/quickstart --split=train --checkpoint=best
+  python -m launch.evaluate --workdir=runs/quickstart --by_position
 
 Without --stride the text is cut into disjoint windows of the model's context; with it, windows
 start every so many tokens and each token is predicted once, with at least context - stride tokens
 before it. The last line of the output is JSON with the figures.
+
+--by_position says how much later tokens gain from what stands before them: the mean loss at each
+place of a window, left as by_position_SPLIT.json in the work directory.
 """
 
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from launch import cluster, program
-from lm_jax import runs
+from lm_jax import hosts, position_losses, runs
 from lm_jax.experiment import EvaluationConfig
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
@@ -26,6 +30,7 @@ CONTEXT_LENGTH = flags.DEFINE_integer(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+BY_POSITION = flags.DEFINE_bool("by_position", False, "The loss at each place of a window.")
 flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
@@ -36,10 +41,30 @@ def main() -> dict[str, Any]:
     how = EvaluationConfig(
         batch_size=BATCH_SIZE.value, stride=STRIDE.value, context_length=CONTEXT_LENGTH.value
     )
+    if BY_POSITION.value:
+        return _by_position(run, how)
     figures = runs.evaluate(run, split=SPLIT.value, how=how)
     for name, value in figures.items():
         program.say(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+def _by_position(run: runs.Run, how: EvaluationConfig) -> dict[str, Any]:
+    sums = runs.evaluate_by_position(run, split=SPLIT.value, how=how)
+    program.say(f"{'position':>16} {'nats':>10} {'tokens':>12}")
+    for part in position_losses.parts(sums, per_octave=1):
+        span = f"{part.first} to {part.last}" if part.first < part.last else str(part.first)
+        program.say(f"{span:>16} {part.nats:>10.4f} {part.tokens:>12,}")
+    outcome: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
+    tokens = sums.tokens.sum()
+    outcome[SPLIT.value] = {
+        "cross_entropy": float(sums.nats.sum() / tokens),
+        "tokens": int(tokens),
+    }
+    if hosts.is_first():
+        path = position_losses.write_by_position(run.workdir, SPLIT.value, sums, run.step, how)
+        outcome["by_position"] = str(path)
+    return outcome
 
 
 if __name__ == "__main__":

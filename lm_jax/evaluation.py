@@ -6,7 +6,7 @@ are packed, or on the mesh.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,13 @@ class DocumentSums(NamedTuple):
     nats: np.ndarray
     correct: np.ndarray
     tokens: np.ndarray  # targets: the document's tokens and its end
+
+
+class PositionSums(NamedTuple):
+    """Sums over the targets at each place of a window, float64 [T]."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
 
 
 LossFunction = Callable[[Variables, Batch], Losses]
@@ -53,41 +60,80 @@ def sum_by_document(
       batches: this process's rows; `documents` [B, T] names the document of each target, and a
         target counts iff its weight is 1.
     """
-    placed = sharding.batch_sharding(mesh)
     sums = np.zeros((3, num_documents))
+    for *values, documents in _counted(losses, variables, batches, mesh, _documents):
+        for row, column in zip(sums, values, strict=True):
+            row += np.bincount(documents, column.astype(np.float64), num_documents)
+    return DocumentSums(*sums)
 
-    def add(batch: Mapping[str, np.ndarray], result: Any) -> None:
-        nats, correct, documents, weights = _of_all_rows(
-            (result.nats, result.correct), batch, placed
-        )
-        counted = weights > 0
-        for row, values in zip(sums, (nats, correct, weights), strict=True):
-            row += np.bincount(
-                documents[counted], values[counted].astype(np.float64), num_documents
-            )
+
+def sum_by_position(
+    losses: LossFunction,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    context_length: int,
+    mesh: Mesh,
+) -> PositionSums:
+    """The sums of each place in a window, the same on every process.
+
+    A place is counted in the piece of a document that a window holds, not in the row that it shares
+    with others; both sums over places are those over documents.
+
+    Args:
+      batches: as for `sum_by_document`; without `positions` a row is one window.
+    """
+    sums = np.zeros((2, context_length))
+    for nats, _, weights, positions in _counted(losses, variables, batches, mesh, _positions):
+        for row, column in zip(sums, (nats, weights), strict=True):
+            row += np.bincount(positions, column.astype(np.float64), context_length)
+    return PositionSums(*sums)
+
+
+def _documents(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    return batch["documents"]
+
+
+def _positions(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    columns = np.arange(batch["weights"].shape[1], dtype=np.int32)
+    return batch.get("positions", np.broadcast_to(columns, batch["weights"].shape))
+
+
+def _counted(
+    losses: LossFunction,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    key: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """(nats, correct, weights, key), each [K], of the targets of each batch that count."""
+    placed = sharding.batch_sharding(mesh)
+
+    def read(batch: Mapping[str, np.ndarray], result: Any) -> tuple[np.ndarray, ...]:
+        ours = (batch["weights"], key(batch))
+        rows = _of_all_rows((result.nats, result.correct), ours, placed)
+        counted = rows[2] > 0
+        return tuple(values[counted] for values in rows)
 
     pending = None
     for batch in batches:
         arrays = {name: value for name, value in batch.items() if name != "documents"}
         result = losses(variables, sharding.place_batch(arrays, placed))
         if pending:  # read one batch late: the device is already at work on the next
-            add(*pending)
+            yield read(*pending)
         pending = (batch, result)
     if pending:
-        add(*pending)
-    return DocumentSums(*sums)
+        yield read(*pending)
 
 
 def _of_all_rows(
-    results: tuple[jax.Array, ...], batch: Mapping[str, np.ndarray], placed: NamedSharding
+    results: tuple[jax.Array, ...], ours: tuple[np.ndarray, ...], placed: NamedSharding
 ) -> tuple[np.ndarray, ...]:
-    """Results, `documents` and `weights` of the whole batch, of which `batch` is our share."""
-    ours = {name: batch[name] for name in ("documents", "weights")}
+    """Results and arrays of the whole batch, of which `ours` are those of our share."""
     if jax.process_count() == 1:
-        return tuple(np.asarray(x) for x in (*results, *ours.values()))
+        return tuple(np.asarray(x) for x in (*results, *ours))
     # Placed as the batch was: several processes may hold the same rows of it.
-    rows = (*results, *sharding.place_batch(ours, placed).values())
-    return multihost_utils.process_allgather(rows, tiled=True)
+    there = sharding.place_batch({str(i): array for i, array in enumerate(ours)}, placed)
+    return multihost_utils.process_allgather((*results, *there.values()), tiled=True)
 
 
 def predict(
@@ -111,7 +157,8 @@ def predict(
     for batch in batches:
         arrays = {name: value for name, value in batch.items() if name != "documents"}
         result = (probabilities(variables, sharding.place_batch(arrays, placed)),)
-        rows, documents, weights = _of_all_rows(result, batch, placed)
+        ours = (batch["documents"], batch["weights"])
+        rows, documents, weights = _of_all_rows(result, ours, placed)
         found = np.zeros((num_examples, rows.shape[1]), np.float32) if found is None else found
         found[documents[weights > 0]] = rows[weights > 0]
     assert found is not None

@@ -109,12 +109,36 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
       ValueError: the text cannot be cut so, or the data is no longer that which the run was
         trained on.
     """
-    experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
-    sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
-    dataset = dataset_of(run)
+    dataset = _dataset_to_evaluate(run, how)
     losses = evaluation.make_loss_function(run.program.model)
     examples = getattr(dataset, split)
     return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
+
+
+def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> evaluation.PositionSums:
+    """The sums of each place in a window, of a model that predicts the next token.
+
+    Raises:
+      ValueError: as `evaluate`, or the run predicts something else.
+    """
+    experiment = run.program.experiment
+    if experiment.objective != "causal_lm":
+        raise ValueError(
+            f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
+            "models that predict the next token (causal_lm)"
+        )
+    documents = getattr(_dataset_to_evaluate(run, how), split)
+    losses = evaluation.make_loss_function(run.program.model)
+    length = how.context_length or experiment.model.context_length
+    batches, _ = run.program.objective.evaluation_batches(experiment, documents, how)
+    with sharding.on_mesh(run.program.mesh):
+        return evaluation.sum_by_position(losses, run.variables, batches, length, run.program.mesh)
+
+
+def _dataset_to_evaluate(run: Run, how: EvaluationConfig) -> Dataset:
+    experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
+    sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
+    return dataset_of(run)
 
 
 def complete(

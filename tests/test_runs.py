@@ -50,6 +50,21 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
 
 
+def test_the_loss_by_position_sums_to_that_of_the_split(trained):
+    run = runs.load(trained)
+    for stride in (0, 8):
+        how = EvaluationConfig(batch_size=8, stride=stride)
+        sums = runs.evaluate_by_position(run, split="validation", how=how)
+        figures = runs.evaluate(run, split="validation", how=how)
+        assert sums.tokens.sum() == figures["tokens"] and len(sums.tokens) == 32
+        assert sums.nats.sum() == pytest.approx(figures["nats"], rel=1e-12)
+    assert sums.tokens[31] > sums.tokens[0]  # with a stride most have others before them
+    masked = dataclasses.replace(run.program.experiment, objective="masked_lm")
+    masked = run._replace(program=run.program._replace(experiment=masked))
+    with pytest.raises(ValueError, match="is trained for masked_lm; the loss by position is of"):
+        runs.evaluate_by_position(masked, split="validation", how=how)
+
+
 def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
     run, train_tokenizer = runs.load(trained), corpus.train_tokenizer
     another = lambda config, texts: train_tokenizer(  # noqa: E731
