@@ -14,6 +14,7 @@ pictures as SVG and PNG, and scaling_law.json. The last line of the output is JS
 parameters by their names, `objective`, `num_points`, and the 95% bounds of each in `intervals`.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -64,13 +65,16 @@ def main() -> dict[str, Any]:
     for line in _describe(results):
         program.say(line)
     if OUTPUT.value:
-        from lm_jax.scaling.figures import write_page
+        from lm_jax.scaling.law_figures import write_page
 
         directory = Path(OUTPUT.value)
         directory.mkdir(parents=True, exist_ok=True)
-        record = finite(results | {"environment": environment()})
+        here, digest = environment(), hashlib.sha256(path.read_bytes()).hexdigest()
+        source = {"path": str(path), "sha256": digest}
+        record = finite(results | {"points": source, "environment": here})
         (directory / "scaling_law.json").write_text(json.dumps(record, indent=2) + "\n")
-        program.say(f"page: {write_page(found, directory)}")
+        told = f"From {path.name}, SHA-256 {digest}, by lm_jax at {here['commit']}"
+        program.say(f"page: {write_page(found, directory, told)}")
     return results
 
 

@@ -1,0 +1,211 @@
+"""How pictures of scaling look, and what each leaves: SVG, PNG, and its place on a page."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_STYLE: Any = {
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4de",
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.hashsalt": "lm_jax",
+}
+BLUE, RED, GREY = "#2459a8", "#d1542f", "#667085"
+LABELS = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "s": "steps S"}
+LOSS, VALIDATION = "loss", "validation loss, nats"
+_GRID = "grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); margin-top: 24px"
+_COLUMNS = 3  # panels side by side, at most
+
+
+class Picture(NamedTuple):
+    """What is drawn, and what is said below it."""
+
+    caption: str
+    draw: Callable[..., None]  # (axes) -> None, or with several panels (axes, axes, ...) -> None
+    panels: int = 1
+
+
+def gallery(pictures: Mapping[str, Picture], directory: Path, provenance: str) -> str:
+    """The pictures as HTML; each is also written as NAME.svg and NAME.png.
+
+    Args:
+      provenance: what the pictures were made of; it stands in the metadata of each file.
+
+    Raises:
+      ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("pictures need matplotlib; pip install -e '.[plots]'") from None
+
+    matplotlib.use("Agg")
+    with matplotlib.rc_context(_STYLE):
+        figures = [
+            _figure(name, picture, directory, provenance) for name, picture in pictures.items()
+        ]
+    return f'<div class="gallery" style="{_GRID}">{"".join(figures)}</div>'
+
+
+def _figure(name: str, picture: Picture, directory: Path, provenance: str) -> str:
+    from matplotlib import pyplot
+
+    columns = 2 if picture.panels == 4 else min(picture.panels, _COLUMNS)
+    rows = -(-picture.panels // columns)
+    size = (6.4, 4.2) if picture.panels == 1 else (1.2 + 3.4 * columns, 0.6 + 3.2 * rows)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, **shared)
+    for unused in grid.flat[picture.panels :]:
+        unused.remove()
+    picture.draw(*grid.flat[: picture.panels])
+    about = {"Title": name, "Description": f"{picture.caption}. {provenance}"}
+    for kind in ("svg", "png"):
+        dated = {"Date": None} if kind == "svg" else {}
+        figure.savefig(directory / f"{name}.{kind}", metadata=about | dated)
+    pyplot.close(figure)
+    shown = base64.b64encode((directory / f"{name}.svg").read_bytes()).decode()
+    place = "grid-column: 1 / -1" if columns > 1 else ""
+    return (
+        f'<figure style="{place}"><img style="width:100%;image-rendering:auto;background:white" '
+        f'src="data:image/svg+xml;base64,{shown}" alt="{escape(picture.caption)}">'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def scatter(axes: Any, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Any:
+    """Points coloured by the logarithm of a third value."""
+    from matplotlib.colors import LogNorm
+
+    return axes.scatter(x, y, c=colour, s=14, cmap="viridis", norm=LogNorm())
+
+
+def plain_ticks(axis: Any) -> None:
+    """Numbers as 2.5 and not as powers of ten: losses span less than a decade."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+
+    axis.set_major_locator(MaxNLocator(6))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def colours(count: int) -> Any:
+    """Colours from dark to light, in an order that nobody has to see hues for."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(0, 0.85, count))
+
+
+def by_size(sizes: Sequence[float]) -> Any:
+    """The colours of sizes, by their logarithms: `to_rgba(size)`, and what a colour bar needs."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    low, high = min(sizes), max(sizes)
+    shades = LinearSegmentedColormap.from_list("sizes", colours(64))
+    return ScalarMappable(LogNorm(low, high if high > low else 2 * low), shades)
+
+
+def some_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
+    """Ticks of a logarithmic axis at values that there are, if not too many."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    taken = list(values)[:: -(-len(values) // most)]
+    axis.set_major_locator(FixedLocator(taken))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: short(value))
+
+
+def short(value: float) -> str:
+    """A number in a few characters: 0.0012, 64, 1.5M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
+    return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def size_name(column: str, size: float) -> str:
+    """A size as a label: `width 64`, `1.5M`."""
+    return f"width {short(size)}" if column == "width" else short(size)
+
+
+def size_label(column: str) -> str:
+    """What an axis of sizes is of."""
+    return "width" if column == "width" else LABELS["n"]
+
+
+def outer_labels(figure: Sequence[Any], x: str, y: str) -> None:
+    """Names of axes that several panels share: y at the left, x at the bottom of each column."""
+    for axes in figure:
+        place = axes.get_subplotspec()
+        if place.is_first_col():
+            axes.set_ylabel(y)
+        below = len(figure) - 1 < figure.index(axes) + place.get_gridspec().ncols
+        axes.set_xlabel(x if below else "")
+        axes.tick_params(labelbottom=below)
+
+
+def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
+    """Names of lines to the right of the axes, at the height where each ends, but not on another.
+
+    Args:
+      axes: with its limits set.
+      ends: (y, name, colour) of each line.
+    """
+    if not ends:
+        return
+    apart = 0.05  # of the height of the axes
+    heights = axes.transAxes.inverted().transform(
+        axes.transData.transform([(axes.get_xlim()[0], y) for y, _, _ in ends])
+    )[:, 1]
+    order = np.argsort(heights, kind="stable")
+    places = spread(np.clip(heights[order], 0, 1), apart)
+    for index, place in zip(order, places, strict=True):
+        _, name, colour = ends[index]
+        axes.annotate(
+            name,
+            (1.02, place),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def spread(places: np.ndarray, apart: float) -> np.ndarray:
+    """Rising places moved as little as makes neighbours at least so far apart.
+
+    Those that touch stand evenly about their common middle.
+    """
+    blocks: list[list[float]] = []  # sum of (place - own offset), how many
+    for place in places:
+        blocks.append([float(place), 1])
+        while len(blocks) > 1:
+            (lower, n), (upper, m) = blocks[-2:]
+            if lower / n + apart * n <= upper / m:
+                break
+            blocks[-2:] = [[lower + upper - apart * n * m, n + m]]
+    found = [total / n + apart * k for total, n in blocks for k in range(int(n))]
+    return np.array(found)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+    """An HTML table."""
+    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    of = f' class="{style}"' if style else ""
+    return f"<table{of}><tr>{cells}</tr>{lines}</table>"
