@@ -238,6 +238,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10p
   padding: 4px 7px; font-size: 13px; } .narrow { max-width: 460px; } .share { fill: var(--a); }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: 10px; }
 .gallery img { width: 84px; } img { image-rendering: pixelated; max-width: 100%; }
+.runs th, .runs td { width: auto; padding: 4px 7px; font-size: 13px; overflow-wrap: normal; }
 figcaption { color: var(--soft); font-size: 12px; }
 #tip { position: fixed; display: none; pointer-events: none; background: var(--ink);
   color: var(--paper); font-size: 12px; padding: 4px 8px; border-radius: 6px; white-space: pre; }

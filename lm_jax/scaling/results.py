@@ -1,5 +1,6 @@
 """The results of a sweep: `results.csv`, one row a run, made anew from what the runs left."""
 
+import contextlib
 import csv
 import json
 import os
@@ -11,6 +12,13 @@ from lm_jax import experiment as experiments
 from lm_jax.scaling import branches, sweep_directory
 from lm_jax.scaling.plan import Planned
 from lm_jax.telemetry import read_metrics
+
+# An address may look like a number: 12e4567890.
+_TEXTS = {"name", "address", "status", "family", "commit", "versions", "device", "error"}
+_NEEDED = {
+    *("name", "address", "status", "family", "seed", "steps", "non_embedding_parameters"),
+    *("training_tokens", "training_flops", "validation_loss"),
+}
 
 
 def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -57,6 +65,44 @@ def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         writer.writerows(rows)
     os.replace(partial, path)
     return path
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_results` wrote: numbers as numbers, None for empty cells.
+
+    Raises:
+      ValueError: the file is no results of a sweep.
+      OSError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from None
+    missing = sorted(_NEEDED - set(rows[0] if rows else []))
+    if missing:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; expected the results.csv of launch.sweep"
+            if rows
+            else f"{path} has no rows; expected the results.csv of launch.sweep"
+        )
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} has rows of another length than its header; write it again")
+    return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
+
+
+def _value(name: str, cell: str) -> Any:
+    if not cell or name in _TEXTS:
+        return cell or None
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell
+
+
+def workdir_of_row(directory: Path, row: Mapping[str, Any]) -> Path:
+    """The work directory of a row's run, in the directory of its sweep."""
+    return directory / "runs" / f"{row['name']}-{row['address']}"
 
 
 def varied_fields(plan: Sequence[Planned]) -> list[str]:

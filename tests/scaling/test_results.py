@@ -10,7 +10,13 @@ from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.scaling import sweep_directory
 from lm_jax.scaling.plan import make_plan
 from lm_jax.scaling.points import known_columns, read_points
-from lm_jax.scaling.results import results, varied_fields, write_results
+from lm_jax.scaling.results import (
+    read_results,
+    results,
+    varied_fields,
+    workdir_of_row,
+    write_results,
+)
 from lm_jax.scaling.sweeps import Trial, grid, trials_of
 from tests.experiments import tiny
 
@@ -79,6 +85,35 @@ def test_a_law_reads_the_finished_rows_without_being_told_a_column(directory):
     with path.open() as file:
         assert len(list(csv.DictReader(file))) == 4
     assert not list(directory.glob("*.partial"))
+
+
+def test_results_read_back_are_those_written(directory):
+    rows = results(directory)
+    rows[0]["address"] = "12e4567890"  # a hash, and no number
+    read = read_results(write_results(directory, rows))
+    assert read == [{name: None if v == "" else v for name, v in row.items()} for row in rows]
+    planned = sweep_directory.read_plan(directory)[1]
+    assert workdir_of_row(directory, read[1]) == sweep_directory.workdir_of(directory, planned)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no rows; expected the results.csv of launch.sweep"),
+        ("n,d,loss\n1,2,3\n", "has no column address, family, name, non_embedding_parameters"),
+    ],
+)
+def test_another_table_is_no_results(tmp_path, text, message):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_results(tmp_path / "results.csv")
+
+
+def test_a_row_cut_off_is_refused(directory):
+    path = write_results(directory, results(directory))
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(ValueError, match="rows of another length than its header"):
+        read_results(path)
 
 
 def test_columns_are_the_fields_that_differ(directory):

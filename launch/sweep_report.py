@@ -1,0 +1,64 @@
+"""One page of a sweep: its pictures, its runs, what failed, and what made it.
+
+  python -m launch.sweep_report --sweepdir=sweeps/rates
+  python -m launch.sweep_report --sweepdir=sweeps/rates --by_position=all
+
+The sweep directory receives report.html, and in `figures` each picture as SVG and PNG: bowls where
+a learning rate varies, IsoFLOP profiles where runs have budgets, the loss by compute, training
+curves, and the loss by place in the context. All but the last two come from results.csv alone, so a
+directory that holds nothing else will do. The last line of the output is JSON.
+
+The loss by place is drawn of runs that have been measured so: by --by_position here, which takes
+the name of a run or `all`, or by launch.evaluate --by_position of a run's own work directory.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from launch import program
+from lm_jax import position_losses, runs
+from lm_jax.experiment import EvaluationConfig
+from lm_jax.scaling.results import read_results, workdir_of_row
+from lm_jax.scaling.sweep_page import write_sweep_page
+
+SWEEPDIR = flags.DEFINE_string("sweepdir", None, "The directory of the sweep.", required=True)
+BY_POSITION = flags.DEFINE_multi_string(  # names have commas
+    "by_position",
+    [],
+    "A finished run whose loss at each place in the context to measure, or all; several times: "
+    "several.",
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+
+
+def main() -> dict[str, Any]:
+    """Measures what is asked for, and writes the page."""
+    directory = Path(SWEEPDIR.value)
+    if BY_POSITION.value:
+        _measure(directory, BY_POSITION.value)
+    else:  # pictures need no accelerator
+        jax.config.update("jax_platforms", "cpu")
+    path, pictures = write_sweep_page(directory)
+    program.say(f"pictures: {', '.join(pictures) or 'none, for what varies allows none'}")
+    return {"report": str(path), "figures": str(directory / "figures"), "pictures": pictures}
+
+
+def _measure(directory: Path, names: Sequence[str]) -> None:
+    rows = read_results(directory / "results.csv")
+    done = {row["name"]: row for row in rows if row["status"] == "finished"}
+    how = EvaluationConfig(batch_size=BATCH_SIZE.value)
+    for name in done if "all" in names else names:
+        if name not in done:
+            raise ValueError(f"--by_position={name}: {directory} has no finished run of that name")
+        run = runs.load(workdir_of_row(directory, done[name]), say=program.say)
+        sums = runs.evaluate_by_position(run, split="validation", how=how)
+        position_losses.write_by_position(run.workdir, "validation", sums, run.step, how)
+        program.say(f"{name}: validation loss {sums.nats.sum() / sums.tokens.sum():.4f}")
+
+
+if __name__ == "__main__":
+    program.run(main)

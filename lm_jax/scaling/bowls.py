@@ -1,0 +1,144 @@
+"""Learning-rate bowls: the final loss by learning rate at each size, and where it is smallest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RATE = "schedule.peak_learning_rate"  # columns of `results.csv`
+_WIDTHS = ("model.d_model", "model.d_hidden")
+_PARAMETERS = "non_embedding_parameters"
+
+Row = Mapping[str, Any]
+
+
+class Best(NamedTuple):
+    """Where a bowl is lowest."""
+
+    rate: float
+    loss: float
+    low: float  # the rates tried beside the lowest mean: the best one lies between them
+    high: float
+    at_edge: bool  # nothing was tried beyond it: it need not be a minimum
+
+
+class Bowl(NamedTuple):
+    """Runs that differ in nothing but learning rate and seed."""
+
+    panel: str  # what else this bowl has in common with those of other sizes
+    size: float  # width, or parameters
+    rates: np.ndarray  # [R], rising
+    losses: list[np.ndarray]  # of each rate, of the seeds that came to one
+    failed: np.ndarray  # [R] int: seeds that came to none
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean loss of each rate [R]; NaN where a seed failed, which no mean tells."""
+        seeds = zip(self.losses, self.failed, strict=True)
+        return np.array([np.nan if lost else losses.mean() for losses, lost in seeds])
+
+    def best(self) -> Best | None:
+        """The vertex of the parabola through the lowest mean and its neighbours; None: all failed.
+
+        Losses over the logarithm of the rate. Beside a rate at which runs failed it is the lowest
+        mean itself.
+        """
+        means, rates = self.means, self.rates
+        if np.isnan(means).all():
+            return None
+        at = int(np.nanargmin(means))
+        low, high = rates[max(at - 1, 0)], rates[min(at + 1, len(rates) - 1)]
+        lowest = Best(float(rates[at]), float(means[at]), float(low), float(high), False)
+        if at in (0, len(rates) - 1):
+            return lowest._replace(at_edge=True)
+        near = means[at - 1 : at + 2]
+        if np.isnan(near).any():
+            return lowest
+        x = np.log(rates[at - 1 : at + 2] / rates[at])
+        bend, slope, _ = np.linalg.solve(np.vander(x, 3), near - means[at])
+        if not bend > 0:
+            return lowest
+        rate = rates[at] * np.exp(-slope / (2 * bend))
+        return lowest._replace(rate=float(rate), loss=float(means[at] - slope**2 / (4 * bend)))
+
+
+def bowls(rows: Sequence[Row]) -> list[Bowl]:
+    """The bowls of a sweep's results, by panel and size; [] where no learning rate varies.
+
+    Runs that are not over are left out.
+    """
+    ended = [row for row in rows if row.get(RATE) and row["status"] in ("finished", "failed")]
+    size = size_column(rows)
+    panels = panels_of(ended, size, unnamed=[RATE])
+    found: dict[tuple[str, float], list[Row]] = {}
+    for row, panel in zip(ended, panels, strict=True):
+        found.setdefault((panel, size_of(row, size)), []).append(row)
+    made = [_bowl(panel, value, of) for (panel, value), of in sorted(found.items())]
+    order = list(dict.fromkeys(panels))  # as in the table
+    made.sort(key=lambda bowl: order.index(bowl.panel))
+    return [bowl for bowl in made if len(bowl.rates) > 1]
+
+
+def _bowl(panel: str, size: float, rows: Sequence[Row]) -> Bowl:
+    rates = sorted({row[RATE] for row in rows})
+    seeds = [[row["validation_loss"] for row in rows if row[RATE] == rate] for rate in rates]
+    losses = [np.array([x for x in of if x is not None], float) for of in seeds]
+    failed = [sum(x is None for x in of) for of in seeds]
+    return Bowl(panel, size, np.array(rates), losses, np.array(failed))
+
+
+def size_column(rows: Sequence[Row]) -> str:
+    """What tells sizes apart: `width`, where one is a varied field, else the parameters."""
+    width = any(name in varied(rows) for name in _WIDTHS)
+    return "width" if width else _PARAMETERS
+
+
+def size_of(row: Row, column: str) -> Any:
+    """What a run has in a column, or its `width`."""
+    if column != "width":
+        return row[column]
+    return next((row[name] for name in _WIDTHS if row.get(name)), 0)
+
+
+def varied(rows: Sequence[Row]) -> list[str]:
+    """The columns of labels and varied fields that are not the same in all rows.
+
+    In `results.csv` they stand between `seed` and `steps`.
+    """
+    names = list(rows[0]) if rows else []
+    between = names[names.index("seed") + 1 : names.index("steps")] if names else []
+    return [name for name in between if any(row[name] != rows[0][name] for row in rows)]
+
+
+def panels_of(rows: Sequence[Row], size: str, unnamed: Sequence[str] = ()) -> list[str]:
+    """What tells each run from others, besides its size and seed; "" if nothing does.
+
+    A column that follows from the size and from columns before it is not named, as the layers of a
+    ladder follow from its width, and the steps of a profile from its budget.
+
+    Args:
+      size: of `size_column`.
+      unnamed: columns that are not named either.
+    """
+    families = {row["family"] for row in rows}
+    names = [[row["family"]] if len(families) > 1 else [] for row in rows]
+    keys: list[Any] = [(row["family"], size_of(row, size)) for row in rows]
+    for column in varied(rows):
+        if column in unnamed or (size == "width" and column in _WIDTHS):
+            continue
+        seen: dict[Any, Any] = {}
+        cells = [row[column] for row in rows]
+        told = zip(keys, cells, strict=True)
+        if not all(seen.setdefault(key, cell) == cell for key, cell in told):
+            keys = [(*key, cell) for key, cell in zip(keys, cells, strict=True)]
+            for name, cell in zip(names, cells, strict=True):
+                name.append(_shown(column, cell))
+    return [", ".join(filter(None, name)) for name in names]
+
+
+def _shown(column: str, value: Any) -> str:
+    if column == "mup_base_width":
+        return f"muP from width {value}" if value else "standard parametrization"
+    short = column.rpartition(".")[2]
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    return "" if value is None else f"{short}={text}"
