@@ -390,17 +390,17 @@ def run(program, steps=4):
 
 
 def slope(config, in_mup: bool, optimizer: str, rate: float) -> float:
-    """The exponent of the width with which the logits change, from 32 to 256."""
-    changes = []
-    for width in (32, 256):
+    """The exponent of the width with which logits change, from the given one to 8 times it."""
+    changes, base = [], getattr(config, config.widths()[0])
+    for width in (base, 8 * base):
         program = compiled(
             of_width(config, width),
-            mup_base_width=32 if in_mup else 0,
+            mup_base_width=base if in_mup else 0,
             optimizer=OptimizerConfig(optimizer, weight_decay=0.0),
             schedule=ScheduleConfig("constant", rate, warmup_steps=0),
         )
         changes.append(run(program)[1])
-    return math.log(changes[1] / changes[0]) / math.log(256 / 32)
+    return math.log(changes[1] / changes[0]) / math.log(8)
 
 
 COORDINATES = {
@@ -408,7 +408,7 @@ COORDINATES = {
         16, 16, num_layers=2, d_model=32, num_heads=2, tie_embeddings=False
     ),
     "tied": TransformerConfig(16, 16, num_layers=2, d_model=32, num_heads=2, positions="rotary"),
-    "recurrent": RecurrentConfig(16, 16, num_layers=1, d_hidden=32),
+    "recurrent": RecurrentConfig(16, 16, num_layers=1, d_hidden=64),  # narrower ones are noisier
     "mlp": MLPConfig(16, 16, window=4, d_embedding=32, d_hidden=32, num_layers=2),
     "causal_cnn": CausalCNNConfig(16, 16, num_layers=2, d_model=32),
 }
