@@ -2,10 +2,12 @@ r"""IsoFLOP profiles of Transformers on the bytes of Python's standard library.
 
   python -m launch.sweep --config=configs/sweeps/isoflop.py --plan
   python -m launch.sweep --config=configs/sweeps/isoflop.py --sweepdir=sweeps/isoflop --processes=2
-  python -m launch.scaling_law --points=sweeps/isoflop/results.csv --law=isoflop
+  python -m launch.scaling_law --points=sweeps/isoflop/results.csv --law=isoflop --budget=3e13
+  python -m launch.sweep --config=configs/sweeps/isoflop.py:3e13,48 --sweepdir=sweeps/isoflop_check
 
 4 budgets of 6 sizes each, 2.6e13 FLOPs in all. Sizes grow with the budget, so that each profile has
-smaller and larger ones than its best. The learning rate falls with the width.
+smaller and larger ones than its best. The learning rate falls with the width. The last command
+trains one width with one budget: what the profiles predicted for it.
 """
 
 from lm_jax.data import DataConfig, TokenizerConfig
@@ -28,8 +30,14 @@ WIDTHS = {  # by budget, in training FLOPs
 RATE_TIMES_WIDTH = 0.5  # 16 and 32 wide, the best of 3e-3 to 2.4e-2 was at 0.4 to 0.8
 
 
-def get_sweep() -> dict[str, Trial]:
-    """Each budget with its sizes; a run's steps follow from its budget."""
+def get_sweep(choice: str = "") -> dict[str, Trial]:
+    """Each budget with its sizes; a run's steps follow from its budget.
+
+    Args:
+      choice: a budget and a width, such as `3e13,48`, for that run alone.
+    """
+    budget, _, width = choice.partition(",")
+    profiles = {float(budget): (int(width),)} if choice else WIDTHS
     base = Experiment(
         data=DataConfig(
             source="stdlib",
@@ -44,10 +52,10 @@ def get_sweep() -> dict[str, Trial]:
     )
     shape = TransformerConfig(context_length=128, positions="rotary")
     trials: dict[str, Trial] = {}
-    for budget, widths in WIDTHS.items():
+    for flops, widths in profiles.items():
         models = ladder(shape, widths, aspect_ratio=16, head_width=8)
         sizes = grid(base, {"model": models})
         for size in sizes.values():
             size.schedule.peak_learning_rate = RATE_TIMES_WIDTH / size.model.d_model
-        trials |= isoflop(sizes, [budget], warmup_fraction=0.1)
+        trials |= isoflop(sizes, [flops], warmup_fraction=0.1)
     return trials
