@@ -58,6 +58,7 @@ def write_by_position(
     record = {
         "step": step,
         "stride": how.stride,
+        "context_length": how.context_length,
         "cross_entropy": float(sums.nats.sum() / tokens),
         "tokens": int(tokens),
         "nats_by_position": (sums.nats / np.where(sums.tokens, sums.tokens, np.nan)).tolist(),
@@ -67,12 +68,18 @@ def write_by_position(
     return path
 
 
-def read_by_position(workdir: Path, split: str = "validation") -> PositionSums | None:
-    """The sums of each place in a window; None: they have not been measured, or cannot be read."""
+def read_by_position(workdir: Path, step: int, split: str = "validation") -> PositionSums | None:
+    """The sums of each place in disjoint windows of a model's context, as of a step.
+
+    None: that has not been measured, but nothing or something else, or it cannot be read.
+    """
     try:
         record: dict[str, Any] = json.loads((workdir / f"by_position_{split}.json").read_text())
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
         nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
+        how = record["step"], record["stride"], record["context_length"]
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if how != (step, 0, 0):
         return None
     return PositionSums(np.array(nats), np.array(tokens, float))

@@ -106,6 +106,14 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     write_json(workdir / "config.json", experiments.to_dict(experiment))
 
 
+def read_environment(workdir: Path) -> dict[str, Any]:
+    """Where and by what versions a run was started last; {} where that cannot be read."""
+    try:
+        return json.loads((workdir / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:
     """Raises ValueError unless `write_inputs` of another process becomes visible here, too.
 

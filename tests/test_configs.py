@@ -51,6 +51,18 @@ def test_an_unknown_corpus_is_refused_with_those_there_are():
         lstm.get_config("x")
 
 
+@pytest.mark.parametrize("choice", ["3e13", "3e13,", ",48", "x,48", "3e13,d48"])
+def test_a_budget_and_a_width_of_the_isoflop_study_are_checked(choice):
+    with pytest.raises(ValueError, match="expected a budget and a width, as 3e13,48"):
+        importlib.import_module("configs.sweeps.isoflop").get_sweep(choice)
+
+
+def test_one_run_of_the_isoflop_study_has_its_budget():
+    isoflop = importlib.import_module("configs.sweeps.isoflop")
+    ((name, trial),) = isoflop.get_sweep("3e13,48").items()
+    assert (name, trial.labels["budget"]) == ("budget=3e+13,d48", 3e13)
+
+
 SWEEPS = sorted(Path(ROOT, "configs", "sweeps").glob("[!_]*.py"))
 
 

@@ -77,13 +77,25 @@ def test_places_without_targets_are_left_out():
 
 def test_what_is_written_is_read_back(tmp_path):
     sums = PositionSums(np.array([6.0, 0.0, 5.0]), np.array([3.0, 0.0, 2.0]))
-    path = write_by_position(tmp_path, "validation", sums, 20, EvaluationConfig(stride=2))
+    path = write_by_position(tmp_path, "validation", sums, 20, EvaluationConfig())
     record = json.loads(path.read_text())
     assert record["nats_by_position"] == [2.0, None, 2.5]
     assert (record["cross_entropy"], record["tokens"]) == (11 / 5, 5)
-    assert (record["step"], record["stride"]) == (20, 2)
-    found = read_by_position(tmp_path)
+    found = read_by_position(tmp_path, 20)
     np.testing.assert_array_equal(found, sums)
-    assert read_by_position(tmp_path, "train") is None
+    assert read_by_position(tmp_path, 20, "train") is None
     path.write_text("{")
-    assert read_by_position(tmp_path) is None
+    assert read_by_position(tmp_path, 20) is None
+
+
+@pytest.mark.parametrize(
+    "how",
+    [EvaluationConfig(stride=2), EvaluationConfig(context_length=4)],
+    ids=["strided", "of another context"],
+)
+def test_what_was_measured_otherwise_is_not_read(how, tmp_path):
+    sums = PositionSums(np.array([6.0, 5.0]), np.array([3.0, 2.0]))
+    write_by_position(tmp_path, "validation", sums, 20, how)
+    assert read_by_position(tmp_path, 20) is None
+    write_by_position(tmp_path, "validation", sums, 10, EvaluationConfig())
+    assert read_by_position(tmp_path, 20) is None

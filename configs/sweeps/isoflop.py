@@ -10,6 +10,8 @@ smaller and larger ones than its best. The learning rate falls with the width. T
 trains one width with one budget: what the profiles predicted for it.
 """
 
+import re
+
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.experiment import (
     CheckpointConfig,
@@ -35,8 +37,13 @@ def get_sweep(choice: str = "") -> dict[str, Trial]:
 
     Args:
       choice: a budget and a width, such as `3e13,48`, for that run alone.
+
+    Raises:
+      ValueError: the choice is no such pair.
     """
-    budget, _, width = choice.partition(",")
+    budget, comma, width = choice.partition(",")
+    if choice and not (comma and width.isdecimal() and re.fullmatch(r"[\d.]+e\d+", budget)):
+        raise ValueError(f"the choice is {choice!r}; expected a budget and a width, as 3e13,48")
     profiles = {float(budget): (int(width),)} if choice else WIDTHS
     base = Experiment(
         data=DataConfig(

@@ -23,6 +23,7 @@ from lm_jax.scaling import sweep_directory
 from lm_jax.scaling.plan import Planned
 from lm_jax.telemetry import read_metrics
 from lm_jax.training import last_dispatch_end
+from lm_jax.workdir import read_environment
 
 # Besides `training.num_steps`, what runs on one trunk may differ in: it tells only how rates fall.
 _OF_THE_FALL = ("decay_fraction", "final_fraction")
@@ -119,12 +120,16 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
     return None
 
 
-def origin(workdir: Path) -> dict[str, Any] | None:
-    """The `run` whose beginning a run took over and the `step` up to which; None: it is its own."""
+def origin(place: Path) -> dict[str, Any]:
+    """The `run` whose beginning a run took over, the `step` up to which, and its `environments`.
+
+    Those are where and by what the steps before were computed. `run` and `step` are None where the
+    beginning is the run's own.
+    """
     try:
-        return json.loads((workdir / "branch.json").read_text())
+        return json.loads((place / "branch.json").read_text())
     except (OSError, ValueError):
-        return None
+        return {"run": None, "step": None, "environments": []}
 
 
 def _num_steps(run: Planned) -> int:
@@ -181,7 +186,9 @@ def _copy(source: Path, place: Path, step: int, other: Planned) -> None:
             shutil.copy2(path, partial / name)
     rows = [json.dumps(row) + "\n" for row in _rows_of_both(source, step, other.experiment)]
     (partial / "metrics.jsonl").write_text("".join(rows), encoding="utf-8")
-    (partial / "branch.json").write_text(json.dumps({"run": other.name, "step": step}) + "\n")
+    before = [*origin(source)["environments"], read_environment(source)]
+    record = {"run": other.name, "step": step, "environments": before}
+    (partial / "branch.json").write_text(json.dumps(record) + "\n")
     os.rename(partial, place)
 
 

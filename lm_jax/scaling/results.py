@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,13 @@ from lm_jax import experiment as experiments
 from lm_jax.scaling import branches, sweep_directory
 from lm_jax.scaling.plan import Planned
 from lm_jax.telemetry import read_metrics
+from lm_jax.workdir import read_environment
 
 # An address may look like a number: 12e4567890.
-_TEXTS = {"name", "address", "status", "family", "commit", "versions", "device", "error"}
+_TEXTS = {
+    *("name", "address", "status", "family", "branch_of"),
+    *("commit", "versions", "device", "error"),
+}
 _NEEDED = {
     *("name", "address", "status", "family", "seed", "steps", "non_embedding_parameters"),
     *("training_tokens", "training_flops", "validation_loss"),
@@ -137,10 +141,10 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
     validation = found.get("validation", {})
     metrics = read_metrics(place) if found else []
     losses = [row["cross_entropy"] for row in metrics if row["kind"] == "evaluation"]
-    begun = (branches.origin(place) if found else None) or {"run": None, "step": None}
+    begun = branches.origin(place)
     own = [row for row in metrics if row["step"] > (begun["step"] or 0)]
-    machine = _environment(place) if found else {}
-    versions = machine.get("versions") or {}
+    # Of a branch also what began it, and what began that.
+    machines = [*begun["environments"], read_environment(place)] if found else []
     cost = run.cost
     return {
         "steps": cost.steps,
@@ -154,9 +158,9 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
         "seconds": seconds_of(found, own) if found else None,
         "branch_of": begun["run"],
         "branch_step": begun["step"],
-        "commit": machine.get("commit"),
-        "versions": " ".join(f"{name}={version}" for name, version in versions.items()) or None,
-        "device": " ".join(sorted(set(machine.get("devices", [])))) or None,
+        "commit": _distinct(machine.get("commit") for machine in machines),
+        "versions": _distinct(_versions(machine) for machine in machines),
+        "device": _distinct(" ".join(sorted(set(m.get("devices", [])))) for m in machines),
         "error": sweep_directory.failure(directory, run) if not found else None,
     }
 
@@ -177,8 +181,10 @@ def _tokens_counted(place: Path) -> int:
     return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
 
 
-def _environment(place: Path) -> dict[str, Any]:
-    try:
-        return json.loads((place / "environment.json").read_text())
-    except (OSError, ValueError):
-        return {}
+def _versions(machine: Mapping[str, Any]) -> str:
+    versions = machine.get("versions") or {}
+    return " ".join(f"{name}={version}" for name, version in versions.items())
+
+
+def _distinct(texts: Iterable[str | None]) -> str | None:
+    return "; ".join(dict.fromkeys(text for text in texts if text)) or None

@@ -61,7 +61,7 @@ def pictures_of(directory: Path, rows: Sequence[Row]) -> dict[str, Picture]:
     measured = [
         (row, sums)
         for row in rows
-        if (sums := read_by_position(workdir_of_row(directory, row))) is not None
+        if (sums := read_by_position(workdir_of_row(directory, row), row["steps"])) is not None
     ]
     if measured:
         found["positions"] = _positions(measured)

@@ -128,7 +128,8 @@ def test_a_branch_of_a_schedule_that_was_killed_is_the_same_run_alone(name, text
     train(tmp_path, plan, plan[1], lambda step: step >= 20)
     train(tmp_path, plan, plan[1])
     place = sweep_directory.workdir_of(tmp_path, plan[1])
-    assert branches.origin(place) == {"run": "num_steps=18", "step": expected}
+    begun = branches.origin(place)
+    assert (begun["run"], begun["step"]) == ("num_steps=18", expected)
     trainer.train(plan[1].experiment, tmp_path / "alone")
     assert_same(place, tmp_path / "alone")
 
@@ -146,7 +147,9 @@ def test_fans_go_on_from_fans(text, tmp_path):
         assert [each["fan"] for each in found.values()] == [2, 2]
     for run, before in zip(long, short, strict=True):
         place = sweep_directory.workdir_of(tmp_path, run)
-        assert branches.origin(place) == {"run": before.name, "step": 12}
+        begun = branches.origin(place)
+        assert (begun["run"], begun["step"]) == (before.name, 12)
+        assert [each["devices"] for each in begun["environments"]] == [["cpu"] * 8]
         alone = trainer.train(run.experiment, tmp_path / "alone" / run.name)
         ours = json.loads((place / "evaluation.json").read_text())["validation"]["cross_entropy"]
         assert ours == pytest.approx(alone["validation"]["cross_entropy"], abs=1e-5)

@@ -74,6 +74,18 @@ def test_a_finished_run_has_its_figures(directory):
     assert all(row["validation_loss"] is None for row in results(directory)[1:])
 
 
+def test_a_branch_was_also_made_by_what_made_its_beginning(directory):
+    (planned, *_) = sweep_directory.read_plan(directory)
+    before = [{"commit": "abb", "devices": ["cpu"]}, {"commit": "abc", "versions": {"jax": "0"}}]
+    begun = {"run": "1e6", "step": 2, "environments": before}
+    place = sweep_directory.workdir_of(directory, planned)
+    (place / "branch.json").write_text(json.dumps(begun))
+    write_results(directory, results(directory))
+    row = read_results(directory / "results.csv")[0]
+    told = {"commit": "abb; abc", "versions": "jax=0; jax=1 numpy=2", "device": "cpu"}
+    assert row | told | {"branch_of": "1e6", "branch_step": 2} == row
+
+
 def test_a_law_reads_the_finished_rows_without_being_told_a_column(directory):
     path = write_results(directory, results(directory))
     known = known_columns(path)

@@ -3,8 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from lm_jax.evaluation import PositionSums
+from lm_jax.experiment import EvaluationConfig
+from lm_jax.position_losses import write_by_position
 from lm_jax.scaling.results import workdir_of_row, write_results
 from lm_jax.scaling.sweep_page import write_sweep_page
 from tests.pages import Page
@@ -79,9 +83,9 @@ def test_runs_that_are_there_have_curves_and_positions(tmp_path):
         place.mkdir(parents=True)
         steps = [{"step": s, "kind": "train", "loss": 5 / s} for s in range(1, 50)]
         (place / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-    by_position = {"nats_by_position": [5.0, 4.0], "tokens_by_position": [3, 3]}
+    sums = PositionSums(np.array([15.0, 12.0]), np.array([3.0, 3.0]))
     place = workdir_of_row(tmp_path, rows[0])
-    (place / "by_position_validation.json").write_text(json.dumps(by_position))
+    write_by_position(place, "validation", sums, rows[0]["steps"], EvaluationConfig())
     write_results(tmp_path, rows)
     assert write_sweep_page(tmp_path)[1] == ["curves", "positions"]
 
