@@ -11,15 +11,8 @@ of them take alone. The learning rate is the same for all: a study that means it
 tune it for each size first.
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
-    CheckpointConfig,
-    EvaluationConfig,
-    Experiment,
-    SamplesConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from configs.sweeps._stdlib import on_stdlib
+from lm_jax.experiment import Experiment, ScheduleConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.sweeps import grid, horizons, ladder
 
@@ -29,19 +22,8 @@ TOKENS = (1e6, 2e6, 4e6, 8e6, 1.6e7)
 
 def get_sweep() -> dict[str, Experiment]:
     """Every size for every horizon, on the bytes of Python's standard library."""
-    base = Experiment(
-        data=DataConfig(
-            source="stdlib",
-            validation_fraction=0.02,
-            tokenizer=TokenizerConfig(kind="byte"),
-        ),
-        schedule=ScheduleConfig(name="wsd", peak_learning_rate=3e-3, final_fraction=0.0),
-        training=TrainingConfig(batch_size=8, steps_per_call=20, log_every_steps=20),
-        evaluation=EvaluationConfig(every_steps=0, batch_size=64, baselines=False),
-        checkpoint=CheckpointConfig(every_steps=2000, keep_last=1),
-        samples=SamplesConfig(num_samples=1, max_new_tokens=64),
-        tensorboard=False,
-    )
+    base = on_stdlib()
+    base.schedule = ScheduleConfig(name="wsd", peak_learning_rate=3e-3, final_fraction=0.0)
     shape = TransformerConfig(context_length=128, positions="rotary")
     models = ladder(shape, WIDTHS, aspect_ratio=32, head_width=16)
     return horizons(grid(base, {"model": models}), TOKENS)

@@ -12,14 +12,7 @@ trains one width with one budget: what the profiles predicted for it.
 
 import re
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
-    CheckpointConfig,
-    EvaluationConfig,
-    Experiment,
-    SamplesConfig,
-    TrainingConfig,
-)
+from configs.sweeps._stdlib import on_stdlib
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.sweeps import Trial, grid, isoflop, ladder
 
@@ -45,18 +38,7 @@ def get_sweep(choice: str = "") -> dict[str, Trial]:
     if choice and not (comma and width.isdecimal() and re.fullmatch(r"[\d.]+e\d+", budget)):
         raise ValueError(f"the choice is {choice!r}; expected a budget and a width, as 3e13,48")
     profiles = {float(budget): (int(width),)} if choice else WIDTHS
-    base = Experiment(
-        data=DataConfig(
-            source="stdlib",
-            validation_fraction=0.02,
-            tokenizer=TokenizerConfig(kind="byte"),
-        ),
-        training=TrainingConfig(batch_size=8, steps_per_call=20, log_every_steps=20),
-        evaluation=EvaluationConfig(every_steps=0, batch_size=64, baselines=False),
-        checkpoint=CheckpointConfig(every_steps=2000, keep_last=1),
-        samples=SamplesConfig(num_samples=1, max_new_tokens=64),
-        tensorboard=False,
-    )
+    base = on_stdlib()
     shape = TransformerConfig(context_length=128, positions="rotary")
     trials: dict[str, Trial] = {}
     for flops, widths in profiles.items():

@@ -1,0 +1,26 @@
+"""What studies on the bytes of Python's standard library have in common."""
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.experiment import (
+    CheckpointConfig,
+    EvaluationConfig,
+    Experiment,
+    SamplesConfig,
+    TrainingConfig,
+)
+
+
+def on_stdlib() -> Experiment:
+    """Batches of 8 windows for small models; the whole validation split is measured at the end."""
+    return Experiment(
+        data=DataConfig(
+            source="stdlib",
+            validation_fraction=0.02,
+            tokenizer=TokenizerConfig(kind="byte"),
+        ),
+        training=TrainingConfig(batch_size=8, steps_per_call=20, log_every_steps=20),
+        evaluation=EvaluationConfig(every_steps=0, batch_size=64, baselines=False),
+        checkpoint=CheckpointConfig(every_steps=2000, keep_last=1),
+        samples=SamplesConfig(num_samples=1, max_new_tokens=64),
+        tensorboard=False,
+    )
