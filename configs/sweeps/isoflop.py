@@ -22,7 +22,7 @@ WIDTHS = {  # by budget, in training FLOPs
     1e12: (16, 24, 32, 40, 48, 64),
     3e12: (24, 32, 40, 48, 64, 80),
 }
-RATE_TIMES_WIDTH = 0.5  # 16 and 32 wide, the best of 3e-3 to 2.4e-2 was at 0.4 to 0.8
+RATE_TIMES_WIDTH = 0.5  # 16 and 32 wide the highest tried were best, 0.4 to 0.8
 
 
 def get_sweep(choice: str = "") -> dict[str, Trial]:
