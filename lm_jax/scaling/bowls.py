@@ -138,7 +138,7 @@ def panels_of(rows: Sequence[Row], size: str, unnamed: Sequence[str] = ()) -> li
 
 def _shown(column: str, value: Any) -> str:
     if column == "mup_base_width":
-        return f"muP from width {value}" if value else "standard parametrization"
+        return f"muP from width {value}" if value else "standard parametrisation"
     short = column.rpartition(".")[2]
     text = f"{value:.4g}" if isinstance(value, float) else value
     return "" if value is None else f"{short}={text}"

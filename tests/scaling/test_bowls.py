@@ -57,7 +57,7 @@ def test_what_else_varies_has_panels_of_its_own():
     rows = fan(lambda *_: 2.0, mup_base_width=0) + fan(lambda *_: 2.0, mup_base_width=64)
     rows = with_column(rows, "model.num_heads", lambda each: each["model.d_model"] // 16)
     panels = [(b.panel, b.size) for b in bowls(rows)]
-    standard, mup = "standard parametrization", "muP from width 64"
+    standard, mup = "standard parametrisation", "muP from width 64"
     assert panels == [(standard, 64), (standard, 128), (mup, 64), (mup, 128)]
 
 
