@@ -1,0 +1,79 @@
+r"""Loss by parameters in four families, on the bytes of Python's standard library.
+
+  python -m launch.sweep --config=configs/sweeps/architectures.py --plan
+  python -m launch.sweep --config=configs/sweeps/architectures.py --sweepdir=sweeps/architectures \
+      --processes=2 --together=3
+  python -m launch.scaling_law --points=sweeps/architectures/results.csv --law=power \
+      --group_column=family --best_per=family,non_embedding_parameters,seed --output=laws/families
+
+What Kaplan et al. (2020) show in figure 7, in miniature: six sizes of each family, 3 to 400
+thousand parameters without embeddings, see the same 1.5 million bytes, each with three rates.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from configs.sweeps._stdlib import on_stdlib
+from lm_jax.experiment import Experiment, SamplesConfig, ScheduleConfig
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.mlp import MLPConfig
+from lm_jax.models.recurrent import RecurrentConfig
+from lm_jax.models.transformer import TransformerConfig
+from lm_jax.scaling.sweeps import grid, ladder
+
+CONTEXT_LENGTH = 128
+STEPS = 1500
+
+
+class Size(NamedTuple):
+    """A model, and the middle one of its learning rates."""
+
+    model: Any
+    rate: float
+
+
+def transformers() -> list[Size]:
+    """Of aspect ratio 16, heads 8 wide."""
+    shape = TransformerConfig(context_length=CONTEXT_LENGTH, positions="rotary")
+    models = ladder(shape, (16, 24, 32, 48, 64, 80), aspect_ratio=16, head_width=8).values()
+    return [Size(model, 0.6 / model.d_model) for model in models]
+
+
+def lstms() -> list[Size]:
+    """Two layers; the embedding is the output, too, as in Transformers and CNNs."""
+    shape = RecurrentConfig(context_length=CONTEXT_LENGTH, num_layers=2, tie_embeddings=True)
+    widths = (14, 30, 40, 72, 112, 156)
+    return [Size(dataclasses.replace(shape, d_hidden=d), 1.3 * d**-0.75) for d in widths]
+
+
+def cnns() -> list[Size]:
+    """Seven dilated blocks, which read 128 bytes as the Transformers do."""
+    shape = CausalCNNConfig(context_length=CONTEXT_LENGTH, num_layers=7, dilation_cycle=7)
+    widths = (10, 20, 26, 48, 76, 106)
+    return [Size(dataclasses.replace(shape, d_model=d), 0.8 / d) for d in widths]
+
+
+def mlps() -> list[Size]:
+    """One hidden layer over the last eight bytes."""
+    shape = MLPConfig(context_length=CONTEXT_LENGTH, window=8)
+    widths = ((4, 12), (8, 45), (12, 70), (20, 200), (32, 390), (48, 600))
+    return [
+        Size(dataclasses.replace(shape, d_embedding=e, d_hidden=d), 1.2 * d**-0.75)
+        for e, d in widths
+    ]
+
+
+def get_sweep() -> dict[str, Experiment]:
+    """Each size of each family with its three learning rates, small sizes first."""
+    base = on_stdlib()
+    base.training.num_steps = STEPS
+    base.schedule = ScheduleConfig(warmup_steps=STEPS // 10)
+    base.samples = SamplesConfig(num_samples=0)
+    families = {"transformer": transformers(), "lstm": lstms(), "cnn": cnns(), "mlp": mlps()}
+    runs: dict[str, Experiment] = {}
+    for index, sizes in enumerate(zip(*families.values(), strict=True)):
+        for family, size in zip(families, sizes, strict=True):
+            rates = [float(f"{size.rate * factor:.2g}") for factor in (0.5, 1, 2)]
+            model = {f"{family}{index}": size.model}
+            runs |= grid(base, {"model": model, "schedule.peak_learning_rate": rates})
+    return runs
