@@ -7,7 +7,8 @@ r"""Loss by parameters in four families, on the bytes of Python's standard libra
       --group_column=family --best_per=family,non_embedding_parameters,seed --output=laws/families
 
 What Kaplan et al. (2020) show in figure 7, in miniature: six sizes of each family, 3 to 400
-thousand parameters without embeddings, see the same 1.5 million bytes, each with three rates.
+thousand parameters without embeddings, see the same 1.5 million bytes. Each is trained with several
+learning rates, a factor of two apart.
 """
 
 import dataclasses
@@ -23,10 +24,12 @@ from lm_jax.scaling.sweeps import grid, ladder
 
 CONTEXT_LENGTH = 128
 STEPS = 1500
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the rates of a size
+LARGE = 4  # sizes from this one on go without the highest
 
 
 class Size(NamedTuple):
-    """A model, and the middle one of its learning rates."""
+    """A model, and the second of its learning rates."""
 
     model: Any
     rate: float
@@ -43,14 +46,14 @@ def lstms() -> list[Size]:
     """Two layers; the embedding is the output, too, as in Transformers and CNNs."""
     shape = RecurrentConfig(context_length=CONTEXT_LENGTH, num_layers=2, tie_embeddings=True)
     widths = (14, 30, 40, 72, 112, 156)
-    return [Size(dataclasses.replace(shape, d_hidden=d), 1.3 * d**-0.75) for d in widths]
+    return [Size(dataclasses.replace(shape, d_hidden=d), 0.65 * d**-0.75) for d in widths]
 
 
 def cnns() -> list[Size]:
     """Seven dilated blocks, which read 128 bytes as the Transformers do."""
     shape = CausalCNNConfig(context_length=CONTEXT_LENGTH, num_layers=7, dilation_cycle=7)
     widths = (10, 20, 26, 48, 76, 106)
-    return [Size(dataclasses.replace(shape, d_model=d), 0.8 / d) for d in widths]
+    return [Size(dataclasses.replace(shape, d_model=d), 0.4 / d) for d in widths]
 
 
 def mlps() -> list[Size]:
@@ -58,13 +61,13 @@ def mlps() -> list[Size]:
     shape = MLPConfig(context_length=CONTEXT_LENGTH, window=8)
     widths = ((4, 12), (8, 45), (12, 70), (20, 200), (32, 390), (48, 600))
     return [
-        Size(dataclasses.replace(shape, d_embedding=e, d_hidden=d), 1.2 * d**-0.75)
+        Size(dataclasses.replace(shape, d_embedding=e, d_hidden=d), 0.6 * d**-0.75)
         for e, d in widths
     ]
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """Each size of each family with its three learning rates, small sizes first."""
+    """Each size of each family with its learning rates, small sizes first."""
     base = on_stdlib()
     base.training.num_steps = STEPS
     base.schedule = ScheduleConfig(warmup_steps=STEPS // 10)
@@ -73,7 +76,8 @@ def get_sweep() -> dict[str, Experiment]:
     runs: dict[str, Experiment] = {}
     for index, sizes in enumerate(zip(*families.values(), strict=True)):
         for family, size in zip(families, sizes, strict=True):
-            rates = [float(f"{size.rate * factor:.2g}") for factor in (0.5, 1, 2)]
+            factors = FACTORS[:-1] if index >= LARGE else FACTORS
+            rates = [float(f"{size.rate * factor:.2g}") for factor in factors]
             model = {f"{family}{index}": size.model}
             runs |= grid(base, {"model": model, "schedule.peak_learning_rate": rates})
     return runs
