@@ -16,9 +16,8 @@ import optax
 import pytest
 
 from lm_jax import experiment as experiments
-from lm_jax import parametrization, programs, trainer, training
-from lm_jax.data import LabelledTextConfig
-from lm_jax.experiment import Experiment, FineTuningConfig, OptimizerConfig, ScheduleConfig
+from lm_jax import parametrization, programs, trainer
+from lm_jax.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet import ConvNetConfig
@@ -36,6 +35,7 @@ from lm_jax.models.widths import of_width
 from lm_jax.optimizers import make_optimizer
 from lm_jax.parametrization import Fans, initial_factor, rate_factor
 from lm_jax.scaling import fans as fans_of_runs
+from tests.in_mup import compiled, experiment_of, in_mup, random_batch, run
 
 # Growth 4: initial size, rate of Adam, of SGD.
 TABLE = {
@@ -130,24 +130,6 @@ FAMILY = {
     ),
     "skip_gram": (SkipGramConfig(11, d_embedding=32), [], ["output"]),
 }
-
-
-def experiment_of(config, **fields) -> Experiment:
-    experiment = experiments.of_model(config)
-    if isinstance(config, RecurrentClassifierConfig) or getattr(config, "pooling", "") == "first":
-        experiment.objective, experiment.data = "classification", LabelledTextConfig(path="*.tsv")
-    experiment.schedule = ScheduleConfig("constant", 2**-8, warmup_steps=0)
-    experiment.mesh, experiment.training.num_steps = "data:1", 200
-    return dataclasses.replace(experiment, **fields)
-
-
-def compiled(config, **fields) -> programs.Program:
-    sizes = {"vocab_size": 10}  # at least
-    return programs.compile_experiment(experiment_of(config, **fields), sizes, jax.devices()[:1])
-
-
-def in_mup(config, growth=4, **fields) -> programs.Program:
-    return compiled(config, mup_base_width=getattr(config, config.widths()[0]) // growth, **fields)
 
 
 def by_name(tree, is_leaf=None):
@@ -355,82 +337,6 @@ def test_logits_of_a_tied_table_are_divided_by_the_growth(chunks):
 
     for found, wanted in zip(*measure(params), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-
-
-def random_batch(program, rows=8, seed=0):
-    rng, vocab = np.random.default_rng(seed), program.experiment.model.vocab_size
-    shape = (rows, *program.example["inputs"].shape[1:])
-    tokens = {name: rng.integers(0, vocab, shape, np.int32) for name in ("inputs", "targets")}
-    return {**tokens, "weights": np.ones(shape, np.float32)}
-
-
-def run(program, steps=4):
-    """Losses of a few steps on one row, and the root mean square of what its logits change.
-
-    With many more tokens the noise that falls with width is most of what narrow models learn.
-    """
-    batch = jax.tree.map(jnp.asarray, random_batch(program, rows=1))
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, seed=0
-    )
-
-    @jax.jit
-    def train(state):
-        after, metrics = jax.lax.scan(
-            lambda s, _: program.train_step(s, batch), state, None, length=steps
-        )
-        before_btv, after_btv = (
-            program.model.apply(training.variables_of(s), batch, train=False)[0]
-            for s in (state, after)
-        )
-        return metrics["loss"], jnp.sqrt(jnp.mean(jnp.square(after_btv - before_btv)))
-
-    losses, change = train(state)
-    return np.asarray(losses), float(change)
-
-
-def slope(config, in_mup: bool, optimizer: str, rate: float) -> float:
-    """The exponent of the width with which logits change, from the given one to 8 times it."""
-    changes, base = [], getattr(config, config.widths()[0])
-    for width in (base, 8 * base):
-        program = compiled(
-            of_width(config, width),
-            mup_base_width=base if in_mup else 0,
-            optimizer=OptimizerConfig(optimizer, weight_decay=0.0),
-            schedule=ScheduleConfig("constant", rate, warmup_steps=0),
-        )
-        changes.append(run(program)[1])
-    return math.log(changes[1] / changes[0]) / math.log(8)
-
-
-COORDINATES = {
-    "transformer": TransformerConfig(
-        16, 16, num_layers=2, d_model=32, num_heads=2, tie_embeddings=False
-    ),
-    "tied": TransformerConfig(16, 16, num_layers=2, d_model=32, num_heads=2, positions="rotary"),
-    "recurrent": RecurrentConfig(16, 16, num_layers=1, d_hidden=64),  # narrower ones are noisier
-    "mlp": MLPConfig(16, 16, window=4, d_embedding=32, d_hidden=32, num_layers=2),
-    "causal_cnn": CausalCNNConfig(16, 16, num_layers=2, d_model=32),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer, rate", [("adamw", 2**-8), ("sgd", 2**-3), ("muon", 2**-7)])
-@pytest.mark.parametrize("name", list(COORDINATES))
-def test_logits_change_as_much_at_every_width(name, optimizer, rate):
-    """The coordinate check of Yang et al. 2022, appendix D.1."""
-    assert abs(slope(COORDINATES[name], True, optimizer, rate)) < 0.2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(COORDINATES))
-def test_in_the_standard_parametrisation_wider_logits_change_more(name):
-    assert slope(COORDINATES[name], False, "adamw", 2**-8) > 0.4
-
-
-def test_logits_of_an_mlp_change_as_much_at_every_width():
-    assert abs(slope(COORDINATES["mlp"], True, "adamw", 2**-8)) < 0.2
-    assert slope(COORDINATES["mlp"], False, "adamw", 2**-8) > 0.4
 
 
 def test_runs_of_a_fan_are_what_they_are_alone():
