@@ -1,10 +1,12 @@
-"""Fits a scaling law to the points of a CSV, with intervals, predictions and pictures.
+r"""Fits a scaling law to the points of a CSV, with intervals, predictions and pictures.
 
   python -m launch.scaling_law --points=runs.csv --law=parametric --d_column=tokens --budget=1e22
   python -m launch.scaling_law --points=runs.csv --law=isoflop --flops_column=flops --output=laws
   python -m launch.scaling_law --points=curves.csv --law=envelope --where=optimizer=adamw,seed=0
   python -m launch.scaling_law --points=runs.csv --law=power_offset --variable=n
   python -m launch.scaling_law --points=runs.csv --law=power --group_column=architecture
+  python -m launch.scaling_law --points=sweeps/rates/results.csv --law=power \
+      --best_per=non_embedding_parameters,seed
 
 The results.csv of launch.sweep needs no columns named: N is without embeddings, runs that did not
 finish are left out, and the budgets of profiles are those asked for.
@@ -42,6 +44,9 @@ FLOPS_COLUMN = flags.DEFINE_string("flops_column", None, "The column of FLOPs; t
 STEPS_COLUMN = flags.DEFINE_string("steps_column", None, "Of optimizer steps; `steps`.")
 LOSS_COLUMN = flags.DEFINE_string("loss_column", None, "The column of losses; `loss`.")
 WHERE = flags.DEFINE_list("where", [], "Rows to keep: column=value, comma-separated.")
+BEST_PER = flags.DEFINE_list(
+    "best_per", [], "Columns; of rows alike in all of them, keep that of lowest loss: tuned rates."
+)
 GROUP_COLUMN = flags.DEFINE_string("group_column", None, "Compare exponents between its values.")
 MINIMUM = flags.DEFINE_enum("minimum", "akima", ["akima", "parabola"], "Of IsoFLOP profiles.")
 HUBER_DELTA = flags.DEFINE_float("huber_delta", DELTA, "Where Huber's loss on log L turns linear.")
@@ -59,7 +64,8 @@ def main() -> dict[str, Any]:
     path = Path(POINTS.value)
     known = known_columns(path)
     finished = ["status=finished"] if "status" in known else []  # others have no final loss
-    points = read_points(path, _columns(known), [*WHERE.value, *finished], GROUP_COLUMN.value)
+    where = [*WHERE.value, *finished]
+    points = read_points(path, _columns(known), where, GROUP_COLUMN.value, BEST_PER.value)
     found = _study(points, budgets)
     results = found.results
     for line in _describe(results):
@@ -113,7 +119,7 @@ def _study(points: Points, budgets: list[float]) -> study.Study:
     }
     found = study.study_law(points, law, budgets=budgets, **options)
     if points.groups is not None:
-        found.results["groups"] = study.study_groups(points, law, **options)
+        found = study.with_groups(found, law, **options)
     return found
 
 

@@ -25,11 +25,13 @@ from lm_jax.scaling.drawing import (
 )
 from lm_jax.scaling.envelope import EnvelopeFit
 from lm_jax.scaling.fitting import Fit, log_loss
+from lm_jax.scaling.intervals import Resamples
 from lm_jax.scaling.isoflop import IsoflopFit, Profile
 from lm_jax.scaling.lines import Line
 from lm_jax.scaling.study import Study
 
 _TAKEN = 200  # resamples that a band is drawn from
+_MARKERS = "o^sDvP"  # of groups
 
 
 def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
@@ -63,6 +65,9 @@ def _pictures(study: Study) -> dict[str, Picture]:
         caption = "Loss by compute, and the frontier"
         found["frontier"] = Picture(caption, lambda axes: _frontier(axes, study))
         found["contours"] = Picture("Contours of the law's loss", lambda a: _contours(a, study))
+    elif study.by_group is not None and len(fitted.law.variables) == 1:
+        caption = "The points, and the law with exponents of each group's own"
+        found["groups"] = Picture(caption, lambda axes: _groups(axes, study))
     else:
         found["law"] = Picture("The points and the law", lambda axes: _curve(axes, study))
     caption = "Residuals by what the law predicts"
@@ -172,17 +177,59 @@ def _curve(axes: Any, study: Study) -> None:
     fitted, refits = study.fit, study.resamples
     assert isinstance(fitted, Fit) and refits is not None
     values = np.exp(fitted.x + fitted.centre[:, None])
-    grid = np.geomspace(values[0].min(), values[0].max(), 80)
-    x = np.stack([np.log(grid) - fitted.centre[0], *np.zeros((len(values) - 1, len(grid)))])
-    losses = np.exp(log_loss(fitted.law, refits.thetas[:_TAKEN], x))
-    bounds = np.array([refits.interval(column) for column in losses.T])
     axes.plot(values[0], np.exp(fitted.log_losses), ".", color=BLUE, markersize=5, label="points")
-    axes.plot(grid, np.exp(log_loss(fitted.law, fitted.theta, x)), color=RED, label="law, 95%")
-    axes.fill_between(grid, *bounds.T, color=RED, alpha=0.2, linewidth=0)
-    label = LABELS[fitted.law.variables[0]]
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel=LOSS)
+    _along_first(axes, refits, values[0], np.zeros(len(values) - 1), "law, 95%", RED)
+    _loss_axes(axes, fitted)
+    axes.legend()
+
+
+def _groups(axes: Any, study: Study) -> None:
+    """The points of each group of a law of one variable, and the law between them."""
+    refits, names = study.by_group, np.unique(np.asarray(study.points.groups, str))
+    assert refits is not None
+    fitted = refits.fit
+    values = np.exp(fitted.x[0] + fitted.centre[0])
+    for number, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True)):
+        of = fitted.x[-1] == number
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.plot(values[of], np.exp(fitted.log_losses[of]), marker, color=colour, markersize=5)
+        slope = fitted.parameters[f"alpha[{name}]"]
+        label = f"{name}, exponent {slope:.3f}"
+        _along_first(axes, refits, values[of], np.array([number]), label, colour, marker)
+    _loss_axes(axes, fitted)
+    axes.set(yscale="log")
     plain_ticks(axes.yaxis)
     axes.legend()
+
+
+def _along_first(
+    axes: Any,
+    refits: Resamples,
+    values: np.ndarray,
+    others: np.ndarray,
+    label: str,
+    colour: Any,
+    marker: str = "",
+) -> None:
+    """A fitted law and its 95% band over the values of its first variable.
+
+    Args:
+      others: centred logs of its other variables, which stay as they are.
+    """
+    fitted = refits.fit
+    grid = np.geomspace(values.min(), values.max(), 80)
+    rest = np.broadcast_to(others[:, None], (len(others), len(grid)))
+    x = np.stack([np.log(grid) - fitted.centre[0], *rest])
+    losses = np.exp(log_loss(fitted.law, refits.thetas[:_TAKEN], x))
+    bounds = np.array([refits.interval(column) for column in losses.T])
+    middle = np.exp(log_loss(fitted.law, fitted.theta, x))
+    axes.plot(grid, middle, color=colour, label=label, marker=marker, markevery=[], markersize=5)
+    axes.fill_between(grid, *bounds.T, color=colour, alpha=0.2, linewidth=0)
+
+
+def _loss_axes(axes: Any, fitted: Fit) -> None:
+    axes.set(xscale="log", xlabel=LABELS[fitted.law.variables[0]], ylabel=LOSS)
+    plain_ticks(axes.yaxis)
 
 
 def _residuals(axes: Any, fitted: Any) -> None:

@@ -1,7 +1,7 @@
 """The points that a law is fitted to, from anybody's CSV."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def read_points(
     columns: Mapping[str, str],
     where: Sequence[str] = (),
     group_column: str | None = None,
+    best_per: Sequence[str] = (),
 ) -> Points:
     """The rows of a CSV with a header that pass all filters.
 
@@ -52,6 +53,7 @@ def read_points(
       columns: the file's column for each of n, d, c, s (optimizer steps) and loss that it has.
       where: filters `column=value`; numbers are compared as numbers.
       group_column: the architecture of each row.
+      best_per: columns; of rows that are alike in all of them, the one of lowest loss stays.
 
     Raises:
       ValueError: a column is missing, a filter is malformed or leaves no row, or a value is no
@@ -61,7 +63,7 @@ def read_points(
     header, rows = _read(path)
     filters = [_filter(text) for text in where]
     wanted = [*columns.values(), *(name for name, _ in filters)]
-    wanted += [group_column] if group_column else []
+    wanted += [*([group_column] if group_column else []), *best_per]
     missing = sorted(set(wanted) - set(header))
     if missing:
         raise ValueError(
@@ -77,6 +79,11 @@ def read_points(
         name: _numbers(path, column, lines, [row[column] for _, row in kept])
         for name, column in columns.items()
     }
+    if best_per:
+        alike = [tuple(row[column] for column in best_per) for _, row in kept]
+        best = _best(alike, values["loss"])
+        kept, lines = [kept[i] for i in best], lines[best]
+        values = {name: found[best] for name, found in values.items()}
     _complete(values)
     groups = np.array([row[group_column] for _, row in kept]) if group_column else None
     return Points(values, groups, lines)
@@ -142,6 +149,15 @@ def _number(cell: str | None) -> float:
         return float(cell or "nan")
     except ValueError:
         return float("nan")
+
+
+def _best(alike: Sequence[Hashable], losses: np.ndarray) -> list[int]:
+    """The row of lowest loss of those that are alike, in the order of the file."""
+    best: dict[Hashable, int] = {}
+    for index, key in enumerate(alike):
+        if losses[index] < losses[best.setdefault(key, index)]:
+            best[key] = index
+    return sorted(best.values())
 
 
 def _complete(values: dict[str, np.ndarray]) -> None:

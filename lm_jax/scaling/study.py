@@ -8,7 +8,7 @@ import numpy as np
 from lm_jax.scaling import optimum
 from lm_jax.scaling.envelope import EnvelopeFit, fit_envelope
 from lm_jax.scaling.fitting import DELTA, Fit, fit
-from lm_jax.scaling.groups import Comparison, compare_exponents
+from lm_jax.scaling.groups import compare_exponents
 from lm_jax.scaling.intervals import Profile, Resamples, bootstrap, profile, quality
 from lm_jax.scaling.isoflop import IsoflopFit, fit_isoflop
 from lm_jax.scaling.laws import Law, power, power_offset
@@ -27,6 +27,7 @@ class Study(NamedTuple):
     fit: Fit | IsoflopFit | EnvelopeFit
     resamples: Resamples | None = None
     profiles: dict[str, Profile] | None = None
+    by_group: Resamples | None = None  # of the law with exponents of each group's own
 
 
 def study_law(
@@ -113,35 +114,45 @@ def _at(parameters: dict[str, Any], x: float) -> Any:
     return parameters.get("E", 0.0) + parameters["A"] * x ** -np.asarray(parameters["alpha"])
 
 
-def study_groups(
-    points: Points, law: Law, *, resamples: int = 1_000, delta: float = DELTA, seed: int = 0
-) -> dict[str, Any]:
-    """Whether the groups of the points share exponents: both fits, intervals and a test."""
+def with_groups(
+    study: Study, law: Law, *, resamples: int = 1_000, delta: float = DELTA, seed: int = 0
+) -> Study:
+    """The same study, that also says whether the groups of its points share exponents.
+
+    `results["groups"]` holds both fits with intervals, a test, and the exponents' differences.
+
+    Raises:
+      ValueError: as `compare_exponents` does.
+    """
+    points = study.points
     assert points.groups is not None
     variables = [points[name] for name in law.variables]
     found = compare_exponents(law, variables, points["loss"], points.groups, resamples, delta, seed)
-    return {
-        "shared_exponents": _fit_by_group(found.shared, resamples, seed),
-        "own_exponents": _fit_by_group(found.separate, resamples, seed),
+    shared, separate = (
+        bootstrap(fitted, resamples, seed, strata=fitted.x[-1])
+        for fitted in (found.shared, found.separate)
+    )
+    groups = {
+        "shared_exponents": _parameters_of(shared),
+        "own_exponents": _parameters_of(separate),
         "drop": found.drop,
         "p_value": found.p_value,
-        "differences": _differences(found, resamples, seed),
+        "differences": _differences(separate),
     }
+    return study._replace(results=study.results | {"groups": groups}, by_group=separate)
 
 
-def _fit_by_group(fitted: Fit, resamples: int, seed: int) -> dict[str, Any]:
-    refits = bootstrap(fitted, resamples, seed, strata=fitted.x[-1])
+def _parameters_of(refits: Resamples) -> dict[str, Any]:
+    fitted = refits.fit
     return fitted.parameters | {"objective": fitted.objective, "intervals": refits.intervals()}
 
 
-def _differences(found: Comparison, resamples: int, seed: int) -> dict[str, Any]:
+def _differences(refits: Resamples) -> dict[str, list[float]]:
     """95% bounds of the differences between exponents of two groups."""
-    fitted = found.separate
-    values = bootstrap(fitted, resamples, seed, strata=fitted.x[-1])
-    names = [n for n, log in zip(fitted.law.parameters, fitted.law.is_log, strict=True) if not log]
-    several = values.parameters
+    law, several = refits.fit.law, refits.parameters
+    names = [n for n, log in zip(law.parameters, law.is_log, strict=True) if not log]
     return {
-        f"{one} - {other}": values.interval(several[one] - several[other])
+        f"{one} - {other}": refits.interval(several[one] - several[other])
         for i, one in enumerate(names)
         for other in names[i + 1 :]
         if one.split("[")[0] == other.split("[")[0]

@@ -63,6 +63,42 @@ def test_tokens_follow_from_flops(tmp_path):
     assert json.loads(last)["exponent_n"] == pytest.approx(0.5126, abs=0.01)
 
 
+@pytest.fixture
+def tuned(tmp_path):
+    """Two families with exponents 0.1 and 0.15, each size of each with three learning rates."""
+    rng, rows = np.random.default_rng(0), []
+    for family, alpha in (("lstm", 0.1), ("transformer", 0.15)):
+        for n in np.geomspace(1e4, 1e6, 8):
+            best = 8 * n**-alpha * np.exp(0.002 * rng.standard_normal())
+            rows += [[family, n, rate, best * worse] for rate, worse in ((1, 2), (2, 1), (4, 1.1))]
+    return write(tmp_path / "tuned.csv", ["family", "n", "rate", "loss"], rows)
+
+
+def test_families_by_their_best_rates(tuned, tmp_path):
+    """Of each size the best rate alone counts; each family has its exponent and its line."""
+    page = tmp_path / "page"
+    options = ["--law=power", "--group_column=family", "--resamples=100", f"--output={page}"]
+    code, last, err = launch("scaling_law", tuned, "--best_per=family,n", *options)
+    assert code == 0, err
+    found = json.loads(last)
+    assert found["num_points"] == 16
+    own = found["groups"]["own_exponents"]
+    for family, alpha in (("lstm", 0.1), ("transformer", 0.15)):
+        low, high = own["intervals"][f"alpha[{family}]"]
+        assert low < alpha < high < low + 0.01
+    (low, high) = found["groups"]["differences"]["alpha[lstm] - alpha[transformer]"]
+    assert low < -0.05 < high < -0.04
+    drawn = (page / "groups.svg").read_text()
+    assert "lstm, exponent 0.1" in drawn and "transformer, exponent 0.1" in drawn
+    assert not (page / "law.svg").exists()
+
+
+def test_the_best_of_each_is_of_a_column(tuned):
+    code, _, err = launch("scaling_law", tuned, "--law=power", "--best_per=family,width")
+    assert code == 1
+    assert "has no column width; its columns are family, n, rate, loss" in err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
