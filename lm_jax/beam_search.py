@@ -57,6 +57,52 @@ class _Search(NamedTuple):
     finished: Beams
 
 
+class _Rows(NamedTuple):
+    """Where the rows are in one step."""
+
+    column: jax.Array  # that is written
+    generated_r: jax.Array  # tokens, this one included
+    is_free_r: jax.Array  # open, and past the prompt
+    at_limit_r: jax.Array  # this is the last token
+
+
+class _Task(NamedTuple):
+    """What is the same in all steps."""
+
+    search: BeamSearch
+    end_tokens: tuple[int, ...]
+    lengths_r: jax.Array
+    limits_r: jax.Array
+
+    def rows_at(self, loop: _Search) -> _Rows:
+        column = loop.position + 1
+        is_free_r = (column >= self.lengths_r) & loop.is_open_r
+        return _Rows(column, column + 1 - self.lengths_r, is_free_r, column + 1 >= self.limits_r)
+
+    def penalty(self, length_r: jax.Array) -> jax.Array:
+        base = length_r.astype(jnp.float32)
+        if self.search.length_penalty_kind == "gnmt":
+            base = (5 + base) / 6
+        return base**self.search.length_penalty
+
+
+class _Candidates(NamedTuple):
+    """The best continuations of all beams of a row, best first."""
+
+    log_p_rc: jax.Array
+    parent_rc: jax.Array  # the beam
+    token_rc: jax.Array
+    is_end_rc: jax.Array
+
+
+class _Chosen(NamedTuple):
+    """The beams of the next step."""
+
+    log_p_rb: jax.Array
+    parents_rb: jax.Array
+    tokens_rb: jax.Array
+
+
 def check(search: BeamSearch) -> None:
     """Raises ValueError for a search that cannot be."""
     if search.num_beams < 1:
@@ -110,7 +156,6 @@ def beam_search(
     step, num_beams = model.step, search.num_beams
     assert step is not None
     variables = prepared(model, variables)
-    rows, width = tokens.shape
     vocab_size = jax.eval_shape(step, variables, carry, tokens[:, 0])[0].shape[-1]
     if num_beams > vocab_size:
         raise ValueError(
@@ -118,97 +163,132 @@ def beam_search(
             "search with fewer"
         )
     tokens, lengths, limits = (jnp.asarray(x, jnp.int32) for x in (tokens, lengths, limits))
-    num_candidates = min(max(2, 1 + len(end_tokens)), vocab_size) * num_beams
-    stops_when_full = search.early_stopping == "true" or num_beams == 1
-
-    def penalty(length_r: jax.Array) -> jax.Array:
-        base = length_r.astype(jnp.float32)
-        if search.length_penalty_kind == "gnmt":
-            base = (5 + base) / 6
-        return base**search.length_penalty
+    task = _Task(search, end_tokens, lengths, limits)
 
     def advance(loop: _Search) -> _Search:
-        position, following = loop.position, loop.position + 1
-        last = loop.tokens_rbn[:, :, position].reshape(-1)
+        last = loop.tokens_rbn[:, :, loop.position].reshape(-1)
         logits, carry = step(variables, loop.carry, last)
-        log_p_rbv = jax.nn.log_softmax(logits).reshape(rows, num_beams, vocab_size)
-        candidates_rc, index_rc = jax.lax.top_k(
-            (loop.log_p_rb[:, :, None] + log_p_rbv).reshape(rows, -1), num_candidates
-        )
-        parent_rc, token_rc = index_rc // vocab_size, (index_rc % vocab_size).astype(jnp.int32)
-        is_end_rc = jnp.isin(token_rc, jnp.array(end_tokens, jnp.int32))
-        at_limit_r = following + 1 >= limits
-        stops_rc = is_end_rc | at_limit_r[:, None]
-        is_free_r = (following >= lengths) & loop.is_open_r
-        generated_r = following + 1 - lengths
-
-        # Candidates that stop are finished; the best of the others are the beams of the next step.
-        is_new_rc = stops_rc & is_free_r[:, None] & (jnp.arange(num_candidates) < num_beams)
-        tokens_rcn = _take(loop.tokens_rbn, parent_rc).at[:, :, following].set(token_rc)
-        new = Beams(
-            tokens_rcn,
-            jnp.where(is_end_rc, following, following + 1),
-            is_end_rc,
-            candidates_rc,
-            jnp.where(is_new_rc, candidates_rc / penalty(generated_r)[:, None], -jnp.inf),
-            (),  # type: ignore[arg-type]
-        )
-        finished = _best_of(loop.finished, new, num_beams)
-        log_p_rb, kept_rb = jax.lax.top_k(jnp.where(is_end_rc, -jnp.inf, candidates_rc), num_beams)
-
-        # Rows still at their prompt go on with its tokens, and their beams as they were.
-        beam_rb = jnp.broadcast_to(jnp.arange(num_beams), (rows, num_beams))
-        choose = lambda free, held: jnp.where(is_free_r[:, None], free, held)  # noqa: E731
-        parent_rb = choose(_take(parent_rc, kept_rb), beam_rb)
-        token_rb = choose(_take(token_rc, kept_rb), loop.tokens_rbn[:, :, following])
-        log_p_rb = choose(log_p_rb, loop.log_p_rb)
-        tokens_rbn = _take(loop.tokens_rbn, parent_rb).at[:, :, following].set(token_rb)
+        here = task.rows_at(loop)
+        found = _candidates(task, loop.log_p_rb, logits)
+        finished = _finish(task, here, loop, found)
+        chosen = _go_on(here, loop, found)
         if num_beams > 1:
-            flat = (jnp.arange(rows)[:, None] * num_beams + parent_rb).reshape(-1)
-            carry = jax.tree.map(lambda x: x[flat] if x.ndim else x, carry)
-
-        # A row stays open while a running beam may still beat the worst of its finished texts.
-        hypothetical_r = generated_r
-        if search.early_stopping == "never" and search.length_penalty > 0:
-            hypothetical_r = limits - lengths
-        worst_r = finished.scores[:, -1]
-        is_better_r = log_p_rb[:, 0] / penalty(hypothetical_r) > worst_r
-        if stops_when_full:
-            is_better_r &= jnp.isneginf(worst_r)
-        is_open_r = loop.is_open_r & (~is_free_r | is_better_r) & ~at_limit_r
-
-        exists_rb = is_free_r[:, None] & (log_p_rb > -jnp.inf)
-        write = lambda array, values, nothing: array.at[:, following].set(  # noqa: E731
-            jnp.where(exists_rb, values, nothing)
+            carry = _reordered(carry, chosen.parents_rb)
+        tokens_rbn = _take(loop.tokens_rbn, chosen.parents_rb)
+        return _Search(
+            here.column,
+            carry,
+            tokens_rbn.at[:, :, here.column].set(chosen.tokens_rb),
+            chosen.log_p_rb,
+            _stay_open(task, here, loop.is_open_r, chosen.log_p_rb[:, 0], finished.scores[:, -1]),
+            finished._replace(steps=_noted(here, loop.finished.steps, chosen)),
         )
-        steps = Steps(
-            write(loop.finished.steps.tokens, token_rb, -1),
-            write(loop.finished.steps.parents, parent_rb, -1),
-            write(loop.finished.steps.log_probabilities, log_p_rb, -jnp.inf),
-        )
-        finished = finished._replace(steps=steps)
-        return _Search(following, carry, tokens_rbn, log_p_rb, is_open_r, finished)
 
+    first = _first(task, tokens, carry, prefix_length)
+    return jax.lax.while_loop(lambda loop: jnp.any(loop.is_open_r), advance, first).finished
+
+
+def _first(task: _Task, tokens: jax.Array, carry: Carry, position: int) -> _Search:
+    (rows, width), num_beams = tokens.shape, task.search.num_beams
     tokens_rbn = jnp.repeat(tokens[:, None], num_beams, axis=1)
     none_rnb = jnp.full((rows, width, num_beams), -1, jnp.int32)
     nothing_rb = jnp.full((rows, num_beams), -jnp.inf)
     finished = Beams(
         tokens_rbn,
-        jnp.repeat(lengths[:, None], num_beams, axis=1),
+        jnp.repeat(task.lengths_r[:, None], num_beams, axis=1),
         jnp.zeros((rows, num_beams), bool),
         nothing_rb,
         nothing_rb,
         Steps(none_rnb, none_rnb, jnp.full(none_rnb.shape, -jnp.inf)),
     )
-    first = _Search(
-        jnp.int32(prefix_length),
+    return _Search(
+        jnp.int32(position),
         jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0) if x.ndim else x, carry),
         tokens_rbn,
         nothing_rb.at[:, 0].set(0),  # all beams but one are copies of the prompt
-        lengths < limits,
+        task.lengths_r < task.limits_r,
         finished,
     )
-    return jax.lax.while_loop(lambda loop: jnp.any(loop.is_open_r), advance, first).finished
+
+
+def _candidates(task: _Task, log_p_rb: jax.Array, logits: jax.Array) -> _Candidates:
+    rows, num_beams = log_p_rb.shape
+    vocab_size = logits.shape[-1]
+    count = min(max(2, 1 + len(task.end_tokens)), vocab_size) * num_beams
+    log_p_rbv = jax.nn.log_softmax(logits).reshape(rows, num_beams, vocab_size)
+    log_p_rc, index_rc = jax.lax.top_k((log_p_rb[:, :, None] + log_p_rbv).reshape(rows, -1), count)
+    token_rc = (index_rc % vocab_size).astype(jnp.int32)
+    is_end_rc = jnp.isin(token_rc, jnp.array(task.end_tokens, jnp.int32))
+    return _Candidates(log_p_rc, index_rc // vocab_size, token_rc, is_end_rc)
+
+
+def _finish(task: _Task, here: _Rows, loop: _Search, found: _Candidates) -> Beams:
+    """The best finished texts, with those of the candidates that stop."""
+    num_beams = task.search.num_beams
+    stops_rc = found.is_end_rc | here.at_limit_r[:, None]
+    is_among_best_c = jnp.arange(stops_rc.shape[1]) < num_beams
+    is_new_rc = stops_rc & here.is_free_r[:, None] & is_among_best_c
+    scores_rc = found.log_p_rc / task.penalty(here.generated_r)[:, None]
+    tokens_rcn = _take(loop.tokens_rbn, found.parent_rc)
+    new = Beams(
+        tokens_rcn.at[:, :, here.column].set(found.token_rc),
+        jnp.where(found.is_end_rc, here.column, here.column + 1),
+        found.is_end_rc,
+        found.log_p_rc,
+        jnp.where(is_new_rc, scores_rc, -jnp.inf),
+        (),  # type: ignore[arg-type]
+    )
+    return _best_of(loop.finished, new, num_beams)
+
+
+def _go_on(here: _Rows, loop: _Search, found: _Candidates) -> _Chosen:
+    """The best candidates that do not end; rows still at their prompt go on with its tokens."""
+    rows, num_beams = loop.log_p_rb.shape
+    open_rc = jnp.where(found.is_end_rc, -jnp.inf, found.log_p_rc)
+    log_p_rb, kept_rb = jax.lax.top_k(open_rc, num_beams)
+    beam_rb = jnp.broadcast_to(jnp.arange(num_beams), (rows, num_beams))
+    choose = lambda free, held: jnp.where(here.is_free_r[:, None], free, held)  # noqa: E731
+    return _Chosen(
+        choose(log_p_rb, loop.log_p_rb),
+        choose(_take(found.parent_rc, kept_rb), beam_rb),
+        choose(_take(found.token_rc, kept_rb), loop.tokens_rbn[:, :, here.column]),
+    )
+
+
+def _reordered(carry: Carry, parents_rb: jax.Array) -> Carry:
+    rows, num_beams = parents_rb.shape
+    flat = (jnp.arange(rows)[:, None] * num_beams + parents_rb).reshape(-1)
+    return jax.tree.map(lambda x: x[flat] if x.ndim else x, carry)
+
+
+def _stay_open(
+    task: _Task, here: _Rows, is_open_r: jax.Array, best_r: jax.Array, worst_r: jax.Array
+) -> jax.Array:
+    """Whether a running beam may still beat the worst finished text of its row.
+
+    Args:
+      best_r: log-probabilities of the best running beams.
+      worst_r: scores of the worst finished texts.
+    """
+    search, length_r = task.search, here.generated_r
+    if search.early_stopping == "never" and search.length_penalty > 0:
+        length_r = task.limits_r - task.lengths_r
+    is_better_r = best_r / task.penalty(length_r) > worst_r
+    if search.early_stopping == "true" or search.num_beams == 1:
+        is_better_r &= jnp.isneginf(worst_r)
+    return is_open_r & (~here.is_free_r | is_better_r) & ~here.at_limit_r
+
+
+def _noted(here: _Rows, steps: Steps, chosen: _Chosen) -> Steps:
+    exists_rb = here.is_free_r[:, None] & (chosen.log_p_rb > -jnp.inf)
+    write = lambda array, values, nothing: array.at[:, here.column].set(  # noqa: E731
+        jnp.where(exists_rb, values, nothing)
+    )
+    return Steps(
+        write(steps.tokens, chosen.tokens_rb, -1),
+        write(steps.parents, chosen.parents_rb, -1),
+        write(steps.log_probabilities, chosen.log_p_rb, -jnp.inf),
+    )
 
 
 def _take(x: Any, index: jax.Array) -> jax.Array:

@@ -36,7 +36,7 @@ def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(two_devices, tmp_
     assert found["cross_entropy"] == wanted
     text, how = "The ", SamplesConfig(1, max_new_tokens=1, temperature=0)
     completed = runs.complete(run, [text], how)[0].text
-    tokens = np.array([run.tokenizer.encode(text)])
+    tokens = np.array([[run.tokenizer.end_of_document, *run.tokenizer.encode(text)]])
     logits, _ = run.program.model.apply(run.variables, {"inputs": tokens}, train=False)
     assert completed == text + run.tokenizer.decode([int(logits[0, -1].argmax())])
 
