@@ -165,7 +165,7 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
                     program.say(f"{run.name} goes on from step {begun[1]} of {begun[0]}")
             if len(fan) == 1:
                 ((place, run),) = fan.items()
-                kept = branches.branch_step(run.experiment) or None
+                kept = branches.branch_step(run.experiment)
                 return trainer.train(run.experiment, place, stop_requested, keep_step=kept)
             found = fans.train({p: run.experiment for p, run in fan.items()}, stop_requested)
         except Exception as error:

@@ -15,10 +15,16 @@ from lm_jax import hosts
 from lm_jax.experiment import CheckpointConfig
 
 
+def finished_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, rising, of those that were saved to the end."""
+    names = (path.name for path in directory.glob("[0-9]*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 class Checkpoints:
     """The checkpoints of one run: the last few and the best few, written in the background.
 
-    Those that were the last and the best as of `keep_step` stay, too.
+    Those that were the last and the best as of `keep_step`, if that is not 0, stay, too.
     """
 
     def __init__(
@@ -26,7 +32,7 @@ class Checkpoints:
         directory: Path,
         config: CheckpointConfig,
         *,
-        keep_step: int | None = None,
+        keep_step: int = 0,
         read_only: bool = False,
     ):
         latest = preservation_policy.LatestN(config.keep_last)
@@ -37,7 +43,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         keep: list[Any] = [latest, best] if config.keep_best else [latest]
-        if keep_step is not None:
+        if keep_step:
             last = preservation_policy.LatestN(1)
             then = [last, best] if config.keep_best else [last]
             keep.append(_AsOf(keep_step, preservation_policy.AnyPreservationPolicy(then)))

@@ -13,7 +13,7 @@ import numpy as np
 from lm_jax import completion, data, evaluation, hosts, profiling, sharding, training, workdir
 from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
-from lm_jax.checkpoints import Checkpoints
+from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import Experiment, SamplesConfig
 from lm_jax.goodput import TimeSheet
 from lm_jax.inspection import inspect
@@ -35,7 +35,7 @@ def train(
     directory: Path,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
-    keep_step: int | None = None,
+    keep_step: int = 0,
 ) -> dict[str, Any]:
     """Trains to the end, or resumes and does, and returns what the run came to.
 
@@ -47,7 +47,7 @@ def train(
     Args:
       profile_steps: the first and the last step to trace, into `profile` of the work directory: see
         `profiling.Tracer`.
-      keep_step: a step at which a dispatch ends, whose checkpoint is saved and stays.
+      keep_step: a step at which a dispatch ends, whose checkpoint is saved and stays; 0: none.
 
     Raises:
       ValueError: before anything is written, when the experiment cannot run or the work directory
@@ -68,8 +68,7 @@ def train(
     num_steps = 1 if counts else experiment.training.num_steps
     profiling.check(profile_steps, 0 if counts else num_steps)
     batches = None if counts else training_batches(program, dataset)
-    saved = (directory / "checkpoints").glob("[0-9]*")
-    resumes = any(path.name.isdecimal() for path in saved)  # others were never finished
+    resumes = bool(finished_steps(directory / "checkpoints"))
     hosts.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else inherited_variables(experiment, dataset.tokenizer)
     check(program, dataset)
@@ -103,9 +102,14 @@ def train(
                 tracer = profiling.Tracer(train_steps, profile, profile_steps, int(state.step))
                 train_steps = stack.enter_context(contextlib.closing(tracer))
             with sharding.on_mesh(program.mesh):
-                kept = () if keep_step is None else (keep_step,)
                 state = training.fit(
-                    train_steps, state, batches, experiment, program.mesh, hooks, save_at=kept
+                    train_steps,
+                    state,
+                    batches,
+                    experiment,
+                    program.mesh,
+                    hooks,
+                    save_at=[keep_step],
                 )
         step = int(state.step)
         results: dict[str, Any] = {"workdir": str(directory), "step": step}

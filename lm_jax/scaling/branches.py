@@ -8,7 +8,6 @@ model cost one long run and a fall each (Hagele et al. 2024).
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -16,17 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax import experiment as experiments
-from lm_jax.experiment import Experiment, ScheduleConfig
+from lm_jax.checkpoints import finished_steps
+from lm_jax.experiment import Experiment
 from lm_jax.optimizers import steps_before_decay
 from lm_jax.scaling import sweep_directory
 from lm_jax.scaling.plan import Planned
+from lm_jax.scaling.sweeps import text_without
 from lm_jax.telemetry import read_metrics
 from lm_jax.training import last_dispatch_end
-from lm_jax.workdir import read_environment
+from lm_jax.workdir import read_environment, read_experiment
 
 # Besides `training.num_steps`, what runs on one trunk may differ in: it tells only how rates fall.
-_OF_THE_FALL = ("decay_fraction", "final_fraction")
+_OF_THE_FALL = ("schedule.decay_fraction", "schedule.final_fraction")
 # What a run leaves besides metrics and checkpoints, as one that goes on in its directory finds it.
 _INPUTS = ("data.json", "tokenizer", "tensorboard")
 
@@ -91,7 +91,8 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
     """Gives a run that has no work directory yet the beginning of another one on its trunk.
 
     The new directory is what the run itself would have left, stopped at that step; `branch.json`
-    says whose it is. It is there whole or not at all. Runs that another process trains are left.
+    says whose it is. It is there whole or not at all. Runs that another process trains are left,
+    and so are those that were trained before the plan was changed.
 
     Returns:
       The name of the other run and the step; None where the run begins by itself.
@@ -150,35 +151,31 @@ def _boundary(step: int, experiment: Experiment) -> int:
 
 def _trunk(experiment: Experiment) -> str:
     """The same text for experiments whose steps are the same until a rate falls."""
-    defaults = ScheduleConfig()
-    falls = {name: getattr(defaults, name) for name in _OF_THE_FALL}
-    alike = dataclasses.replace(
-        experiment,
-        schedule=dataclasses.replace(experiment.schedule, **falls),
-        training=dataclasses.replace(experiment.training, num_steps=1),
-    )
-    return json.dumps(experiments.to_dict(alike), sort_keys=True)
+    return text_without(experiment, ["training.num_steps", *_OF_THE_FALL])
 
 
 def _newest_shared(directory: Path, other: Planned, run: Planned) -> int:
     """The step of the newest checkpoint of another run that this one would come to, too; or 0."""
+    source = sweep_directory.workdir_of(directory, other)
+    try:  # what may change when a run is resumed decides which rows and states it leaves
+        if read_experiment(source) != other.experiment:
+            return 0
+    except ValueError:
+        return 0
     most = min(_before_decay(other.experiment), _before_decay(run.experiment))
-    names = (path.name for path in _checkpoints(sweep_directory.workdir_of(directory, other)))
-    steps = [int(name) for name in names if name.isdecimal() and int(name) <= most]
-    return max((step for step in steps if _boundary(step, run.experiment) == step), default=0)
-
-
-def _checkpoints(workdir: Path) -> list[Path]:
-    return list((workdir / "checkpoints").glob("[0-9]*"))
+    steps = finished_steps(source / "checkpoints")
+    shared = (s for s in steps if s <= most and _boundary(s, run.experiment) == s)
+    return max(shared, default=0)
 
 
 def _copy(source: Path, place: Path, step: int, other: Planned) -> None:
     partial = place.with_name(f"{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "checkpoints").mkdir(parents=True)
-    for path in _checkpoints(source):
-        if path.name.isdecimal() and int(path.name) <= step:  # the best until then is among them
-            shutil.copytree(path, partial / "checkpoints" / path.name)
+    for saved in finished_steps(source / "checkpoints"):
+        if saved <= step:  # the best until then is among them
+            name = f"checkpoints/{saved}"
+            shutil.copytree(source / name, partial / name)
     for name in _INPUTS:
         if (path := source / name).is_dir():
             shutil.copytree(path, partial / name)

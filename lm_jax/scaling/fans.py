@@ -7,7 +7,6 @@ Axes: r runs, n steps.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ import numpy as np
 
 from lm_jax import data, programs, sharding, trainer, training, workdir
 from lm_jax import experiment as experiments
-from lm_jax.checkpoints import Checkpoints
+from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import Experiment
 from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
 from lm_jax.scaling.branches import branch_step
+from lm_jax.scaling.sweeps import text_without
 from lm_jax.training import TrainState
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
@@ -34,14 +34,7 @@ _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 def _shape_of(experiment: Experiment) -> str:
     """The same text for experiments that can be trained as one fan."""
-    found = experiments.to_dict(experiment)
-    for path in FREE:
-        *parts, name = path.split(".")
-        inner = found
-        for part in parts:
-            inner = inner[part]
-        del inner[name]
-    return json.dumps(found, sort_keys=True)
+    return text_without(experiment, FREE)
 
 
 def fans_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
@@ -95,8 +88,7 @@ def train(
 
 def _newest_step(directory: Path) -> int:
     """The step of the newest checkpoint; 0 if there is none."""
-    names = (path.name for path in (directory / "checkpoints").glob("[0-9]*"))
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max(finished_steps(directory / "checkpoints"), default=0)
 
 
 def _train(
@@ -128,7 +120,7 @@ def _train(
                 Checkpoints(
                     directory / "checkpoints",
                     experiment.checkpoint,
-                    keep_step=branch_step(experiment) or None,
+                    keep_step=branch_step(experiment),
                 )
             )
             for directory, experiment in runs.items()

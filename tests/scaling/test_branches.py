@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from lm_jax import experiment as experiments
 from lm_jax import runs, trainer, training
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
@@ -59,7 +60,7 @@ def train(directory, plan, run, stop_requested=lambda step: False):
         run.experiment,
         sweep_directory.workdir_of(directory, run),
         stop_requested,
-        keep_step=branches.branch_step(run.experiment) or None,
+        keep_step=branches.branch_step(run.experiment),
     )
 
 
@@ -163,6 +164,7 @@ def leave(directory, run, steps, rows=()):
         (place / "checkpoints" / str(step) / "state").write_text(run.name)
     (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
     (place / "data.json").write_text("{}")
+    (place / "config.json").write_text(experiments.dumps(run.experiment))
     (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sweep_directory.note_beginning(directory, run)
 
@@ -207,6 +209,16 @@ def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_pat
         assert branches.begin(tmp_path, plan, plan[1]) is None
     assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
     assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
+
+
+def test_a_run_that_was_trained_before_the_plan_changed_is_no_beginning(text, tmp_path):
+    """Its rows and states stand at other steps than those that the new plan would have left."""
+    leave(tmp_path, of_lengths(tmp_path, base_of(text), [16, 24])[0], [8, 12])
+    base = base_of(text)
+    base.evaluation.every_steps = 4
+    plan = of_lengths(tmp_path, base, [16, 24])
+    assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
 
 
 def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypatch):
