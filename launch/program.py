@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from lm_jax import experiment as experiments
 from lm_jax import hosts, programs, xla_presets
+from lm_jax.experiment_checks import validate
 from lm_jax.telemetry import finite
 
 XLA_PRESET = flags.DEFINE_enum(
@@ -92,7 +93,7 @@ def experiment_of(holder: Any) -> experiments.Experiment:
             or f"--{holder.name} gave no Experiment; "
             "expected a Python file with get_config() -> Experiment, such as configs/quickstart.py"
         )
-    experiments.validate(experiment)
+    validate(experiment)
     return experiment
 
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from lm_jax import data, evaluation, parametrization, sharding, training
 from lm_jax import experiment as experiments
 from lm_jax.experiment import EvaluationConfig, Experiment
+from lm_jax.experiment_checks import validate
 from lm_jax.mesh import AUTO, automatic
 from lm_jax.models import Model, build_model
 from lm_jax.models.transformer_config import BlocksConfig
@@ -52,7 +53,7 @@ def compile_experiment(
     Raises:
       ValueError: a configuration that cannot run on these devices or with this data set.
     """
-    experiments.validate(experiment)
+    validate(experiment)
     experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
     objective = OBJECTIVES[experiment.objective]
     if special := objective.special_ids(experiment):

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from lm_jax import completion, data, evaluation, hosts, sharding, training, workdir
-from lm_jax import experiment as experiments
 from lm_jax.beam_tree import draw
 from lm_jax.checkpoints import Checkpoints
 from lm_jax.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.experiment_checks import validate
 from lm_jax.inspection import embedding_table
 from lm_jax.mesh import AUTO
 from lm_jax.programs import (
@@ -136,7 +136,7 @@ def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> eval
 
 
 def _dataset_to_evaluate(run: Run, how: EvaluationConfig) -> Dataset:
-    experiments.validate(dataclasses.replace(run.program.experiment, evaluation=how))
+    validate(dataclasses.replace(run.program.experiment, evaluation=how))
     sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
     return dataset_of(run)
 
@@ -200,7 +200,7 @@ def validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
     Raises:
       ValueError: it cannot.
     """
-    experiments.validate(dataclasses.replace(run.program.experiment, samples=config))
+    validate(dataclasses.replace(run.program.experiment, samples=config))
     if run.tokenizer is None or run.program.model.step is None:
         raise ValueError(f"the model of {run.workdir} does not generate text")
     return run.tokenizer

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from lm_jax import completion, data, evaluation, hosts, profiling, sharding, training, workdir
-from lm_jax import experiment as experiments
 from lm_jax.baselines import baselines
 from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import Experiment, SamplesConfig
+from lm_jax.experiment_checks import validate
 from lm_jax.goodput import TimeSheet
 from lm_jax.inspection import inspect
 from lm_jax.objectives import targets_per_step
@@ -56,7 +56,7 @@ def train(
     """
     started = time.monotonic()
     hosts.agree(workdir.plan(experiment, directory))
-    experiments.validate(experiment)
+    validate(experiment)
     dataset = hosts.first_then_others(lambda: _dataset(experiment, directory))
     finished = workdir.results_of(experiment, directory)
     hosts.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})

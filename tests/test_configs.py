@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
+from lm_jax.experiment_checks import validate
 from lm_jax.scaling.sweeps import trials_of
 from tests.test_launch import ROOT
 
@@ -33,7 +34,7 @@ def experiments_of(module):
 @pytest.mark.parametrize("module", RUNNABLE, ids=lambda m: m.__name__)
 def test_it_is_valid_survives_json_and_says_how_to_run_it(module):
     for config in experiments_of(module):
-        experiments.validate(config)
+        validate(config)
         assert experiments.from_dict(experiments.to_dict(config)) == config
         assert isinstance(config, Experiment)
     stem = module.__name__.removeprefix("configs.")
@@ -71,6 +72,6 @@ def test_a_sweep_is_valid_and_says_how_to_run_it(path):
     module = importlib.import_module(f"configs.sweeps.{path.stem}")
     trials = trials_of(module.get_sweep())
     for trial in trials.values():
-        experiments.validate(trial.experiment)
+        validate(trial.experiment)
     command = f"python -m launch.sweep --config=configs/sweeps/{path.name} "
     assert command in module.__doc__

@@ -6,13 +6,14 @@ import pytest
 from configs import quickstart, shakespeare_char_cpu
 from lm_jax import experiment as experiments
 from lm_jax.data import LabelledTextConfig
+from lm_jax.experiment_checks import validate
 from tests.experiments import tiny
 
 
 @pytest.mark.parametrize("module", [quickstart, shakespeare_char_cpu])
 def test_shipped_configurations_are_valid_and_survive_json(module):
     config = module.get_config()
-    experiments.validate(config)
+    validate(config)
     assert experiments.from_dict(experiments.to_dict(config)) == config
 
 
@@ -36,13 +37,13 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
 )
 def test_impossible_values_are_refused_in_one_line(fields, message):
     with pytest.raises(ValueError, match=message) as error:
-        experiments.validate(tiny(**fields))
+        validate(tiny(**fields))
     assert "\n" not in str(error.value)
 
 
 def test_the_batch_size_can_be_given_in_tokens():
     config = tiny(training__batch_size_tokens=512)
-    experiments.validate(config)
+    validate(config)
     assert experiments.sequences_per_step(config) == 16
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from lm_jax import experiment as experiments
 from lm_jax import programs, sharding
+from lm_jax.experiment_checks import validate
 from lm_jax.mesh import AXES, automatic, axis_sizes, parse, show
 from tests.experiments import tiny
 
@@ -44,9 +45,9 @@ def test_a_mesh_that_says_nothing_or_does_not_fit_is_refused(text, message):
 
 
 def test_a_configuration_names_a_mesh_or_leaves_it_open():
-    experiments.validate(tiny(mesh="auto"))
+    validate(tiny(mesh="auto"))
     with pytest.raises(ValueError, match="mesh dta:8: 'dta:8' is no axis"):
-        experiments.validate(tiny(mesh="dta:8"))
+        validate(tiny(mesh="dta:8"))
 
 
 def test_a_mesh_that_a_run_wrote_as_sizes_is_read():

@@ -18,6 +18,7 @@ import pytest
 from lm_jax import experiment as experiments
 from lm_jax import parametrization, programs, trainer
 from lm_jax.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
+from lm_jax.experiment_checks import validate
 from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet import ConvNetConfig
@@ -382,7 +383,7 @@ def test_what_cannot_be_scaled_is_refused(config, base, message):
     experiment = experiments.of_model(config)
     experiment.mup_base_width = base
     with pytest.raises(ValueError, match=message) as error:
-        experiments.validate(experiment)
+        validate(experiment)
     assert "\n" not in str(error.value)
 
 

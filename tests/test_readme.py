@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.quickstart import get_config
-from lm_jax import experiment as experiments
+from lm_jax.experiment_checks import validate
 from tests.test_launch import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,4 +90,4 @@ def test_models_shown_in_passing_can_be_built(name):
     experiment = get_config()
     for field, value in shown:
         setattr(experiment.model, field, int(value))
-    experiments.validate(experiment)
+    validate(experiment)

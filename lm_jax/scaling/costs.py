@@ -11,6 +11,7 @@ import jax
 from lm_jax import experiment as experiments
 from lm_jax import training
 from lm_jax.experiment import EvaluationConfig, Experiment, OptimizerConfig, TrainingConfig
+from lm_jax.experiment_checks import validate
 from lm_jax.objectives import targets_per_step
 from lm_jax.programs import compile_experiment
 from lm_jax.scaling.accounting import count_parameters, embedding_split
@@ -43,7 +44,7 @@ def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> C
     Raises:
       ValueError: the experiment cannot run, or its model cannot be built.
     """
-    experiments.validate(experiment)
+    validate(experiment)
     traced = _trace(shape_of(experiment, sizes))
     steps = experiment.training.num_steps if traced.flops_per_step else 1
     targets = targets_per_step(experiment) * steps if traced.flops_per_step else 0

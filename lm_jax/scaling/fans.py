@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data, programs, sharding, trainer, training, workdir
-from lm_jax import experiment as experiments
 from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import Experiment
+from lm_jax.experiment_checks import validate
 from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
 from lm_jax.scaling.branches import branch_step
@@ -66,7 +66,7 @@ def train(
             f"{len(runs)} runs are not of one shape; runs of a fan differ in {', '.join(FREE)} only"
         )
     for directory, experiment in runs.items():
-        experiments.validate(experiment)
+        validate(experiment)
         workdir.refuse_another_experiment(experiment, directory)
     dataset = data.prepare(next(iter(runs.values())).data)
     results: dict[Path, dict[str, Any]] = {}

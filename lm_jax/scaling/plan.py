@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from lm_jax import experiment as experiments
 from lm_jax.experiment import Experiment
+from lm_jax.experiment_checks import validate
 from lm_jax.scaling.costs import Cost, cost_of, shape_of
 from lm_jax.scaling.sweeps import Trial, address
 
@@ -46,7 +46,7 @@ def make_plan(
     for name, (experiment, labels) in trials.items():
         of_data = repr(experiment.data)
         try:
-            experiments.validate(experiment)
+            validate(experiment)
             if of_data not in sizes:
                 sizes[of_data] = sizes_of(experiment)
             cost = cost_of(experiment, sizes[of_data])

@@ -9,6 +9,7 @@ import pytest
 
 from lm_jax import experiment as experiments
 from lm_jax.data.config import KINDS
+from lm_jax.experiment_checks import validate
 from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.transformer import TransformerConfig
@@ -134,7 +135,7 @@ def test_steps_of_an_isoflop_profile_meet_its_budget():
         assert trial.labels["budget"] in budgets
         assert abs(steps * of_step - trial.labels["budget"]) <= of_step / 2
         assert steps >= 50 and experiment.schedule.warmup_steps == round(0.1 * steps)
-        experiments.validate(experiment)
+        validate(experiment)
 
 
 def test_a_budget_of_few_steps_is_refused():
