@@ -8,10 +8,11 @@ r"""Loss by parameters in four families, on the bytes of Python's standard libra
 
 What Kaplan et al. (2020) show in figure 7, in miniature: six sizes of each family, 3 to 400
 thousand parameters without embeddings, see the same 1.5 million bytes. Each is trained with several
-learning rates, a factor of two apart.
+learning rates, a factor of two apart, and two sizes with three seeds at their best rate.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from configs.sweeps._stdlib import on_stdlib
@@ -26,6 +27,11 @@ CONTEXT_LENGTH = 128
 STEPS = 1500
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the rates of a size
 LARGE = 4  # sizes from this one on go without the highest
+SEEDS = (1, 2)  # of two sizes, with the factor that was best with seed 0
+SEEDED = {
+    1: {"transformer": 0.5, "lstm": 2.0, "cnn": 1.0, "mlp": 1.0},
+    3: {"transformer": 1.0, "lstm": 2.0, "cnn": 1.0, "mlp": 1.0},
+}
 
 
 class Size(NamedTuple):
@@ -67,17 +73,24 @@ def mlps() -> list[Size]:
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """Each size of each family with its learning rates, small sizes first."""
+    """Each size of each family with its learning rates, small sizes first; then the other seeds."""
     base = on_stdlib()
     base.training.num_steps = STEPS
     base.schedule = ScheduleConfig(warmup_steps=STEPS // 10)
     base.samples = SamplesConfig(num_samples=0)
     families = {"transformer": transformers(), "lstm": lstms(), "cnn": cnns(), "mlp": mlps()}
+
+    def with_rates(family: str, index: int, factors: Sequence[float], **fields: Any) -> Any:
+        size = families[family][index]
+        rates = [float(f"{size.rate * factor:.2g}") for factor in factors]
+        model = {f"{family}{index}": size.model}
+        return grid(base, {"model": model, **fields, "schedule.peak_learning_rate": rates})
+
     runs: dict[str, Experiment] = {}
-    for index, sizes in enumerate(zip(*families.values(), strict=True)):
-        for family, size in zip(families, sizes, strict=True):
-            factors = FACTORS[:-1] if index >= LARGE else FACTORS
-            rates = [float(f"{size.rate * factor:.2g}") for factor in factors]
-            model = {f"{family}{index}": size.model}
-            runs |= grid(base, {"model": model, "schedule.peak_learning_rate": rates})
+    for index in range(len(families["mlp"])):
+        for family in families:
+            runs |= with_rates(family, index, FACTORS[:-1] if index >= LARGE else FACTORS)
+    for index, best in SEEDED.items():
+        for family, factor in best.items():
+            runs |= with_rates(family, index, [factor], seed=SEEDS)
     return runs
