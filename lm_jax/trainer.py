@@ -91,31 +91,14 @@ def train(
         if packing := getattr(batches, "note", None):
             record.log.message(packing)
         time_sheet = TimeSheet(started)
-        tracer = None
+        profile: dict[str, Any] = {}
         if batches is not None:
             hooks = training.Hooks(
                 record.meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
             )
-            train_steps = training.jit_train_steps(program.train_step)
-            if profile_steps:
-                profile = directory / "profile"
-                tracer = profiling.Tracer(train_steps, profile, profile_steps, int(state.step))
-                train_steps = stack.enter_context(contextlib.closing(tracer))
-            with sharding.on_mesh(program.mesh):
-                state = training.fit(
-                    train_steps,
-                    state,
-                    batches,
-                    experiment,
-                    program.mesh,
-                    hooks,
-                    save_at=[keep_step],
-                )
+            state, profile = _take_steps(record, state, batches, hooks, keep_step, profile_steps)
         step = int(state.step)
-        results: dict[str, Any] = {"workdir": str(directory), "step": step}
-        if tracer:
-            tracer.close()
-            results |= {"profile": tracer.results} if tracer.results else {}
+        results: dict[str, Any] = {"workdir": str(directory), "step": step} | profile
         if step < num_steps:
             return results | {"stopped": True}
         results |= record.conclude(state, started)
@@ -123,6 +106,39 @@ def train(
             results["goodput"] = time_sheet.goodput()
     write_results(record, state, results)
     return results
+
+
+def _take_steps(
+    record: "Record",
+    state: training.TrainState,
+    batches: training.Batches,
+    hooks: training.Hooks,
+    keep_step: int,
+    profile_steps: tuple[int, int] | None,
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """The state where training ends or is stopped, and the `profile` of the steps to trace."""
+    program, found = record.program, {}
+    train_steps = training.jit_train_steps(program.train_step)
+    with contextlib.ExitStack() as stack:
+        tracer = None
+        if profile_steps:
+            place = record.directory / "profile"
+            tracer = profiling.Tracer(train_steps, place, profile_steps, int(state.step))
+            train_steps = stack.enter_context(contextlib.closing(tracer))
+        with sharding.on_mesh(program.mesh):
+            state = training.fit(
+                train_steps,
+                state,
+                batches,
+                program.experiment,
+                program.mesh,
+                hooks,
+                save_at=[keep_step],
+            )
+        if tracer:
+            tracer.close()
+            found = {"profile": tracer.results} if tracer.results else {}
+    return state, found
 
 
 def _dataset(experiment: Experiment, directory: Path) -> Dataset:
