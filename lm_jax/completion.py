@@ -3,7 +3,7 @@
 import bisect
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -145,74 +145,96 @@ def complete(
     Raises:
       ValueError: a prompt does not fit the model.
     """
-    texts, hidden, source, room = openings(
-        program,
-        tokenizer,
-        [prompt for prompt in prompts for _ in range(config.num_samples)],
-        truncate=truncate,
-    )
-    if not texts:
+    each = [prompt for prompt in prompts for _ in range(config.num_samples)]
+    tokens, hidden, source, room = openings(program, tokenizer, each, truncate=truncate)
+    if not tokens:
         return []
+    texts = [
+        _Text(tokenizer, stop, begins, skipped, config.max_new_tokens, room)
+        for begins, skipped in zip(tokens, hidden, strict=True)
+    ]
     context = longest_context(program)
-    begins = [len(text) for text in texts]
-    limits = [begin + config.max_new_tokens for begin in begins]
-    if room is not None:
-        limits = [min(limit, room) for limit in limits]
-    sample_numbers = np.tile(np.arange(config.num_samples), len(prompts))
-    nats: list[list[float]] = [[] for _ in texts]
-
-    def decode(index: int, tokens: list[int]) -> str:
-        return tokenizer.decode(np.array(tokens[hidden[index] :], np.int32))
-
-    given = [len(decode(index, text)) for index, text in enumerate(texts)]
-
-    def stops(index: int, tokens: list[int]) -> bool:
-        new = decode(index, tokens)[given[index] :]
-        return any(string in new for string in stop)
-
     write = functools.partial(
         _write,
         program.model,
         variables,
-        width=min(context, max(limits)),
+        width=min(context, max(text.limit for text in texts)),
         source=source,
         sampling=Sampling(
             config.repetition_penalty, config.temperature, config.top_k, config.top_p, config.min_p
         ),
         end_token=tokenizer.end_of_document,
         vocab_size=program.experiment.model.vocab_size,
-        stops=stops if stop else None,
     )
-    kept = max(begins)  # tokens of each text that the model reads again
+    sample_numbers = np.tile(np.arange(config.num_samples), len(prompts))
+    kept = max(map(len, tokens))  # of each text, that the model reads again
     window = 0
-    while any(len(text) < limit for text, limit in zip(texts, limits, strict=True)):
+    while any(len(text.tokens) < text.limit for text in texts):
         keys = _keys(seed, sample_numbers, window)
-        for index, (new, log_p, ended) in enumerate(write(texts, limits, kept, keys)):
-            texts[index] += new
-            nats[index] += log_p
-            if ended:
-                limits[index] = len(texts[index])
+        for text, written in zip(texts, write(texts, kept, keys), strict=True):
+            text.add(*written)
         kept, window = max(context // 2, 1), window + 1
+    return [text.completion() for text in texts]
 
-    completions = []
-    for index, (text, begin) in enumerate(zip(texts, begins, strict=True)):
-        decoded, counted = decode(index, text), nats[index]
-        if stop and stops(index, text):
+
+class _Text:
+    """A text while it is written."""
+
+    def __init__(
+        self,
+        tokenizer: data.Tokenizer,
+        stop: Sequence[str],
+        tokens: list[int],
+        hidden: int,
+        most: int,
+        room: int | None,
+    ):
+        """Begins with the tokens, of which the hidden ones are no part of it.
+
+        Args:
+          most: new tokens.
+          room: tokens after which it has to end; None: it may go on for ever.
+        """
+        self.tokens, self.has_stop = list(tokens), bool(stop)
+        self.limit = len(tokens) + most if room is None else min(len(tokens) + most, room)
+        self._tokenizer, self._stop = tokenizer, stop
+        self._begin, self._hidden = len(tokens), hidden
+        self._nats: list[float] = []
+        self._given = len(self._decoded(tokens))
+
+    def add(self, new: list[int], nats: list[float], ended: bool) -> None:
+        self.tokens += new
+        self._nats += nats
+        if ended:
+            self.limit = len(self.tokens)
+
+    def stops(self, tokens: list[int]) -> bool:
+        """Whether one of the strings stands in what these tokens add to the prompt."""
+        new = self._decoded(tokens)[self._given :]
+        return any(string in new for string in self._stop)
+
+    def completion(self) -> Completion:
+        decoded, nats = self._decoded(self.tokens), self._nats
+        if self.has_stop and self.stops(self.tokens):
             enough = bisect.bisect_left(
-                range(len(text)), True, lo=begin, key=lambda n: stops(index, text[:n])
+                range(len(self.tokens)),
+                True,
+                lo=self._begin,
+                key=lambda n: self.stops(self.tokens[:n]),
             )
-            written = decoded[given[index] :]
-            cut = min(written.find(string) for string in stop if string in written)
-            decoded, counted = decoded[: given[index] + cut], counted[: enough - begin]
-        completions.append(Completion(decoded, sum(counted), sum(counted)))
-    return completions
+            written = decoded[self._given :]
+            cut = min(written.find(string) for string in self._stop if string in written)
+            decoded, nats = decoded[: self._given + cut], nats[: enough - self._begin]
+        return Completion(decoded, sum(nats), sum(nats))
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(np.array(tokens[self._hidden :], np.int32))
 
 
 def _write(
     model: Model,
     variables: Variables,
-    texts: list[list[int]],
-    limits: list[int],
+    texts: Sequence[_Text],
     kept: int,
     keys: jax.Array,
     *,
@@ -221,28 +243,31 @@ def _write(
     sampling: Sampling,
     end_token: int,
     vocab_size: int,
-    stops: Callable[[int, list[int]], bool] | None,
 ) -> list[tuple[list[int], list[float], bool]]:
     """What follows the last `kept` tokens of each text until it ends, or its window is full.
 
     New tokens, log-probabilities (one more if an end was generated), and whether the text ended.
     The device decodes in one go; with stop strings the host looks at the texts between chunks.
     """
-    tokens, lengths = decoding.batch_of_prompts([text[-kept:] for text in texts], width, vocab_size)
-    room = [max(limit - len(text), 0) for text, limit in zip(texts, limits, strict=True)]
+    has_stop = any(text.has_stop for text in texts)
+    read = [text.tokens[-kept:] for text in texts]
+    tokens, lengths = decoding.batch_of_prompts(read, width, vocab_size)
+    room = [max(text.limit - len(text.tokens), 0) for text in texts]
     ends = np.minimum(lengths + np.array(room, np.int32), width)
     shortest = int(lengths[np.array(room) > 0].min())  # what finished rows read matters no more
     state = _begin(model, variables, tokens, lengths, source=source, prefix_length=shortest - 1)
     until = shortest
     while True:
-        until = width if stops is None else min(until + _CHUNK, width)
+        until = min(until + _CHUNK, width) if has_stop else width
         state = _advance(
             model, variables, state, ends, until, keys, sampling=sampling, end_tokens=(end_token,)
         )
         rows, after, ended = (np.array(part) for part in (state.tokens, state.lengths, state.ended))
         new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]
-        if stops is not None:
-            ended |= [bool(n) and stops(i, texts[i] + n) for i, n in enumerate(new)]
+        if has_stop:
+            ended |= [
+                bool(n) and text.stops(text.tokens + n) for text, n in zip(texts, new, strict=True)
+            ]
             state = state._replace(ended=jax.numpy.asarray(ended))
         if until == width or (ended | (after >= ends)).all():
             break
