@@ -1,12 +1,14 @@
 r"""The best learning rate at widths 64 to 1,024, in muP and in the standard parametrisation.
 
   python -m launch.sweep --config=configs/sweeps/mup.py --plan
-  python -m launch.sweep --config=configs/sweeps/mup.py --sweepdir=sweeps/mup --together=7
+  python -m launch.sweep --config=configs/sweeps/mup.py --sweepdir=sweeps/mup \
+      --processes=2 --together=5
 
-Transformers of 2 layers with heads of 32; those of width 64 are the same in both. Five rates, a
-factor of two apart, at each width; the standard parametrisation is given lower ones where it is
-wider. Widths up to 256 with three seeds. 110 runs of 31 thousand bytes each, 7e13 FLOPs in all,
-two thirds of them at width 1,024. They leave 7 GB of checkpoints.
+Transformers of 2 layers with heads of 32; those of width 64 are the same in both, trained twice for
+two lines of one picture. Five rates, a factor of two apart, at each width; the standard
+parametrisation is given lower ones where it is wider. Widths up to 256 with three seeds. 110 runs
+of 31 thousand bytes each, 7e13 FLOPs in all, two thirds of them at width 1,024. They leave 5 GB of
+checkpoints.
 """
 
 import dataclasses
