@@ -71,17 +71,26 @@ def main() -> dict[str, Any]:
     for line in _describe(results):
         program.say(line)
     if OUTPUT.value:
-        from lm_jax.scaling.law_figures import write_page
-
-        directory = Path(OUTPUT.value)
-        directory.mkdir(parents=True, exist_ok=True)
-        here, digest = environment(), hashlib.sha256(path.read_bytes()).hexdigest()
-        source = {"path": str(path), "sha256": digest}
-        record = finite(results | {"points": source, "environment": here})
-        (directory / "scaling_law.json").write_text(json.dumps(record, indent=2) + "\n")
-        told = f"From {path.name}, SHA-256 {digest}, by lm_jax at {here['commit']}"
-        program.say(f"page: {write_page(found, directory, told)}")
+        program.say(f"page: {_write(found, Path(OUTPUT.value), path, where)}")
     return results
+
+
+def _write(found: study.Study, directory: Path, points: Path, where: list[str]) -> Path:
+    """Writes scaling_law.json and the page, both with what they are of; the path of the page."""
+    from lm_jax.scaling.law_figures import write_page
+
+    directory.mkdir(parents=True, exist_ok=True)
+    here, digest = environment(), hashlib.sha256(points.read_bytes()).hexdigest()
+    source: dict[str, Any] = {"path": str(points), "sha256": digest}
+    source |= {"where": where, "best_per": BEST_PER.value, "group_column": GROUP_COLUMN.value}
+    record = finite(found.results | {"points": source, "environment": here})
+    (directory / "scaling_law.json").write_text(json.dumps(record, indent=2) + "\n")
+    chosen = [f"--where={text}" for text in where]
+    chosen += [f"--best_per={','.join(BEST_PER.value)}"] if BEST_PER.value else []
+    rows = " ".join([points.name, *chosen])
+    return write_page(
+        found, directory, f"From {rows}, SHA-256 {digest}, by lm_jax at {here['commit']}"
+    )
 
 
 def _columns(known: dict[str, str]) -> dict[str, str]:

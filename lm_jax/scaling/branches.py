@@ -23,12 +23,14 @@ from lm_jax.scaling.plan import Planned
 from lm_jax.scaling.sweeps import text_without
 from lm_jax.telemetry import read_metrics
 from lm_jax.training import last_dispatch_end
-from lm_jax.workdir import read_environment, read_experiment
+from lm_jax.workdir import read_environment
 
 # Besides `training.num_steps`, what runs on one trunk may differ in: it tells only how rates fall.
 _OF_THE_FALL = ("schedule.decay_fraction", "schedule.final_fraction")
 # What a run leaves besides metrics and checkpoints, as one that goes on in its directory finds it.
 _INPUTS = ("data.json", "tokenizer", "tensorboard")
+
+Row = Mapping[str, Any]  # of metrics
 
 
 def branch_step(experiment: Experiment) -> int:
@@ -92,7 +94,7 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
 
     The new directory is what the run itself would have left, stopped at that step; `branch.json`
     says whose it is. It is there whole or not at all. Runs that another process trains are left,
-    and so are those that were trained before the plan was changed.
+    and so are those that were measured at other steps, before the plan was changed.
 
     Returns:
       The name of the other run and the step; None where the run begins by itself.
@@ -106,8 +108,9 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
     trunk = _trunk(run.experiment)
     others = [other for other in plan if other.name != run.name and other.cost.flops_per_step]
     others = [other for other in others if _trunk(other.experiment) == trunk]
-    for other in sorted(others, key=lambda other: -_newest_shared(directory, other, run)):
-        if not _newest_shared(directory, other, run):
+    shared = {other.name: _newest_shared(directory, other, run) for other in others}
+    for other in sorted(others, key=lambda other: -shared[other.name]):
+        if not shared[other.name]:
             break
         with contextlib.ExitStack() as stack:
             try:  # so that no checkpoint is deleted meanwhile
@@ -115,8 +118,11 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
                 stack.enter_context(sweep_directory.lock(path))
             except ValueError:
                 continue
-            if step := _newest_shared(directory, other, run):
-                _copy(sweep_directory.workdir_of(directory, other), place, step, other)
+            step = _newest_shared(directory, other, run)
+            source = sweep_directory.workdir_of(directory, other)
+            rows = _rows_of_both(source, step, other.experiment)
+            if step and _places(rows) == _places_until(step, run.experiment):
+                _copy(source, place, step, other.name, rows)
                 return other.name, step
     return None
 
@@ -156,42 +162,35 @@ def _trunk(experiment: Experiment) -> str:
 
 def _newest_shared(directory: Path, other: Planned, run: Planned) -> int:
     """The step of the newest checkpoint of another run that this one would come to, too; or 0."""
-    source = sweep_directory.workdir_of(directory, other)
-    try:  # what may change when a run is resumed decides which rows and states it leaves
-        if read_experiment(source) != other.experiment:
-            return 0
-    except ValueError:
-        return 0
     most = min(_before_decay(other.experiment), _before_decay(run.experiment))
-    steps = finished_steps(source / "checkpoints")
+    steps = finished_steps(sweep_directory.workdir_of(directory, other) / "checkpoints")
     shared = (s for s in steps if s <= most and _boundary(s, run.experiment) == s)
     return max(shared, default=0)
 
 
-def _copy(source: Path, place: Path, step: int, other: Planned) -> None:
+def _copy(source: Path, place: Path, step: int, name: str, rows: Sequence[Row]) -> None:
     partial = place.with_name(f"{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "checkpoints").mkdir(parents=True)
     for saved in finished_steps(source / "checkpoints"):
         if saved <= step:  # the best until then is among them
-            name = f"checkpoints/{saved}"
-            shutil.copytree(source / name, partial / name)
-    for name in _INPUTS:
-        if (path := source / name).is_dir():
-            shutil.copytree(path, partial / name)
+            shutil.copytree(source / f"checkpoints/{saved}", partial / f"checkpoints/{saved}")
+    for item in _INPUTS:
+        if (path := source / item).is_dir():
+            shutil.copytree(path, partial / item)
         elif path.exists():
-            shutil.copy2(path, partial / name)
-    rows = [json.dumps(row) + "\n" for row in _rows_of_both(source, step, other.experiment)]
-    (partial / "metrics.jsonl").write_text("".join(rows), encoding="utf-8")
+            shutil.copy2(path, partial / item)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (partial / "metrics.jsonl").write_text(text, encoding="utf-8")
     before = [*origin(source)["environments"], read_environment(source)]
-    record = {"run": other.name, "step": step, "environments": before}
+    record = {"run": name, "step": step, "environments": before}
     (partial / "branch.json").write_text(json.dumps(record) + "\n")
     os.rename(partial, place)
 
 
-def _rows_of_both(source: Path, last_step: int, other: Experiment) -> list[dict[str, Any]]:
+def _rows_of_both(source: Path, last_step: int, other: Experiment) -> list[Row]:
     """The metrics up to a step, but for those that a run has because it ends there."""
-    every = {"train": other.training.log_every_steps, "evaluation": other.evaluation.every_steps}
+    every = _every(other)
     rows = [row for row in read_metrics(source) if row["step"] <= last_step]
     return [
         row
@@ -199,3 +198,23 @@ def _rows_of_both(source: Path, last_step: int, other: Experiment) -> list[dict[
         if row["step"] < other.training.num_steps
         or (every[row["kind"]] and row["step"] % every[row["kind"]] == 0)
     ]
+
+
+def _places(rows: Sequence[Row]) -> set[tuple[str, int]]:
+    return {(row["kind"], row["step"]) for row in rows}
+
+
+def _places_until(step: int, experiment: Experiment) -> set[tuple[str, int]]:
+    """The kinds and steps of the rows that a run leaves up to a step."""
+    return {
+        (kind, place)
+        for kind, every in _every(experiment).items()
+        if every
+        for place in range(every, step + 1, every)
+    }
+
+
+def _every(experiment: Experiment) -> dict[str, int]:
+    """Steps between two rows of a kind; 0: there are none but the last."""
+    evaluation = experiment.evaluation.every_steps
+    return {"train": experiment.training.log_every_steps, "evaluation": evaluation}

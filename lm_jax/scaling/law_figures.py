@@ -66,8 +66,10 @@ def _pictures(study: Study) -> dict[str, Picture]:
         found["frontier"] = Picture(caption, lambda axes: _frontier(axes, study))
         found["contours"] = Picture("Contours of the law's loss", lambda a: _contours(a, study))
     elif study.by_group is not None and len(fitted.law.variables) == 1:
-        caption = "The points, and the law with exponents of each group's own"
+        own, caption = study.by_group, "The points, and the law with exponents of each group's own"
         found["groups"] = Picture(caption, lambda axes: _groups(axes, study))
+        caption = "Residuals by what the law with exponents of each group's own predicts"
+        return found | {"residuals": Picture(caption, lambda axes: _residuals(axes, own.fit))}
     else:
         found["law"] = Picture("The points and the law", lambda axes: _curve(axes, study))
     caption = "Residuals by what the law predicts"
@@ -197,8 +199,6 @@ def _groups(axes: Any, study: Study) -> None:
         label = f"{name}, exponent {slope:.3f}"
         _along_first(axes, refits, values[of], np.array([number]), label, colour, marker)
     _loss_axes(axes, fitted)
-    axes.set(yscale="log")
-    plain_ticks(axes.yaxis)
     axes.legend()
 
 
@@ -228,7 +228,8 @@ def _along_first(
 
 
 def _loss_axes(axes: Any, fitted: Fit) -> None:
-    axes.set(xscale="log", xlabel=LABELS[fitted.law.variables[0]], ylabel=LOSS)
+    label = LABELS[fitted.law.variables[0]]
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel=LOSS)
     plain_ticks(axes.yaxis)
 
 
@@ -274,8 +275,28 @@ def _tables(results: dict[str, Any]) -> str:
     tables.append(table(("quality", ""), quality))
     edges = ", ".join(f"{budget:.4g}" for budget in results.get("edges", []))
     note = f"<p>Left out, the minimum is at an edge: {edges}.</p>" if edges else ""
-    head = f"<p>{escape(results['formula'])}; {results['num_points']} points</p>"
-    return head + "<br>".join(tables) + note
+    one = ", one law for all groups" if "groups" in results else ""
+    head = f"<p>{escape(results['formula'])}; {results['num_points']} points{one}</p>"
+    return head + "<br>".join(tables) + note + _groups_table(results)
+
+
+def _groups_table(results: dict[str, Any]) -> str:
+    """What the groups have of their own, and how sure their difference is; "" without groups."""
+    if "groups" not in results:
+        return ""
+    groups = results["groups"]
+    own = groups["own_exponents"]
+    rows = [
+        (name, f"{own[name]:.5g}", f"{low:.5g} to {high:.5g}")
+        for name, (low, high) in own["intervals"].items()
+    ]
+    apart = [(name, f"{a:.5g} to {b:.5g}") for name, (a, b) in groups["differences"].items()]
+    return (
+        f"<p>Exponents of each group's own; p = {groups['p_value']:.3g} if they are alike</p>"
+        + table(("parameter", "value", "95%"), rows)
+        + "<br>"
+        + table(("difference", "95%"), apart)
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,11 @@
 """The points that a law is fitted to, from anybody's CSV."""
 
 import csv
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +21,9 @@ _OF_A_SWEEP = {  # in `results.csv`
     "loss": "validation_loss",
     "status": "status",
 }
+
+
+Row = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def read_points(
       columns: the file's column for each of n, d, c, s (optimizer steps) and loss that it has.
       where: filters `column=value`; numbers are compared as numbers.
       group_column: the architecture of each row.
-      best_per: columns; of rows that are alike in all of them, the one of lowest loss stays.
+      best_per: columns; of rows that are alike in all of them, and of one group, the one of lowest
+        loss stays. A loss that is no positive number loses to one that is.
 
     Raises:
       ValueError: a column is missing, a filter is malformed or leaves no row, or a value is no
@@ -71,6 +77,9 @@ def read_points(
             f"{', '.join(header) or 'none'}"
         )
     kept = [(n, row) for n, row in rows if all(_equal(row[k], v) for k, v in filters)]
+    if best_per:
+        telling = [*best_per, *([group_column] if group_column else [])]
+        kept = _best(kept, telling, columns["loss"])
     if not kept:
         chosen = f" of {len(rows)} pass {', '.join(where)}" if where else ""
         raise ValueError(f"{path}: no rows{chosen}")
@@ -79,11 +88,6 @@ def read_points(
         name: _numbers(path, column, lines, [row[column] for _, row in kept])
         for name, column in columns.items()
     }
-    if best_per:
-        alike = [tuple(row[column] for column in best_per) for _, row in kept]
-        best = _best(alike, values["loss"])
-        kept, lines = [kept[i] for i in best], lines[best]
-        values = {name: found[best] for name, found in values.items()}
     _complete(values)
     groups = np.array([row[group_column] for _, row in kept]) if group_column else None
     return Points(values, groups, lines)
@@ -102,7 +106,7 @@ def known_columns(path: Path) -> dict[str, str]:
     return _OF_A_SWEEP | ({"budget": "budget"} if "budget" in header else {})
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]]]]:
+def _read(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
     """The header, and the rows with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -123,12 +127,7 @@ def _filter(text: str) -> tuple[str, str]:
 
 
 def _equal(cell: str | None, value: str) -> bool:
-    if cell is None:
-        return False
-    try:
-        return float(cell) == float(value)
-    except ValueError:
-        return cell == value
+    return cell is not None and _as_number(cell) == _as_number(value)
 
 
 def _numbers(path: Path, column: str, lines: np.ndarray, cells: Sequence[str | None]) -> np.ndarray:
@@ -151,13 +150,23 @@ def _number(cell: str | None) -> float:
         return float("nan")
 
 
-def _best(alike: Sequence[Hashable], losses: np.ndarray) -> list[int]:
+def _best(
+    rows: Sequence[tuple[int, Row]], columns: Sequence[str], loss_column: str
+) -> list[tuple[int, Row]]:
     """The row of lowest loss of those that are alike, in the order of the file."""
-    best: dict[Hashable, int] = {}
-    for index, key in enumerate(alike):
-        if losses[index] < losses[best.setdefault(key, index)]:
-            best[key] = index
-    return sorted(best.values())
+    best: dict[Any, tuple[float, int, Row]] = {}
+    for line, row in rows:
+        loss = _number(row[loss_column])
+        loss = loss if loss > 0 else math.inf
+        key = tuple(_as_number(row[column]) for column in columns)
+        if key not in best or loss < best[key][0]:
+            best[key] = (loss, line, row)
+    return sorted(((line, row) for _, line, row in best.values()), key=lambda pair: pair[0])
+
+
+def _as_number(cell: str | None) -> float | str | None:
+    """1e3 is 1000, in whatever way it is written."""
+    return cell if math.isnan(found := _number(cell)) else found
 
 
 def _complete(values: dict[str, np.ndarray]) -> None:

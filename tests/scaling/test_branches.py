@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import experiment as experiments
 from lm_jax import runs, trainer, training
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
@@ -156,27 +155,36 @@ def test_fans_go_on_from_fans(text, tmp_path):
         assert ours == pytest.approx(alone["validation"]["cross_entropy"], abs=1e-5)
 
 
-def leave(directory, run, steps, rows=()):
+def rows_of(experiment, last_step):
+    """The kinds and steps of what a run logs on the way."""
+    every = experiment.evaluation.every_steps
+    return [
+        {"step": step, "kind": kind}
+        for step in range(1, last_step + 1)
+        for kind in ("train", "evaluation")[: 1 + (step % every == 0)]
+    ]
+
+
+def leave(directory, run, steps, rows=None):
     """Checkpoints in name only, and metrics, as a run would leave them."""
+    rows = rows_of(run.experiment, max(steps)) if rows is None else rows
     place = sweep_directory.workdir_of(directory, run)
     for step in steps:
         (place / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
         (place / "checkpoints" / str(step) / "state").write_text(run.name)
     (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
     (place / "data.json").write_text("{}")
-    (place / "config.json").write_text(experiments.dumps(run.experiment))
     (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sweep_directory.note_beginning(directory, run)
 
 
 def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
-    rows = [{"step": s, "kind": k} for s in (8, 12, 16) for k in ("train", "evaluation")]
-    leave(tmp_path, plan[0], [8, 12, 16], rows)
+    leave(tmp_path, plan[0], [8, 12, 16])
     assert branches.begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[2]) == [8, 12]  # 8 was the best until then
     place = sweep_directory.workdir_of(tmp_path, plan[2])
-    assert [row["step"] for row in read_metrics(place)] == [8, 8, 12, 12]
+    assert read_metrics(place) == rows_of(plan[2].experiment, 12)
     assert sweep_directory.status(tmp_path, plan[2]) == "waiting"
     assert branches.begin(tmp_path, plan, plan[2]) is None  # it has its own now
     leave(tmp_path, plan[1], [18, 20])
@@ -188,15 +196,10 @@ def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
 def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
     base = base_of(text, schedule__name="constant")
     plan = of_lengths(tmp_path, base, [20, 24])
-    rows = [{"step": s, "kind": k} for s in (16, 20) for k in ("train", "evaluation")]
-    leave(tmp_path, plan[0], [20], rows)
+    rows = rows_of(plan[1].experiment, 20)
+    leave(tmp_path, plan[0], [20], [*rows, {"step": 20, "kind": "evaluation"}])
     assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
-    taken = read_metrics(sweep_directory.workdir_of(tmp_path, plan[1]))
-    assert [(row["step"], row["kind"]) for row in taken] == [
-        (16, "train"),
-        (16, "evaluation"),
-        (20, "train"),
-    ]
+    assert read_metrics(sweep_directory.workdir_of(tmp_path, plan[1])) == rows
 
 
 def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_path):
@@ -211,8 +214,8 @@ def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_pat
     assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
 
 
-def test_a_run_that_was_trained_before_the_plan_changed_is_no_beginning(text, tmp_path):
-    """Its rows and states stand at other steps than those that the new plan would have left."""
+def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
+    """As one that was trained before the plan was changed, which need not train again."""
     leave(tmp_path, of_lengths(tmp_path, base_of(text), [16, 24])[0], [8, 12])
     base = base_of(text)
     base.evaluation.every_steps = 4

@@ -78,7 +78,7 @@ def test_families_by_their_best_rates(tuned, tmp_path):
     """Of each size the best rate alone counts; each family has its exponent and its line."""
     page = tmp_path / "page"
     options = ["--law=power", "--group_column=family", "--resamples=100", f"--output={page}"]
-    code, last, err = launch("scaling_law", tuned, "--best_per=family,n", *options)
+    code, last, err = launch("scaling_law", tuned, "--best_per=n", *options)
     assert code == 0, err
     found = json.loads(last)
     assert found["num_points"] == 16
@@ -91,6 +91,10 @@ def test_families_by_their_best_rates(tuned, tmp_path):
     drawn = (page / "groups.svg").read_text()
     assert "lstm, exponent 0.1" in drawn and "transformer, exponent 0.1" in drawn
     assert not (page / "law.svg").exists()
+    shown = (page / "scaling_law.html").read_text()
+    assert "alpha[lstm] - alpha[transformer]" in shown and "tuned.csv --best_per=n" in shown
+    source = json.loads((page / "scaling_law.json").read_text())["points"]
+    assert source["best_per"] == ["n"] and source["group_column"] == "family"
 
 
 def test_the_best_of_each_is_of_a_column(tuned):
