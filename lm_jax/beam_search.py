@@ -63,7 +63,7 @@ class _Rows(NamedTuple):
     column: jax.Array  # that is written
     generated_r: jax.Array  # tokens, this one included
     is_free_r: jax.Array  # open, and past the prompt
-    at_limit_r: jax.Array  # this is the last token
+    at_limit_r: jax.Array  # this is the last token, or there is no room for it
 
 
 class _Task(NamedTuple):

@@ -1,6 +1,5 @@
 """Prompts completed by a trained model: text in, text and its log-probability out."""
 
-import bisect
 import functools
 import sys
 from collections.abc import Sequence
@@ -9,32 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax import data, decoding
+from lm_jax import data, decoding, writing
 from lm_jax import experiment as experiments
 from lm_jax.beam_search import Beams, BeamSearch, beam_search
 from lm_jax.beam_tree import Branch, beam_tree
 from lm_jax.experiment import SamplesConfig
-from lm_jax.models import FAMILIES, Model, Variables
+from lm_jax.models import FAMILIES, Variables
 from lm_jax.programs import Program
 from lm_jax.sampling import Sampling
 from lm_jax.token_names import namer
+from lm_jax.writing import Completion
 
-_CHUNK = 32  # tokens between two looks for stop strings
-
-_begin = jax.jit(decoding.begin, static_argnames=("model", "prefix_length"))
-_advance = jax.jit(
-    decoding.advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="texts"
-)
 _search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
 _probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("model", "count"))
-
-
-class Completion(NamedTuple):
-    """A text that a model wrote."""
-
-    text: str  # with its prompt, unless that was a source
-    log_probability: float  # nats, of the generated tokens, their end included
-    score: float  # the same; of beam search, over the length penalty
 
 
 class NextToken(NamedTuple):
@@ -149,16 +135,19 @@ def complete(
     tokens, hidden, source, room = openings(program, tokenizer, each, truncate=truncate)
     if not tokens:
         return []
+    limits = [len(begins) + config.max_new_tokens for begins in tokens]
+    if room is not None:
+        limits = [min(limit, room) for limit in limits]
     texts = [
-        _Text(tokenizer, stop, begins, skipped, config.max_new_tokens, room)
-        for begins, skipped in zip(tokens, hidden, strict=True)
+        writing.Text(begins, limit, hidden=skipped, tokenizer=tokenizer, stop=stop)
+        for begins, limit, skipped in zip(tokens, limits, hidden, strict=True)
     ]
     context = longest_context(program)
     write = functools.partial(
-        _write,
+        writing.write,
         program.model,
         variables,
-        width=min(context, max(text.limit for text in texts)),
+        width=min(context, max(limits)),
         source=source,
         sampling=Sampling(
             config.repetition_penalty, config.temperature, config.top_k, config.top_p, config.min_p
@@ -170,120 +159,11 @@ def complete(
     kept = max(map(len, tokens))  # of each text, that the model reads again
     window = 0
     while any(len(text.tokens) < text.limit for text in texts):
-        keys = _keys(seed, sample_numbers, window)
+        keys = writing.keys_of(seed, sample_numbers, window)
         for text, written in zip(texts, write(texts, kept, keys), strict=True):
             text.add(*written)
         kept, window = max(context // 2, 1), window + 1
     return [text.completion() for text in texts]
-
-
-class _Text:
-    """A text while it is written."""
-
-    def __init__(
-        self,
-        tokenizer: data.Tokenizer,
-        stop: Sequence[str],
-        tokens: list[int],
-        hidden: int,
-        most: int,
-        room: int | None,
-    ):
-        """Begins with the tokens, of which the hidden ones are no part of it.
-
-        Args:
-          most: new tokens.
-          room: tokens after which it has to end; None: it may go on for ever.
-        """
-        self.tokens, self.has_stop = list(tokens), bool(stop)
-        self.limit = len(tokens) + most if room is None else min(len(tokens) + most, room)
-        self._tokenizer, self._stop = tokenizer, stop
-        self._begin, self._hidden = len(tokens), hidden
-        self._nats: list[float] = []
-        self._given = len(self._decoded(tokens))
-
-    def add(self, new: list[int], nats: list[float], ended: bool) -> None:
-        self.tokens += new
-        self._nats += nats
-        if ended:
-            self.limit = len(self.tokens)
-
-    def stops(self, tokens: list[int]) -> bool:
-        """Whether one of the strings stands in what these tokens add to the prompt."""
-        new = self._decoded(tokens)[self._given :]
-        return any(string in new for string in self._stop)
-
-    def completion(self) -> Completion:
-        decoded, nats = self._decoded(self.tokens), self._nats
-        if self.has_stop and self.stops(self.tokens):
-            enough = bisect.bisect_left(
-                range(len(self.tokens)),
-                True,
-                lo=self._begin,
-                key=lambda n: self.stops(self.tokens[:n]),
-            )
-            written = decoded[self._given :]
-            cut = min(written.find(string) for string in self._stop if string in written)
-            decoded, nats = decoded[: self._given + cut], nats[: enough - self._begin]
-        return Completion(decoded, sum(nats), sum(nats))
-
-    def _decoded(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(np.array(tokens[self._hidden :], np.int32))
-
-
-def _write(
-    model: Model,
-    variables: Variables,
-    texts: Sequence[_Text],
-    kept: int,
-    keys: jax.Array,
-    *,
-    width: int,
-    source: decoding.Source | None,
-    sampling: Sampling,
-    end_token: int,
-    vocab_size: int,
-) -> list[tuple[list[int], list[float], bool]]:
-    """What follows the last `kept` tokens of each text until it ends, or its window is full.
-
-    New tokens, log-probabilities (one more if an end was generated), and whether the text ended.
-    The device decodes in one go; with stop strings the host looks at the texts between chunks.
-    """
-    has_stop = any(text.has_stop for text in texts)
-    read = [text.tokens[-kept:] for text in texts]
-    tokens, lengths = decoding.batch_of_prompts(read, width, vocab_size)
-    room = [max(text.limit - len(text.tokens), 0) for text in texts]
-    ends = np.minimum(lengths + np.array(room, np.int32), width)
-    shortest = int(lengths[np.array(room) > 0].min())  # what finished rows read matters no more
-    state = _begin(model, variables, tokens, lengths, source=source, prefix_length=shortest - 1)
-    until = shortest
-    while True:
-        until = min(until + _CHUNK, width) if has_stop else width
-        state = _advance(
-            model, variables, state, ends, until, keys, sampling=sampling, end_tokens=(end_token,)
-        )
-        rows, after, ended = (np.array(part) for part in (state.tokens, state.lengths, state.ended))
-        new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]
-        if has_stop:
-            ended |= [
-                bool(n) and text.stops(text.tokens + n) for text, n in zip(texts, new, strict=True)
-            ]
-            state = state._replace(ended=jax.numpy.asarray(ended))
-        if until == width or (ended | (after >= ends)).all():
-            break
-    log_p = np.asarray(state.log_probabilities)
-    counts = [
-        len(n) + int(log_p[i, lengths[i] + len(n) : ends[i]].any()) for i, n in enumerate(new)
-    ]
-    return [
-        (n, log_p[i, lengths[i] : lengths[i] + counts[i]].tolist(), bool(ended[i]))
-        for i, n in enumerate(new)
-    ]
-
-
-def _keys(seed: int, sample_numbers: np.ndarray, window: int) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(seed), window)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, sample_numbers)
 
 
 def search(

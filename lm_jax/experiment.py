@@ -7,7 +7,7 @@ can run, `experiment_checks` says.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from lm_jax import mesh as meshes
@@ -288,9 +288,19 @@ def flat(experiment: Experiment) -> dict[str, Any]:
     return flatten(to_dict(experiment), "")
 
 
+def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
+    """`flat` without some fields or parts, which are given as dotted paths."""
+    left_out = tuple(paths)
+
+    def stays(field: str) -> bool:
+        return not any(field == path or field.startswith(f"{path}.") for path in left_out)
+
+    return {path: value for path, value in flat(experiment).items() if stays(path)}
+
+
 def decisive(experiment: Experiment) -> dict[str, Any]:
     """Those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
-    return {path: value for path, value in flat(experiment).items() if not _is_free(path)}
+    return flat_without(experiment, _FREE_ON_RESUME)
 
 
 def differences(before: Experiment, after: Experiment) -> list[str]:
@@ -301,7 +311,3 @@ def differences(before: Experiment, after: Experiment) -> list[str]:
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path)
     ]
-
-
-def _is_free(path: str) -> bool:
-    return any(path == free or path.startswith(f"{free}.") for free in _FREE_ON_RESUME)

@@ -10,7 +10,7 @@ from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent import RecurrentConfig
 from lm_jax.models.transformer import TransformerConfig
 from lm_jax.models.widths import of_width
-from tests.in_mup import compiled, run
+from tests.single_models import compiled, run
 
 
 def slope(config, in_mup: bool, optimizer: str, rate: float) -> float:

@@ -36,7 +36,7 @@ from lm_jax.models.widths import of_width
 from lm_jax.optimizers import make_optimizer
 from lm_jax.parametrization import Fans, initial_factor, rate_factor
 from lm_jax.scaling import fans as fans_of_runs
-from tests.in_mup import compiled, experiment_of, in_mup, random_batch, run
+from tests.single_models import compiled, experiment_of, in_mup, random_batch, run
 
 # Growth 4: initial size, rate of Adam, of SGD.
 TABLE = {

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_jax import experiment as experiments
 from lm_jax.checkpoints import finished_steps
 from lm_jax.experiment import Experiment
 from lm_jax.optimizers import steps_before_decay
 from lm_jax.scaling import sweep_directory
 from lm_jax.scaling.plan import Planned
-from lm_jax.scaling.sweeps import text_without
 from lm_jax.telemetry import read_metrics
 from lm_jax.training import last_dispatch_end
 from lm_jax.workdir import read_environment
@@ -157,7 +157,8 @@ def _boundary(step: int, experiment: Experiment) -> int:
 
 def _trunk(experiment: Experiment) -> str:
     """The same text for experiments whose steps are the same until a rate falls."""
-    return text_without(experiment, ["training.num_steps", *_OF_THE_FALL])
+    alike = experiments.flat_without(experiment, ["training.num_steps", *_OF_THE_FALL])
+    return json.dumps(alike, sort_keys=True)
 
 
 def _newest_shared(directory: Path, other: Planned, run: Planned) -> int:

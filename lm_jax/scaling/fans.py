@@ -7,6 +7,7 @@ Axes: r runs, n steps.
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data, programs, sharding, trainer, training, workdir
+from lm_jax import experiment as experiments
 from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import Experiment
 from lm_jax.experiment_checks import validate
 from lm_jax.goodput import TimeSheet
 from lm_jax.optimizers import learning_rate_schedule
+from lm_jax.record import Record, open_record, write_results
 from lm_jax.scaling.branches import branch_step
-from lm_jax.scaling.sweeps import text_without
 from lm_jax.training import TrainState
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
@@ -34,7 +36,7 @@ _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 def _shape_of(experiment: Experiment) -> str:
     """The same text for experiments that can be trained as one fan."""
-    return text_without(experiment, FREE)
+    return json.dumps(experiments.flat_without(experiment, FREE), sort_keys=True)
 
 
 def fans_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
@@ -136,7 +138,7 @@ def _train(
                 f"those of the other runs ({'; '.join(notes)}); train these runs one by one"
             )
         records = [
-            stack.enter_context(trainer.open_record(*parts, started, shows=not index))
+            stack.enter_context(open_record(*parts, started, shows=not index))
             for index, parts in enumerate(
                 zip(runs, members, [dataset] * len(runs), checkpoints, states, strict=True)
             )
@@ -172,10 +174,10 @@ class _AllDiverged(Exception):
 class _Fan(NamedTuple):
     """The records of the runs of a fan, and why those failed that did."""
 
-    records: list[trainer.Record]
+    records: list[Record]
     failures: dict[int, str]  # by the index of the run
 
-    def _left(self) -> list[tuple[int, trainer.Record]]:
+    def _left(self) -> list[tuple[int, Record]]:
         return [(i, record) for i, record in enumerate(self.records) if i not in self.failures]
 
     def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
@@ -223,7 +225,7 @@ class _Fan(NamedTuple):
                 continue
             results["timings"]["total_seconds"] = seconds
             try:
-                trainer.write_results(record, _member(state, index), results)
+                write_results(record, _member(state, index), results)
             except (ValueError, OSError) as error:
                 found[record.directory] = {"error": str(error)}
         return found

@@ -228,21 +228,6 @@ def address(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def text_without(experiment: Experiment, paths: Iterable[str]) -> str:
-    """An experiment as JSON without some of its fields or parts, which are given as dotted paths.
-
-    It is the same for experiments that differ in these only.
-    """
-    found = experiments.to_dict(experiment)
-    for path in paths:
-        *parts, name = path.split(".")
-        inner = found
-        for part in parts:
-            inner = inner[part]
-        del inner[name]
-    return json.dumps(found, sort_keys=True)
-
-
 def trials_of(sweep: Sweep) -> dict[str, Trial]:
     """The trials of what a sweep's file returns, in their order.
 
