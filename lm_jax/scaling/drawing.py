@@ -117,12 +117,24 @@ def by_size(sizes: Sequence[float]) -> Any:
     return ScalarMappable(LogNorm(low, high if high > low else 2 * low), shades)
 
 
-def some_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
-    """Ticks of a logarithmic axis at values that there are, if not too many."""
+def apart(values: Sequence[float], parts: int) -> list[float]:
+    """Of rising positive values the first, and each that is far enough from the one before.
+
+    That is at least as many octaves as a part has, if all of them are cut into so many.
+    """
+    kept = list(values[:1])
+    least = (values[-1] / values[0]) ** ((1 - 1e-9) / parts) if kept else 1.0
+    for value in values[1:]:
+        if value >= least * kept[-1]:
+            kept.append(value)
+    return kept
+
+
+def some_ticks(axis: Any, values: Sequence[float], parts: int = 6) -> None:
+    """Ticks of a logarithmic axis at values that there are, but for those too near to others."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    taken = list(values)[:: -(-len(values) // most)]
-    axis.set_major_locator(FixedLocator(taken))
+    axis.set_major_locator(FixedLocator(apart(values, parts)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: short(value))
 

@@ -15,6 +15,7 @@ from lm_jax.scaling.drawing import (
     RED,
     VALIDATION,
     Picture,
+    apart,
     by_size,
     colours,
     label_ends,
@@ -216,6 +217,6 @@ def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[Row]) -> None:
     sizes = sorted({row[_SIZE] for row in rows})
     if len(sizes) > 1:
         bar = figure[0].figure.colorbar(scale, ax=list(figure), label=LABELS["n"])
-        some = sizes[:: -(-len(sizes) // _MOST_NAMES)]
+        some = apart(sizes, _MOST_NAMES)
         bar.set_ticks(some, labels=[short(size) for size in some])
         bar.minorticks_off()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm_jax.scaling.drawing import Picture, gallery, short, spread
+from lm_jax.scaling.drawing import Picture, apart, gallery, short, spread
 
 
 def test_labels_move_as_little_as_keeps_them_apart():
@@ -27,6 +27,13 @@ def test_labels_move_as_little_as_keeps_them_apart():
 def test_numbers_are_short():
     shown = [short(x) for x in (0.000976, 0.016, 2.5, 64, 1024, 98_304, 1_572_864, 2e9)]
     assert shown == ["0.00098", "0.016", "2.5", "64", "1024", "98.3k", "1.57M", "2B"]
+
+
+def test_ticks_too_near_to_others_are_left_out():
+    assert apart([1, 2, 4, 8, 16], 4) == [1, 2, 4, 8, 16]
+    assert apart([1, 2, 4, 8, 16], 2) == [1, 4, 16]
+    assert apart([3312, 3505, 3870, 14_496, 14_747, 390_881], 12) == [3312, 14_496, 390_881]
+    assert apart([64], 6) == [64] and apart([], 6) == []
 
 
 def test_a_picture_says_what_it_is_made_of_and_is_the_same_again(tmp_path):
