@@ -27,7 +27,7 @@ from lm_jax.models.transformer import TransformerConfig
 from lm_jax.scaling.sweeps import grid
 
 SEEDS = {64: 3, 128: 3, 256: 3, 512: 1, 1024: 1}  # by width
-HIGHEST = {64: 4, 128: 5, 256: 6, 512: 6, 1024: 7}  # rate 2^-k, in the standard parametrisation
+HIGHEST = {64: 7, 128: 8, 256: 9, 512: 9, 1024: 10}  # rate 2^-k, in the standard parametrisation
 HEAD_WIDTH = 32
 
 
