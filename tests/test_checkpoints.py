@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from lm_jax.checkpoints import Checkpoints
+from lm_jax.checkpoints import Checkpoints, finished_steps
 from lm_jax.experiment import CheckpointConfig
 
 
@@ -14,6 +14,9 @@ def test_the_best_outlives_the_last_and_is_found_again(tmp_path):
 
     again = Checkpoints(tmp_path / "checkpoints", config, read_only=True)
     assert again.steps() == [4, 2]
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()  # was not saved to the end
+    assert finished_steps(tmp_path / "checkpoints") == [2, 4]
+    assert finished_steps(tmp_path / "none") == []
     shape = {"x": jax.ShapeDtypeStruct((2,), jnp.int32, sharding=jnp.zeros(2).sharding)}
     step, state = again.restore(shape, "best", print)
     assert step == 2 and state["x"].tolist() == [2, 2]
@@ -27,4 +30,4 @@ def test_what_was_the_last_and_the_best_as_of_a_step_stays(tmp_path):
     for step, cross_entropy in measured.items():
         checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
     checkpoints.close()
-    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 6, 8]
+    assert finished_steps(tmp_path / "checkpoints") == [2, 4, 6, 8]

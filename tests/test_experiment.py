@@ -61,6 +61,13 @@ def test_differences_name_what_changes_the_numbers_and_nothing_else():
     assert changed == ["model.d_model: 32 -> 64"]
 
 
+def test_fields_and_whole_parts_can_be_left_out():
+    left = experiments.flat_without(tiny(), ["schedule", "optimizer.name"])
+    gone = experiments.flat(tiny()).keys() - left.keys()
+    assert "optimizer.name" in gone and "optimizer.beta1" in left
+    assert {path.split(".")[0] for path in gone - {"optimizer.name"}} == {"schedule"}
+
+
 def test_the_package_imports_nothing_heavy():
     code = "import lm_jax, sys; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
