@@ -62,6 +62,8 @@ def main() -> dict[str, Any]:
         raise ValueError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
     budgets = [_budget(text) for text in BUDGET.value]
     path = Path(POINTS.value)
+    if not path.is_file():
+        raise ValueError(f"--points={path}: there is no such file; give a CSV")
     known = known_columns(path)
     finished = ["status=finished"] if "status" in known else []  # others have no final loss
     where = [*WHERE.value, *finished]
@@ -143,7 +145,8 @@ def _budget(text: str) -> float:
 
 
 def _describe(results: dict[str, Any]) -> list[str]:
-    lines = [f"{results['formula']}, {results['num_points']} points"]
+    together = ", one law for all groups" if "groups" in results else ""
+    lines = [f"{results['formula']}, {results['num_points']} points{together}"]
     for name, (low, high) in results["intervals"].items():
         lines.append(f"{name:>16} {results[name]:>12.5g}   95%: {low:.5g} to {high:.5g}")
     if results.get("edges"):
@@ -154,10 +157,12 @@ def _describe(results: dict[str, Any]) -> list[str]:
         lines.append(f"at {row['budget']:.4g} FLOPs: " + ", ".join(parts))
     if "groups" in results:
         groups = results["groups"]
+        lines.append("exponents of each group's own")
         for name, (low, high) in groups["own_exponents"]["intervals"].items():
             value = groups["own_exponents"][name]
             lines.append(f"{name:>24} {value:>12.5g}   95%: {low:.5g} to {high:.5g}")
-        lines.append(f"the exponents are alike: p = {groups['p_value']:.3g}")
+        chance = f"p = {groups['p_value']:.3g}"
+        lines.append(f"exponents that are alike would seem to differ as much with {chance}")
     return lines
 
 

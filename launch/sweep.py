@@ -116,6 +116,7 @@ def main() -> dict[str, Any]:
     if not shares:
         return outcome
     if stopped or outcome["finished"] + len(outcome["errors"]) < outcome["runs"]:
+        program.say("stopped; the same command goes on")
         return outcome | {"stopped": True}
     return outcome | ({"failed": True} if outcome["errors"] else {})
 

@@ -25,6 +25,8 @@ from lm_jax.experiment import EvaluationConfig
 from lm_jax.scaling.results import read_results, workdir_of_row
 from lm_jax.scaling.sweep_page import write_sweep_page
 
+_LISTED = 5  # runs that a message names
+
 SWEEPDIR = flags.DEFINE_string("sweepdir", None, "The directory of the sweep.", required=True)
 BY_POSITION = flags.DEFINE_multi_string(  # names have commas
     "by_position",
@@ -53,7 +55,11 @@ def _measure(directory: Path, names: Sequence[str]) -> None:
     how = EvaluationConfig(batch_size=BATCH_SIZE.value)
     for name in done if "all" in names else names:
         if name not in done:
-            raise ValueError(f"--by_position={name}: {directory} has no finished run of that name")
+            raise ValueError(
+                f"--by_position={name}: {directory} has no finished run of that name; those that "
+                f"are finished are {', '.join(list(done)[:_LISTED]) or 'none'}"
+                + (", ..." if len(done) > _LISTED else "")
+            )
         run = runs.load(workdir_of_row(directory, done[name]), say=program.say)
         sums = runs.evaluate_by_position(run, split="validation", how=how)
         position_losses.write_by_position(run.workdir, "validation", sums, run.step, how)

@@ -207,7 +207,9 @@ def first_state(
 
 def _introduction(program: Program, dataset: Dataset, state: training.TrainState) -> list[str]:
     mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
+    base_width = program.experiment.mup_base_width
+    mup = f" in muP from width {base_width}" if base_width else ""
     return [
         f"data: {dataset.description['summary']}",
-        f"model: {num_parameters(state):,} parameters; mesh: {mesh}",
+        f"model: {num_parameters(state):,} parameters{mup}; mesh: {mesh}",
     ]

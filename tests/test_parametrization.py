@@ -370,8 +370,16 @@ SEQ2SEQ = FAMILY["recurrent_seq2seq"][0]
         (NgramConfig(order=3), 8, "mup_base_width is 8, but a NgramConfig has no width"),
         (NaiveBayesConfig(), 8, "NaiveBayesConfig has no width"),
         (ConvNetConfig(), 8, "ConvNetConfig has no width"),
-        (TransformerConfig(d_model=128), 48, "makes model.num_heads 4 x 48/128"),
-        (MLPConfig(d_hidden=512, d_embedding=50), 64, "makes model.d_embedding 50 x 64/512"),
+        (
+            TransformerConfig(d_model=128),
+            48,
+            "4 into 1.5; expected a multiple of 32",
+        ),
+        (
+            MLPConfig(d_hidden=512, d_embedding=50),
+            64,
+            "50 into 6.25; expected a multiple of 256",
+        ),
         (TransformerConfig(scale_embeddings=True), 32, "model.scale_embeddings makes them grow"),
         (RecurrentConfig(tie_embeddings=True), 32, "model.tie_embeddings has recurrent models"),
         (dataclasses.replace(SEQ2SEQ, tie_embeddings=True), 8, "model.tie_embeddings has"),

@@ -1,6 +1,7 @@
 """A model's configuration at another width, all of its widths in the same proportions."""
 
 import dataclasses
+import math
 from typing import Any
 
 
@@ -22,8 +23,9 @@ def of_width(config: Any, width: int) -> Any:
     for name in others:
         if (value := getattr(config, name)) * width % given:
             raise ValueError(
-                f"mup_base_width {width} makes model.{name} {value} x {width}/{given}, as it makes "
-                f"model.{main} of {given}: no whole number; change one of the three"
+                f"mup_base_width {width} makes model.{main} {given} into {width} and model.{name} "
+                f"{value} into {value * width / given:.4g}; expected a multiple of "
+                f"{given // math.gcd(given, value)}"
             )
     fields = {name: getattr(config, name) * width // given for name in (main, *others)}
     return dataclasses.replace(config, **fields)

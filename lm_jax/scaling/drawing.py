@@ -100,6 +100,15 @@ def plain_ticks(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def few_decades(axis: Any) -> None:
+    """Ticks of a logarithmic axis that spans little more than a decade: 1, 2 and 5 of each."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def colours(count: int) -> Any:
     """Colours from dark to light, in an order that nobody has to see hues for."""
     from matplotlib import colormaps

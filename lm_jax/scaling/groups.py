@@ -72,7 +72,9 @@ def compare_exponents(
     widened = _widened(shared._replace(theta=small), larger)
     _, above = minimise(larger, widened, shared.x, drawn, **options)
     drop = 1 - separate.objective / shared.objective
-    p_value = (1 + np.sum(1 - above / under >= drop)) / (1 + resamples)
+    # Data that the shared law fits without a rest show no drop.
+    drops = 1 - np.divide(above, under, out=np.ones(resamples), where=under > 0)
+    p_value = (1 + np.sum(drops >= drop)) / (1 + resamples)
     return Comparison(shared, separate, float(drop), float(p_value))
 
 

@@ -44,7 +44,8 @@ def bootstrap(
     """Refits on points drawn with replacement (Efron 1979), within each stratum where given.
 
     A draw is a weight for each point, so that all refits are one program. They start from the
-    optimum; some are tried from other starts too, and if these end lower, all are.
+    optimum; some are tried from other starts too, and if these end lower, all are. A draw of fewer
+    points than the law has parameters would say nothing of these, and is drawn anew.
 
     Args:
       fit: a law at its optimum on P points.
@@ -56,10 +57,16 @@ def bootstrap(
     points = len(fit.log_losses)
     strata = np.zeros(points, int) if strata is None else strata
     weights = np.zeros((resamples, points))
-    for stratum in np.unique(strata):
+    names = np.unique(strata)
+    for stratum in names:
         members = np.flatnonzero(strata == stratum)
         shares = np.full(len(members), 1 / len(members))
-        weights[:, members] = rng.multinomial(len(members), shares, size=resamples)
+        least = min(-(-len(fit.theta) // len(names)), len(members))  # different points
+        rows = np.arange(resamples)
+        while len(rows):
+            drawn = rng.multinomial(len(members), shares, size=len(rows))
+            weights[np.ix_(rows, members)] = drawn
+            rows = rows[np.count_nonzero(drawn, axis=1) < least]
     return Resamples(fit, _refits(fit, fit.log_losses, weights))
 
 

@@ -183,7 +183,7 @@ def _tokens_counted(place: Path) -> int:
 
 def _versions(machine: Mapping[str, Any]) -> str:
     versions = machine.get("versions") or {}
-    return " ".join(f"{name}={version}" for name, version in versions.items())
+    return " ".join(f"{name}={version}" for name, version in versions.items() if version)
 
 
 def _distinct(texts: Iterable[str | None]) -> str | None:

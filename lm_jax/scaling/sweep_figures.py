@@ -18,6 +18,7 @@ from lm_jax.scaling.drawing import (
     apart,
     by_size,
     colours,
+    few_decades,
     label_ends,
     outer_labels,
     plain_ticks,
@@ -138,6 +139,8 @@ def _compute(rows: Sequence[Row]) -> Picture:
             axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
             axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
             plain_ticks(axes.yaxis)
+            if c.max() < 30 * c.min():
+                few_decades(axes.xaxis)
         outer_labels(figure, LABELS["c"], VALIDATION)
         _size_bar(figure, scale, rows)
 
@@ -166,6 +169,8 @@ def _curves(curves: Sequence[Curve], kind: str) -> Picture:
             axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
             axes.set(xlim=(first / 1.2, last * 1.2), ylim=(low, top))
             plain_ticks(axes.yaxis)
+            if last < 30 * first:
+                few_decades(axes.xaxis)
         outer_labels(figure, LABELS["c"], f"{kind} loss, nats")
         _size_bar(figure, scale, [{_SIZE: curve.parameters} for curve in curves])
 

@@ -185,6 +185,19 @@ def test_exponents_that_differ_are_told_from_those_that_do_not():
     assert other.separate.parameters["alpha[lstm]"] == pytest.approx(0.13, abs=0.005)
 
 
+def test_bounds_of_few_points_are_those_of_their_pairs():
+    """A draw of one point thrice has no exponent; losses that follow one exactly show no other."""
+    n, group = np.tile(np.geomspace(1e4, 1e6, 3), 2), np.repeat(["lstm", "mlp"], 3)
+    losses = np.where(group == "lstm", 5.0, 6.0) * n**-0.06 * np.tile([1, 1.002, 1], 2)
+    found = compare_exponents(laws.power("n"), (n,), losses, group, resamples=100)
+    assert found.p_value > 0.5
+    slopes = -np.diff(np.log(losses[:3])) / np.diff(np.log(n[:3]))
+    refits = bootstrap(found.separate, 200, strata=found.separate.x[-1])
+    for name in ("alpha[lstm]", "alpha[mlp]"):
+        low, high = refits.intervals()[name]
+        assert slopes.min() - 1e-6 < low < high < slopes.max() + 1e-6
+
+
 def test_fewer_points_than_parameters_are_refused():
     with pytest.raises(ValueError, match="4 points cannot fit the 5 parameters"):
         fit(laws.PARAMETRIC, (N[:4], D[:4]), chinchilla(N[:4], D[:4]))
