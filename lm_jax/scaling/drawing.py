@@ -105,7 +105,7 @@ def few_decades(axis: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+", "e"))
+    axis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e+0", "e").replace("e+", "e"))
     axis.set_minor_formatter(NullFormatter())
 
 
