@@ -84,6 +84,7 @@ def test_a_run_of_a_fan_is_that_run_alone(model, optimizer, text, tmp_path):
     assert all(abs(first - other) > 1e-3 for other in others)
 
 
+@pytest.mark.slow
 def test_a_fan_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path):
     def fan_in(name):
         fields = [RUNS["low"], RUNS["seed"]]
@@ -134,6 +135,7 @@ def test_runs_at_different_steps_each_go_on_from_their_own(text, tmp_path):
     assert len(after) == 20 and {step: after[step] for step in before} == before
 
 
+@pytest.mark.slow
 def test_a_fan_begins_with_the_parameters_of_the_run_that_it_tunes(text, tmp_path):
     trainer.train(run_of(text, "transformer", "adamw", RUNS["low"]), tmp_path / "before")
     fan = {}
