@@ -138,7 +138,10 @@ def _read_sweep() -> sweeps.Sweep:
     get_sweep = runpy.run_path(path).get("get_sweep")
     if not callable(get_sweep):
         raise ValueError(f"{path} has no get_sweep(); expected a dict of experiments by name of it")
-    return get_sweep(choice) if colon else get_sweep()
+    try:
+        return get_sweep(choice) if colon else get_sweep()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:

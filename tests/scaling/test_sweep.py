@@ -132,6 +132,7 @@ def log_of(directory, name):
     ("text", "message"),
     [
         ("def get_config(): pass", "has no get_sweep()"),
+        ("def get_sweep(): int('x')", "sweep.py: invalid literal"),
         (SWEEP.replace("num_layers=1", "num_heads=5"), f"run {BROKEN}: model.d_model 32 is not"),
     ],
 )
