@@ -33,7 +33,7 @@ HEAD_WIDTH = 32
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """At each width learning rates 2^-k in muP, then in the standard parametrisation."""
+    """At each width rates 2^-k in muP from 64 and in the standard one; then in muP from 256."""
     base = Experiment(
         data=DataConfig(
             split="tail", validation_fraction=0.02, tokenizer=TokenizerConfig(kind="byte")

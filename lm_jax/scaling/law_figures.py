@@ -253,11 +253,7 @@ def _profiles(axes: Any, study: Study) -> None:
 
 
 def _tables(results: dict[str, Any]) -> str:
-    rows = [
-        (name, f"{results[name]:.5g}", f"{low:.5g} to {high:.5g}")
-        for name, (low, high) in results["intervals"].items()
-    ]
-    tables = [table(("parameter", "value", "95%"), rows)]
+    tables = [_parameters(results)]
     predictions = [
         (
             f"{row['budget']:.4g}",
@@ -285,18 +281,22 @@ def _groups_table(results: dict[str, Any]) -> str:
     if "groups" not in results:
         return ""
     groups = results["groups"]
-    own = groups["own_exponents"]
-    rows = [
-        (name, f"{own[name]:.5g}", f"{low:.5g} to {high:.5g}")
-        for name, (low, high) in own["intervals"].items()
-    ]
     apart = [(name, f"{a:.5g} to {b:.5g}") for name, (a, b) in groups["differences"].items()]
     return (
         f"<p>Exponents of each group's own; p = {groups['p_value']:.3g} if they are alike</p>"
-        + table(("parameter", "value", "95%"), rows)
+        + _parameters(groups["own_exponents"])
         + "<br>"
         + table(("difference", "95%"), apart)
     )
+
+
+def _parameters(fitted: dict[str, Any]) -> str:
+    """The parameters of a fit and their `intervals` as a table."""
+    rows = [
+        (name, f"{fitted[name]:.5g}", f"{low:.5g} to {high:.5g}")
+        for name, (low, high) in fitted["intervals"].items()
+    ]
+    return table(("parameter", "value", "95%"), rows)
 
 
 def _short(value: Any) -> str:

@@ -127,6 +127,7 @@ def _best_of_each(rows: Sequence[Row]) -> np.ndarray:
 
 def _compute(rows: Sequence[Row]) -> Picture:
     families = list(dict.fromkeys(row["family"] for row in rows))
+    flops = [row["training_flops"] for row in rows]  # panels share their axis
 
     def draw(*figure: Any) -> None:
         scale = by_size([row[_SIZE] for row in rows])
@@ -139,7 +140,7 @@ def _compute(rows: Sequence[Row]) -> Picture:
             axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
             axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
             plain_ticks(axes.yaxis)
-            if c.max() < 30 * c.min():
+            if max(flops) < 30 * min(flops):
                 few_decades(axes.xaxis)
         outer_labels(figure, LABELS["c"], VALIDATION)
         _size_bar(figure, scale, rows)
