@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from lm_jax import programs
+from lm_jax import build as programs
+from lm_jax.benchmarking import train_step as train
+from lm_jax.benchmarking.interleaved_timing import Turn
+from lm_jax.benchmarking.tables import table_of
+from lm_jax.config.experiment import Experiment, OptimizerConfig, ScheduleConfig, TrainingConfig
 from lm_jax.data import ImageConfig
-from lm_jax.experiment import Experiment, OptimizerConfig, ScheduleConfig, TrainingConfig
-from lm_jax.models.convnet import ConvNetConfig
-from lm_jax.speed import train
-from lm_jax.speed.tables import table_of
-from lm_jax.speed.turns import Turn
-from lm_jax.telemetry import environment, version
+from lm_jax.models.convnet.model import ConvNetConfig
+from lm_jax.telemetry.run_log import environment, version
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")

@@ -15,12 +15,14 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax import programs, sharding, training
-from lm_jax.scaling import fans
-from lm_jax.speed.cases import default_cases
-from lm_jax.speed.train import prepare, random_batches
-from lm_jax.speed.turns import take_turns
-from lm_jax.telemetry import environment
+from lm_jax import build as programs
+from lm_jax.benchmarking.default_experiments import default_cases
+from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.benchmarking.train_step import prepare, random_batches
+from lm_jax.parallel import sharding
+from lm_jax.sweeps import vmapped_runs as fans
+from lm_jax.telemetry.run_log import environment
+from lm_jax.training import loop as training
 
 RUNS = flags.DEFINE_integer("runs", 16, "In the fan.", lower_bound=2)
 STEPS = flags.DEFINE_integer("steps", 10, "Of a dispatch.", lower_bound=1)

@@ -59,7 +59,7 @@ def measure(name: str, num_tokens: int, order: int) -> dict[str, Any]:
     """What counting and smoothing cost, in this process."""
     import jax
 
-    from lm_jax.models.ngram import NgramConfig, ngram
+    from lm_jax.models.ngram.model import NgramConfig, ngram
 
     documents, vocab_size = CASES[name](num_tokens)
     model = ngram(NgramConfig(vocab_size, order=order))
@@ -92,7 +92,7 @@ CASES = {"words": zipfian_words, "characters": source_characters}
 
 def main(_: list[str]) -> None:
     """Prints the figures of all cases as one line of JSON."""
-    from lm_jax.telemetry import environment
+    from lm_jax.telemetry.run_log import environment
 
     results: dict[str, Any] = {"environment": environment(), "order": _ORDER.value}
     context = multiprocessing.get_context("spawn")

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from lm_jax import evaluation, sharding
 from lm_jax.data import TokenizerConfig, evaluation_batches, tokenize, train_tokenizer
-from lm_jax.models.ngram import NgramConfig, ngram
-from lm_jax.telemetry import environment
+from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.models.ngram.model import NgramConfig, ngram
+from lm_jax.parallel import sharding
+from lm_jax.telemetry.run_log import environment
 
 TEXT = flags.DEFINE_string("text", None, "Karpathy's input.txt of char-rnn.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")

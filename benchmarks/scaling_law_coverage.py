@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from lm_jax.scaling import laws
-from lm_jax.scaling.envelope import fit_envelope
-from lm_jax.scaling.fitting import fit
-from lm_jax.scaling.intervals import bootstrap
-from lm_jax.scaling.isoflop import fit_isoflop
+from lm_jax.scaling_laws import laws
+from lm_jax.scaling_laws.envelope import fit_envelope
+from lm_jax.scaling_laws.huber_fit import fit
+from lm_jax.scaling_laws.isoflop import fit_isoflop
+from lm_jax.scaling_laws.uncertainty import bootstrap
 
 TRIALS = flags.DEFINE_integer("trials", 100, "Data sets of each law.", lower_bound=2)
 RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Of each bootstrap.", lower_bound=100)
@@ -125,7 +125,7 @@ def coverage(
 
 def main(_: list[str]) -> None:
     """Prints a line for each law, and all of them as one line of JSON."""
-    from lm_jax.telemetry import environment
+    from lm_jax.telemetry.run_log import environment
 
     table: dict[str, dict[str, float]] = {}
     trials, resamples = TRIALS.value, RESAMPLES.value

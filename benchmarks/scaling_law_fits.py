@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from lm_jax.scaling.fitting import Fit, fit, minimise
-from lm_jax.scaling.intervals import bootstrap
-from lm_jax.scaling.laws import PARAMETRIC
+from lm_jax.scaling_laws.huber_fit import Fit, fit, minimise
+from lm_jax.scaling_laws.laws import PARAMETRIC
+from lm_jax.scaling_laws.uncertainty import bootstrap
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes, besides the terminal.")
 RESAMPLES = flags.DEFINE_integer("resamples", 4_000, "Bootstrap refits.", lower_bound=128)
@@ -66,7 +66,7 @@ def scipy_fit(fitted: Fit, weights: np.ndarray) -> float:
 
 def main(_: list[str]) -> None:
     """Prints the figures as one line of JSON."""
-    from lm_jax.telemetry import environment
+    from lm_jax.telemetry.run_log import environment
 
     n, d, losses = points()
     results: dict[str, Any] = {"environment": environment(), "points": len(n)}

@@ -15,13 +15,13 @@ from typing import Any
 
 from absl import app, flags
 
-from lm_jax import runs
-from lm_jax.charts import Series, coloured, line_chart, standalone
+from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import ParallelTextConfig
-from lm_jax.data.symbols import made_pairs
-from lm_jax.experiment import SamplesConfig
-from lm_jax.telemetry import environment
-from lm_jax.translation import translate
+from lm_jax.data.seq2seq.synthetic import made_pairs
+from lm_jax.reports.svg_charts import Series, coloured, line_chart, standalone
+from lm_jax.runs import trained_run as runs
+from lm_jax.runs.translate import translate
+from lm_jax.telemetry.run_log import environment
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
 LONGEST = flags.DEFINE_integer("longest", 23, "The longest sequence.", lower_bound=2)

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from lm_jax import runs
-from lm_jax.experiment import SamplesConfig
-from lm_jax.telemetry import environment
-from lm_jax.translation import held_out_pairs, translate
-from lm_jax.translation_scores import translation_measures
+from lm_jax.config.experiment import SamplesConfig
+from lm_jax.evaluation.bleu_chrf import translation_measures
+from lm_jax.runs import trained_run as runs
+from lm_jax.runs.translate import held_out_pairs, translate
+from lm_jax.telemetry.run_log import environment
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
 LIMIT = flags.DEFINE_integer("limit", 0, "Sources; 0: all.", lower_bound=0)

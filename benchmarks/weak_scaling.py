@@ -13,12 +13,12 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from lm_jax import programs
-from lm_jax.experiment import EvaluationConfig, Experiment, TrainingConfig
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.collectives import by_kind, planned_by_kind
-from lm_jax.scaling.compiled import compile_step
-from lm_jax.telemetry import environment
+from lm_jax import build as programs
+from lm_jax.config.experiment import EvaluationConfig, Experiment, TrainingConfig
+from lm_jax.costs.collectives import by_kind, planned_by_kind
+from lm_jax.costs.compiled_step import compile_step
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.telemetry.run_log import environment
 
 LARGEST = flags.DEFINE_integer("largest", 512, "Devices at the most.", lower_bound=8)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")

@@ -5,14 +5,14 @@ python -m launch.train --config=configs/and_gate.py --workdir=runs/and_gate
 500 steps, 15 seconds on 2 CPU cores: all four points right, cross-entropy 0.017.
 """
 
-from lm_jax.data import ImageConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
+from lm_jax.data import ImageConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 

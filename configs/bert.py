@@ -10,8 +10,7 @@ After 3,000 steps on 324,657 characters, 12 minutes on one shared core, the perp
 tokens is 478. docs/results.md has what that is worth to a classifier.
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     DenoisingConfig,
     EvaluationConfig,
     Experiment,
@@ -19,7 +18,8 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import EncoderConfig
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.transformer.model import EncoderConfig
 
 CONTEXT_LENGTH = 128
 

@@ -12,7 +12,7 @@ Accuracy on reviews 0.712 +- 0.002 pretrained, 0.726 +- 0.002 from scratch; on n
 
 from configs.bert import encoder
 from configs.labelled_texts import on_texts
-from lm_jax.experiment import Experiment, OptimizerConfig, ScheduleConfig
+from lm_jax.config.experiment import Experiment, OptimizerConfig, ScheduleConfig
 
 
 def get_config(texts: str = "reviews") -> Experiment:

@@ -9,7 +9,7 @@ reference 2.035 +- 0.046 (over documents) in 169 s.
 """
 
 from configs.corpora import on_corpus
-from lm_jax.experiment import Experiment
+from lm_jax.config.experiment import Experiment
 from lm_jax.models.causal_cnn import CausalCNNConfig
 
 SIZES = {

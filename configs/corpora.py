@@ -8,8 +8,7 @@ reference, which every Python carries, in 2,048 byte pairs, 2.2M parameters and 
 from collections.abc import Mapping
 from typing import Any
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
@@ -18,6 +17,7 @@ from lm_jax.experiment import (
     TrainingConfig,
     variant,
 )
+from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models import FAMILIES
 
 

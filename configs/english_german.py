@@ -12,8 +12,7 @@ lstm 36.8 and 3.3 (400 sentences, standard errors 0.4 to 0.9).
 
 from typing import Any
 
-from lm_jax.data import ParallelTextConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     CheckpointConfig,
     EvaluationConfig,
     Experiment,
@@ -22,8 +21,9 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
-from lm_jax.models.transformer import EncoderDecoderConfig
+from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer.model import EncoderDecoderConfig
 
 _TRANSLATORS = ("transformer", "lstm_attention", "lstm")
 _LENGTH = 128  # tokens of a row, into which several pairs are packed

@@ -7,8 +7,8 @@
 """
 
 from configs.small_images import fashion_mnist, on_images
-from lm_jax.experiment import Experiment
-from lm_jax.models.convnet import ConvNetConfig
+from lm_jax.config.experiment import Experiment
+from lm_jax.models.convnet.model import ConvNetConfig
 
 
 def get_config() -> Experiment:

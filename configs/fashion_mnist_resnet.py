@@ -8,14 +8,14 @@ of the last 20 steps).
 """
 
 from configs.small_images import fashion_mnist
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.convnet import ConvNetConfig
+from lm_jax.models.convnet.model import ConvNetConfig
 
 
 def get_config() -> Experiment:

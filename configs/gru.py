@@ -9,8 +9,8 @@ reference 2.065 +- 0.036 (over documents) in 137 s.
 """
 
 from configs.corpora import on_corpus
-from lm_jax.experiment import Experiment
-from lm_jax.models.recurrent import RecurrentConfig
+from lm_jax.config.experiment import Experiment
+from lm_jax.models.recurrent.language_model import RecurrentConfig
 
 SIZES = {
     "shakespeare": RecurrentConfig(cell="gru", d_hidden=238),

@@ -7,14 +7,14 @@ own test split); `genres`, sentences of the Brown corpus with the genre of their
 
 from typing import Any
 
-from lm_jax.data import LabelledTextConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
+from lm_jax.data import LabelledTextConfig, TokenizerConfig
 
 CONTEXT_LENGTHS = {"reviews": 48, "newsgroups": 128, "genres": 40}
 _STEPS = {"reviews": 600, "newsgroups": 900, "genres": 1200}

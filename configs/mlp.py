@@ -9,7 +9,7 @@ reference 2.361 +- 0.047 (over documents) in 165 s.
 """
 
 from configs.corpora import on_corpus
-from lm_jax.experiment import Experiment
+from lm_jax.config.experiment import Experiment
 from lm_jax.models.mlp import MLPConfig
 
 SIZES = {

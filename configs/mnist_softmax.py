@@ -7,7 +7,7 @@
 """
 
 from configs.small_images import mnist, on_images
-from lm_jax.experiment import Experiment
+from lm_jax.config.experiment import Experiment
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 

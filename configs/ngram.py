@@ -9,8 +9,8 @@ Bits per character, and seconds on one CPU core: shakespeare 2.256 in 5 s, and 2
 """
 
 from configs.corpora import on_corpus
-from lm_jax.experiment import Experiment
-from lm_jax.models.ngram import NgramConfig
+from lm_jax.config.experiment import Experiment
+from lm_jax.models.ngram.model import NgramConfig
 
 SIZES = {
     "shakespeare": NgramConfig(context_length=64, order=5),

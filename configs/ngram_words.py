@@ -7,9 +7,9 @@
 benchmarks/ngram_perplexity.py for the figures of KenLM.
 """
 
+from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
 from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import EvaluationConfig, Experiment, SamplesConfig
-from lm_jax.models.ngram import NgramConfig
+from lm_jax.models.ngram.model import NgramConfig
 
 
 def get_config() -> Experiment:

@@ -10,8 +10,8 @@ The names are those of lm_jax/models/presets.py. 124M parameters and up: for acc
 was trained with it yet.
 """
 
-from lm_jax.experiment import Experiment
-from lm_jax.speed.cases import published
+from lm_jax.benchmarking.default_experiments import published
+from lm_jax.config.experiment import Experiment
 
 
 def get_config(preset: str = "gpt2_small") -> Experiment:

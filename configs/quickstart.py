@@ -6,15 +6,15 @@
 out documents, where 5-gram counts of characters cost 2.00 and `xz -9` 2.34 (Python 3.11.7).
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     SamplesConfig,
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import TransformerConfig
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.transformer.model import TransformerConfig
 
 
 def get_config() -> Experiment:

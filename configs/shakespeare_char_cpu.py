@@ -10,8 +10,7 @@ over the whole split, mean of seeds 0, 1, 2: 1.886 nats in disjoint windows of 6
 README gives 1.88; its code, measured the same ways, 1.916 and 1.891.
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
@@ -19,7 +18,8 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import TransformerConfig
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.transformer.model import TransformerConfig
 
 
 def get_config() -> Experiment:

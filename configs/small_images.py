@@ -6,14 +6,14 @@ files; both are given as --config.data.path.
 
 from typing import Any
 
-from lm_jax.data import ImageConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
+from lm_jax.data import ImageConfig
 
 
 def mnist() -> ImageConfig:

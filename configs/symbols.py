@@ -13,8 +13,7 @@ models in each task, after 2 to 3 minutes on two CPU cores (docs/results.md).
 
 from typing import Any
 
-from lm_jax.data import ParallelTextConfig, SymbolsConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
@@ -22,8 +21,9 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.recurrent_seq2seq import RecurrentSeq2SeqConfig
-from lm_jax.models.transformer import EncoderDecoderConfig, TransformerConfig
+from lm_jax.data import ParallelTextConfig, SymbolsConfig, TokenizerConfig
+from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer.model import EncoderDecoderConfig, TransformerConfig
 
 _LENGTH = 32  # tokens of a row, into which several pairs are packed
 _BATCH_SIZES = {"decoder": 16, "lstm_attention": 48}  # rows

@@ -8,8 +8,8 @@ Accuracy: reviews 0.739 +- 0.003, newsgroups 0.216 +- 0.005, genres
 """
 
 from configs.labelled_texts import on_texts
-from lm_jax.experiment import Experiment
-from lm_jax.models.text_classifier import RecurrentClassifierConfig
+from lm_jax.config.experiment import Experiment
+from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 
 
 def get_config(texts: str = "reviews") -> Experiment:

@@ -9,7 +9,7 @@ Accuracy: reviews 0.789, newsgroups 0.808, genres 0.491; 2 to 6 seconds on one C
 """
 
 from configs.labelled_texts import on_texts
-from lm_jax.experiment import Experiment
+from lm_jax.config.experiment import Experiment
 from lm_jax.models.naive_bayes import NaiveBayesConfig
 
 

@@ -10,8 +10,7 @@ is told apart.
 translation 38.7, 34.6% of 20 topics right, and sentiments guessed (51.7%).
 """
 
-from lm_jax.data import ParallelTextConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
@@ -19,7 +18,8 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import EncoderDecoderConfig
+from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.models.transformer.model import EncoderDecoderConfig
 
 
 def get_config() -> Experiment:

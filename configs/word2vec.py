@@ -8,14 +8,14 @@ On the Brown corpus (1.1 million words), 185 seconds on 2 CPU cores: WordSim-353
 about families 75 of 240.
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
 )
+from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from lm_jax.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
+from lm_jax.generation.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
 
 LENGTH_PENALTY = flags.DEFINE_float(
     "length_penalty", 1.0, "Beam search: 0 ranks by log-probability; above, longer texts gain."

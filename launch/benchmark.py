@@ -27,12 +27,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import data, programs
-from lm_jax.experiment import Experiment
+from lm_jax import build as programs
+from lm_jax import data
+from lm_jax.benchmarking import decode, evaluate, startup
+from lm_jax.benchmarking import default_experiments as cases
+from lm_jax.benchmarking import input_pipeline as feed
+from lm_jax.benchmarking import pytorch_baseline as peers
+from lm_jax.benchmarking import train_step as train
+from lm_jax.benchmarking.tables import table_of
+from lm_jax.config.experiment import Experiment
 from lm_jax.models.presets import PRESETS
-from lm_jax.speed import cases, decode, evaluate, feed, peers, startup, train
-from lm_jax.speed.tables import table_of
-from lm_jax.telemetry import environment, finite, version
+from lm_jax.telemetry.run_log import environment, finite, version
 
 SUITES = ("train", "decode", "eval", "data", "lstm", "startup", "first_step")
 _STARTED = time.monotonic()

@@ -4,7 +4,8 @@ import os
 
 from absl import flags
 
-from lm_jax import cluster, hosts
+from lm_jax.parallel import launchers as cluster
+from lm_jax.parallel import processes as hosts
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT where process 0 listens; found under SLURM, Open MPI, on TPUs."

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from launch import program
-from lm_jax.comparison import compare, table_of, write_comparison
+from lm_jax.reports.compare_runs import compare, table_of, write_comparison
 
 OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
 

@@ -17,14 +17,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import programs
-from lm_jax.experiment import Experiment, of_model
-from lm_jax.mesh import AUTO, axis_sizes, show
+from lm_jax import build as programs
+from lm_jax.config.experiment import Experiment, of_model
+from lm_jax.costs import accelerators
+from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
+from lm_jax.costs.compiled_step import Compiled, Memory, Placed, compile_step, fits
 from lm_jax.models.presets import PRESETS, preset
-from lm_jax.models.transformer_config import BlocksConfig
-from lm_jax.scaling import accelerators
-from lm_jax.scaling.collectives import Traffic, by_kind, planned_by_kind, seconds
-from lm_jax.scaling.compiled import Compiled, Memory, Placed, compile_step, fits
+from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.parallel.mesh import AUTO, axis_sizes, show
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")

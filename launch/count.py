@@ -18,13 +18,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import data, programs
-from lm_jax.experiment import Experiment, of_model, sequences_per_step
+from lm_jax import build as programs
+from lm_jax import data
+from lm_jax.build import Program
+from lm_jax.config.experiment import Experiment, of_model, sequences_per_step
+from lm_jax.costs import model_flops as accounting
+from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives import targets_per_step
-from lm_jax.programs import Program
-from lm_jax.scaling import accounting
-from lm_jax.scaling.compiled import batch_shapes, compile_step, held, step_flops
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")

@@ -19,8 +19,10 @@ from typing import Any
 from absl import flags
 
 from launch import cluster, program
-from lm_jax import hosts, position_losses, runs
-from lm_jax.experiment import EvaluationConfig
+from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.evaluation import by_position as position_losses
+from lm_jax.parallel import processes as hosts
+from lm_jax.runs import trained_run as runs
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")

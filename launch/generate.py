@@ -25,9 +25,9 @@ from typing import Any
 from absl import flags
 
 from launch import beams, program
-from lm_jax import runs
-from lm_jax.completion import NextToken
-from lm_jax.experiment import SamplesConfig
+from lm_jax.config.experiment import SamplesConfig
+from lm_jax.generation.generate import NextToken
+from lm_jax.runs import trained_run as runs
 
 _BLOCK = "\u2588"
 _DEFAULT = SamplesConfig()

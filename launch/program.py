@@ -14,13 +14,15 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from lm_jax import experiment as experiments
-from lm_jax import hosts, programs, xla_presets
-from lm_jax.experiment_checks import validate
-from lm_jax.telemetry import finite
+from lm_jax import build as programs
+from lm_jax.config import experiment as experiments
+from lm_jax.config.validation import validate
+from lm_jax.parallel import processes as hosts
+from lm_jax.parallel import xla_flags as xla_presets
+from lm_jax.telemetry.run_log import finite
 
 XLA_PRESET = flags.DEFINE_enum(
-    "xla_preset", "none", list(xla_presets.PRESETS), "Compiler flags: lm_jax/xla_presets.py."
+    "xla_preset", "none", list(xla_presets.PRESETS), "Compiler flags: lm_jax/parallel/xla_flags.py."
 )
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
 sizes_of = programs.expected_sizes  # what a front door knows of the data before it reads it
@@ -148,7 +150,7 @@ def _unknown_field(argv: list[str]) -> str | None:
             path = argument.removeprefix("--config.").partition("=")[0]
             if path not in known:
                 close = difflib.get_close_matches(path, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else "lm_jax/experiment.py lists them"
+                hint = f"did you mean {close[0]}?" if close else "see lm_jax/config/experiment.py"
                 return f"{argument}: the configuration has no field {path}; {hint}"
     return None
 

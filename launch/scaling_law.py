@@ -25,10 +25,10 @@ from typing import Any
 from absl import flags
 
 from launch import program
-from lm_jax.scaling import laws, study
-from lm_jax.scaling.fitting import DELTA
-from lm_jax.scaling.points import Points, known_columns, read_points
-from lm_jax.telemetry import environment, finite
+from lm_jax.scaling_laws import laws, study
+from lm_jax.scaling_laws.huber_fit import DELTA
+from lm_jax.scaling_laws.observations import Points, known_columns, read_points
+from lm_jax.telemetry.run_log import environment, finite
 
 _POWERS = {"power": laws.power, "power_offset": laws.power_offset}
 _LAWS = {"parametric": laws.PARAMETRIC, "kaplan": laws.KAPLAN}
@@ -79,7 +79,7 @@ def main() -> dict[str, Any]:
 
 def _write(found: study.Study, directory: Path, points: Path, where: list[str]) -> Path:
     """Writes scaling_law.json and the page, both with what they are of; the path of the page."""
-    from lm_jax.scaling.law_figures import write_page
+    from lm_jax.scaling_laws.plots import write_page
 
     directory.mkdir(parents=True, exist_ok=True)
     here, digest = environment(), hashlib.sha256(points.read_bytes()).hexdigest()

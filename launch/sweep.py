@@ -7,10 +7,11 @@ r"""Trains all runs of a sweep on this machine, or goes on where the same direct
       --together=8
   python -m launch.sweep --sweepdir=sweeps/rates --table
 
-A sweep is a Python file with get_sweep() -> dict of experiments by name: lm_jax/scaling/sweeps.py
-makes them. Nothing is written before every run is known to be valid, to have its data and to build
-its model. The sweep directory receives sweep.json, runs/NAME-ADDRESS, each a work directory like
-any other, logs/NAME-ADDRESS.log and, after each run, results.csv, which launch.scaling_law reads.
+A sweep is a Python file with get_sweep() -> dict of experiments by name;
+lm_jax/sweeps/search_space.py makes them. Nothing is written before every run is known to be valid,
+to have its data and to build its model. The sweep directory receives sweep.json, runs/NAME-ADDRESS,
+each a work directory like any other, logs/NAME-ADDRESS.log and, after each run, results.csv, which
+launch.scaling_law reads.
 
 An address is a hash of what decides a run's numbers. The same command goes on: runs that are
 finished are skipped, others continue from their last checkpoint or are tried again. One that fails
@@ -34,9 +35,16 @@ import jax
 from absl import flags
 
 from launch import program
-from lm_jax import data, hosts, programs, trainer
-from lm_jax.scaling import branches, fans, local, sweep_directory, sweeps
-from lm_jax.scaling.plan import (
+from lm_jax import build as programs
+from lm_jax import data
+from lm_jax.parallel import processes as hosts
+from lm_jax.runs import train as trainer
+from lm_jax.sweeps import directory as sweep_directory
+from lm_jax.sweeps import local_executor as local
+from lm_jax.sweeps import search_space as sweeps
+from lm_jax.sweeps import vmapped_runs as fans
+from lm_jax.sweeps import warm_starts as branches
+from lm_jax.sweeps.plan import (
     Planned,
     Seconds,
     as_measured,
@@ -48,7 +56,7 @@ from lm_jax.scaling.plan import (
     table_of,
     total_flops,
 )
-from lm_jax.scaling.results import results, write_results
+from lm_jax.sweeps.results import results, write_results
 
 CONFIG = flags.DEFINE_string("config", None, "The sweep: a file of configs/sweeps, or FILE:CHOICE.")
 SWEEPDIR = flags.DEFINE_string("sweepdir", None, "Where the sweep is kept; the same one resumes.")

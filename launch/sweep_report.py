@@ -20,10 +20,11 @@ import jax
 from absl import flags
 
 from launch import program
-from lm_jax import position_losses, runs
-from lm_jax.experiment import EvaluationConfig
-from lm_jax.scaling.results import read_results, workdir_of_row
-from lm_jax.scaling.sweep_page import write_sweep_page
+from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.evaluation import by_position as position_losses
+from lm_jax.runs import trained_run as runs
+from lm_jax.sweeps.report import write_sweep_page
+from lm_jax.sweeps.results import read_results, workdir_of_row
 
 _LISTED = 5  # runs that a message names
 

@@ -6,10 +6,10 @@ r"""Trains a model, or goes on where the same work directory stopped.
   python -m launch.train --config=configs/quickstart.py --workdir=runs/mine \
       --config.data.source=files --config.data.path='books/*.txt'
 
-Every field of lm_jax/experiment.py can be set as --config.PART.FIELD=VALUE. The work directory
-receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt, evaluation.json and
-report.html. SIGTERM saves the state and exits with status 75; the same command resumes. The last
-line of the output is JSON with the results.
+Every field of lm_jax/config/experiment.py can be set as --config.PART.FIELD=VALUE.
+The work directory receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt,
+evaluation.json and report.html. SIGTERM saves the state and exits with status 75; the same
+command resumes. The last line of the output is JSON with the results.
 
 --profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) that hold these steps
 into profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps
@@ -28,8 +28,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cluster, program
-from lm_jax import hosts, trainer
-from lm_jax.profiling import parse_steps
+from lm_jax.parallel import processes as hosts
+from lm_jax.runs import train as trainer
+from lm_jax.training.profiler import parse_steps
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 WORKDIR = flags.DEFINE_string(

@@ -19,12 +19,12 @@ from typing import Any
 from absl import flags
 
 from launch import beams, program
-from lm_jax import runs
-from lm_jax.completion import Completion
+from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data.sources import read_text
-from lm_jax.experiment import SamplesConfig
-from lm_jax.translation import held_out_pairs, translate
-from lm_jax.translation_scores import translation_measures
+from lm_jax.evaluation.bleu_chrf import translation_measures
+from lm_jax.generation.generate import Completion
+from lm_jax.runs import trained_run as runs
+from lm_jax.runs.translate import held_out_pairs, translate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 INPUT = flags.DEFINE_string("input", None, "Sources, a line each; none: the validation split.")

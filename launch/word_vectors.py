@@ -16,7 +16,8 @@ import numpy as np
 from absl import flags
 
 from launch import program
-from lm_jax import runs, word_vectors
+from lm_jax.evaluation import word_vectors
+from lm_jax.runs import trained_run as runs
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 PLUS = flags.DEFINE_list("plus", [], "Words to add, comma-separated.")

@@ -1,6 +1,6 @@
 """Experiments small enough for tests."""
 
-from lm_jax.experiment import Experiment
+from lm_jax.config.experiment import Experiment
 
 
 def tiny(**fields) -> Experiment:

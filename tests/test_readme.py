@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from configs.quickstart import get_config
-from lm_jax.experiment_checks import validate
-from tests.test_launch import ROOT, environment
+from lm_jax.config.validation import validate
+from tests.launch.test_launch import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = [

@@ -1,13 +1,13 @@
 """What studies on the bytes of Python's standard library have in common."""
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     CheckpointConfig,
     EvaluationConfig,
     Experiment,
     SamplesConfig,
     TrainingConfig,
 )
+from lm_jax.data import DataConfig, TokenizerConfig
 
 
 def on_stdlib() -> Experiment:

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from configs.sweeps._stdlib import on_stdlib
-from lm_jax.experiment import Experiment, SamplesConfig, ScheduleConfig
+from lm_jax.config.experiment import Experiment, SamplesConfig, ScheduleConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
-from lm_jax.models.recurrent import RecurrentConfig
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.sweeps import grid, ladder
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.sweeps.search_space import grid, ladder
 
 CONTEXT_LENGTH = 128
 STEPS, NUM_SIZES = 1500, 6

@@ -12,9 +12,9 @@ tune it for each size first.
 """
 
 from configs.sweeps._stdlib import on_stdlib
-from lm_jax.experiment import Experiment, ScheduleConfig
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.sweeps import grid, horizons, ladder
+from lm_jax.config.experiment import Experiment, ScheduleConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.sweeps.search_space import grid, horizons, ladder
 
 WIDTHS = (32, 48, 64, 96, 128)
 TOKENS = (1e6, 2e6, 4e6, 8e6, 1.6e7)

@@ -13,8 +13,8 @@ trains one width with one budget: what the profiles predicted for it.
 import re
 
 from configs.sweeps._stdlib import on_stdlib
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.sweeps import Trial, grid, isoflop, ladder
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.sweeps.search_space import Trial, grid, isoflop, ladder
 
 WIDTHS = {  # by budget, in training FLOPs
     1e11: (8, 16, 24, 32, 40, 48),

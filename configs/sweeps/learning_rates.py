@@ -7,16 +7,16 @@ r"""Which learning rate is best at which width: Transformers on CPython's langua
 15 runs of up to 0.46M parameters, 8.9e12 FLOPs in all: minutes on 2 CPU cores.
 """
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     EvaluationConfig,
     Experiment,
     SamplesConfig,
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.sweeps import grid
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.sweeps.search_space import grid
 
 WIDTHS = (32, 64, 128)
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)

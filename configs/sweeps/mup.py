@@ -14,8 +14,7 @@ them at width 1,024: under an hour of 2 CPU cores. They leave 6 GB of checkpoint
 import dataclasses
 from collections.abc import Iterable
 
-from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.experiment import (
+from lm_jax.config.experiment import (
     CheckpointConfig,
     EvaluationConfig,
     Experiment,
@@ -24,8 +23,9 @@ from lm_jax.experiment import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.models.transformer import TransformerConfig
-from lm_jax.scaling.sweeps import grid
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.sweeps.search_space import grid
 
 SEEDS = {64: 3, 128: 3, 256: 3, 512: 1, 1024: 1}  # by width
 HIGHEST = {64: 7, 128: 8, 256: 9, 512: 9, 1024: 10}  # rate 2^-k, in the standard parametrisation

@@ -2,43 +2,43 @@
 
 from typing import Any
 
-from lm_jax.data.batches import TokenizedDocuments as TokenizedDocuments
-from lm_jax.data.batches import evaluation_batches as evaluation_batches
-from lm_jax.data.batches import training_batches as training_batches
-from lm_jax.data.batches import training_lanes as training_lanes
+from lm_jax.data.classification.batches import Examples as Examples
+from lm_jax.data.classification.batches import LabelledSet as LabelledSet
+from lm_jax.data.classification.batches import Reader as Reader
+from lm_jax.data.classification.batches import evaluation_examples as evaluation_examples
+from lm_jax.data.classification.batches import image_reader as image_reader
+from lm_jax.data.classification.batches import text_reader as text_reader
+from lm_jax.data.classification.batches import training_examples as training_examples
+from lm_jax.data.classification.images import prepare_images
+from lm_jax.data.classification.labelled_text import prepare_labelled_text
 from lm_jax.data.config import DataConfig as DataConfig
 from lm_jax.data.config import ImageConfig as ImageConfig
 from lm_jax.data.config import LabelledTextConfig as LabelledTextConfig
 from lm_jax.data.config import ParallelTextConfig as ParallelTextConfig
 from lm_jax.data.config import SymbolsConfig as SymbolsConfig
 from lm_jax.data.config import TokenizerConfig as TokenizerConfig
-from lm_jax.data.corpus import Corpus as Corpus
-from lm_jax.data.corpus import prepare_corpus as prepare_corpus
-from lm_jax.data.corpus import texts_of as texts_of
-from lm_jax.data.corpus import tokenize as tokenize
-from lm_jax.data.denoising import Corruption as Corruption
-from lm_jax.data.denoising import evaluation_corrupted as evaluation_corrupted
-from lm_jax.data.denoising import masking as masking
-from lm_jax.data.denoising import prefixing as prefixing
-from lm_jax.data.denoising import span_corruption as span_corruption
-from lm_jax.data.denoising import text_length as text_length
-from lm_jax.data.denoising import training_corrupted as training_corrupted
-from lm_jax.data.examples import Examples as Examples
-from lm_jax.data.examples import LabelledSet as LabelledSet
-from lm_jax.data.examples import Reader as Reader
-from lm_jax.data.examples import evaluation_examples as evaluation_examples
-from lm_jax.data.examples import image_reader as image_reader
-from lm_jax.data.examples import text_reader as text_reader
-from lm_jax.data.examples import training_examples as training_examples
-from lm_jax.data.images import prepare_images
-from lm_jax.data.labelled_text import prepare_labelled_text
-from lm_jax.data.packed_pairs import evaluation_packed_pairs as evaluation_packed_pairs
-from lm_jax.data.packed_pairs import training_packed_pairs as training_packed_pairs
-from lm_jax.data.pairs import evaluation_pairs as evaluation_pairs
-from lm_jax.data.pairs import training_pairs as training_pairs
-from lm_jax.data.parallel_text import ParallelSet as ParallelSet
-from lm_jax.data.parallel_text import ParallelSplit as ParallelSplit
-from lm_jax.data.parallel_text import prepare_parallel_text
+from lm_jax.data.seq2seq.packing import evaluation_packed_pairs as evaluation_packed_pairs
+from lm_jax.data.seq2seq.packing import training_packed_pairs as training_packed_pairs
+from lm_jax.data.seq2seq.parallel_corpus import ParallelSet as ParallelSet
+from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit as ParallelSplit
+from lm_jax.data.seq2seq.parallel_corpus import prepare_parallel_text
+from lm_jax.data.text.corpus import Corpus as Corpus
+from lm_jax.data.text.corpus import prepare_corpus as prepare_corpus
+from lm_jax.data.text.corpus import texts_of as texts_of
+from lm_jax.data.text.corpus import tokenize as tokenize
+from lm_jax.data.text.denoising_batches import Corruption as Corruption
+from lm_jax.data.text.denoising_batches import evaluation_corrupted as evaluation_corrupted
+from lm_jax.data.text.denoising_batches import masking as masking
+from lm_jax.data.text.denoising_batches import prefixing as prefixing
+from lm_jax.data.text.denoising_batches import span_corruption as span_corruption
+from lm_jax.data.text.denoising_batches import text_length as text_length
+from lm_jax.data.text.denoising_batches import training_corrupted as training_corrupted
+from lm_jax.data.text.skip_gram_batches import evaluation_pairs as evaluation_pairs
+from lm_jax.data.text.skip_gram_batches import training_pairs as training_pairs
+from lm_jax.data.text.windows import TokenizedDocuments as TokenizedDocuments
+from lm_jax.data.text.windows import evaluation_batches as evaluation_batches
+from lm_jax.data.text.windows import training_batches as training_batches
+from lm_jax.data.text.windows import training_lanes as training_lanes
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.config import TokenizerConfig
-from lm_jax.data.words import load_words, train_words
+from lm_jax.data.word_vocabulary import load_words, train_words
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once

@@ -3,23 +3,17 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lm_jax.models import (
-    causal_cnn,
-    convnet,
-    dense_classifier,
-    mlp,
-    naive_bayes,
-    ngram,
-    recurrent,
-    recurrent_seq2seq,
-    skip_gram,
-    text_classifier,
-    transformer,
-)
+from lm_jax.models import causal_cnn, dense_classifier, mlp, naive_bayes, skip_gram
+from lm_jax.models.convnet import model as convnet
 from lm_jax.models.interface import Batch as Batch
 from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
+from lm_jax.models.ngram import model as ngram
+from lm_jax.models.recurrent import classifier as text_classifier
+from lm_jax.models.recurrent import language_model as recurrent
+from lm_jax.models.recurrent import seq2seq as recurrent_seq2seq
+from lm_jax.models.transformer import model as transformer
 
 
 class Family(NamedTuple):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.history import lagged, positions_of
+from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from lm_jax.models.convnet import ConvNetConfig
-from lm_jax.models.transformer import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.convnet.model import ConvNetConfig
+from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 
 Config = TransformerConfig | EncoderConfig | EncoderDecoderConfig | ConvNetConfig
 

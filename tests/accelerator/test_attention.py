@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lm_jax.models import build_model
-from lm_jax.models.attention import attend, same_segment, visible
-from lm_jax.models.fused_attention import attend_fused
 from lm_jax.models.presets import preset
+from lm_jax.models.transformer.attention import attend, same_segment, visible
+from lm_jax.models.transformer.flash_attention import attend_fused
 
 HALF = 2.0**-8  # bfloat16 keeps 8 bits
 

@@ -19,7 +19,10 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 import jax  # noqa: E402
 
-from lm_jax import data, programs, sharding, training  # noqa: E402
+from lm_jax import build as programs
+from lm_jax import data
+from lm_jax.parallel import sharding
+from lm_jax.training import loop as training
 
 FAMILIES = ("quickstart", "shakespeare_char_cpu")
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from lm_jax.models.transformer import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 
 
 class Pair(NamedTuple):

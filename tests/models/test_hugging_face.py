@@ -8,10 +8,10 @@ import torch
 import transformers
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models import build_model
-from lm_jax.models.attention import relative_buckets
 from lm_jax.models.presets import preset
-from lm_jax.scaling.accounting import count_parameters
+from lm_jax.models.transformer.attention import relative_buckets
 from tests.models import hugging_face
 
 LENGTHS = (20, 13, 1)

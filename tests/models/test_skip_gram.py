@@ -7,7 +7,7 @@ import pytest
 from lm_jax.data import TokenizerConfig, evaluation_pairs, tokenize, train_tokenizer, training_pairs
 from lm_jax.models import build_model
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.sharding import unboxed
+from lm_jax.parallel.sharding import unboxed
 
 CONFIG = TokenizerConfig("whitespace", 50)
 TEXTS = ["the cat sat on the mat", "a dog", "one", "the dog sat on a log " * 4]

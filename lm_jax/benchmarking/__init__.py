@@ -1,0 +1,1 @@
+"""What launch.benchmark times, and the same work in PyTorch."""

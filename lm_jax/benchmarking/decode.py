@@ -1,0 +1,157 @@
+"""KV-cached greedy decoding from prompts of one token, timed beside Hugging Face's `generate`."""
+
+import functools
+import importlib.util
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
+from lm_jax.build import Program, compute_dtype
+from lm_jax.generation import decode_loop as decoding
+from lm_jax.generation.sampling import Sampling
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.parallel import sharding
+from lm_jax.training import loop as training
+
+
+def measure(program: Program, batch_size: int, new_tokens: int, rounds: int, how: str) -> dict:
+    """The figures of continuing `batch_size` prompts by `new_tokens`, and of the peer, in turns.
+
+    Every token takes a read of all parameters and of the cache: beside the tokens stand the bytes
+    a second that these come to. Parameters are float32 on our side, as runs hold them, and of the
+    compute dtype on the other.
+
+    Args:
+      how: `none` leaves Hugging Face out; it is not compiled otherwise.
+
+    Raises:
+      ValueError: the model does not generate, or the tokens do not fit its context.
+    """
+    experiment = program.experiment
+    if program.model.step is None or hasattr(experiment.model, "source_length"):
+        raise ValueError("the suite decode measures models that continue a text; take another")
+    if not 0 < new_tokens < experiment.model.context_length:
+        raise ValueError(
+            f"{new_tokens} tokens and a prompt of one do not fit the model.context_length "
+            f"{experiment.model.context_length}; generate fewer"
+        )
+    state = training.init_state(
+        program.model, program.optimizer, program.example, program.mesh, experiment.seed
+    )
+    variables = training.variables_of(state)
+    del state  # and with it the optimizer's
+    vocab_size = experiment.model.vocab_size
+    prompts = np.random.default_rng(0).integers(0, vocab_size, (batch_size, 1)).astype(np.int32)
+    turns = {"lm_jax": _our_turn(program, variables, prompts, new_tokens)}
+    note = _why_not(program, how)
+    if not note:
+        turns["hugging_face"] = _hugging_face_turn(program, prompts, new_tokens)
+    seconds = take_turns(turns, rounds)
+    rates = {name: seconds.rate(name, batch_size * new_tokens, new_tokens) for name in turns}
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    cache = _cache_bytes(experiment.model, batch_size, new_tokens, compute_dtype(experiment))
+    ours = rates["lm_jax"]
+    ours["bytes_per_second"] = (weights + cache) / ours["seconds"]["median"]
+    return {
+        "unit": "tokens",
+        "targets_per_step": batch_size,
+        "steps_per_turn": new_tokens,
+        "rounds": rounds,
+        "dtype": str(compute_dtype(experiment)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "programs": rates,
+        **seconds.ratios("lm_jax", [name for name in turns if name != "lm_jax"]),
+        "bytes_per_step": {"parameters": weights, "cache": cache},
+        "peer": note or "Hugging Face generate, eager",
+    }
+
+
+def _cache_bytes(config: Any, batch_size: int, new_tokens: int, dtype: Any) -> int:
+    """Bytes of the keys and values that a step reads: of all the columns, filled or not."""
+    if not isinstance(config, TransformerConfig):
+        return 0
+    width = config.kv_heads * config.head_width
+    return 2 * config.num_layers * batch_size * (1 + new_tokens) * width * dtype.itemsize
+
+
+def _our_turn(program: Program, variables: Any, prompts: np.ndarray, new_tokens: int) -> Turn:
+    greedy = Sampling(temperature=0.0)
+    generate = jax.jit(
+        functools.partial(decoding.generate, program.model, sampling=greedy, end_tokens=(-1,))
+    )
+    count, width = len(prompts), 1 + new_tokens
+    tokens = np.pad(prompts, ((0, 0), (0, new_tokens)))
+    lengths, limits = np.ones(count, np.int32), np.full(count, width, np.int32)
+
+    def turn() -> None:
+        keys = jax.random.split(jax.random.key(0), count)
+        with sharding.on_mesh(program.mesh):
+            found = generate(variables, tokens, lengths, limits, keys)
+        assert np.asarray(found.lengths).tolist() == [width] * count
+
+    return turn
+
+
+def _why_not(program: Program, how: str) -> str:
+    """Why Hugging Face's model is not measured; '' where it is."""
+    if how == "none":
+        return "Hugging Face was not asked for"
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return "torch or transformers is not installed"
+    import torch
+
+    from lm_jax.benchmarking import pytorch_models as torch_peers
+
+    platform = program.mesh.devices.flat[0].platform
+    if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
+        return f"PyTorch {torch.__version__} has no {platform} here"
+    config = program.experiment.model
+    otherwise = torch_peers.unlike(program.experiment)
+    if otherwise or not isinstance(config, TransformerConfig) or not config.use_bias:
+        return f"GPT-2 is another model: {otherwise or 'its layers have biases'}"
+    return ""
+
+
+def _hugging_face_turn(program: Program, prompts: np.ndarray, new_tokens: int) -> Turn:
+    """GPT-2 of transformers with random weights of the same shapes."""
+    import torch
+    import transformers
+
+    config = program.experiment.model
+    device = "cuda" if program.mesh.devices.flat[0].platform == "gpu" else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    shape = transformers.GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.context_length,
+        n_embd=config.d_model,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        n_inner=config.feed_forward_width,
+        activation_function="gelu_new" if config.activation == "gelu_tanh" else "gelu",
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    dtype = getattr(torch, str(compute_dtype(program.experiment)))
+    model = transformers.GPT2LMHeadModel(shape).to(device, dtype).eval()
+
+    def turn() -> None:
+        tokens = torch.tensor(prompts, device=device).long()
+        with torch.inference_mode():
+            found = model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=0,
+            )
+        found = found.cpu()
+        assert found.shape == (len(prompts), 1 + new_tokens)
+
+    return turn

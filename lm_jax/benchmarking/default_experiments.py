@@ -1,0 +1,74 @@
+"""What is measured where nothing else is asked for, and a published model as it is pretrained."""
+
+import dataclasses
+from typing import Any
+
+from lm_jax.config.experiment import (
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    TrainingConfig,
+    variant,
+)
+from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
+from lm_jax.models import FAMILIES
+from lm_jax.models.presets import preset
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.transformer.model import TransformerConfig
+
+# Adam as PyTorch's examples of LSTMs have it.
+_ADAM = OptimizerConfig("adam", beta2=0.999, clip_norm=0.0)
+
+
+def default_cases(suite: str, accelerator: bool) -> dict[str, Experiment]:
+    """The experiments of a suite by name: small ones for a CPU, GPT-2 for an accelerator.
+
+    On a CPU nanoGPT's settings for one and for a small GPU; on an accelerator GPT-2 124M with
+    context 1,024 and half a million tokens a step, its vocabulary rounded up to a multiple of 64.
+    """
+    if suite == "decode":
+        return {"GPT-2 124M": published("gpt2_small")}
+    if suite == "lstm":
+        width, time, rows = (1024, 256, 64) if accelerator else (512, 64, 32)
+        lstm = RecurrentConfig(65, context_length=time, num_layers=2, d_hidden=width)
+        name = f"LSTM 2 x {width}, context {time}, batch {rows}"
+        return {name: _experiment(lstm, rows, 8, optimizer=_ADAM)}
+    if accelerator:
+        gpt2 = published("gpt2_small")
+        gpt2.model.vocab_size = 50_304
+        gpt2.training.batch_size, gpt2.training.gradient_accumulation_steps = 512, 16
+        gpt2.training.steps_per_call, gpt2.evaluation.batch_size = 2, 32
+        return {"GPT-2 124M, context 1024, batch 512": gpt2}
+    small = TransformerConfig(65, context_length=64, num_layers=4, d_model=128, num_heads=4)
+    large = TransformerConfig(65, context_length=256, num_layers=6, d_model=384, num_heads=6)
+    return {
+        "4 x 128, context 64, batch 12": _experiment(small, 12, 40),
+        "6 x 384, context 256, batch 8": _experiment(large, 8, 8),
+    }
+
+
+def published(name: str) -> Experiment:
+    """A preset on data of its kind, with 8 rows a step; nothing is read yet.
+
+    Raises:
+      ValueError: no model of that name is known.
+    """
+    model = preset(name)
+    objective = FAMILIES[variant("model", model)].objectives[0]
+    of_objective: dict[str, Any] = {
+        "seq2seq": ParallelTextConfig(source="copy"),
+        "classification": ImageConfig(),
+    }
+    experiment = _experiment(model, 8, 8)
+    return dataclasses.replace(
+        experiment, objective=objective, data=of_objective.get(objective, DataConfig())
+    )
+
+
+def _experiment(model: Any, rows: int, steps: int, **parts: Any) -> Experiment:
+    return Experiment(
+        model=model,
+        training=TrainingConfig(batch_size=rows, steps_per_call=steps),
+        evaluation=EvaluationConfig(batch_size=rows),
+        **parts,
+    )

@@ -1,0 +1,73 @@
+"""Exact evaluation of a text, timed beside a forward pass of PyTorch's over the same windows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax import data
+from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.build import Program, compute_dtype
+from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.parallel import sharding
+from lm_jax.training import loop as training
+
+
+def random_documents(tokens: int, vocab_size: int, length: int = 0) -> data.TokenizedDocuments:
+    """A stream of random tokens, of documents with `length` targets; 0: of one document."""
+    count = max(tokens // length, 1) if length else 1
+    rng = np.random.default_rng(0)
+    stream = rng.integers(1, max(vocab_size, 2), tokens + 1).astype(np.int32)
+    starts = np.linspace(0, tokens, count + 1).astype(np.int64)
+    stream[starts] = 0
+    sizes = np.diff(starts)
+    return data.TokenizedDocuments(stream, starts, sizes, sizes, sizes)
+
+
+def measure(
+    program: Program, num_batches: int, rounds: int, peers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The figures of evaluating one document of so many batches, and of others, in turns.
+
+    Ours ends in sums a document in float64 on the host; a peer's in one mean.
+
+    Raises:
+      ValueError: the program is not of a causal language model.
+    """
+    experiment = program.experiment
+    if experiment.objective != "causal_lm":
+        raise ValueError(f"the suite eval measures objective causal_lm, not {experiment.objective}")
+    model, rows = experiment.model, experiment.evaluation.batch_size
+    targets = rows * model.context_length
+    documents = random_documents(num_batches * targets, model.vocab_size)
+    batches = data.evaluation_batches(
+        documents, context_length=model.context_length, batch_size=rows
+    )
+    state = training.init_state(
+        program.model, program.optimizer, program.example, program.mesh, experiment.seed
+    )
+    variables = training.variables_of(state)
+    losses = evaluation.make_loss_function(program.model)
+
+    def turn() -> None:
+        with sharding.on_mesh(program.mesh):
+            sums = evaluation.sum_by_document(losses, variables, batches, 1, program.mesh)
+        assert sums.tokens.sum() == num_batches * targets
+
+    names = ("inputs", "targets")
+    stacked = {name: np.stack([batch[name] for batch in batches]) for name in names}
+    turns = {"lm_jax": turn, **{name: make(stacked) for name, make in peers.items()}}
+    seconds = take_turns(turns, rounds)
+    return {
+        "unit": "tokens",
+        "targets_per_step": targets,
+        "steps_per_turn": num_batches,
+        "rounds": rounds,
+        "dtype": str(compute_dtype(experiment)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "programs": {
+            name: seconds.rate(name, num_batches * targets, num_batches) for name in turns
+        },
+        **seconds.ratios("lm_jax", list(peers)),
+    }

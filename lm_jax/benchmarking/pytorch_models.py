@@ -1,0 +1,191 @@
+"""The same models and train steps in PyTorch, to be measured against; needs the `torch` extra."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lm_jax.benchmarking.interleaved_timing import Turn
+from lm_jax.config.experiment import Experiment, OptimizerConfig
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.transformer.model import TransformerConfig
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, with PyTorch's fused attention."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        width, self.heads, bias = config.d_model, config.num_heads, config.use_bias
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.attention_norm = nn.LayerNorm(width, bias=bias)
+        self.feed_forward_norm = nn.LayerNorm(width, bias=bias)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.output = nn.Linear(width, width, bias=bias)
+        self.up = nn.Linear(width, config.feed_forward_width, bias=bias)
+        self.down = nn.Linear(config.feed_forward_width, width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        heads = self.qkv(self.attention_norm(x)).view(batch, time, 3, self.heads, -1)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.output(y.transpose(1, 2).reshape(batch, time, width))
+        hidden = F.gelu(self.up(self.feed_forward_norm(x)), approximate=self.approximate)
+        return x + self.down(hidden)
+
+
+class GPT(nn.Module):
+    """Learned positions, LayerNorm, GELU, tied embeddings: GPT-2's choices, as nanoGPT has them."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = nn.Embedding(config.context_length, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.d_model, bias=config.use_bias)
+        for parameter in self.parameters():
+            if parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy in nats, of tokens [B, T]."""
+        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        x = self.embedding(inputs) + self.positions(positions)
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.embedding.weight)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class LSTM(nn.Module):
+    """An embedding, nn.LSTM (cuDNN's on GPUs) and an output layer, time-major throughout."""
+
+    def __init__(self, config: RecurrentConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_width)
+        self.lstm = nn.LSTM(config.embedding_width, config.d_hidden, config.num_layers)
+        self.output = nn.Linear(config.d_hidden, config.vocab_size)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy in nats, of tokens [B, T]."""
+        hidden, _ = self.lstm(self.embedding(inputs.T))
+        return F.cross_entropy(self.output(hidden).flatten(0, 1), targets.T.flatten())
+
+
+def unlike(experiment: Experiment) -> str | None:
+    """What of an experiment PyTorch does otherwise here; None: the work is the same."""
+    config, optimizer = experiment.model, experiment.optimizer
+    if isinstance(config, TransformerConfig):
+        expected: dict[str, Any] = {"norm": "layer_norm", "norm_order": "pre"}
+        expected |= {"positions": "learned", "tie_embeddings": True, "kv_heads": config.num_heads}
+        expected |= {"embedding_norm": False, "scale_embeddings": False, "logit_soft_cap": 0}
+        expected |= {"logit_scale": 1}
+        if config.activation not in ("gelu", "gelu_tanh"):
+            return f"model.activation {config.activation}"
+    elif isinstance(config, RecurrentConfig):
+        expected = {"cell": "lstm", "layer_norm": False, "tie_embeddings": False}
+        expected |= {"recurrent_dropout_rate": 0, "carry_state": False}
+    else:
+        return f"a {type(config).__name__}"
+    for name, value in (expected | {"dropout_rate": 0}).items():
+        if getattr(config, name) != value:
+            return f"model.{name} {getattr(config, name)}"
+    if experiment.mup_base_width:
+        return f"mup_base_width {experiment.mup_base_width}"
+    if experiment.objective != "causal_lm" or optimizer.name not in ("adamw", "adam"):
+        return f"{experiment.objective} by {optimizer.name}"
+    return None
+
+
+class Trainer:
+    """Adam or AdamW (fused), with clipping by the global norm and accumulation; a call a step."""
+
+    def __init__(self, model: nn.Module, experiment: Experiment, half: bool):
+        self.model, self.half = model, half
+        self.parts = experiment.training.gradient_accumulation_steps
+        self.clip_norm = experiment.optimizer.clip_norm
+        self.parameters = list(model.parameters())
+        self.optimizer = _adam(model, experiment.optimizer)
+
+    def step(self, inputs: Tensor, targets: Tensor) -> None:
+        """One optimizer step on tokens [B, T]."""
+        pairs = zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True)
+        for x, y in pairs:
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half):
+                loss = self.model(x, y) / self.parts
+            loss.backward()
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """With decay on the matrices of the blocks, as ours."""
+    decay = config.weight_decay if config.name == "adamw" else 0.0
+    inside = {p for m in model.modules() if isinstance(m, Block) for p in m.parameters()}
+    matrices = [p for p in model.parameters() if p in inside and p.dim() == 2]
+    rest = [p for p in model.parameters() if not (p in inside and p.dim() == 2)]
+    groups = [{"params": rest, "weight_decay": 0.0}]
+    groups += [{"params": matrices, "weight_decay": decay}] if matrices else []
+    return torch.optim.AdamW(
+        groups, lr=1e-3, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
+    )
+
+
+def model_of(experiment: Experiment, how: str, device: str) -> nn.Module:
+    """The model of an experiment, `eager` or under torch.compile (`compile`)."""
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    config = experiment.model
+    model = GPT(config) if isinstance(config, TransformerConfig) else LSTM(config)
+    model = model.to(device)
+    return torch.compile(model) if how == "compile" else model  # type: ignore[return-value]
+
+
+def training_turn(
+    experiment: Experiment, batches: Mapping[str, np.ndarray], *, how: str, device: str, half: bool
+) -> Turn:
+    """As many optimizer steps as there are batches [K, B, T]; computes in bfloat16 if `half`."""
+    trainer = Trainer(model_of(experiment, how, device), experiment, half)
+    inputs, targets = _tokens(batches, device)
+
+    def turn() -> None:
+        for x, y in zip(inputs, targets, strict=True):
+            trainer.step(x, y)
+        finish(device)
+
+    return turn
+
+
+def evaluation_turn(
+    experiment: Experiment, batches: Mapping[str, np.ndarray], *, how: str, device: str, half: bool
+) -> Turn:
+    """The loss of batches [K, B, T] without gradients."""
+    model = model_of(experiment, how, device)
+    inputs, targets = _tokens(batches, device)
+
+    def turn() -> None:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
+            losses = [model(x, y) for x, y in zip(inputs, targets, strict=True)]
+            torch.stack(losses).mean().item()
+
+    return turn
+
+
+def finish(device: str) -> None:
+    """Waits for a GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _tokens(batches: Mapping[str, np.ndarray], device: str) -> tuple[Tensor, Tensor]:
+    inputs, targets = (
+        torch.from_numpy(batches[name].astype(np.int64)).to(device)
+        for name in ("inputs", "targets")
+    )
+    return inputs, targets

@@ -1,0 +1,139 @@
+"""The train step, timed beside PyTorch's: tokens a second, FLOPs, memory."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lm_jax.benchmarking import mfu as peak
+from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
+from lm_jax.build import Program, compute_dtype
+from lm_jax.costs.compiled_step import batch_shapes, step_flops
+from lm_jax.objectives import targets_per_step
+from lm_jax.parallel import sharding
+from lm_jax.training import loop as training
+
+
+class Prepared(NamedTuple):
+    """A train step that is compiled, on batches that are on the devices."""
+
+    turn: Turn  # one dispatch of `training.steps_per_call` optimizer steps
+    compile_seconds: float  # tracing and compiling
+    compiled: Any  # of jax.stages
+
+
+def prepare(program: Program, batches: Mapping[str, np.ndarray]) -> Prepared:
+    """The train step compiled for batches [K, B, ...], and a state for it."""
+    mesh = program.mesh
+    seed = program.experiment.seed
+    state = training.init_state(program.model, program.optimizer, program.example, mesh, seed)
+    steps = training.jit_train_steps(program.train_step)
+    placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
+    start = time.perf_counter()
+    with sharding.on_mesh(mesh):
+        compiled = steps.lower(state, placed).compile()  # type: ignore[attr-defined]
+    compile_seconds = time.perf_counter() - start
+    holder = [state]
+
+    def turn() -> None:
+        with sharding.on_mesh(mesh):  # what was compiled is found again
+            holder[0], _ = steps(holder[0], placed)
+        jax.block_until_ready(holder[0])
+
+    return Prepared(turn, compile_seconds, compiled)
+
+
+def _planned_bytes(compiled: Any) -> int:
+    """Bytes that a compiled program holds on a device; one from a cache does not know."""
+    analysis = compiled.memory_analysis()
+    not_aliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + not_aliased
+
+
+def random_batches(program: Program, steps: int) -> dict[str, np.ndarray]:
+    """Random batches [steps, B, ...] of what the program trains on; each row is one document."""
+    config, objective = program.experiment.model, program.objective
+    shapes = {**batch_shapes(program), **program.example}
+    if program.experiment.objective in ("causal_lm", "masked_lm"):  # others need segments
+        shapes = {name: shapes[name] for name in (*program.example, "targets", "weights")}
+    rows = batch_shapes(program)["inputs"].shape[0]
+    rng = np.random.default_rng(0)
+    choices = {"targets": getattr(config, "num_classes", 0)} if objective.unit == "examples" else {}
+
+    def fill(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        if name == "weights" or name.endswith("segments"):
+            return np.ones(shape, dtype)
+        if name == "prefix":
+            return np.zeros(shape, dtype)
+        if name.endswith("positions"):
+            return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
+        if np.issubdtype(dtype, np.floating):
+            return rng.normal(size=shape).astype(dtype)
+        return rng.integers(choices.get(name) or config.vocab_size, size=shape).astype(dtype)
+
+    return {
+        name: fill(name, (steps, rows, *shape.shape[1:]), shape.dtype)
+        for name, shape in shapes.items()
+    }
+
+
+def measure(program: Program, rounds: int, peers: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the train step of a program and of others on the same batches, in turns.
+
+    Args:
+      peers: functions of the batches [K, B, ...] that return a turn of as many optimizer steps.
+    """
+    steps = program.experiment.training.steps_per_call
+    batches = random_batches(program, steps)
+    ours = prepare(program, batches)
+    products, product_flops = peak.product_turn(program)
+    turns = {"lm_jax": ours.turn, **{name: make(batches) for name, make in peers.items()}}
+    seconds = take_turns(turns | {peak.PRODUCTS: products}, rounds)
+    targets = targets_per_step(program.experiment)
+    counted_as, flops = peak.flops_per_target(program, targets)
+    measured_peak = product_flops / min(seconds.turns[peak.PRODUCTS])
+    published = peak.published_peak(program)
+    rates = {}
+    for name in turns:
+        rate = rates[name] = seconds.rate(name, steps * targets, steps)
+        step_seconds = rate["seconds"]["median"]
+        used = (targets * flops, step_seconds)
+        rate["mfu"] = peak.utilization(*used, measured_peak, program.mesh.size)
+        if published:
+            rate["mfu_published"] = peak.utilization(*used, published[1], program.mesh.size)
+    return {
+        "unit": program.objective.unit,
+        "targets_per_step": targets,
+        "steps_per_dispatch": steps,
+        "rounds": rounds,
+        "dtype": str(compute_dtype(program.experiment)),
+        "mesh": dict(program.mesh.shape),
+        "parameters": _parameters(program),
+        "programs": rates,
+        **seconds.ratios("lm_jax", list(peers)),
+        "compile_seconds": ours.compile_seconds,
+        "memory": {"planned": _planned_bytes(ours.compiled), "peak": _peak_bytes(program)},
+        "flops": {
+            "counted_as": counted_as,
+            "per_step": targets * flops,
+            "products_per_step": step_flops(program),
+        },
+        "peak_flops": {
+            "measured": measured_peak,
+            "published": published[1] if published else None,
+            "accelerator": published[0] if published else None,
+        },
+    }
+
+
+def _parameters(program: Program) -> int:
+    state = training.abstract_state(program.model, program.optimizer, program.example, program.mesh)
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def _peak_bytes(program: Program) -> int | None:
+    """The most that JAX has held on a device since it started; None on a CPU, which knows not."""
+    stats = program.mesh.devices.flat[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use")

@@ -1,0 +1,229 @@
+"""An experiment as functions: the model, the optimizer, the step, the batches, the measures."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from lm_jax import data
+from lm_jax.config import experiment as experiments
+from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.config.validation import validate
+from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.models import Model, build_model
+from lm_jax.models.scale_width import of_width
+from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.objectives import OBJECTIVES, Objective
+from lm_jax.parallel import sharding
+from lm_jax.parallel.mesh import AUTO, automatic
+from lm_jax.training import loop as training
+from lm_jax.training import mup as parametrization
+from lm_jax.training.optimizers import learning_rate_schedule, make_optimizer, update_head_only
+
+_LARGEST_COPY = 8e9  # bytes
+
+
+class Program(NamedTuple):
+    """An experiment turned into functions, for one mesh and one data set."""
+
+    experiment: Experiment  # with what the data set decides filled in, and what mesh `auto` is
+    objective: Objective
+    mesh: Mesh
+    model: Model
+    optimizer: optax.GradientTransformation
+    train_step: training.TrainStep
+    example: dict[str, jax.ShapeDtypeStruct]  # a batch that shows shapes
+    fans: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
+
+
+def compile_experiment(
+    experiment: Experiment,
+    sizes: Mapping[str, int],
+    devices: Sequence[jax.Device] | None = None,
+    device_bytes: float | None = None,
+) -> Program:
+    """The functions of an experiment on these devices (None: all); nothing is allocated yet.
+
+    Args:
+      sizes: what the data set decides (`vocab_size`, `num_classes`, ...): the model's fields of
+        these names take them where they are 0.
+      device_bytes: of memory, which decides what mesh `auto` is; None: the devices are asked.
+
+    Raises:
+      ValueError: a configuration that cannot run on these devices or with this data set.
+    """
+    validate(experiment)
+    experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
+    objective = OBJECTIVES[experiment.objective]
+    if special := objective.special_ids(experiment):
+        sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
+    fill_in(experiment.model, sizes)
+    devices = jax.devices() if devices is None else devices
+    parts = experiment.training.gradient_accumulation_steps
+    sequences = experiments.sequences_per_step(experiment)
+    model, fans = _make_model(experiment)
+    schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
+    optimizer, train_step = make_training(experiment, model, schedule, fans=fans)
+    smoothing = experiment.training.label_smoothing
+    if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
+        raise ValueError(
+            f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
+            "softmax over all targets; set it to 0"
+        )
+    if experiment.mesh == AUTO:
+        device_bytes = device_bytes or sharding.device_memory()
+        state_bytes = 0
+        if device_bytes and len(devices) > 1 and model.fit is None:  # else nothing is decided by it
+            state_bytes = training.state_bytes(model, optimizer, objective.example(experiment, 1))
+        experiment.mesh = automatic(len(devices), state_bytes, device_bytes)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    sharding.check_divides(mesh, sequences // parts, "a training batch")
+    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
+    _check_model(mesh, experiment.model)
+    # A state that is carried from batch to batch has as many rows as a batch.
+    carries = getattr(experiment.model, "carry_state", False)
+    rows = sequences if carries else sharding.data_parts(mesh)
+    example = objective.example(experiment, rows)
+    return Program(experiment, objective, mesh, model, optimizer, train_step, example, fans)
+
+
+def _make_model(experiment: Experiment) -> tuple[Model, Any]:
+    """The model of an experiment, and in muP the fans of its parameters."""
+    config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
+    if not width or of_width(config, width) == config:  # at the base width there is one program
+        return build_model(config, dtype), None
+    config, base_config = parametrization.configurations(config, width)
+    model, base = build_model(config, dtype), build_model(base_config, dtype)
+    example = OBJECTIVES[experiment.objective].example(experiment, 1)
+    fans = parametrization.fans_of(model, base, example)
+    return parametrization.with_initial_sizes(model, base, fans), fans
+
+
+def make_training(
+    experiment: Experiment,
+    model: Model,
+    schedule: optax.Schedule,
+    weight_decay: jax.Array | float | None = None,
+    fans: Any = None,
+) -> tuple[optax.GradientTransformation, training.TrainStep]:
+    """The optimizer of an experiment and its train step, with a schedule of learning rates.
+
+    Args:
+      weight_decay: instead of the experiment's own; it may be traced.
+      fans: of the parameters, in muP.
+    """
+    config = experiment.optimizer
+    if weight_decay is not None:
+        config = dataclasses.replace(config, weight_decay=weight_decay)  # type: ignore[arg-type]
+    head_only = experiment.fine_tuning.parameters == "head"
+    optimizer = make_optimizer(config, schedule)
+    if head_only:
+        optimizer = update_head_only(optimizer)
+    if fans is not None:
+        optimizer = parametrization.with_rates(optimizer, config.name, fans)
+    parts = experiment.training.gradient_accumulation_steps
+    smoothing = experiment.training.label_smoothing
+    step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
+    return optimizer, step
+
+
+def _check_model(mesh: Mesh, model: Any) -> None:
+    """Raises ValueError for a Transformer that the mesh cannot split evenly."""
+    if not isinstance(model, BlocksConfig):
+        return
+    splits = {
+        "tensor": ("num_heads", "num_kv_heads"),
+        "sequence": ("context_length", "source_length"),
+    }
+    for axis, fields in splits.items():
+        for field in fields:
+            if (given := getattr(model, field, 0)) % (parts := mesh.shape[axis]):
+                raise ValueError(
+                    f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
+                    f"choose a multiple of {parts}, or another mesh"
+                )
+    if model.attention == "cudnn" and mesh.shape["sequence"] > 1:
+        raise ValueError(
+            "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
+            f"over sequence:{mesh.shape['sequence']}; take auto or xla, or another mesh"
+        )
+
+
+def compute_dtype(experiment: Experiment) -> jnp.dtype:
+    """The dtype in which models compute."""
+    name = experiment.compute_dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def expected_sizes(experiment: Experiment) -> dict[str, int]:
+    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
+
+    Of a tokenizer the largest vocabulary that it may come to.
+    """
+    if isinstance(experiment.data, data.DataConfig):
+        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
+    return data.prepare(experiment.data).description["sizes"]
+
+
+def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
+    """Sets the fields of a model's configuration that are 0 to what the data set decides.
+
+    Raises:
+      ValueError: a field is neither 0 nor what the data set needs.
+    """
+    for name, size in sizes.items():
+        given = getattr(model, name, None)
+        if given == 0:
+            setattr(model, name, size)
+        elif name == "vocab_size" and given is not None and given < size:
+            raise ValueError(
+                f"model.vocab_size {given} is smaller than the tokenizer's {size} (with the ids "
+                "of masks, if the objective has any); leave it 0 to take that"
+            )
+        elif name != "vocab_size" and given is not None and given != size:
+            raise ValueError(
+                f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
+            )
+
+
+def on_one_device(program: Program, variables: Any) -> tuple[Program, Any] | None:
+    """The program and its variables where this process alone can run them, for small works.
+
+    As they are, if there is one process; None if they are too large to be copied to every host. A
+    collective, which all processes have to call.
+    """
+    if jax.process_count() == 1:
+        return program, variables
+    if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _LARGEST_COPY:
+        return None
+    mesh = sharding.make_mesh("data:1", jax.local_devices()[:1])
+    copies = multihost_utils.process_allgather(variables, tiled=True)
+    return program._replace(mesh=mesh), copies
+
+
+def training_batches(program: Program, dataset: data.Dataset) -> training.Batches:
+    """The batches of a run: this process's rows of each."""
+    return program.objective.training_batches(program.experiment, dataset)
+
+
+def measure(
+    program: Program,
+    losses: evaluation.LossFunction,
+    variables: Any,
+    split: Any,
+    tokenizer: data.Tokenizer | None,
+    how: EvaluationConfig,
+) -> dict[str, Any]:
+    """The measures of a split of the data set: see `evaluation`."""
+    objective = program.objective
+    batches, documents = objective.evaluation_batches(program.experiment, split, how)
+    with sharding.on_mesh(program.mesh):
+        sums = evaluation.sum_by_document(losses, variables, batches, documents, program.mesh)
+    return objective.measures(sums, split, tokenizer)

@@ -1,0 +1,1 @@
+"""What a configuration can say, its JSON form, and its validation."""

@@ -1,0 +1,313 @@
+"""All that a configuration can say: one tree of dataclasses, and its JSON.
+
+The parts of a model and of the data are declared beside the code that reads them
+(`lm_jax/models/*.py`, `lm_jax/data/*.py`); every other part is declared here. Which of it
+can run, `experiment_checks` says.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, get_type_hints
+
+from lm_jax.data.config import KINDS, DataConfig
+from lm_jax.models import FAMILIES
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.parallel import mesh as meshes
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """One of optax's optimizers and what it needs; a field that it does not have is ignored."""
+
+    name: str = "adamw"  # adamw, adam, sgd, adafactor, lion, muon
+    beta1: float = 0.9  # sgd: the momentum
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1  # matrices only: not norms, biases or embeddings
+    clip_norm: float = 1.0  # global norm of the gradient; 0: off
+    adam_learning_rate_ratio: float = 0.1  # muon: AdamW's rate for all but matrices, over the peak
+
+
+@dataclasses.dataclass
+class ScheduleConfig:
+    """The learning rate as a function of the step."""
+
+    name: str = "cosine"  # constant, linear, cosine, rsqrt, wsd
+    peak_learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.1  # linear, cosine, wsd: last learning rate over the peak
+    decay_fraction: float = 0.2  # wsd: share of the steps that the final decay takes
+
+
+@dataclasses.dataclass
+class TrainingConfig:
+    """How long, how many at once, and how many steps a dispatch."""
+
+    num_steps: int = 1000
+    batch_size: int = 32  # sequences a step, over all devices
+    batch_size_tokens: int = 0  # when not 0, sets batch_size = batch_size_tokens / context_length
+    gradient_accumulation_steps: int = 1
+    label_smoothing: float = 0.0  # share of a target that is uniform; evaluation knows none
+    steps_per_call: int = 10  # optimizer steps in one dispatch to the devices
+    log_every_steps: int = 10
+
+
+@dataclasses.dataclass
+class EvaluationConfig:
+    """How the validation split is measured."""
+
+    every_steps: int = 500  # 0: only at the end
+    batch_size: int = 32
+    stride: int = 0  # 0: disjoint windows; else windows start every `stride` tokens
+    context_length: int = 0  # of these windows; 0: the model's
+    baselines: bool = True  # what counting and compressing cost on the same text
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """When the state is saved, and which checkpoints stay."""
+
+    every_steps: int = 500  # 0: only at the end
+    keep_last: int = 2
+    keep_best: int = 1  # by validation cross-entropy
+
+
+@dataclasses.dataclass
+class FineTuningConfig:
+    """What a run begins with, when not with fresh parameters."""
+
+    workdir: str = ""  # another run's: its parameters, but for those whose shapes differ
+    parameters: str = "all"  # all, head: what is trained; the rest then only extracts features
+
+
+@dataclasses.dataclass
+class SamplesConfig:
+    """What is generated at the end of a run: samples, or by several beams the best texts."""
+
+    num_samples: int = 3
+    max_new_tokens: int = 256
+    prompt: str = ""
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    # Above 1: beam search (lm_jax/generation/beam_search.py), and nothing is sampled.
+    num_beams: int = 1
+    num_best: int = 1  # texts of each prompt
+    length_penalty: float = 1.0
+    length_penalty_kind: str = "power"
+    early_stopping: str = "false"
+
+
+@dataclasses.dataclass
+class DenoisingConfig:
+    """What is hidden of a text: objectives masked_lm and span_corruption."""
+
+    fraction: float = 0.15  # of the tokens
+    mean_span_length: float = 3.0  # span_corruption
+    whole_words: bool = False  # masked_lm: in training; evaluation hides single tokens always
+
+
+@dataclasses.dataclass
+class Experiment:
+    """One run, whole: what `configs/*.py` return and `config.json` records."""
+
+    # causal_lm, prefix_lm, masked_lm, span_corruption, seq2seq, classification, skip_gram
+    objective: str = "causal_lm"
+    model: Any = dataclasses.field(default_factory=TransformerConfig)  # of lm_jax.models.FAMILIES
+    # 0: the standard parametrisation. Else muP (`lm_jax.training.mup`), which is the same for a
+    # model of this d_model (or d_hidden, or d_embedding: the first of its `widths`).
+    mup_base_width: int = 0
+    data: Any = dataclasses.field(default_factory=DataConfig)  # of lm_jax.data.config.KINDS
+    denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    # Devices on each axis, as in data:2,fsdp:4 (data, fsdp, tensor, sequence; -1: all the rest), or
+    # auto: see `lm_jax.parallel.mesh.automatic`.
+    mesh: str = meshes.AUTO
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    fine_tuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)
+    samples: SamplesConfig = dataclasses.field(default_factory=SamplesConfig)
+    seed: int = 0
+    compute_dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU), or one of these
+    tensorboard: bool = True
+
+
+# The parts that are one of several dataclasses, each recorded with its name under a key.
+_VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
+    "model": ("family", {name: family.config for name, family in FAMILIES.items()}),
+    "data": ("kind", KINDS),
+}
+# The kinds of data that each objective takes.
+DATA_OF_OBJECTIVE = {
+    "causal_lm": ("text",),
+    "prefix_lm": ("text",),
+    "masked_lm": ("text",),
+    "span_corruption": ("text",),
+    "skip_gram": ("text",),
+    "seq2seq": ("parallel_text",),
+    "classification": ("labelled_text", "images"),
+}
+# Fields that change neither the numbers of a run, but for rounding, nor what checkpoints hold.
+# The data has a fingerprint of its own, which a run is held to.
+_FREE_ON_RESUME = (
+    "mesh",
+    "model.context_parallel",
+    "model.loss_chunks",
+    "model.remat",
+    "model.scan_layers",
+    "evaluation",
+    "checkpoint",
+    "samples",
+    "tensorboard",
+    "training.log_every_steps",
+    "data.path",
+    "data.tasks",
+    "data.validation_path",
+    "data.target_path",
+    "data.validation_target_path",
+    "data.cache_directory",
+    "data.tokenizer.path",
+)
+
+
+def of_model(model: Any) -> Experiment:
+    """An experiment that trains a model for its family's first objective, to look at its costs.
+
+    Its data are of the right kind, made up or small; labelled texts have no path yet.
+    """
+    objective = FAMILIES[variant("model", model)].objectives[0]
+    kind = DATA_OF_OBJECTIVE[objective][0]
+    if objective == "classification" and hasattr(model, "image_height"):
+        kind = "images"
+    experiment = Experiment(objective=objective, model=model, data=KINDS[kind]())
+    if kind == "parallel_text":
+        experiment.data.source = "copy"
+    return experiment
+
+
+def field(config: Any, path: str) -> Any:
+    """The value at a dotted path, such as `model.d_model`."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def variant(part: str, config: Any) -> str:
+    """The name of a `model` family or of a kind of `data`, from the type of its configuration.
+
+    Raises:
+      ValueError: it is none of them.
+    """
+    key, types = _VARIANTS[part]
+    for name, cls in types.items():
+        if type(config) is cls:
+            return name
+    known = ", ".join(cls.__name__ for cls in types.values())
+    raise ValueError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
+
+
+def has_encoder(experiment: Experiment) -> bool:
+    """Whether the model reads a source apart from what it writes."""
+    return hasattr(experiment.model, "source_length")
+
+
+def sequences_per_step(experiment: Experiment) -> int:
+    """The global batch size in sequences (or images), whichever way the configuration gives it."""
+    training = experiment.training
+    if not training.batch_size_tokens:
+        return training.batch_size
+    return training.batch_size_tokens // experiment.model.context_length
+
+
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as nested dicts of JSON values; `model` and `data` say what they are."""
+    values = dataclasses.asdict(experiment)
+    for part, (key, _) in _VARIANTS.items():
+        values[part] = {key: variant(part, getattr(experiment, part)), **values[part]}
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> Experiment:
+    """The inverse of `to_dict`; absent fields take their defaults.
+
+    Raises:
+      ValueError: a field that no dataclass here has, or an unknown kind of model or data.
+    """
+    defaults = Experiment()
+    parts: dict[str, Any] = {}
+    for part, (key, types) in _VARIANTS.items():
+        fields = dict(values.get(part, {}))
+        name = fields.pop(key, variant(part, getattr(defaults, part)))
+        if name not in types:
+            raise ValueError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
+        parts[part] = _build(types[name], fields, f"{part}.")
+    rest = {name: value for name, value in values.items() if name not in parts}
+    if isinstance(sizes := rest.get("mesh"), Mapping):  # as runs wrote it once
+        rest["mesh"] = meshes.show(sizes)
+    experiment = _build(Experiment, rest, "")
+    return dataclasses.replace(experiment, **parts)
+
+
+def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
+    types = get_type_hints(cls)
+    for name in values:
+        if name not in types:
+            raise ValueError(
+                f"unknown field {path + name!r}; {cls.__name__} has {', '.join(types)}"
+            )
+    return cls(
+        **{
+            name: _build(types[name], value, f"{path}{name}.")
+            if dataclasses.is_dataclass(types[name])
+            else value
+            for name, value in values.items()
+        }
+    )
+
+
+def dumps(experiment: Experiment) -> str:
+    """The experiment as the text of `config.json`."""
+    return json.dumps(to_dict(experiment), indent=2) + "\n"
+
+
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Every field of `to_dict` by its dotted path, such as `model.d_model`."""
+
+    def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, value in tree.items():
+            inner = flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+            fields |= inner if inner is not None else {prefix + name: value}
+        return fields
+
+    return flatten(to_dict(experiment), "")
+
+
+def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
+    """`flat` without some fields or parts, which are given as dotted paths."""
+    left_out = tuple(paths)
+
+    def stays(field: str) -> bool:
+        return not any(field == path or field.startswith(f"{path}.") for path in left_out)
+
+    return {path: value for path, value in flat(experiment).items() if stays(path)}
+
+
+def decisive(experiment: Experiment) -> dict[str, Any]:
+    """Those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
+    return flat_without(experiment, _FREE_ON_RESUME)
+
+
+def differences(before: Experiment, after: Experiment) -> list[str]:
+    """What keeps one run from continuing the other, as `path: before -> after` lines."""
+    old, new = decisive(before), decisive(after)
+    return [
+        f"{path}: {old.get(path)!r} -> {new.get(path)!r}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]

@@ -1,0 +1,190 @@
+"""What a model costs, by formula or by shape; nothing is allocated."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax.costs.jaxpr_flops import product_flops
+from lm_jax.models import build_model
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.interface import Model
+from lm_jax.models.mlp import MLPConfig
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.transformer.config import BlocksConfig, EncoderConfig, TransformerConfig
+from lm_jax.parallel.sharding import unboxed
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+# Module names in a parameter's path -> the component that it counts towards; the first that
+# matches, from the left, decides.
+_COMPONENTS = {
+    "embedding": "embedding",
+    "positions": "positions",
+    "relative_bias": "positions",
+    "segment_types": "segment_types",
+    "attention": "attention",
+    "feed_forward": "feed_forward",
+    "attention_norm": "norm",
+    "cross_attention": "cross_attention",
+    "cross_attention_norm": "norm",
+    "embedding_norm": "norm",
+    "feed_forward_norm": "norm",
+    "final_norm": "norm",
+    "output": "output",
+}
+# The components of which rows are looked up.
+_TABLES = ("embedding", "source_embedding", "positions", "segment_types")
+
+
+class Parameters(NamedTuple):
+    """The parameters of a model, as scaling laws count them."""
+
+    total: int
+    embedding: int  # in tables of which rows are looked up: tokens, positions, segment types
+    non_embedding: int  # the rest (Kaplan et al. 2020, section 2.1)
+
+
+def count_parameters(config: Any) -> dict[str, int]:
+    """Parameters of a model by component, and their `total`, from shapes alone.
+
+    A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
+    Raises ValueError if the model cannot be built.
+    """
+    if isinstance(config, BlocksConfig):  # a kernel has no parameters, but may want another dtype
+        config = dataclasses.replace(config, attention="xla")
+    model = build_model(config, jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), _example(config))["params"]
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [part.key for part in path if hasattr(part, "key")]
+        component = next((_COMPONENTS[name] for name in names if name in _COMPONENTS), names[0])
+        counts[component] = counts.get(component, 0) + math.prod(leaf.shape)
+    return counts | {"total": sum(counts.values())}
+
+
+def embedding_split(counts: Mapping[str, int]) -> Parameters:
+    """What `count_parameters` gives, in two parts.
+
+    A table that is the output, too, is an embedding; an output of its own is none.
+    """
+    embedding = sum(counts.get(name, 0) for name in _TABLES)
+    return Parameters(counts["total"], embedding, counts["total"] - embedding)
+
+
+def _example(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of one that the model reads."""
+    if hasattr(config, "image_height"):
+        shape = (1, config.image_height, config.image_width, config.image_channels)
+        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    tokens = jax.ShapeDtypeStruct((1, getattr(config, "context_length", 1)), jnp.int32)
+    batch = {"inputs": tokens, "segments": tokens, "positions": tokens}
+    if hasattr(config, "source_length"):
+        source = jax.ShapeDtypeStruct((1, config.source_length), jnp.int32)
+        batch |= {"source": source, "source_segments": source, "source_positions": source}
+    return batch
+
+
+def training_flops(
+    model: Model, batch: Shapes, differentiated: Callable[[Any], Any] | None = None
+) -> int:
+    """FLOPs of the matrix products of one train step on a batch.
+
+    Those of the forward pass, and of the backward pass one for each factor that depends on what is
+    trained: twice as many again, but for products with the data themselves, such as the pixels that
+    a first layer reads. What is recomputed to save memory does not count, and of causal attention
+    only what is computed.
+
+    Args:
+      differentiated: (parameters) -> a tree of bools, which of them are trained; None: all.
+    """
+    variables = _variables(model, batch)
+    trained = differentiated or (lambda params: jax.tree.map(lambda _: True, params))
+    flags = jax.tree.map(lambda _: False, (variables, dict(batch)))
+    flags[0]["params"] = trained(variables["params"])
+    loss = functools.partial(model.loss, train=True, key=jax.random.key(0))
+    return _product_flops(loss, (variables, dict(batch)), jax.tree.leaves(flags))
+
+
+def forward_flops(model: Model, batch: Shapes) -> int:
+    """FLOPs of the matrix products of `apply` on a batch: the logits of all its targets."""
+    apply = functools.partial(model.apply, train=False)
+    return _product_flops(apply, (_variables(model, batch), dict(batch)))
+
+
+def decoding_flops(model: Model, batch: Shapes) -> int | None:
+    """FLOPs of the matrix products that the last token of a row of the batch takes to be written.
+
+    Its caches are full; an encoder has read the source before. None: the model does not generate.
+    """
+    if model.start is None or model.step is None:
+        return None
+    row = {name: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    variables = _variables(model, row)
+    source = {name: row[name] for name in ("source", "source_segments") if name in row}
+    start: Callable[..., Any] = model.start
+    length = row["inputs"].shape[1]
+
+    def carry(variables: Any, source: Any) -> Any:
+        given = {"source": source} if source else {}
+        return start(variables, 1, length, **given)
+
+    token = jax.ShapeDtypeStruct((1,), jnp.int32)
+    arguments = (variables, jax.eval_shape(carry, variables, source), token)
+    return _product_flops(model.step, arguments)
+
+
+def _product_flops(function: Callable, arguments: Any, flags: Any = None) -> int:
+    return product_flops(jax.make_jaxpr(function)(*arguments).jaxpr, flags)
+
+
+def _variables(model: Model, batch: Shapes) -> dict[str, Any]:
+    return dict(unboxed(jax.eval_shape(model.init, jax.random.key(0), dict(batch))))
+
+
+class Formula(NamedTuple):
+    """FLOPs a token by formula: 2 (N + 2 L d T) forward, and three times that in training.
+
+    Kaplan et al. 2020, section 2.1, with all of attention (Chowdhery et al. 2022, appendix B).
+    """
+
+    parameters: int  # N: without the tables that are only looked up in
+    attention: int  # L d T, of all layers; 0 where nothing attends
+
+    @property
+    def forward(self) -> int:
+        """2 N + 4 L d T; also those of decoding one token with full caches."""
+        return 2 * self.parameters + 4 * self.attention
+
+    @property
+    def training(self) -> int:
+        """6 N + 12 L d T."""
+        return 3 * self.forward
+
+
+# Of these every parameter takes part in one product a token, but for biases and norms.
+_ONE_STACK = (TransformerConfig, EncoderConfig, MLPConfig, CausalCNNConfig, RecurrentConfig)
+
+
+def formula(config: Any) -> Formula | None:
+    """The formula of a model that predicts each token from one stack of layers; None: another.
+
+    Encoder-decoders, whose parameters see tokens of two texts, and networks of images, whose
+    weights are used at many positions, have none. Causality halves nothing. A recurrent model
+    computes less for a batch of more tokens than its vocabulary, whose table it then projects.
+    """
+    if not isinstance(config, _ONE_STACK):
+        return None
+    if isinstance(config, EncoderConfig) and config.num_classes:
+        return None
+    counts = count_parameters(config)
+    tied = getattr(config, "tie_embeddings", False)
+    looked_up = sum(counts.get(name, 0) for name in _TABLES if not (tied and name == "embedding"))
+    attention = 0
+    if isinstance(config, BlocksConfig):
+        attention = config.num_layers * config.d_model * config.context_length
+    return Formula(counts["total"] - looked_up, attention)

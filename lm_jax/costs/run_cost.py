@@ -1,0 +1,88 @@
+"""What a run costs before it starts: parameters, targets, FLOPs, memory; nothing is allocated."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from lm_jax.build import compile_experiment
+from lm_jax.config import experiment as experiments
+from lm_jax.config.experiment import EvaluationConfig, Experiment, OptimizerConfig, TrainingConfig
+from lm_jax.config.validation import validate
+from lm_jax.costs.compiled_step import step_flops
+from lm_jax.costs.model_flops import count_parameters, embedding_split
+from lm_jax.objectives import targets_per_step
+from lm_jax.training import loop as training
+
+
+class Cost(NamedTuple):
+    """Of a whole run; zeros for a model that counts, but for its size where that is known."""
+
+    parameters: int
+    non_embedding_parameters: int  # Kaplan et al. 2020: without tables of tokens and positions
+    steps: int
+    training_tokens: int  # targets: pairs or examples where these are what is predicted
+    flops_per_step: int
+    state_bytes: int  # parameters, gradients and optimizer state
+
+    @property
+    def training_flops(self) -> int:
+        """Of the matrix products of all steps: see `compiled.step_flops`."""
+        return self.steps * self.flops_per_step
+
+
+def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> Cost:
+    """What a run of the experiment costs; runs of equal shapes are traced once.
+
+    Args:
+      sizes: what the data decides of the model (`vocab_size`, ...); None: the configuration says
+        all of it.
+
+    Raises:
+      ValueError: the experiment cannot run, or its model cannot be built.
+    """
+    validate(experiment)
+    traced = _trace(shape_of(experiment, sizes))
+    steps = experiment.training.num_steps if traced.flops_per_step else 1
+    targets = targets_per_step(experiment) * steps if traced.flops_per_step else 0
+    return traced._replace(steps=steps, training_tokens=targets)
+
+
+def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> str:
+    """What decides the shapes of a train step, as JSON; equal for runs of equal shapes."""
+    rows = experiments.sequences_per_step(experiment)
+    parts = experiment.training.gradient_accumulation_steps
+    model = experiment.model
+    if getattr(model, "attention", "xla") != "xla":  # no such kernel need be here
+        model = dataclasses.replace(model, attention="xla")
+    shape = Experiment(
+        objective=experiment.objective,
+        model=model,
+        data=experiment.data,
+        denoising=experiment.denoising,
+        optimizer=OptimizerConfig(name=experiment.optimizer.name),
+        training=TrainingConfig(batch_size=rows, gradient_accumulation_steps=parts),
+        mesh="data:1",
+        fine_tuning=experiment.fine_tuning,
+        evaluation=EvaluationConfig(batch_size=1),
+        compute_dtype=experiment.compute_dtype,
+    )
+    values = {"sizes": dict(sizes or {}), "experiment": experiments.to_dict(shape)}
+    return json.dumps(values, sort_keys=True)
+
+
+@functools.cache
+def _trace(shape: str) -> Cost:
+    """The cost of one step."""
+    values = json.loads(shape)
+    experiment = experiments.from_dict(values["experiment"])
+    program = compile_experiment(experiment, values["sizes"], jax.local_devices()[:1])
+    counts = count_parameters(program.experiment.model)
+    flops = state = 0
+    if program.model.fit is None:
+        flops = step_flops(program)
+        state = training.state_bytes(program.model, program.optimizer, program.example)
+    return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, state)

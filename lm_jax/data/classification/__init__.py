@@ -1,0 +1,1 @@
+"""Labelled texts and images: reading, splitting, and batches."""

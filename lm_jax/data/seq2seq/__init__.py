@@ -1,0 +1,1 @@
+"""Pairs of texts: reading, splitting, packing, and batches."""

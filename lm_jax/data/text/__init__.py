@@ -1,0 +1,1 @@
+"""Running text: a corpus, and the ways to cut it into batches."""

@@ -1,0 +1,223 @@
+"""Windows of a text with something hidden in them, as batches: rows of `batches`, spoiled.
+
+In training what is hidden is a pure function of (seed, step, row); in evaluation of the row alone,
+so that figures of different models, times and batch sizes compare.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm_jax.data.text.corruption import (
+    choose_prefix,
+    corrupt_spans,
+    longest_text,
+    mask_tokens,
+    noise_spans,
+    num_noise_spans,
+)
+from lm_jax.data.text.windows import Batch, TokenizedDocuments, evaluation_batches, training_batches
+from lm_jax.data.tokenizers import WordBoundaries
+
+# One row of a batch, [T] each, and random numbers of its own -> the row spoiled
+Corruption = Callable[[Batch, np.random.Generator], Batch]
+
+
+def masking(
+    *, rate: float, vocab_size: int, end: int, words: WordBoundaries | None = None
+) -> Corruption:
+    """Masked tokens (see `mask_tokens`): `targets` are the tokens, `weights` 1 on those to tell.
+
+    The mask is the last id of the vocabulary. Ends of documents are never chosen.
+    """
+
+    def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
+        tokens, is_text = row["inputs"], row["weights"] > 0
+        mask = vocab_size - 1
+        starts = None if words is None else words.starts(tokens)
+        seen, chosen = mask_tokens(
+            tokens, rng, rate=rate, mask=mask, ordinary=mask, special=end, word_starts=starts
+        )
+        weights = (chosen & is_text).astype(np.float32)
+        return row | {
+            "inputs": np.where(is_text, seen, tokens),
+            "targets": tokens,
+            "weights": weights,
+        }
+
+    return corrupt
+
+
+def prefixing() -> Corruption:
+    """A random `prefix` of each segment (see `choose_prefix`), whose targets weigh 0."""
+
+    def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
+        segments = row.get("segments", (row["weights"] > 0).astype(np.int32))
+        prefix = choose_prefix(segments, rng)
+        # The last token of a prefix predicts the first after it, so that one counts.
+        is_inside = (prefix > 0) & (np.append(prefix[1:], 0) > 0)
+        return row | {"prefix": prefix, "weights": np.where(is_inside, 0, row["weights"])}
+
+    return corrupt
+
+
+def span_corruption(
+    *,
+    source_length: int,
+    context_length: int,
+    density: float,
+    mean_span: float,
+    vocab_size: int,
+    end: int,
+) -> Corruption:
+    """Corrupted spans (see `corrupt_spans`) as a source and its target, like pairs of texts.
+
+    Sentinels are the last ids of the vocabulary, the first one the very last, as in T5.
+    """
+
+    def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
+        is_text = row["weights"] > 0
+        text = row["inputs"][is_text]
+        corrupted = _pair_row(source_length, context_length)
+        if len(text) < 2:  # of a row that fills a batch up
+            return corrupted | ({"documents": corrupted["segments"]} if "documents" in row else {})
+        is_noise = noise_spans(len(text), rng, density, mean_span)
+        spans = num_noise_spans(len(text), density, mean_span)[1]
+        source, target = corrupt_spans(text, is_noise, vocab_size - 1 - np.arange(spans))
+        read, written = slice(0, len(source) + 1), slice(0, len(target) + 1)
+        corrupted["source"][read] = np.append(source, end)
+        corrupted["inputs"][written] = np.append(end, target)
+        corrupted["targets"][written] = np.append(target, end)
+        corrupted["source_segments"][read] = corrupted["segments"][written] = 1
+        corrupted["source_positions"][read] = np.arange(read.stop)
+        corrupted["positions"][written] = np.arange(written.stop)
+        corrupted["weights"][written] = 1
+        if "documents" in row:
+            # A sentinel is of the document of the span that it opens, an end of the last one's.
+            places = np.flatnonzero(is_noise | np.append(is_noise[1:], False))
+            documents = row["documents"][is_text][np.append(places, places[-1])]
+            opened = np.append(~is_noise[places], False)
+            documents[opened] = documents[np.flatnonzero(opened) + 1]
+            corrupted["documents"] = np.zeros_like(row["inputs"], shape=context_length)
+            corrupted["documents"][written] = documents
+        return corrupted
+
+    return corrupt
+
+
+def _pair_row(source_length: int, context_length: int) -> Batch:
+    row = {
+        name: np.zeros(length, np.int32)
+        for length, names in (
+            (source_length, ("source", "source_segments", "source_positions")),
+            (context_length, ("inputs", "targets", "segments", "positions")),
+        )
+        for name in names
+    }
+    return row | {"weights": np.zeros(context_length, np.float32)}
+
+
+def text_length(
+    source_length: int, context_length: int, density: float, mean_span: float
+) -> tuple[int, int]:
+    """How many tokens of text a corrupted pair of rows holds, and how many sentinels they need.
+
+    Raises:
+      ValueError: the rows are too short for any text.
+    """
+    length = longest_text(source_length, context_length, density, mean_span)
+    if not length:
+        raise ValueError(
+            f"model.source_length {source_length} and model.context_length {context_length} are "
+            "too short for a text with a corrupted span; expected at least 3 of each"
+        )
+    return length, num_noise_spans(length, density, mean_span)[1]
+
+
+def _spoil(batch: Batch, corrupt: Corruption, seeds: Sequence[tuple[int, ...]]) -> Batch:
+    rows = [
+        corrupt({name: array[index] for name, array in batch.items()}, np.random.default_rng(seed))
+        for index, seed in enumerate(seeds)
+    ]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@dataclass(frozen=True)
+class _Training:
+    batches: Any
+    corrupt: Corruption
+    seed: int
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = self.batches.rows
+        seeds = [(self.seed, step, row) for row in range(rows.start, rows.stop)]
+        return _spoil(self.batches[step], self.corrupt, seeds)
+
+
+def training_corrupted(
+    documents: TokenizedDocuments,
+    corrupt: Corruption,
+    *,
+    context_length: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> _Training:
+    """Random access to batches of `training_batches`, each row spoiled.
+
+    Raises:
+      ValueError: as there.
+    """
+    batches = training_batches(
+        documents,
+        context_length=context_length,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    return _Training(batches, corrupt, seed)
+
+
+@dataclass(frozen=True)
+class _Evaluation(Sequence[Batch]):
+    batches: Any
+    corrupt: Corruption
+    batch_size: int
+    first_row: int
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        batch = self.batches[index]
+        first = index * self.batch_size + self.first_row
+        seeds = [(first + row,) for row in range(len(batch["inputs"]))]
+        return _spoil(batch, self.corrupt, seeds)
+
+
+def evaluation_corrupted(
+    documents: TokenizedDocuments,
+    corrupt: Corruption,
+    *,
+    context_length: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Sequence[Batch]:
+    """All batches of `evaluation_batches` in disjoint windows, each row spoiled.
+
+    What is hidden depends on the row alone, thus on the text and the context length.
+    """
+    batches = evaluation_batches(
+        documents,
+        context_length=context_length,
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    first_row = process_index * batch_size // process_count
+    return _Evaluation(batches, corrupt, batch_size, first_row)

@@ -1,0 +1,1 @@
+"""Exact sums over an evaluation set, and the metrics derived from them."""

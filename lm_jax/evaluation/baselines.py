@@ -1,0 +1,79 @@
+"""What counting characters and compressing cost on the same text, in bits per character.
+
+The counting models code what a language model codes: every character of every document, and the
+document's end, each document from its own start.
+"""
+
+import bz2
+import lzma
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.data.text.windows import TokenizedDocuments, evaluation_batches
+from lm_jax.evaluation.loss_sums import make_loss_function
+from lm_jax.models.ngram.model import NgramConfig, ngram
+
+_CODE_POINTS = 0x110000
+_WINDOW = 512  # characters coded at once; windows overlap by what the longest n-gram looks back on
+
+
+def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
+    """Bits per character of the validation documents, by the name of the method.
+
+    `uniform` guesses among the training characters; unigram, bigram and 5-gram are counts of the
+    training characters under interpolated modified Kneser-Ney smoothing; `bz2 -9` and `xz -9`
+    compress the validation text alone.
+    """
+    characters = sum(map(len, validation))
+    alphabet = sorted(set().union(*train))
+    counted, coded = _symbols(train, alphabet), _symbols(validation, alphabet)
+    unseen_bits = math.log2(_CODE_POINTS - len(alphabet))
+    unseen = int(np.sum(coded.tokens == len(alphabet))) * unseen_bits
+    events = characters + len(validation)
+    outcomes = len(alphabet) + 2  # the characters, one for all that is unseen, and the end
+    bits = {"uniform": (events * math.log2(outcomes) + unseen) / characters}
+    longest = int(np.diff(counted.starts).max()) + 1
+    for order, name in ((1, "unigram"), (2, "bigram"), (5, "5-gram")):
+        config = NgramConfig(outcomes, context_length=_WINDOW, order=min(order, longest))
+        nats = _nats(config, counted, coded)
+        bits[f"character {name}"] = (nats / math.log(2) + unseen) / characters
+    joined = "".join(validation).encode()
+    bits["bz2 -9"] = 8 * len(bz2.compress(joined, 9)) / characters
+    bits["xz -9"] = 8 * len(lzma.compress(joined, preset=9)) / characters
+    return bits
+
+
+def _symbols(texts: Sequence[str], alphabet: Sequence[str]) -> TokenizedDocuments:
+    """Documents as places in the alphabet, then one symbol for unseen characters and the end's."""
+    symbol_of = np.full(_CODE_POINTS, len(alphabet), np.int32)
+    symbol_of[np.array([ord(character) for character in alphabet], int)] = np.arange(len(alphabet))
+    end = np.array([len(alphabet) + 1], np.int32)
+    stream = [end]
+    for text in texts:
+        stream += [symbol_of[np.frombuffer(text.encode("utf-32-le"), np.uint32)], end]
+    characters = np.array([len(text) for text in texts])
+    return TokenizedDocuments(
+        tokens=np.concatenate(stream),
+        starts=np.append(0, np.cumsum(characters + 1)),
+        characters=characters,
+        bytes=np.array([len(text.encode()) for text in texts]),
+        words=np.array([len(text.split()) for text in texts]),
+    )
+
+
+def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedDocuments) -> float:
+    """Total nats of the validation documents; every symbol has the whole context of its order."""
+    model = ngram(config)
+    assert model.fit is not None
+    variables, losses = model.fit(train), make_loss_function(model)
+    time, total = config.context_length, 0.0
+    for batch in evaluation_batches(
+        validation, context_length=time, batch_size=16, stride=time - config.order
+    ):
+        arrays = {name: jnp.asarray(x) for name, x in batch.items() if name != "documents"}
+        nats = losses(variables, arrays).nats
+        total += float(np.asarray(nats, np.float64)[batch["weights"] > 0].sum())
+    return total

@@ -1,0 +1,234 @@
+"""Exact sums over a data set, and the measures derived from them once.
+
+Every token of every document is predicted exactly once, and so is the end of every document.
+Sums are kept a document in float64, so that no figure depends on the batch size, on how windows
+are packed, or on the mesh.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from lm_jax.models.interface import Batch, Losses, Model, Variables
+from lm_jax.parallel import sharding
+
+
+class DocumentSums(NamedTuple):
+    """Sums over the targets of each document, float64 [D]."""
+
+    nats: np.ndarray
+    correct: np.ndarray
+    tokens: np.ndarray  # targets: the document's tokens and its end
+
+
+class PositionSums(NamedTuple):
+    """Sums over the targets at each place of a window, float64 [T]."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+
+
+LossFunction = Callable[[Variables, Batch], Losses]
+
+
+def make_loss_function(model: Model) -> LossFunction:
+    """The jitted function (variables, batch) -> Losses: one figure a target."""
+
+    @jax.jit
+    def losses(variables: Variables, batch: Batch):
+        losses = model.loss(variables, batch, train=False, key=None)[0]
+        return losses._replace(uniform_nats=None)
+
+    return losses
+
+
+def sum_by_document(
+    losses: LossFunction,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    num_documents: int,
+    mesh: Mesh,
+) -> DocumentSums:
+    """The sums of each document, the same on every process.
+
+    Args:
+      batches: this process's rows; `documents` [B, T] names the document of each target, and a
+        target counts iff its weight is 1.
+    """
+    sums = np.zeros((3, num_documents))
+    for *values, documents in _counted(losses, variables, batches, mesh, _documents):
+        for row, column in zip(sums, values, strict=True):
+            row += np.bincount(documents, column.astype(np.float64), num_documents)
+    return DocumentSums(*sums)
+
+
+def sum_by_position(
+    losses: LossFunction,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    context_length: int,
+    mesh: Mesh,
+) -> PositionSums:
+    """The sums of each place in a window, the same on every process.
+
+    A place is counted in the piece of a document that a window holds, not in the row that it shares
+    with others; both sums over places are those over documents.
+
+    Args:
+      batches: as for `sum_by_document`; without `positions` a row is one window.
+    """
+    sums = np.zeros((2, context_length))
+    for nats, _, weights, positions in _counted(losses, variables, batches, mesh, _positions):
+        for row, column in zip(sums, (nats, weights), strict=True):
+            row += np.bincount(positions, column.astype(np.float64), context_length)
+    return PositionSums(*sums)
+
+
+def _documents(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    return batch["documents"]
+
+
+def _positions(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    columns = np.arange(batch["weights"].shape[1], dtype=np.int32)
+    return batch.get("positions", np.broadcast_to(columns, batch["weights"].shape))
+
+
+def _counted(
+    losses: LossFunction,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    key: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """(nats, correct, weights, key), each [K], of the targets of each batch that count."""
+    placed = sharding.batch_sharding(mesh)
+
+    def read(batch: Mapping[str, np.ndarray], result: Any) -> tuple[np.ndarray, ...]:
+        ours = (batch["weights"], key(batch))
+        rows = _of_all_rows((result.nats, result.correct), ours, placed)
+        counted = rows[2] > 0
+        return tuple(values[counted] for values in rows)
+
+    pending = None
+    for batch in batches:
+        arrays = {name: value for name, value in batch.items() if name != "documents"}
+        result = losses(variables, sharding.place_batch(arrays, placed))
+        if pending:  # read one batch late: the device is already at work on the next
+            yield read(*pending)
+        pending = (batch, result)
+    if pending:
+        yield read(*pending)
+
+
+def _of_all_rows(
+    results: tuple[jax.Array, ...], ours: tuple[np.ndarray, ...], placed: NamedSharding
+) -> tuple[np.ndarray, ...]:
+    """Results and arrays of the whole batch, of which `ours` are those of our share."""
+    if jax.process_count() == 1:
+        return tuple(np.asarray(x) for x in (*results, *ours))
+    # Placed as the batch was: several processes may hold the same rows of it.
+    there = sharding.place_batch({str(i): array for i, array in enumerate(ours)}, placed)
+    return multihost_utils.process_allgather((*results, *there.values()), tiled=True)
+
+
+def predict(
+    model: Model,
+    variables: Variables,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    num_examples: int,
+    mesh: Mesh,
+) -> np.ndarray:
+    """The probability of each class for each example, [N, C], the same on every process.
+
+    Args:
+      batches: this process's rows, as for `sum_by_document`; one target an example.
+    """
+
+    @jax.jit
+    def probabilities(variables: Variables, batch: Batch):
+        return jax.nn.softmax(model.apply(variables, batch, train=False, key=None)[0])
+
+    placed, found = sharding.batch_sharding(mesh), None
+    for batch in batches:
+        arrays = {name: value for name, value in batch.items() if name != "documents"}
+        result = (probabilities(variables, sharding.place_batch(arrays, placed)),)
+        ours = (batch["documents"], batch["weights"])
+        rows, documents, weights = _of_all_rows(result, ours, placed)
+        found = np.zeros((num_examples, rows.shape[1]), np.float32) if found is None else found
+        found[documents[weights > 0]] = rows[weights > 0]
+    assert found is not None
+    return found
+
+
+def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
+    """The figures of any data set: cross-entropy in nats, perplexity, accuracy, and the count.
+
+    Standard errors are over documents (or examples), of the ratio of two sums; null for one.
+    """
+    nats, targets = float(sums.nats.sum()), float(sums.tokens.sum())
+    return {
+        "cross_entropy": nats / targets,
+        "cross_entropy_standard_error": _ratio_standard_error(sums.nats, sums.tokens),
+        "perplexity": _exp(nats / targets),
+        "accuracy": float(sums.correct.sum()) / targets,
+        "accuracy_standard_error": _ratio_standard_error(sums.correct, sums.tokens),
+        "nats": nats,
+        unit: int(targets),
+    }
+
+
+def text_measures(
+    sums: DocumentSums,
+    characters: np.ndarray,
+    bytes_: np.ndarray,
+    words: np.ndarray,
+    lossless: bool = True,
+) -> dict[str, Any]:
+    """The figures of a text, from the sums and the sizes of the raw text of each document.
+
+    Bits per character, byte and word divide by what the raw text holds (Unicode code points, UTF-8
+    bytes, white-space separated words), so that models with different tokenizers compare; they are
+    null where the tokenizer loses text. The nats of the ends of documents are included.
+    """
+    bits = sums.nats / math.log(2)
+
+    def per(denominator: np.ndarray) -> float | None:
+        if not lossless or not denominator.sum():
+            return None
+        return float(bits.sum() / denominator.sum())
+
+    bits_per_word = per(words)
+    return prediction_measures(sums, "tokens") | {
+        "bits_per_character": per(characters),
+        "bits_per_character_standard_error": _ratio_standard_error(bits, characters)
+        if lossless
+        else None,
+        "bits_per_byte": per(bytes_),
+        "bits_per_word": bits_per_word,
+        "word_perplexity": None if bits_per_word is None else _exp(bits_per_word * math.log(2)),
+        "characters": int(characters.sum()),
+        "bytes": int(bytes_.sum()),
+        "words": int(words.sum()),
+        "documents": len(sums.nats),
+    }
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def _ratio_standard_error(numerators: np.ndarray, denominators: np.ndarray) -> float | None:
+    """Standard error of sum(numerators) / sum(denominators) over n sampled pairs.
+
+    Cochran, Sampling Techniques (1977), eq. 6.13, for an infinite population.
+    """
+    n, total = len(numerators), denominators.sum()
+    if n < 2 or not total:
+        return None
+    residuals = numerators - numerators.sum() / total * denominators
+    return float(math.sqrt(n / (n - 1) * np.sum(residuals**2)) / total)

@@ -1,0 +1,1 @@
+"""Text in, text out: prompts, the decode loop, sampling and beam search."""

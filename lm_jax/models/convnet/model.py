@@ -1,0 +1,370 @@
+"""Convolutional networks for images, each declared as a list of layers.
+
+Axes: b batch, h height, w width, c channels, v classes.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.convnet import layers as blocks
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+
+
+class Conv(NamedTuple):
+    """Convolution, normalisation, activation."""
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+
+
+class MaxPool(NamedTuple):
+    size: int
+    stride: int
+    padding: int | str = 0
+
+
+class AveragePool(NamedTuple):
+    """The mean of disjoint windows."""
+
+    size: int
+
+
+class GlobalAverage(NamedTuple):
+    """The mean over height and width."""
+
+
+class PadTo(NamedTuple):
+    """Zeros around images of size - 4 or more, up to this size."""
+
+    size: int
+
+
+class LocalResponseNorm(NamedTuple):
+    """Left out where another normalisation was asked for."""
+
+
+class Residual(NamedTuple):
+    features: int
+    stride: int = 1
+    bottleneck: bool = False
+
+
+class Inception(NamedTuple):
+    """The columns of Szegedy et al. 2015, Table 1."""
+
+    one: int
+    reduce_three: int
+    three: int
+    reduce_five: int
+    five: int
+    pool: int
+
+
+class Dense(NamedTuple):
+    """A dense layer and the activation, over the flattened input."""
+
+    features: int
+
+
+class Dropout(NamedTuple):
+    rate: float
+
+
+class Network(NamedTuple):
+    """A published network up to its classification layer, which is always named `head`."""
+
+    layers: tuple
+    stem: tuple = ()  # the layers before `layers`
+    small_stem: tuple | None = None  # the stem for images below 64 x 64, where it differs
+    activation: str = "relu"
+    norm: str = "none"
+
+
+def _resnet(depths: tuple[int, ...], bottleneck: bool) -> Network:
+    """He et al. 2016, Table 1; small images enter through one 3 x 3 convolution, as in its 4.2."""
+    layers = [
+        Residual(64 * 2**stage, 2 if stage and not block else 1, bottleneck)
+        for stage, depth in enumerate(depths)
+        for block in range(depth)
+    ]
+    return Network(
+        stem=(Conv(64, 7, stride=2, padding=3), MaxPool(3, 2, padding=1)),
+        small_stem=(Conv(64, 3, padding=1),),
+        layers=(*layers, GlobalAverage(), Dropout(0.0)),
+        norm="batch_norm",
+    )
+
+
+NETWORKS = {
+    # Keras' introductory recipe, whose convolutions are not padded.
+    "keras": Network(
+        layers=(
+            *(Conv(16, 3), MaxPool(2, 2)),
+            *(Conv(32, 3), MaxPool(2, 2)),
+            *(Dense(128), Dropout(0.0)),
+        ),
+    ),
+    # LeCun et al. 1998, section II.B, as it is read today: plain averages for the trained
+    # subsampling, every map connected to every map, softmax for the radial basis functions.
+    "lenet5": Network(
+        layers=(
+            PadTo(32),
+            *(Conv(6, 5), AveragePool(2)),
+            *(Conv(16, 5), AveragePool(2)),
+            *(Dense(120), Dense(84), Dropout(0.0)),
+        ),
+        activation="tanh",
+    ),
+    # Krizhevsky et al. 2012, section 3, its two groups of convolutions made one.
+    "alexnet": Network(
+        layers=(
+            *(Conv(96, 11, stride=4), LocalResponseNorm(), MaxPool(3, 2)),
+            *(Conv(256, 5, padding=2), LocalResponseNorm(), MaxPool(3, 2)),
+            *(Conv(384, 3, padding=1), Conv(384, 3, padding=1), Conv(256, 3, padding=1)),
+            *(MaxPool(3, 2), Dense(4096), Dropout(0.5), Dense(4096), Dropout(0.5)),
+        ),
+        norm="local_response",
+    ),
+    # Szegedy et al. 2015, Table 1, without the auxiliary classifiers.
+    "googlenet": Network(
+        stem=(
+            *(Conv(64, 7, stride=2, padding=3), MaxPool(3, 2, "SAME"), LocalResponseNorm()),
+            *(Conv(64, 1), Conv(192, 3, padding=1), LocalResponseNorm(), MaxPool(3, 2, "SAME")),
+        ),
+        small_stem=(Conv(64, 3, padding=1), Conv(64, 1), Conv(192, 3, padding=1)),
+        layers=(
+            Inception(64, 96, 128, 16, 32, 32),
+            Inception(128, 128, 192, 32, 96, 64),
+            MaxPool(3, 2, "SAME"),
+            Inception(192, 96, 208, 16, 48, 64),
+            Inception(160, 112, 224, 24, 64, 64),
+            Inception(128, 128, 256, 24, 64, 64),
+            Inception(112, 144, 288, 32, 64, 64),
+            Inception(256, 160, 320, 32, 128, 128),
+            MaxPool(3, 2, "SAME"),
+            Inception(256, 160, 320, 32, 128, 128),
+            Inception(384, 192, 384, 48, 128, 128),
+            *(GlobalAverage(), Dropout(0.4)),
+        ),
+        norm="local_response",
+    ),
+    "resnet18": _resnet((2, 2, 2, 2), bottleneck=False),
+    "resnet34": _resnet((3, 4, 6, 3), bottleneck=False),
+    "resnet152": _resnet((3, 8, 36, 3), bottleneck=True),
+}
+_NORMS = ("architecture", "none", "batch_norm", "group_norm")
+_ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
+_GAINS = {"relu": 2.0, "tanh": 1.0}  # variance of a kernel times its fan-in: He et al. 2015
+
+
+@dataclasses.dataclass
+class ConvNetConfig:
+    """Which network, for images of which size."""
+
+    architecture: str = "keras"  # keras, lenet5, alexnet, googlenet, resnet18, resnet34, resnet152
+    num_classes: int = 0  # 0: the data set's
+    image_height: int = 0  # 0: the data set's
+    image_width: int = 0  # 0: the data set's
+    image_channels: int = 0  # 0: the data set's
+    norm: str = "architecture"  # architecture (the publication's), none, batch_norm, group_norm
+    dropout_rate: float = -1.0  # -1: the publication's
+
+    def validate(self) -> None:
+        """Raises ValueError for a choice that cannot be built, or images too small for it."""
+        if self.architecture not in NETWORKS:
+            raise ValueError(
+                f"model.architecture is {self.architecture!r}; "
+                f"expected one of {', '.join(NETWORKS)}"
+            )
+        if self.norm not in _NORMS:
+            raise ValueError(f"model.norm is {self.norm!r}; expected one of {', '.join(_NORMS)}")
+        for field in ("num_classes", "image_height", "image_width", "image_channels"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+        if self.dropout_rate != -1 and not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(
+                f"model.dropout_rate is {self.dropout_rate}; "
+                "expected 0 <= rate < 1, or -1 for the publication's"
+            )
+        if self.image_height and self.image_width:
+            self._check_image_size()
+
+    def _check_image_size(self) -> None:
+        def fits(size: int) -> bool:
+            return _output_size(layers_of(self.architecture, size), size) > 0
+
+        if fits(self.image_height) and fits(self.image_width):
+            return
+        sizes = [size for size in range(1, 513) if fits(size)]
+        bound = "or more" if sizes[-1] == 512 else f"to {sizes[-1]} x {sizes[-1]}"
+        raise ValueError(
+            f"model.architecture {self.architecture} takes images of {sizes[0]} x {sizes[0]} "
+            f"{bound}, not {self.image_height} x {self.image_width}; choose another architecture"
+        )
+
+
+def layers_of(architecture: str, image_size: int) -> tuple:
+    """The layers of a network before its head, for images whose shorter side is `image_size`."""
+    network = NETWORKS[architecture]
+    small = image_size < 64 and network.small_stem is not None
+    return (*((network.small_stem or ()) if small else network.stem), *network.layers)
+
+
+def _output_size(layers: tuple, size: int) -> int:
+    """The side of the images that leave the layers; 0 or less where nothing is left."""
+    for layer in layers:
+        match layer:
+            case PadTo(target):
+                size = target if size in range(target - 4, target + 1, 2) else 0
+            case AveragePool(window):
+                size //= window
+            case MaxPool(_, stride, "SAME"):
+                size = -(-size // stride)
+            case Conv(_, window, stride, padding) | MaxPool(window, stride, int(padding)):
+                size = (size + 2 * padding - window) // stride + 1
+            case Residual(_, stride, _):
+                size = -(-size // stride)
+        if size < 1:
+            return 0
+    return size
+
+
+class ConvNet(nn.Module):
+    """Images [b, h, w, c] to float32 logits [b, v]; or, with `depth`, what that many layers make.
+
+    Layers are named by kind and number: `conv_1` is the first convolution, `head` the last layer.
+    """
+
+    config: ConvNetConfig
+    dtype: Any
+    train: bool
+    depth: int | None = None
+
+    @nn.compact
+    def __call__(self, x_bhwc):
+        c = self.config
+        network = NETWORKS[c.architecture]
+        settings = blocks.Settings(
+            norm=network.norm if c.norm == "architecture" else c.norm,
+            activation=_ACTIVATIONS[network.activation],
+            kernel_init=nn.initializers.variance_scaling(
+                _GAINS[network.activation], "fan_in", "normal"
+            ),
+            dtype=self.dtype,
+            train=self.train,
+        )
+        layers = layers_of(c.architecture, min(c.image_height, c.image_width))
+        counts: dict[str, int] = {}
+        x = x_bhwc.astype(self.dtype)
+        for layer in layers[: self.depth]:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            x = self._layer(layer, settings, x, f"{kind}_{counts[kind]}")
+            x = nn.with_logical_constraint(x, ("batch",) + (None,) * (x.ndim - 1))
+        if self.depth is not None:
+            return x
+        # The publications' small deviation: the first guess is close to uniform.
+        logits_bv = self._dense(c.num_classes, nn.initializers.normal(0.01), "vocab", "head")(
+            x.reshape(x.shape[0], -1)
+        )
+        return logits_bv.astype(jnp.float32)
+
+    def _layer(self, layer, settings: blocks.Settings, x: jax.Array, name: str) -> jax.Array:
+        match layer:
+            case Conv():
+                return blocks.ConvNorm(settings, *layer, name=name)(x)
+            case Residual():
+                return blocks.ResidualBlock(settings, *layer, name=name)(x)
+            case Inception():
+                return blocks.InceptionBlock(settings, *layer, name=name)(x)
+            case MaxPool():
+                return blocks.max_pool(x, *layer)
+            case AveragePool(size):
+                return nn.avg_pool(x, (size, size), (size, size))
+            case GlobalAverage():
+                return x.mean(axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
+            case LocalResponseNorm():
+                alone = settings.norm == "local_response"
+                return blocks.local_response_norm(x) if alone else x
+            case PadTo(size):
+                high, wide = ((size - side) // 2 for side in x.shape[1:3])
+                return jnp.pad(x, ((0, 0), (high, high), (wide, wide), (0, 0)))
+            case Dense(features):
+                dense = self._dense(features, settings.kernel_init, "mlp", name)
+                return settings.activation(dense(x.reshape(x.shape[0], -1)))
+            case Dropout(rate):
+                rate = rate if self.config.dropout_rate == -1 else self.config.dropout_rate
+                return nn.Dropout(rate, deterministic=not self.train)(x)
+        raise TypeError(f"{layer} is no layer")
+
+    def _dense(self, features: int, kernel_init, axis: str, name: str) -> nn.Dense:
+        return nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(kernel_init, ("embed", axis)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (axis,)),
+            name=name,
+        )
+
+
+def convnet(config: ConvNetConfig, dtype: Any = jnp.float32) -> Model:
+    """The convolutional network of a configuration; `dtype` is that of its computation.
+
+    The variables of a network with batch normalisation hold its running statistics as
+    `batch_stats`; `apply` and `loss` return them, moved on when `train` is true.
+
+    Raises:
+      ValueError: the configuration names an unknown choice, or images that do not fit the
+        network; or, when the model is traced, inputs are not of the configured size.
+    """
+    config.validate()
+    for field in ("num_classes", "image_height", "image_width", "image_channels"):
+        if not getattr(config, field):
+            raise ValueError(f"model.{field} is 0: give that of the data set")
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        return ConvNet(config, dtype, train=False).init(key, _checked(config, batch["inputs"]))
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        module = ConvNet(config, dtype, train)
+        stats = {name: value for name, value in variables.items() if name != "params"}
+        rngs = {} if key is None else {"dropout": key}
+        return module.apply(
+            variables, _checked(config, batch["inputs"]), rngs=rngs, mutable=list(stats)
+        )
+
+    return Model(init, apply, loss_from_apply(apply))
+
+
+def _checked(config: ConvNetConfig, inputs: jax.Array) -> jax.Array:
+    expected = (config.image_height, config.image_width, config.image_channels)
+    if inputs.shape[1:] != expected:
+        raise ValueError(
+            f"inputs of {' x '.join(map(str, inputs.shape[1:]))} for a model of "
+            f"{' x '.join(map(str, expected))} (height x width x channels); "
+            "set model.image_height, image_width and image_channels to those of the data"
+        )
+    return inputs
+
+
+def feature_maps(
+    config: ConvNetConfig, variables: Variables, inputs: jax.Array, num_layers: int | None = None
+) -> jax.Array:
+    """What the first layers make of images, [b, h', w', c']; None: up to the first convolution."""
+    if num_layers is None:
+        layers = layers_of(config.architecture, min(config.image_height, config.image_width))
+        num_layers = 1 + next(i for i, layer in enumerate(layers) if isinstance(layer, Conv))
+    module = ConvNet(config, jnp.float32, train=False, depth=num_layers)
+    return jnp.asarray(module.apply(variables, _checked(config, inputs)))
+
+
+def first_filters(variables: Variables) -> jax.Array | None:
+    """The kernel of the first convolution, [h, w, in, out]; None where a model has none."""
+    layer = variables["params"].get("conv_1", {})
+    return nn.unbox(layer.get("kernel"))

@@ -1,0 +1,1 @@
+"""Count-based models: n-grams with Kneser-Ney and other smoothing."""

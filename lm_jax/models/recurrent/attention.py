@@ -1,0 +1,94 @@
+"""Attention of a recurrent decoder over the states of an encoder.
+
+Axes: b batch, t target time, s source time, d width of the decoder, m of the encoder's states,
+k the width in which the two are compared.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.recurrent.layer import Kernel, project, side_by_side
+
+ATTENTIONS = ("none", "additive", "dot")
+
+
+class GlobalAttention(nn.Module):
+    """Decoder states to attentional states, tanh(W_c [context; h]) (Luong et al. 2015, eq. 5).
+
+    Both kinds attend with the state after each step, for all steps at once, as Luong et al. place
+    it. Bahdanau et al. 2015 attend with the state before the step and feed the context into it,
+    which would put the attention inside the scan; only their score is taken over.
+
+      dot:      e = h^T W m (Luong et al. 2015, eq. 8, "general")
+      additive: e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2)
+    """
+
+    kind: str  # additive, dot
+    d_hidden: int
+    d_memory: int
+    d_attention: int  # additive: the width k; dot compares in the decoder's
+    dtype: Any
+
+    def setup(self):
+        lecun = nn.initializers.lecun_normal()
+        width = self.d_hidden if self.kind == "dot" else self.d_attention
+        self.memory = Kernel((self.d_memory, width), lecun)
+        self.combine = Kernel((self.d_memory + self.d_hidden, self.d_hidden), lecun)
+        if self.kind == "additive":
+            self.query = Kernel((self.d_hidden, width), lecun)
+            normal = nn.initializers.normal(width**-0.5)
+            self.score: Any = self.param(
+                "score", nn.with_logical_partitioning(normal, ("mlp",)), (width,)
+            )
+
+    def keys(self, memory_bsm: jax.Array) -> jax.Array:
+        """What decoder states are compared with, keys_bsk: once for each source."""
+        return self._project(memory_bsm, self.memory)
+
+    def weights(self, h_btd: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
+        """The share of each source token, float32 [b, t, s]: rows sum to 1, or to 0 unmasked."""
+        weights_bts, total_bt1 = self._weights(h_btd, keys_bsk, mask_bts)
+        return weights_bts / total_bt1
+
+    def __call__(self, h_btd, memory_bsm, keys_bsk, mask_bts) -> jax.Array:
+        weights_bts, total_bt1 = self._weights(h_btd, keys_bsk, mask_bts)
+        sums_btm = jnp.matmul(
+            weights_bts.astype(self.dtype), memory_bsm, preferred_element_type=jnp.float32
+        )
+        # Normalised last: a division of [t, m] rather than [t, s], forward and backward.
+        context_btm = (sums_btm / total_bt1).astype(self.dtype)
+        joined_btd = side_by_side([context_btm, h_btd], batch_axis=0)
+        return jnp.tanh(self._project(joined_btd, self.combine))
+
+    def _weights(self, h_btd, keys_bsk, mask_bts):
+        if self.kind == "dot":
+            keys_bks = keys_bsk.swapaxes(1, 2)
+            scores_bts = jnp.matmul(h_btd, keys_bks, preferred_element_type=jnp.float32)
+        else:
+            query_btk = self._project(h_btd, self.query)
+            scores_bts = additive_scores(query_btk, keys_bsk, self.score)
+        scores_bts = jnp.where(mask_bts, scores_bts, -1e30)
+        highest_bt1 = jax.lax.stop_gradient(scores_bts.max(axis=-1, keepdims=True))
+        weights_bts = jnp.where(mask_bts, jnp.exp(scores_bts - highest_bt1), 0)
+        total_bt1 = weights_bts.sum(axis=-1, keepdims=True)
+        return weights_bts, total_bt1 + (total_bt1 == 0)  # padding reads nothing
+
+    def _project(self, x_btd, kernel: Kernel):
+        return project(x_btd, jnp.asarray(kernel(), self.dtype))
+
+
+def additive_scores(query_btk: jax.Array, keys_bsk: jax.Array, score_k: jax.Array) -> jax.Array:
+    """score^T tanh(query + key) of every pair, float32 [b, t, s].
+
+    A target step at a time, forward and backward, so that no more than [b, s, k] is ever held. Each
+    pair costs k hyperbolic tangents, those of other segments of its row included.
+    """
+
+    @jax.checkpoint
+    def of_step(query_bk: jax.Array) -> jax.Array:
+        return jnp.tanh(query_bk[:, None] + keys_bsk).astype(jnp.float32) @ score_k
+
+    return jax.lax.map(of_step, query_btk.swapaxes(0, 1)).swapaxes(0, 1)

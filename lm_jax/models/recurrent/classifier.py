@@ -1,0 +1,137 @@
+"""Recurrent text classifiers: a text of any length to one of a few classes.
+
+Axes: b batch, t time, d width of the embedding or of a hidden state, c classes.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.recurrent.language_model import check_recurrent
+from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
+
+
+@dataclasses.dataclass
+class RecurrentClassifierConfig:
+    """The shape of a recurrent text classifier."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    num_classes: int = 0  # 0: the data set's
+    context_length: int = 256  # tokens of the longest text
+    cell: str = "lstm"  # rnn, lstm, gru
+    num_layers: int = 1
+    d_embedding: int = 128
+    d_hidden: int = 64  # of each direction
+    bidirectional: bool = False
+    pooling: str = "last"  # last (state of each direction), mean, max
+    dropout_rate: float = 0.0  # variational: on the input of each layer; and before the head
+
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales."""
+        return "d_hidden", "d_embedding"
+
+    def validate(self) -> None:
+        """Raises ValueError for a shape or a choice that cannot be built."""
+        check_recurrent(self)
+        if self.pooling not in _POOLINGS:
+            raise ValueError(
+                f"model.pooling is {self.pooling!r}; expected one of {', '.join(_POOLINGS)}"
+            )
+        if self.d_embedding < 1:
+            raise ValueError(f"model.d_embedding is {self.d_embedding}; expected at least 1")
+        for field in ("vocab_size", "num_classes"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+
+
+_POOLINGS = ("last", "mean", "max")
+
+
+class RecurrentClassifier(nn.Module):
+    """Tokens [b, t], of which those of segment 1 are text, to float32 logits [b, c]."""
+
+    config: RecurrentClassifierConfig
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, tokens_bt, segments_bt):
+        c = self.config
+        batch_size, time = tokens_bt.shape
+        lengths_b = jnp.full((batch_size,), time)
+        if segments_bt is not None:
+            lengths_b = jnp.maximum(1, jnp.sum(segments_bt == 1, axis=1))
+        time_t1 = jnp.arange(time)[:, None]
+        embedding_vd = self.param(
+            "embedding",
+            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
+            (c.vocab_size, c.d_embedding),
+        )
+        # Time-major; a mask that is broadcast over time is variational dropout.
+        dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
+        x_tbd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt.T]
+        for index in range(c.num_layers):
+            x_tbd = dropout(x_tbd)
+            directions = [self._layer(f"forward_{index}", x_tbd, None)]
+            if c.bidirectional:
+                # From the end: the padding read before the last token of the text is forgotten.
+                keep_tb = None if segments_bt is None else (time_t1 != lengths_b - 1)[::-1]
+                directions.append(self._layer(f"backward_{index}", x_tbd[::-1], keep_tb)[::-1])
+            x_tbd = side_by_side(directions, batch_axis=1)
+        pooled_bd = self._pool(x_tbd.astype(jnp.float32), time_t1 < lengths_b, lengths_b)
+        return nn.Dense(
+            c.num_classes,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(
+                nn.initializers.normal(0.02), ("embed", "vocab")
+            ),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+            name="head",
+        )(dropout(pooled_bd[None])[0]).astype(jnp.float32)
+
+    def _layer(self, name: str, x_tbd, keep_tb):
+        c = self.config
+        layer = RecurrentLayer(c.cell, c.d_hidden, False, self.dtype, name=name)
+        return layer(x_tbd, zero_state(c.cell, x_tbd.shape[1], c.d_hidden), keep_tb)[0]
+
+    def _pool(self, h_tbd, is_text_tb, lengths_b):
+        c = self.config
+        if c.pooling == "mean":
+            total_bd = jnp.sum(jnp.where(is_text_tb[..., None], h_tbd, 0), axis=0)
+            return total_bd / lengths_b[:, None]
+        if c.pooling == "max":
+            return jnp.max(jnp.where(is_text_tb[..., None], h_tbd, -jnp.inf), axis=0)
+        rows = jnp.arange(lengths_b.shape[0])
+        forward_bd = h_tbd[lengths_b - 1, rows, : c.d_hidden]
+        # Reading from the end, the last state is at the first token; empty in one direction.
+        return side_by_side([forward_bd, h_tbd[0, :, c.d_hidden :]], batch_axis=0)
+
+
+def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.float32) -> Model:
+    """The recurrent text classifier of a configuration; it does not generate.
+
+    Logits are [b, c] and targets [b]. `segments` is 1 on text and 0 on the padding after it, and
+    may be left out where there is none; a text of no token is read as one token of padding.
+
+    Raises:
+      ValueError: the configuration names an unknown choice or an impossible shape.
+    """
+    config.validate()
+    for field, what in (("vocab_size", "vocabulary"), ("num_classes", "set of classes")):
+        if getattr(config, field) < 1:
+            raise ValueError(f"model.{field} is 0: give the size of the {what}")
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        module = RecurrentClassifier(config, dtype, train=False)
+        return module.init(key, batch["inputs"], batch.get("segments"))
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        module = RecurrentClassifier(config, dtype, train)
+        rngs = {} if key is None else {"dropout": key}
+        return module.apply(variables, batch["inputs"], batch.get("segments"), rngs=rngs), {}
+
+    return Model(init, apply, loss_from_apply(apply))

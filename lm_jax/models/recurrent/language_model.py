@@ -1,0 +1,197 @@
+"""Recurrent language models: Elman's network, the LSTM and the GRU, in layers.
+
+Axes: b batch, t time, d width of the embedding or of a hidden state, v vocabulary.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_state
+
+
+@dataclasses.dataclass
+class RecurrentConfig:
+    """The shape of a recurrent language model; the defaults are a small LSTM."""
+
+    vocab_size: int = 0  # 0: the tokenizer's
+    context_length: int = 64  # steps of back-propagation through time
+    cell: str = "lstm"  # rnn, lstm, gru
+    num_layers: int = 2
+    d_embedding: int = 0  # 0: d_hidden
+    d_hidden: int = 256
+    layer_norm: bool = False  # inside the cell (Ba et al. 2016)
+    tie_embeddings: bool = False
+    # Both are variational (Gal & Ghahramani 2016): one mask a sequence, the same at every step.
+    dropout_rate: float = 0.0  # on the input of each layer and before the output
+    recurrent_dropout_rate: float = 0.0  # on the previous hidden state inside its product
+    carry_state: bool = False  # training windows start from the state that the previous batch left
+
+    @property
+    def embedding_width(self) -> int:
+        return self.d_embedding or self.d_hidden
+
+    def widths(self) -> tuple[str, ...]:
+        """The fields that muP scales; ValueError where it cannot."""
+        check_untied(self)
+        return "d_hidden", "d_embedding"
+
+    def validate(self) -> None:
+        """Raises ValueError for a shape or a choice that cannot be built."""
+        check_recurrent(self)
+        for field in ("vocab_size", "d_embedding"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+        if self.tie_embeddings and self.embedding_width != self.d_hidden:
+            raise ValueError(
+                f"model.tie_embeddings needs model.d_embedding {self.d_embedding} equal to "
+                f"model.d_hidden {self.d_hidden}; make them equal, or set d_embedding to 0"
+            )
+
+
+def check_recurrent(config: Any) -> None:
+    """Raises ValueError for what no recurrent model of any kind can be built with."""
+    if config.cell not in CELLS:
+        raise ValueError(f"model.cell is {config.cell!r}; expected one of {', '.join(CELLS)}")
+    for field in ("context_length", "num_layers", "d_hidden"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"model.{field} is {getattr(config, field)}; expected at least 1")
+    for field in ("dropout_rate", "recurrent_dropout_rate"):
+        if not 0.0 <= (given := getattr(config, field, 0.0)) < 1.0:
+            raise ValueError(f"model.{field} is {given}; expected 0 <= rate < 1")
+
+
+def check_untied(config: Any) -> None:
+    """Raises ValueError for a table whose rows are read sqrt(d_hidden) times as long."""
+    if config.tie_embeddings:
+        raise ValueError(
+            "mup_base_width wants embeddings of one size at all widths, and model.tie_embeddings "
+            "has recurrent models read them sqrt(d_hidden) times as long; set that to False"
+        )
+
+
+class RecurrentNetwork(nn.Module):
+    """Tokens [b, t] and the states of all layers to float32 logits [b, t, v] and the states."""
+
+    config: RecurrentConfig
+    dtype: Any
+    train: bool
+
+    @nn.compact
+    def __call__(self, tokens_bt, states: tuple[State, ...], keep_bt):
+        c = self.config
+        # Tied, the table is also the output: its rows are short, but read sqrt(d) times as long
+        # (Vaswani et al. 2017, section 3.4).
+        stretch = c.d_hidden**0.5 if c.tie_embeddings else 1.0
+        stddev = 0.5 / stretch if c.tie_embeddings else 1.0
+        embedding_vd = self._table("embedding", stddev, c.embedding_width)
+        # Time-major; a mask that is broadcast over time is variational dropout.
+        dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
+        recurrent_dropout = nn.Dropout(c.recurrent_dropout_rate, deterministic=not self.train)
+        x_tbd, index_tb = jnp.asarray(embedding_vd, self.dtype)[None] * stretch, tokens_bt.T
+        # What the first layer projects of a token depends on the token alone.
+        if c.vocab_size >= tokens_bt.size or (self.train and c.dropout_rate):
+            x_tbd, index_tb = x_tbd[0, index_tb], None
+        keep_tb = None if keep_bt is None else keep_bt.T
+        finals = []
+        for index, state in enumerate(states):
+            mask_bd = None
+            if self.train and c.recurrent_dropout_rate:
+                mask_bd = recurrent_dropout(jnp.ones_like(state[0]))
+            x_tbd, final = RecurrentLayer(
+                c.cell, c.d_hidden, c.layer_norm, self.dtype, name=f"layer_{index}"
+            )(dropout(x_tbd), state, keep_tb, mask_bd, index_tb)
+            index_tb = None
+            finals.append(final)
+        # No sharding constraint here: with one on h, XLA's partitioner (jaxlib 0.10.2) computes
+        # wrong gradients on a mesh of data 2 x fsdp 2 x tensor 2.
+        x_btd = dropout(x_tbd).swapaxes(0, 1)
+        output_vd = embedding_vd if c.tie_embeddings else self._table("output", 0.02, c.d_hidden)
+        bias_v: Any = self.param(
+            "output_bias",
+            nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+            (c.vocab_size,),
+        )
+        logits_btv = jnp.einsum(
+            "btd,vd->btv",
+            x_btd,
+            jnp.asarray(output_vd, self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return logits_btv + bias_v, tuple(finals)
+
+    def _table(self, name: str, stddev: float, width: int) -> Any:
+        normal = nn.with_logical_partitioning(nn.initializers.normal(stddev), ("vocab", "embed"))
+        return self.param(name, normal, (self.config.vocab_size, width))
+
+
+def _keep(batch: Batch) -> jax.Array | None:
+    """0 where a document begins, so that nothing of the one before it is read; None for nowhere.
+
+    In a window of a stream, segment 1 of the first column continues the document that the previous
+    window was in; what opens there, a document or an epoch, is segment 2 or more (`data.batches`).
+    The state before the first column is therefore that of a segment 1.
+    """
+    if "segments" not in batch:
+        return None
+    segments_bt = batch["segments"]
+    before_bt = jnp.concatenate([jnp.ones_like(segments_bt[:, :1]), segments_bt[:, :-1]], axis=1)
+    return (segments_bt == before_bt).astype(jnp.float32)
+
+
+def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
+    """The recurrent language model of a configuration; `dtype` is that of its matrix products.
+
+    With `carry_state`, `variables["carry"]` holds the state that the last training window ended
+    in, for batches whose rows continue those of the batch before (truncated back-propagation
+    through time); evaluation and generation start from zeros.
+
+    Raises:
+      ValueError: the configuration names an unknown choice or an impossible shape.
+    """
+    config.validate()
+    if config.vocab_size < 1:
+        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+
+    def zeros(batch_size: int) -> tuple[State, ...]:
+        return (zero_state(config.cell, batch_size, config.d_hidden),) * config.num_layers
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        batch_size = batch["inputs"].shape[0]
+        module = RecurrentNetwork(config, dtype, train=False)
+        variables = module.init(key, batch["inputs"][:, :1], zeros(batch_size), None)
+        return {**variables, "carry": zeros(batch_size)} if config.carry_state else variables
+
+    def apply(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
+        batch_size = batch["inputs"].shape[0]
+        carries = train and config.carry_state
+        states = variables["carry"] if carries else zeros(batch_size)
+        if states[0][0].shape[0] != batch_size:
+            raise ValueError(
+                f"a batch of {batch_size} sequences cannot continue the carried state of "
+                f"{states[0][0].shape[0]}; keep the training batch at one size"
+            )
+        module = RecurrentNetwork(config, dtype, train)
+        rngs = {} if key is None else {"dropout": key}
+        params = {"params": variables["params"]}
+        logits_btv, states = module.apply(  # type: ignore[misc]
+            params, batch["inputs"], states, _keep(batch), rngs=rngs
+        )
+        if carries:
+            return logits_btv, {"carry": jax.lax.stop_gradient(states)}
+        return logits_btv, {"carry": variables["carry"]} if config.carry_state else {}
+
+    def start(variables: Variables, batch_size: int, max_length: int) -> tuple[State, ...]:
+        return zeros(batch_size)
+
+    def step(variables: Variables, carry: tuple[State, ...], tokens: jax.Array):
+        module = RecurrentNetwork(config, dtype, train=False)
+        params = {"params": variables["params"]}
+        logits_btv, carry = module.apply(params, tokens[:, None], carry, None)  # type: ignore
+        return logits_btv[:, 0], carry
+
+    return Model(init, apply, loss_from_apply(apply), start, step)

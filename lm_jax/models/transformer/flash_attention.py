@@ -1,0 +1,71 @@
+"""Attention by cuDNN's kernels, and where it can be had.
+
+Axes: b batch, t query time, s key time, h query heads, g key/value heads, k head width.
+"""
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+
+from lm_jax.models.transformer.config import BlocksConfig
+
+PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
+
+
+def attend_fused(
+    q_bthk: jax.Array,
+    k_bsgk: jax.Array,
+    v_bsgk: jax.Array,
+    mask_bts: jax.Array | None = None,
+    *,
+    causal: bool = False,
+) -> jax.Array:
+    """As `attend`, by cuDNN's flash attention: no scores are kept for the backward pass.
+
+    `causal` alone needs no mask. A mask becomes a bias [b, 1, t, s] of the dtype of q_bthk, 0 or
+    below -1e12, whose softmax is exactly 0: jax.nn's function knows no segments.
+    """
+    mask_b1ts = None if mask_bts is None else mask_bts[:, None]
+    return jax.nn.dot_product_attention(
+        q_bthk, k_bsgk, v_bsgk, mask=mask_b1ts, is_causal=causal, implementation="cudnn"
+    )
+
+
+def kernel(config: BlocksConfig, dtype: jnp.dtype) -> str:
+    """xla or cudnn: what `model.attention` means on these devices.
+
+    Raises:
+      ValueError: cuDNN is asked for where it cannot be had.
+    """
+    if config.attention == "xla":
+        return "xla"
+    obstacle = _obstacle(config, dtype)
+    if obstacle is None:
+        return "cudnn"
+    if config.attention == "auto":
+        return "xla"
+    raise ValueError(
+        f"model.attention is cudnn, but {obstacle}; take auto, which then runs XLA's, or xla"
+    )
+
+
+def _obstacle(config: BlocksConfig, dtype: jnp.dtype) -> str | None:
+    """Why cuDNN's kernels do not serve a model that is trained here."""
+    if not on_cuda():
+        return f"the devices are {jax.default_backend()}s, not CUDA GPUs"
+    if dtype != jnp.bfloat16:
+        return f"compute_dtype is {jnp.dtype(dtype).name}, not bfloat16"
+    if config.positions == "relative":
+        return "relative positions are biases of [b, h, t, s], as large as what it saves"
+    width = config.head_width
+    if width % 8 or width > 128:
+        return f"the head width (d_model / num_heads) is {width}, no multiple of 8 up to 128"
+    for name in ("context_length", "source_length"):
+        if (length := getattr(config, name, 0)) % 2:
+            return f"model.{name} is {length}, an odd number"
+    return None
+
+
+def on_cuda() -> bool:
+    """Whether programs run on NVIDIA's GPUs."""
+    return "cuda" in jax.extend.backend.get_backend().platform_version

@@ -1,0 +1,219 @@
+"""Attention where time is split over devices: keys and values go round, queries stay.
+
+Axes: b batch, t time of a device's queries, s time of a device's keys, h query heads, g key/value
+heads, m query heads of a key/value head, k head width.
+
+Everything is exact: the softmax is summed up as blocks of keys arrive (Liu et al. 2023, Ring
+Attention; Milakov & Gimelshein 2018, algorithm 3), and the backward pass sends the blocks round
+again with their gradients, so that a device holds two blocks at a time: one that it reads, and the
+one that is on its way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lm_jax.models.transformer.attention import HIDDEN, Tokens, sees
+
+KeysValues = tuple[jax.Array, jax.Array, Tokens]
+
+
+def time_axis() -> str | None:
+    """The mesh axis over which time is split here; None where it is whole."""
+    (axis,) = nn.logical_to_mesh_axes(("time",)) or (None,)
+    return axis if jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1 else None
+
+
+def can_turn(*lengths: int) -> bool:
+    """Whether time is split, and all of these lengths can be split evenly."""
+    axis = time_axis()
+    parts = jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+    return axis is not None and not any(length % parts for length in lengths)
+
+
+def _spec(*axes: str | None) -> PartitionSpec:
+    return PartitionSpec(*(nn.logical_to_mesh_axes(axes) or ()))
+
+
+def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
+    """How the arrays of each letter are split: Queries, Keys (or values), a Bias, Tokens, Rows."""
+    of = {
+        "q": _spec("batch", "time", "heads", None),
+        "k": _spec("batch", "time", "kv_heads", None),
+        "b": _spec("heads", "time", None),
+        "t": _spec("batch", "time"),
+        "r": _spec("batch", "heads", "time"),
+    }
+    return tuple(of[letter] for letter in tensors)
+
+
+@jax.custom_vjp
+def ring_attend(
+    q_bthk: jax.Array,
+    k_bsgk: jax.Array,
+    v_bsgk: jax.Array,
+    bias_hts: jax.Array | None,
+    queries: Tokens,
+    keys: Tokens,
+) -> jax.Array:
+    """As `attend`, with all arrays whole to the caller and split over the mesh inside.
+
+    Args:
+      bias_hts: split by queries; each device has its columns of all keys.
+      queries, keys: what decides who sees whom; the mask of a block is made when it is there.
+    """
+    return _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)[0]
+
+
+def _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+    ring = jax.shard_map(
+        _forward_part,
+        in_specs=_specs("qkkbtt"),
+        out_specs=_specs("qrr"),
+        check_vma=False,
+    )
+    y_bthk, highest_bht, total_bht = ring(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)
+    saved = (q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, y_bthk, highest_bht, total_bht)
+    return y_bthk, saved
+
+
+def _backward(saved, dy_bthk):
+    ring: Callable = jax.shard_map(
+        _backward_part,
+        in_specs=_specs("qkkbttqrrq"),
+        out_specs=_specs("qkkb"),
+        check_vma=False,
+    )
+    return *ring(*saved, dy_bthk), None, None
+
+
+ring_attend.defvjp(_forward, _backward)
+
+
+def _turned(tree: Any) -> Any:
+    """What the neighbour before holds."""
+    axis = time_axis()
+    parts = jax.lax.axis_size(axis)
+    pairs = [(index, (index + 1) % parts) for index in range(parts)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, pairs), tree)
+
+
+def _around(visit: Callable, carry: Any, held: KeysValues) -> tuple[Any, KeysValues]:
+    """The carry after a visit of every block, the own one first, and the block visited last.
+
+    `visit(carry, block, owner)` returns a carry; blocks are sent on while they are read.
+    """
+    axis = time_axis()
+    parts, here = jax.lax.axis_size(axis), jax.lax.axis_index(axis)
+
+    def step(state, turn):
+        carry, held = state
+        following = _turned(held)
+        return (visit(carry, held, (here - turn) % parts), following), None
+
+    (carry, held), _ = jax.lax.scan(step, (carry, held), jnp.arange(parts - 1))
+    return visit(carry, held, (here + 1) % parts), held
+
+
+def _scores(q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
+    """Scores of a block, float32 [b, h, t, s], and which of them count."""
+    batch, time, heads, width = q_bthk.shape
+    length, groups = k_bsgk.shape[1:3]
+    q_btgmk = (q_bthk * width**-0.5).reshape(batch, time, groups, -1, width)
+    scores_bgmts = jnp.einsum(
+        "btgmk,bsgk->bgmts", q_btgmk, k_bsgk, preferred_element_type=jnp.float32
+    )
+    scores_bhts = scores_bgmts.reshape(batch, heads, time, length)
+    if bias_hts is not None:
+        scores_bhts += jax.lax.dynamic_slice_in_dim(bias_hts, owner * length, length, axis=2)
+    mask_bts = sees(queries, keys)
+    if mask_bts is None:
+        return scores_bhts, True
+    return jnp.where(mask_bts[:, None], scores_bhts, HIDDEN), mask_bts[:, None]
+
+
+def _grouped(x_bhtx: jax.Array, groups: int) -> jax.Array:
+    return x_bhtx.reshape(x_bhtx.shape[0], groups, -1, *x_bhtx.shape[2:])
+
+
+def _forward_part(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+    batch, time, heads, width = q_bthk.shape
+    groups = k_bsgk.shape[2]
+
+    def visit(carry, held: KeysValues, owner):
+        highest_bht, total_bht, sums_bhtk = carry
+        k_bsgk, v_bsgk, keys = held
+        scores_bhts, _ = _scores(q_bthk, k_bsgk, bias_hts, queries, keys, owner)
+        higher_bht = jnp.maximum(highest_bht, scores_bhts.max(axis=-1))
+        shrink_bht = jnp.exp(highest_bht - higher_bht)
+        weights_bhts = jnp.exp(scores_bhts - higher_bht[..., None])
+        new_bgmtk = jnp.einsum(
+            "bgmts,bsgk->bgmtk",
+            _grouped(weights_bhts.astype(v_bsgk.dtype), groups),
+            v_bsgk,
+            preferred_element_type=jnp.float32,
+        )
+        total_bht = total_bht * shrink_bht + weights_bhts.sum(axis=-1)
+        sums_bhtk = sums_bhtk * shrink_bht[..., None] + new_bgmtk.reshape(sums_bhtk.shape)
+        return higher_bht, total_bht, sums_bhtk
+
+    nothing_bht = jnp.zeros((batch, heads, time), jnp.float32)
+    none_bhtk = jnp.zeros((batch, heads, time, width), jnp.float32)
+    carry = (nothing_bht + HIDDEN, nothing_bht, none_bhtk)
+    (highest_bht, total_bht, sums_bhtk), _ = _around(visit, carry, (k_bsgk, v_bsgk, keys))
+    y_bhtk = (sums_bhtk / total_bht[..., None]).astype(v_bsgk.dtype)
+    return y_bhtk.swapaxes(1, 2), highest_bht, total_bht
+
+
+def _backward_part(
+    q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, y_bthk, highest_bht, total_bht, dy_bthk
+):
+    """Gradients of queries, keys, values and bias (Dao et al. 2022, algorithm 4)."""
+    groups, length, scale = k_bsgk.shape[2], k_bsgk.shape[1], q_bthk.shape[-1] ** -0.5
+    dy_bhtk = dy_bthk.swapaxes(1, 2)
+    dy_bgmtk = _grouped(dy_bhtk, groups)
+    q_bgmtk = _grouped(q_bthk.swapaxes(1, 2), groups)
+    product_bhtk = dy_bhtk.astype(jnp.float32) * y_bthk.swapaxes(1, 2).astype(jnp.float32)
+    mean_bht1 = product_bhtk.sum(axis=-1, keepdims=True)
+
+    def einsum(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+    def visit(carry, held: KeysValues, owner):
+        dq_bgmtk, dbias_hts, dk_bsgk, dv_bsgk = carry
+        k_bsgk, v_bsgk, keys = held
+        scores_bhts, counts = _scores(q_bthk, k_bsgk, bias_hts, queries, keys, owner)
+        weights_bhts = jnp.exp(scores_bhts - highest_bht[..., None]) / total_bht[..., None]
+        dweights_bgmts = einsum("bgmtk,bsgk->bgmts", dy_bgmtk, v_bsgk)
+        dscores_bhts = weights_bhts * (dweights_bgmts.reshape(weights_bhts.shape) - mean_bht1)
+        dscores_bhts = jnp.where(counts, dscores_bhts, 0)
+        weights_bgmts = _grouped(weights_bhts.astype(v_bsgk.dtype), groups)
+        dscores_bgmts = _grouped(dscores_bhts.astype(k_bsgk.dtype), groups)
+        dv_bsgk += einsum("bgmts,bgmtk->bsgk", weights_bgmts, dy_bgmtk)
+        dk_bsgk += einsum("bgmts,bgmtk->bsgk", dscores_bgmts, q_bgmtk) * scale
+        dq_bgmtk += einsum("bgmts,bsgk->bgmtk", dscores_bgmts, k_bsgk) * scale
+        if dbias_hts is not None:
+            start = (0, 0, owner * length)
+            dbias_hts = jax.lax.dynamic_update_slice(dbias_hts, dscores_bhts.sum(axis=0), start)
+        # The gradients of a block go round with it, and come home with the last turn.
+        return dq_bgmtk, dbias_hts, *_turned((dk_bsgk, dv_bsgk))
+
+    def zeros(x: jax.Array | None) -> jax.Array | None:
+        return None if x is None else jnp.zeros(x.shape, jnp.float32)
+
+    carry = tuple(map(zeros, (q_bgmtk, bias_hts, k_bsgk, v_bsgk)))
+    (dq_bgmtk, dbias_hts, dk_bsgk, dv_bsgk), _ = _around(visit, carry, (k_bsgk, v_bsgk, keys))
+    dq_bthk = dq_bgmtk.reshape(dy_bhtk.shape).swapaxes(1, 2)
+    if bias_hts is not None:
+        (rows,) = _spec("batch")
+        dbias_hts = jax.lax.psum(dbias_hts, rows).astype(bias_hts.dtype)
+    return (
+        dq_bthk.astype(q_bthk.dtype),
+        dk_bsgk.astype(k_bsgk.dtype),
+        dv_bsgk.astype(v_bsgk.dtype),
+        dbias_hts,
+    )

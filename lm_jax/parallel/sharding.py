@@ -1,0 +1,172 @@
+"""Where arrays live: one mesh, and one table from logical axes to mesh axes.
+
+Data parallel, FSDP (ZeRO-3), tensor and context parallel are rows of `RULES`, not code paths. With
+a mesh of one device every rule is a no-op.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lm_jax.parallel.mesh import axis_sizes, show
+
+# logical axis -> mesh axes over which it is split
+RULES = (
+    ("batch", ("data", "fsdp")),
+    ("time", "sequence"),
+    ("embed", "fsdp"),
+    ("mlp", "tensor"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("vocab", "tensor"),
+    ("positions", None),
+    ("norm", None),
+    ("layers", None),
+)
+
+
+def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that a text such as `data:2,fsdp:-1` says, of these devices; None: all there are.
+
+    Raises:
+      ValueError: the text says no mesh, or one of another number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(text, len(devices))
+    automatic = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), automatic, devices=devices)
+
+
+def device_memory() -> float | None:
+    """The bytes that a device here has for arrays; None where nobody knows, as of a CPU."""
+    statistics = jax.local_devices()[0].memory_stats()
+    # In whole gigabytes, so that all processes of a job find the same.
+    return statistics["bytes_limit"] // 10**9 * 1e9 if statistics else None
+
+
+@contextmanager
+def on_mesh(mesh: Mesh) -> Iterator[None]:
+    """A context in which the models' logical constraints mean this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield
+
+
+def data_parts(mesh: Mesh) -> int:
+    """The number of parts into which the mesh splits a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(i, n): a process holds the i-th of n equal shares of the rows of a batch.
+
+    Processes over which only other axes than those of the data are split hold the same share.
+
+    Raises:
+      ValueError: the shares of the processes overlap, or are of different sizes.
+    """
+    devices_by_part = mesh.devices.reshape(data_parts(mesh), -1)
+    parts_of: dict[int, set[int]] = {}
+    for part, devices in enumerate(devices_by_part):
+        for device in devices:
+            parts_of.setdefault(device.process_index, set()).add(part)
+    shares = sorted(set(map(frozenset, parts_of.values())), key=min)
+    if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
+        raise ValueError(
+            f"mesh {show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
+            "choose the axes so that each has whole rows, or all of a host the same"
+        )
+    return shares.index(frozenset(parts_of[process])), len(shares)
+
+
+def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
+    """Raises ValueError unless a batch of `sequences` splits evenly over the data axes."""
+    parts = data_parts(mesh)
+    if sequences % parts:
+        raise ValueError(
+            f"{what} of {sequences} sequences does not divide over mesh data x fsdp = {parts}; "
+            f"choose a multiple of {parts}"
+        )
+
+
+def unboxed(variables: Any) -> Any:
+    """Variables as plain arrays, without their logical axis names."""
+    return nn.unbox(variables)
+
+
+def variable_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """The sharding of each variable, from the logical axes that its box names.
+
+    A dimension that its mesh axes do not divide (a vocabulary of 257, say) stays whole.
+    """
+    wanted = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+
+    def fit(sharding: NamedSharding, variable: Any) -> NamedSharding:
+        def divides(axes: Any, size: int) -> bool:
+            names = axes if isinstance(axes, tuple) else (axes,)
+            return size % math.prod(mesh.shape[name] for name in names if name) == 0
+
+        pairs = zip(sharding.spec, variable.shape, strict=False)
+        return NamedSharding(mesh, PartitionSpec(*(a if divides(a, n) else None for a, n in pairs)))
+
+    return jax.tree.map(fit, wanted, unboxed(boxed))
+
+
+def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Shardings of a state whose optimizer moments follow the parameters that they belong to.
+
+    A leaf of the state is matched to a parameter by the end of its path and its shape; all
+    others (step, key, counts) are replicated.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    specs = jax.tree.leaves(shardings)
+    by_path = {
+        jax.tree_util.keystr(path): (leaf.shape, spec)
+        for (path, leaf), spec in zip(flat, specs, strict=True)
+    }
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def place(path, leaf):
+        for start in range(len(path)):
+            shape, spec = by_path.get(jax.tree_util.keystr(path[start:]), (None, None))
+            if spec is not None and shape == leaf.shape:
+                return spec
+        return replicated
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def replicated(tree: Any, mesh: Mesh) -> Any:
+    """Arrays, which all processes hold alike, as copies on every device of the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: placed(x, whole), tree)
+
+
+def placed(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array, which all processes hold alike, as a global one."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    # device_put would have every process gather every array, to see that they are alike.
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(placed(jax.random.key_data(x), sharding))
+    values = np.asarray(x)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
+    """The sharding of a batch [..., B, T]: split over data and fsdp after the leading axes."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, ("data", "fsdp")))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """The global arrays of which this process holds its rows."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

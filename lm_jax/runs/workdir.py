@@ -1,0 +1,136 @@
+"""What a run starts from, as its work directory records it, and whether another may go on in it."""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lm_jax import data
+from lm_jax.config import experiment as experiments
+from lm_jax.config.experiment import Experiment
+from lm_jax.telemetry.run_log import environment, finite, versions
+
+
+def read_experiment(workdir: Path) -> Experiment:
+    """The experiment of a run. Raises ValueError if the directory holds none."""
+    path = workdir / "config.json"
+    try:
+        return experiments.from_dict(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{workdir} is no work directory: it holds no config.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
+
+
+def read_sizes(workdir: Path) -> dict[str, int]:
+    """What the run's data set decided of its model (`vocab_size`, ...)."""
+    try:
+        return json.loads((workdir / "data.json").read_text())["sizes"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{workdir / 'data.json'} cannot be read; restore it") from None
+
+
+def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
+    """What a finished run of this very experiment came to; None if there is none."""
+    try:
+        results = json.loads((workdir / "evaluation.json").read_text())
+        trained = experiments.to_dict(read_experiment(workdir))
+    except (OSError, ValueError):
+        return None
+    return (
+        results if trained | {"mesh": experiment.mesh} == experiments.to_dict(experiment) else None
+    )
+
+
+def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
+    """Raises ValueError if the directory was begun with another configuration."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir is a directory")
+    if not (workdir / "config.json").exists():
+        return
+    changed = experiments.differences(read_experiment(workdir), experiment)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(
+            f"{workdir} holds another experiment ({changed[0]}{more}); "
+            "choose another --workdir, or give the same configuration to resume"
+        )
+
+
+def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
+    """Raises ValueError if the directory was begun with other data, or another tokenizer of it."""
+    path = workdir / "data.json"
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text()), dataset.description
+    if before["fingerprint"] != now["fingerprint"]:
+        raise ValueError(
+            f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
+            f"{now['sha256'][:12]}): its model and checkpoints do not match it; "
+            "choose another --workdir"
+        )
+    tokenizer = dataset.tokenizer
+    if tokenizer and tokenizer.model != data.load_tokenizer(workdir / "tokenizer").model:
+        raise ValueError(
+            f"the text of {workdir} was cut by another tokenizer than its own, which another "
+            "release of sentencepiece trained; install that one and clear the cache, or choose "
+            "another --workdir"
+        )
+
+
+def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """What all processes of a run have to agree on before they look at anything else."""
+    config = experiments.to_dict(experiment)
+    config["data"].pop("cache_directory", None)  # may be a host's own disk
+    return {"config": config, "--workdir": str(workdir.absolute()), "version": versions()}
+
+
+def identity(dataset: data.Dataset) -> dict[str, Any]:
+    """What identifies the data that a process reads."""
+    model = dataset.tokenizer.model if dataset.tokenizer is not None else b""
+    return {
+        "the data's fingerprint": dataset.description["fingerprint"],
+        "the SHA-256 of the tokenizer": hashlib.sha256(model).hexdigest(),
+    }
+
+
+def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
+    """Writes all that a run starts from; a directory with a config.json holds all of it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    if dataset.tokenizer is not None:
+        dataset.tokenizer.save(workdir / "tokenizer")
+    write_json(workdir / "data.json", dataset.description)
+    write_json(workdir / "environment.json", environment())
+    write_json(workdir / "config.json", experiments.to_dict(experiment))
+
+
+def read_environment(workdir: Path) -> dict[str, Any]:
+    """Where and by what versions a run was started last; {} where that cannot be read."""
+    try:
+        return json.loads((workdir / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:
+    """Raises ValueError unless `write_inputs` of another process becomes visible here, too.
+
+    Network file systems may remember for some time that a file did not exist.
+    """
+    deadline = time.monotonic() + seconds
+    while not (workdir / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{workdir} does not show here what process 0 wrote there; "
+                "give a --workdir that all hosts share"
+            )
+        time.sleep(0.5)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)

@@ -1,1 +1,0 @@
-"""Scaling laws: what a run costs, and what it buys."""

@@ -1,0 +1,1 @@
+"""Scaling laws as pure functions of tables: fits, uncertainty, plots."""

@@ -1,0 +1,303 @@
+"""Pictures of a fitted law as SVG and PNG, and one page of them; needs the `plots` extra."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_jax.reports.matplotlib_figures import (
+    BLUE,
+    GREY,
+    LABELS,
+    LOSS,
+    RED,
+    Picture,
+    colours,
+    gallery,
+    label_ends,
+    plain_ticks,
+    scatter,
+    table,
+)
+from lm_jax.reports.run_report import page
+from lm_jax.scaling_laws import compute_optimal as optimum
+from lm_jax.scaling_laws.envelope import EnvelopeFit
+from lm_jax.scaling_laws.huber_fit import Fit, log_loss
+from lm_jax.scaling_laws.isoflop import IsoflopFit, Profile
+from lm_jax.scaling_laws.log_log_regression import Line
+from lm_jax.scaling_laws.study import Study
+from lm_jax.scaling_laws.uncertainty import Resamples
+
+_TAKEN = 200  # resamples that a band is drawn from
+_MARKERS = "o^sDvP"  # of groups
+
+
+def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
+    """The path of scaling_law.html; each of its pictures stands beside it as SVG and PNG.
+
+    Args:
+      provenance: what the points are; it stands on the page and in the metadata of the pictures.
+
+    Raises:
+      ValueError: matplotlib is not installed.
+    """
+    pictures = gallery(_pictures(study), directory, provenance)
+    body = _tables(study.results) + pictures + f"<p>{escape(provenance)}</p>"
+    path = directory / "scaling_law.html"
+    path.write_text(page(f"Scaling law: {study.results['law']}", body), encoding="utf-8")
+    return path
+
+
+def _pictures(study: Study) -> dict[str, Picture]:
+    fitted = study.fit
+    if isinstance(fitted, IsoflopFit):
+        caption = "Loss by size at each budget; the curve, and its minimum (hollow: at the edge)"
+        isoflop = Picture(caption, lambda axes: profiles(axes, fitted.profiles))
+        return {"isoflop": isoflop} | _optima(study)
+    if isinstance(fitted, EnvelopeFit):
+        caption = "Training curves, smoothed, and where one size overtakes the next"
+        envelope = Picture(caption, lambda axes: _envelope(axes, fitted))
+        return {"envelope": envelope} | _optima(study)
+    found: dict[str, Picture] = {}
+    if study.results["law"] in ("parametric", "kaplan"):
+        caption = "Loss by compute, and the frontier"
+        found["frontier"] = Picture(caption, lambda axes: _frontier(axes, study))
+        found["contours"] = Picture("Contours of the law's loss", lambda a: _contours(a, study))
+    elif study.by_group is not None and len(fitted.law.variables) == 1:
+        own, caption = study.by_group, "The points, and the law with exponents of each group's own"
+        found["groups"] = Picture(caption, lambda axes: _groups(axes, study))
+        caption = "Residuals by what the law with exponents of each group's own predicts"
+        return found | {"residuals": Picture(caption, lambda axes: _residuals(axes, own.fit))}
+    else:
+        found["law"] = Picture("The points and the law", lambda axes: _curve(axes, study))
+    caption = "Residuals by what the law predicts"
+    found["residuals"] = Picture(caption, lambda axes: _residuals(axes, study.fit))
+    caption = "Profiles: 95% bounds where a curve crosses the dotted line"
+    found["profiles"] = Picture(caption, lambda axes: _profiles(axes, study))
+    return found
+
+
+def _optima(study: Study) -> dict[str, Picture]:
+    fitted = study.fit
+    assert isinstance(fitted, IsoflopFit | EnvelopeFit)
+    if isinstance(fitted, IsoflopFit):
+        inside = [p for p in fitted.profiles if not p.at_edge]
+        c, n = np.array([p.budget for p in inside]), np.array([p.size for p in inside])
+    else:
+        c, n = fitted.budgets, fitted.sizes
+    asked = [row["budget"] for row in study.results.get("predictions", [])]
+    caption = "The optimal size by budget, and 95% bounds of the line"
+    drawn = Picture(caption, lambda axes: _line(axes, fitted.size, c, n, asked))
+    return {"optimal_size": drawn}
+
+
+def profiles(axes: Any, fitted: Sequence[Profile]) -> None:
+    """IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge."""
+    for profile, colour in zip(fitted, colours(len(fitted)), strict=True):
+        axes.plot(*profile.curve, color=colour, linewidth=1.2)
+        axes.plot(profile.sizes, profile.losses, ".", color=colour, markersize=5)
+        face = "white" if profile.at_edge else RED
+        axes.plot(profile.size, profile.loss, "o", color=RED, markerfacecolor=face, zorder=5)
+    losses = np.concatenate([profile.losses for profile in fitted])
+    best = np.array([profile.loss for profile in fitted])
+    axes.set(xscale="log", xlabel=LABELS["n"], ylabel=LOSS)
+    # Sizes far from any optimum would press the minima together.
+    top = min(losses.max() * 1.02, best.max() * 1.25)
+    axes.set_ylim(best.min() * 0.98, top)
+    ends = zip(fitted, colours(len(fitted)), strict=True)
+    label_ends(axes, [(min(p.losses[-1], top), f"{p.budget:.3g} FLOPs", c) for p, c in ends])
+
+
+def _envelope(axes: Any, fitted: EnvelopeFit) -> None:
+    for curve, colour in zip(fitted.curves, colours(len(fitted.curves)), strict=True):
+        axes.plot(curve.budgets, curve.losses, ".", color=colour, markersize=2, alpha=0.4)
+        axes.plot(curve.budgets, curve.smoothed, color=colour, label=f"{curve.size:.3g}")
+    axes.plot(fitted.budgets, fitted.losses, "o", color=RED, zorder=5)
+    axes.set(xscale="log", yscale="log", xlabel=LABELS["c"], ylabel=LOSS)
+    plain_ticks(axes.yaxis)
+    axes.legend(title="N", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _line(axes: Any, line: Line, c: np.ndarray, n: np.ndarray, asked: list[float]) -> None:
+    grid = np.geomspace(c.min(), max([c.max(), *asked]), 100)
+    found = [line.predict(x) for x in grid]
+    axes.plot(grid, [y for y, _ in found], color=BLUE, label=f"N* ~ C^{line.exponent:.3f}")
+    bounds = np.array([b for _, b in found])
+    if np.isfinite(bounds).all():
+        axes.fill_between(grid, *bounds.T, color=BLUE, alpha=0.15, linewidth=0)
+    axes.plot(c, n, "o", color=RED, label="optima")
+    for budget in asked:
+        axes.plot(budget, line.predict(budget)[0], "*", color=BLUE, markersize=12)
+    axes.set(xscale="log", yscale="log", xlabel=LABELS["c"], ylabel="optimal " + LABELS["n"])
+    axes.legend()
+
+
+def _frontier(axes: Any, study: Study) -> None:
+    refits, points, law = study.resamples, study.points, study.results["law"]
+    assert refits is not None
+    asked = [row["budget"] for row in study.results.get("predictions", [])]
+    c = points["c"]
+    grid = np.geomspace(c.min(), max([c.max(), *asked]), 60)
+    several = {name: values[:_TAKEN] for name, values in refits.parameters.items()}
+    middle = [optimum.optimum(law, refits.fit.parameters, x).loss for x in grid]
+    bounds = [refits.interval(optimum.optimum(law, several, x).loss) for x in grid]
+    dots = scatter(axes, c, points["loss"], points["n"])
+    axes.plot(grid, middle, color=RED, label="frontier of the law, 95%")
+    axes.fill_between(grid, *np.array(bounds).T, color=RED, alpha=0.2, linewidth=0)
+    for row in study.results.get("predictions", []):
+        axes.plot(row["budget"], row["loss"], "*", color=RED, markersize=12)
+    axes.set(xscale="log", yscale="log", xlabel=LABELS["c"], ylabel=LOSS)
+    plain_ticks(axes.yaxis)
+    axes.legend()
+    axes.figure.colorbar(dots, ax=axes, label=LABELS["n"])
+
+
+def _contours(axes: Any, study: Study) -> None:
+    fitted, points = study.fit, study.points
+    assert isinstance(fitted, Fit)
+    n, d = (np.geomspace(points[v].min() / 1.5, points[v].max() * 1.5, 120) for v in ("n", "d"))
+    x = np.stack([np.log(v).ravel() for v in np.meshgrid(n, d)]) - fitted.centre[:, None]
+    losses = np.exp(log_loss(fitted.law, fitted.theta, x)).reshape(len(d), len(n))
+    levels = np.geomspace(losses.min() * 1.01, losses.max() * 0.99, 14)
+    lines = axes.contour(n, d, losses, levels=levels, colors=GREY, linewidths=0.8)
+    axes.clabel(lines, fmt="%.3g", fontsize=8)
+    dots = scatter(axes, points["n"], points["d"], points["loss"])
+    budgets = np.geomspace(points["c"].min(), points["c"].max(), 50)
+    best = [optimum.optimum(study.results["law"], fitted.parameters, x) for x in budgets]
+    axes.plot([b.parameters for b in best], [b.tokens for b in best], color=RED, label="optimum")
+    axes.set(xscale="log", yscale="log", xlabel=LABELS["n"], ylabel=LABELS["d"])
+    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axes.legend(loc="lower left", frameon=True)
+    bar = axes.figure.colorbar(dots, ax=axes, label=LOSS)
+    plain_ticks(bar.ax.yaxis)
+
+
+def _curve(axes: Any, study: Study) -> None:
+    """The law along its first variable, at the middle of the second."""
+    fitted, refits = study.fit, study.resamples
+    assert isinstance(fitted, Fit) and refits is not None
+    values = np.exp(fitted.x + fitted.centre[:, None])
+    axes.plot(values[0], np.exp(fitted.log_losses), ".", color=BLUE, markersize=5, label="points")
+    _along_first(axes, refits, values[0], np.zeros(len(values) - 1), "law, 95%", RED)
+    _loss_axes(axes, fitted)
+    axes.legend()
+
+
+def _groups(axes: Any, study: Study) -> None:
+    """The points of each group of a law of one variable, and the law between them."""
+    refits, names = study.by_group, np.unique(np.asarray(study.points.groups, str))
+    assert refits is not None
+    fitted = refits.fit
+    values = np.exp(fitted.x[0] + fitted.centre[0])
+    for number, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True)):
+        of = fitted.x[-1] == number
+        marker = _MARKERS[number % len(_MARKERS)]
+        axes.plot(values[of], np.exp(fitted.log_losses[of]), marker, color=colour, markersize=5)
+        slope = fitted.parameters[f"alpha[{name}]"]
+        label = f"{name}, exponent {slope:.3f}"
+        _along_first(axes, refits, values[of], np.array([number]), label, colour, marker)
+    _loss_axes(axes, fitted)
+    axes.legend()
+
+
+def _along_first(
+    axes: Any,
+    refits: Resamples,
+    values: np.ndarray,
+    others: np.ndarray,
+    label: str,
+    colour: Any,
+    marker: str = "",
+) -> None:
+    """A fitted law and its 95% band over the values of its first variable.
+
+    Args:
+      others: centred logs of its other variables, which stay as they are.
+    """
+    fitted = refits.fit
+    grid = np.geomspace(values.min(), values.max(), 80)
+    rest = np.broadcast_to(others[:, None], (len(others), len(grid)))
+    x = np.stack([np.log(grid) - fitted.centre[0], *rest])
+    losses = np.exp(log_loss(fitted.law, refits.thetas[:_TAKEN], x))
+    bounds = np.array([refits.interval(column) for column in losses.T])
+    middle = np.exp(log_loss(fitted.law, fitted.theta, x))
+    axes.plot(grid, middle, color=colour, label=label, marker=marker, markevery=[], markersize=5)
+    axes.fill_between(grid, *bounds.T, color=colour, alpha=0.2, linewidth=0)
+
+
+def _loss_axes(axes: Any, fitted: Fit) -> None:
+    label = LABELS[fitted.law.variables[0]]
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel=LOSS)
+    plain_ticks(axes.yaxis)
+
+
+def _residuals(axes: Any, fitted: Any) -> None:
+    predicted = np.exp(fitted.log_losses - fitted.residuals)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.plot(predicted, 100 * fitted.residuals, ".", color=BLUE, markersize=6)
+    axes.set(xlabel="predicted loss", ylabel="residual of log L, %")
+
+
+def _profiles(axes: Any, study: Study) -> None:
+    assert study.profiles is not None
+    names = list(study.profiles)
+    for (name, found), colour in zip(study.profiles.items(), colours(len(names)), strict=True):
+        offsets = np.linspace(-1, 1, len(found.values))
+        axes.plot(offsets, np.sqrt(np.maximum(found.deviances, 0)), color=colour, label=name)
+    axes.axhline(1.96, color=GREY, linestyle=":")
+    axes.set(xlabel="parameter, from 4 standard errors below to 4 above", ylabel="root of deviance")
+    axes.set(xticks=[-1, -0.5, 0, 0.5, 1], xticklabels=["-4", "-2", "0", "2", "4"], ylim=(0, 5))
+    axes.legend()
+
+
+def _tables(results: dict[str, Any]) -> str:
+    tables = [_parameters(results)]
+    predictions = [
+        (
+            f"{row['budget']:.4g}",
+            name,
+            f"{row[name]:.5g}",
+            "{:.5g} to {:.5g}".format(*row[f"{name}_interval"]),
+        )
+        for row in results.get("predictions", [])
+        for name in ("n", "d", "loss")
+        if name in row
+    ]
+    if predictions:
+        tables.append(table(("FLOPs", "optimal", "value", "95%"), predictions))
+    quality = [(n.replace("_", " "), _short(v)) for n, v in results["quality"].items()]
+    tables.append(table(("quality", ""), quality))
+    edges = ", ".join(f"{budget:.4g}" for budget in results.get("edges", []))
+    note = f"<p>Left out, the minimum is at an edge: {edges}.</p>" if edges else ""
+    one = ", one law for all groups" if "groups" in results else ""
+    head = f"<p>{escape(results['formula'])}; {results['num_points']} points{one}</p>"
+    return head + "<br>".join(tables) + note + _groups_table(results)
+
+
+def _groups_table(results: dict[str, Any]) -> str:
+    """What the groups have of their own, and how sure their difference is; "" without groups."""
+    if "groups" not in results:
+        return ""
+    groups = results["groups"]
+    apart = [(name, f"{a:.5g} to {b:.5g}") for name, (a, b) in groups["differences"].items()]
+    return (
+        f"<p>Exponents of each group's own; p = {groups['p_value']:.3g} if they are alike</p>"
+        + _parameters(groups["own_exponents"])
+        + "<br>"
+        + table(("difference", "95%"), apart)
+    )
+
+
+def _parameters(fitted: dict[str, Any]) -> str:
+    """The parameters of a fit and their `intervals` as a table."""
+    rows = [
+        (name, f"{fitted[name]:.5g}", f"{low:.5g} to {high:.5g}")
+        for name, (low, high) in fitted["intervals"].items()
+    ]
+    return table(("parameter", "value", "95%"), rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

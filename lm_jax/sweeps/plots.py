@@ -1,0 +1,228 @@
+"""Pictures of a sweep: what its results and the metrics of its runs allow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_jax.evaluation.by_position import parts, read_by_position
+from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.reports.matplotlib_figures import (
+    LABELS,
+    RED,
+    VALIDATION,
+    Picture,
+    apart,
+    by_size,
+    colours,
+    few_decades,
+    label_ends,
+    outer_labels,
+    plain_ticks,
+    short,
+    size_name,
+    some_ticks,
+)
+from lm_jax.scaling_laws.isoflop import Profile, fit_isoflop
+from lm_jax.scaling_laws.plots import profiles
+from lm_jax.sweeps.learning_rate_curves import bowls, panels_of, size_column, size_of, varied
+from lm_jax.sweeps.learning_rate_plots import best_rates_picture, bowls_picture
+from lm_jax.sweeps.loss_curves import Curve, frontier, frontier_of_curves, read_curves
+from lm_jax.sweeps.results import workdir_of_row
+
+_PER_OCTAVE = 4  # parts of a window
+_MOST_NAMES = 12  # lines that are named; of more, colours tell the size
+_STYLES = ("-", "--", ":", "-.")  # of families
+_SIZE = "non_embedding_parameters"
+
+Row = Mapping[str, Any]
+
+
+def pictures_of(directory: Path, rows: Sequence[Row]) -> dict[str, Picture]:
+    """The pictures of a sweep by name: bowls, IsoFLOP profiles, compute, curves, positions.
+
+    Args:
+      directory: that of the sweep; without its `runs` there are no curves and no positions.
+      rows: of `results.csv`.
+    """
+    done = [row for row in rows if row["validation_loss"] is not None]
+    found: dict[str, Picture] = {}
+    if made := bowls(rows):
+        found["learning_rates"] = bowls_picture(made, size_column(rows))
+        if len({bowl.size for bowl in made}) > 1:
+            found["best_learning_rates"] = best_rates_picture(made, size_column(rows))
+    if any(row.get("budget") for row in done):
+        found["isoflop"] = _isoflop([row for row in done if row.get("budget")])
+    flops = {row["training_flops"] for row in done if row["training_flops"]}
+    if len(flops) > 2 and max(flops) > 2 * min(flops):  # one budget in whole steps is not several
+        found["compute"] = _compute([row for row in done if row["training_flops"]])
+    curves, kind = read_curves(directory, rows)
+    if curves:
+        found["curves"] = _curves(curves, kind)
+    measured = [
+        (row, sums)
+        for row in rows
+        if (sums := read_by_position(workdir_of_row(directory, row), row["steps"])) is not None
+    ]
+    if measured:
+        found["positions"] = _positions(measured)
+    return found
+
+
+def _isoflop(rows: Sequence[Row]) -> Picture:
+    """A panel for each family; of several runs of one size and budget the best, means of seeds."""
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    points = [_best_of_each([row for row in rows if row["family"] == f]) for f in families]
+    fits: list[Sequence[Profile] | None] = []
+    notes = []
+    for n, d, c, losses in points:
+        try:
+            fits.append(fit_isoflop(n, d, c, losses).profiles)
+        except ValueError as error:
+            fits.append(None)
+            notes.append(f"no minima: {error}")
+
+    def draw(*figure: Any) -> None:
+        for axes, family, fitted, (n, _, c, losses) in zip(
+            figure, families, fits, points, strict=True
+        ):
+            if fitted:
+                profiles(axes, fitted)
+            else:
+                _unfitted(axes, n, c, losses)
+            axes.set_title(family if len(families) > 1 else "")
+            some_ticks(axes.xaxis, sorted({size for size, *_ in np.hstack(points).T}))
+        outer_labels(figure, LABELS["n"], VALIDATION)
+
+    caption = "Loss by size at each budget, and its minimum (hollow: at the edge)"
+    return Picture("; ".join([caption, *notes]), draw, len(families))
+
+
+def _unfitted(axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray) -> None:
+    """Profiles that have no minima: their points, joined."""
+    budgets, ends = np.unique(c), []
+    for budget, colour in zip(budgets, colours(len(budgets)), strict=True):
+        of = np.flatnonzero(c == budget)
+        of = of[np.argsort(n[of])]
+        axes.plot(n[of], losses[of], ".-", color=colour)
+        ends.append((losses[of[-1]], f"{budget:.3g} FLOPs", colour))
+    axes.set(xscale="log")
+    label_ends(axes, ends)
+
+
+def _best_of_each(rows: Sequence[Row]) -> np.ndarray:
+    """Parameters, tokens, budget and loss [4, P] of each size at each budget."""
+    others = [name for name in varied(rows) if name != "budget"]
+    alike: dict[Any, list[Row]] = {}
+    for row in rows:
+        alike.setdefault((row["budget"], row[_SIZE], *(row[n] for n in others)), []).append(row)
+    best: dict[Any, tuple[float, ...]] = {}
+    for (budget, size, *_), of in alike.items():
+        loss = float(np.mean([row["validation_loss"] for row in of]))
+        if loss < best.get((budget, size), (np.inf,))[-1]:
+            best[budget, size] = (size, of[0]["training_tokens"], budget, loss)
+    return np.array(list(best.values()), float).T
+
+
+def _compute(rows: Sequence[Row]) -> Picture:
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    flops = [row["training_flops"] for row in rows]  # panels share their axis
+
+    def draw(*figure: Any) -> None:
+        scale = by_size([row[_SIZE] for row in rows])
+        for axes, family in zip(figure, families, strict=True):
+            of = [row for row in rows if row["family"] == family]
+            c = np.array([row["training_flops"] for row in of], float)
+            losses = np.array([row["validation_loss"] for row in of])
+            axes.scatter(c, losses, color=scale.to_rgba([row[_SIZE] for row in of]), s=16)
+            best = frontier(c, losses)
+            axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
+            axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
+            plain_ticks(axes.yaxis)
+            if max(flops) < 30 * min(flops):
+                few_decades(axes.xaxis)
+        outer_labels(figure, LABELS["c"], VALIDATION)
+        _size_bar(figure, scale, rows)
+
+    caption = "Final loss by compute; the line: the lowest that so many FLOPs have come to"
+    return Picture(caption, draw, len(families))
+
+
+def _curves(curves: Sequence[Curve], kind: str) -> Picture:
+    families = list(dict.fromkeys(curve.family for curve in curves))
+    # The first steps are the same for all, and would press what differs together.
+    starts = [curve.losses[curve.flops >= curve.flops[-1] / 50][0] for curve in curves]
+    top, low = max(starts) * 1.02, min(curve.losses.min() for curve in curves) * 0.98
+    first = min(curve.flops[curve.losses <= top][0] for curve in curves)
+    last = max(curve.flops[-1] for curve in curves)
+
+    def draw(*figure: Any) -> None:
+        scale = by_size([curve.parameters for curve in curves])
+        for axes, family in zip(figure, families, strict=True):
+            of = [curve for curve in curves if curve.family == family]
+            for curve in of:
+                colour = scale.to_rgba(curve.parameters)
+                axes.plot(curve.flops, curve.losses, color=colour, linewidth=0.9)
+                if curve.failed:
+                    axes.plot(curve.flops[-1], curve.losses[-1], "x", color=colour, markersize=6)
+            axes.plot(*frontier_of_curves(of), color=RED, linewidth=1.6)
+            axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
+            axes.set(xlim=(first / 1.2, last * 1.2), ylim=(low, top))
+            plain_ticks(axes.yaxis)
+            if last < 30 * first:
+                few_decades(axes.xaxis)
+        outer_labels(figure, LABELS["c"], f"{kind} loss, nats")
+        _size_bar(figure, scale, [{_SIZE: curve.parameters} for curve in curves])
+
+    caption = f"The {kind} loss along training, and in red the lowest of any run at each compute"
+    if any(curve.failed for curve in curves):
+        caption += "; a cross: the run failed there"
+    return Picture(caption, draw, len(families))
+
+
+def _positions(measured: Sequence[tuple[Row, PositionSums]]) -> Picture:
+    """A line for runs that differ in their seed only; where they are many a panel for a family."""
+    rows = [row for row, _ in measured]
+    size, families = size_column(rows), list(dict.fromkeys(row["family"] for row in rows))
+    lines: dict[Any, list[tuple[Row, PositionSums]]] = {}
+    for panel, (row, sums) in zip(panels_of(rows, size), measured, strict=True):
+        lines.setdefault((panel, size_of(row, size)), []).append((row, sums))
+    named = len(lines) <= _MOST_NAMES
+    panels = [""] if named or len(families) == 1 else families
+    last = max(len(sums.tokens) for _, sums in measured)
+
+    def draw(*figure: Any) -> None:
+        scale, ends = by_size([row[_SIZE] for row in rows]), []
+        for (panel, value), of in lines.items():
+            row = of[0][0]
+            family = families.index(row["family"])
+            along = parts(PositionSums(*np.sum([sums for _, sums in of], axis=0)), _PER_OCTAVE)
+            middle = [(part.first * part.last) ** 0.5 for part in along]
+            colour = scale.to_rgba(row[_SIZE])
+            axes = figure[family] if len(figure) > 1 else figure[0]
+            style = "-" if len(figure) > 1 else _STYLES[family % len(_STYLES)]
+            axes.plot(middle, [part.nats for part in along], style, color=colour, linewidth=1.4)
+            name = ", ".join(filter(None, [panel, size_name(size, value)]))
+            ends.append((along[-1].nats, name, colour))
+        for axes, title in zip(figure, panels, strict=True):
+            axes.set(xscale="log", title=title)
+            some_ticks(axes.xaxis, [2**k for k in range(last.bit_length())], 12 // len(panels[:2]))
+        outer_labels(figure, "place in the context, tokens", VALIDATION)
+        if named:
+            label_ends(figure[0], ends)
+        else:
+            _size_bar(figure, scale, rows)
+
+    caption = "Loss by place in the context: place 1 is predicted from one token"
+    return Picture(caption, draw, len(panels))
+
+
+def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[Row]) -> None:
+    """The colours of sizes beside all panels, where sizes differ."""
+    sizes = sorted({row[_SIZE] for row in rows})
+    if len(sizes) > 1:
+        bar = figure[0].figure.colorbar(scale, ax=list(figure), label=LABELS["n"])
+        some = apart(sizes, _MOST_NAMES)
+        bar.set_ticks(some, labels=[short(size) for size in some])
+        bar.minorticks_off()

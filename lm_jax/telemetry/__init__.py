@@ -1,0 +1,1 @@
+"""What a run says while it trains: metrics, throughput, where time went."""

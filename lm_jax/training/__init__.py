@@ -1,0 +1,1 @@
+"""The train state, the pure step, the loop, optimizers and checkpoints."""

@@ -1,0 +1,180 @@
+"""Saving and restoring states: all of orbax's interface that the house uses, in one file."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.parallel import processes as hosts
+
+
+def finished_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, rising, of those that were saved to the end."""
+    names = (path.name for path in directory.glob("[0-9]*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few and the best few, written in the background.
+
+    Those that were the last and the best as of `keep_step`, if that is not 0, stay, too.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: CheckpointConfig,
+        *,
+        keep_step: int = 0,
+        read_only: bool = False,
+    ):
+        latest = preservation_policy.LatestN(config.keep_last)
+        best = preservation_policy.BestN(
+            get_metric_fn=_cross_entropy,
+            reverse=True,  # the smallest is the best
+            n=config.keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        keep: list[Any] = [latest, best] if config.keep_best else [latest]
+        if keep_step:
+            last = preservation_policy.LatestN(1)
+            then = [last, best] if config.keep_best else [last]
+            keep.append(_AsOf(keep_step, preservation_policy.AnyPreservationPolicy(then)))
+        # Orbax reports its phases as warnings and, before it raises, its failures with tracebacks.
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_handlers=ocp.StandardCheckpointHandler(),  # else shapes are known after a restore
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+                best_fn=_cross_entropy,  # without one, orbax writes no metrics
+                best_mode="min",
+                read_only=read_only,
+                create=not read_only,
+            ),
+        )
+
+    def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
+        """Starts to save a state; the arrays may be donated once this returns.
+
+        Raises:
+          OSError: this checkpoint or the one before it could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        metrics = None if cross_entropy is None else {"cross_entropy": cross_entropy}
+        with self._as_os_error():
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def steps(self) -> list[int]:
+        """The steps that have a finished checkpoint, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def restore(
+        self, abstract_state: Any, which: str, say: Callable[[str], None]
+    ) -> tuple[int, Any]:
+        """The step and the state of a checkpoint.
+
+        Args:
+          abstract_state: shapes, dtypes and shardings; the state is restored onto these. None:
+            as it was saved, as nested dicts of NumPy arrays.
+          which: `last`: the newest that can be read; `best`: of the smallest validation
+            cross-entropy; or a step.
+          say: told of every checkpoint that could not be read.
+
+        Raises:
+          ValueError: there is no such checkpoint, or none can be read.
+        """
+        candidates = self._candidates(which)
+        problems = []
+        for step in candidates:
+            state, problem = None, ""
+            try:
+                target = self._on_host(step) if abstract_state is None else abstract_state
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            except Exception as error:  # orbax and tensorstore raise many kinds for broken files
+                problem = _summary(error)
+            problem = next(filter(None, hosts.gather(problem)), "")  # all read the same one
+            if not problem:
+                return step, state
+            problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
+            say(problems[-1])
+        raise ValueError(
+            f"{problems[0]} in {self._directory}, nor any before it; "
+            "restore its files or choose another --workdir"
+        )
+
+    def _on_host(self, step: int) -> Any:
+        """Arrays to restore into, whatever devices and processes the checkpoint was saved from."""
+        saved = self._manager.item_metadata(step)
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+
+    def _candidates(self, which: str) -> list[int]:
+        steps = self.steps()
+        if not steps:
+            raise ValueError(f"{self._directory} holds no checkpoint; train the model first")
+        if which == "last":
+            return steps
+        if which == "best":
+            metrics = {step: self._manager.metrics(step) for step in steps}
+            scores = {step: found["cross_entropy"] for step, found in metrics.items() if found}
+            if not scores:
+                raise ValueError(f"no checkpoint in {self._directory} was evaluated; use `last`")
+            return [min(scores, key=scores.__getitem__)]
+        if which.isdecimal() and int(which) in steps:
+            return [int(which)]
+        raise ValueError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Where a process of the job is lost, the others would wait for its share.
+        if error is None or not hosts.is_lost(error):
+            self.close()
+
+    def close(self) -> None:
+        """Waits until everything is on disk. Raises OSError if it cannot be written."""
+        with self._as_os_error():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _as_os_error(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk comes as one of many kinds, from a thread
+            if hosts.is_lost(error):
+                raise
+            raise OSError(
+                f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
+                "make room and start again: finished checkpoints are whole"
+            ) from error
+
+
+class _AsOf(NamedTuple):
+    """Orbax's interface of a policy: what another one keeps of the checkpoints up to a step."""
+
+    step: int
+    policy: Any
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        until = [checkpoint for checkpoint in checkpoints if checkpoint.step <= self.step]
+        kept = iter(self.policy.should_preserve(until, context=context) if until else [])
+        return [checkpoint.step <= self.step and next(kept) for checkpoint in checkpoints]
+
+
+def _cross_entropy(metrics: Any) -> float:
+    return metrics["cross_entropy"]
+
+
+def _summary(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

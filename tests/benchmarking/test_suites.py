@@ -1,0 +1,100 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from lm_jax import data
+from lm_jax.benchmarking import decode, evaluate, startup
+from lm_jax.benchmarking import input_pipeline as feed
+from lm_jax.benchmarking import pytorch_baseline as peers
+from lm_jax.benchmarking.tables import table_of
+from tests.benchmarking.programs import small
+
+
+def test_decoding_is_measured():
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, how="none")
+    json.dumps(result)
+    assert result["peer"] == "Hugging Face was not asked for"
+    ours = result["programs"]["lm_jax"]
+    assert ours["per_second"] == pytest.approx(2 / ours["seconds"]["median"])
+    assert result["bytes_per_step"]["parameters"] == 4 * result["parameters"]
+    assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
+
+
+@pytest.mark.slow
+def test_hugging_face_decodes_the_same():
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, how="auto")
+    assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
+
+
+def test_what_does_not_fit_the_context_is_refused():
+    with pytest.raises(ValueError, match="do not fit the model.context_length 16"):
+        decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, how="none")
+
+
+def test_evaluation_is_measured():
+    program = small()
+    result = evaluate.measure(program, 3, 1, peers.find(program, "eager").evaluation)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"]
+    assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
+
+
+def test_random_documents_fill_their_rows():
+    whole = evaluate.random_documents(96, 50)
+    batches = data.evaluation_batches(whole, context_length=16, batch_size=2)
+    assert sum(batch["weights"].sum() for batch in batches) == 96 and len(batches) == 3
+    parts = evaluate.random_documents(96, 50, 10)
+    assert len(parts.characters) == 9 and np.all(parts.tokens[parts.starts] == 0)
+    assert np.count_nonzero(parts.tokens == 0) == 10
+
+
+def test_the_pipeline_is_measured_beside_the_model():
+    result = feed.measure(small(), None, 3)
+    json.dumps(result)
+    made, consumed = (result["programs"][name]["per_second"] for name in ("made", "consumed"))
+    assert made > 0 and consumed > 0 and result["made_over_consumed"] > 0
+    wait = result["wait_seconds"]
+    assert 0 <= wait["median"] <= wait["percentile_99"] <= wait["most"]
+
+
+def test_a_wait_is_from_the_end_of_a_dispatch_to_the_next_but_one():
+    # Dispatches are handed over ahead: the third while the second runs, the fourth after the third.
+    assert feed.waits([0.0, 5.0, 6.0, 9.0], [5.0, 6.5, 7.0, 11.0]) == [0.0, 2.0]
+
+
+def test_the_start_of_a_command_is_timed_cold_and_warm():
+    code = (
+        "import os, pathlib;"
+        "cache = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR']) / 'it';"
+        "print('warm' if cache.exists() else 'cold', flush=True);"
+        f"cache.touch(); print('{startup.FIRST_STEP} 1 s')"
+    )
+    result = startup.measure([sys.executable, "-c", code], 2)
+    assert [len(result[kind]["all"]) for kind in ("cold", "warm")] == [2, 2]
+    assert all(value > 0 for kind in result.values() for value in kind["all"])
+
+
+def test_a_command_that_fails_is_told_by_its_last_line():
+    with pytest.raises(ValueError, match="made no first step: error: no"):
+        startup.measure([sys.executable, "-c", "raise SystemExit('error: no')"], 1)
+
+
+def test_a_first_step_has_its_stages_in_order():
+    stages = startup.first_step(small(), 0.0)
+    assert 0 < stages["functions"] < stages["compiled"] < stages["first_step"]
+
+
+def test_tables_say_what_was_measured():
+    spread = {"median": 0.25, "lower_quartile": 0.2, "upper_quartile": 0.3}
+    rate = {"per_second": 4096.0, "seconds": spread, "mfu": 0.5}
+    case = {"unit": "tokens", "ratio": 1.25, "ratio_range": [1.0, 1.5], "compile_seconds": 3.0}
+    case |= {"programs": {"lm_jax": rate, "pytorch": rate}, "peer": "PyTorch 3"}
+    lines = table_of({"a case": case})
+    shown = "a case lm_jax 4,096 tokens 250.0 200.0 to 300.0 50.0% 1.25 1.00 to 1.50"
+    assert lines[1].split() == shown.split()
+    assert lines[2].split()[-1] == "50.0%"
+    assert lines[3] == "a case: compiled in 3.0 s, PyTorch 3"
+    started = table_of({"a case": {"cold": {"median": 12.34}, "warm": {"median": 3.0}}})
+    assert started[1].split() == ["a", "case", "12.3", "3.0"]

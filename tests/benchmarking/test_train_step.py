@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from lm_jax.benchmarking import mfu as peak
+from lm_jax.benchmarking import pytorch_baseline as peers
+from lm_jax.benchmarking import train_step as train
+from lm_jax.benchmarking.default_experiments import default_cases, published
+from lm_jax.config.experiment import OptimizerConfig
+from lm_jax.costs.model_flops import count_parameters
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from tests.benchmarking.programs import compiled, small
+
+LSTM = RecurrentConfig(50, context_length=16, num_layers=1, d_hidden=8)
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch):
+    monkeypatch.setattr(peak, "_SIZES", {"cpu": (64, 1)})
+
+
+@pytest.mark.parametrize("model", [None, LSTM])
+def test_the_train_step_is_measured_beside_pytorch(model):
+    program = small(**({"model": model} if model else {}))
+    beside = peers.find(program, "eager")
+    result = train.measure(program, 2, beside.training)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in beside.note
+    assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
+    assert result["parameters"] == count_parameters(program.experiment.model)["total"]
+    assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
+    low, high = result["ratio_range"]
+    assert low <= result["ratio"] <= high
+    flops, measured = result["flops"]["per_step"], result["peak_flops"]["measured"]
+    for rate in result["programs"].values():
+        spread = rate["seconds"]
+        assert 0 < spread["lower_quartile"] <= spread["median"] <= spread["upper_quartile"]
+        assert rate["per_second"] == pytest.approx(64 / spread["median"])
+        assert rate["mfu"] == pytest.approx(flops / spread["median"] / measured)
+        assert "mfu_published" not in rate
+
+
+def test_a_dispatch_trains():
+    program = small(schedule__warmup_steps=0)
+    batches = train.random_batches(program, 2)
+    assert batches["inputs"].shape == (2, 4, 16) and set(batches) == {
+        "inputs",
+        "targets",
+        "weights",
+    }
+    step = train.prepare(program, batches)
+    step.turn()
+    step.turn()  # its state was donated, and replaced
+
+
+@pytest.mark.parametrize("name", ["bert_base", "t5_small", "resnet18"])
+def test_every_objective_gets_batches_of_its_own(name):
+    program = compiled(published(name))
+    batches = train.random_batches(program, 1)
+    for key, shape in program.example.items():
+        assert batches[key].shape[2:] == shape.shape[1:] and batches[key].dtype == shape.dtype
+    assert batches["targets"].shape == batches["weights"].shape
+    assert 0 <= batches["targets"].min() <= batches["targets"].max()
+    assert np.all(batches["weights"] == 1)
+
+
+def test_pytorchs_model_has_the_same_parameters():
+    from lm_jax.benchmarking import pytorch_models as torch_peers
+
+    config = small().experiment.model
+    for use_bias in (True, False):
+        config.use_bias = use_bias
+        theirs = sum(p.numel() for p in torch_peers.GPT(config).parameters())
+        assert theirs == count_parameters(config)["total"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model__norm": "rms_norm"}, "model.norm rms_norm"),
+        ({"model__activation": "swiglu"}, "model.activation swiglu"),
+        ({"optimizer": OptimizerConfig("muon")}, "causal_lm by muon"),
+    ],
+)
+def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
+    found = peers.find(small(**fields), "auto")
+    assert not found.training and what in found.note
+
+
+def test_nothing_is_compared_where_it_is_not_wanted():
+    assert peers.find(small(), "none").training == {}
+
+
+def test_defaults_are_small_on_a_cpu_and_gpt2_on_an_accelerator():
+    assert [e.model.d_model for e in default_cases("train", False).values()] == [128, 384]
+    (gpt2,) = default_cases("train", True).values()
+    tokens = gpt2.training.batch_size * gpt2.model.context_length
+    assert tokens == 524_288 and gpt2.model.num_layers == 12
+    assert next(iter(default_cases("lstm", True).values())).model.d_hidden == 1024

@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import pytest
+
+from configs import quickstart, shakespeare_char_cpu
+from lm_jax.config import experiment as experiments
+from lm_jax.config.validation import validate
+from lm_jax.data import LabelledTextConfig
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize("module", [quickstart, shakespeare_char_cpu])
+def test_shipped_configurations_are_valid_and_survive_json(module):
+    config = module.get_config()
+    validate(config)
+    assert experiments.from_dict(experiments.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimizer__name": "adamax"}, "optimizer.name is 'adamax'"),
+        ({"schedule__name": "steps"}, "schedule.name is 'steps'"),
+        ({"compute_dtype": "float8"}, "compute_dtype is 'float8'"),
+        ({"training__num_steps": 0}, "training.num_steps is 0"),
+        ({"training__batch_size_tokens": 100}, "not a multiple of model.context_length 32"),
+        ({"training__gradient_accumulation_steps": 3}, "does not divide"),
+        ({"evaluation__stride": 33}, "longer than the context of 32"),
+        ({"schedule__warmup_steps": 20}, "leaves no step"),
+        ({"schedule__peak_learning_rate": float("nan")}, "peak_learning_rate is nan"),
+        ({"samples__temperature": float("inf")}, "samples.temperature is inf; expected a finite"),
+        ({"optimizer__beta1": 1.5}, "optimizer.beta1 is 1.5; expected 0 <= beta < 1"),
+        ({"schedule__final_fraction": 2.0}, "a fraction between 0 and 1"),
+        ({"samples__top_p": 0.0}, "0 < top_p <= 1"),
+    ],
+)
+def test_impossible_values_are_refused_in_one_line(fields, message):
+    with pytest.raises(ValueError, match=message) as error:
+        validate(tiny(**fields))
+    assert "\n" not in str(error.value)
+
+
+def test_the_batch_size_can_be_given_in_tokens():
+    config = tiny(training__batch_size_tokens=512)
+    validate(config)
+    assert experiments.sequences_per_step(config) == 16
+
+
+def test_unknown_fields_are_refused_by_their_path():
+    with pytest.raises(ValueError, match="unknown field 'model.d_modle'"):
+        experiments.from_dict({"model": {"d_modle": 3}})
+
+
+def test_differences_name_what_changes_the_numbers_and_nothing_else():
+    free = tiny(evaluation__every_steps=7, checkpoint__keep_last=9, tensorboard=True)
+    assert experiments.differences(tiny(), free) == []
+    free = tiny(mesh="fsdp:8", model__remat="dots", model__loss_chunks=4, model__scan_layers=True)
+    assert experiments.differences(tiny(), free) == []
+    changed = experiments.differences(tiny(), tiny(model__d_model=64))
+    assert changed == ["model.d_model: 32 -> 64"]
+
+
+def test_fields_and_whole_parts_can_be_left_out():
+    left = experiments.flat_without(tiny(), ["schedule", "optimizer.name"])
+    gone = experiments.flat(tiny()).keys() - left.keys()
+    assert "optimizer.name" in gone and "optimizer.beta1" in left
+    assert {path.split(".")[0] for path in gone - {"optimizer.name"}} == {"schedule"}
+
+
+def test_the_package_imports_nothing_heavy():
+    code = "import lm_jax, sys; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_held_out_texts_may_move_between_two_starts_of_a_run():
+    before, after = (
+        experiments.Experiment(
+            data=LabelledTextConfig(path=f"{place}/a.tsv", validation_path=f"{place}/b.tsv")
+        )
+        for place in ("here", "there")
+    )
+    assert experiments.differences(before, after) == []

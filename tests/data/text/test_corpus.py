@@ -1,0 +1,181 @@
+import inspect
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from lm_jax.data import DataConfig, TokenizerConfig, prepare, texts_of
+from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_documents
+from lm_jax.data.embedded import python_reference, standard_library
+
+
+def files(path, **fields) -> DataConfig:
+    return DataConfig(source="files", path=str(path), tokenizer=TokenizerConfig("byte"), **fields)
+
+
+def test_the_embedded_corpus_is_split_by_document_with_little_overlap():
+    corpus = prepare(DataConfig(tokenizer=TokenizerConfig("byte")))
+    train = texts_of(corpus.tokenizer, corpus.train)
+    validation = texts_of(corpus.tokenizer, corpus.validation)
+    kept, dropped = drop_repeated_paragraphs(python_reference())
+    assert sorted(train + validation) == sorted(kept)
+    assert dropped == corpus.description["repeated_paragraphs_dropped"] > 100
+    assert corpus.description["overlap_of_long_lines"] < 0.02
+    without_cleaning = overlap(*split_documents(python_reference(), DataConfig()))
+    assert without_cleaning > 5 * corpus.description["overlap_of_long_lines"]
+
+
+def test_the_standard_library_is_all_of_python_and_nothing_installed():
+    texts = standard_library()
+    assert inspect.getsource(json) in texts
+    assert sum(map(len, texts)) > 5_000_000
+    assert inspect.getsource(pytest) not in texts
+    with pytest.raises(ValueError, match="no effect on data.source=stdlib"):
+        DataConfig(source="stdlib", path="x.py").validate()
+
+
+def test_a_second_preparation_reads_the_cache(monkeypatch):
+    config = DataConfig(tokenizer=TokenizerConfig("bpe", 700))
+    first = prepare(config)
+    monkeypatch.setattr("lm_jax.data.text.corpus.train_tokenizer", None)
+    second = prepare(config)
+    assert first.description == second.description
+    np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
+
+
+@pytest.mark.parametrize("name", ["train_tokens.npy", "description.json", "tokenizer"])
+def test_a_cache_in_pieces_is_made_anew(name, tmp_path):
+    config = DataConfig(cache_directory=str(tmp_path), tokenizer=TokenizerConfig("bpe", 700))
+    whole = prepare(config)
+    damaged = tmp_path / whole.description["fingerprint"] / name
+    if damaged.is_dir():
+        damaged /= "sentencepiece.model"
+    beginning = damaged.read_bytes()[:200]
+    damaged.unlink()  # `whole` still maps the file
+    damaged.write_bytes(beginning)
+    again = prepare(config)
+    np.testing.assert_array_equal(whole.train.tokens, again.train.tokens)
+    assert again.description == whole.description
+
+
+def test_two_processes_may_prepare_the_same_corpus_at_once(tmp_path, monkeypatch):
+    rename = os.replace
+
+    def rename_second(partial, place):
+        shutil.copytree(partial, place)  # what the first process has just put there
+        rename(partial, place)
+
+    monkeypatch.setattr("lm_jax.data.cache.os.replace", rename_second)
+    config = DataConfig(cache_directory=str(tmp_path), tokenizer=TokenizerConfig("byte"))
+    corpus = prepare(config)
+    assert [path.name for path in tmp_path.iterdir()] == [corpus.description["fingerprint"]]
+
+
+def test_equal_files_share_a_cache_and_keep_their_own_names(tmp_path):
+    for name in ("a.txt", "b[1].txt"):  # the brackets are part of the name
+        (tmp_path / name).write_text("the same text\n" * 40)
+    one, other = (
+        prepare(files(tmp_path / name, split="tail", drop_repeated_paragraphs=False))
+        for name in ("a.txt", "b[1].txt")
+    )
+    assert one.description["fingerprint"] == other.description["fingerprint"]
+    assert other.description["path"] == str(tmp_path / "b[1].txt")
+
+
+def test_the_tokenizer_never_sees_the_validation_text(tmp_path):
+    (tmp_path / "text.txt").write_text("plain letters " * 90 + "Ω" * 20, encoding="utf-8")
+    config = files(tmp_path, split="tail", validation_fraction=0.1)
+    config.tokenizer = TokenizerConfig("char", 1000)
+    corpus = prepare(config)
+    assert "Ω" in texts_of(corpus.tokenizer, corpus.validation)[0]
+    assert len(corpus.tokenizer.encode("Ω")) == len("Ω".encode())  # spelled in bytes
+
+
+def test_the_tail_split_cuts_at_the_fraction_and_keeps_every_character(tmp_path):
+    text = "line of text\r\n\tand another \u2581\n" * 40
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    corpus = prepare(files(tmp_path / "a.txt", split="tail", drop_repeated_paragraphs=False))
+    (train,) = texts_of(corpus.tokenizer, corpus.train)
+    (validation,) = texts_of(corpus.tokenizer, corpus.validation)
+    assert train + validation == text
+    assert len(train) == int(len(text) * 0.9)
+
+
+def test_a_document_stays_on_its_side_when_others_join():
+    texts = [f"document {i}" for i in range(300)]
+    train, validation = split_documents(texts, DataConfig())
+    more_train, more_validation = split_documents(texts + ["one more"], DataConfig())
+    assert set(train) <= set(more_train) and set(validation) <= set(more_validation)
+    assert 10 < len(validation) < 60
+
+
+def test_repeated_paragraphs_keep_their_first():
+    texts = ["a\n\nb\n\na", "b\n\nc", "a\n\nb"]
+    assert drop_repeated_paragraphs(texts) == (["a\n\nb", "c"], 4)
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n", "\n \t\n"])
+def test_blank_lines_part_paragraphs_however_they_are_written(blank):
+    texts = [f"a{blank}b{blank}c", f"b{blank}d"]
+    assert drop_repeated_paragraphs(texts) == ([texts[0], "d"], 1)
+
+
+def test_overlap_counts_long_lines_only():
+    long, other = "x" * 40, "y" * 40
+    assert overlap([f"{long}\nshort"], [f"  {long}\n{other}\nshort"]) == 0.5
+
+
+def test_tensorflow_datasets_are_read_without_tensorflow():
+    config = DataConfig(source="tfds", path="python_reference", tokenizer=TokenizerConfig("byte"))
+    corpus = prepare(config)
+    total = sum(corpus.description[split]["documents"] for split in ("train", "validation"))
+    kept, _ = drop_repeated_paragraphs(python_reference())
+    assert total == pytest.approx(len(kept), abs=3)  # its order decides which paragraph is first
+    assert "tensorflow" not in sys.modules
+
+
+def test_an_unknown_data_set_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="'no_such_set' cannot be had") as error:
+        prepare(DataConfig(source="tfds", path="no_such_set"))
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no file matches data.path"):
+        prepare(files(tmp_path / "missing*.txt"))
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ValueError, match="is empty"):
+        prepare(files(tmp_path))
+    (tmp_path / "latin.txt").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt is not UTF-8: byte 0xf6 at offset 2"):
+        prepare(files(tmp_path))
+
+
+def test_one_document_cannot_be_split_by_document(tmp_path):
+    (tmp_path / "one.txt").write_text("only one document\n")
+    with pytest.raises(ValueError, match="set data.split=tail"):
+        prepare(files(tmp_path))
+
+
+def test_unknown_choices_are_refused():
+    for config, message in (
+        (DataConfig(source="web"), "data.source is 'web'"),
+        (DataConfig(split="half"), "data.split is 'half'"),
+        (DataConfig(source="files"), "needs data.path"),
+        (DataConfig(path="x.txt"), "no effect on data.source=embedded"),
+        (DataConfig(validation_fraction=1.5), "validation_fraction is 1.5"),
+        (DataConfig(tokenizer=TokenizerConfig("words")), "tokenizer.kind is 'words'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.validate()
+
+
+def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
+    (tmp_path / "cache").write_text("a file where a directory should be")
+    config = DataConfig(cache_directory=str(tmp_path / "cache" / "inside"))
+    with pytest.raises(OSError):
+        prepare(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]

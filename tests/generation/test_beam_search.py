@@ -1,0 +1,332 @@
+"""Beam search beside Hugging Face's, and beside exhaustive search."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.generation.beam_search import EARLY_STOPPING, BeamSearch, beam_search
+from lm_jax.generation.decode_loop import batch_of_prompts, generate
+from lm_jax.generation.sampling import Sampling
+from lm_jax.models import build_model
+from lm_jax.models.transformer.model import TransformerConfig
+from tests.generation.generating import FAMILIES, model_of, reader_of_a_source
+from tests.generation.generating import VOCAB as SMALL
+
+VOCAB, END, NEW = 29, 7, 12
+SEARCH = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
+
+
+def _gpt2(network, num_heads):
+    """Our Transformer and its variables with the weights of a Hugging Face GPT2LMHeadModel."""
+    weights = {name: w.numpy() for name, w in network.transformer.state_dict().items()}
+    layers, width = network.config.n_layer, network.config.n_embd
+    stack = lambda name: np.stack([weights[f"h.{i}.{name}"] for i in range(layers)])  # noqa: E731
+    dense = lambda name: {"kernel": stack(f"{name}.weight"), "bias": stack(f"{name}.bias")}  # noqa: E731
+    norm = lambda name: {"scale": stack(f"{name}.weight"), "bias": stack(f"{name}.bias")}  # noqa: E731
+    joint = dense("attn.c_attn")
+    parts = {name: np.split(value, 3, axis=-1) for name, value in joint.items()}
+    query, key, value = ({n: part[i] for n, part in parts.items()} for i in range(3))
+    params = {
+        "embedding": weights["wte.weight"],
+        "positions": weights["wpe.weight"],
+        "final_norm": {"scale": weights["ln_f.weight"], "bias": weights["ln_f.bias"]},
+        "layers": {
+            "attention_norm": norm("ln_1"),
+            "feed_forward_norm": norm("ln_2"),
+            "attention": {
+                "query": query,
+                "key": key,
+                "value": value,
+                "output": dense("attn.c_proj"),
+            },
+            "feed_forward": {"up": dense("mlp.c_fc"), "down": dense("mlp.c_proj")},
+        },
+    }
+    config = TransformerConfig(
+        vocab_size=network.config.vocab_size,
+        context_length=network.config.n_positions,
+        num_layers=layers,
+        d_model=width,
+        num_heads=num_heads,
+    )
+    model = build_model(config, jnp.float32)
+    example = {"inputs": jnp.zeros((1, 4), jnp.int32)}
+    expected = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), example))["params"]
+    jax.tree.map(lambda x, y: np.testing.assert_equal(x.shape, y.shape), expected, params)
+    return model, {"params": jax.tree.map(jnp.asarray, params)}
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=40,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=None,
+        eos_token_id=END,
+        initializer_range=0.4,
+    )
+    network = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():  # ends are likely, everything else is peaked
+        network.transformer.ln_f.bias += 0.45 * network.transformer.wte.weight[END]
+    return network, *_gpt2(network, 4)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    others = [token for token in range(VOCAB) if token != END]
+    return [rng.choice(others, rng.integers(1, 9)).tolist() for _ in range(50)]
+
+
+def theirs(network, prompts, **how):
+    """Hugging Face's n-best (tokens, score) of prompts of one length, its padding cut off."""
+    import torch
+
+    ids = torch.tensor(prompts)
+    output = network.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **how,
+    )
+    length = len(prompts[0])
+    best = how.get("num_return_sequences", 1)
+    texts = [[] for _ in prompts]
+    for index, row in enumerate(output.sequences.tolist()):
+        new = row[length:]
+        kept = length + (new.index(END) + 1 if END in new else len(new))
+        if output.get("sequences_scores") is None:  # greedy: only each token's log-probability
+            with torch.no_grad():
+                logits = network(torch.tensor([row[:kept]])).logits[0, length - 1 : -1]
+            log_p = logits.log_softmax(-1)[range(kept - length), row[length:kept]]
+            score = log_p.sum() / (kept - length) ** how["length_penalty"]
+        else:
+            score = output.sequences_scores[index]
+        texts[index // best].append((row[:kept], float(score)))
+    return texts
+
+
+def ours(model, variables, prompts, search, limit=NEW, ends=(END,), **how):
+    """The n-best of each prompt as [(tokens, score, log-probability)], their ends included."""
+    longest = max(map(len, prompts))
+    tokens, lengths = batch_of_prompts(prompts, longest + limit, 10**6)
+    beams = SEARCH(
+        model, variables, tokens, lengths, lengths + limit, search=search, end_tokens=ends, **how
+    )
+    beams = jax.tree.map(np.asarray, beams)
+    return [
+        [
+            (row[: length + end].tolist(), score, log_p)
+            for row, length, end, log_p, score in zip(*texts, strict=True)
+            if score > -np.inf
+        ]
+        for texts in zip(*beams[:-1], strict=True)
+    ]
+
+
+def assert_same(found, prompts, network, **how):
+    for length in sorted(set(map(len, prompts))):
+        rows = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        expected = theirs(network, [prompts[i] for i in rows], **how)
+        for row, best in zip(rows, expected, strict=True):
+            assert [text for text, _, _ in found[row]] == [text for text, _ in best]
+            scores = [[score for _, score, *_ in texts] for texts in (found[row], best)]
+            np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("early_stopping", EARLY_STOPPING)
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_four_beams_find_what_hugging_face_finds(gpt2, prompts, length_penalty, early_stopping):
+    network, model, variables = gpt2
+    found = ours(model, variables, prompts, BeamSearch(4, length_penalty, "power", early_stopping))
+    how = {
+        "num_beams": 4,
+        "num_return_sequences": 4,
+        "length_penalty": length_penalty,
+        "early_stopping": {"false": False, "true": True}.get(early_stopping, early_stopping),
+    }
+    assert_same(found, prompts, network, **how)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_one_beam_is_hugging_faces_greedy_search(gpt2, prompts, length_penalty):
+    network, model, variables = gpt2
+    found = ours(model, variables, prompts, BeamSearch(1, length_penalty))
+    assert_same(found, prompts, network, num_beams=1, length_penalty=length_penalty)
+
+
+def test_the_prompts_above_tell_the_kinds_of_early_stopping_apart(gpt2, prompts):
+    _, model, variables = gpt2
+    kinds = [
+        ours(model, variables, prompts, BeamSearch(4, 1.0, "power", kind))
+        for kind in EARLY_STOPPING
+    ]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        differ = sum(
+            [t for t, *_ in a] != [t for t, *_ in b]
+            for a, b in zip(kinds[one], kinds[other], strict=True)
+        )
+        assert differ >= 3
+    ended = [text[-1] == END for texts in kinds[0] for text, *_ in texts]
+    assert 0.1 < np.mean(ended) < 0.95
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_beam_is_the_greedy_text_of_every_family(name):
+    model, variables = model_of(name)
+    prompts, ends = [[1, 2, 3], [4], [5, 6]], (3, 11)
+    tokens, lengths = batch_of_prompts(prompts, 20, SMALL)
+    greedy = jax.jit(generate, static_argnames=("model", "sampling", "end_tokens"))(
+        model,
+        variables,
+        tokens,
+        lengths,
+        lengths + NEW,
+        jax.random.split(jax.random.key(0), 3),
+        sampling=Sampling(temperature=0),
+        end_tokens=ends,
+    )
+    found = ours(model, variables, prompts, BeamSearch(1), ends=ends)
+    sums = np.asarray(greedy.log_probabilities).sum(axis=1)
+    for index, [(text, score, log_p)] in enumerate(found):
+        length = greedy.lengths[index]
+        assert text[:length] == greedy.tokens[index, :length].tolist()
+        new = len(text) - len(prompts[index])
+        np.testing.assert_allclose([log_p, score], [sums[index], sums[index] / new], atol=1e-4)
+
+
+def confined(model, allowed):
+    """The model with all but the allowed tokens so improbable that no search finds them."""
+    bias = jnp.full(SMALL, -200.0).at[jnp.array(allowed)].set(0.0)
+
+    def step(variables, carry, tokens):
+        logits, carry = model.step(variables, carry, tokens)
+        return logits + bias, carry
+
+    return model._replace(step=step, read=None), bias
+
+
+def every_text(length, others, end):
+    """All that can follow a prompt: texts that end, and unended ones of the full length."""
+    for count in range(length):
+        yield from ([*text, end] for text in itertools.product(others, repeat=count))
+    yield from map(list, itertools.product(others, repeat=length))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("penalty", "kind"), [(0.7, "power"), (1.5, "gnmt")])
+def test_enough_beams_find_the_best_of_all_texts(name, penalty, kind):
+    model, variables = model_of(name)
+    model, bias = confined(model, [2, 5, 11])
+    prompt, end, length = [5, 2], 11, 4
+    texts = list(every_text(length, (2, 5), end))
+    padded = jnp.array([prompt + text + [0] * (length - len(text)) for text in texts])
+    logits, _ = model.apply(variables, {"inputs": padded}, train=False)
+    log_p = np.asarray(jax.nn.log_softmax(logits + bias))
+    scores = {}
+    for text, row in zip(texts, log_p, strict=True):
+        total = sum(row[len(prompt) - 1 + i, token] for i, token in enumerate(text))
+        divisor = len(text) if kind == "power" else (5 + len(text)) / 6
+        scores[(*prompt, *text)] = total / divisor**penalty
+    expected = sorted(scores.items(), key=lambda pair: -pair[1])[:5]
+    search = BeamSearch(SMALL, penalty, kind, "never")
+    (found,) = ours(model, variables, [prompt], search, limit=length, ends=(end,))
+    assert [tuple(text) for text, *_ in found[:5]] == [text for text, _ in expected]
+    np.testing.assert_allclose(
+        [score for _, score, _ in found[:5]], [score for _, score in expected], atol=1e-4
+    )
+
+
+def test_a_prompt_gets_what_it_gets_alone_whatever_is_read_at_once():
+    model, variables = reader_of_a_source()
+    prompts, sources = [[1, 2, 3, 4], [5, 6, 7]], jnp.array([[3, 8, 1], [4, 9, 9]])
+    source = {"source": sources, "source_segments": jnp.ones_like(sources)}
+    texts = lambda found: [[text for text, *_ in best] for best in found]  # noqa: E731
+    together = texts(ours(model, variables, prompts, BeamSearch(4), source=source))
+    at_once = ours(model, variables, prompts, BeamSearch(4), source=source, prefix_length=2)
+    assert texts(at_once) == together
+    by_steps = ours(
+        model._replace(read=None),
+        variables,
+        prompts,
+        BeamSearch(4),
+        source=source,
+        prefix_length=2,
+    )
+    assert texts(by_steps) == together
+    for index in (0, 1):
+        part = jax.tree.map(lambda x, i=index: x[i : i + 1], source)
+        alone = ours(model, variables, [prompts[index]], BeamSearch(4), source=part)
+        assert texts(alone) == [together[index]]
+
+
+def test_any_of_several_end_tokens_ends_a_text(gpt2, prompts):
+    _, model, variables = gpt2
+    found = ours(model, variables, prompts, BeamSearch(4, 0.0), ends=(END, 3, 12))
+    last = {text[-1] for best in found for text, *_ in best if len(text) < NEW}
+    assert {END, 3, 12} & last and all(
+        not {END, 3, 12} & set(text[len(prompt) : -1])
+        for prompt, best in zip(prompts, found, strict=True)
+        for text, *_ in best
+    )
+
+
+def test_the_steps_of_a_search_lead_to_its_texts(gpt2, prompts):
+    _, model, variables = gpt2
+    tokens, lengths = batch_of_prompts(prompts[:5], 24, VOCAB)
+    beams = SEARCH(
+        model,
+        variables,
+        tokens,
+        lengths,
+        lengths + NEW,
+        search=BeamSearch(4, early_stopping="never"),
+        end_tokens=(END,),
+    )
+    beams = jax.tree.map(np.asarray, beams)
+    for row, (length, limit) in enumerate(zip(lengths, lengths + NEW, strict=True)):
+        paths = {(): 0.0}  # every beam of every step, read backwards along its parents
+        for column in range(length, limit):
+            for beam, log_p in enumerate(beams.steps.log_probabilities[row, column]):
+                text, at = [], beam
+                if log_p == -np.inf:
+                    continue
+                for back in range(column, length - 1, -1):
+                    text.append(int(beams.steps.tokens[row, back, at]))
+                    at = beams.steps.parents[row, back, at]
+                paths[tuple(reversed(text))] = log_p
+        for best in range(4):
+            text = tuple(beams.tokens[row, best, length : beams.lengths[row, best]].tolist())
+            if beams.ended[row, best]:
+                assert paths[text] > beams.log_probabilities[row, best]
+            else:
+                assert text[:-1] in paths
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (BeamSearch(30), "num_beams is 30, more than the vocabulary of 29 tokens"),
+        (BeamSearch(0), "num_beams is 0; expected at least 1"),
+        (BeamSearch(length_penalty_kind="log"), "length_penalty_kind is 'log'; expected one of"),
+        (BeamSearch(early_stopping="no"), "early_stopping is 'no'; expected one of false, true"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused(gpt2, search, message):
+    with pytest.raises(ValueError, match=message):
+        ours(*gpt2[1:], [[1]], search)

@@ -1,0 +1,95 @@
+"""Texts of prompts, with a small random model in place of a trained one."""
+
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.config.experiment import SamplesConfig
+from lm_jax.data import TokenizerConfig
+from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.generation import generate as completion
+from lm_jax.generation.beam_tree import draw
+from lm_jax.generation.generate import complete, next_tokens, search
+from lm_jax.models import build_model
+from lm_jax.models.transformer.model import TransformerConfig
+from tests.generation.generating import reader_of_a_source
+
+TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
+CONFIG = TransformerConfig(TOKENIZER.vocab_size, 32, num_layers=1, d_model=16, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = build_model(CONFIG, jnp.float32)
+    batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    variables = jax.tree.map(lambda x: 8 * x, variables)
+    program = SimpleNamespace(
+        model=model, experiment=SimpleNamespace(objective="causal_lm", model=CONFIG)
+    )
+    return program, variables, TOKENIZER
+
+
+def test_a_sample_depends_on_its_prompt_seed_and_number_only(parts):
+    config = SamplesConfig(num_samples=2, max_new_tokens=60, temperature=1.0)
+    together = complete(*parts, ["ab", "The other"], config, seed=3)
+    alone = complete(*parts, ["The other"], config, seed=3)
+    assert [text for text, *_ in together[2:]] == [text for text, *_ in alone]
+    assert together[0].text != together[1].text
+    assert complete(*parts, ["ab"], config, seed=4)[0].text != together[0].text
+
+
+def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(parts):
+    config = SamplesConfig(num_samples=1, max_new_tokens=20, temperature=0)
+    (whole,) = complete(*parts, ["ab"], config)
+    stop = whole.text[5]
+    (cut,) = complete(*parts, ["ab"], config, stop=[stop, "nowhere"])
+    assert cut.text == whole.text[: whole.text.index(stop, 2)]
+    assert whole.log_probability < cut.log_probability < 0
+
+
+def test_beams_find_what_scores_higher_and_draw_their_way(parts):
+    config = SamplesConfig(max_new_tokens=6, num_beams=4, num_best=3, length_penalty=0.0)
+    (texts,), (tree,) = search(*parts, ["ab"], config)
+    scores = [text.score for text in texts]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 3
+    assert scores == [text.log_probability for text in texts]
+    lines = list(draw(tree, str))
+    assert sum("* 1, score" in line for line in lines) == 1
+    with pytest.raises(ValueError, match="ask for at most 29 new tokens"):
+        search(*parts, ["ab"], SamplesConfig(max_new_tokens=30, num_beams=2))
+
+
+def test_next_tokens_are_named_with_their_probabilities(parts):
+    first, second, third = next_tokens(*parts, "ab")
+    assert [first.after, second.after, third.after] == ["<end>", "a", "b"]
+    assert len(second.tokens) == 10
+    assert second.probabilities == sorted(second.probabilities, reverse=True)
+
+
+def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
+    model, variables = reader_of_a_source()
+    config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
+    program = SimpleNamespace(
+        model=model, experiment=SimpleNamespace(objective="seq2seq", model=config)
+    )
+    tokenizer = SimpleNamespace(
+        vocab_size=27,
+        end_of_document=26,
+        encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
+        decode=lambda ids: "".join(chr(97 + i) for i in ids if i != 26),
+    )
+    monkeypatch.setattr(completion, "longest_context", lambda program: 12)
+    parts = (program, variables, tokenizer)
+    greedy = SamplesConfig(num_samples=1, temperature=0, max_new_tokens=99)
+    one, other = complete(*parts, ["hello", "gb"], greedy)
+    assert len(one.text) <= 11 and complete(*parts, ["gb"], greedy)[0].text == other.text
+    assert one.text != other.text
+    (best,), _ = search(*parts, ["gb"], SamplesConfig(max_new_tokens=99, num_beams=4))
+    assert best[0].score >= best[0].log_probability
+    with pytest.raises(ValueError, match="source 1 is 6 tokens long; the model reads at most 5"):
+        complete(*parts, ["toolon"], greedy)

@@ -1,0 +1,384 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lm_jax.models.convnet import layers as blocks
+from lm_jax.models.convnet.model import (
+    NETWORKS,
+    ConvNetConfig,
+    convnet,
+    feature_maps,
+    first_filters,
+)
+from lm_jax.parallel import sharding
+from lm_jax.training import loop as training
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("f")
+
+
+def filled(shapes):
+    """Variables of these shapes at random: no term hides behind a zero, activations stay small."""
+    rng = np.random.default_rng(1)
+
+    def fill(path, leaf):
+        noise = rng.normal(size=leaf.shape).astype("f")
+        match path[-1].key:
+            case "kernel":
+                return noise * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+            case "scale" | "variance":
+                return 1 + np.float32(0.1) * np.abs(noise)
+        return np.float32(0.1) * noise
+
+    return jax.tree_util.tree_map_with_path(fill, nn.unbox(shapes))
+
+
+def built(config, batch_size=2):
+    """The model, variables and a batch."""
+    model = convnet(config)
+    model = model._replace(apply=jax.jit(model.apply, static_argnames="train"))
+    shape = (batch_size, config.image_height, config.image_width, config.image_channels)
+    batch = {"inputs": images(*shape)}
+    return model, filled(jax.eval_shape(model.init, jax.random.key(0), batch)), batch
+
+
+def parameters(config) -> int:
+    shape = (1, config.image_height, config.image_width, config.image_channels)
+    batch = {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    shapes = nn.unbox(jax.eval_shape(convnet(config).init, jax.random.key(0), batch))
+    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def to_torch(x_bhwc):
+    return torch.from_numpy(np.array(x_bhwc)).permute(0, 3, 1, 2)
+
+
+def from_torch(x_bchw):
+    return x_bchw.detach().permute(0, 2, 3, 1).numpy()
+
+
+# The sizes that the publications name, and the counts that follow from their tables.
+PUBLISHED = {
+    "lenet5": (28, 1, 10, 61_706),
+    "alexnet": (227, 3, 1000, 62_378_344),
+    "resnet18": (224, 3, 1000, 11_689_512),
+    "resnet34": (224, 3, 1000, 21_797_672),
+    "resnet152": (224, 3, 1000, 60_192_808),
+    # Szegedy et al. 2015, Table 1: the kernels it lists, and a bias for each of their outputs.
+    "googlenet": (224, 3, 1000, 6_998_552),
+    # 160 + 4,640 + 102,528 + 1,290
+    "keras": (28, 1, 10, 108_618),
+}
+
+
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_parameters_are_as_many_as_published(architecture):
+    size, channels, classes, count = PUBLISHED[architecture]
+    assert parameters(ConvNetConfig(architecture, classes, size, size, channels)) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(1, 1, 0), (1, 2, 0), (3, 1, 0), (3, 2, 1), (5, 1, 2), (7, 2, 3), (11, 4, 0)],
+)
+def test_convolution_and_its_gradients_equal_torch(size, stride, padding):
+    x, kernel = images(2, 14, 13, 3), images(size, size, 3, 4, seed=1)
+
+    @jax.jit
+    def forward_and_backward(x, kernel, cotangent):
+        y, vjp = jax.vjp(lambda x, k: blocks.convolve(x, k, stride, padding), x, kernel)
+        return y, vjp(cotangent)
+
+    given, weight = to_torch(x), torch.from_numpy(kernel).permute(3, 2, 0, 1)
+    given.requires_grad_(), weight.requires_grad_()
+    expected = F.conv2d(given, weight, stride=stride, padding=padding)
+    cotangent = images(*from_torch(expected).shape, seed=2)
+    expected.backward(to_torch(cotangent))
+    y, (dx, dkernel) = forward_and_backward(x, kernel, cotangent)
+    np.testing.assert_allclose(y, from_torch(expected), atol=1e-4)
+    np.testing.assert_allclose(dx, from_torch(given.grad), atol=2e-4)
+    np.testing.assert_allclose(dkernel, weight.grad.permute(2, 3, 1, 0), atol=2e-4)
+
+
+def test_convolution_without_a_cpu_is_the_same(monkeypatch):
+    x, kernel = images(2, 9, 8, 3), images(3, 3, 3, 4, seed=1)
+    on_cpu = blocks.convolve(x, kernel, 2, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(blocks.convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1)]
+)
+def test_max_pooling_and_its_gradient_equal_torch(size, stride, padding):
+    x = images(2, 9, 8, 3)
+    y, vjp = jax.vjp(lambda x: blocks.max_pool(x, size, stride, padding), x)
+    given = to_torch(x).requires_grad_()
+    expected = F.max_pool2d(given, size, stride, padding)
+    np.testing.assert_array_equal(y, from_torch(expected))
+    cotangent = images(*y.shape, seed=1)
+    expected.backward(to_torch(cotangent))
+    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(given.grad), atol=1e-6)
+
+
+def test_max_pooling_of_a_constant_image_keeps_the_sum_of_the_gradient():
+    dx = jax.grad(lambda x: blocks.max_pool(x, 2, 2, 0).sum())(jnp.ones((1, 4, 4, 1)))
+    assert float(dx.sum()) == 4
+
+
+def test_pooling_of_same_size_equals_torch_in_ceiling_mode():
+    x = images(1, 14, 14, 2)
+    expected = F.max_pool2d(to_torch(x), 3, 2, ceil_mode=True)
+    np.testing.assert_array_equal(blocks.max_pool(x, 3, 2, "SAME"), from_torch(expected))
+
+
+def test_local_response_norm_equals_torch():
+    x = 20 * images(2, 3, 3, 8)
+    expected = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(to_torch(x))
+    np.testing.assert_allclose(blocks.local_response_norm(x), from_torch(expected), rtol=1e-5)
+
+
+def test_batch_norm_equals_torch_in_training_and_evaluation():
+    module = torch.nn.BatchNorm2d(5)
+    torch.nn.init.normal_(module.weight), torch.nn.init.normal_(module.bias)
+    params = {"scale": module.weight.detach().numpy(), "bias": module.bias.detach().numpy()}
+    variables = {
+        "params": params,
+        "batch_stats": {"mean": np.zeros(5, "f"), "variance": np.ones(5, "f")},
+    }
+    for seed in range(3):
+        x = 3 + 2 * images(4, 3, 3, 5, seed=seed)
+        y, moved = blocks.BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
+        np.testing.assert_allclose(y, from_torch(module(to_torch(x))), atol=1e-5)
+        variables = {"params": params, **moved}
+    stats = variables["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], module.running_mean, atol=1e-6)
+    np.testing.assert_allclose(stats["variance"], module.running_var, atol=1e-5)
+    x = images(4, 3, 3, 5, seed=9)
+    y = blocks.BatchNorm(train=False).apply(variables, x)
+    np.testing.assert_allclose(y, from_torch(module.eval()(to_torch(x))), atol=1e-5)
+
+
+class TorchResNet(torch.nn.Module):
+    """ResNet-18 or a bottleneck ResNet from torch.nn's parts, with the given weights."""
+
+    def __init__(self, variables, depths, bottleneck):
+        super().__init__()
+        self.params, self.stats = variables["params"], variables["batch_stats"]
+        self.depths, self.bottleneck = depths, bottleneck
+
+    def conv(self, x, path, stride=1, padding=0):
+        params, stats = self.params, self.stats
+        for name in path:
+            params, stats = params[name], stats[name]
+        tensor = lambda leaf: torch.from_numpy(np.array(leaf))  # noqa: E731
+        x = F.conv2d(
+            x, tensor(params["kernel"]).permute(3, 2, 0, 1), stride=stride, padding=padding
+        )
+        norm, moments = params["norm"], stats["norm"]
+        mean, variance = tensor(moments["mean"]), tensor(moments["variance"])
+        return F.batch_norm(x, mean, variance, tensor(norm["scale"]), tensor(norm["bias"]))
+
+    def forward(self, x):
+        x = F.relu(self.conv(x, ["conv_1"], 2, 3))
+        x = F.max_pool2d(x, 3, 2, 1)
+        number = 0
+        for stage, depth in enumerate(self.depths):
+            for block in range(depth):
+                number += 1
+                name, stride = f"residual_{number}", 2 if stage and not block else 1
+                if self.bottleneck:
+                    y = F.relu(self.conv(x, [name, "reduce"]))
+                    y = F.relu(self.conv(y, [name, "conv"], stride, 1))
+                    y = self.conv(y, [name, "expand"])
+                else:
+                    y = F.relu(self.conv(x, [name, "conv_1"], stride, 1))
+                    y = self.conv(y, [name, "conv_2"], 1, 1)
+                if "shortcut" in self.params[name]:
+                    x = self.conv(x, [name, "shortcut"], stride)
+                x = F.relu(x + y)
+        head = self.params["head"]
+        weight, bias = (torch.from_numpy(np.array(head[name])) for name in ("kernel", "bias"))
+        return F.linear(x.mean(dim=(2, 3)), weight.T, bias)
+
+
+@pytest.mark.parametrize(
+    ("depths", "bottleneck"),
+    [((2, 2, 2, 2), False), ((2, 1), True)],
+    ids=["resnet18", "bottleneck"],
+)
+def test_residual_networks_equal_torch_with_the_same_weights(monkeypatch, depths, bottleneck):
+    from lm_jax.models.convnet import model as module
+
+    monkeypatch.setitem(NETWORKS, "resnet18", module._resnet(depths, bottleneck))
+    config = ConvNetConfig("resnet18", 10, 64, 64, 3)
+    model, variables, batch = built(config)
+    logits, stats = model.apply(variables, batch, train=False)
+    expected = TorchResNet(variables, depths, bottleneck)(to_torch(batch["inputs"])).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, stats, {"batch_stats": variables["batch_stats"]})
+
+
+def test_keras_recipe_equals_torch_with_the_same_weights():
+    model, variables, batch = built(ConvNetConfig("keras", 10, 28, 28, 1))
+    params = jax.tree.map(lambda x: torch.from_numpy(np.array(x)), variables["params"])
+    x = to_torch(batch["inputs"])
+    for name in ("conv_1", "conv_2"):
+        kernel = params[name]["kernel"].permute(3, 2, 0, 1)
+        x = F.max_pool2d(F.relu(F.conv2d(x, kernel, params[name]["bias"])), 2)
+    x = x.permute(0, 2, 3, 1).flatten(1)
+    x = F.relu(x @ params["dense_1"]["kernel"] + params["dense_1"]["bias"])
+    expected = x @ params["head"]["kernel"] + params["head"]["bias"]
+    logits, stats = model.apply(variables, batch, train=True)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert not stats
+
+
+def test_inception_joins_four_paths():
+    settings = blocks.Settings("none", nn.relu, nn.initializers.normal(0.1), jnp.float32, False)
+    block = blocks.InceptionBlock(settings, 1, 2, 3, 4, 5, 6)
+    x = images(1, 5, 5, 4)
+    variables = filled(jax.eval_shape(block.init, jax.random.key(0), x))
+    params = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), variables["params"])
+
+    def conv(name, x, padding=0):
+        kernel = params[name]["kernel"].permute(3, 2, 0, 1)
+        return F.relu(F.conv2d(x, kernel, params[name]["bias"], padding=padding))
+
+    given = to_torch(x)
+    paths = [
+        conv("one", given),
+        conv("three", conv("reduce_three", given), 1),
+        conv("five", conv("reduce_five", given), 2),
+        conv("pool", F.max_pool2d(given, 3, 1, 1)),
+    ]
+    expected = from_torch(torch.cat(paths, dim=1))
+    np.testing.assert_allclose(jax.jit(block.apply)(variables, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch_norm", "group_norm"])
+def test_every_norm_can_take_the_publications_place(norm):
+    config = ConvNetConfig("lenet5", 10, 28, 28, 1, norm=norm)
+    model, variables, batch = built(config)
+    assert ("batch_stats" in variables) == (norm == "batch_norm")
+    assert ("bias" in variables["params"]["conv_1"]) == (norm == "none")
+    logits, stats = model.apply(variables, batch, train=True)
+    assert logits.shape == (2, 10) and bool(jnp.isfinite(logits).all())
+    assert jax.tree.structure(stats) == jax.tree.structure(
+        {name: value for name, value in variables.items() if name != "params"}
+    )
+
+
+@pytest.mark.parametrize("architecture", ["googlenet", "resnet18", "resnet152"])
+def test_small_images_keep_their_size_through_the_stem(architecture):
+    config = ConvNetConfig(architecture, 10, 28, 28, 1)
+    batch = {"inputs": jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)}
+    variables = nn.unbox(jax.eval_shape(convnet(config).init, jax.random.key(0), batch))
+    assert first_filters(variables).shape == (3, 3, 1, 64)
+    maps = jax.eval_shape(lambda v, x: feature_maps(config, v, x), variables, batch["inputs"])
+    assert maps.shape == (2, 28, 28, 64)
+
+
+def test_feature_maps_are_the_activations_of_the_first_convolution():
+    config = ConvNetConfig("lenet5", 10, 28, 28, 1)
+    _, variables, batch = built(config)
+    kernel = first_filters(variables)
+    expected = F.conv2d(
+        to_torch(batch["inputs"]),
+        torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1),
+        torch.from_numpy(np.array(variables["params"]["conv_1"]["bias"])),
+        padding=2,
+    ).tanh()
+    maps = feature_maps(config, variables, batch["inputs"])
+    np.testing.assert_allclose(maps, from_torch(expected), atol=1e-5)
+    assert first_filters({"params": {"head": {}}}) is None
+
+
+def test_dropout_is_the_publications_unless_given():
+    config = ConvNetConfig("keras", 10, 12, 12, 1)
+    for rate, differ in ((-1.0, False), (0.5, True)):
+        config.dropout_rate = rate
+        model, variables, batch = built(config)
+        first, second = (
+            model.apply(variables, batch, train=True, key=jax.random.key(i))[0] for i in (0, 1)
+        )
+        assert bool((first != second).any()) == differ
+
+
+def losses_of_training(mesh_config, num_devices):
+    """The losses of four steps on the same images, and the final state."""
+    config = ConvNetConfig("lenet5", 10, 28, 28, 1, norm="batch_norm")
+    model, optimizer = convnet(config), optax.adam(1e-3)
+    mesh = sharding.make_mesh(mesh_config, jax.devices()[:num_devices])
+    batch = {
+        "inputs": images(4, 16, 28, 28, 1),
+        "targets": np.tile(np.arange(16, dtype=np.int32) % 10, (4, 1)),
+        "weights": np.ones((4, 16), np.float32),
+    }
+    example = {"inputs": jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32)}
+    state = training.init_state(model, optimizer, example, mesh, seed=0)
+    step = training.make_train_step(model, optimizer, lambda _: 1e-3)
+    with sharding.on_mesh(mesh):
+        placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
+        state, metrics = training.jit_train_steps(step)(state, placed)
+    return np.asarray(metrics["loss"]), state
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return losses_of_training("data:1", 1)
+
+
+def test_training_moves_the_running_statistics_and_starts_near_a_uniform_guess(one_device):
+    losses, state = one_device
+    assert losses[0] == pytest.approx(np.log(10), rel=0.02)
+    assert losses[-1] < losses[0]
+    mean = state.stats["batch_stats"]["conv_1"]["norm"]["mean"]
+    assert float(jnp.abs(mean).max()) > 0
+
+
+def test_a_mesh_changes_neither_losses_nor_statistics(one_device):
+    one, state = one_device
+    eight, split = losses_of_training("data:2,fsdp:2,tensor:2", 8)
+    np.testing.assert_allclose(eight, one, atol=1e-4)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3)  # noqa: E731
+    jax.tree.map(close, jax.device_get(state.stats), jax.device_get(split.stats))
+    kernel = split.params["dense_1"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_classes": 0}, "model.num_classes is 0: give that of the data set"),
+        ({"image_width": 0}, "model.image_width is 0: give that of the data set"),
+        ({"image_channels": -1}, "model.image_channels is -1; expected 0 or more"),
+        ({"architecture": "vgg"}, "model.architecture is 'vgg'; expected one of keras, lenet5"),
+        ({"norm": "layer"}, "model.norm is 'layer'; expected one of architecture, none"),
+        ({"dropout_rate": -0.5}, "model.dropout_rate is -0.5; expected 0 <= rate < 1, or -1"),
+        ({"architecture": "alexnet"}, "takes images of 67 x 67 or more, not 28 x 28"),
+        ({"image_height": 8}, "keras takes images of 10 x 10 or more, not 8 x 28"),
+        (
+            {"architecture": "lenet5", "image_height": 64},
+            "lenet5 takes images of 28 x 28 to 32 x 32, not 64 x 28; choose another",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        convnet(ConvNetConfig(**{"num_classes": 10, **SIZE} | fields))
+
+
+SIZE = {"image_height": 28, "image_width": 28, "image_channels": 1}
+
+
+def test_images_of_another_size_are_refused():
+    model, variables, _ = built(ConvNetConfig("keras", 10, 28, 28, 1))
+    with pytest.raises(ValueError, match="inputs of 32 x 32 x 1 for a model of 28 x 28 x 1"):
+        model.apply(variables, {"inputs": images(1, 32, 32, 1)}, train=False)

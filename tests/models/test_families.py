@@ -1,0 +1,244 @@
+"""Every family through the one path: train, stop, resume, evaluate, generate, report."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lm_jax.config.experiment import EvaluationConfig, FineTuningConfig, SamplesConfig
+from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig, prepare
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.convnet.model import ConvNetConfig
+from lm_jax.models.dense_classifier import DenseClassifierConfig
+from lm_jax.models.mlp import MLPConfig
+from lm_jax.models.naive_bayes import NaiveBayesConfig
+from lm_jax.models.ngram.model import NgramConfig
+from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.skip_gram import SkipGramConfig
+from lm_jax.models.transformer.model import EncoderConfig
+from lm_jax.runs import train as trainer
+from lm_jax.runs import trained_run as runs
+from tests.experiments import tiny
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+
+
+LANGUAGE = {
+    "ngram": NgramConfig(order=3),
+    "mlp": MLPConfig(context_length=32, d_embedding=16, d_hidden=32),
+    "causal_cnn": CausalCNNConfig(context_length=32, d_model=16, num_layers=3),
+    "lstm": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1),
+    "gru": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1, cell="gru"),
+    "carried": RecurrentConfig(context_length=16, d_hidden=24, num_layers=1, carry_state=True),
+}
+
+
+def language(name):
+    config = tiny(model=LANGUAGE[name], evaluation__every_steps=10, mesh="auto")
+    config.data.tokenizer = TokenizerConfig("byte")
+    config.schedule.peak_learning_rate = 1e-2
+    return config
+
+
+@pytest.mark.parametrize("name", list(LANGUAGE))
+def test_language_models_train_generate_and_are_read_back(name, tmp_path):
+    results = trainer.train(language(name), tmp_path)
+    assert results["validation"]["cross_entropy"] < np.log(257) - 0.3
+    run = runs.load(tmp_path, say=lambda line: None)
+    how = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
+    again = runs.evaluate(run, split="validation", how=how)
+    assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
+    text = runs.complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
+    assert text.startswith("The ") and len(text) > 10
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Samples</h2>" in page and "<h2>What comes next</h2>" in page
+
+
+@pytest.mark.parametrize("name", ["carried", "ngram"])
+def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
+    whole = trainer.train(language(name), tmp_path / "whole")
+    asked = iter([False, True])
+    trainer.train(
+        language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False)
+    )
+    parts = trainer.train(language(name), tmp_path / "parts")
+    assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
+    one, other = (runs.load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
+
+
+def images(model, **fields):
+    fields = {"model": model, "data": ImageConfig(), "mesh": "auto"} | fields
+    return tiny(objective="classification", **fields)
+
+
+def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
+    config = images(DenseClassifierConfig(num_layers=2, d_hidden=32), training__batch_size=64)
+    config.schedule.peak_learning_rate, config.training.num_steps = 1e-2, 40
+    results = trainer.train(config, tmp_path)
+    assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
+    findings = json.loads((tmp_path / "inspection.json").read_text())
+    confusion = np.array(findings["confusion"])
+    assert confusion.sum() == 180
+    assert np.trace(confusion) / 180 == pytest.approx(results["validation"]["accuracy"])
+    wrong = findings["mistakes"][0]
+    assert wrong["label"] != wrong["predicted"] and wrong["image"].startswith("data:image/png")
+    for title in ("Confusion", "Most wrong"):
+        assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture
+def larger_digits(tmp_path):
+    """Digits of 16 x 16, for networks that pool."""
+    digits = prepare(ImageConfig()).train
+    pixels = np.kron(digits.inputs[:400, ..., 0], np.ones((2, 2), np.float32))
+    np.savez(tmp_path / "digits.npz", x_train=pixels, y_train=digits.targets[:400])
+    return ImageConfig(source="npz", path=str(tmp_path / "digits.npz"))
+
+
+def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
+    config = images(ConvNetConfig(architecture="keras", norm="batch_norm"), data=larger_digits)
+    trainer.train(config, tmp_path / "run")
+    run = runs.load(tmp_path / "run", say=lambda line: None)
+    means = [leaf for leaf in jax.tree.leaves(run.variables["batch_stats"]) if leaf.ndim == 1]
+    assert any(np.abs(leaf).max() > 0 for leaf in means)
+    assert "First filters" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_only_the_head_of_another_runs_model_is_trained(larger_digits, tmp_path):
+    model = ConvNetConfig(architecture="keras", norm="batch_norm")
+    trainer.train(images(model, data=larger_digits), tmp_path / "base")
+    config = images(model, data=larger_digits)
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"), "head")
+    config.seed = 7
+    trainer.train(config, tmp_path / "tuned")
+    base, tuned = (runs.load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))
+    changed = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (jax.tree_util.keystr(path), bool(np.any(a != b))),
+        base.variables,
+        tuned.variables,
+    )
+    pairs = jax.tree.leaves(changed, is_leaf=lambda x: isinstance(x, tuple))
+    assert {"head" in path for path, is_new in pairs if is_new} == {True}
+    assert not any(is_new for path, is_new in pairs if "head" not in path)
+
+
+def labelled_texts(directory):
+    path = directory / "texts.tsv"
+    lines = [
+        f"{('bad', 'good')[i % 2]}\tthe {('dull', 'fine')[i % 2]} film {i}" for i in range(400)
+    ]
+    path.write_text("\n".join(lines))
+    return LabelledTextConfig(path=str(path))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NaiveBayesConfig(),
+        RecurrentClassifierConfig(context_length=6, d_embedding=8, d_hidden=8, bidirectional=True),
+    ],
+)
+def test_classifiers_of_texts_find_the_word_that_tells(model, tmp_path):
+    config = tiny(objective="classification", model=model, data=labelled_texts(tmp_path))
+    config.schedule.peak_learning_rate, config.training.num_steps = 3e-2, 60
+    config.mesh = "auto"
+    results = trainer.train(config, tmp_path / "run")
+    assert results["validation"]["accuracy"] == 1.0
+
+
+def test_word_vectors_are_trained_and_asked(tmp_path):
+    config = tiny(objective="skip_gram", model=SkipGramConfig(d_embedding=8, window=2))
+    config.data = DataConfig(tokenizer=TokenizerConfig("word", 300, lowercase=True))
+    config.training.batch_size, config.evaluation.batch_size = 256, 512
+    config.mesh = "auto"
+    results = trainer.train(config, tmp_path)
+    assert results["validation"]["cross_entropy"] < np.log(300)
+    vectors = runs.vectors_of_words(runs.load(tmp_path, say=lambda line: None))
+    assert vectors.vectors.shape == (299, 8)  # all but the end of a document
+    assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: tiny(objective="classification"), "takes labelled_text or images data, not text"),
+        (
+            lambda: images(DenseClassifierConfig(), evaluation__stride=4),
+            "evaluation.stride is about windows of a text",
+        ),
+        (lambda: images(MLPConfig()), "does not fit model family mlp"),
+        (lambda: tiny(objective="masked"), "objective is 'masked'; expected one of"),
+        (lambda: tiny(evaluation__context_length=64), "that this model was made for"),
+        (
+            lambda: images(
+                DenseClassifierConfig(), fine_tuning=FineTuningConfig("nowhere", "head")
+            ),
+            "nowhere is no work directory",
+        ),
+        (
+            lambda: tiny(samples__num_beams=600, mesh="auto"),
+            "samples.num_beams is 600, but there are 512 tokens",
+        ),
+        (
+            lambda: tiny(fine_tuning=FineTuningConfig("", "head"), mesh="auto"),
+            "trains a head on another run's features",
+        ),
+        (lambda: images(RecurrentClassifierConfig()), "takes labelled_text data, not images"),
+        (
+            lambda: images(DenseClassifierConfig(), data=LabelledTextConfig(path="texts.tsv")),
+            "dense_classifier takes images data, not labelled_text",
+        ),
+        (lambda: images(ConvNetConfig(image_height=9)), "model.image_height is 9, but the data"),
+        (lambda: tiny(model=NgramConfig(order=9)), "model.order is 9; expected 1 to 8"),
+    ],
+)
+def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
+    config, message, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        trainer.train(config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
+    config = tiny(model=LANGUAGE["mlp"], mesh="auto", training__num_steps=6)
+    config.data.tokenizer = TokenizerConfig("word", 300)
+    trainer.train(config, tmp_path / "base")
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
+    assert trainer.train(config, tmp_path / "tuned")["step"] == 6
+    config.data.tokenizer.lowercase = True
+    with pytest.raises(ValueError, match="has another tokenizer than data.tokenizer gives here"):
+        trainer.train(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_path):
+    shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}
+    base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh="auto")
+    base.data.tokenizer.vocab_size = 512
+    trainer.train(base, tmp_path / "base")
+    (tmp_path / "texts.tsv").write_text(
+        "".join(
+            f"{'yes' if i % 2 else 'no'}\t{'good' if i % 2 else 'bad'} {i}\n" for i in range(90)
+        )
+    )
+    tokenizer = TokenizerConfig(path=str(tmp_path / "base"))
+    texts = LabelledTextConfig(path=str(tmp_path / "texts.tsv"), tokenizer=tokenizer)
+    config = tiny(objective="classification", model=EncoderConfig(**shape), data=texts, mesh="auto")
+    config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
+    results = trainer.train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
+    run = runs.load(tmp_path / "run")
+    assert run.tokenizer.vocab_size == 512 and run.program.experiment.model.vocab_size == 513
+    again = runs.evaluate(run, split="validation", how=config.evaluation)
+    assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
+    with pytest.raises(ValueError, match="base holds no tokenizer that can be read"):
+        trainer.train(config, tmp_path / "other")

@@ -1,0 +1,294 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.costs.model_flops import count_parameters
+from lm_jax.models import build_model
+from lm_jax.models.presets import PRESETS, preset
+from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
+from lm_jax.models.transformer.blocks import product
+from lm_jax.models.transformer.model import TransformerConfig
+
+VARIANTS = {
+    "gpt2": {},
+    "llama": {
+        "norm": "rms_norm",
+        "activation": "swiglu",
+        "positions": "rotary",
+        "num_kv_heads": 2,
+        "tie_embeddings": False,
+        "use_bias": False,
+    },
+    "exact_gelu_sinusoidal": {"activation": "gelu", "positions": "sinusoidal"},
+    "relu_capped": {"activation": "relu", "logit_soft_cap": 5.0},
+    "scanned": {"scan_layers": True},
+    "remat_dots": {"remat": "dots"},
+    "remat_full_scanned": {"remat": "full", "scan_layers": True},
+}
+
+
+def tiny(**fields) -> TransformerConfig:
+    shape = {"vocab_size": 31, "context_length": 16, "num_layers": 2, "d_model": 32, "num_heads": 4}
+    return TransformerConfig(**shape | fields)
+
+
+def tokens(batch_size, time, vocab=31, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.integers(0, vocab, (batch_size, time)), jnp.int32)
+
+
+def built(config, batch):
+    """The model, and variables with every leaf random, so that no term hides behind a zero."""
+    model = build_model(config, jnp.float32)
+    model = model._replace(
+        apply=jax.jit(model.apply, static_argnames="train"),
+        loss=jax.jit(model.loss, static_argnames="train"),
+    )
+    variables = jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f"), variables)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_step_repeated_equals_apply(variant):
+    batch = {"inputs": tokens(3, 16)}
+    model, variables = built(tiny(**VARIANTS[variant]), batch)
+    logits_btv, _ = model.apply(variables, batch, train=False)
+    carry, step = model.start(variables, 3, 16), jax.jit(model.step)
+    for t in range(16):
+        logits_bv, carry = step(variables, carry, batch["inputs"][:, t])
+        np.testing.assert_allclose(logits_bv, logits_btv[:, t], atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_logit_depends_on_a_later_token(variant):
+    inputs = tokens(2, 16)
+    model, variables = built(tiny(**VARIANTS[variant]), {"inputs": inputs})
+    changed = inputs.at[:, 9].add(1) % 31
+    before, _ = model.apply(variables, {"inputs": inputs}, train=False)
+    after, _ = model.apply(variables, {"inputs": changed}, train=False)
+    np.testing.assert_array_equal(before[:, :9], after[:, :9])
+    assert (jnp.abs(before[:, 9:] - after[:, 9:]).max(axis=(0, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("time", [16, 160])  # 160: attention in two halves
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_a_packed_document_sees_nothing_of_its_neighbours(time, positions):
+    config = tiny(context_length=time, positions=positions)
+    first, second = tokens(1, time // 3, seed=1), tokens(1, time - time // 3, seed=2)
+    segments = jnp.concatenate([jnp.ones_like(first), 2 * jnp.ones_like(second)], axis=1)
+    positions_bt = jnp.concatenate(
+        [jnp.arange(x.shape[1], dtype=jnp.int32)[None] for x in (first, second)], axis=1
+    )
+    packed = {
+        "inputs": jnp.concatenate([first, second], axis=1),
+        "segments": segments,
+        "positions": positions_bt,
+    }
+    model, variables = built(config, packed)
+    together, _ = model.apply(variables, packed, train=False)
+    for document, part in ((first, together[:, : time // 3]), (second, together[:, time // 3 :])):
+        alone, _ = model.apply(variables, {"inputs": document}, train=False)
+        np.testing.assert_allclose(part, alone, atol=1e-5)
+    neighbour_changed = packed | {"inputs": packed["inputs"].at[:, 0].add(1) % 31}
+    changed, _ = model.apply(variables, neighbour_changed, train=False)
+    np.testing.assert_array_equal(together[:, time // 3 :], changed[:, time // 3 :])
+    without = {name: value for name, value in packed.items() if name != "segments"}
+    leaking, _ = model.apply(variables, without, train=False)
+    assert jnp.abs(leaking[:, time // 3 :] - together[:, time // 3 :]).max() > 1e-3
+
+
+def test_logits_equal_an_independent_implementation_in_numpy():
+    config = tiny(activation="gelu_tanh")
+    batch = {"inputs": tokens(2, 16)}
+    model, variables = built(config, batch)
+    logits, _ = model.apply(variables, batch, train=False)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+
+    def norm(x, w):
+        centred = x - x.mean(-1, keepdims=True)
+        return (
+            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * w["scale"] + w["bias"]
+        )
+
+    for row, expected in zip(np.asarray(batch["inputs"]), np.asarray(logits), strict=True):
+        x = p["embedding"][row] + p["positions"][:16]
+        for layer in range(2):
+            w = jax.tree.map(lambda leaf: leaf[layer], p["layers"])  # noqa: B023
+            dense = lambda part, name, h: h @ w[part][name]["kernel"] + w[part][name]["bias"]  # noqa: E731, B023
+            h = norm(x, w["attention_norm"])
+            q, k, v = (dense("attention", name, h) for name in ("query", "key", "value"))
+            heads = []
+            for head in range(4):
+                part = slice(8 * head, 8 * head + 8)
+                scores = q[:, part] @ k[:, part].T / np.sqrt(8)
+                scores[np.triu_indices(16, 1)] = -np.inf
+                weights = np.exp(scores - scores.max(-1, keepdims=True))
+                heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, part])
+            x = x + dense("attention", "output", np.concatenate(heads, axis=1))
+            h = dense("feed_forward", "up", norm(x, w["feed_forward_norm"]))
+            h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+            x = x + dense("feed_forward", "down", h)
+        np.testing.assert_allclose(norm(x, p["final_norm"]) @ p["embedding"].T, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("time", [16, 160])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_attention_and_its_gradient_equal_jax_nn(time, groups):
+    q, k, v = (
+        jax.random.normal(jax.random.key(i), (2, time, heads, 8))
+        for i, heads in enumerate((4, groups, groups))
+    )
+    index = jnp.arange(time)[None]
+
+    def ours(q, k, v):
+        return attend(q, k, v, visible(index, index), causal=True)
+
+    def reference(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    np.testing.assert_allclose(ours(q, k, v), reference(q, k, v), atol=2e-6)
+    gradients = [
+        jax.jit(jax.grad(lambda args, f=f: jnp.sum(jnp.sin(f(*args)))))((q, k, v))
+        for f in (ours, reference)
+    ]
+    # Each is a float32 sum over up to 160 queries of 4 heads.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), *gradients)
+
+
+def test_rotary_scores_depend_on_distance_only():
+    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in range(2))
+    score = lambda i, j: jnp.vdot(  # noqa: E731
+        rotate(q, jnp.array([[i]]), 10_000.0), rotate(k, jnp.array([[j]]), 10_000.0)
+    )
+    assert score(7, 3) == pytest.approx(float(score(104, 100)), abs=1e-5)
+    assert abs(score(7, 3) - score(7, 2)) > 1e-3
+
+
+def test_sinusoids_follow_their_formula():
+    table = np.asarray(sinusoids(jnp.arange(50)[None], 8))[0]
+    for position in (0, 1, 49):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            assert table[position, i] == pytest.approx(np.sin(angle), abs=1e-5)
+            assert table[position, 4 + i] == pytest.approx(np.cos(angle), abs=1e-5)
+
+
+def test_scanned_and_unrolled_layers_share_parameters_and_losses():
+    batch = {"inputs": tokens(2, 16), "targets": tokens(2, 16, seed=5)}
+    model, variables = built(tiny(), batch)
+    for other in (tiny(scan_layers=True), tiny(remat="full"), tiny(remat="dots")):
+        again, _ = built(other, batch)
+        np.testing.assert_allclose(
+            again.loss(variables, batch, train=False)[0].nats,
+            model.loss(variables, batch, train=False)[0].nats,
+            atol=1e-5,
+        )
+
+
+def test_dropout_acts_in_training_alone():
+    batch = {"inputs": tokens(2, 16)}
+    model, variables = built(tiny(dropout_rate=0.5), batch)
+    run = lambda train, seed: model.apply(  # noqa: E731
+        variables, batch, train=train, key=jax.random.key(seed)
+    )[0]
+    np.testing.assert_array_equal(run(False, 0), run(False, 1))
+    assert jnp.abs(run(True, 0) - run(True, 1)).max() > 1e-2
+
+
+def test_a_new_model_guesses_uniformly():
+    config = tiny(vocab_size=4064, d_model=64)
+    batch = {"inputs": tokens(4, 16, 4064), "targets": tokens(4, 16, 4064, seed=1)}
+    model = build_model(config, jnp.float32)
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    loss = float(model.loss(variables, batch, train=False)[0].nats.mean())
+    assert loss == pytest.approx(np.log(4064), rel=0.02)
+
+
+def test_published_parameter_counts():
+    assert count_parameters(preset("gpt2_small"))["total"] == 124_439_808
+    gpt3 = count_parameters(preset("gpt3_175b"))
+    assert gpt3["total"] == pytest.approx(174.6e9, rel=1e-3)
+    assert gpt3["feed_forward"] / gpt3["total"] == pytest.approx(0.66, abs=0.005)
+    assert gpt3["feed_forward"] / gpt3["attention"] == pytest.approx(2, rel=1e-3)
+    assert count_parameters(preset("llama2_7b"))["total"] == 6_738_415_616
+    assert count_parameters(preset("llama3_8b"))["total"] == 8_030_261_248
+    assert set(count_parameters(preset("llama3_70b"))) >= {"attention", "output"}
+
+
+def test_counts_equal_the_parameters_that_are_made():
+    for name in ("gpt2", "llama"):
+        config = tiny(**VARIANTS[name])
+        _, variables = built(config, {"inputs": tokens(1, 16)})
+        made = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        assert count_parameters(config)["total"] == made
+
+
+def test_every_parameter_names_its_axes():
+    shapes = [shape for shape in map(preset, PRESETS) if isinstance(shape, TransformerConfig)]
+    assert len(shapes) > 5
+    for shape in shapes:
+        config = dataclasses.replace(shape, num_layers=2, d_model=256, num_kv_heads=0)
+        config = dataclasses.replace(config, num_heads=4, d_ff=64)
+        model = build_model(config, jnp.float32)
+        batch = {"inputs": jax.ShapeDtypeStruct((1, 8), jnp.int32)}
+        boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
+        is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+        for leaf in jax.tree.leaves(boxed, is_leaf=is_box):
+            assert is_box(leaf) and len(leaf.names) == leaf.value.ndim and all(leaf.names)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "batch"}, "model.norm is 'batch'"),
+        ({"activation": "tanh"}, "model.activation is 'tanh'"),
+        ({"num_heads": 5}, "not a multiple of model.num_heads 5"),
+        ({"num_kv_heads": 3}, "not a multiple of model.num_kv_heads 3"),
+        ({"num_layers": 0}, "model.num_layers is 0"),
+        ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),
+        ({"d_model": 36, "num_heads": 4, "positions": "rotary"}, "must be even"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
+    ],
+)
+def test_impossible_shapes_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(tiny(**fields), jnp.float32)
+
+
+def test_learned_positions_cannot_be_outgrown():
+    model, variables = built(tiny(), {"inputs": tokens(1, 16)})
+    with pytest.raises(ValueError, match="17 tokens asked"):
+        model.start(variables, 1, 17)
+
+
+def test_an_unknown_preset_is_refused_with_those_known():
+    with pytest.raises(ValueError, match="gpt2_small"):
+        preset("gpt5")
+
+
+@pytest.mark.parametrize("rows", [(1,), (8, 8), (5, 13)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_product_is_the_same_of_few_rows_and_of_many(rows, dtype):
+    x, kernel = (
+        jax.random.normal(jax.random.key(seed), shape, dtype)
+        for seed, shape in enumerate([(*rows, 24), (24, 40)])
+    )
+    expected = jnp.einsum("...i,io->...o", x, kernel, preferred_element_type=jnp.float32)
+    found = product(x, kernel, jnp.float32)
+    assert found.shape == (*rows, 40) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_step_is_the_same_with_prepared_variables():
+    model = build_model(tiny(), jnp.float32)
+    variables = nn.unbox(model.init(jax.random.key(0), {"inputs": tokens(1, 8)}))
+    found = [
+        model.step(given, model.start(variables, 2, 8), tokens(2, 1)[:, 0])[0]
+        for given in (variables, model.prepare(variables))
+    ]
+    np.testing.assert_allclose(*found, atol=1e-5)

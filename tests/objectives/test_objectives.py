@@ -1,0 +1,174 @@
+"""Between data and models: batches, shapes, and figures of a model that knows nothing."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax import objectives
+from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.models.dense_classifier import DenseClassifierConfig
+from lm_jax.models.interface import Losses
+from lm_jax.models.skip_gram import SkipGramConfig
+from lm_jax.objectives import OBJECTIVES, targets_per_step
+from lm_jax.parallel import sharding
+from tests.experiments import tiny
+
+WIDTHS = {"context_length": 24, "source_length": 48}
+
+
+def experiment(objective, vocab_size=300, **fields):
+    """An experiment of a family that has just the sizes that batches need."""
+    config = tiny(mesh="auto")
+    config.data.tokenizer = TokenizerConfig("byte")
+    model = SimpleNamespace(vocab_size=vocab_size, **WIDTHS)
+    return dataclasses.replace(config, objective=objective, model=model, **fields)
+
+
+def parallel(directory, name="pairs.tsv", lines=400):
+    path = directory / name
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefghij"), size=3)) for _ in range(300)]
+    rows = [rng.choice(words, size=rng.integers(1, 6)) for _ in range(lines)]
+    path.write_text("".join(f"{' '.join(row)}\t{' '.join(row[::-1])}\n" for row in rows))
+    return path
+
+
+def uniform(vocab_size):
+    """The losses of a model that gives every token the same probability."""
+
+    def losses(variables, batch):
+        nats = jnp.full(batch["targets"].shape, np.log(vocab_size), jnp.float32)
+        return Losses(nats, (batch["targets"] == ord("a")).astype(jnp.float32))
+
+    return jax.jit(losses)
+
+
+def measured(config, dataset, batch_size=4):
+    objective = OBJECTIVES[config.objective]
+    how = EvaluationConfig(batch_size=batch_size)
+    batches, documents = objective.evaluation_batches(config, dataset.validation, how)
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
+    with sharding.on_mesh(mesh):
+        sums = evaluation.sum_by_document(uniform(300), {}, batches, documents, mesh)
+    return objective.measures(sums, dataset.validation, dataset.tokenizer)
+
+
+def dataset_of(config, directory):
+    if config.objective == "seq2seq":
+        config.data = ParallelTextConfig(
+            path=str(parallel(directory)),
+            tokenizer=TokenizerConfig("byte"),
+            drop_near_copies=False,
+        )
+    return prepare(config.data)
+
+
+@pytest.mark.parametrize("objective", ["seq2seq", "masked_lm", "span_corruption", "prefix_lm"])
+def test_batches_have_the_shapes_of_the_example(objective, tmp_path):
+    config = experiment(objective)
+    dataset = dataset_of(config, tmp_path)
+    example = OBJECTIVES[objective].example(config, 8)
+    training = OBJECTIVES[objective].training_batches(config, dataset)[3]
+    how = EvaluationConfig(batch_size=8)
+    held_out, _ = OBJECTIVES[objective].evaluation_batches(config, dataset.validation, how)
+    assert set(held_out[0]) == set(training) | {"documents"}
+    for batch in (training, held_out[0]):
+        for name, shape in example.items():
+            assert batch[name].shape == shape.shape and batch[name].dtype == shape.dtype
+        for name in ("targets", "weights"):
+            assert batch[name].shape == batch["inputs"].shape
+    assert targets_per_step(config) == 8 * 24
+
+
+@pytest.mark.parametrize("objective", ["seq2seq", "masked_lm", "span_corruption", "prefix_lm"])
+def test_knowing_nothing_costs_the_logarithm_of_the_vocabulary(objective, tmp_path):
+    config = experiment(objective)
+    dataset = dataset_of(config, tmp_path)
+    figures = measured(config, dataset)
+    assert figures["cross_entropy"] == pytest.approx(np.log(300), abs=1e-5)
+    assert figures["perplexity"] == pytest.approx(300, rel=1e-4)
+    again = measured(config, dataset, batch_size=7)
+    assert again == pytest.approx(figures)
+
+
+def test_pairs_are_measured_by_their_targets(tmp_path):
+    config = experiment("seq2seq")
+    dataset = dataset_of(config, tmp_path)
+    figures = measured(config, dataset)
+    target = dataset.validation.target
+    assert figures["documents"] == len(dataset.validation.origins)
+    assert figures["tokens"] == len(target.tokens) - 1
+    bits = figures["tokens"] * np.log2(300)
+    assert figures["bits_per_character"] == pytest.approx(bits / target.characters.sum(), rel=1e-5)
+    share = np.mean(np.asarray(target.tokens[1:]) == ord("a"))
+    assert figures["accuracy"] == pytest.approx(share) and figures["accuracy_standard_error"] > 0
+
+
+def test_what_was_cut_has_no_bits_per_character(tmp_path):
+    config = experiment("seq2seq")
+    dataset = dataset_of(config, tmp_path)
+    config.model.context_length = 8
+    with pytest.raises(ValueError, match="pairs.tsv:.* longer than model.context_length 8"):
+        OBJECTIVES["seq2seq"].training_batches(config, dataset)
+    config.data.truncate = True
+    figures = measured(config, dataset)
+    assert figures["bits_per_character"] is None and figures["tokens"] > 0
+
+
+def test_several_tasks_are_measured_apart(tmp_path):
+    config = experiment("seq2seq")
+    one, other = parallel(tmp_path), parallel(tmp_path, "others.tsv", 300)
+    config.data = ParallelTextConfig(
+        tasks=f"reverse: ={one}; turn: ={other}",
+        tokenizer=TokenizerConfig("byte"),
+        drop_near_copies=False,
+    )
+    figures = measured(config, prepare(config.data))
+    tasks = figures["tasks"]
+    assert list(tasks) == ["reverse:", "turn:"]
+    assert sum(task["tokens"] for task in tasks.values()) == figures["tokens"]
+    assert sum(task["nats"] for task in tasks.values()) == pytest.approx(figures["nats"])
+
+
+def test_special_ids_are_beyond_the_tokenizers(tmp_path):
+    for objective, extra in (("masked_lm", 1), ("span_corruption", 3), ("prefix_lm", 0)):
+        config = experiment(objective)
+        special = OBJECTIVES[objective].special_ids(config)
+        config.model.vocab_size = 257 + special
+        dataset = dataset_of(config, tmp_path)
+        batches = OBJECTIVES[objective].training_batches(config, dataset)
+        seen = np.concatenate(
+            [np.append(batches[step]["inputs"], batches[step].get("source")) for step in range(40)]
+        )
+        highest = max(int(token) for token in seen if token is not None)
+        assert special == extra and highest == 256 + extra
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_processes_share_the_rows_of_every_batch(objective, tmp_path, monkeypatch):
+    config = experiment(objective)
+    if objective == "classification":
+        config = tiny(objective=objective, data=ImageConfig(), model=DenseClassifierConfig())
+    if objective == "skip_gram":
+        config.model = SkipGramConfig()
+    dataset = dataset_of(config, tmp_path)
+
+    def batches(index, count):
+        place = {"process_index": index, "process_count": count}
+        monkeypatch.setattr(objectives, "_processes", lambda experiment: place)
+        training = OBJECTIVES[objective].training_batches(config, dataset)[3]
+        how = EvaluationConfig(batch_size=8)
+        held_out, _ = OBJECTIVES[objective].evaluation_batches(config, dataset.validation, how)
+        return training, held_out[len(held_out) - 1]
+
+    whole, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    for rows, *shares in zip(whole, first, second, strict=True):
+        for name, values in rows.items():
+            ours = np.concatenate([share[name] for share in shares])
+            np.testing.assert_array_equal(ours, values, err_msg=name)

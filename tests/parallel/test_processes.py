@@ -1,0 +1,226 @@
+"""Several processes that are one run: real ones, on CPU, with gloo between them."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lm_jax.telemetry.run_log import read_metrics
+from tests.launch.test_launch import ROOT, TINY, environment, parameters, wait_for_step
+
+CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]
+CONFIG += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start(arguments, cwd=ROOT, program="train"):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{program}", *arguments],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def place(count, index, port):
+    coordinator = f"--coordinator=localhost:{port}"
+    return [coordinator, f"--num_processes={count}", f"--process_id={index}"]
+
+
+def start_job(count, workdir, *more):
+    port = free_port()
+    arguments = [*CONFIG, f"--workdir={workdir}", *more]
+    return [start([*arguments, *place(count, index, port)]) for index in range(count)]
+
+
+def end(processes, timeout=240):
+    """(status, stdout without what gloo says of its connections, stderr) of each."""
+    ends = []
+    for process in processes:
+        out, err = process.communicate(timeout=timeout)
+        lines = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        ends.append((process.returncode, "\n".join(lines), err))
+    return ends
+
+
+def finish(count, workdir, *more):
+    """What the first process prints last."""
+    ends = end(start_job(count, workdir, *more))
+    assert [status for status, _, _ in ends] == [0] * count, ends
+    assert all(not out and not err for _, out, err in ends[1:]), ends
+    return json.loads(ends[0][1].splitlines()[-1])
+
+
+def losses(workdir):
+    return {row["step"]: row["loss"] for row in read_metrics(workdir) if row["kind"] == "train"}
+
+
+def errors(text):
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    process = start([*CONFIG, f"--workdir={workdir}"])
+    ((status, out, err),) = end([process])
+    assert status == 0, err
+    return workdir, json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pair") / "run"
+    return workdir, finish(2, workdir)
+
+
+def assert_same_run(ours, theirs):
+    """That a run has the losses and the figures of another."""
+    (workdir, results), (other, expected) = ours, theirs
+    assert losses(workdir).keys() == losses(other).keys()
+    for step, loss in losses(other).items():
+        assert losses(workdir)[step] == pytest.approx(loss, abs=1e-5), step
+    assert results["step"] == expected["step"]
+    for name, value in expected["validation"].items():
+        assert results["validation"][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_two_processes_train_as_one_does(pair, alone):
+    assert_same_run(pair, alone)
+    for name in ("samples.txt", "inspection.json", "report.html"):
+        assert (pair[0] / name).stat().st_size > 0, name
+
+
+@pytest.mark.slow
+def test_two_processes_count_as_one_does(tmp_path):
+    counted = [f"--config={ROOT / 'configs/ngram.py'}:reference", "--config.model.order=2"]
+    counted += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]
+    port = free_port()
+    pair = [
+        start([*counted, f"--workdir={tmp_path / 'pair'}", *place(2, index, port)])
+        for index in range(2)
+    ]
+    (status, out, err), _ = end(pair)
+    assert status == 0, err
+    ((status, alone, err),) = end([start([*counted, f"--workdir={tmp_path / 'alone'}"])])
+    assert status == 0, err
+    found, expected = (json.loads(text.splitlines()[-1])["validation"] for text in (out, alone))
+    assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_what_one_has_trained(alone):
+    workdir, results = alone
+    arguments, port = [f"--workdir={workdir}", "--batch_size=6"], free_port()
+    processes = [start([*arguments, *place(2, i, port)], program="evaluate") for i in range(2)]
+    (status, out, err), (other, silence, _) = end(processes)
+    assert (status, other) == (0, 0) and not silence, err
+    for name, value in json.loads(out.splitlines()[-1])["validation"].items():
+        assert value == pytest.approx(results["validation"][name], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_four_processes_are_stopped_by_one_and_resumed_by_one_and_by_two(alone, tmp_path):
+    workdir = tmp_path / "four"
+    processes = start_job(4, workdir, "--config.mesh=fsdp:4")
+    wait_for_step(workdir, processes[0], 5)
+    processes[2].send_signal(signal.SIGTERM)
+    ends = end(processes)
+    assert [status for status, _, _ in ends] == [75] * 4, ends
+    stopped = json.loads(ends[0][1].splitlines()[-1])
+    assert stopped["stopped"] and 5 <= stopped["step"] < 40
+    steps = [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
+    assert max(steps) == stopped["step"]
+    shutil.copytree(workdir, tmp_path / "one")
+    for name, count in (("one", 1), ("four", 2)):
+        results = finish(count, tmp_path / name)
+        assert_same_run((tmp_path / name, results), alone)
+
+
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_process_stops_the_others_and_the_job_goes_on_to_the_same_bits(
+    killed, pair, tmp_path
+):
+    workdir = tmp_path / "run"
+    processes = start_job(2, workdir)
+    wait_for_step(workdir, processes[0], 15)
+    processes[killed].kill()
+    since = time.monotonic()
+    status, _, err = end([processes[1 - killed]], timeout=120)[0]
+    assert time.monotonic() - since < 60
+    assert status not in (0, 75)
+    assert "another process of this job stopped" in err or "another task died" in err, err
+    end(processes)
+    finish(2, workdir)
+    assert losses(workdir) == losses(pair[0])
+    for ours, theirs in zip(parameters(workdir), parameters(pair[0]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_processes_that_disagree_on_the_configuration_are_refused(tmp_path):
+    workdir, port = tmp_path / "run", free_port()
+    arguments = [*CONFIG, f"--workdir={workdir}"]
+    other = ["--config.schedule.peak_learning_rate=0.5"]
+    processes = [
+        start([*arguments, *(other if index else []), *place(2, index, port)]) for index in range(2)
+    ]
+    for index, (status, out, err) in enumerate(end(processes)):
+        assert status == 1 and not out
+        (error,) = errors(err)
+        assert f"process {index} of 2" in error
+        assert "config.schedule.peak_learning_rate is 0.003 in process 0 and 0.5 in" in error
+    assert not workdir.exists()
+
+
+def test_processes_that_read_different_data_are_refused(tmp_path):
+    workdir, port, processes = tmp_path / "run", free_port(), []
+    for index, text in enumerate(("some words to learn ", "other words to learn ")):
+        host = tmp_path / f"host{index}"
+        host.mkdir()
+        (host / "text.txt").write_text(text * 200)
+        source = ["--config.data.source=files", "--config.data.path=text.txt"]
+        source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
+        arguments = [*CONFIG, *source, f"--workdir={workdir}", *place(2, index, port)]
+        processes.append(start(arguments, cwd=host))
+    for status, _, err in end(processes):
+        assert status == 1 and "disagree: the data's fingerprint is" in err, err
+    assert not workdir.exists()
+
+
+def test_data_that_one_host_lacks_is_refused_by_all(tmp_path):
+    workdir, port, processes = tmp_path / "run", free_port(), []
+    for index in range(2):
+        host = tmp_path / f"host{index}"
+        host.mkdir()
+        source = ["--config.data.source=files", "--config.data.path=text.txt"]
+        source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
+        arguments = [*CONFIG, *source, f"--workdir={workdir}", *place(2, index, port)]
+        processes.append((host, arguments))
+    (processes[0][0] / "text.txt").write_text("some words to learn " * 200)
+    for status, _, err in end([start(arguments, cwd=host) for host, arguments in processes]):
+        assert status == 1 and "process 1: no file matches" in err, err
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_job_whose_other_process_never_starts_says_where_it_waited(index, tmp_path):
+    workdir, port = tmp_path / "run", free_port()
+    arguments = [*CONFIG, f"--workdir={workdir}", *place(2, index, port)]
+    ((status, _, err),) = end([start([*arguments, "--coordinator_timeout=3"])])
+    assert status == 1
+    (error,) = errors(err)
+    assert f"localhost:{port}" in error and "3 s" in error
+    assert not workdir.exists()

@@ -1,0 +1,56 @@
+"""What all pictures of scaling share."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from lm_jax.reports.matplotlib_figures import Picture, apart, gallery, short, spread
+
+
+def test_labels_move_as_little_as_keeps_them_apart():
+    """Against least squares whose gaps are bounded from below."""
+    from scipy.optimize import lsq_linear
+
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 12):
+        places = np.sort(rng.uniform(0, 1, count))
+        offsets = 0.1 * np.arange(count)
+        # places = start + offsets + cumulative gaps
+        steps = np.tril(np.ones((count, count)))
+        low = np.r_[-np.inf, np.zeros(count - 1)]
+        best = lsq_linear(steps, places - offsets, (low, np.inf), tol=1e-14)
+        np.testing.assert_allclose(spread(places, 0.1), steps @ best.x + offsets, atol=1e-6)
+    np.testing.assert_array_equal(spread(np.array([0.0, 0.5, 1.0]), 0.1), [0, 0.5, 1])
+
+
+def test_numbers_are_short():
+    shown = [short(x) for x in (0.000976, 0.016, 2.5, 64, 1024, 98_304, 1_572_864, 2e9)]
+    assert shown == ["0.00098", "0.016", "2.5", "64", "1024", "98.3k", "1.57M", "2B"]
+
+
+def test_ticks_too_near_to_others_are_left_out():
+    assert apart([1, 2, 4, 8, 16], 4) == [1, 2, 4, 8, 16]
+    assert apart([1, 2, 4, 8, 16], 2) == [1, 4, 16]
+    assert apart([3312, 3505, 3870, 14_496, 14_747, 390_881], 12) == [3312, 14_496, 390_881]
+    assert apart([64], 6) == [64] and apart([], 6) == []
+
+
+def test_a_picture_says_what_it_is_made_of_and_is_the_same_again(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    picture = Picture("A line & more", lambda axes: axes.plot([1, 2], [3, 4]))
+    page = gallery({"line": picture}, tmp_path, "From results.csv")
+    assert "A line &amp; more" in page and page.count("<figure") == 1
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.keys() == {"line.svg", "line.png"}
+    assert all(b"From results.csv" in content for content in before.values())
+    assert before["line.png"].startswith(b"\x89PNG")
+    assert gallery({"line": picture}, tmp_path, "From results.csv") == page
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert matplotlib.rcParams["svg.hashsalt"] != "lm_jax"  # what others draw keeps its style
+
+
+def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"pictures need matplotlib; pip install -e '.\[plots\]'"):
+        gallery({}, tmp_path, "")

@@ -1,0 +1,105 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import pytest
+
+from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.data.text import corpus
+from lm_jax.runs import train as trainer
+from lm_jax.runs import trained_run as runs
+from lm_jax.runs import workdir
+from tests.experiments import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on eight devices, on text without a space."""
+    place = tmp_path_factory.mktemp("unspaced")
+    (place / "text.txt").write_text("abcabd" * 4000)
+    experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10)
+    experiment.data = dataclasses.replace(
+        experiment.data,
+        source="files",
+        path=str(place / "text.txt"),
+        split="tail",
+        drop_repeated_paragraphs=False,
+        cache_directory=str(place / "cache"),
+    )
+    experiment.data.tokenizer.vocab_size = 270
+    experiment.samples.num_beams, experiment.samples.max_new_tokens = 2, 100  # more than fit
+    trainer.train(experiment, place / "run")
+    return place / "run"
+
+
+def test_what_a_run_writes_is_json(trained):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    results = json.loads((trained / "evaluation.json").read_text(), parse_constant=refuse)
+    assert results["validation"]["word_perplexity"] is None  # e^(all nats of the text): infinite
+
+
+def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: first)
+    run = runs.load(trained)
+    assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
+    figures = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
+    written = json.loads((trained / "evaluation.json").read_text())["validation"]
+    assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
+    assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
+
+
+def test_the_loss_by_position_sums_to_that_of_the_split(trained):
+    run = runs.load(trained)
+    for stride in (0, 8):
+        how = EvaluationConfig(batch_size=8, stride=stride)
+        sums = runs.evaluate_by_position(run, split="validation", how=how)
+        figures = runs.evaluate(run, split="validation", how=how)
+        assert sums.tokens.sum() == figures["tokens"] and len(sums.tokens) == 32
+        assert sums.nats.sum() == pytest.approx(figures["nats"], rel=1e-12)
+    assert sums.tokens[31] > sums.tokens[0]  # with a stride most have others before them
+    masked = dataclasses.replace(run.program.experiment, objective="masked_lm")
+    masked = run._replace(program=run.program._replace(experiment=masked))
+    with pytest.raises(ValueError, match="is trained for masked_lm; the loss by position is of"):
+        runs.evaluate_by_position(masked, split="validation", how=how)
+
+
+def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
+    run, train_tokenizer = runs.load(trained), corpus.train_tokenizer
+    another = lambda config, texts: train_tokenizer(  # noqa: E731
+        dataclasses.replace(config, vocab_size=265), texts
+    )
+    monkeypatch.setattr(corpus, "train_tokenizer", another)
+    shutil.rmtree(run.program.experiment.data.cache_directory)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    shutil.rmtree(run.program.experiment.data.cache_directory)  # for the tests that follow
+
+
+def test_a_finished_run_only_returns_what_it_came_to(trained):
+    experiment = workdir.read_experiment(trained)
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    assert trainer.train(experiment, trained)["step"] == 10
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
+    experiment = workdir.read_experiment(trained)
+    shutil.copytree(trained, tmp_path / "run")
+    moved = shutil.copy(experiment.data.path, tmp_path / "moved.txt")
+    experiment.data.path, experiment.data.cache_directory = str(moved), str(tmp_path / "cache")
+    experiment.training.log_every_steps = 3
+    assert trainer.train(experiment, tmp_path / "run")["step"] == 10
+
+
+def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
+    experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh="auto")
+    experiment.schedule.peak_learning_rate = 1e38
+    experiment.optimizer.name = "sgd"
+    with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):
+        trainer.train(experiment, tmp_path)
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        runs.load(tmp_path)

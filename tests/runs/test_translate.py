@@ -1,0 +1,146 @@
+"""A tiny encoder-decoder through the one path: train on pairs, read back, translate, score."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from launch import program as front_door
+from launch import translate as front_door_translate
+from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.data.config import SymbolsConfig
+from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.runs import train as trainer
+from lm_jax.runs import trained_run as runs
+from lm_jax.runs.translate import held_out_pairs, translate
+from tests.experiments import tiny
+
+GREEDY = SamplesConfig(num_beams=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    device = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: device)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, one_device):
+    config = tiny(
+        objective="seq2seq",
+        model=RecurrentSeq2SeqConfig(source_length=24, context_length=24, d_hidden=32),
+        data=ParallelTextConfig(
+            source="copy",
+            symbols=SymbolsConfig(num_symbols=4, num_training_pairs=2000, longest=5,
+                                  num_validation_pairs=60),
+            tokenizer=TokenizerConfig("whitespace", 100),
+        ),
+        mesh="auto",
+    )  # fmt: skip
+    config.training.num_steps, config.training.batch_size = 250, 16
+    config.training.steps_per_call, config.schedule.peak_learning_rate = 25, 1e-2
+    config.samples.num_samples, config.samples.temperature = 1, 0.0
+    directory = tmp_path_factory.mktemp("runs") / "copy"
+    results = trainer.train(config, directory)
+    assert results["validation"]["accuracy"] > 0.95
+    return runs.load(directory, say=lambda line: None)
+
+
+def test_a_run_on_pairs_is_measured_again_alike(run):
+    results = json.loads((run.workdir / "evaluation.json").read_text())["validation"]
+    again = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    assert again["cross_entropy"] == pytest.approx(results["cross_entropy"], abs=1e-5)
+    assert again["documents"] == results["documents"] > 10
+
+
+def test_a_run_on_pairs_shows_how_it_translates_one(run):
+    findings = json.loads((run.workdir / "inspection.json").read_text())
+    cross, following = findings["attention"]["cross"], findings["next_tokens"]
+    assert cross["read"] == following["source"] and cross["read"][-1] == "<end>"
+    assert cross["readers"][1:] == cross["read"][:-1]  # it copies
+    written = [step["next"] for step in following["steps"]]
+    assert written == cross["read"]
+    assert all(step["next"] == step["tokens"][0] for step in following["steps"])
+
+
+def test_translations_have_the_probability_that_the_model_gives_them(run):
+    sources, targets = held_out_pairs(run)
+    found = translate(run, sources, GREEDY, batch_size=7)
+    assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.9
+    tokenizer, end = run.tokenizer, run.tokenizer.end_of_document
+    for source, translation in list(zip(sources, found, strict=True))[:10]:
+        read = np.array([*tokenizer.encode(source), end])
+        said = np.array([*tokenizer.encode(translation.text), end])
+        batch = {
+            "source": read[None],
+            "source_segments": np.ones_like(read[None]),
+            "source_positions": np.arange(len(read))[None],
+            "inputs": np.append(end, said[:-1])[None],
+            "targets": said[None],
+            "weights": np.ones((1, len(said)), np.float32),
+            "segments": np.ones_like(said[None]),
+            "positions": np.arange(len(said))[None],
+        }
+        losses = run.program.model.loss(run.variables, jax.tree.map(np.asarray, batch), train=False)
+        assert translation.log_probability == pytest.approx(-float(losses[0].nats.sum()), abs=1e-3)
+
+
+def test_beams_find_nothing_less_probable_and_batches_change_nothing(run):
+    sources, _ = held_out_pairs(run)
+    search = SamplesConfig(num_beams=4, length_penalty=0.0)
+    greedy = translate(run, sources, GREEDY)
+    some, others = (translate(run, sources, search, batch_size=n) for n in (5, 64))
+    assert [t.text for t in some] == [t.text for t in others]
+    assert all(a.score >= b.log_probability - 1e-4 for a, b in zip(some, greedy, strict=True))
+
+
+def test_sources_that_cannot_be_read_are_refused(run):
+    with pytest.raises(ValueError, match="source 2 is empty"):
+        translate(run, ["a b", ""], GREEDY)
+    with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 23"):
+        translate(run, ["a " * 24], GREEDY)
+    assert translate(run, ["a " * 24], GREEDY, truncate=True)[0].text
+
+
+def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in.tsv").write_text("a b c\ta b c\nd c\td d\n")
+    arguments = [
+        "translate", f"--workdir={run.workdir}", f"--input={tmp_path / 'in.tsv'}",
+        f"--output={tmp_path / 'out.tsv'}", "--num_beams=2",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as exited:
+        front_door.run(front_door_translate.main)
+    assert exited.value.code == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert results["exact_match"] == 50 and results["sentences"] == 2
+    rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
+
+
+def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
+    config = dataclasses.replace(
+        run.program.experiment,
+        model=TransformerConfig(
+            context_length=24, num_layers=2, d_model=32, num_heads=2, positions="rotary"
+        ),
+        training=dataclasses.replace(run.program.experiment.training, num_steps=500),
+    )
+    results = trainer.train(config, tmp_path / "run")
+    assert results["validation"]["accuracy"] > 0.95
+    decoder = runs.load(tmp_path / "run")
+    sources, targets = held_out_pairs(decoder)
+    for search in (GREEDY, SamplesConfig(num_beams=3)):
+        found = translate(decoder, sources, search)
+        assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.8
+    samples = (tmp_path / "run" / "samples.txt").read_text().splitlines()
+    assert samples[1] in sources and samples[2] == f"-> {samples[1]}"
+    with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 21"):
+        translate(decoder, ["a " * 24], GREEDY)
+    assert translate(decoder, ["a " * 24], GREEDY, truncate=True)[0].text

@@ -1,0 +1,40 @@
+"""Which rows of a CSV become points."""
+
+import pytest
+
+from lm_jax.scaling_laws.observations import read_points
+
+COLUMNS = {"n": "n", "loss": "loss"}
+ROWS = """family,n,rate,loss
+lstm,1000,1,3.0
+lstm,1e3,2,2.0
+cnn,1000,1,2.5
+cnn,1000,2,nan
+lstm,2000,1,1.9
+lstm,2000,2,1.9
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "runs.csv").write_text(ROWS)
+    return tmp_path / "runs.csv"
+
+
+def test_the_best_of_rows_that_are_alike_in_numbers_and_in_their_group(path):
+    """One size of another family is not alike; a loss that is no number loses; of two the first."""
+    points = read_points(path, COLUMNS, group_column="family", best_per=["n"])
+    assert points.lines.tolist() == [3, 4, 6]
+    assert points["n"].tolist() == [1000, 1000, 2000]
+    assert points["loss"].tolist() == [2.0, 2.5, 1.9]
+    assert points.groups is not None and points.groups.tolist() == ["lstm", "cnn", "lstm"]
+
+
+def test_the_best_is_of_the_rows_that_pass_the_filters(path):
+    points = read_points(path, COLUMNS, ["rate=1.0"], best_per=["n", "family"])
+    assert points.lines.tolist() == [2, 4, 6]
+
+
+def test_rows_of_which_none_has_a_loss_are_named(path):
+    with pytest.raises(ValueError, match="line 5: nan"):
+        read_points(path, COLUMNS, ["rate=2", "family=cnn"], best_per=["n"])

@@ -1,0 +1,103 @@
+"""The page of a sweep, from results that are made up."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.evaluation.by_position import write_by_position
+from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.sweeps.report import write_sweep_page
+from lm_jax.sweeps.results import workdir_of_row, write_results
+from tests.reports.pages import Page
+from tests.sweeps.sweep_rows import fan, row
+
+
+def bowl(width, rate, seed):
+    """One that is lowest at 2e-3 and fails for wide models at high rates."""
+    if width == 128 and rate == 4e-3:
+        return None
+    return 2 + (1e3 * rate - 2) ** 2 / 10 + 8 / width + seed / 100
+
+
+def profiles():
+    """Three budgets of four sizes, each best in its middle."""
+    return [
+        row(
+            f"{budget}-{width}",
+            {"budget": budget, "model.d_model": width},
+            non_embedding_parameters=24 * width**2,
+            training_flops=int(budget),
+            training_tokens=int(budget) // (144 * width**2),
+            validation_loss=2 + 1e9 / budget + abs(width / best - 1) ** 2 / 10,
+        )
+        for budget, best in ((1e9, 70), (4e9, 100), (1.6e10, 140))
+        for width in (48, 64, 96, 128, 192)
+    ]
+
+
+def test_results_alone_make_the_page_and_the_same_pictures_again(tmp_path):
+    rows = fan(bowl, seeds=(0, 1))
+    source = write_results(tmp_path, rows)
+    path, pictures = write_sweep_page(tmp_path)
+    assert pictures == ["learning_rates", "best_learning_rates"]
+    files = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in pictures for kind in ("svg", "png")}
+    text = path.read_text()
+    page = Page(text)
+    assert len(page.all("img")) == 2
+    for told in ("Best learning rates", "What failed", "the loss of step 3 is nan", "jax=1"):
+        assert told in text
+    assert all(each["name"] in text and each["address"] in text for each in rows)
+    assert "<strong>10</strong><span>finished" in text
+    assert "<strong>2</strong><span>failed" in text
+    caption = page.all("img")[0]["alt"]
+    assert "crosses above: runs that failed" in caption and "triangles" not in caption
+
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(source, other)
+    write_sweep_page(other)
+    for name in files:
+        again = (other / "figures" / name).read_bytes()
+        assert again == (tmp_path / "figures" / name).read_bytes(), name
+
+
+def test_a_sweep_of_budgets_has_profiles_and_compute(tmp_path):
+    write_results(tmp_path, profiles())
+    path, pictures = write_sweep_page(tmp_path)
+    assert pictures == ["isoflop", "compute"]
+    assert "no minima" not in path.read_text()
+    write_results(tmp_path, [r for r in profiles() if r["model.d_model"] > 100])
+    assert (
+        "no minima: 3 of 3 budgets have fewer than 3" in write_sweep_page(tmp_path)[0].read_text()
+    )
+
+
+def test_runs_that_are_there_have_curves_and_positions(tmp_path):
+    rows = [row("a", {"model.d_model": 32}), row("b", {"model.d_model": 64}, status="running")]
+    for each in rows:
+        place = workdir_of_row(tmp_path, each)
+        place.mkdir(parents=True)
+        steps = [{"step": s, "kind": "train", "loss": 5 / s} for s in range(1, 50)]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    sums = PositionSums(np.array([15.0, 12.0]), np.array([3.0, 3.0]))
+    place = workdir_of_row(tmp_path, rows[0])
+    write_by_position(place, "validation", sums, rows[0]["steps"], EvaluationConfig())
+    write_results(tmp_path, rows)
+    assert write_sweep_page(tmp_path)[1] == ["curves", "positions"]
+
+
+def test_a_sweep_of_which_nothing_is_finished_has_a_page(tmp_path):
+    rows = fan(lambda *_: None)
+    write_results(tmp_path, rows)
+    assert write_sweep_page(tmp_path)[1] == ["learning_rates", "best_learning_rates"]
+    write_results(tmp_path, [r | {"status": "waiting"} for r in rows])
+    assert write_sweep_page(tmp_path)[1] == []
+
+
+def test_what_is_no_sweep_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no results.csv; launch.sweep --table writes it"):
+        write_sweep_page(tmp_path)

@@ -1,0 +1,173 @@
+"""Each run of a fan beside the same run alone."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.runs import train as trainer
+from lm_jax.runs import trained_run as runs
+from lm_jax.sweeps import vmapped_runs as fans
+from lm_jax.telemetry.run_log import read_metrics
+from tests.experiments import tiny
+
+MODELS = {
+    "transformer": TransformerConfig(context_length=16, d_model=32, num_layers=1, num_heads=4),
+    "lstm": RecurrentConfig(context_length=16, d_hidden=32, dropout_rate=0.1),
+    "cnn": CausalCNNConfig(context_length=16, d_model=32, num_layers=2),
+}
+RUNS = {
+    "low": {"seed": 0, "schedule__peak_learning_rate": 3e-3, "optimizer__weight_decay": 0.5},
+    "seed": {"seed": 1, "schedule__name": "wsd", "schedule__warmup_steps": 2},
+    "constant": {"seed": 2, "schedule__name": "constant", "schedule__peak_learning_rate": 2e-3},
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(f"{i} times {i + 3} is {i * (i + 3)}." for i in range(600)))
+    config = DataConfig(source="files", path=str(path), split="tail")
+    config.tokenizer = TokenizerConfig("byte")
+    return config
+
+
+def run_of(text, model, optimizer, fields):
+    experiment = tiny(model=MODELS[model], data=text, optimizer__name=optimizer, **fields)
+    experiment.evaluation.every_steps, experiment.mesh = 10, "data:8"
+    return experiment
+
+
+def rows(directory, kind, name):
+    return {r["step"]: r[name] for r in read_metrics(directory) if r["kind"] == kind}
+
+
+def assert_same(ours, theirs):
+    """That a work directory holds what another does."""
+    losses, expected = (rows(place, "train", "loss") for place in (ours, theirs))
+    assert losses.keys() == expected.keys() and len(losses) == 20
+    for step, loss in expected.items():
+        assert losses[step] == pytest.approx(loss, abs=1e-5), step
+    measured, figures = (rows(place, "evaluation", "cross_entropy") for place in (ours, theirs))
+    assert measured == pytest.approx(figures, abs=1e-5) and list(figures) == [10, 20]
+    one, other = (runs.load(place, say=lambda line: None) for place in (ours, theirs))
+    assert one.step == other.step == 20
+    for leaf, same in zip(
+        jax.tree.leaves(one.variables), jax.tree.leaves(other.variables), strict=True
+    ):
+        np.testing.assert_allclose(leaf, same, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer"),
+    [
+        ("transformer", "adamw"),
+        pytest.param("lstm", "sgd", marks=pytest.mark.slow),
+        pytest.param("cnn", "muon", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_of_a_fan_is_that_run_alone(model, optimizer, text, tmp_path):
+    fan = {tmp_path / name: run_of(text, model, optimizer, RUNS[name]) for name in RUNS}
+    found = fans.train(fan)
+    for place, experiment in fan.items():
+        alone = trainer.train(experiment, tmp_path / "alone" / place.name)
+        assert_same(place, tmp_path / "alone" / place.name)
+        assert found[place]["validation"].keys() == alone["validation"].keys()
+        assert json.loads((place / "evaluation.json").read_text())["fan"] == len(RUNS)
+        assert (place / "report.html").stat().st_size > 0
+    first, *others = (found[place]["validation"]["cross_entropy"] for place in fan)
+    assert all(abs(first - other) > 1e-3 for other in others)
+
+
+@pytest.mark.slow
+def test_a_fan_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path):
+    def fan_in(name):
+        fields = [RUNS["low"], RUNS["seed"]]
+        return {
+            tmp_path / name / str(i): run_of(text, "transformer", "adamw", each)
+            for i, each in enumerate(fields)
+        }
+
+    stopped = fans.train(fan_in("stopped"), lambda step: step >= 10)
+    assert [(found["step"], found["stopped"]) for found in stopped.values()] == [(10, True)] * 2
+    fans.train(fan_in("stopped"))
+    fans.train(fan_in("whole"))
+    for name in ("0", "1"):
+        ours, theirs = (rows(tmp_path / d / name, "train", "loss") for d in ("stopped", "whole"))
+        assert ours == theirs and len(ours) == 20
+    again = fans.train(fan_in("stopped"), lambda step: pytest.fail("a finished run was trained"))
+    assert all("validation" in found for found in again.values())
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(text, tmp_path):
+    fields = [{"schedule__peak_learning_rate": rate} for rate in (1e-2, 1e30)]
+    fan = {
+        tmp_path / str(i): run_of(text, "transformer", "sgd", each) for i, each in enumerate(fields)
+    }
+    for experiment in fan.values():
+        experiment.optimizer.clip_norm = 0.0
+    good, bad = fans.train(fan).values()
+    trainer.train(fan[tmp_path / "0"], tmp_path / "alone")
+    assert_same(tmp_path / "0", tmp_path / "alone")
+    assert "validation" in good and bad.keys() == {"error"}
+    assert bad["error"].startswith("the loss of step ") and "is nan" in bad["error"]
+    assert not (tmp_path / "1" / "evaluation.json").exists()
+    assert not list((tmp_path / "1" / "checkpoints").glob("[0-9]*"))
+    worse = dataclasses.replace(fan[tmp_path / "1"], seed=1)
+    both = fans.train({tmp_path / "a": fan[tmp_path / "1"], tmp_path / "b": worse})
+    assert all(found["error"].startswith("the loss of step ") for found in both.values())
+
+
+@pytest.mark.slow
+def test_runs_at_different_steps_each_go_on_from_their_own(text, tmp_path):
+    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    ahead = dict(list(fan.items())[:1])
+    fans.train(ahead, lambda step: step >= 10)
+    before = rows(tmp_path / "low", "train", "loss")
+    found = fans.train(fan)
+    assert [results["fan"] for results in found.values()] == [1, 2, 2]
+    after = rows(tmp_path / "low", "train", "loss")
+    assert len(after) == 20 and {step: after[step] for step in before} == before
+
+
+@pytest.mark.slow
+def test_a_fan_begins_with_the_parameters_of_the_run_that_it_tunes(text, tmp_path):
+    trainer.train(run_of(text, "transformer", "adamw", RUNS["low"]), tmp_path / "before")
+    fan = {}
+    for name in ("seed", "constant"):
+        fan[tmp_path / name] = run_of(text, "transformer", "adamw", RUNS[name])
+        fan[tmp_path / name].fine_tuning.workdir = str(tmp_path / "before")
+    fans.train(fan)
+    trainer.train(fan[tmp_path / "seed"], tmp_path / "alone")
+    assert_same(tmp_path / "seed", tmp_path / "alone")
+    first = rows(tmp_path / "seed", "train", "loss")[1]
+    assert first < rows(tmp_path / "before", "train", "loss")[1] - 0.5
+
+
+def test_parameters_that_are_split_are_refused(text, tmp_path):
+    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    for experiment in fan.values():
+        experiment.mesh = "data:2,fsdp:4"
+    with pytest.raises(ValueError, match="splits its batches only, and the mesh is data:2,fsdp:4"):
+        fans.train(fan)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_grouped_by_what_their_step_is(tmp_path):
+    runs = {
+        "a": tiny(seed=1),
+        "b": tiny(model__d_model=64),
+        "c": tiny(seed=2, schedule__name="linear", optimizer__weight_decay=0.3),
+        "d": tiny(optimizer__name="sgd"),
+        "e": tiny(training__num_steps=30),
+    }
+    assert fans.fans_of(runs) == [["a", "c"], ["b"], ["d"], ["e"]]
+    with pytest.raises(ValueError, match="2 runs are not of one shape"):
+        fans.train({tmp_path / name: runs[name] for name in "ab"})
+    assert not list(tmp_path.iterdir())

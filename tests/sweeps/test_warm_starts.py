@@ -1,0 +1,306 @@
+"""A run that goes on from another one beside the same run alone."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.ngram.model import NgramConfig
+from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.runs import train as trainer
+from lm_jax.runs import trained_run as runs
+from lm_jax.sweeps import directory as sweep_directory
+from lm_jax.sweeps import vmapped_runs as fans
+from lm_jax.sweeps import warm_starts as branches
+from lm_jax.sweeps.plan import make_plan, total_flops
+from lm_jax.sweeps.results import results
+from lm_jax.sweeps.search_space import grid, horizons, trials_of
+from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.training import loop as training
+from tests.experiments import tiny
+
+OF_A_CLOCK = ("seconds", "tokens_per_second")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(f"{i} times {i + 3} is {i * (i + 3)}." for i in range(600)))
+    config = DataConfig(source="files", path=str(path), split="tail")
+    config.tokenizer = TokenizerConfig("byte")
+    return config
+
+
+def base_of(text, **fields):
+    """A run whose dispatches are of 4 steps, cut at every eighth; decays take its last quarter."""
+    model = TransformerConfig(context_length=16, d_model=32, num_layers=1, num_heads=4)
+    given = {"model": model, "data": text, "training__steps_per_call": 4} | fields
+    given = {"schedule__name": "wsd", "schedule__decay_fraction": 0.25} | given
+    experiment = tiny(**given)
+    experiment.evaluation.every_steps = experiment.checkpoint.every_steps = 8
+    experiment.checkpoint.keep_last, experiment.mesh = 1, "data:-1"
+    return experiment
+
+
+def plan_in(directory, experiments):
+    plan = make_plan(trials_of(experiments), lambda _: {"vocab_size": 257})
+    sweep_directory.write_plan(directory, plan)
+    return plan
+
+
+def of_lengths(directory, base, lengths):
+    return plan_in(directory, grid(base, {"training.num_steps": lengths}))
+
+
+def train(directory, plan, run, stop_requested=lambda step: False):
+    """What a process of a sweep does for a run."""
+    branches.begin(directory, plan, run)
+    return trainer.train(
+        run.experiment,
+        sweep_directory.workdir_of(directory, run),
+        stop_requested,
+        keep_step=branches.branch_step(run.experiment),
+    )
+
+
+def assert_same(ours, theirs):
+    """That two work directories hold the same run, bit for bit, whatever time it took."""
+    one, other = (
+        [{k: v for k, v in row.items() if k not in OF_A_CLOCK} for row in read_metrics(place)]
+        for place in (ours, theirs)
+    )
+    assert one == other and one
+    found, expected = (json.loads((d / "evaluation.json").read_text()) for d in (ours, theirs))
+    assert found["validation"] == expected["validation"]
+    assert (ours / "samples.txt").read_text() == (theirs / "samples.txt").read_text()
+    for which in ("last", "best"):
+        a, b = (runs.load(d, checkpoint=which, say=lambda _: None) for d in (ours, theirs))
+        assert a.step == b.step
+        jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+
+
+def steps_on_disk(directory, run):
+    place = sweep_directory.workdir_of(directory, run) / "checkpoints"
+    return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal())
+
+
+def test_a_branch_is_the_same_run_alone(text, tmp_path):
+    plan = of_lengths(tmp_path, base_of(text), [16, 24])
+    for run in plan:
+        train(tmp_path, plan, run)
+    place = sweep_directory.workdir_of(tmp_path, plan[1])
+    trainer.train(plan[1].experiment, tmp_path / "alone")
+    assert_same(place, tmp_path / "alone")
+    assert steps_on_disk(tmp_path, plan[0]) == [8, 12, 16]  # 8 was the best until 12
+    rows = results(tmp_path)
+    assert [row["branch_step"] for row in rows] == [None, 12]
+    assert [row["branch_of"] for row in rows] == [None, "num_steps=16"]
+    assert [row["steps"] for row in rows] == [16, 24]
+    assert rows[1]["training_flops"] == plan[1].cost.training_flops
+    # By the clock of its own steps only: what stands before was another's time.
+    found = json.loads((place / "evaluation.json").read_text())
+    assert rows[1]["seconds"] == found["timings"]["total_seconds"]
+
+
+@pytest.mark.slow
+def test_a_chain_of_branches_is_each_of_its_runs_alone(text, tmp_path):
+    plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
+    for run in plan:
+        train(tmp_path, plan, run)
+        trainer.train(run.experiment, tmp_path / "alone" / run.name)
+        assert_same(sweep_directory.workdir_of(tmp_path, run), tmp_path / "alone" / run.name)
+    assert [row["branch_step"] for row in results(tmp_path)] == [None, 12, 16]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["constant", "rsqrt", "wsd"])
+def test_a_branch_of_a_schedule_that_was_killed_is_the_same_run_alone(name, text, tmp_path):
+    """Its predecessor stopped before and after the step that it goes on from."""
+    model = CausalCNNConfig(context_length=16, d_model=32, num_layers=2)
+    fields = {"model": model, "optimizer__name": "muon", "schedule__name": name}
+    plan = of_lengths(tmp_path, base_of(text, **fields), [18, 32])
+    for stop in (8, 16):
+        stopped = train(tmp_path, plan, plan[0], lambda step, stop=stop: step >= stop)
+        assert stopped["stopped"]
+    train(tmp_path, plan, plan[0])
+    expected = 12 if name == "wsd" else 16  # 18 is no end of a dispatch of the longer run
+    assert branches.branch_step(plan[0].experiment) == expected
+    train(tmp_path, plan, plan[1], lambda step: step >= 20)
+    train(tmp_path, plan, plan[1])
+    place = sweep_directory.workdir_of(tmp_path, plan[1])
+    begun = branches.origin(place)
+    assert (begun["run"], begun["step"]) == ("num_steps=18", expected)
+    trainer.train(plan[1].experiment, tmp_path / "alone")
+    assert_same(place, tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_fans_go_on_from_fans(text, tmp_path):
+    base = base_of(text)
+    plan = plan_in(tmp_path, grid(base, {"training.num_steps": [16, 24], "seed": [0, 1]}))
+    short, long = plan[:2], plan[2:]
+    for fan in (short, long):
+        for run in fan:
+            branches.begin(tmp_path, plan, run)
+        places = {sweep_directory.workdir_of(tmp_path, run): run.experiment for run in fan}
+        found = fans.train(places)
+        assert [each["fan"] for each in found.values()] == [2, 2]
+    for run, before in zip(long, short, strict=True):
+        place = sweep_directory.workdir_of(tmp_path, run)
+        begun = branches.origin(place)
+        assert (begun["run"], begun["step"]) == (before.name, 12)
+        assert [each["devices"] for each in begun["environments"]] == [["cpu"] * 8]
+        alone = trainer.train(run.experiment, tmp_path / "alone" / run.name)
+        ours = json.loads((place / "evaluation.json").read_text())["validation"]["cross_entropy"]
+        assert ours == pytest.approx(alone["validation"]["cross_entropy"], abs=1e-5)
+
+
+def rows_of(experiment, last_step):
+    """The kinds and steps of what a run logs on the way."""
+    every = experiment.evaluation.every_steps
+    return [
+        {"step": step, "kind": kind}
+        for step in range(1, last_step + 1)
+        for kind in ("train", "evaluation")[: 1 + (step % every == 0)]
+    ]
+
+
+def leave(directory, run, steps, rows=None):
+    """Checkpoints in name only, and metrics, as a run would leave them."""
+    rows = rows_of(run.experiment, max(steps)) if rows is None else rows
+    place = sweep_directory.workdir_of(directory, run)
+    for step in steps:
+        (place / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        (place / "checkpoints" / str(step) / "state").write_text(run.name)
+    (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
+    (place / "data.json").write_text("{}")
+    (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sweep_directory.note_beginning(directory, run)
+
+
+def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
+    plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
+    leave(tmp_path, plan[0], [8, 12, 16])
+    assert branches.begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
+    assert steps_on_disk(tmp_path, plan[2]) == [8, 12]  # 8 was the best until then
+    place = sweep_directory.workdir_of(tmp_path, plan[2])
+    assert read_metrics(place) == rows_of(plan[2].experiment, 12)
+    assert sweep_directory.status(tmp_path, plan[2]) == "waiting"
+    assert branches.begin(tmp_path, plan, plan[2]) is None  # it has its own now
+    leave(tmp_path, plan[1], [18, 20])
+    assert branches.begin(tmp_path, plan, plan[1]) is None
+    shutil.rmtree(place)
+    assert branches.begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
+
+
+def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
+    base = base_of(text, schedule__name="constant")
+    plan = of_lengths(tmp_path, base, [20, 24])
+    rows = rows_of(plan[1].experiment, 20)
+    leave(tmp_path, plan[0], [20], [*rows, {"step": 20, "kind": "evaluation"}])
+    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
+    assert read_metrics(sweep_directory.workdir_of(tmp_path, plan[1])) == rows
+
+
+def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_path):
+    plan = of_lengths(tmp_path, base_of(text), [16, 24])
+    assert branches.begin(tmp_path, plan, plan[1]) is None
+    leave(tmp_path, plan[0], [10, 16])  # no end of a dispatch, and after the decay began
+    assert branches.begin(tmp_path, plan, plan[1]) is None
+    leave(tmp_path, plan[0], [8])
+    with sweep_directory.lock(sweep_directory.log_of(tmp_path, plan[0])):
+        assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
+    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
+
+
+def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
+    """As one that was trained before the plan was changed, which need not train again."""
+    leave(tmp_path, of_lengths(tmp_path, base_of(text), [16, 24])[0], [8, 12])
+    base = base_of(text)
+    base.evaluation.every_steps = 4
+    plan = of_lengths(tmp_path, base, [16, 24])
+    assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
+
+
+def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypatch):
+    plan = of_lengths(tmp_path, base_of(text), [16, 24])
+    leave(tmp_path, plan[0], [8, 12])
+    place = sweep_directory.workdir_of(tmp_path, plan[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(branches.os, "rename", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            branches.begin(tmp_path, plan, plan[1])
+    assert not place.exists()
+    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
+    assert steps_on_disk(tmp_path, plan[1]) == [8, 12]
+    assert not list(place.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("per_call", "log_every"), [(4, 1), (7, 1), (6, 4)])
+def test_a_step_to_go_on_from_ends_a_dispatch_of_every_longer_run(per_call, log_every, text):
+    fields = {"training__steps_per_call": per_call, "training__log_every_steps": log_every}
+    longer, ends = base_of(text, training__num_steps=200, **fields), [0]
+    while ends[-1] < 200:
+        ends.append(training._end_of_dispatch(ends[-1], longer))
+    for steps in (16, 37, 51, 64, 99):
+        before_decay = steps - round(0.25 * steps)
+        shared = [end for end in ends if end <= before_decay and end % log_every == 0]
+        run = base_of(text, training__num_steps=steps, **fields)
+        assert branches.branch_step(run) == shared[-1] > 0
+        assert all(training._end_of_dispatch(end, run) in ends for end in shared[:-1])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_rates_that_fall_from_the_start_share_nothing(name, text, tmp_path):
+    plan = of_lengths(tmp_path, base_of(text, schedule__name=name), [16, 24])
+    assert [branches.branch_step(run.experiment) for run in plan] == [0, 0]
+    assert branches.predecessors(plan) == {} and branches.as_trained(plan) == plan
+
+
+def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_path):
+    base = base_of(text)
+    runs_ = grid(base, {"training.num_steps": [40, 16, 24], "seed": [0, 1]})
+    runs_ |= {"longer_fall": base_of(text, training__num_steps=24)}
+    runs_["longer_fall"].schedule.decay_fraction = 0.5  # from step 12 on
+    runs_["other_rate"] = base_of(text, training__num_steps=32, schedule__peak_learning_rate=2e-3)
+    runs_["counts"] = tiny(model=NgramConfig(context_length=16), data=text)
+    plan = plan_in(tmp_path, runs_)
+    found = {name: before.name for name, before in branches.predecessors(plan).items()}
+    assert found == {
+        "num_steps=24,seed=0": "num_steps=16,seed=0",
+        "num_steps=40,seed=0": "num_steps=24,seed=0",
+        "num_steps=24,seed=1": "num_steps=16,seed=1",
+        "num_steps=40,seed=1": "num_steps=24,seed=1",
+        "longer_fall": "num_steps=16,seed=0",
+    }
+    of_step = plan[0].cost.flops_per_step
+    saved = total_flops(plan) - total_flops(branches.as_trained(plan))
+    assert saved == of_step * (2 * (12 + 16) + 12)
+
+
+def test_runs_wait_for_those_that_they_go_on_from(text, tmp_path):
+    fields = {"training.num_steps": [24, 16], "schedule.final_fraction": [0.0, 0.1]}
+    plan = plan_in(tmp_path, grid(base_of(text), fields))
+    late, late_too, early, early_too = (run.name for run in plan)
+    alone = branches.waits(plan, {run.name: [run] for run in plan})
+    assert alone == {early_too: {early}, late: {early}, late_too: {late}}
+    # As fans, of which those of one length share nothing: the longer one waits for the shorter.
+    assert branches.waits(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
+    assert branches.waits(plan, {"long": plan[:2]}) == {}  # the short ones have ended
+
+
+def test_horizons_are_whole_steps_of_every_size(text):
+    sizes = grid(base_of(text), {"model.d_model": [32, 64]})
+    found = horizons(sizes, [8_000, 16_000])
+    assert list(found)[:2] == ["tokens=8000,d_model=32", "tokens=8000,d_model=64"]
+    assert [e.training.num_steps for e in found.values()] == [62, 62, 125, 125]  # of 128 tokens
+    with pytest.raises(ValueError, match="are 8 steps of d_model=32, of which it needs 50; give"):
+        horizons(sizes, [1e3])
+    with pytest.raises(ValueError, match="two runs are called tokens=8000,d_model=32"):
+        horizons(sizes, [8_000, 8_000])

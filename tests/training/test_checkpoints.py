@@ -1,0 +1,33 @@
+import jax
+import jax.numpy as jnp
+
+from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.training.checkpoints import Checkpoints, finished_steps
+
+
+def test_the_best_outlives_the_last_and_is_found_again(tmp_path):
+    config = CheckpointConfig(keep_last=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config)
+    for step, cross_entropy in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5)):
+        checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
+    checkpoints.close()
+
+    again = Checkpoints(tmp_path / "checkpoints", config, read_only=True)
+    assert again.steps() == [4, 2]
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir()  # was not saved to the end
+    assert finished_steps(tmp_path / "checkpoints") == [2, 4]
+    assert finished_steps(tmp_path / "none") == []
+    shape = {"x": jax.ShapeDtypeStruct((2,), jnp.int32, sharding=jnp.zeros(2).sharding)}
+    step, state = again.restore(shape, "best", print)
+    assert step == 2 and state["x"].tolist() == [2, 2]
+    again.close()
+
+
+def test_what_was_the_last_and_the_best_as_of_a_step_stays(tmp_path):
+    config = CheckpointConfig(keep_last=1, keep_best=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", config, keep_step=4)
+    measured = {1: 3.0, 2: 2.0, 3: 2.5, 4: None, 5: 2.25, 6: 1.0, 7: 1.5, 8: None}
+    for step, cross_entropy in measured.items():
+        checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
+    checkpoints.close()
+    assert finished_steps(tmp_path / "checkpoints") == [2, 4, 6, 8]

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lm_jax.config.experiment import OptimizerConfig, ScheduleConfig
+from lm_jax.training.optimizers import (
+    is_matrix,
+    learning_rate_schedule,
+    make_optimizer,
+    steps_before_decay,
+)
+
+PARAMS = {
+    "embedding": jnp.ones((5, 4)),
+    "layers": {"up": {"kernel": jnp.ones((2, 4, 8)), "bias": jnp.ones((2, 8))}},
+    "norm": {"scale": jnp.ones(4)},
+}
+
+
+def schedule(name, **fields):
+    config = ScheduleConfig(name=name, peak_learning_rate=2.0, warmup_steps=10, **fields)
+    return lambda step: float(learning_rate_schedule(config, 110)(step))
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+def test_every_schedule_warms_up_linearly_to_its_peak(name):
+    rate = schedule(name)
+    assert [rate(0), rate(5), rate(10)] == pytest.approx([0.0, 1.0, 2.0])
+
+
+def test_schedules_follow_their_formulas():
+    assert schedule("constant")(110) == pytest.approx(2.0)
+    assert schedule("linear", final_fraction=0.1)(60) == pytest.approx(2.0 * 0.55)
+    assert schedule("linear", final_fraction=0.1)(110) == pytest.approx(0.2)
+    half_cosine = 2.0 * (0.1 + 0.9 * 0.5)
+    assert schedule("cosine", final_fraction=0.1)(60) == pytest.approx(half_cosine)
+    assert schedule("cosine", final_fraction=0.1)(110) == pytest.approx(0.2)
+    assert schedule("rsqrt")(40) == pytest.approx(2.0 * np.sqrt(10 / 40))
+    wsd = schedule("wsd", decay_fraction=0.2, final_fraction=0.0)
+    assert [wsd(87), wsd(99), wsd(110)] == pytest.approx([2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 1.0])
+def test_rates_before_a_decay_are_those_of_any_longer_run(name, fraction):
+    config = ScheduleConfig(name=name, warmup_steps=10, decay_fraction=fraction)
+    steps = jnp.arange(100)
+    shared = steps_before_decay(config, 100)
+    rates = np.asarray(learning_rate_schedule(config, 100)(steps))
+    longer = np.asarray(learning_rate_schedule(config, 1000)(steps))
+    np.testing.assert_array_equal(rates[:shared], longer[:shared])
+    if name in ("linear", "cosine"):
+        assert shared == 0
+    elif name == "wsd" and fraction:
+        assert shared == (80 if fraction == 0.2 else 10)
+        assert rates[shared + 1] < longer[shared + 1]
+    else:
+        assert shared == 100
+
+
+def test_no_warm_up_starts_at_the_peak():
+    config = ScheduleConfig(name="cosine", peak_learning_rate=2.0, warmup_steps=0)
+    assert float(learning_rate_schedule(config, 100)(0)) == pytest.approx(2.0)
+
+
+def test_only_matrices_decay():
+    mask = is_matrix(PARAMS)
+    assert mask["layers"]["up"] == {"kernel": True, "bias": False}
+    assert not mask["embedding"] and not mask["norm"]["scale"]
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", weight_decay=0.5), lambda _: 0.1)
+    zeros = optax.tree.zeros_like(PARAMS)
+    updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["layers"]["up"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["embedding"], 0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor", "lion", "muon"])
+def test_every_optimizer_descends(name):
+    target = {"a": {"kernel": jnp.ones((3, 6, 6))}, "b": {"bias": jnp.ones(6)}}
+    params = optax.tree.zeros_like(target)
+    loss = lambda p: sum(  # noqa: E731
+        jnp.sum((x - y) ** 2)
+        for x, y in zip(jax.tree.leaves(p), jax.tree.leaves(target), strict=True)
+    )
+    rate = 0.2 if name == "muon" else 0.02  # muon's bias learns at a tenth of its rate
+    optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), lambda _: rate)
+    state, first = optimizer.init(params), float(loss(params))
+
+    @jax.jit
+    def descend(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(100):
+        params, state = descend(params, state)
+    assert float(loss(params)) < 0.5 * first
+
+
+def test_muon_orthogonalises_each_matrix_of_a_stack():
+    rotations = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 3, 8, 8)))[0]
+    stretched = rotations[0] @ np.diag(np.linspace(1, 5, 8)) @ rotations[1]
+    grads = {"kernel": jnp.asarray(stretched, jnp.float32)}
+    config = OptimizerConfig(name="muon", weight_decay=0.0, clip_norm=0.0)
+    optimizer = make_optimizer(config, lambda _: 1.0)
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    for matrix in np.asarray(updates["kernel"]):
+        singular = np.linalg.svd(matrix, compute_uv=False)
+        assert 0.6 < singular.min() and singular.max() < 1.3  # five Newton-Schulz steps
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    config = OptimizerConfig(name="sgd", beta1=0.0, clip_norm=1.0)
+    optimizer = make_optimizer(config, lambda _: 1.0)
+    grads = {"a": jnp.full(4, 30.0), "b": jnp.full(4, -40.0)}
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    assert float(optax.global_norm(updates)) == pytest.approx(1.0, rel=1e-5)
