@@ -18,6 +18,7 @@ from lm_jax.config.experiment import (
     variant,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models import FAMILIES
 
 
@@ -29,10 +30,10 @@ def on_corpus(
     Learning rates are the best of two to four on the validation split, seed 0.
 
     Raises:
-      ValueError: the corpus is not one of the two.
+      UserError: the corpus is not one of the two.
     """
     if corpus not in sizes:
-        raise ValueError(f"no corpus {corpus!r}; expected --config=FILE:{' or :'.join(sizes)}")
+        raise UserError(f"no corpus {corpus!r}; expected --config=FILE:{' or :'.join(sizes)}")
     build = _shakespeare if corpus == "shakespeare" else _reference
     return build(sizes[corpus], peak_learning_rates[corpus])
 

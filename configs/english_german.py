@@ -22,6 +22,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.model import EncoderDecoderConfig
 
@@ -56,11 +57,11 @@ def get_config(translator: str = "transformer") -> Experiment:
     """The experiment of `transformer`, `lstm_attention` or `lstm`; `data.path` is the TSV file.
 
     Raises:
-      ValueError: there is no such model.
+      UserError: there is no such model.
     """
     if translator not in _TRANSLATORS:
         known = " or :".join(_TRANSLATORS)
-        raise ValueError(f"no model {translator!r}; expected --config=FILE:{known}")
+        raise UserError(f"no model {translator!r}; expected --config=FILE:{known}")
     return Experiment(
         objective="seq2seq",
         model=_model(translator),

@@ -15,6 +15,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import LabelledTextConfig, TokenizerConfig
+from lm_jax.errors import UserError
 
 CONTEXT_LENGTHS = {"reviews": 48, "newsgroups": 128, "genres": 40}
 _STEPS = {"reviews": 600, "newsgroups": 900, "genres": 1200}
@@ -24,10 +25,10 @@ def on_texts(texts: str, model: Any) -> Experiment:
     """The experiment of a classifier on one of the sets; it sets how much of a text is read.
 
     Raises:
-      ValueError: there is no such set.
+      UserError: there is no such set.
     """
     if texts not in _STEPS:
-        raise ValueError(f"no texts {texts!r}; expected --config=FILE:{' or :'.join(_STEPS)}")
+        raise UserError(f"no texts {texts!r}; expected --config=FILE:{' or :'.join(_STEPS)}")
     model.context_length = CONTEXT_LENGTHS[texts]
     steps = _STEPS[texts]
     return Experiment(

@@ -22,6 +22,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import ParallelTextConfig, SymbolsConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.model import EncoderDecoderConfig, TransformerConfig
 
@@ -72,11 +73,11 @@ def get_config(sequence_model: str = "encoder_decoder") -> Experiment:
     """The experiment of one of the four models; `data.source` is the task.
 
     Raises:
-      ValueError: there is no such model.
+      UserError: there is no such model.
     """
     if sequence_model not in _MODELS:
         known = " or :".join(_MODELS)
-        raise ValueError(f"no model {sequence_model!r}; expected --config=FILE:{known}")
+        raise UserError(f"no model {sequence_model!r}; expected --config=FILE:{known}")
     model, peak_learning_rate, num_steps = _MODELS[sequence_model]
     return Experiment(
         objective="seq2seq",

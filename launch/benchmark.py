@@ -36,6 +36,7 @@ from lm_jax.benchmarking import pytorch_baseline as peers
 from lm_jax.benchmarking import train_step as train
 from lm_jax.benchmarking.tables import table_of
 from lm_jax.config.experiment import Experiment
+from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS
 from lm_jax.telemetry.run_log import environment, finite, version
 
@@ -62,7 +63,7 @@ OUTPUT = flags.DEFINE_string(
 def main() -> dict[str, Any]:
     """Prints a table, then returns its figures."""
     if MODEL.value and CONFIG.value:
-        raise ValueError("give either --model=NAME or --config=FILE, or neither")
+        raise UserError("give either --model=NAME or --config=FILE, or neither")
     output = Path(OUTPUT.value) if OUTPUT.value else None
     suites = _other_suites(output) if output else {}
     # Else JAX would take the memory that PyTorch needs beside it.
@@ -90,7 +91,7 @@ def _other_suites(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
     except (ValueError, TypeError):
-        raise ValueError(f"{path} holds no results by suite; give another --output") from None
+        raise UserError(f"{path} holds no results by suite; give another --output") from None
 
 
 def _name() -> str:
@@ -141,7 +142,7 @@ def _measure(experiment: Experiment) -> dict[str, Any]:
         return decode.measure(one, batch, NEW_TOKENS.value, rounds, TORCH.value)
     measured = programs.compile_experiment(experiment, sizes)
     if measured.model.fit is not None:
-        raise ValueError("a model that counts takes no steps; measure another")
+        raise UserError("a model that counts takes no steps; measure another")
     if suite == "data":
         corpus = data.prepare(experiment.data) if CONFIG.value else None
         return feed.measure(measured, corpus, rounds)

@@ -21,7 +21,7 @@ def join() -> None:
     """Joins the processes of the job, if there are others.
 
     Raises:
-      ValueError: the flags and the environment do not say who they are, or they do not come.
+      UserError: the flags and the environment do not say who they are, or they do not come.
     """
     place = cluster.find(os.environ, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if place is not None or cluster.on_tpu(os.environ):

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from launch import program
+from lm_jax.errors import UserError
 from lm_jax.reports.compare_runs import compare, table_of, write_comparison
 
 OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
@@ -23,7 +24,7 @@ def main() -> dict[str, Any]:
     """Prints the table, then returns its rows."""
     workdirs = [Path(name) for name in program.arguments()]
     if not workdirs:
-        raise ValueError("give the work directories of the runs to compare")
+        raise UserError("give the work directories of the runs to compare")
     rows = compare(workdirs)
     cells = table_of(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

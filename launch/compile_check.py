@@ -22,6 +22,7 @@ from lm_jax.config.experiment import Experiment, of_model
 from lm_jax.costs import accelerators
 from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
 from lm_jax.costs.compiled_step import Compiled, Memory, Placed, compile_step, fits
+from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.parallel.mesh import AUTO, axis_sizes, show
@@ -46,7 +47,7 @@ def main() -> dict[str, Any]:
     """Prints the tables, then returns their figures."""
     accelerator = accelerators.accelerator(ACCELERATOR.value)
     if (MODEL.value is None) == (CONFIG.value is None):
-        raise ValueError("give either --model=NAME or --config=FILE")
+        raise UserError("give either --model=NAME or --config=FILE")
     # What is compiled here is not run again, and what a cache returns has no memory analysis.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")

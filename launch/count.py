@@ -24,6 +24,7 @@ from lm_jax.build import Program
 from lm_jax.config.experiment import Experiment, of_model, sequences_per_step
 from lm_jax.costs import model_flops as accounting
 from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
+from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives import targets_per_step
 
@@ -37,7 +38,7 @@ COMPILE = flags.DEFINE_bool(
 def main() -> dict[str, Any]:
     """Prints tables, then returns their figures."""
     if (MODEL.value is None) == (CONFIG.value is None):
-        raise ValueError("give either --model=NAME or --config=FILE")
+        raise UserError("give either --model=NAME or --config=FILE")
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     experiment.mesh = "data:1"
     counted = programs.compile_experiment(experiment, sizes, jax.devices()[:1])

@@ -26,6 +26,7 @@ from absl import flags
 
 from launch import beams, program
 from lm_jax.config.experiment import SamplesConfig
+from lm_jax.errors import UserError
 from lm_jax.generation.generate import NextToken
 from lm_jax.runs import trained_run as runs
 
@@ -110,11 +111,11 @@ def main() -> dict[str, Any]:
 
 
 def _refuse_mixed() -> None:
-    """Raises ValueError for a flag that has nothing to say about the way that was chosen."""
+    """Raises UserError for a flag that has nothing to say about the way that was chosen."""
     searches = NUM_BEAMS.value > 1
     for name in _OF_SAMPLES if searches else _OF_BEAMS:
         if flags.FLAGS[name].present:
-            raise ValueError(
+            raise UserError(
                 f"--{name} is about samples, and beam search draws none: leave it out"
                 if searches
                 else f"--{name} is about beam search: give --num_beams too"

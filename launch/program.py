@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from lm_jax import build as programs
 from lm_jax.config import experiment as experiments
 from lm_jax.config.validation import validate
+from lm_jax.errors import UserError
 from lm_jax.parallel import processes as hosts
 from lm_jax.parallel import xla_flags as xla_presets
 from lm_jax.telemetry.run_log import finite
@@ -86,11 +87,11 @@ def experiment_of(holder: Any) -> experiments.Experiment:
     """The valid experiment of a config flag.
 
     Raises:
-      ValueError: the file is missing or returns something else, or the experiment cannot run.
+      UserError: the file is missing or returns something else, or the experiment cannot run.
     """
     experiment = holder.value
     if not isinstance(experiment, experiments.Experiment):
-        raise ValueError(
+        raise UserError(
             _missing_config(sys.argv)
             or f"--{holder.name} gave no Experiment; "
             "expected a Python file with get_config() -> Experiment, such as configs/quickstart.py"

@@ -25,6 +25,7 @@ from typing import Any
 from absl import flags
 
 from launch import program
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws import laws, study
 from lm_jax.scaling_laws.huber_fit import DELTA
 from lm_jax.scaling_laws.observations import Points, known_columns, read_points
@@ -59,11 +60,11 @@ OUTPUT = flags.DEFINE_string("output", None, "The directory for pictures and a p
 def main() -> dict[str, Any]:
     """Prints the parameters with their intervals, then returns all results."""
     if not (HUBER_DELTA.value > 0 and math.isfinite(HUBER_DELTA.value)):
-        raise ValueError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
+        raise UserError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
     budgets = [_budget(text) for text in BUDGET.value]
     path = Path(POINTS.value)
     if not path.is_file():
-        raise ValueError(f"--points={path}: there is no such file; give a CSV")
+        raise UserError(f"--points={path}: there is no such file; give a CSV")
     known = known_columns(path)
     finished = ["status=finished"] if "status" in known else []  # others have no final loss
     where = [*WHERE.value, *finished]
@@ -140,7 +141,7 @@ def _budget(text: str) -> float:
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"--budget={text}; expected training FLOPs, such as 1e22")
+        raise UserError(f"--budget={text}; expected training FLOPs, such as 1e22")
     return value
 
 

@@ -37,6 +37,7 @@ from absl import flags
 from launch import program
 from lm_jax import build as programs
 from lm_jax import data
+from lm_jax.errors import UserError
 from lm_jax.parallel import processes as hosts
 from lm_jax.runs import train as trainer
 from lm_jax.sweeps import directory as sweep_directory
@@ -98,7 +99,7 @@ def main() -> dict[str, Any]:
         return _summary(_directory())
     rate = FLOPS_PER_SECOND.value
     if rate is not None and not rate > 0:
-        raise ValueError(f"--flops_per_second={rate}; expected a number above 0")
+        raise UserError(f"--flops_per_second={rate}; expected a number above 0")
     trials = sweeps.trials_of(_read_sweep())
     if PLAN.value:
         plan = make_plan(trials, programs.expected_sizes)
@@ -131,25 +132,25 @@ def main() -> dict[str, Any]:
 
 def _directory() -> Path:
     if not SWEEPDIR.value:
-        raise ValueError("give --sweepdir: where is the sweep to be kept?")
+        raise UserError("give --sweepdir: where is the sweep to be kept?")
     return Path(SWEEPDIR.value)
 
 
 def _read_sweep() -> sweeps.Sweep:
     if not CONFIG.value:
-        raise ValueError("give --config: a file with get_sweep(), such as those of configs/sweeps")
+        raise UserError("give --config: a file with get_sweep(), such as those of configs/sweeps")
     path, colon, choice = CONFIG.value.partition(":")
     if not Path(path).is_file():
-        raise ValueError(
+        raise UserError(
             f"--config={path}: no such file; the shipped sweeps are configs/sweeps/*.py"
         )
     get_sweep = runpy.run_path(path).get("get_sweep")
     if not callable(get_sweep):
-        raise ValueError(f"{path} has no get_sweep(); expected a dict of experiments by name of it")
+        raise UserError(f"{path} has no get_sweep(); expected a dict of experiments by name of it")
     try:
         return get_sweep(choice) if colon else get_sweep()
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
     by_name = {str(i): run for i, run in enumerate(plan)} | {run.name: run for run in plan}
     for name in names:
         if name not in by_name:
-            raise ValueError(
+            raise UserError(
                 f"--run={name}: {directory} has {len(plan)} runs and none of that name or number"
             )
     fan = {sweep_directory.workdir_of(directory, by_name[n]): by_name[n] for n in names}

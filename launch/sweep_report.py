@@ -21,6 +21,7 @@ from absl import flags
 
 from launch import program
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.errors import UserError
 from lm_jax.evaluation import by_position as position_losses
 from lm_jax.runs import trained_run as runs
 from lm_jax.sweeps.report import write_sweep_page
@@ -56,7 +57,7 @@ def _measure(directory: Path, names: Sequence[str]) -> None:
     how = EvaluationConfig(batch_size=BATCH_SIZE.value)
     for name in done if "all" in names else names:
         if name not in done:
-            raise ValueError(
+            raise UserError(
                 f"--by_position={name}: {directory} has no finished run of that name; those that "
                 f"are finished are {', '.join(list(done)[:_LISTED]) or 'none'}"
                 + (", ..." if len(done) > _LISTED else "")

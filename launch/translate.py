@@ -21,6 +21,7 @@ from absl import flags
 from launch import beams, program
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data.sources import read_text
+from lm_jax.errors import UserError
 from lm_jax.evaluation.bleu_chrf import translation_measures
 from lm_jax.generation.generate import Completion
 from lm_jax.runs import trained_run as runs
@@ -52,7 +53,7 @@ def main() -> dict[str, Any]:
     choices = {"num_beams": NUM_BEAMS.value, **beams.choices()}
     experiment = run.program.experiment
     if experiment.objective != "seq2seq":
-        raise ValueError(f"{run.workdir} was not trained on pairs; use launch.generate")
+        raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     search = SamplesConfig(max_new_tokens=experiment.model.context_length, **choices)
     truncate = TRUNCATE.value or experiment.data.truncate
     found = translate(run, sources, search, batch_size=BATCH_SIZE.value, truncate=truncate)
@@ -74,7 +75,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\n").split("\n")]
     for number, columns in enumerate(lines, 1):
         if len(columns) != len(lines[0]) or len(columns) > 2 or not all(map(str.strip, columns)):
-            raise ValueError(
+            raise UserError(
                 f"{path}:{number}: expected a source on every line, or source<TAB>reference"
             )
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]

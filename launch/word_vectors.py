@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from launch import program
+from lm_jax.errors import UserError
 from lm_jax.evaluation import word_vectors
 from lm_jax.runs import trained_run as runs
 
@@ -51,7 +52,7 @@ def main() -> dict[str, Any]:
         program.say(f"{right:6} of {asked:6}  all")
         results["analogies"] = {"right": right, "asked": asked}
     if len(results) == 2:
-        raise ValueError("ask something: --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
+        raise UserError("ask something: --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
     return results
 
 

@@ -14,6 +14,7 @@ from lm_jax import data
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.validation import validate
+from lm_jax.errors import UserError
 from lm_jax.evaluation import loss_sums as evaluation
 from lm_jax.models import Model, build_model
 from lm_jax.models.scale_width import of_width
@@ -55,7 +56,7 @@ def compile_experiment(
       device_bytes: of memory, which decides what mesh `auto` is; None: the devices are asked.
 
     Raises:
-      ValueError: a configuration that cannot run on these devices or with this data set.
+      UserError: a configuration that cannot run on these devices or with this data set.
     """
     validate(experiment)
     experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
@@ -71,7 +72,7 @@ def compile_experiment(
     optimizer, train_step = make_training(experiment, model, schedule, fans=fans)
     smoothing = experiment.training.label_smoothing
     if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
-        raise ValueError(
+        raise UserError(
             f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
             "softmax over all targets; set it to 0"
         )
@@ -133,7 +134,7 @@ def make_training(
 
 
 def _check_model(mesh: Mesh, model: Any) -> None:
-    """Raises ValueError for a Transformer that the mesh cannot split evenly."""
+    """Raises UserError for a Transformer that the mesh cannot split evenly."""
     if not isinstance(model, BlocksConfig):
         return
     splits = {
@@ -143,12 +144,12 @@ def _check_model(mesh: Mesh, model: Any) -> None:
     for axis, fields in splits.items():
         for field in fields:
             if (given := getattr(model, field, 0)) % (parts := mesh.shape[axis]):
-                raise ValueError(
+                raise UserError(
                     f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
                     f"choose a multiple of {parts}, or another mesh"
                 )
     if model.attention == "cudnn" and mesh.shape["sequence"] > 1:
-        raise ValueError(
+        raise UserError(
             "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
             f"over sequence:{mesh.shape['sequence']}; take auto or xla, or another mesh"
         )
@@ -176,19 +177,19 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
     """Sets the fields of a model's configuration that are 0 to what the data set decides.
 
     Raises:
-      ValueError: a field is neither 0 nor what the data set needs.
+      UserError: a field is neither 0 nor what the data set needs.
     """
     for name, size in sizes.items():
         given = getattr(model, name, None)
         if given == 0:
             setattr(model, name, size)
         elif name == "vocab_size" and given is not None and given < size:
-            raise ValueError(
+            raise UserError(
                 f"model.vocab_size {given} is smaller than the tokenizer's {size} (with the ids "
                 "of masks, if the objective has any); leave it 0 to take that"
             )
         elif name != "vocab_size" and given is not None and given != size:
-            raise ValueError(
+            raise UserError(
                 f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
             )
 

@@ -13,6 +13,7 @@ trains one width with one budget: what the profiles predicted for it.
 import re
 
 from configs.sweeps._stdlib import on_stdlib
+from lm_jax.errors import UserError
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.sweeps.search_space import Trial, grid, isoflop, ladder
 
@@ -32,11 +33,11 @@ def get_sweep(choice: str = "") -> dict[str, Trial]:
       choice: a budget and a width, such as `3e13,48`, for that run alone.
 
     Raises:
-      ValueError: the choice is no such pair.
+      UserError: the choice is no such pair.
     """
     budget, comma, width = choice.partition(",")
     if choice and not (comma and width.isdecimal() and re.fullmatch(r"[\d.]+e\d+", budget)):
-        raise ValueError(f"the choice is {choice!r}; expected a budget and a width, as 3e13,48")
+        raise UserError(f"the choice is {choice!r}; expected a budget and a width, as 3e13,48")
     profiles = {float(budget): (int(width),)} if choice else WIDTHS
     base = on_stdlib()
     shape = TransformerConfig(context_length=128, positions="rotary")

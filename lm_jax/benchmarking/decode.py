@@ -10,6 +10,7 @@ import numpy as np
 
 from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
 from lm_jax.build import Program, compute_dtype
+from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop as decoding
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models.transformer.model import TransformerConfig
@@ -28,13 +29,13 @@ def measure(program: Program, batch_size: int, new_tokens: int, rounds: int, how
       how: `none` leaves Hugging Face out; it is not compiled otherwise.
 
     Raises:
-      ValueError: the model does not generate, or the tokens do not fit its context.
+      UserError: the model does not generate, or the tokens do not fit its context.
     """
     experiment = program.experiment
     if program.model.step is None or hasattr(experiment.model, "source_length"):
-        raise ValueError("the suite decode measures models that continue a text; take another")
+        raise UserError("the suite decode measures models that continue a text; take another")
     if not 0 < new_tokens < experiment.model.context_length:
-        raise ValueError(
+        raise UserError(
             f"{new_tokens} tokens and a prompt of one do not fit the model.context_length "
             f"{experiment.model.context_length}; generate fewer"
         )

@@ -51,7 +51,7 @@ def published(name: str) -> Experiment:
     """A preset on data of its kind, with 8 rows a step; nothing is read yet.
 
     Raises:
-      ValueError: no model of that name is known.
+      UserError: no model of that name is known.
     """
     model = preset(name)
     objective = FAMILIES[variant("model", model)].objectives[0]

@@ -9,6 +9,7 @@ import numpy as np
 from lm_jax import data
 from lm_jax.benchmarking.interleaved_timing import take_turns
 from lm_jax.build import Program, compute_dtype
+from lm_jax.errors import UserError
 from lm_jax.evaluation import loss_sums as evaluation
 from lm_jax.parallel import sharding
 from lm_jax.training import loop as training
@@ -33,11 +34,11 @@ def measure(
     Ours ends in sums a document in float64 on the host; a peer's in one mean.
 
     Raises:
-      ValueError: the program is not of a causal language model.
+      UserError: the program is not of a causal language model.
     """
     experiment = program.experiment
     if experiment.objective != "causal_lm":
-        raise ValueError(f"the suite eval measures objective causal_lm, not {experiment.objective}")
+        raise UserError(f"the suite eval measures objective causal_lm, not {experiment.objective}")
     model, rows = experiment.model, experiment.evaluation.batch_size
     targets = rows * model.context_length
     documents = random_documents(num_batches * targets, model.vocab_size)

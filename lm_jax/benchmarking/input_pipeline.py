@@ -14,6 +14,7 @@ from lm_jax import data
 from lm_jax.benchmarking import train_step as train
 from lm_jax.benchmarking.evaluate import random_documents
 from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.errors import UserError
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
 from lm_jax.training import loop as training
@@ -32,7 +33,7 @@ def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str
       dispatches: how many to time, of `training.steps_per_call` steps each.
 
     Raises:
-      ValueError: there is no corpus, and the program does not read a stream of tokens.
+      UserError: there is no corpus, and the program does not read a stream of tokens.
     """
     experiment = program.experiment
     if corpus is None:
@@ -72,7 +73,7 @@ def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str
 def _random_batches(program: programs.Program, dispatches: int) -> training.Batches:
     experiment = program.experiment
     if experiment.objective != "causal_lm":
-        raise ValueError(
+        raise UserError(
             "the suite data has random tokens for objective causal_lm, not "
             f"{experiment.objective}; give a --config whose data can be had"
         )

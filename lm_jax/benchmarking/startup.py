@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_jax.benchmarking import train_step as train
 from lm_jax.build import Program
+from lm_jax.errors import UserError
 
 FIRST_STEP = "first step after"  # how the line begins that a process prints at its first step
 
@@ -33,7 +34,7 @@ def measure(command: Sequence[str], rounds: int) -> dict[str, Any]:
       rounds: how many times with each, a cold and a warm one in turns.
 
     Raises:
-      ValueError: the command failed, with the last line of its errors.
+      UserError: the command failed, with the last line of its errors.
     """
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in range(rounds):
@@ -61,5 +62,5 @@ def _until_first_step(command: Sequence[str], cache: str) -> float:
         if found is None or process.returncode:
             errors.seek(0)
             last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise ValueError(f"{' '.join(command)} made no first step: {last}")
+            raise UserError(f"{' '.join(command)} made no first step: {last}")
     return found

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from lm_jax.data.config import KINDS, DataConfig
+from lm_jax.errors import UserError
 from lm_jax.models import FAMILIES
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.parallel import mesh as meshes
@@ -201,14 +202,14 @@ def variant(part: str, config: Any) -> str:
     """The name of a `model` family or of a kind of `data`, from the type of its configuration.
 
     Raises:
-      ValueError: it is none of them.
+      UserError: it is none of them.
     """
     key, types = _VARIANTS[part]
     for name, cls in types.items():
         if type(config) is cls:
             return name
     known = ", ".join(cls.__name__ for cls in types.values())
-    raise ValueError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
+    raise UserError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
 
 
 def has_encoder(experiment: Experiment) -> bool:
@@ -236,7 +237,7 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
     """The inverse of `to_dict`; absent fields take their defaults.
 
     Raises:
-      ValueError: a field that no dataclass here has, or an unknown kind of model or data.
+      UserError: a field that no dataclass here has, or an unknown kind of model or data.
     """
     defaults = Experiment()
     parts: dict[str, Any] = {}
@@ -244,7 +245,7 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
         fields = dict(values.get(part, {}))
         name = fields.pop(key, variant(part, getattr(defaults, part)))
         if name not in types:
-            raise ValueError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
+            raise UserError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
         parts[part] = _build(types[name], fields, f"{part}.")
     rest = {name: value for name, value in values.items() if name not in parts}
     if isinstance(sizes := rest.get("mesh"), Mapping):  # as runs wrote it once
@@ -257,9 +258,7 @@ def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
     types = get_type_hints(cls)
     for name in values:
         if name not in types:
-            raise ValueError(
-                f"unknown field {path + name!r}; {cls.__name__} has {', '.join(types)}"
-            )
+            raise UserError(f"unknown field {path + name!r}; {cls.__name__} has {', '.join(types)}")
     return cls(
         **{
             name: _build(types[name], value, f"{path}{name}.")

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from lm_jax.errors import UserError
+
 
 class Accelerator(NamedTuple):
     """One device; bandwidths are bytes a second that it sends, while it receives as many."""
@@ -42,10 +44,10 @@ def accelerator(name: str) -> Accelerator:
     """The accelerator of a name.
 
     Raises:
-      ValueError: none is known by it.
+      UserError: none is known by it.
     """
     if name not in ACCELERATORS:
-        raise ValueError(f"unknown accelerator {name!r}; known are {', '.join(ACCELERATORS)}")
+        raise UserError(f"unknown accelerator {name!r}; known are {', '.join(ACCELERATORS)}")
     return ACCELERATORS[name]
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+from lm_jax.errors import UserError
+
 KINDS = (
     "all-gather",
     "all-reduce",
@@ -56,7 +58,7 @@ def read_work(text: str) -> Work:
     Every branch of a conditional counts as if it ran.
 
     Raises:
-      ValueError: the text is of no HLO module.
+      UserError: the text is of no HLO module.
     """
     module = _parse(text)
 
@@ -90,7 +92,7 @@ _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 def _parse(text: str) -> _Module:
     header = text.partition("\n")[0]
     if not header.startswith("HloModule"):
-        raise ValueError(f"expected the text of an HLO module, not {header[:40]!r}")
+        raise UserError(f"expected the text of an HLO module, not {header[:40]!r}")
     sizes = (re.search(rf"{name}=(\d+)", header) for name in ("replica_count", "num_partitions"))
     devices = math.prod(int(size[1]) for size in sizes if size)
     computations: dict[str, dict[str, _Instruction]] = {}
@@ -106,7 +108,7 @@ def _parse(text: str) -> _Module:
             instruction = _instruction(assigns[1], assigns[2])
             scope[instruction.name] = instruction
     if not entry:
-        raise ValueError("the text of the HLO module has no ENTRY computation")
+        raise UserError("the text of the HLO module has no ENTRY computation")
     return _Module(computations, entry, devices)
 
 
@@ -125,7 +127,7 @@ def _closing(text: str, opens: int) -> int:
         depth += 1 if bracket[0] == "(" else -1
         if not depth:
             return bracket.start()
-    raise ValueError(f"unbalanced parentheses in the HLO text: {text[:80]!r}")
+    raise UserError(f"unbalanced parentheses in the HLO text: {text[:80]!r}")
 
 
 _CALLED = re.compile(

@@ -53,7 +53,7 @@ def count_parameters(config: Any) -> dict[str, int]:
     """Parameters of a model by component, and their `total`, from shapes alone.
 
     A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
-    Raises ValueError if the model cannot be built.
+    Raises UserError if the model cannot be built.
     """
     if isinstance(config, BlocksConfig):  # a kernel has no parameters, but may want another dtype
         config = dataclasses.replace(config, attention="xla")

@@ -42,7 +42,7 @@ def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> C
         all of it.
 
     Raises:
-      ValueError: the experiment cannot run, or its model cannot be built.
+      UserError: the experiment cannot run, or its model cannot be built.
     """
     validate(experiment)
     traced = _trace(shape_of(experiment, sizes))

@@ -58,7 +58,7 @@ def prepare(config: Any) -> Dataset:
     """The data set of a configuration, whose type says which kind.
 
     Raises:
-      ValueError: it cannot be had.
+      UserError: it cannot be had.
       OSError: the cache directory cannot be written.
     """
     return _PREPARE[type(config)](config)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from lm_jax.data.config import DataConfig
+from lm_jax.errors import UserError
 
 _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
@@ -38,7 +39,7 @@ def split_documents(texts: Sequence[str], config: DataConfig) -> tuple[list[str]
     whatever else joins the corpus; `tail` cuts the last fraction of characters off each document.
 
     Raises:
-      ValueError: one of the two would be empty.
+      UserError: one of the two would be empty.
     """
     fraction = config.validation_fraction
     if config.split == "tail":
@@ -51,7 +52,7 @@ def split_documents(texts: Sequence[str], config: DataConfig) -> tuple[list[str]
     train, validation = list(filter(None, train)), list(filter(None, validation))
     if not train or not validation:
         side = "validation" if not validation else "training"
-        raise ValueError(
+        raise UserError(
             f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
             f"data.validation_fraction {fraction}; set data.split=tail or another fraction"
         )

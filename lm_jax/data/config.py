@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from lm_jax.errors import UserError
+
 _CARRIED = ("embedded", "stdlib")  # sources that every Python has
 _TOKENIZERS = ("byte", "char", "bpe", "unigram", "word", "whitespace")
 
@@ -33,18 +35,18 @@ class TokenizerConfig:
         return self.kind not in ("word", "whitespace")
 
     def validate(self) -> None:
-        """Raises ValueError for an unknown kind."""
+        """Raises UserError for an unknown kind."""
         _check_choice("tokenizer.kind", self.kind, _TOKENIZERS)
 
 
 def _check_choice(field: str, given: str, choices: tuple[str, ...]) -> None:
     if given not in choices:
-        raise ValueError(f"data.{field} is {given!r}; expected one of {', '.join(choices)}")
+        raise UserError(f"data.{field} is {given!r}; expected one of {', '.join(choices)}")
 
 
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise ValueError(
+        raise UserError(
             f"data.validation_fraction is {fraction}; expected a fraction between 0 and 1"
         )
 
@@ -64,14 +66,14 @@ class DataConfig:
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     def validate(self) -> None:
-        """Raises ValueError for an unknown choice or an impossible value."""
+        """Raises UserError for an unknown choice or an impossible value."""
         _check_choice("source", self.source, (*_CARRIED, "files", "tfds"))
         _check_choice("split", self.split, ("documents", "tail"))
         self.tokenizer.validate()
         if self.source not in _CARRIED and not self.path:
-            raise ValueError(f"data.source={self.source} needs data.path: what should be read?")
+            raise UserError(f"data.source={self.source} needs data.path: what should be read?")
         if self.source in _CARRIED and self.path:
-            raise ValueError(
+            raise UserError(
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
             )
@@ -91,11 +93,11 @@ class LabelledTextConfig:
     )
 
     def validate(self) -> None:
-        """Raises ValueError for an unknown choice or an impossible value."""
+        """Raises UserError for an unknown choice or an impossible value."""
         _check_choice("source", self.source, ("files", "tfds"))
         self.tokenizer.validate()
         if not self.path:
-            raise ValueError(f"data.source={self.source} needs data.path: what should be read?")
+            raise UserError(f"data.source={self.source} needs data.path: what should be read?")
         _check_fraction(self.validation_fraction)
 
 
@@ -111,13 +113,13 @@ class ImageConfig:
     flip: bool = False  # augmentation: left to right, every other time
 
     def validate(self) -> None:
-        """Raises ValueError for an unknown choice or an impossible value."""
+        """Raises UserError for an unknown choice or an impossible value."""
         _check_choice("source", self.source, ("digits", "idx", "npz", "tfds", "and_gate"))
         if (self.source in ("idx", "npz", "tfds")) != bool(self.path):
             needs = "needs data.path" if not self.path else "takes no data.path"
-            raise ValueError(f"data.source={self.source} {needs}")
+            raise UserError(f"data.source={self.source} {needs}")
         if self.crop_padding < 0:
-            raise ValueError(f"data.crop_padding is {self.crop_padding}; expected 0 or more")
+            raise UserError(f"data.crop_padding is {self.crop_padding}; expected 0 or more")
         _check_fraction(self.validation_fraction)
 
 
@@ -135,14 +137,14 @@ class SymbolsConfig:
     seed: int = 0
 
     def validate(self) -> None:
-        """Raises ValueError for an impossible value."""
+        """Raises UserError for an impossible value."""
         for name, value in vars(self).items():
             least = 0 if name in ("validation_shortest", "validation_longest", "seed") else 1
             if value < least:
-                raise ValueError(f"data.symbols.{name} is {value}; expected at least {least}")
+                raise UserError(f"data.symbols.{name} is {value}; expected at least {least}")
         shortest, longest = self.lengths_to_validate
         if self.shortest > self.longest or shortest > longest:
-            raise ValueError(
+            raise UserError(
                 f"data.symbols: the shortest ({self.shortest}, {shortest} to validate) is longer "
                 f"than the longest ({self.longest}, {longest} to validate)"
             )
@@ -186,31 +188,31 @@ class ParallelTextConfig:
         return self.source in ("copy", "reverse", "sort")
 
     def validate(self) -> None:
-        """Raises ValueError for an unknown choice or an impossible value."""
+        """Raises UserError for an unknown choice or an impossible value."""
         _check_choice("source", self.source, ("files", "tfds", "copy", "reverse", "sort"))
         self.tokenizer.validate()
         self.symbols.validate()
         _check_fraction(self.validation_fraction)
         if self.is_made:
             if self.path or self.tasks:
-                raise ValueError(f"data.source={self.source} makes its pairs; it takes no path")
+                raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
         elif bool(self.path) == bool(self.tasks):
-            raise ValueError(
+            raise UserError(
                 f"data.source={self.source} needs either data.path or data.tasks: "
                 "what should be read?"
             )
         if self.source == "tfds" and self.tasks:
-            raise ValueError("data.tasks names files; set data.source=files")
+            raise UserError("data.tasks names files; set data.source=files")
         if self.tasks and (self.target_path or self.validation_path):
-            raise ValueError(
+            raise UserError(
                 "data.tasks names files of pairs, held out by a hash; leave data.target_path and "
                 "data.validation_path empty"
             )
         if self.validation_target_path and not self.validation_path:
-            raise ValueError("data.validation_target_path has no data.validation_path beside it")
+            raise UserError("data.validation_target_path has no data.validation_path beside it")
         for name in ("longest_characters", "largest_length_ratio"):
             if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
+                raise UserError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 KINDS = {

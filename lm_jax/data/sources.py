@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lm_jax.data.config import DataConfig
 from lm_jax.data.embedded import python_reference, standard_library
+from lm_jax.errors import UserError
 
 
 class Documents(NamedTuple):
@@ -24,7 +25,7 @@ def load(config: DataConfig, cache: Path) -> Documents:
     """The documents of a configuration, empty ones left out.
 
     Raises:
-      ValueError: nothing was found, a file is not UTF-8, or a data set cannot be had.
+      UserError: nothing was found, a file is not UTF-8, or a data set cannot be had.
     """
     if config.source == "files":
         documents = _files(config.path)
@@ -37,7 +38,7 @@ def load(config: DataConfig, cache: Path) -> Documents:
     texts = [text for text in documents.texts if text.strip()]
     if not texts:
         place = config.path or config.source
-        raise ValueError(f"the corpus {place} is empty: no document holds any text")
+        raise UserError(f"the corpus {place} is empty: no document holds any text")
     return documents._replace(texts=texts)
 
 
@@ -59,7 +60,7 @@ def find_files(path: str) -> list[Path]:
     """The files of a path, all files of a directory, or those that match a pattern.
 
     Raises:
-      ValueError: there are none.
+      UserError: there are none.
     """
     found = Path(path)
     if found.is_dir():
@@ -75,17 +76,17 @@ def find_files(path: str) -> list[Path]:
         paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
         paths = [file for file in paths if file.is_file()]
     if not paths:
-        raise ValueError(f"no file matches data.path {path!r} (from {os.getcwd()})")
+        raise UserError(f"no file matches data.path {path!r} (from {os.getcwd()})")
     return paths
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its line ends as they are. Raises ValueError if it is not UTF-8."""
+    """The text of a file, its line ends as they are. Raises UserError if it is not UTF-8."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
             "convert it (iconv -t utf-8) or leave it out of data.path"
         ) from None
@@ -103,7 +104,7 @@ def tfds_builder_of(name: str, directory: Path) -> Any:
     """The tensorflow-datasets builder of a name, its data at hand.
 
     Raises:
-      ValueError: it cannot be had.
+      UserError: it cannot be had.
     """
     import tensorflow_datasets as tfds
     import tensorflow_datasets.translate  # noqa: F401  wmt14_translate and its like are known then
@@ -119,7 +120,7 @@ def tfds_builder_of(name: str, directory: Path) -> Any:
         builder.download_and_prepare()
     except Exception as error:  # tfds and its transports raise dozens of kinds
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(
+        raise UserError(
             f"tfds data set {name!r} cannot be had ({type(error).__name__}: {reason}); "
             "check its name and the network"
         ) from None
@@ -149,13 +150,13 @@ def _text_feature(config: DataConfig, features: Any) -> str:
     names = [name for name, feature in features.items() if type(feature).__name__ == "Text"]
     if config.text_feature:
         if config.text_feature not in names:
-            raise ValueError(
+            raise UserError(
                 f"data.text_feature {config.text_feature!r} is no text of {config.path}; "
                 f"it has {', '.join(names) or 'none'}"
             )
         return config.text_feature
     if len(names) != 1:
-        raise ValueError(
+        raise UserError(
             f"{config.path} has {len(names)} text features ({', '.join(names)}); "
             "choose one with data.text_feature"
         )

@@ -16,6 +16,7 @@ import numpy as np
 
 from lm_jax.data.config import TokenizerConfig
 from lm_jax.data.word_vocabulary import load_words, train_words
+from lm_jax.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 _LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once
@@ -37,7 +38,7 @@ class Tokenizer(NamedTuple):
         return TokenizerConfig(self.kind).lossless
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens of a text, int32. Raises ValueError if it is not encodable as UTF-8."""
+        """The tokens of a text, int32. Raises UserError if it is not encodable as UTF-8."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -117,7 +118,7 @@ def _check_utf8(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise UserError(
             f"character {error.start} of the text is the lone surrogate "
             f"{text[error.start]!a}, which is not Unicode text; remove it"
         ) from None
@@ -141,13 +142,13 @@ def _from_model(kind: str, model: bytes) -> Tokenizer:
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer saved in a directory. Raises ValueError if there is none."""
+    """The tokenizer saved in a directory. Raises UserError if there is none."""
     try:
         kind = json.loads((directory / "tokenizer.json").read_text())["kind"]
         model = b"" if kind == "byte" else (directory / _model_file(kind)).read_bytes()
         return _from_model(kind, model)
     except (FileNotFoundError, ValueError, KeyError, RuntimeError):  # sentencepiece's
-        raise ValueError(f"{directory} holds no tokenizer that can be read") from None
+        raise UserError(f"{directory} holds no tokenizer that can be read") from None
 
 
 def _load_from_run(config: TokenizerConfig) -> Tokenizer:
@@ -160,7 +161,7 @@ def identity(config: TokenizerConfig) -> dict[str, Any]:
     """What decides the tokens of given texts: of a tokenizer that is taken, not where it lies.
 
     Raises:
-      ValueError: there is none at `config.path`.
+      UserError: there is none at `config.path`.
     """
     if not config.path:
         return {name: value for name, value in vars(config).items() if name != "path"}
@@ -172,7 +173,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of a configuration, trained on these texts; the same texts give the same one.
 
     Raises:
-      ValueError: the texts do not support the vocabulary asked for, or there is none at the path
+      UserError: the texts do not support the vocabulary asked for, or there is none at the path
         that it should be taken from.
     """
     if config.path:
@@ -191,7 +192,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if config.kind == "char":
         smallest, size = 256 + 2 + 1, min(config.vocab_size, every)
     if size < smallest:
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer.vocab_size {config.vocab_size} is too small: 256 bytes, 2 special "
             f"pieces and {smallest - 258} characters of the corpus need at least {smallest}"
         )
@@ -218,7 +219,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(_explain(config, str(error))) from None
+        raise UserError(_explain(config, str(error))) from None
     return _from_model(config.kind, model.getvalue())
 
 

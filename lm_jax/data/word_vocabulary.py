@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lm_jax.data.config import TokenizerConfig
+from lm_jax.errors import UserError
 
 UNKNOWN = "<unk>"
 _PATTERNS = {
@@ -32,7 +33,7 @@ class Words(NamedTuple):
         """The ids of the words of each text.
 
         Raises:
-          ValueError: a word is not in the vocabulary, which has no <unk>.
+          UserError: a word is not in the vocabulary, which has no <unk>.
         """
         unknown = self.unknown
         encoded = [[self.ids.get(word, unknown) for word in self.split(text)] for text in texts]
@@ -40,7 +41,7 @@ class Words(NamedTuple):
             for text, ids in zip(texts, encoded, strict=True):
                 if None in ids:
                     word = self.split(text)[ids.index(None)]
-                    raise ValueError(
+                    raise UserError(
                         f"the word {word!r} is not in the vocabulary of {len(self.ids)}, which has "
                         "no <unk>; set data.tokenizer.unknown=true or a larger vocabulary"
                     )
@@ -68,12 +69,12 @@ def train_words(config: TokenizerConfig, texts: Sequence[str], end: str) -> byte
     """The serialized vocabulary of the most frequent words; equal counts stand in word order.
 
     Raises:
-      ValueError: the vocabulary has no room for a word.
+      UserError: the vocabulary has no room for a word.
     """
     special = [end, UNKNOWN] if config.unknown else [end]
     room = config.vocab_size - len(special)
     if room < 1:
-        raise ValueError(
+        raise UserError(
             f"data.tokenizer.vocab_size {config.vocab_size} has no room for a word beside "
             f"{' and '.join(special)}"
         )

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 _RESAMPLES = 1000
 _NORMAL_95 = 1.959964  # half a 95% interval over the standard error
 
@@ -13,7 +15,7 @@ def _metrics() -> tuple[Any, Any]:
     try:
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError:
-        raise ValueError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
+        raise UserError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
     return BLEU, CHRF
 
 
@@ -44,11 +46,11 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
     null for one sentence.
 
     Raises:
-      ValueError: there is nothing to compare, or not as many of both.
+      UserError: there is nothing to compare, or not as many of both.
     """
     BLEU, CHRF = _metrics()
     if not references or len(hypotheses) != len(references):
-        raise ValueError(
+        raise UserError(
             f"{len(hypotheses):,} translations and {len(references):,} references; expected as "
             "many of both, and at least one"
         )

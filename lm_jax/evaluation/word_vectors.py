@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 
 class WordVectors(NamedTuple):
     """Words and their unit vectors [V, d], the most frequent first."""
@@ -15,9 +17,9 @@ class WordVectors(NamedTuple):
     rows: dict[str, int]
 
     def row(self, word: str) -> int:
-        """The row of a word. Raises ValueError if it has none."""
+        """The row of a word. Raises UserError if it has none."""
         if word not in self.rows:
-            raise ValueError(f"{word!r} is not among the {len(self.words):,} words of this model")
+            raise UserError(f"{word!r} is not among the {len(self.words):,} words of this model")
         return self.rows[word]
 
 
@@ -34,7 +36,7 @@ def nearest(
     """The words with the largest cosine to the sum of some words less others, best first.
 
     With two added and one taken away it is 3CosAdd (Mikolov et al. 2013): king - man + woman. The
-    given words are left out. Raises ValueError if one of them has no vector.
+    given words are left out. Raises UserError if one of them has no vector.
     """
     added, taken = [vectors.row(w) for w in plus], [vectors.row(w) for w in minus]
     query = vectors.vectors[added].sum(axis=0) - vectors.vectors[taken].sum(axis=0)
@@ -51,7 +53,7 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
     questions-words.txt; those with a word that has no vector are left out, in any letter case.
 
     Raises:
-      ValueError: the file cannot be read so.
+      UserError: the file cannot be read so.
     """
     results: dict[str, tuple[int, int]] = {}
     section = ""
@@ -61,7 +63,7 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
             continue
         words = line.lower().split()
         if len(words) != 4:
-            raise ValueError(f"{path}:{number}: {line[:60]!r} is not an analogy of four words")
+            raise UserError(f"{path}:{number}: {line[:60]!r} is not an analogy of four words")
         if not all(word in vectors.rows for word in words):
             continue
         a, b, c, expected = words
@@ -77,7 +79,7 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
     The file holds lines `word<TAB>word<TAB>score`, as WordSim-353; `#` opens a comment.
 
     Raises:
-      ValueError: the file cannot be read so, or fewer than 3 of its pairs have vectors.
+      UserError: the file cannot be read so, or fewer than 3 of its pairs have vectors.
     """
     from scipy.stats import spearmanr  # a second to import: not at every start
 
@@ -89,14 +91,14 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
             one, other, score = line.lower().split("\t")[:3]
             value = float(score)
         except ValueError:
-            raise ValueError(f"{path}:{number}: {line[:60]!r} is not word, word, score") from None
+            raise UserError(f"{path}:{number}: {line[:60]!r} is not word, word, score") from None
         count += 1
         if one in vectors.rows and other in vectors.rows:
             pair = vectors.vectors[[vectors.row(one), vectors.row(other)]]
             cosines.append(float(pair[0] @ pair[1]))
             scores.append(value)
     if len(scores) < 3:
-        raise ValueError(f"{path}: only {len(scores)} of {count} pairs are among the words")
+        raise UserError(f"{path}: only {len(scores)} of {count} pairs are among the words")
     return float(spearmanr(cosines, scores).statistic), len(scores), count
 
 
@@ -106,4 +108,4 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UserError(f"{path} cannot be read ({error})") from None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import Source, first_carry, prepared
 from lm_jax.models.interface import Carry, Model, Variables
 
@@ -104,16 +105,16 @@ class _Chosen(NamedTuple):
 
 
 def check(search: BeamSearch) -> None:
-    """Raises ValueError for a search that cannot be."""
+    """Raises UserError for a search that cannot be."""
     if search.num_beams < 1:
-        raise ValueError(f"num_beams is {search.num_beams}; expected at least 1")
+        raise UserError(f"num_beams is {search.num_beams}; expected at least 1")
     if search.length_penalty_kind not in LENGTH_PENALTIES:
-        raise ValueError(
+        raise UserError(
             f"length_penalty_kind is {search.length_penalty_kind!r}; "
             f"expected one of {', '.join(LENGTH_PENALTIES)}"
         )
     if search.early_stopping not in EARLY_STOPPING:
-        raise ValueError(
+        raise UserError(
             f"early_stopping is {search.early_stopping!r}; "
             f"expected one of {', '.join(EARLY_STOPPING)}"
         )
@@ -148,7 +149,7 @@ def beam_search(
       prefix_length: tokens of every row that are read at once; less than the shortest prompt has.
 
     Raises:
-      ValueError: the model does not generate, the search cannot be, or has more beams than the
+      UserError: the model does not generate, the search cannot be, or has more beams than the
         vocabulary has tokens.
     """
     check(search)
@@ -158,7 +159,7 @@ def beam_search(
     variables = prepared(model, variables)
     vocab_size = jax.eval_shape(step, variables, carry, tokens[:, 0])[0].shape[-1]
     if num_beams > vocab_size:
-        raise ValueError(
+        raise UserError(
             f"num_beams is {num_beams}, more than the vocabulary of {vocab_size} tokens; "
             "search with fewer"
         )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.generation.sampling import Sampling, sample, tokens_seen
 from lm_jax.models.interface import Carry, Model, Variables
 
@@ -35,15 +36,15 @@ def batch_of_prompts(
     """Prompts as rows of tokens, int32 [B, width] padded with 0, and their lengths, int32 [B].
 
     Raises:
-      ValueError: a prompt is empty, longer than the width, or has a token that the model has not.
+      UserError: a prompt is empty, longer than the width, or has a token that the model has not.
     """
     tokens = np.zeros((len(prompts), width), np.int32)
     for index, (row, prompt) in enumerate(zip(tokens, prompts, strict=True)):
         if not 0 < len(prompt) <= width:
-            raise ValueError(f"prompt {index} has {len(prompt)} tokens; expected 1 to {width}")
+            raise UserError(f"prompt {index} has {len(prompt)} tokens; expected 1 to {width}")
         outside = [token for token in prompt if not 0 <= token < vocab_size]
         if outside:
-            raise ValueError(
+            raise UserError(
                 f"prompt {index} has the token {outside[0]}, which is outside the vocabulary of "
                 f"{vocab_size}; encode it with the model's own tokenizer"
             )
@@ -62,10 +63,10 @@ def first_carry(
     """The carry of rows of tokens [B, N] after their first `prefix_length` tokens.
 
     Raises:
-      ValueError: the model does not generate.
+      UserError: the model does not generate.
     """
     if model.start is None or model.step is None:
-        raise ValueError("this model does not generate: it has no start and step")
+        raise UserError("this model does not generate: it has no start and step")
     arguments: dict[str, Any] = {} if source is None else {"source": source}
     carry = model.start(variables, *tokens.shape, **arguments)
     variables = prepared(model, variables)
@@ -99,7 +100,7 @@ def begin(
       prefix_length: tokens of every row that are read at once; less than the shortest prompt has.
 
     Raises:
-      ValueError: the model does not generate.
+      UserError: the model does not generate.
     """
     carry = first_carry(model, variables, tokens, source, prefix_length)
     rows = tokens.shape[0]
@@ -184,7 +185,7 @@ def generate(
     """A batch of prompts continued to their ends or limits: `begin`, and `advance` to the last.
 
     Raises:
-      ValueError: the model does not generate.
+      UserError: the model does not generate.
     """
     texts = begin(model, variables, tokens, lengths, source=source, prefix_length=prefix_length)
     return advance(
@@ -219,7 +220,7 @@ def next_token_probabilities(
       The tokens, int32 [T, count], and their probabilities, float32 [T, count].
 
     Raises:
-      ValueError: the model does not generate.
+      UserError: the model does not generate.
     """
     carry = first_carry(model, variables, tokens[None], source, 0)
     step = model.step

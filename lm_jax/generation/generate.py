@@ -12,6 +12,7 @@ from lm_jax import data
 from lm_jax.build import Program
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import SamplesConfig
+from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop as decoding
 from lm_jax.generation import sliding_window as writing
 from lm_jax.generation.beam_search import Beams, BeamSearch, beam_search
@@ -50,10 +51,10 @@ class Openings(NamedTuple):
 
 
 def check(program: Program, tokenizer: data.Tokenizer, config: SamplesConfig) -> None:
-    """Raises ValueError for samples that the model cannot give, before it is trained for them."""
+    """Raises UserError for samples that the model cannot give, before it is trained for them."""
     openings(program, tokenizer, [config.prompt])
     if config.num_beams > tokenizer.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"samples.num_beams is {config.num_beams}, but there are {tokenizer.vocab_size} tokens "
             "to begin with; ask for fewer"
         )
@@ -71,7 +72,7 @@ def openings(
       truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
-      ValueError: a prompt is longer than what the model reads, or leaves no room for a new token.
+      UserError: a prompt is longer than what the model reads, or leaves no room for a new token.
     """
     end, experiment = tokenizer.end_of_document, program.experiment
     context = longest_context(program)
@@ -85,7 +86,7 @@ def openings(
     encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
     for number, tokens in enumerate(encoded, 1):
         if len(tokens) > most and not truncate:
-            raise ValueError(
+            raise UserError(
                 f"{what} {number} is {len(tokens):,} tokens long; the model reads at most {most} "
                 "of it: shorten it, or have it cut (--truncate of launch.translate)"
             )
@@ -131,7 +132,7 @@ def complete(
       truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
-      ValueError: a prompt does not fit the model.
+      UserError: a prompt does not fit the model.
     """
     each = [prompt for prompt in prompts for _ in range(config.num_samples)]
     tokens, hidden, source, room = openings(program, tokenizer, each, truncate=truncate)
@@ -185,7 +186,7 @@ def search(
       truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
-      ValueError: a prompt does not fit the model, or its texts would outgrow the model's context.
+      UserError: a prompt does not fit the model, or its texts would outgrow the model's context.
     """
     texts, hidden, source, room = openings(program, tokenizer, prompts, truncate=truncate)
     context, end = longest_context(program), tokenizer.end_of_document
@@ -196,7 +197,7 @@ def search(
     if room is not None:
         new = min(new, room - 1)
     elif longest + new > context:
-        raise ValueError(
+        raise UserError(
             f"{new} new tokens after {longest} outgrow the model's context of {context}, where "
             f"beam search has to end; ask for at most {context - longest} new tokens"
         )
@@ -263,7 +264,7 @@ def next_tokens(
     """What the model expects at the beginning of a text and after each token of the prompt.
 
     Raises:
-      ValueError: the prompt does not fit the model.
+      UserError: the prompt does not fit the model.
     """
     (tokens,), _, source, _ = openings(program, tokenizer, [prompt])
     best, probabilities = expectations(program, variables, tokens, source, count)

@@ -67,6 +67,6 @@ def build_model(config: Any, dtype: Any) -> Model:
     """The model of a configuration, computing in `dtype`; the configuration's type is the family.
 
     Raises:
-      ValueError: the configuration cannot be built.
+      UserError: the configuration cannot be built.
     """
     return next(f.build for f in FAMILIES.values() if f.config is type(config))(config, dtype)

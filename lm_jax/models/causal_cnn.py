@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
@@ -43,16 +44,16 @@ class CausalCNNConfig:
         return ("d_model",)
 
     def validate(self) -> None:
-        """Raises ValueError for a shape that cannot be built."""
+        """Raises UserError for a shape that cannot be built."""
         for field in ("context_length", "num_layers", "d_model", "kernel_width", "dilation_cycle"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         if self.vocab_size < 0:
-            raise ValueError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
+            raise UserError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
         if not self.logit_scale > 0:
-            raise ValueError(f"model.logit_scale is {self.logit_scale}; expected above 0")
+            raise UserError(f"model.logit_scale is {self.logit_scale}; expected above 0")
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 class Block(nn.Module):
@@ -135,11 +136,11 @@ def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
     """The convolutional language model of a configuration; `dtype` is that of its computation.
 
     Raises:
-      ValueError: the configuration has an impossible shape.
+      UserError: the configuration has an impossible shape.
     """
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         module = CausalCNN(config, dtype, train=False)

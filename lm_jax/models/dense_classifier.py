@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -36,20 +37,20 @@ class DenseClassifierConfig:
         return ("d_hidden",)
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(
+            raise UserError(
                 f"model.activation is {self.activation!r}; "
                 f"expected one of {', '.join(_ACTIVATIONS)}"
             )
         for field in ("num_layers", "d_hidden"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("num_classes", "image_height", "image_width", "image_channels"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
@@ -90,18 +91,18 @@ def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) ->
     """The dense classifier of a configuration; `dtype` is that of its computation.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape; or, when the
+      UserError: the configuration names an unknown choice or an impossible shape; or, when the
         model is traced, inputs are not of the configured size.
     """
     config.validate()
     if config.num_classes < 1:
-        raise ValueError("model.num_classes is 0: give the number of classes")
+        raise UserError("model.num_classes is 0: give the number of classes")
     expected = (config.image_height, config.image_width, config.image_channels)
 
     def checked(batch: Batch) -> jax.Array:
         shape = batch["inputs"].shape[1:]
         if all(expected) and shape != expected:
-            raise ValueError(
+            raise UserError(
                 f"inputs of {' x '.join(map(str, shape))} for a model of "
                 f"{' x '.join(map(str, expected))} (height x width x channels); "
                 "set model.image_height, image_width and image_channels to those of the data"

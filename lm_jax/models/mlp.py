@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
@@ -32,15 +33,15 @@ class MLPConfig:
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises ValueError for a shape that cannot be built."""
+        """Raises UserError for a shape that cannot be built."""
         for field in ("context_length", "window", "d_embedding", "d_hidden"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("vocab_size", "num_layers"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 class Carry(NamedTuple):
@@ -107,11 +108,11 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
     """The MLP language model of a configuration; `dtype` is that of its computation.
 
     Raises:
-      ValueError: the configuration has an impossible shape.
+      UserError: the configuration has an impossible shape.
     """
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return MLP(config, dtype, train=False).init(key, batch["inputs"], positions_of(batch))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -25,11 +26,11 @@ class NaiveBayesConfig:
     k: float = 1.0
 
     def validate(self) -> None:
-        """Raises ValueError for a number that cannot be counted with."""
+        """Raises UserError for a number that cannot be counted with."""
         if self.context_length < 1:
-            raise ValueError(f"model.context_length is {self.context_length}; expected at least 1")
+            raise UserError(f"model.context_length is {self.context_length}; expected at least 1")
         if not 0 < self.k < math.inf:
-            raise ValueError(f"model.k is {self.k}; expected a finite number above 0")
+            raise UserError(f"model.k is {self.k}; expected a finite number above 0")
 
 
 def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
@@ -38,11 +39,11 @@ def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
     `fit` counts a training split: `inputs` are its tokenized documents, `targets` their classes.
 
     Raises:
-      ValueError: the configuration has an impossible value.
+      UserError: the configuration has an impossible value.
     """
     config.validate()
     if config.vocab_size < 1 or config.num_classes < 2:
-        raise ValueError(
+        raise UserError(
             f"model.vocab_size is {config.vocab_size} and model.num_classes {config.num_classes}; "
             "expected words, and at least 2 classes"
         )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from lm_jax.errors import UserError
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 
@@ -136,8 +137,8 @@ def preset(name: str) -> Config:
     """The configuration of a published model.
 
     Raises:
-      ValueError: no model of that name is known.
+      UserError: no model of that name is known.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}; known are {', '.join(PRESETS)}")
+        raise UserError(f"unknown model {name!r}; known are {', '.join(PRESETS)}")
     return PRESETS[name]()

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from lm_jax.errors import UserError
+
 
 def of_width(config: Any, width: int) -> Any:
     """The configuration whose main width is `width`, the other widths times the same ratio.
@@ -11,10 +13,10 @@ def of_width(config: Any, width: int) -> Any:
     `config.widths()` names these fields, the main one first; a field that is 0 stays 0.
 
     Raises:
-      ValueError: the model has no widths or cannot be scaled, or a field does not come out whole.
+      UserError: the model has no widths or cannot be scaled, or a field does not come out whole.
     """
     if not hasattr(config, "widths"):
-        raise ValueError(
+        raise UserError(
             f"mup_base_width is {width}, but a {type(config).__name__} has no width that grows; "
             "set it to 0"
         )
@@ -22,7 +24,7 @@ def of_width(config: Any, width: int) -> Any:
     given = getattr(config, main)
     for name in others:
         if (value := getattr(config, name)) * width % given:
-            raise ValueError(
+            raise UserError(
                 f"mup_base_width {width} makes model.{main} {given} into {width} and model.{name} "
                 f"{value} into {value * width / given:.4g}; expected a multiple of "
                 f"{given // math.gcd(given, value)}"

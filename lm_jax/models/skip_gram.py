@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Losses, Model, Variables, cross_entropy
 
 
@@ -29,13 +30,13 @@ class SkipGramConfig:
         return ("d_embedding",)
 
     def validate(self) -> None:
-        """Raises ValueError for an impossible value."""
+        """Raises UserError for an impossible value."""
         for field in ("d_embedding", "negatives", "window"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("vocab_size", "noise_power", "subsampling"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
 
 
 def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
@@ -47,11 +48,11 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
     frequencies behind q are counted along: `variables["frequencies"]`.
 
     Raises:
-      ValueError: the configuration has an impossible value.
+      UserError: the configuration has an impossible value.
     """
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     shape = (config.vocab_size, config.d_embedding)
 
     def init(key: jax.Array, batch: Batch) -> Variables:
@@ -80,7 +81,7 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
             logits_bv, stats = apply(variables, batch, train=False)
             return cross_entropy(logits_bv, batch["targets"]), stats
         if key is None:
-            raise ValueError("skip-gram draws its negatives: training needs a key")
+            raise UserError("skip-gram draws its negatives: training needs a key")
         params, targets_b = variables["params"], batch["targets"]
         # Drawn by inverting the distribution function: a search instead of a sum over words.
         reached_v = jnp.cumsum(jnp.exp(log_noise(variables)))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lm_jax.errors import UserError
+
 
 class Place(NamedTuple):
     """One process of a job."""
@@ -30,7 +32,7 @@ def find(
     """The place of this process; None: it is the only one. What is given goes before what is found.
 
     Raises:
-      ValueError: some of the three is said and some is not, or they contradict each other.
+      UserError: some of the three is said and some is not, or they contradict each other.
     """
     found = _explicit(environment) or _slurm(environment) or _open_mpi(environment)
     given = {
@@ -43,15 +45,15 @@ def find(
         return None
     missing = [name for name in given if known.get(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"a job of several processes, but nothing says {' or '.join(missing)}: "
             "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
         )
     place = Place(**known)
     if not re.fullmatch(r".+:\d+", place.coordinator):
-        raise ValueError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
+        raise UserError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
     if not 0 <= place.process_id < place.num_processes:
-        raise ValueError(
+        raise UserError(
             f"--process_id is {place.process_id} of {place.num_processes} processes; "
             "expected 0 <= process_id < num_processes"
         )

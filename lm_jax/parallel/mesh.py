@@ -7,6 +7,8 @@ device, and one of size -1 all that remain.
 import math
 from collections.abc import Mapping
 
+from lm_jax.errors import UserError
+
 AUTO = "auto"
 # Devices that are numbered consecutively, and so are near to each other, lie along the last axes.
 AXES = ("data", "fsdp", "tensor", "sequence")
@@ -16,21 +18,21 @@ def parse(text: str) -> dict[str, int]:
     """The size of each axis as the text gives it.
 
     Raises:
-      ValueError: a part of the text is no axis with its size, or more than one axis is -1.
+      UserError: a part of the text is no axis with its size, or more than one axis is -1.
     """
     given: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.partition(":")
         if axis not in AXES or axis in given or not size.removeprefix("-").isdigit():
-            raise ValueError(
+            raise UserError(
                 f"mesh {text}: {part!r} is no axis with its size; "
                 f"expected such as data:2,fsdp:4, of {', '.join(AXES)}, each once; or {AUTO}"
             )
         given[axis] = int(size)
     if any(size == 0 or size < -1 for size in given.values()):
-        raise ValueError(f"mesh {text}: a size is a number of devices, or -1 for the rest")
+        raise UserError(f"mesh {text}: a size is a number of devices, or -1 for the rest")
     if list(given.values()).count(-1) > 1:
-        raise ValueError(f"mesh {text}: at most one axis may be -1")
+        raise UserError(f"mesh {text}: at most one axis may be -1")
     return dict.fromkeys(AXES, 1) | given
 
 
@@ -38,12 +40,12 @@ def axis_sizes(text: str, num_devices: int) -> dict[str, int]:
     """The size of each axis of a mesh of so many devices.
 
     Raises:
-      ValueError: as `parse`, or the sizes do not multiply to the number of devices.
+      UserError: as `parse`, or the sizes do not multiply to the number of devices.
     """
     sizes = parse(text)
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if num_devices % fixed or (fixed != num_devices and -1 not in sizes.values()):
-        raise ValueError(
+        raise UserError(
             f"mesh {text} does not fit {num_devices} devices; "
             "the sizes must multiply to that number"
         )

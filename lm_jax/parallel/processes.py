@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lm_jax.errors import UserError
 from lm_jax.parallel.launchers import Place
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def join(place: Place | None, timeout_seconds: int) -> None:
         come, JAX would abort with a trace of its own: this ends the process before, with one line.
 
     Raises:
-      ValueError: process 0 does not answer, or cannot listen.
+      UserError: process 0 does not answer, or cannot listen.
     """
     global _joined
     waiting: dict[str, Any] = {
@@ -65,7 +66,7 @@ def join(place: Place | None, timeout_seconds: int) -> None:
             **waiting,
         )
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"the processes cannot meet at {place.coordinator} ({_summary(error)}); "
             "give another --coordinator"
         ) from None
@@ -94,7 +95,7 @@ def _wait_for(coordinator: str, deadline: float) -> None:
         except OSError as error:  # also a name that no server knows yet
             problem = str(error)
         time.sleep(min(0.2, left))
-    raise ValueError(
+    raise UserError(
         f"the coordinator {coordinator} did not answer within {deadline - started:.0f} s "
         f"({problem}); see whether process 0 runs there and the port is open, or give another "
         "--coordinator or a longer --coordinator_timeout"
@@ -129,7 +130,7 @@ def gather(text: str) -> list[str]:
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Raises ValueError, on all processes, unless all call it with the same values of JSON."""
+    """Raises UserError, on all processes, unless all call it with the same values of JSON."""
     if not several():
         return
     everyone = [_flat(json.loads(text)) for text in gather(json.dumps(values, sort_keys=True))]
@@ -137,7 +138,7 @@ def agree(values: Mapping[str, Any]) -> None:
         for path in sorted(everyone[0].keys() | theirs.keys()):
             first, other = everyone[0].get(path), theirs.get(path)
             if first != other:
-                raise ValueError(
+                raise UserError(
                     f"the processes of this job disagree: {path} is {first!r} in process 0 and "
                     f"{other!r} in process {index}; start all of them alike"
                 )
@@ -155,7 +156,7 @@ def together(work: Callable[[], T]) -> T:
     """What `work` returns here, once it has returned on all processes.
 
     Raises:
-      ValueError: on all processes, when it raised ValueError or OSError on any; in a run of one
+      UserError: on all processes, when it raised ValueError or OSError on any; in a run of one
         process, what it raises.
     """
     if not several():
@@ -167,7 +168,7 @@ def together(work: Callable[[], T]) -> T:
         problem = str(error) or type(error).__name__
     for index, text in enumerate(gather(problem)):
         if text:
-            raise ValueError(f"process {index}: {text}")
+            raise UserError(f"process {index}: {text}")
     return result  # type: ignore[return-value]
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lm_jax.errors import UserError
 from lm_jax.parallel.mesh import axis_sizes, show
 
 # logical axis -> mesh axes over which it is split
@@ -36,7 +37,7 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh that a text such as `data:2,fsdp:-1` says, of these devices; None: all there are.
 
     Raises:
-      ValueError: the text says no mesh, or one of another number of devices.
+      UserError: the text says no mesh, or one of another number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(text, len(devices))
@@ -69,7 +70,7 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
     Processes over which only other axes than those of the data are split hold the same share.
 
     Raises:
-      ValueError: the shares of the processes overlap, or are of different sizes.
+      UserError: the shares of the processes overlap, or are of different sizes.
     """
     devices_by_part = mesh.devices.reshape(data_parts(mesh), -1)
     parts_of: dict[int, set[int]] = {}
@@ -78,7 +79,7 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
             parts_of.setdefault(device.process_index, set()).add(part)
     shares = sorted(set(map(frozenset, parts_of.values())), key=min)
     if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
-        raise ValueError(
+        raise UserError(
             f"mesh {show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
             "choose the axes so that each has whole rows, or all of a host the same"
         )
@@ -86,10 +87,10 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
 
 
 def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
-    """Raises ValueError unless a batch of `sequences` splits evenly over the data axes."""
+    """Raises UserError unless a batch of `sequences` splits evenly over the data axes."""
     parts = data_parts(mesh)
     if sequences % parts:
-        raise ValueError(
+        raise UserError(
             f"{what} of {sequences} sequences does not divide over mesh data x fsdp = {parts}; "
             f"choose a multiple of {parts}"
         )

@@ -10,6 +10,8 @@ import os
 
 from jax._src import xla_bridge  # who alone knows; jax.extend would start the devices
 
+from lm_jax.errors import UserError
+
 # Training over several GPUs: data parallel and FSDP.
 _GPU: dict[str, bool | int] = {
     # Collectives run while products that do not need them do; the order of the program hides them.
@@ -34,14 +36,14 @@ def use_preset(name: str) -> None:
     """Adds the flags of a preset to `XLA_FLAGS`; of a flag that is there already that value stays.
 
     Raises:
-      ValueError: there is no such preset, or it comes after the devices were asked for.
+      UserError: there is no such preset, or it comes after the devices were asked for.
     """
     if name not in PRESETS:
-        raise ValueError(f"XLA preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
+        raise UserError(f"XLA preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
     if not PRESETS[name]:
         return
     if xla_bridge.backends_are_initialized():
-        raise ValueError(
+        raise UserError(
             f"XLA preset {name} comes too late: flags are read when devices are first asked for; "
             "use it before anything else of JAX"
         )

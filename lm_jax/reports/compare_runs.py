@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.reports.run_report import page
 from lm_jax.reports.svg_charts import COLOURS, Series, coloured, line_chart, standalone
 from lm_jax.telemetry.run_log import read_metrics
@@ -35,13 +36,13 @@ def compare(workdirs: Sequence[Path]) -> list[Row]:
     that over the documents or examples of the validation split, if it has several.
 
     Raises:
-      ValueError: a directory holds no finished run, the runs do not predict the same kind of
+      UserError: a directory holds no finished run, the runs do not predict the same kind of
         thing or are of different data, or the loss of one is infinite.
     """
     runs = [_read(path) for path in workdirs]
     for run in runs:
         if any(run["data"][name] != runs[0]["data"][name] for name in ("sha256", "split")):
-            raise ValueError(
+            raise UserError(
                 f"{run['path']} is measured on other data than {runs[0]['path']}: their figures "
                 "do not compare; give runs of the same data and split"
             )
@@ -103,9 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
         results = json.loads((path / "evaluation.json").read_text())
         config = json.loads((path / "config.json").read_text())
     except (OSError, json.JSONDecodeError):
-        raise ValueError(
-            f"{path} holds no finished run; give directories of launch.train"
-        ) from None
+        raise UserError(f"{path} holds no finished run; give directories of launch.train") from None
     seedless = {name: part for name, part in config.items() if name != "seed"}
     key = json.dumps(seedless, sort_keys=True)
     data = json.loads((path / "data.json").read_text())
@@ -116,13 +115,13 @@ def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
     validations = [run["results"]["validation"] for run in runs]
     units = {unit for unit in _UNITS for found in validations if unit in found}
     if len(units) > 1:
-        raise ValueError(
+        raise UserError(
             f"these runs predict {' and '.join(sorted(units))}, which do not compare; "
             "give runs that predict the same"
         )
     for run, found in zip(runs, validations, strict=True):
         if found.get("cross_entropy") is None:
-            raise ValueError(f"{run['path']} has an infinite cross-entropy; leave it out")
+            raise UserError(f"{run['path']} has an infinite cross-entropy; leave it out")
     characters = all(found.get("bits_per_character") is not None for found in validations)
     return "bits_per_character" if characters else "accuracy"
 

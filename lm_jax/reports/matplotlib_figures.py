@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 _STYLE: Any = {
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
@@ -44,12 +46,12 @@ def gallery(pictures: Mapping[str, Picture], directory: Path, provenance: str) -
       provenance: what the pictures were made of; it stands in the metadata of each file.
 
     Raises:
-      ValueError: matplotlib is not installed.
+      UserError: matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError:
-        raise ValueError("pictures need matplotlib; pip install -e '.[plots]'") from None
+        raise UserError("pictures need matplotlib; pip install -e '.[plots]'") from None
 
     matplotlib.use("Agg")
     with matplotlib.rc_context(_STYLE):

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lm_jax.errors import UserError
 from lm_jax.reports import attention_section as attention_exhibit
 from lm_jax.reports import generation_section as generation_exhibit
 from lm_jax.reports.sections import exhibits
@@ -36,11 +37,11 @@ _OPERATIONS = 10  # the kinds of XLA's operations that are shown of a profile
 def write_report(workdir: Path) -> Path:
     """The path of the page, written from the files of the work directory.
 
-    Whatever is missing is left out. Raises ValueError if the run has no metrics yet.
+    Whatever is missing is left out. Raises UserError if the run has no metrics yet.
     """
     rows = read_metrics(workdir)
     if not rows:
-        raise ValueError(f"{workdir} has no metrics.jsonl to report on; train the model first")
+        raise UserError(f"{workdir} has no metrics.jsonl to report on; train the model first")
     results, config = _json(workdir / "evaluation.json"), _json(workdir / "config.json")
     validation, baselines = results.get("validation", {}), results.get("baselines", {})
     sections = [

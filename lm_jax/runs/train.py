@@ -10,6 +10,7 @@ from lm_jax import data
 from lm_jax.build import Program, compile_experiment, training_batches
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.validation import validate
+from lm_jax.errors import UserError
 from lm_jax.generation import generate as completion
 from lm_jax.parallel import processes as hosts
 from lm_jax.parallel import sharding
@@ -42,7 +43,7 @@ def train(
       keep_step: a step at which a dispatch ends, whose checkpoint is saved and stays; 0: none.
 
     Raises:
-      ValueError: before anything is written, when the experiment cannot run or the work directory
+      UserError: before anything is written, when the experiment cannot run or the work directory
         belongs to another; later, when the loss is no longer finite.
       OSError: the work directory or the cache cannot be written.
     """
@@ -141,7 +142,7 @@ def _dataset(experiment: Experiment, directory: Path) -> Dataset:
 
 
 def check(program: Program, dataset: Dataset) -> None:
-    """Raises ValueError, before anything is written, if a model cannot be built or sampled from."""
+    """Raises UserError, before anything is written, if a model cannot be built or sampled from."""
     abstract_state(program)
     if dataset.tokenizer is not None and program.model.step is not None:
         completion.check(program, dataset.tokenizer, program.experiment.samples)
@@ -153,19 +154,19 @@ def inherited_variables(
     """The variables of the run to fine-tune from, as nested dicts; None: start afresh.
 
     Raises:
-      ValueError: there is no such run, or its embeddings are of other tokens.
+      UserError: there is no such run, or its embeddings are of other tokens.
     """
     source = experiment.fine_tuning.workdir
     if not source:
         return None
     theirs = workdir.read_experiment(Path(source))
     if theirs.mup_base_width != experiment.mup_base_width:
-        raise ValueError(
+        raise UserError(
             f"fine_tuning.workdir {source} has mup_base_width {theirs.mup_base_width}, not "
             f"{experiment.mup_base_width}, so that its parameters mean others; set it to that"
         )
     if tokenizer and tokenizer.model != data.load_tokenizer(Path(source) / "tokenizer").model:
-        raise ValueError(
+        raise UserError(
             f"fine_tuning.workdir {source} has another tokenizer than data.tokenizer gives here: "
             "its embeddings would stand for other tokens; set data.tokenizer.path to it"
         )
@@ -203,7 +204,7 @@ def first_state(
     state, kept, fresh = training.inherit(state, inherited)
     source = program.experiment.fine_tuning.workdir
     if not kept:
-        raise ValueError(f"fine_tuning.workdir {source} has no array of this model's shapes")
+        raise UserError(f"fine_tuning.workdir {source} has no array of this model's shapes")
     return state, [f"{kept} arrays of parameters taken from {source}, {fresh} made anew"]
 
 

@@ -14,6 +14,7 @@ from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import Program, compile_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.config.validation import validate
+from lm_jax.errors import UserError
 from lm_jax.evaluation import loss_sums as evaluation
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation import generate as completion
@@ -46,7 +47,7 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     all as data parallel.
 
     Raises:
-      ValueError: the directory holds no run, no such checkpoint, or none that can be read.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read.
     """
     experiment = workdir.read_experiment(directory)
     tokenizer = None
@@ -81,7 +82,7 @@ def restore(
     """The step and the state of a checkpoint, on the program's mesh.
 
     Raises:
-      ValueError: there is no such checkpoint, or none that can be read.
+      UserError: there is no such checkpoint, or none that can be read.
     """
     step, state = checkpoints.restore(abstract_state(program), which, say)
     if isinstance(state, dict):
@@ -93,7 +94,7 @@ def dataset_of(run: Run) -> Dataset:
     """The data that the run was trained on, prepared again.
 
     Raises:
-      ValueError: it cannot be had, or changed since.
+      UserError: it cannot be had, or changed since.
     """
     config = run.program.experiment.data
     if getattr(config, "tokenizer", None) and config.tokenizer.path:
@@ -108,7 +109,7 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
     """The measures of the run's own `train` or `validation` split.
 
     Raises:
-      ValueError: the text cannot be cut so, or the data is no longer that which the run was
+      UserError: the text cannot be cut so, or the data is no longer that which the run was
         trained on.
     """
     dataset = _dataset_to_evaluate(run, how)
@@ -121,11 +122,11 @@ def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> eval
     """The sums of each place in a window, of a model that predicts the next token.
 
     Raises:
-      ValueError: as `evaluate`, or the run predicts something else.
+      UserError: as `evaluate`, or the run predicts something else.
     """
     experiment = run.program.experiment
     if experiment.objective != "causal_lm":
-        raise ValueError(
+        raise UserError(
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
             "models that predict the next token (causal_lm)"
         )
@@ -161,16 +162,14 @@ def complete(
       truncate: cut prompts that are too long, instead of refusing them.
 
     Raises:
-      ValueError: the model does not generate, or a prompt does not fit its context.
+      UserError: the model does not generate, or a prompt does not fit its context.
     """
     tokenizer = validate_samples(run, config)
     parts = (run.program, run.variables, tokenizer, prompts, config)
     if config.num_beams == 1:
         return completion.complete(*parts, seed=seed, stop=stop, truncate=truncate)
     if stop:
-        raise ValueError(
-            "stop strings end samples; beams end by the model's own end: leave one out"
-        )
+        raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
     found, _ = completion.search(*parts, truncate=truncate)
     return [text for texts in found for text in texts]
 
@@ -179,7 +178,7 @@ def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
     """The beams of one prompt as lines of text.
 
     Raises:
-      ValueError: as `complete`.
+      UserError: as `complete`.
     """
     tokenizer = validate_samples(run, config)
     _, (tree,) = completion.search(run.program, run.variables, tokenizer, [prompt], config)
@@ -190,7 +189,7 @@ def next_tokens(run: Run, prompt: str) -> list[completion.NextToken]:
     """What the model expects at the beginning of a text and after each token of a prompt.
 
     Raises:
-      ValueError: the model does not generate, or the prompt does not fit its context.
+      UserError: the model does not generate, or the prompt does not fit its context.
     """
     tokenizer = validate_samples(run, SamplesConfig())
     return completion.next_tokens(run.program, run.variables, tokenizer, prompt)
@@ -200,11 +199,11 @@ def validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
     """The tokenizer of a run that can give such samples.
 
     Raises:
-      ValueError: it cannot.
+      UserError: it cannot.
     """
     validate(dataclasses.replace(run.program.experiment, samples=config))
     if run.tokenizer is None or run.program.model.step is None:
-        raise ValueError(f"the model of {run.workdir} does not generate text")
+        raise UserError(f"the model of {run.workdir} does not generate text")
     return run.tokenizer
 
 
@@ -212,11 +211,11 @@ def vectors_of_words(run: Run) -> WordVectors:
     """The embeddings of a run's vocabulary of words.
 
     Raises:
-      ValueError: its model has no embeddings, or its vocabulary is not one of words.
+      UserError: its model has no embeddings, or its vocabulary is not one of words.
     """
     table = embedding_table(run.variables)
     if table is None or run.tokenizer is None or run.tokenizer.lossless:
-        raise ValueError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
+        raise UserError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
     first = run.tokenizer.end_of_document + 1  # the end of a document is no word
     indices = range(first, run.tokenizer.vocab_size)
     words = [run.tokenizer.decode(np.array([index])) for index in indices]

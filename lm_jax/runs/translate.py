@@ -8,6 +8,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.config.experiment import SamplesConfig
+from lm_jax.errors import UserError
 from lm_jax.generation import generate as completion
 from lm_jax.generation.generate import Completion
 from lm_jax.runs import trained_run as runs
@@ -17,10 +18,10 @@ def held_out_pairs(run: runs.Run) -> tuple[list[str], list[str]]:
     """The sources and targets of the run's own validation split.
 
     Raises:
-      ValueError: its data is not of pairs, or no longer that which it was trained on.
+      UserError: its data is not of pairs, or no longer that which it was trained on.
     """
     if not isinstance(run.program.experiment.data, data.ParallelTextConfig):
-        raise ValueError(f"{run.workdir} was not trained on pairs; give sources as --input")
+        raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
     dataset = runs.dataset_of(run)
     assert isinstance(dataset, data.ParallelSet)
     sources, targets = zip(*dataset.validation.texts, strict=True)
@@ -44,15 +45,15 @@ def translate(
       truncate: cut sources that are longer than the model reads, instead of refusing them.
 
     Raises:
-      ValueError: the run was not trained on pairs, the search cannot be, or a source is empty or
+      UserError: the run was not trained on pairs, the search cannot be, or a source is empty or
         longer than the model reads.
     """
     experiment, tokenizer = run.program.experiment, run.tokenizer
     if tokenizer is None or experiment.objective != "seq2seq":
-        raise ValueError(f"{run.workdir} was not trained on pairs; use launch.generate")
+        raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     lengths = list(map(len, tokenizer.encode_all(sources)))
     if 0 in lengths:
-        raise ValueError(f"source {lengths.index(0) + 1} is empty; there is nothing to translate")
+        raise UserError(f"source {lengths.index(0) + 1} is empty; there is nothing to translate")
     if not truncate:
         completion.openings(run.program, tokenizer, sources)  # refuses what is too long, by number
     greedy = dataclasses.replace(search, num_beams=1, num_best=1)

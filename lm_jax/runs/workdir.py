@@ -10,18 +10,19 @@ from typing import Any
 from lm_jax import data
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
+from lm_jax.errors import UserError
 from lm_jax.telemetry.run_log import environment, finite, versions
 
 
 def read_experiment(workdir: Path) -> Experiment:
-    """The experiment of a run. Raises ValueError if the directory holds none."""
+    """The experiment of a run. Raises UserError if the directory holds none."""
     path = workdir / "config.json"
     try:
         return experiments.from_dict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{workdir} is no work directory: it holds no config.json") from None
+        raise UserError(f"{workdir} is no work directory: it holds no config.json") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
+        raise UserError(f"{path} is not JSON ({error}); restore it or start anew") from None
 
 
 def read_sizes(workdir: Path) -> dict[str, int]:
@@ -29,7 +30,7 @@ def read_sizes(workdir: Path) -> dict[str, int]:
     try:
         return json.loads((workdir / "data.json").read_text())["sizes"]
     except (OSError, ValueError, KeyError):
-        raise ValueError(f"{workdir / 'data.json'} cannot be read; restore it") from None
+        raise UserError(f"{workdir / 'data.json'} cannot be read; restore it") from None
 
 
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
@@ -45,35 +46,35 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
 
 
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
-    """Raises ValueError if the directory was begun with another configuration."""
+    """Raises UserError if the directory was begun with another configuration."""
     if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"{workdir} is a file; --workdir is a directory")
+        raise UserError(f"{workdir} is a file; --workdir is a directory")
     if not (workdir / "config.json").exists():
         return
     changed = experiments.differences(read_experiment(workdir), experiment)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"{workdir} holds another experiment ({changed[0]}{more}); "
             "choose another --workdir, or give the same configuration to resume"
         )
 
 
 def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
-    """Raises ValueError if the directory was begun with other data, or another tokenizer of it."""
+    """Raises UserError if the directory was begun with other data, or another tokenizer of it."""
     path = workdir / "data.json"
     if not path.exists():
         return
     before, now = json.loads(path.read_text()), dataset.description
     if before["fingerprint"] != now["fingerprint"]:
-        raise ValueError(
+        raise UserError(
             f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
             f"{now['sha256'][:12]}): its model and checkpoints do not match it; "
             "choose another --workdir"
         )
     tokenizer = dataset.tokenizer
     if tokenizer and tokenizer.model != data.load_tokenizer(workdir / "tokenizer").model:
-        raise ValueError(
+        raise UserError(
             f"the text of {workdir} was cut by another tokenizer than its own, which another "
             "release of sentencepiece trained; install that one and clear the cache, or choose "
             "another --workdir"
@@ -115,14 +116,14 @@ def read_environment(workdir: Path) -> dict[str, Any]:
 
 
 def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:
-    """Raises ValueError unless `write_inputs` of another process becomes visible here, too.
+    """Raises UserError unless `write_inputs` of another process becomes visible here, too.
 
     Network file systems may remember for some time that a file did not exist.
     """
     deadline = time.monotonic() + seconds
     while not (workdir / "config.json").exists():
         if time.monotonic() > deadline:
-            raise ValueError(
+            raise UserError(
                 f"{workdir} does not show here what process 0 wrote there; "
                 "give a --workdir that all hosts share"
             )

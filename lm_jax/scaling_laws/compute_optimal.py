@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # forward 2, backward 4 (Kaplan et al. 2020, section 2.1)
 
 
@@ -24,7 +26,7 @@ def optimum(law: str, parameters: Mapping[str, Any], budget: float) -> Optimum:
     L(N, D) is a power of such a sum.
 
     Raises:
-      ValueError: the law is not one of N and D.
+      UserError: the law is not one of N and D.
     """
     log_a, log_b, alpha, beta = _terms(law, parameters)
     product = np.log(budget / FLOPS_PER_PARAMETER_AND_TOKEN)
@@ -38,7 +40,7 @@ def optimum(law: str, parameters: Mapping[str, Any], budget: float) -> Optimum:
 
 
 def exponents(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """a and b of `N* ~ C^a`, `D* ~ C^b`. Raises ValueError as `optimum` does."""
+    """a and b of `N* ~ C^a`, `D* ~ C^b`. Raises UserError as `optimum` does."""
     _, _, alpha, beta = _terms(law, parameters)
     return beta / (alpha + beta), alpha / (alpha + beta)
 
@@ -53,4 +55,4 @@ def _terms(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
         n_c, d_c, alpha_n, alpha_d = (np.asarray(parameters[name]) for name in names)
         alpha = alpha_n / alpha_d
         return alpha * np.log(n_c), np.log(d_c), alpha, np.ones_like(alpha)
-    raise ValueError(f"{law} is no law of N and D; parametric and kaplan have an optimum")
+    raise UserError(f"{law} is no law of N and D; parametric and kaplan have an optimum")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.huber_fit import fit, log_loss
 from lm_jax.scaling_laws.laws import power_offset
 from lm_jax.scaling_laws.log_log_regression import Line, fit_line
@@ -56,21 +57,19 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
       losses: [P].
 
     Raises:
-      ValueError: a curve has too few points, or fewer than two overtakings are inside the curves.
+      UserError: a curve has too few points, or fewer than two overtakings are inside the curves.
     """
     runs = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     runs = [rows[np.argsort(budgets[rows], kind="stable")] for rows in runs]
     short = [rows for rows in runs if len(np.unique(budgets[rows])) < _FEWEST_POINTS]
     if short:
-        raise ValueError(
+        raise UserError(
             f"{len(short)} of {len(runs)} sizes have fewer than {_FEWEST_POINTS} points, such as "
             f"{sizes[short[0][0]]:.4g}; an envelope needs the loss along training, several rows a "
             "size"
         )
     if len(runs) < 3:
-        raise ValueError(
-            f"an envelope of {len(runs)} sizes has no two overtakings; give at least 3"
-        )
+        raise UserError(f"an envelope of {len(runs)} sizes has no two overtakings; give at least 3")
     logs = [(np.log(budgets[rows]), np.log(losses[rows])) for rows in runs]
     grid = np.linspace(min(x[0] for x, _ in logs), max(x[-1] for x, _ in logs), _GRID)
     curves, ahead = [], np.full((len(runs), _GRID), np.inf)
@@ -97,7 +96,7 @@ def _overtakings(curves: list[Curve], grid: np.ndarray, ahead: np.ndarray) -> En
         loss = 0.5 * (np.interp(at, grid, ahead[smaller]) + np.interp(at, grid, ahead[larger]))
         found.append((at, 0.5 * np.log(curves[smaller].size * curves[larger].size), loss))
     if len(found) < 2:
-        raise ValueError(
+        raise UserError(
             f"{len(found)} sizes overtake another inside both curves ({len(edges)} where a curve "
             "begins or ends); train the sizes at overlapping budgets, or give more of them"
         )

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.huber_fit import DELTA, Fit, fit, minimise
 from lm_jax.scaling_laws.laws import Law, by_group
 from lm_jax.scaling_laws.uncertainty import residual_bootstrap
@@ -43,15 +44,15 @@ def compare_exponents(
       seed: of the draws.
 
     Raises:
-      ValueError: there is one group only, or a group has too few points.
+      UserError: there is one group only, or a group has too few points.
     """
     names, numbers = np.unique(np.asarray(groups, str), return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"one group, {names[0]!r}, has nothing to compare with; give at least two")
+        raise UserError(f"one group, {names[0]!r}, has nothing to compare with; give at least two")
     own = len(law.parameters) - ("E" in law.parameters)
     for name, count in zip(names, np.bincount(numbers), strict=True):
         if count <= own:
-            raise ValueError(
+            raise UserError(
                 f"group {name!r} has {count} points, too few for the {own} parameters of its own "
                 f"of {law.formula}"
             )

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.laws import Law
 
 DELTA = 1e-3
@@ -65,10 +66,10 @@ def fit(
       starts: [S, K] in the law's own coordinates; by default the law's grid.
 
     Raises:
-      ValueError: there are not more points than parameters, or a value is not positive.
+      UserError: there are not more points than parameters, or a value is not positive.
     """
     if len(losses) <= len(law.parameters):
-        raise ValueError(
+        raise UserError(
             f"{len(losses)} points cannot fit the {len(law.parameters)} parameters of "
             f"{law.formula}; give at least {len(law.parameters) + 1}"
         )
@@ -100,7 +101,7 @@ def _positive(name: str, values: np.ndarray) -> np.ndarray:
     array = np.asarray(values, np.float64)
     bad = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
     if len(bad):
-        raise ValueError(
+        raise UserError(
             f"{name} is {array[bad[0]]} at index {bad[0]} ({len(bad)} such values); "
             "laws are fitted to logarithms and need positive numbers"
         )

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.log_log_regression import Line, fit_line
 
 _WINDOW = np.log(10)  # of a parabola: a factor in parameters, each way
@@ -59,16 +60,16 @@ def fit_isoflop(
         `parabola`, of the parabola fitted to them (Hoffmann et al. 2022).
 
     Raises:
-      ValueError: a budget has fewer than three sizes, or fewer than two minima are inside.
+      UserError: a budget has fewer than three sizes, or fewer than two minima are inside.
     """
     if minimum not in ("akima", "parabola"):
-        raise ValueError(f"minimum {minimum!r}; expected akima or parabola")
+        raise UserError(f"minimum {minimum!r}; expected akima or parabola")
     groups = {budget: np.flatnonzero(budgets == budget) for budget in np.unique(budgets)}
     thin = {b: len(np.unique(sizes[rows])) for b, rows in groups.items()}
     thin = {b: count for b, count in thin.items() if count < _FEWEST_SIZES}
     if thin:
         listed = ", ".join(f"{b:.4g} has {count}" for b, count in list(thin.items())[:5])
-        raise ValueError(
+        raise UserError(
             f"{len(thin)} of {len(groups)} budgets have fewer than {_FEWEST_SIZES} sizes ({listed}"
             f"{', ...' if len(thin) > 5 else ''}); a profile needs several sizes at one budget: "
             "leave these rows out, or round the budgets that belong together"
@@ -80,7 +81,7 @@ def fit_isoflop(
     inside = [profile for profile in profiles if not profile.at_edge]
     if len(inside) < 2:
         edges = ", ".join(f"{p.budget:.4g}" for p in profiles if p.at_edge)
-        raise ValueError(
+        raise UserError(
             f"only {len(inside)} of {len(profiles)} budgets have a minimum inside their profile "
             f"(at the edge: {edges}); add smaller or larger sizes there"
         )

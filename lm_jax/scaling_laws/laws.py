@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.errors import UserError
+
 _EXPONENTS = (0.1, 0.3, 0.9)  # where fits start
 _SHARES = (0.2, 0.5, 0.8)
 
@@ -189,11 +191,11 @@ def by_group(law: Law, groups: tuple[str, ...], shared: tuple[str, ...]) -> Law:
     point's group.
 
     Raises:
-      ValueError: a shared parameter is none of the law's.
+      UserError: a shared parameter is none of the law's.
     """
     unknown = set(shared) - set(law.parameters)
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(sorted(unknown))}: not among the parameters of {law.name}, "
             f"which are {', '.join(law.parameters)}"
         )

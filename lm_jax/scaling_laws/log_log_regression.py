@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.uncertainty import LEVEL
 
 
@@ -54,10 +55,10 @@ def fit_line(x: np.ndarray, y: np.ndarray) -> Line:
     """The line through at least two points, of positive x and y [B].
 
     Raises:
-      ValueError: there are fewer than two distinct x.
+      UserError: there are fewer than two distinct x.
     """
     if len(np.unique(x)) < 2:
-        raise ValueError(f"{len(np.unique(x))} usable budgets make no power law; give at least 2")
+        raise UserError(f"{len(np.unique(x))} usable budgets make no power law; give at least 2")
     log_x, log_y = np.log(x), np.log(y)
     centre, height = log_x.mean(), log_y.mean()
     spread = float(np.sum((log_x - centre) ** 2))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.compute_optimal import FLOPS_PER_PARAMETER_AND_TOKEN
 
 _LISTED = 5  # bad rows that a message names
@@ -62,7 +63,7 @@ def read_points(
         loss stays. A loss that is no positive number loses to one that is.
 
     Raises:
-      ValueError: a column is missing, a filter is malformed or leaves no row, or a value is no
+      UserError: a column is missing, a filter is malformed or leaves no row, or a value is no
         positive number; the message lists lines of the file.
       OSError: the file cannot be read.
     """
@@ -72,7 +73,7 @@ def read_points(
     wanted += [*([group_column] if group_column else []), *best_per]
     missing = sorted(set(wanted) - set(header))
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path} has no column {', '.join(missing)}; its columns are "
             f"{', '.join(header) or 'none'}"
         )
@@ -82,7 +83,7 @@ def read_points(
         kept = _best(kept, telling, columns["loss"])
     if not kept:
         chosen = f" of {len(rows)} pass {', '.join(where)}" if where else ""
-        raise ValueError(f"{path}: no rows{chosen}")
+        raise UserError(f"{path}: no rows{chosen}")
     lines = np.array([n for n, _ in kept])
     values = {
         name: _numbers(path, column, lines, [row[column] for _, row in kept])
@@ -97,7 +98,7 @@ def known_columns(path: Path) -> dict[str, str]:
     """The columns that need not be named: more of them where a sweep has written the file.
 
     Raises:
-      ValueError: it is no CSV file.
+      UserError: it is no CSV file.
       OSError: it cannot be read.
     """
     header = set(_read(path)[0])
@@ -114,15 +115,15 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
             header = list(reader.fieldnames or [])
             return header, [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text; expected a CSV file") from None
+        raise UserError(f"{path} is no UTF-8 text; expected a CSV file") from None
     except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: {error}") from None
+        raise UserError(f"{path} is no CSV file: {error}") from None
 
 
 def _filter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ValueError(f"filter {text!r}; expected column=value")
+        raise UserError(f"filter {text!r}; expected column=value")
     return name, value
 
 
@@ -136,7 +137,7 @@ def _numbers(path: Path, column: str, lines: np.ndarray, cells: Sequence[str | N
     if len(bad):
         listed = ", ".join(f"line {lines[i]}: {cells[i] or 'empty'}" for i in bad[:_LISTED])
         more = ", ..." if len(bad) > _LISTED else ""
-        raise ValueError(
+        raise UserError(
             f"{path}, column {column}: {len(bad)} of {len(cells)} values are no positive numbers "
             f"({listed}{more}); mend these rows or leave them out"
         )

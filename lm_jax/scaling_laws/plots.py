@@ -41,7 +41,7 @@ def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
       provenance: what the points are; it stands on the page and in the metadata of the pictures.
 
     Raises:
-      ValueError: matplotlib is not installed.
+      UserError: matplotlib is not installed.
     """
     pictures = gallery(_pictures(study), directory, provenance)
     body = _tables(study.results) + pictures + f"<p>{escape(provenance)}</p>"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws import compute_optimal as optimum
 from lm_jax.scaling_laws.envelope import EnvelopeFit, fit_envelope
 from lm_jax.scaling_laws.exponent_test import compare_exponents
@@ -42,7 +43,7 @@ def study_law(
     """A law of single points: its fit, intervals, profiles, quality and predictions.
 
     Raises:
-      ValueError: as `fit` does, or predictions are asked of a law that has no budgets.
+      UserError: as `fit` does, or predictions are asked of a law that has no budgets.
     """
     fitted = fit(law, [points[name] for name in law.variables], points["loss"], delta)
     refits = bootstrap(fitted, resamples, seed)
@@ -99,7 +100,7 @@ def _prediction(refits: Resamples, budget: float) -> dict[str, Any]:
         outcome = {"budget": budget}
         loss, losses = (_at(p, budget) for p in (fitted.parameters, refits.parameters))
     else:
-        raise ValueError(
+        raise UserError(
             f"--budget asks for a loss by training FLOPs, which {law.formula} does not know; "
             "take --law=parametric, kaplan, isoflop or envelope, or --variable=c"
         )
@@ -122,7 +123,7 @@ def with_groups(
     `results["groups"]` holds both fits with intervals, a test, and the exponents' differences.
 
     Raises:
-      ValueError: as `compare_exponents` does.
+      UserError: as `compare_exponents` does.
     """
     points = study.points
     assert points.groups is not None

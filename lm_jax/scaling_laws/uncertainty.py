@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss, minimise, named
 
 LEVEL = 0.95
@@ -116,11 +117,11 @@ def profile(fit: Fit, name: str, span: float, count: int = 33) -> Profile:
       count: how many values.
 
     Raises:
-      ValueError: the law has no such parameter.
+      UserError: the law has no such parameter.
     """
     law, theta = fit.law, fit.theta
     if name not in law.parameters:
-        raise ValueError(f"{law.name} has no parameter {name}; it has {', '.join(law.parameters)}")
+        raise UserError(f"{law.name} has no parameter {name}; it has {', '.join(law.parameters)}")
     k = law.parameters.index(name)
     origin = law.natural(np.zeros_like(theta), fit.centre)[k]
     direction = law.natural(np.eye(len(theta)), fit.centre)[:, k] - origin

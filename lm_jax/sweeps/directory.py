@@ -9,6 +9,7 @@ from typing import Any
 
 from lm_jax.config import experiment as experiments
 from lm_jax.costs.run_cost import Cost
+from lm_jax.errors import UserError
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import Planned
 from lm_jax.sweeps.search_space import Trial, address
@@ -44,14 +45,14 @@ def write_plan(directory: Path, plan: Sequence[Planned]) -> None:
 
 
 def read_plan(directory: Path) -> list[Planned]:
-    """The runs of a sweep. Raises ValueError if the directory holds none."""
+    """The runs of a sweep. Raises UserError if the directory holds none."""
     path = directory / "sweep.json"
     try:
         entries = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{directory} holds no sweep: there is no sweep.json") from None
+        raise UserError(f"{directory} holds no sweep: there is no sweep.json") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); restore it or start anew") from None
+        raise UserError(f"{path} is not JSON ({error}); restore it or start anew") from None
     return [
         Planned(
             name,
@@ -65,18 +66,18 @@ def read_plan(directory: Path) -> list[Planned]:
 
 
 def refuse_another_sweep(directory: Path, trials: Mapping[str, Trial]) -> None:
-    """Raises ValueError if the directory holds other things, or a sweep of other runs only.
+    """Raises UserError if the directory holds other things, or a sweep of other runs only.
 
     A sweep that has some of its runs is the same one, changed: those that it no longer has stay on
     disk and out of its results.
     """
     if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; --sweepdir is a directory")
+        raise UserError(f"{directory} is a file; --sweepdir is a directory")
     if not directory.exists() or not any(directory.iterdir()):
         return
     before = {run.address: run.name for run in read_plan(directory)}
     if not any(address(trial.experiment) in before for trial in trials.values()):
-        raise ValueError(
+        raise UserError(
             f"{directory} holds another sweep ({next(iter(before.values()))}, ...), of which this "
             "one has no run; choose another --sweepdir"
         )
@@ -128,7 +129,7 @@ def lock(path: Path, seconds: float = 0) -> Iterator[None]:
     """Keeps other processes that ask for the same lock out, until it ends or this process does.
 
     Raises:
-      ValueError: another one holds it, and still does after so many seconds.
+      UserError: another one holds it, and still does after so many seconds.
     """
     import fcntl
 
@@ -140,7 +141,7 @@ def lock(path: Path, seconds: float = 0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise ValueError(
+                    raise UserError(
                         f"another process is at work ({path} is locked); let it end, or stop it"
                     ) from None
             time.sleep(0.1)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lm_jax.errors import UserError
+
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -28,13 +30,13 @@ def shares(processes: int) -> list[Share]:
     what does not divide is left idle. Of fewer cores than processes, some have one together.
 
     Raises:
-      ValueError: there are fewer GPUs than processes.
+      UserError: there are fewer GPUs than processes.
     """
     if processes <= 1:
         return [Share(None, None)] * processes
     gpus = _gpus()
     if gpus and processes > len(gpus):
-        raise ValueError(
+        raise UserError(
             f"--processes={processes}, but there are {len(gpus)} GPUs, of which each process needs "
             "its own; ask for fewer, or set JAX_PLATFORMS=cpu"
         )

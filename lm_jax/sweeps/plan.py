@@ -9,6 +9,7 @@ from scipy.optimize import nnls
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.validation import validate
 from lm_jax.costs.run_cost import Cost, cost_of, shape_of
+from lm_jax.errors import UserError
 from lm_jax.sweeps.search_space import Trial, address
 
 Seconds = Callable[[Cost], float]  # of a run on its own
@@ -39,7 +40,7 @@ def make_plan(
       sizes_of: what the data of an experiment decides of its model; asked once for equal data.
 
     Raises:
-      ValueError: a run cannot be built; the message names it.
+      UserError: a run cannot be built; the message names it.
     """
     plan: list[Planned] = []
     sizes: dict[str, Mapping[str, int]] = {}
@@ -51,16 +52,16 @@ def make_plan(
                 sizes[of_data] = sizes_of(experiment)
             cost = cost_of(experiment, sizes[of_data])
         except ValueError as error:
-            raise ValueError(f"run {name}: {error}") from error
+            raise UserError(f"run {name}: {error}") from error
         plan.append(Planned(name, address(experiment), experiment, labels, cost))
     return plan
 
 
 def refuse_what_cannot_fit(plan: Sequence[Planned], memory_bytes: float | None) -> None:
-    """Raises ValueError if a state alone is more than a run has; None: what it has is not known."""
+    """Raises UserError if a state alone is more than a run has; None: what it has is not known."""
     for run in plan:
         if memory_bytes is not None and run.cost.state_bytes > memory_bytes:
-            raise ValueError(
+            raise UserError(
                 f"run {run.name}: parameters, gradients and optimizer state take "
                 f"{run.cost.state_bytes / 1e9:.3g} GB, and a run has {memory_bytes / 1e9:.3g} GB "
                 "here; ask for fewer --processes, or leave it out"

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lm_jax.errors import UserError
 from lm_jax.reports.matplotlib_figures import gallery, short, size_label, table
 from lm_jax.reports.run_report import page
 from lm_jax.sweeps.learning_rate_curves import bowls, size_column, varied
@@ -27,12 +28,12 @@ def write_sweep_page(directory: Path) -> tuple[Path, list[str]]:
     All but curves and losses by position comes from `results.csv` alone.
 
     Raises:
-      ValueError: `results.csv` is not that of a sweep, or matplotlib is not installed.
+      UserError: `results.csv` is not that of a sweep, or matplotlib is not installed.
       OSError: it cannot be read, or the page not written.
     """
     source = directory / "results.csv"
     if not source.is_file():
-        raise ValueError(f"{directory} has no results.csv; launch.sweep --table writes it")
+        raise UserError(f"{directory} has no results.csv; launch.sweep --table writes it")
     rows = read_results(source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     here = environment()

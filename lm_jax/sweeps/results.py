@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.config import experiment as experiments
+from lm_jax.errors import UserError
 from lm_jax.runs.workdir import read_environment
 from lm_jax.sweeps import directory as sweep_directory
 from lm_jax.sweeps import warm_starts as branches
@@ -39,7 +40,7 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
       running: the names of runs under way.
 
     Raises:
-      ValueError: the directory holds no sweep.
+      UserError: the directory holds no sweep.
     """
     plan = sweep_directory.read_plan(directory)
     labels = list(dict.fromkeys(name for run in plan for name in run.labels))
@@ -76,23 +77,23 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     """The rows that `write_results` wrote: numbers as numbers, None for empty cells.
 
     Raises:
-      ValueError: the file is no results of a sweep.
+      UserError: the file is no results of a sweep.
       OSError: it cannot be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file: {error}") from None
+        raise UserError(f"{path} is no CSV file: {error}") from None
     missing = sorted(_NEEDED - set(rows[0] if rows else []))
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path} has no column {', '.join(missing)}; expected the results.csv of launch.sweep"
             if rows
             else f"{path} has no rows; expected the results.csv of launch.sweep"
         )
     if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"{path} has rows of another length than its header; write it again")
+        raise UserError(f"{path} has rows of another length than its header; write it again")
     return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
 
 

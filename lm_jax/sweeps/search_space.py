@@ -16,6 +16,7 @@ from lm_jax.build import expected_sizes
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
 from lm_jax.costs.run_cost import cost_of
+from lm_jax.errors import UserError
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.objectives import targets_per_step
 
@@ -45,7 +46,7 @@ def grid(base: Experiment, fields: Mapping[str, Values]) -> dict[str, Experiment
       fields: values by dotted path, such as `schedule.peak_learning_rate`.
 
     Raises:
-      ValueError: there is no such field, it takes other values, or it is given none.
+      UserError: there is no such field, it takes other values, or it is given none.
     """
     choices = []
     for path, values in fields.items():
@@ -55,13 +56,13 @@ def grid(base: Experiment, fields: Mapping[str, Values]) -> dict[str, Experiment
         else:
             named = [(f"{short}={_shown(value)}", value) for value in values]
         if not named:
-            raise ValueError(f"{path} is given no values; give some, or leave it out")
+            raise UserError(f"{path} is given no values; give some, or leave it out")
         choices.append([(name, path, value) for name, value in named])
     found = {}
     for combination in itertools.product(*choices):
         name = ",".join(name for name, _, _ in combination)
         if name in found:
-            raise ValueError(f"two runs of the grid are called {name}; give each value once")
+            raise UserError(f"two runs of the grid are called {name}; give each value once")
         found[name] = _with(base, {path: value for _, path, value in combination})
     return found
 
@@ -77,7 +78,7 @@ def draw(
       fields: by dotted path, a function of a generator, such as `log_uniform(1e-4, 1e-1)`.
 
     Raises:
-      ValueError: there is no such field, or it takes other values.
+      UserError: there is no such field, or it takes other values.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -87,21 +88,21 @@ def draw(
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Numbers from `low` to `high`, all alike. Raises ValueError unless low < high."""
+    """Numbers from `low` to `high`, all alike. Raises UserError unless low < high."""
     _check_bounds(low, high)
     return lambda rng: float(rng.uniform(low, high))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Numbers whose logarithm is uniform. Raises ValueError unless 0 < low < high."""
+    """Numbers whose logarithm is uniform. Raises UserError unless 0 < low < high."""
     _check_bounds(low, high, above=0)
     return lambda rng: float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """One of several values, all alike. Raises ValueError if there are none."""
+    """One of several values, all alike. Raises UserError if there are none."""
     if not len(values):
-        raise ValueError("a choice of no values; give some")
+        raise UserError("a choice of no values; give some")
     return lambda rng: values[int(rng.integers(len(values)))]
 
 
@@ -118,14 +119,14 @@ def ladder(
       head_width: of all of them; wider models have more heads.
 
     Raises:
-      ValueError: a width is no multiple of the head width, or the ratio is not positive.
+      UserError: a width is no multiple of the head width, or the ratio is not positive.
     """
     if not aspect_ratio > 0:
-        raise ValueError(f"aspect_ratio is {aspect_ratio}; expected d_model / num_layers, above 0")
+        raise UserError(f"aspect_ratio is {aspect_ratio}; expected d_model / num_layers, above 0")
     found = {}
     for width in widths:
         if width < 1 or width % head_width:
-            raise ValueError(
+            raise UserError(
                 f"a width of {width} has no whole number of heads of {head_width}; choose a "
                 "multiple, or another head_width"
             )
@@ -158,7 +159,7 @@ def isoflop(
       data_sizes: what the data decides of the model; None: the most that its tokenizer may come to.
 
     Raises:
-      ValueError: an experiment cannot run, counts instead of descending, or a budget is less than
+      UserError: an experiment cannot run, counts instead of descending, or a budget is less than
         50 of its steps, or given twice.
     """
     trials: dict[str, Trial] = {}
@@ -167,10 +168,10 @@ def isoflop(
             given = expected_sizes(experiment) if data_sizes is None else data_sizes
             of_step = cost_of(experiment, given).flops_per_step
             if not of_step:
-                raise ValueError(f"{name} takes no steps, so no budget decides how many")
+                raise UserError(f"{name} takes no steps, so no budget decides how many")
             steps = round(budget / of_step)
             if steps < _FEWEST_STEPS:
-                raise ValueError(
+                raise UserError(
                     f"a budget of {budget:.3g} FLOPs is {steps} steps of {name}, and whole steps "
                     f"meet it to 1% only from {_FEWEST_STEPS}; give at least "
                     f"{_FEWEST_STEPS * of_step:.3g}, smaller batches or a smaller model"
@@ -180,7 +181,7 @@ def isoflop(
                 fields["schedule.warmup_steps"] = round(warmup_fraction * steps)
             called = f"budget={_shown(float(budget))},{name}"
             if called in trials:
-                raise ValueError(f"two runs are called {called}; give each budget once")
+                raise UserError(f"two runs are called {called}; give each budget once")
             trials[called] = Trial(_with(experiment, fields), {"budget": float(budget)})
     return trials
 
@@ -196,7 +197,7 @@ def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[s
       tokens: how many are predicted in training; pairs or examples where these are.
 
     Raises:
-      ValueError: a horizon is of less than 50 steps, leaves none after the warm-up, or is given
+      UserError: a horizon is of less than 50 steps, leaves none after the warm-up, or is given
         twice.
     """
     found: dict[str, Experiment] = {}
@@ -205,13 +206,13 @@ def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[s
             steps = round(horizon / (of_step := targets_per_step(experiment)))
             least = max(_FEWEST_STEPS, experiment.schedule.warmup_steps + 1)
             if steps < least:
-                raise ValueError(
+                raise UserError(
                     f"{horizon:.3g} tokens are {steps} steps of {name}, of which it needs {least}; "
                     f"give at least {least * of_step:.3g}, smaller batches or a shorter warm-up"
                 )
             called = f"tokens={_shown(float(horizon))},{name}"
             if called in found:
-                raise ValueError(f"two runs are called {called}; give each horizon once")
+                raise UserError(f"two runs are called {called}; give each horizon once")
             found[called] = _with(experiment, {"training.num_steps": steps})
     return found
 
@@ -232,30 +233,30 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
     """The trials of what a sweep's file returns, in their order.
 
     Raises:
-      ValueError: it is no sweep, it is empty, or two of its runs are the same or called the same.
+      UserError: it is no sweep, it is empty, or two of its runs are the same or called the same.
     """
     if not isinstance(sweep, Mapping | Sequence) or isinstance(sweep, str):
-        raise ValueError(f"a sweep is a dict of experiments by name, not a {type(sweep).__name__}")
+        raise UserError(f"a sweep is a dict of experiments by name, not a {type(sweep).__name__}")
     pairs = list(sweep.items() if isinstance(sweep, Mapping) else sweep)
     if not pairs:
-        raise ValueError("the sweep is empty; give at least one experiment")
+        raise UserError("the sweep is empty; give at least one experiment")
     trials: dict[str, Trial] = {}
     addresses: dict[str, str] = {}
     for name, given in pairs:
         trial = given if isinstance(given, Trial) else Trial(given)
         if not isinstance(trial.experiment, Experiment):
-            raise ValueError(f"run {name} is a {type(given).__name__}; expected an Experiment")
+            raise UserError(f"run {name} is a {type(given).__name__}; expected an Experiment")
         if not isinstance(name, str) or not re.fullmatch(r"[\w.,=+@-]{1,200}", name, re.ASCII):
-            raise ValueError(
+            raise UserError(
                 f"run name {name!r}; expected up to 200 letters, digits and signs of . , = + - _ @"
             )
         if name.isdecimal():
-            raise ValueError(f"run name {name} is a number, which says a place; add a letter")
+            raise UserError(f"run name {name} is a number, which says a place; add a letter")
         if name in trials:
-            raise ValueError(f"two runs are called {name}; give each its own name")
+            raise UserError(f"two runs are called {name}; give each its own name")
         where = address(trial.experiment)
         if where in addresses:
-            raise ValueError(
+            raise UserError(
                 f"runs {addresses[where]} and {name} train the same; leave one out, or give them "
                 "different seeds"
             )
@@ -287,11 +288,11 @@ def _with(base: Experiment, fields: Mapping[str, Any]) -> Experiment:
 
 def _field(part: Any, name: str, path: str) -> Any:
     if not dataclasses.is_dataclass(part):
-        raise ValueError(f"unknown field {path!r}: there is nothing below its {name!r}")
+        raise UserError(f"unknown field {path!r}: there is nothing below its {name!r}")
     names = [field.name for field in dataclasses.fields(part)]
     if name not in names:
         kind = type(part).__name__
-        raise ValueError(f"unknown field {path!r}: {kind} has {', '.join(names)}")
+        raise UserError(f"unknown field {path!r}: {kind} has {', '.join(names)}")
     return getattr(part, name)
 
 
@@ -304,7 +305,7 @@ def _checked(path: str, value: Any, current: Any) -> Any:
     if dataclasses.is_dataclass(current) and dataclasses.is_dataclass(value):
         return copy.deepcopy(value)  # another model or other data: `validate` knows which there are
     if type(value) is not type(current):
-        raise ValueError(
+        raise UserError(
             f"{path} is {value!r}, a {type(value).__name__}; expected a {type(current).__name__}"
         )
     return value
@@ -323,4 +324,4 @@ def _shown(value: Any) -> str:
 
 def _check_bounds(low: float, high: float, above: float = -math.inf) -> None:
     if not above < low < high < math.inf:
-        raise ValueError(f"a draw from {low} to {high}; expected {above:g} < low < high < inf")
+        raise UserError(f"a draw from {low} to {high}; expected {above:g} < low < high < inf")

@@ -22,6 +22,7 @@ from lm_jax import data
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.validation import validate
+from lm_jax.errors import UserError
 from lm_jax.parallel import sharding
 from lm_jax.runs import train as trainer
 from lm_jax.runs import workdir
@@ -63,13 +64,13 @@ def train(
     but an `error`, as do those of one that cannot be written down.
 
     Raises:
-      ValueError: before anything is written, when the runs are not of one shape, cannot be trained
+      UserError: before anything is written, when the runs are not of one shape, cannot be trained
         together, or a work directory belongs to another.
       OSError: a checkpoint or the cache cannot be written.
     """
     started = time.monotonic()
     if len({_shape_of(experiment) for experiment in runs.values()}) != 1:
-        raise ValueError(
+        raise UserError(
             f"{len(runs)} runs are not of one shape; runs of a fan differ in {', '.join(FREE)} only"
         )
     for directory, experiment in runs.items():
@@ -109,9 +110,9 @@ def _train(
     members = [programs.compile_experiment(experiment, sizes) for experiment in runs.values()]
     first = members[0]
     if first.model.fit is not None:
-        raise ValueError("a model that counts takes no steps; train it alone")
+        raise UserError("a model that counts takes no steps; train it alone")
     if first.mesh.size > first.mesh.shape["data"]:
-        raise ValueError(
+        raise UserError(
             f"a fan splits its batches only, and the mesh is {first.experiment.mesh}; set mesh to "
             "data:-1, or train the runs one by one"
         )
@@ -138,7 +139,7 @@ def _train(
             states.append(state)
             notes += [note for note in said if note not in notes]
         if len({int(state.step) for state in states}) > 1:
-            raise ValueError(
+            raise UserError(
                 "a newest checkpoint cannot be read, and the one before it is of another step than "
                 f"those of the other runs ({'; '.join(notes)}); train these runs one by one"
             )

@@ -12,6 +12,7 @@ from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.errors import UserError
 from lm_jax.parallel import processes as hosts
 
 
@@ -91,7 +92,7 @@ class Checkpoints:
           say: told of every checkpoint that could not be read.
 
         Raises:
-          ValueError: there is no such checkpoint, or none can be read.
+          UserError: there is no such checkpoint, or none can be read.
         """
         candidates = self._candidates(which)
         problems = []
@@ -107,7 +108,7 @@ class Checkpoints:
                 return step, state
             problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
             say(problems[-1])
-        raise ValueError(
+        raise UserError(
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
         )
@@ -120,18 +121,18 @@ class Checkpoints:
     def _candidates(self, which: str) -> list[int]:
         steps = self.steps()
         if not steps:
-            raise ValueError(f"{self._directory} holds no checkpoint; train the model first")
+            raise UserError(f"{self._directory} holds no checkpoint; train the model first")
         if which == "last":
             return steps
         if which == "best":
             metrics = {step: self._manager.metrics(step) for step in steps}
             scores = {step: found["cross_entropy"] for step, found in metrics.items() if found}
             if not scores:
-                raise ValueError(f"no checkpoint in {self._directory} was evaluated; use `last`")
+                raise UserError(f"no checkpoint in {self._directory} was evaluated; use `last`")
             return [min(scores, key=scores.__getitem__)]
         if which.isdecimal() and int(which) in steps:
             return [int(which)]
-        raise ValueError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
+        raise UserError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm_jax.config.experiment import Experiment
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
@@ -125,7 +126,7 @@ def make_train_step(
     vocabulary (Szegedy et al. 2016, section 7), and so is the loss.
 
     Raises:
-      ValueError: when traced, the model does not give what smoothing needs.
+      UserError: when traced, the model does not give what smoothing needs.
     """
 
     def mean_loss(params, stats, batch, total_weight, key):
@@ -138,7 +139,7 @@ def make_train_step(
         nats = losses.nats
         if label_smoothing:
             if losses.uniform_nats is None:
-                raise ValueError("label smoothing needs `Losses.uniform_nats` of the model")
+                raise UserError("label smoothing needs `Losses.uniform_nats` of the model")
             nats = (1 - label_smoothing) * nats + label_smoothing * losses.uniform_nats
         mean = jnp.sum(nats * batch["weights"]) / total_weight
         return mean, stats if head_only else new_stats
@@ -196,7 +197,7 @@ class Batches(Protocol):
     def __getitem__(self, step: int) -> Mapping[str, np.ndarray]: ...
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLoss(UserError):
     """The loss is no longer a number; the state must not be saved."""
 
 

@@ -57,7 +57,7 @@ def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
     """The model's configuration as muP computes it, and that of its base model.
 
     Raises:
-      ValueError: the model has no widths, or no base model of that width.
+      UserError: the model has no widths, or no base model of that width.
     """
     base = of_width(config, base_width)
     if getattr(config, "tie_embeddings", False):

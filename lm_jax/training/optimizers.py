@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.config.experiment import OptimizerConfig, ScheduleConfig
+from lm_jax.errors import UserError
 
 
 def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
@@ -103,13 +104,13 @@ def update_head_only(optimizer: optax.GradientTransformation) -> optax.GradientT
     """The optimizer for the head alone; all other parameters stay as they are.
 
     Raises:
-      ValueError: at init, when no parameter belongs to a head.
+      UserError: at init, when no parameter belongs to a head.
     """
 
     def labels(params: Any) -> Any:
         heads = is_head(params)
         if not any(jax.tree.leaves(heads)):
-            raise ValueError("fine_tuning.parameters=head: this model has no module named `head`")
+            raise UserError("fine_tuning.parameters=head: this model has no module named `head`")
         return jax.tree.map(lambda head: "update" if head else "keep", heads)
 
     return optax.multi_transform({"update": optimizer, "keep": optax.set_to_zero()}, labels)

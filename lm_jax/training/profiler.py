@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch
 from lm_jax.parallel import processes as hosts
 from lm_jax.training.loop import TrainState, TrainStep
@@ -18,21 +19,21 @@ def parse_steps(text: str) -> tuple[int, int]:
     """The first and the last step of `10-15`, or of `10`.
 
     Raises:
-      ValueError: it is neither, or they are no steps.
+      UserError: it is neither, or they are no steps.
     """
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last:
-        raise ValueError(
+        raise UserError(
             f"--profile_steps={text}; expected FIRST-LAST, such as 10-15, of steps counted from 1"
         )
     return first, last
 
 
 def check(steps: tuple[int, int] | None, num_steps: int) -> None:
-    """Raises ValueError for steps that are not among the `num_steps` of a run; 0: it takes none."""
+    """Raises UserError for steps that are not among the `num_steps` of a run; 0: it takes none."""
     if steps and steps[1] > num_steps:
-        raise ValueError(
+        raise UserError(
             f"steps {steps[0]} to {steps[1]} cannot be profiled: "
             + (f"this run takes {num_steps}" if num_steps else "this run takes no step")
         )
@@ -48,9 +49,9 @@ class Tracer:
     """
 
     def __init__(self, train_steps: TrainStep, directory: Path, steps: tuple[int, int], done: int):
-        """Raises ValueError if the last of `steps` is among those `done` before."""
+        """Raises UserError if the last of `steps` is among those `done` before."""
         if done >= steps[1]:
-            raise ValueError(
+            raise UserError(
                 f"steps {steps[0]} to {steps[1]} cannot be profiled: this run goes on after {done}"
             )
         self._train_steps, self._directory = train_steps, directory

@@ -109,7 +109,7 @@ def training_examples(
     Every epoch holds each example once, in an order of its own.
 
     Raises:
-      ValueError: the batch does not divide over the processes.
+      UserError: the batch does not divide over the processes.
     """
     import grain  # which imports jax, and takes most of a second
 

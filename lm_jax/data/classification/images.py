@@ -13,6 +13,7 @@ import numpy as np
 from lm_jax.data.classification.batches import Examples, LabelledSet
 from lm_jax.data.config import ImageConfig
 from lm_jax.data.sources import cache_directory, tfds_builder_of
+from lm_jax.errors import UserError
 
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -31,7 +32,7 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
     """The images of a configuration; where the data set has no test split, some are held out.
 
     Raises:
-      ValueError: the files cannot be had, or hold no images with labels.
+      UserError: the files cannot be had, or hold no images with labels.
     """
     config.validate()
     place = f"{config.source} {config.path}".strip()
@@ -42,7 +43,7 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
     if "test" in checked:
         validation, how = checked["test"], "the data set's own"
         if validation.inputs.shape[1:] != train.inputs.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"{place}: images to test are {_size(validation.inputs)}, "
                 f"those to train on {_size(train.inputs)}"
             )
@@ -58,7 +59,7 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
     if config.label_names:
         names = [name.strip() for name in config.label_names.split(",")]
         if len(set(names)) != len(labels):
-            raise ValueError(
+            raise UserError(
                 f"data.label_names gives {len(set(names))} names, "
                 f"but {place} has {len(labels)} classes"
             )
@@ -99,31 +100,31 @@ def _check(images: np.ndarray, labels: np.ndarray, place: str) -> Examples:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype not in (np.uint8, np.float32, np.float64):
-        raise ValueError(
+        raise UserError(
             f"{place}: images are {images.dtype} of shape {images.shape}; expected uint8, or "
             "floats from 0 to 1, of shape [images, height, width] or [..., channels]"
         )
     if images.dtype != np.uint8:
         images = images.astype(np.float32)
         if images.size and not (images.min() >= 0 and images.max() <= 1):
-            raise ValueError(
+            raise UserError(
                 f"{place}: pixels run from {images.min():g} to {images.max():g}; "
                 "expected floats from 0 to 1, or uint8"
             )
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise UserError(
             f"{place}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; "
             "expected one integer an image"
         )
     if not len(images):
-        raise ValueError(f"{place}: no images")
+        raise UserError(f"{place}: no images")
     return Examples(images, labels.astype(np.int32))
 
 
 def _check_labels(targets: np.ndarray, num_classes: int, place: str) -> None:
     wrong = np.flatnonzero((targets < 0) | (targets >= num_classes))
     if wrong.size:
-        raise ValueError(
+        raise UserError(
             f"{place}: the label of image {wrong[0]} is {targets[wrong[0]]}; "
             f"expected 0 to {num_classes - 1}"
         )
@@ -137,7 +138,7 @@ def _held_out(count: int, fraction: float) -> np.ndarray:
     """Which examples are held out: bool [N], a function of their number alone."""
     held = np.random.default_rng(0).permutation(count) < round(count * fraction)
     if held.all() or not held.any():
-        raise ValueError(
+        raise UserError(
             f"{count} images with data.validation_fraction {fraction} leave nothing to train on "
             "or nothing to validate; choose another fraction"
         )
@@ -148,7 +149,7 @@ def _digits(config: ImageConfig) -> _Source:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "data.source=digits needs scikit-learn: pip install 'lm_jax[digits]'"
         ) from None
     digits = load_digits()
@@ -172,16 +173,16 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
     """An array of the format of MNIST's files, gzipped or not: magic, sizes, then bytes."""
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.is_file()), None)
     if path is None:
-        raise ValueError(f"data.path {str(directory)!r} holds no {name} and no {name}.gz")
+        raise UserError(f"data.path {str(directory)!r} holds no {name} and no {name}.gz")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, dimensions = struct.unpack_from(">HBB", raw)
         shape = struct.unpack_from(f">{dimensions}I", raw, 4)
         array = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
         if zeros or kind != 8 or array.size != np.prod(shape):
-            raise ValueError(f"it declares {shape} bytes and holds {array.size}")
+            raise UserError(f"it declares {shape} bytes and holds {array.size}")
     except (OSError, EOFError, struct.error, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} is no idx file of bytes ({error})") from None
+        raise UserError(f"{path} is no idx file of bytes ({error})") from None
     return array.reshape(shape)
 
 
@@ -190,12 +191,12 @@ def _npz(config: ImageConfig) -> _Source:
         with np.load(config.path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{config.path} is no npz file of arrays ({error})") from None
+        raise UserError(f"{config.path} is no npz file of arrays ({error})") from None
     has_test = any(name in found for name in _NPZ_ARRAYS["test"])
     wanted = _NPZ_ARRAYS["train"] + (_NPZ_ARRAYS["test"] if has_test else ())
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{config.path} holds {', '.join(found) or 'nothing'}; expected x_train and y_train, "
             "and x_test and y_test where there is a test split"
         )
@@ -210,14 +211,14 @@ def _tfds(config: ImageConfig) -> _Source:
     builder = tfds_builder_of(config.path, cache_directory("") / "tensorflow_datasets")
     features = builder.info.features
     if not {"image", "label"} <= set(features):
-        raise ValueError(f"{config.path} has {', '.join(features)}; expected image and label")
+        raise UserError(f"{config.path} has {', '.join(features)}; expected image and label")
 
     def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         source = builder.as_data_source(split=split)
         images = [np.asarray(example["image"]) for example in source]
         shapes = {image.shape for image in images}
         if len(shapes) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{config.path} has images of {len(shapes)} sizes, such as {min(shapes)} and "
                 f"{max(shapes)}; expected one size: resize them and give them as npz"
             )

@@ -15,6 +15,7 @@ from lm_jax.data.config import LabelledTextConfig
 from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
 from lm_jax.data.text.corpus import tokenize
 from lm_jax.data.tokenizers import identity, train_tokenizer
+from lm_jax.errors import UserError
 
 
 class _Labelled(NamedTuple):
@@ -30,7 +31,7 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
     training split alone.
 
     Raises:
-      ValueError: the files cannot be had or read, or a label is held out but never trained on.
+      UserError: the files cannot be had or read, or a label is held out but never trained on.
     """
     config.validate()
     everything, held_out = _read_tfds(config) if config.source == "tfds" else _read_files(config)
@@ -47,15 +48,13 @@ def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
         train, how = list(unique.values()), "the data set's own"
     if not train or not held_out:
         side = "validation" if not held_out else "training"
-        raise ValueError(f"{config.path}: no text is left for {side}; check the files")
+        raise UserError(f"{config.path}: no text is left for {side}; check the files")
     labels = sorted({example.label for example in train})
     if len(labels) < 2:
-        raise ValueError(
-            f"{config.path}: every text is labelled {labels[0]!r}; expected two labels"
-        )
+        raise UserError(f"{config.path}: every text is labelled {labels[0]!r}; expected two labels")
     unknown = {example.label for example in held_out} - set(labels)
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{config.path}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
             f"but not among the {len(labels)} trained on"
         )
@@ -110,7 +109,7 @@ def _read_file(path: Path) -> list[_Labelled]:
 def _parse_tabs(line: str, place: str) -> _Labelled:
     label, tab, text = line.partition("\t")
     if not tab or not label.strip() or not text.strip():
-        raise ValueError(f"{place}: {line[:60]!r} is not label<TAB>text")
+        raise UserError(f"{place}: {line[:60]!r} is not label<TAB>text")
     return _Labelled(text.strip(), label.strip())
 
 
@@ -121,9 +120,9 @@ def _parse_json(line: str, place: str) -> _Labelled:
         if not isinstance(text, str) or not isinstance(values["label"], str | int):
             raise TypeError
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f'{place}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
+        raise UserError(f'{place}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
     if not text.strip():
-        raise ValueError(f"{place}: the text of label {label!r} is empty")
+        raise UserError(f"{place}: the text of label {label!r} is empty")
     return _Labelled(text.strip(), label)
 
 
@@ -132,7 +131,7 @@ def _read_tfds(config: LabelledTextConfig) -> tuple[list[_Labelled], list[_Label
     features = builder.info.features
     texts = [name for name, feature in features.items() if type(feature).__name__ == "Text"]
     if len(texts) != 1 or "label" not in features:
-        raise ValueError(f"{config.path} has {', '.join(features)}; expected one text and label")
+        raise UserError(f"{config.path} has {', '.join(features)}; expected one text and label")
 
     def read(split: str) -> list[_Labelled]:
         source = builder.as_data_source(split=split)

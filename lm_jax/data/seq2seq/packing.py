@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.data.text.windows import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.errors import UserError
 
 _POOL = 4096  # pairs that are sorted and packed together
 _READ = ("source", "source_segments", "source_positions")
@@ -39,7 +40,7 @@ def _sides(
         over = np.flatnonzero(found > longest)
         if len(over) and not truncate:
             first = over[0]
-            raise ValueError(
+            raise UserError(
                 f"{split.origins[first]}: a {name} of {found[first]:,} tokens is longer than "
                 f"model.{field} {longest}{_more(over)}; raise it, leave long "
                 "pairs out with data.longest_characters, or set data.truncate=true"
@@ -57,7 +58,7 @@ def _halves(split: ParallelSplit, context_length: int, truncate: bool) -> _Sides
         return sides
     if not truncate:
         first = over[0]
-        raise ValueError(
+        raise UserError(
             f"{split.origins[first]}: a pair of {found[first]:,} tokens is longer than "
             f"model.context_length {context_length}{_more(over)}; raise it, "
             "leave long pairs out with data.longest_characters, or set data.truncate=true"
@@ -224,7 +225,7 @@ def training_packed_pairs(
         target, end, in which only the target and its end have weight.
 
     Raises:
-      ValueError: a text is longer than its row and `truncate` does not ask to cut it, or the batch
+      UserError: a text is longer than its row and `truncate` does not ask to cut it, or the batch
         does not divide over the processes.
     """
     import grain  # which imports jax, and takes most of a second
@@ -277,7 +278,7 @@ def evaluation_packed_pairs(
     `documents` [B, T] names the pair of each target; the rest is as in training.
 
     Raises:
-      ValueError: as in training.
+      UserError: as in training.
     """
     order = np.arange(len(split.origins))
     packed = _packed(split, source_length, context_length, truncate, order)

@@ -18,6 +18,7 @@ from lm_jax.data.sources import cache_directory
 from lm_jax.data.text.corpus import tokenize
 from lm_jax.data.text.windows import TokenizedDocuments
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+from lm_jax.errors import UserError
 
 _FORMAT = 1  # raise it when what the cache holds changes meaning
 
@@ -55,7 +56,7 @@ def prepare_parallel_text(config: ParallelTextConfig) -> ParallelSet:
     What becomes of files is cached, addressed by the raw pairs and by all that decides it.
 
     Raises:
-      ValueError: the pairs cannot be had or read, or one of the splits would be empty.
+      UserError: the pairs cannot be had or read, or one of the splits would be empty.
       OSError: the cache directory cannot be written.
     """
     config.validate()
@@ -92,7 +93,7 @@ def _make(
             dropped["near copies"] = int(in_held.sum())
     if not train or not held_out:
         side = "validation" if not held_out else "training"
-        raise ValueError(
+        raise UserError(
             f"{config.path or config.tasks}: no pair is left for {side} of {len(everything):,} "
             f"(dropped: {_counted(dropped)}); give more pairs, another "
             "data.validation_fraction, or set data.drop_near_copies=false"

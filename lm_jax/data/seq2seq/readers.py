@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.seq2seq.synthetic import made_pairs
 from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
+from lm_jax.errors import UserError
 
 
 class Pair(NamedTuple):
@@ -25,7 +26,7 @@ def load_pairs(config: ParallelTextConfig) -> tuple[list[Pair], list[Pair] | Non
     """All pairs of a configuration, or those to train on and those that the source holds out.
 
     Raises:
-      ValueError: files are missing, unequal in lines, or hold a line that is no pair; a data set
+      UserError: files are missing, unequal in lines, or hold a line that is no pair; a data set
         cannot be had.
     """
     if config.is_made:
@@ -50,17 +51,17 @@ def parse_tasks(tasks: str) -> dict[str, str]:
     """The path of each instruction, from "instruction=path; instruction=path".
 
     Raises:
-      ValueError: it is none, or an instruction occurs twice.
+      UserError: it is none, or an instruction occurs twice.
     """
     found: dict[str, str] = {}
     for part in filter(str.strip, tasks.split(";")):
         instruction, equals, path = (text.strip() for text in part.partition("="))
         if not equals or not instruction or not path:
-            raise ValueError(
+            raise UserError(
                 f'data.tasks holds {part.strip()!r}; expected "instruction=path; instruction=path"'
             )
         if instruction in found:
-            raise ValueError(f"data.tasks gives the instruction {instruction!r} twice")
+            raise UserError(f"data.tasks gives the instruction {instruction!r} twice")
         found[instruction] = path
     return found
 
@@ -83,17 +84,17 @@ def _lines(path: Path) -> list[str]:
 def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
     for path in (source_path, target_path):
         if not path.is_file():
-            raise ValueError(f"{path} is no file; aligned lines are read from two files")
+            raise UserError(f"{path} is no file; aligned lines are read from two files")
     sources, targets = _lines(source_path), _lines(target_path)
     if len(sources) != len(targets):
-        raise ValueError(
+        raise UserError(
             f"{source_path} has {len(sources):,} lines and {target_path} {len(targets):,}; "
             "line n of one is the translation of line n of the other, so make them equally many"
         )
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         for path, text in ((source_path, source), (target_path, target)):
             if not text.strip():
-                raise ValueError(f"{path}:{number} is empty; remove line {number} of both files")
+                raise UserError(f"{path}:{number} is empty; remove line {number} of both files")
         yield Pair(source.strip(), target.strip(), "", f"{source_path}:{number}")
 
 
@@ -102,7 +103,7 @@ def _tabs(path: Path) -> Iterator[Pair]:
         columns = [column.strip() for column in line.split("\t")]
         if not 2 <= len(columns) <= 3 or not columns[0] or not columns[1]:
             given = f"{line[:60]!r} is not" if line.strip() else "is empty, not"
-            raise ValueError(
+            raise UserError(
                 f"{path}:{number}: {given} source<TAB>target or source<TAB>target<TAB>document"
             )
         source, target, document = [*columns, ""][:3]
@@ -119,7 +120,7 @@ def _jsonl(path: Path) -> Iterator[Pair]:
             source = target = document = ""
         if not source or not target:
             given = f"{line[:60]!r} is not" if line.strip() else "is empty, not"
-            raise ValueError(f'{path}:{number}: {given} {{"source": ..., "target": ...}}')
+            raise UserError(f'{path}:{number}: {given} {{"source": ..., "target": ...}}')
         yield Pair(source, target, document, f"{path}:{number}")
 
 
@@ -131,12 +132,12 @@ def _catalogue(path: Path) -> Iterator[Pair]:
     try:
         import polib
     except ImportError:
-        raise ValueError("gettext catalogues need polib; pip install -e '.[po]'") from None
+        raise UserError("gettext catalogues need polib; pip install -e '.[po]'") from None
 
     try:
         entries = polib.pofile(read_text(path))
     except OSError as error:  # also polib's word for bad syntax
-        raise ValueError(f"{path} is no gettext catalogue: {error}") from None
+        raise UserError(f"{path} is no gettext catalogue: {error}") from None
     for entry in entries:
         target = entry.msgstr_plural.get(0, "") if entry.msgid_plural else entry.msgstr
         if entry.fuzzy or entry.obsolete or not entry.msgid.strip() or not target.strip():
@@ -151,10 +152,10 @@ def _tfds(config: ParallelTextConfig) -> tuple[list[Pair], list[Pair] | None]:
     features = builder.info.features
     languages = [name for name, feature in features.items() if type(feature).__name__ == "Text"]
     if len(languages) != 2:
-        raise ValueError(f"{config.path} has {', '.join(features)}; expected two texts")
+        raise UserError(f"{config.path} has {', '.join(features)}; expected two texts")
     source = config.source_language or languages[0]
     if source not in languages:
-        raise ValueError(
+        raise UserError(
             f"data.source_language {source!r} is none of {config.path}; "
             f"it has {' and '.join(languages)}"
         )

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from lm_jax.data.config import SymbolsConfig
+from lm_jax.errors import UserError
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 Sequence = tuple[int, ...]
@@ -17,7 +18,7 @@ def made_pairs(task: str, config: SymbolsConfig) -> tuple[list[tuple[str, str]],
     the shortest kinds, which training exhausts, may be missing there.
 
     Raises:
-      ValueError: there are no new sequences left to validate.
+      UserError: there are no new sequences left to validate.
     """
     names = _names(config.num_symbols)
     train = _draw(config, 0, config.num_training_pairs, config.shortest, config.longest, ())
@@ -25,7 +26,7 @@ def made_pairs(task: str, config: SymbolsConfig) -> tuple[list[tuple[str, str]],
         config, 1, config.num_validation_pairs, *config.lengths_to_validate, set(train)
     )
     if not held_out:
-        raise ValueError(
+        raise UserError(
             f"training holds every sequence of {config.num_symbols} symbols that was drawn to "
             "validate; set more data.symbols.num_symbols or longer sequences"
         )

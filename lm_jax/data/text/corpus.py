@@ -33,7 +33,7 @@ def prepare_corpus(config: DataConfig) -> Corpus:
     The cache is addressed by the raw documents and by all that decides what becomes of them.
 
     Raises:
-      ValueError: the source, the split or the tokenizer cannot be had; nothing is cached then.
+      UserError: the source, the split or the tokenizer cannot be had; nothing is cached then.
       OSError: the cache directory cannot be written.
     """
     config.validate()

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 
 class Masked(NamedTuple):
     """Tokens as a model sees them, and which it must tell; both of the shape of the tokens."""
@@ -62,10 +64,10 @@ def noise_spans(
     noise and the rest are cut into as many parts, at random places. The text begins with the rest.
 
     Raises:
-      ValueError: there is no room for a token of noise and one of the rest.
+      UserError: there is no room for a token of noise and one of the rest.
     """
     if length < 2:
-        raise ValueError(f"a text of {length} tokens has no span to corrupt; expected 2 or more")
+        raise UserError(f"a text of {length} tokens has no span to corrupt; expected 2 or more")
     noise, spans = num_noise_spans(length, density, mean_span)
     parts = np.stack([_parts(length - noise, spans, rng), _parts(noise, spans, rng)], axis=1)
     return np.repeat(np.tile([False, True], spans), parts.reshape(-1))
@@ -85,11 +87,11 @@ def corrupt_spans(
     The source begins with text and the targets with the sentinel of the first span, as in T5.
 
     Raises:
-      ValueError: there are fewer sentinels than spans.
+      UserError: there are fewer sentinels than spans.
     """
     spans = int(np.sum(is_noise[1:] & ~is_noise[:-1]))
     if spans > len(sentinels):
-        raise ValueError(f"{spans} spans need as many sentinels; there are {len(sentinels)}")
+        raise UserError(f"{spans} spans need as many sentinels; there are {len(sentinels)}")
     return (
         _replace_runs(tokens, is_noise, sentinels),
         _replace_runs(tokens, ~is_noise, sentinels),

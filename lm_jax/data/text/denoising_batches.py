@@ -20,6 +20,7 @@ from lm_jax.data.text.corruption import (
 )
 from lm_jax.data.text.windows import Batch, TokenizedDocuments, evaluation_batches, training_batches
 from lm_jax.data.tokenizers import WordBoundaries
+from lm_jax.errors import UserError
 
 # One row of a batch, [T] each, and random numbers of its own -> the row spoiled
 Corruption = Callable[[Batch, np.random.Generator], Batch]
@@ -125,11 +126,11 @@ def text_length(
     """How many tokens of text a corrupted pair of rows holds, and how many sentinels they need.
 
     Raises:
-      ValueError: the rows are too short for any text.
+      UserError: the rows are too short for any text.
     """
     length = longest_text(source_length, context_length, density, mean_span)
     if not length:
-        raise ValueError(
+        raise UserError(
             f"model.source_length {source_length} and model.context_length {context_length} are "
             "too short for a text with a corrupted span; expected at least 3 of each"
         )
@@ -169,7 +170,7 @@ def training_corrupted(
     """Random access to batches of `training_batches`, each row spoiled.
 
     Raises:
-      ValueError: as there.
+      UserError: as there.
     """
     batches = training_batches(
         documents,

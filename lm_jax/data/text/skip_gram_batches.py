@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_jax.data.text.windows import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ def training_pairs(
     (Mikolov et al. 2013, eq. 5); 0 keeps all.
 
     Raises:
-      ValueError: no two words stand beside each other.
+      UserError: no two words stand beside each other.
     """
     if np.diff(documents.starts).max(initial=0) < 3:
-        raise ValueError("no document of the training split has two words; use more text")
+        raise UserError("no document of the training split has two words; use more text")
     frequency = np.bincount(documents.tokens, minlength=vocab_size) / len(documents.tokens)
     keep = np.ones(vocab_size)
     if subsampling:
@@ -120,7 +121,7 @@ def evaluation_pairs(
     """All ordered pairs of words of a document at most `window` apart, each with weight 1.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     tokens = np.asarray(documents.tokens, np.int32)
     places = np.arange(len(tokens))
@@ -133,7 +134,7 @@ def evaluation_pairs(
         near += [tokens[left + distance], tokens[left]]
         numbers += [number, number]
     if not sum(map(len, words)):
-        raise ValueError("no document of the validation split has two words; use more text")
+        raise UserError("no document of the validation split has two words; use more text")
     rows = rows_of_process(batch_size, process_index, process_count)
     return _EvaluationPairs(
         np.concatenate(words), np.concatenate(near), np.concatenate(numbers), batch_size, rows

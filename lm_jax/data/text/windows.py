@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 Batch = dict[str, np.ndarray]
 
 
@@ -81,13 +83,13 @@ def training_batches(
     not depend on the number of processes; each reads its consecutive rows.
 
     Raises:
-      ValueError: the split is shorter than one window, or the batch does not divide.
+      UserError: the split is shorter than one window, or the batch does not divide.
     """
     import grain  # which imports jax, and takes most of a second
 
     spare = len(documents.tokens) - 1
     if spare < context_length:
-        raise ValueError(
+        raise UserError(
             f"the training split has {spare} tokens to predict, fewer than one window of "
             f"model.context_length {context_length}; use more text or a shorter context"
         )
@@ -141,11 +143,11 @@ def training_lanes(
     epoch continues nothing: its segments are numbered from 2.
 
     Raises:
-      ValueError: a lane is shorter than one window, or the batch does not divide.
+      UserError: a lane is shorter than one window, or the batch does not divide.
     """
     windows = (len(documents.tokens) - 1) // batch_size // context_length
     if windows < 1:
-        raise ValueError(
+        raise UserError(
             f"the training split has {len(documents.tokens) - 1} tokens to predict, fewer than "
             f"one window of model.context_length {context_length} for each of {batch_size} lanes; "
             "use more text, a smaller batch or a shorter context"
@@ -159,10 +161,10 @@ def rows_of_process(batch_size: int, process_index: int, process_count: int) -> 
     """The rows of a global batch that a process reads.
 
     Raises:
-      ValueError: the batch does not divide.
+      UserError: the batch does not divide.
     """
     if batch_size % process_count:
-        raise ValueError(
+        raise UserError(
             f"a batch of {batch_size} sequences does not divide over {process_count} processes"
         )
     share = batch_size // process_count
@@ -254,7 +256,7 @@ def evaluation_batches(
     """
     stride = stride or context_length
     if not 0 < stride <= context_length:
-        raise ValueError(
+        raise UserError(
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
             "expected 0 < stride <= context"
         )

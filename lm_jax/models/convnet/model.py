@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.convnet import layers as blocks
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
@@ -176,19 +177,19 @@ class ConvNetConfig:
     dropout_rate: float = -1.0  # -1: the publication's
 
     def validate(self) -> None:
-        """Raises ValueError for a choice that cannot be built, or images too small for it."""
+        """Raises UserError for a choice that cannot be built, or images too small for it."""
         if self.architecture not in NETWORKS:
-            raise ValueError(
+            raise UserError(
                 f"model.architecture is {self.architecture!r}; "
                 f"expected one of {', '.join(NETWORKS)}"
             )
         if self.norm not in _NORMS:
-            raise ValueError(f"model.norm is {self.norm!r}; expected one of {', '.join(_NORMS)}")
+            raise UserError(f"model.norm is {self.norm!r}; expected one of {', '.join(_NORMS)}")
         for field in ("num_classes", "image_height", "image_width", "image_channels"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if self.dropout_rate != -1 and not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(
+            raise UserError(
                 f"model.dropout_rate is {self.dropout_rate}; "
                 "expected 0 <= rate < 1, or -1 for the publication's"
             )
@@ -203,7 +204,7 @@ class ConvNetConfig:
             return
         sizes = [size for size in range(1, 513) if fits(size)]
         bound = "or more" if sizes[-1] == 512 else f"to {sizes[-1]} x {sizes[-1]}"
-        raise ValueError(
+        raise UserError(
             f"model.architecture {self.architecture} takes images of {sizes[0]} x {sizes[0]} "
             f"{bound}, not {self.image_height} x {self.image_width}; choose another architecture"
         )
@@ -320,13 +321,13 @@ def convnet(config: ConvNetConfig, dtype: Any = jnp.float32) -> Model:
     `batch_stats`; `apply` and `loss` return them, moved on when `train` is true.
 
     Raises:
-      ValueError: the configuration names an unknown choice, or images that do not fit the
+      UserError: the configuration names an unknown choice, or images that do not fit the
         network; or, when the model is traced, inputs are not of the configured size.
     """
     config.validate()
     for field in ("num_classes", "image_height", "image_width", "image_channels"):
         if not getattr(config, field):
-            raise ValueError(f"model.{field} is 0: give that of the data set")
+            raise UserError(f"model.{field} is 0: give that of the data set")
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return ConvNet(config, dtype, train=False).init(key, _checked(config, batch["inputs"]))
@@ -345,7 +346,7 @@ def convnet(config: ConvNetConfig, dtype: Any = jnp.float32) -> Model:
 def _checked(config: ConvNetConfig, inputs: jax.Array) -> jax.Array:
     expected = (config.image_height, config.image_width, config.image_channels)
     if inputs.shape[1:] != expected:
-        raise ValueError(
+        raise UserError(
             f"inputs of {' x '.join(map(str, inputs.shape[1:]))} for a model of "
             f"{' x '.join(map(str, expected))} (height x width x channels); "
             "set model.image_height, image_width and image_channels to those of the data"

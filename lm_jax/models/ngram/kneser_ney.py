@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.errors import UserError
+
 
 class Level(NamedTuple):
     """The n-grams of one length; all arrays [N], the first three int32."""
@@ -45,20 +47,20 @@ def count(
         that opens its document, and no further.
 
     Raises:
-      ValueError: an id is not in the vocabulary, or no context is as long as the order wants.
+      UserError: an id is not in the vocabulary, or no context is as long as the order wants.
     """
     if len(tokens) >= 1 << 31:
-        raise ValueError(f"{len(tokens):,} tokens to count; the n-gram model takes fewer than 2^31")
+        raise UserError(f"{len(tokens):,} tokens to count; the n-gram model takes fewer than 2^31")
     tokens = np.asarray(tokens).astype(np.int32)
     if len(tokens) < 2 or not 0 <= tokens.min() <= tokens.max() < vocab_size:
         seen = f"ids from {tokens.min()} to {tokens.max()}" if len(tokens) else "none"
-        raise ValueError(
+        raise UserError(
             f"{len(tokens)} tokens to count ({seen}); expected at least 2, below model.vocab_size "
             f"{vocab_size}"
         )
     context_lengths = _context_lengths(len(tokens), starts, across)
     if order > context_lengths.max() + 1:
-        raise ValueError(
+        raise UserError(
             f"model.order is {order}, but the longest text to count in has only "
             f"{context_lengths.max() + 1} tokens, its ends included; use a lower order or more text"
         )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Losses, Model, Variables
 from lm_jax.models.ngram import kneser_ney as counting
 
@@ -43,20 +44,18 @@ class NgramConfig:
     boundaries: str = "document"  # document: contexts end at an end token; stream: they run across
 
     def validate(self) -> None:
-        """Raises ValueError for a choice or a number that cannot be counted with."""
+        """Raises UserError for a choice or a number that cannot be counted with."""
         for field, choices in _CHOICES.items():
             if (given := getattr(self, field)) not in choices:
-                raise ValueError(
-                    f"model.{field} is {given!r}; expected one of {', '.join(choices)}"
-                )
+                raise UserError(f"model.{field} is {given!r}; expected one of {', '.join(choices)}")
         if not 1 <= self.order <= 8:
-            raise ValueError(f"model.order is {self.order}; expected 1 to 8")
+            raise UserError(f"model.order is {self.order}; expected 1 to 8")
         if self.context_length < 1:
-            raise ValueError(f"model.context_length is {self.context_length}; expected at least 1")
+            raise UserError(f"model.context_length is {self.context_length}; expected at least 1")
         if self.vocab_size < 0:
-            raise ValueError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
+            raise UserError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
         if not 0 < self.k < math.inf:
-            raise ValueError(f"model.k is {self.k}; expected a finite number above 0")
+            raise UserError(f"model.k is {self.k}; expected a finite number above 0")
 
 
 class _Contexts(NamedTuple):
@@ -72,15 +71,15 @@ def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
     `apply` gives log-probabilities. Contexts reach back to the start of a row or of a segment and,
     unless boundaries are those of the stream, to an end token. Variables hold integers, and their
     shapes change when fitted: nothing descends a gradient here. `fit` reads the `tokens` and
-    `starts` of a split, and raises ValueError where they cannot be counted.
+    `starts` of a split, and raises UserError where they cannot be counted.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible number.
+      UserError: the configuration names an unknown choice or an impossible number.
     """
     del dtype
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         return {"params": jax.tree.map(_whole, _nothing_counted(config))}

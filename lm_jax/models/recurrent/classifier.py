@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.language_model import check_recurrent
 from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
@@ -35,17 +36,17 @@ class RecurrentClassifierConfig:
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         check_recurrent(self)
         if self.pooling not in _POOLINGS:
-            raise ValueError(
+            raise UserError(
                 f"model.pooling is {self.pooling!r}; expected one of {', '.join(_POOLINGS)}"
             )
         if self.d_embedding < 1:
-            raise ValueError(f"model.d_embedding is {self.d_embedding}; expected at least 1")
+            raise UserError(f"model.d_embedding is {self.d_embedding}; expected at least 1")
         for field in ("vocab_size", "num_classes"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
 
 
 _POOLINGS = ("last", "mean", "max")
@@ -118,12 +119,12 @@ def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.flo
     may be left out where there is none; a text of no token is read as one token of padding.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
     config.validate()
     for field, what in (("vocab_size", "vocabulary"), ("num_classes", "set of classes")):
         if getattr(config, field) < 1:
-            raise ValueError(f"model.{field} is 0: give the size of the {what}")
+            raise UserError(f"model.{field} is 0: give the size of the {what}")
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         module = RecurrentClassifier(config, dtype, train=False)

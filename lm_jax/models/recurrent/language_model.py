@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_state
 
@@ -36,39 +37,39 @@ class RecurrentConfig:
         return self.d_embedding or self.d_hidden
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales; ValueError where it cannot."""
+        """The fields that muP scales; UserError where it cannot."""
         check_untied(self)
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         check_recurrent(self)
         for field in ("vocab_size", "d_embedding"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if self.tie_embeddings and self.embedding_width != self.d_hidden:
-            raise ValueError(
+            raise UserError(
                 f"model.tie_embeddings needs model.d_embedding {self.d_embedding} equal to "
                 f"model.d_hidden {self.d_hidden}; make them equal, or set d_embedding to 0"
             )
 
 
 def check_recurrent(config: Any) -> None:
-    """Raises ValueError for what no recurrent model of any kind can be built with."""
+    """Raises UserError for what no recurrent model of any kind can be built with."""
     if config.cell not in CELLS:
-        raise ValueError(f"model.cell is {config.cell!r}; expected one of {', '.join(CELLS)}")
+        raise UserError(f"model.cell is {config.cell!r}; expected one of {', '.join(CELLS)}")
     for field in ("context_length", "num_layers", "d_hidden"):
         if getattr(config, field) < 1:
-            raise ValueError(f"model.{field} is {getattr(config, field)}; expected at least 1")
+            raise UserError(f"model.{field} is {getattr(config, field)}; expected at least 1")
     for field in ("dropout_rate", "recurrent_dropout_rate"):
         if not 0.0 <= (given := getattr(config, field, 0.0)) < 1.0:
-            raise ValueError(f"model.{field} is {given}; expected 0 <= rate < 1")
+            raise UserError(f"model.{field} is {given}; expected 0 <= rate < 1")
 
 
 def check_untied(config: Any) -> None:
-    """Raises ValueError for a table whose rows are read sqrt(d_hidden) times as long."""
+    """Raises UserError for a table whose rows are read sqrt(d_hidden) times as long."""
     if config.tie_embeddings:
-        raise ValueError(
+        raise UserError(
             "mup_base_width wants embeddings of one size at all widths, and model.tie_embeddings "
             "has recurrent models read them sqrt(d_hidden) times as long; set that to False"
         )
@@ -151,11 +152,11 @@ def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
     through time); evaluation and generation start from zeros.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 
     def zeros(batch_size: int) -> tuple[State, ...]:
         return (zero_state(config.cell, batch_size, config.d_hidden),) * config.num_layers
@@ -171,7 +172,7 @@ def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
         carries = train and config.carry_state
         states = variables["carry"] if carries else zeros(batch_size)
         if states[0][0].shape[0] != batch_size:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {batch_size} sequences cannot continue the carried state of "
                 f"{states[0][0].shape[0]}; keep the training batch at one size"
             )

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.attention import ATTENTIONS, GlobalAttention
 from lm_jax.models.recurrent.language_model import check_recurrent, check_untied
@@ -58,10 +59,10 @@ class RecurrentSeq2SeqConfig:
         return self.d_hidden * (2 if self.bidirectional else 1)
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales; ValueError where it cannot."""
+        """The fields that muP scales; UserError where it cannot."""
         check_untied(self)
         if self.attention == "dot":
-            raise ValueError(
+            raise UserError(
                 "mup_base_width wants scores of one size at all widths, and model.attention dot "
                 "sums them over the width; set that to additive or none"
             )
@@ -69,25 +70,25 @@ class RecurrentSeq2SeqConfig:
         return (*widths, "d_attention") if self.attention == "additive" else widths
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         check_recurrent(self)
         if self.attention not in ATTENTIONS:
-            raise ValueError(
+            raise UserError(
                 f"model.attention is {self.attention!r}; expected one of {', '.join(ATTENTIONS)}"
             )
         for field in ("source_length", "d_attention"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("vocab_size", "d_embedding"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if self.bidirectional and self.reverse_source:
-            raise ValueError(
+            raise UserError(
                 "model.reverse_source is for an encoder of one direction; "
                 "set model.bidirectional to False, or leave model.reverse_source False"
             )
         if self.tie_embeddings and self.embedding_width != self.d_hidden:
-            raise ValueError(
+            raise UserError(
                 f"model.tie_embeddings needs model.d_embedding {self.d_embedding} equal to "
                 f"model.d_hidden {self.d_hidden}; make them equal, or set d_embedding to 0"
             )
@@ -316,7 +317,7 @@ def _rows(x_sbd: jax.Array, index_bt: jax.Array) -> jax.Array:
 
 def _source(batch: Batch) -> Source:
     if "source" not in batch:
-        raise ValueError(
+        raise UserError(
             f"a recurrent encoder-decoder reads a batch with `source`; given {', '.join(batch)}"
         )
     source_bs = batch["source"]
@@ -336,11 +337,11 @@ def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) 
     the source ends in, and attends to it alone.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     network = RecurrentSeq2Seq(config, dtype, train=False)
 
     def init(key: jax.Array, batch: Batch) -> Variables:
@@ -353,7 +354,7 @@ def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) 
 
     def start(variables: Variables, batch_size: int, max_length: int, source: Batch) -> Carry:
         if (given := source["source"].shape[0]) != batch_size:
-            raise ValueError(f"{given} sources for {batch_size} targets; give one for each")
+            raise UserError(f"{given} sources for {batch_size} targets; give one for each")
         return network.apply(variables, _source(source), method="start")  # type: ignore
 
     def read(variables: Variables, carry: Carry, tokens: jax.Array):
@@ -373,9 +374,9 @@ def attention_weights(
     Rows sum to 1 over the source of their segment; those of padding are 0.
 
     Raises:
-      ValueError: the model has no attention.
+      UserError: the model has no attention.
     """
     if config.attention == "none":
-        raise ValueError("model.attention is none: there are no weights to show")
+        raise UserError("model.attention is none: there are no weights to show")
     module = RecurrentSeq2Seq(config, dtype, train=False)
     return module.apply(variables, *_both(batch), method="attention_weights")  # type: ignore

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from lm_jax.errors import UserError
+
 
 @dataclasses.dataclass
 class BlocksConfig:
@@ -53,58 +55,56 @@ class BlocksConfig:
         return 64 * math.ceil(self.d_model / 24) if self.activation in GATED else 4 * self.d_model
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales, heads keeping their width; ValueError where it cannot."""
+        """The fields that muP scales, heads keeping their width; UserError where it cannot."""
         if self.scale_embeddings:
-            raise ValueError(
+            raise UserError(
                 "mup_base_width wants embeddings of one size at all widths, and "
                 "model.scale_embeddings makes them grow as sqrt(d_model); set that to False"
             )
         return "d_model", "num_heads", "num_kv_heads", "d_ff"
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         for field, choices in _CHOICES.items():
             if (given := getattr(self, field)) not in choices:
-                raise ValueError(
-                    f"model.{field} is {given!r}; expected one of {', '.join(choices)}"
-                )
+                raise UserError(f"model.{field} is {given!r}; expected one of {', '.join(choices)}")
         for field in ("context_length", "num_layers", "d_model", "num_heads", "loss_chunks"):
             if getattr(self, field) < 1:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected at least 1")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
         for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         for field in ("rotary_base", "norm_epsilon", "logit_scale"):
             if not getattr(self, field) > 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected above 0")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected above 0")
         if self.d_model % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"model.d_model {self.d_model} is not a multiple of model.num_heads "
                 f"{self.num_heads}; change one of them"
             )
         if self.num_heads % self.kv_heads:
-            raise ValueError(
+            raise UserError(
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads "
                 f"{self.kv_heads}; change one of them"
             )
         if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(
+            raise UserError(
                 f"rotary positions turn pairs: the head width {self.head_width} "
                 "(d_model / num_heads) must be even"
             )
         if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
+            raise UserError(f"sinusoidal positions need an even d_model, not {self.d_model}")
         if self.relative_buckets < 4 or self.relative_buckets % 4:
-            raise ValueError(
+            raise UserError(
                 f"model.relative_buckets is {self.relative_buckets}; expected a multiple of 4"
             )
         if self.relative_distance <= self.relative_buckets // 2:
-            raise ValueError(
+            raise UserError(
                 f"model.relative_distance is {self.relative_distance}; expected more than half of "
                 f"model.relative_buckets {self.relative_buckets}"
             )
         if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
+            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 GATED = ("swiglu", "geglu")
@@ -140,13 +140,13 @@ class EncoderConfig(BlocksConfig):
     pooling: str = "mean"  # mean (of the text), first (its first token, through BERT's pooler)
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         super().validate()
         if self.pooling not in ("mean", "first"):
-            raise ValueError(f"model.pooling is {self.pooling!r}; expected one of mean, first")
+            raise UserError(f"model.pooling is {self.pooling!r}; expected one of mean, first")
         for field in ("num_segment_types", "num_classes"):
             if getattr(self, field) < 0:
-                raise ValueError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
 
 
 @dataclasses.dataclass
@@ -164,11 +164,11 @@ class EncoderDecoderConfig(BlocksConfig):
         return self.num_encoder_layers or self.num_layers
 
     def validate(self) -> None:
-        """Raises ValueError for a shape or a choice that cannot be built."""
+        """Raises UserError for a shape or a choice that cannot be built."""
         super().validate()
         if self.source_length < 1:
-            raise ValueError(f"model.source_length is {self.source_length}; expected at least 1")
+            raise UserError(f"model.source_length is {self.source_length}; expected at least 1")
         if self.num_encoder_layers < 0:
-            raise ValueError(
+            raise UserError(
                 f"model.num_encoder_layers is {self.num_encoder_layers}; expected 0 or more"
             )

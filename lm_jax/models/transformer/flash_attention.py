@@ -7,6 +7,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.transformer.config import BlocksConfig
 
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
@@ -35,7 +36,7 @@ def kernel(config: BlocksConfig, dtype: jnp.dtype) -> str:
     """xla or cudnn: what `model.attention` means on these devices.
 
     Raises:
-      ValueError: cuDNN is asked for where it cannot be had.
+      UserError: cuDNN is asked for where it cannot be had.
     """
     if config.attention == "xla":
         return "xla"
@@ -44,7 +45,7 @@ def kernel(config: BlocksConfig, dtype: jnp.dtype) -> str:
         return "cudnn"
     if config.attention == "auto":
         return "xla"
-    raise ValueError(
+    raise UserError(
         f"model.attention is cudnn, but {obstacle}; take auto, which then runs XLA's, or xla"
     )
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer.attention import Tokens, sees, visible
@@ -281,7 +282,7 @@ def _model(config: BlocksConfig, dtype: Any) -> Model:
     """The parts of a `Model` in which the three do not differ."""
     config.validate()
     if config.vocab_size < 1:
-        raise ValueError("model.vocab_size is 0: give the size of the vocabulary")
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     config = dataclasses.replace(config, attention=kernel(config, dtype))
     call = _CALLS[type(config)]
 
@@ -341,7 +342,7 @@ def _generating(config: TransformerConfig | EncoderDecoderConfig, dtype: Any, mo
 def _empty(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> jax.Array:
     """The keys or the values of a layer before the first token."""
     if config.positions == "learned" and max_length > config.context_length:
-        raise ValueError(
+        raise UserError(
             f"{max_length} tokens asked of a model with learned positions up to "
             f"{config.context_length}; ask for fewer"
         )
@@ -354,7 +355,7 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
     Where a batch has `prefix` [b, t], the tokens that it names are seen by all of their segment.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
 
     def start(variables: Variables, batch_size: int, max_length: int) -> Cache:
@@ -372,7 +373,7 @@ def encoder(config: EncoderConfig, dtype: Any = jnp.float32) -> Model:
     `segments`, each other. The text that is pooled is all that is not padding.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
     return _model(config, dtype)
 
@@ -384,7 +385,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
     `source_segments` they see all of their row's source.
 
     Raises:
-      ValueError: the configuration names an unknown choice or an impossible shape.
+      UserError: the configuration names an unknown choice or an impossible shape.
     """
 
     def start(
@@ -392,7 +393,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
     ) -> Cache:
         source_bs = source["source"]
         if config.positions == "learned" and source_bs.shape[1] > config.source_length:
-            raise ValueError(
+            raise UserError(
                 f"a source of {source_bs.shape[1]} tokens given to a model with learned positions "
                 f"up to {config.source_length}; give a shorter one"
             )

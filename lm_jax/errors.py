@@ -1,0 +1,5 @@
+"""The one type of error that a user can mend, told apart from faults of the code by its type."""
+
+
+class UserError(ValueError):
+    """Says in one line what was given, what was expected, and what to do; programs print it."""
