@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from lm_jax import build as programs
-from lm_jax.benchmarking import train_step as train
+from lm_jax.benchmarking import train_step
 from lm_jax.benchmarking.interleaved_timing import Turn
 from lm_jax.benchmarking.tables import table_of
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import Experiment, OptimizerConfig, ScheduleConfig, TrainingConfig
 from lm_jax.data import ImageConfig
 from lm_jax.models.convnet.model import ConvNetConfig
-from lm_jax.telemetry.run_log import environment, version
+from lm_jax.telemetry.environment import environment, version
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
@@ -76,7 +76,7 @@ def measure(rounds: int) -> dict[str, Any]:
     )
     layouts = {"pytorch": False, "pytorch channels last": True}
     peers = {n: functools.partial(torch_turn, channels_last=v) for n, v in layouts.items()}
-    return train.measure(programs.compile_experiment(experiment, {}), rounds, peers)
+    return train_step.measure(build_experiment(experiment, {}), rounds, peers)
 
 
 def main(_: list[str]) -> None:

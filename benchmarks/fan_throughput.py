@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax import build as programs
 from lm_jax.benchmarking.default_experiments import default_cases
 from lm_jax.benchmarking.interleaved_timing import take_turns
 from lm_jax.benchmarking.train_step import prepare, random_batches
+from lm_jax.build import build_experiment
 from lm_jax.parallel import sharding
-from lm_jax.sweeps import vmapped_runs as fans
-from lm_jax.telemetry.run_log import environment
-from lm_jax.training import loop as training
+from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
+from lm_jax.telemetry.environment import environment
+from lm_jax.training.train_step import jit_train_steps
 
 RUNS = flags.DEFINE_integer("runs", 16, "In the fan.", lower_bound=2)
 STEPS = flags.DEFINE_integer("steps", 10, "Of a dispatch.", lower_bound=1)
@@ -39,13 +39,13 @@ def main(_: list[str]) -> None:
         run = copy.deepcopy(base)
         run.seed = index
         run.schedule.peak_learning_rate *= 2 ** (index / 4 - 2)
-        members.append(programs.compile_experiment(run, {}, jax.devices()[:1]))
+        members.append(build_experiment(run, {}, jax.devices()[:1]))
     batches = random_batches(members[0], STEPS.value)
     alone = prepare(members[0], batches).turn
 
     mesh = members[0].mesh
-    steps = training.jit_train_steps(fans.make_train_step(members))
-    holder = [fans.stacked(fans.init_states(members))]
+    steps = jit_train_steps(make_train_step(members))
+    holder = [stacked(init_states(members))]
     repeated = {key: np.stack([x] * RUNS.value, axis=1) for key, x in batches.items()}
     placed = sharding.place_batch(repeated, sharding.batch_sharding(mesh, leading_axes=2))
 

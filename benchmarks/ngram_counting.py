@@ -92,7 +92,7 @@ CASES = {"words": zipfian_words, "characters": source_characters}
 
 def main(_: list[str]) -> None:
     """Prints the figures of all cases as one line of JSON."""
-    from lm_jax.telemetry.run_log import environment
+    from lm_jax.telemetry.environment import environment
 
     results: dict[str, Any] = {"environment": environment(), "order": _ORDER.value}
     context = multiprocessing.get_context("spawn")

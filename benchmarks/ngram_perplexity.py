@@ -20,10 +20,10 @@ import numpy as np
 from absl import app, flags
 
 from lm_jax.data import TokenizerConfig, evaluation_batches, tokenize, train_tokenizer
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.models.ngram.model import NgramConfig, ngram
 from lm_jax.parallel import sharding
-from lm_jax.telemetry.run_log import environment
+from lm_jax.telemetry.environment import environment
 
 TEXT = flags.DEFINE_string("text", None, "Karpathy's input.txt of char-rnn.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
@@ -38,8 +38,8 @@ def cross_entropy(train: str, test: str, tokens: TokenizerConfig, order: int) ->
     model = ngram(NgramConfig(tokenizer.vocab_size, context_length=_WINDOW, order=order))
     assert model.fit is not None
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
-    sums = evaluation.sum_by_document(
-        evaluation.make_loss_function(model),
+    sums = sum_by_document(
+        make_loss_function(model),
         jax.tree.map(jnp.asarray, model.fit(counted)),
         evaluation_batches(
             coded, context_length=_WINDOW, batch_size=16, stride=_WINDOW - order + 1

@@ -125,7 +125,7 @@ def coverage(
 
 def main(_: list[str]) -> None:
     """Prints a line for each law, and all of them as one line of JSON."""
-    from lm_jax.telemetry.run_log import environment
+    from lm_jax.telemetry.environment import environment
 
     table: dict[str, dict[str, float]] = {}
     trials, resamples = TRIALS.value, RESAMPLES.value

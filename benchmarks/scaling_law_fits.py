@@ -66,7 +66,7 @@ def scipy_fit(fitted: Fit, weights: np.ndarray) -> float:
 
 def main(_: list[str]) -> None:
     """Prints the figures as one line of JSON."""
-    from lm_jax.telemetry.run_log import environment
+    from lm_jax.telemetry.environment import environment
 
     n, d, losses = points()
     results: dict[str, Any] = {"environment": environment(), "points": len(n)}

@@ -19,9 +19,9 @@ from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import ParallelTextConfig
 from lm_jax.data.seq2seq.synthetic import made_pairs
 from lm_jax.reports.svg_charts import Series, coloured, line_chart, standalone
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import translate
-from lm_jax.telemetry.run_log import environment
+from lm_jax.telemetry.environment import environment
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
 LONGEST = flags.DEFINE_integer("longest", 23, "The longest sequence.", lower_bound=2)
@@ -30,9 +30,9 @@ _SHORTEST = 4
 SEQUENCES = flags.DEFINE_integer("sequences", 200, "Of each length.", lower_bound=2)
 
 
-def shares(run: runs.Run, lengths: range) -> list[float]:
+def shares(run: Run, lengths: range) -> list[float]:
     """The share of sequences of each length that come out right, all symbols and the end."""
-    experiment = run.program.experiment
+    experiment = run.built.experiment
     config: ParallelTextConfig = experiment.data
     sources, targets = [], []
     for length in lengths:
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     lengths = range(_SHORTEST, LONGEST.value + 1)
     found: dict[str, list[float]] = {}
     for workdir in map(Path, arguments[1:]):
-        run = runs.load(workdir, say=lambda line: None)
+        run = load(workdir, say=lambda line: None)
         found[workdir.name] = shares(run, lengths)
     print(f"{'length':>8}" + "".join(f"{name:>20}" for name in found))
     for index, length in enumerate(lengths):

@@ -20,9 +20,9 @@ from absl import app, flags
 
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.evaluation.bleu_chrf import translation_measures
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import held_out_pairs, translate
-from lm_jax.telemetry.run_log import environment
+from lm_jax.telemetry.environment import environment
 
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
 LIMIT = flags.DEFINE_integer("limit", 0, "Sources; 0: all.", lower_bound=0)
@@ -32,9 +32,9 @@ _SEARCHES = {"greedy": (1, 0.0), "beam 4": (4, 0.0), "beam 4, over length": (4, 
 _SLACK = 1e-3  # nats: what float32 sums of a batch's other order may differ by
 
 
-def measured(run: runs.Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def measured(run: Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """The figures of each search, and examples."""
-    experiment = run.program.experiment
+    experiment = run.built.experiment
     sources, references = held_out_pairs(run)
     step = max(len(sources) // LIMIT.value, 1) if LIMIT.value else 1
     sources, references = (texts[::step][: LIMIT.value or None] for texts in (sources, references))
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
     """Prints the table, and writes the JSON where asked."""
     results: dict[str, Any] = {"environment": environment(), "runs": {}}
     for workdir in map(Path, arguments[1:]):
-        run = runs.load(workdir)
+        run = load(workdir)
         figures, examples = measured(run)
         trained = json.loads((workdir / "evaluation.json").read_text())
         results["runs"][workdir.name] = {

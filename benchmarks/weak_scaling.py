@@ -13,12 +13,12 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from lm_jax import build as programs
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig, Experiment, TrainingConfig
 from lm_jax.costs.collectives import by_kind, planned_by_kind
 from lm_jax.costs.compiled_step import compile_step
 from lm_jax.models.transformer.model import TransformerConfig
-from lm_jax.telemetry.run_log import environment
+from lm_jax.telemetry.environment import environment
 
 LARGEST = flags.DEFINE_integer("largest", 512, "Devices at the most.", lower_bound=8)
 OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
@@ -44,10 +44,10 @@ def measure(axis: str, devices: int) -> dict[str, Any]:
         evaluation=EvaluationConfig(batch_size=devices),
         compute_dtype="bfloat16",
     )
-    program = programs.compile_experiment(experiment, {}, jax.devices()[:devices])
-    compiled = compile_step(program)
+    built = build_experiment(experiment, {}, jax.devices()[:devices])
+    compiled = compile_step(built)
     counted = by_kind(compiled.work.collectives)
-    planned = planned_by_kind(compiled.planned, program.mesh)
+    planned = planned_by_kind(compiled.planned, built.mesh)
     return {
         "bytes": {kind: traffic.bytes for kind, traffic in counted.items()},
         "sent": sum(traffic.sent for traffic in counted.values()),

@@ -38,7 +38,8 @@ from lm_jax.benchmarking.tables import table_of
 from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS
-from lm_jax.telemetry.run_log import environment, finite, version
+from lm_jax.telemetry.environment import environment, version
+from lm_jax.telemetry.json_files import finite
 
 SUITES = ("train", "decode", "eval", "data", "lstm", "startup", "first_step")
 _STARTED = time.monotonic()
@@ -138,9 +139,9 @@ def _measure(experiment: Experiment) -> dict[str, Any]:
         experiment = _with_batch(experiment, 1)
         experiment.training.gradient_accumulation_steps = 1
         experiment.mesh = "data:1"
-        one = programs.compile_experiment(experiment, sizes, jax.devices()[:1])
+        one = programs.build_experiment(experiment, sizes, jax.devices()[:1])
         return decode.measure(one, batch, NEW_TOKENS.value, rounds, TORCH.value)
-    measured = programs.compile_experiment(experiment, sizes)
+    measured = programs.build_experiment(experiment, sizes)
     if measured.model.fit is not None:
         raise UserError("a model that counts takes no steps; measure another")
     if suite == "data":
@@ -163,7 +164,7 @@ def _startup() -> dict[str, Any]:
 def _first_step() -> dict[str, Any]:
     """The first step of the last case, which is the largest."""
     name, experiment = list(_cases().items())[-1]
-    measured = programs.compile_experiment(experiment, _sizes_of(experiment))
+    measured = programs.build_experiment(experiment, _sizes_of(experiment))
     stages = startup.first_step(measured, _STARTED)
     program.say(f"{startup.FIRST_STEP} {stages['first_step']:.1f} s of this program: {name}")
     return {"suite": SUITE.value, "case": name, "seconds": stages}

@@ -4,8 +4,7 @@ import os
 
 from absl import flags
 
-from lm_jax.parallel import launchers as cluster
-from lm_jax.parallel import processes as hosts
+from lm_jax.parallel import launchers, processes
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT where process 0 listens; found under SLURM, Open MPI, on TPUs."
@@ -23,6 +22,6 @@ def join() -> None:
     Raises:
       UserError: the flags and the environment do not say who they are, or they do not come.
     """
-    place = cluster.find(os.environ, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if place is not None or cluster.on_tpu(os.environ):
-        hosts.join(place, COORDINATOR_TIMEOUT.value)
+    place = launchers.find(os.environ, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if place is not None or launchers.on_tpu(os.environ):
+        processes.join(place, COORDINATOR_TIMEOUT.value)

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import build as programs
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import Experiment, of_model
 from lm_jax.costs import accelerators
 from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
@@ -53,7 +53,7 @@ def main() -> dict[str, Any]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
-    checked = programs.compile_experiment(experiment, sizes, device_bytes=accelerator.memory_bytes)
+    checked = build_experiment(experiment, sizes, device_bytes=accelerator.memory_bytes)
     mesh = checked.mesh
     program.say(f"{mesh.size} devices: {show(mesh.shape)}; compiling")
     compiled = compile_step(checked)

@@ -18,11 +18,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import build as programs
 from lm_jax import data
-from lm_jax.build import Program
+from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import Experiment, of_model, sequences_per_step
-from lm_jax.costs import model_flops as accounting
+from lm_jax.costs import model_flops
 from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
 from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS, preset
@@ -41,7 +40,7 @@ def main() -> dict[str, Any]:
         raise UserError("give either --model=NAME or --config=FILE")
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     experiment.mesh = "data:1"
-    counted = programs.compile_experiment(experiment, sizes, jax.devices()[:1])
+    counted = build_experiment(experiment, sizes, jax.devices()[:1])
     results = _parameters(counted) | _flops(counted)
     if counted.model.fit is not None:
         program.say("\nit counts instead of descending a gradient, and grows with what it reads")
@@ -64,9 +63,9 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     return experiment, sizes
 
 
-def _parameters(counted: Program) -> dict[str, Any]:
-    counts = accounting.count_parameters(counted.experiment.model)
-    split = accounting.embedding_split(counts)
+def _parameters(counted: BuiltExperiment) -> dict[str, Any]:
+    counts = model_flops.count_parameters(counted.experiment.model)
+    split = model_flops.embedding_split(counts)
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
     width = max(map(len, rows))
     for name, count in rows.items():
@@ -80,16 +79,16 @@ def _parameters(counted: Program) -> dict[str, Any]:
     }
 
 
-def _flops(counted: Program) -> dict[str, Any]:
+def _flops(counted: BuiltExperiment) -> dict[str, Any]:
     model, config = counted.model, counted.experiment.model
     unit, targets = counted.objective.unit, targets_per_step(counted.experiment)
     shapes = batch_shapes(counted)
     figures: dict[str, float | None] = {
         "training": step_flops(counted) / targets,
-        "forward": accounting.forward_flops(model, shapes) / targets,
-        "decoding": accounting.decoding_flops(model, shapes),
+        "forward": model_flops.forward_flops(model, shapes) / targets,
+        "decoding": model_flops.decoding_flops(model, shapes),
     }
-    by_formula = accounting.formula(config)
+    by_formula = model_flops.formula(config)
     formulas: dict[str, int] = {}
     if by_formula:
         formulas = {"training": by_formula.training, "forward": by_formula.forward}
@@ -110,7 +109,7 @@ def _flops(counted: Program) -> dict[str, Any]:
     return {"unit": unit, "flops": figures, "formula_flops": formulas}
 
 
-def _memory(counted: Program) -> dict[str, Any]:
+def _memory(counted: BuiltExperiment) -> dict[str, Any]:
     memory: dict[str, int] = held(counted)._asdict()
     memory["least"] = sum(memory.values())
     if COMPILE.value:
@@ -135,7 +134,7 @@ def _memory(counted: Program) -> dict[str, Any]:
     return {"memory": memory}
 
 
-def _run(counted: Program) -> dict[str, Any]:
+def _run(counted: BuiltExperiment) -> dict[str, Any]:
     steps = counted.experiment.training.num_steps
     targets, flops = steps * targets_per_step(counted.experiment), steps * step_flops(counted)
     unit = counted.objective.unit

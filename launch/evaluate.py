@@ -20,9 +20,9 @@ from absl import flags
 
 from launch import cluster, program
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.evaluation import by_position as position_losses
-from lm_jax.parallel import processes as hosts
-from lm_jax.runs import trained_run as runs
+from lm_jax.evaluation.by_position import parts, write_by_position
+from lm_jax.parallel import processes
+from lm_jax.runs.trained_run import Run, evaluate, evaluate_by_position, load
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")
@@ -39,22 +39,22 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 def main() -> dict[str, Any]:
     """Measures the split of the run's own data."""
     cluster.join()
-    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
     how = EvaluationConfig(
         batch_size=BATCH_SIZE.value, stride=STRIDE.value, context_length=CONTEXT_LENGTH.value
     )
     if BY_POSITION.value:
         return _by_position(run, how)
-    figures = runs.evaluate(run, split=SPLIT.value, how=how)
+    figures = evaluate(run, split=SPLIT.value, how=how)
     for name, value in figures.items():
         program.say(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
-def _by_position(run: runs.Run, how: EvaluationConfig) -> dict[str, Any]:
-    sums = runs.evaluate_by_position(run, split=SPLIT.value, how=how)
+def _by_position(run: Run, how: EvaluationConfig) -> dict[str, Any]:
+    sums = evaluate_by_position(run, split=SPLIT.value, how=how)
     program.say(f"{'position':>16} {'nats':>10} {'tokens':>12}")
-    for part in position_losses.parts(sums, per_octave=1):
+    for part in parts(sums, per_octave=1):
         span = f"{part.first} to {part.last}" if part.first < part.last else str(part.first)
         program.say(f"{span:>16} {part.nats:>10.4f} {part.tokens:>12,}")
     outcome: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
@@ -63,8 +63,8 @@ def _by_position(run: runs.Run, how: EvaluationConfig) -> dict[str, Any]:
         "cross_entropy": float(sums.nats.sum() / tokens),
         "tokens": int(tokens),
     }
-    if hosts.is_first():
-        path = position_losses.write_by_position(run.workdir, SPLIT.value, sums, run.step, how)
+    if processes.is_first():
+        path = write_by_position(run.workdir, SPLIT.value, sums, run.step, how)
         outcome["by_position"] = str(path)
     return outcome
 

@@ -28,7 +28,7 @@ from launch import beams, program
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation.generate import NextToken
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
 
 _BLOCK = "\u2588"
 _DEFAULT = SamplesConfig()
@@ -78,7 +78,7 @@ SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree 
 def main() -> dict[str, Any]:
     """Prints each text, then returns them all with their scores."""
     _refuse_mixed()
-    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
     config = SamplesConfig(
         num_samples=NUM_SAMPLES.value,
         max_new_tokens=MAX_NEW_TOKENS.value,
@@ -93,12 +93,12 @@ def main() -> dict[str, Any]:
     )
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:
-            for expected in runs.next_tokens(run, prompt):
+            for expected in next_tokens(run, prompt):
                 program.say(_bars(expected))
     if SHOW_BEAMS.value:
         for prompt in PROMPT.value:
-            program.say("\n".join([repr(prompt), *runs.search_tree(run, prompt, config)]))
-    found = runs.complete(run, PROMPT.value, config, seed=SEED.value, stop=STOP.value)
+            program.say("\n".join([repr(prompt), *search_tree(run, prompt, config)]))
+    found = complete(run, PROMPT.value, config, seed=SEED.value, stop=STOP.value)
     for text in found:
         program.say(f"{text.text}\n{'-' * 80}")
     return {

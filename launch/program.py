@@ -14,19 +14,20 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from lm_jax import build as programs
+from lm_jax.build import expected_sizes
 from lm_jax.config import experiment as experiments
+from lm_jax.config.serialization import to_dict
 from lm_jax.config.validation import validate
 from lm_jax.errors import UserError
-from lm_jax.parallel import processes as hosts
-from lm_jax.parallel import xla_flags as xla_presets
-from lm_jax.telemetry.run_log import finite
+from lm_jax.parallel import processes
+from lm_jax.parallel.xla_flags import PRESETS, use_preset
+from lm_jax.telemetry.json_files import finite
 
 XLA_PRESET = flags.DEFINE_enum(
-    "xla_preset", "none", list(xla_presets.PRESETS), "Compiler flags: lm_jax/parallel/xla_flags.py."
+    "xla_preset", "none", list(PRESETS), "Compiler flags: lm_jax/parallel/xla_flags.py."
 )
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
-sizes_of = programs.expected_sizes  # what a front door knows of the data before it reads it
+sizes_of = expected_sizes  # what a front door knows of the data before it reads it
 
 _arguments: list[str] = []
 
@@ -53,7 +54,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return _fail(f"unexpected argument {arguments[1]!r}; options begin with --")
         _use_compilation_cache()
         try:
-            xla_presets.use_preset(XLA_PRESET.value)
+            use_preset(XLA_PRESET.value)
             results = main()
         except (ValueError, OSError) as error:
             if isinstance(error, ValueError) and not _is_ours(error):
@@ -62,13 +63,13 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         except KeyboardInterrupt:
             return _fail("interrupted")
         except Exception as error:
-            if not hosts.several():
+            if not processes.several():
                 raise
-            if hosts.is_lost(error):
-                return _fail(hosts.lost(error))
+            if processes.is_lost(error):
+                return _fail(processes.lost(error))
             traceback.print_exception(error)
             return _fail(f"{type(error).__name__}: {error}")
-        if hosts.is_first():
+        if processes.is_first():
             print(json.dumps(finite(results), allow_nan=False), flush=True)
         if results.get("stopped"):
             return PREEMPTED
@@ -79,7 +80,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
 
 def say(text: str) -> None:
     """Prints for people: all but the last line of stdout is theirs."""
-    if hosts.is_first():
+    if processes.is_first():
         print(text, flush=True)
 
 
@@ -115,10 +116,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> int:
-    who = f"{hosts.name()}: " if hosts.several() else ""
+    who = f"{processes.name()}: " if processes.several() else ""
     print(f"error: {who}{' '.join(message.split())}", file=sys.stderr, flush=True)
     if jax.distributed.is_initialized():
-        hosts.leave(1)
+        processes.leave(1)
     return 1
 
 
@@ -145,7 +146,7 @@ def _missing_config(argv: list[str]) -> str | None:
 
 
 def _unknown_field(argv: list[str]) -> str | None:
-    known = set(_paths(experiments.to_dict(_unchanged_experiment(argv))))
+    known = set(_paths(to_dict(_unchanged_experiment(argv))))
     for argument in argv[1:]:
         if argument.startswith("--config."):
             path = argument.removeprefix("--config.").partition("=")[0]

@@ -29,7 +29,8 @@ from lm_jax.errors import UserError
 from lm_jax.scaling_laws import laws, study
 from lm_jax.scaling_laws.huber_fit import DELTA
 from lm_jax.scaling_laws.observations import Points, known_columns, read_points
-from lm_jax.telemetry.run_log import environment, finite
+from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import finite
 
 _POWERS = {"power": laws.power, "power_offset": laws.power_offset}
 _LAWS = {"parametric": laws.PARAMETRIC, "kaplan": laws.KAPLAN}

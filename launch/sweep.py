@@ -35,16 +35,14 @@ import jax
 from absl import flags
 
 from launch import program
-from lm_jax import build as programs
 from lm_jax import data
+from lm_jax.build import expected_sizes
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes as hosts
 from lm_jax.runs import train as trainer
 from lm_jax.sweeps import directory as sweep_directory
 from lm_jax.sweeps import local_executor as local
-from lm_jax.sweeps import search_space as sweeps
 from lm_jax.sweeps import vmapped_runs as fans
-from lm_jax.sweeps import warm_starts as branches
 from lm_jax.sweeps.plan import (
     Planned,
     Seconds,
@@ -58,6 +56,8 @@ from lm_jax.sweeps.plan import (
     total_flops,
 )
 from lm_jax.sweeps.results import results, write_results
+from lm_jax.sweeps.search_space import Sweep, trials_of
+from lm_jax.sweeps.warm_starts import as_trained, begin, branch_step, predecessors, waits
 
 CONFIG = flags.DEFINE_string("config", None, "The sweep: a file of configs/sweeps, or FILE:CHOICE.")
 SWEEPDIR = flags.DEFINE_string("sweepdir", None, "Where the sweep is kept; the same one resumes.")
@@ -100,15 +100,15 @@ def main() -> dict[str, Any]:
     rate = FLOPS_PER_SECOND.value
     if rate is not None and not rate > 0:
         raise UserError(f"--flops_per_second={rate}; expected a number above 0")
-    trials = sweeps.trials_of(_read_sweep())
+    trials = trials_of(_read_sweep())
     if PLAN.value:
-        plan = make_plan(trials, programs.expected_sizes)
+        plan = make_plan(trials, expected_sizes)
         _say_plan(plan, Path(SWEEPDIR.value) if SWEEPDIR.value else None)
         return {
             "runs": len(plan),
             "shapes": num_shapes(plan),
             "training_flops": total_flops(plan),
-            "training_flops_with_branches": total_flops(branches.as_trained(plan)),
+            "training_flops_with_branches": total_flops(as_trained(plan)),
         }
     directory = _directory()
     sweep_directory.refuse_another_sweep(directory, trials)
@@ -136,7 +136,7 @@ def _directory() -> Path:
     return Path(SWEEPDIR.value)
 
 
-def _read_sweep() -> sweeps.Sweep:
+def _read_sweep() -> Sweep:
     if not CONFIG.value:
         raise UserError("give --config: a file with get_sweep(), such as those of configs/sweeps")
     path, colon, choice = CONFIG.value.partition(":")
@@ -174,11 +174,11 @@ def _train(directory: Path, names: Sequence[str]) -> dict[str, Any]:
             local.stop_with_parent()
         try:
             for run in fan.values():
-                if begun := branches.begin(directory, plan, run):
+                if begun := begin(directory, plan, run):
                     program.say(f"{run.name} goes on from step {begun[1]} of {begun[0]}")
             if len(fan) == 1:
                 ((place, run),) = fan.items()
-                kept = branches.branch_step(run.experiment)
+                kept = branch_step(run.experiment)
                 return trainer.train(run.experiment, place, stop_requested, keep_step=kept)
             found = fans.train({p: run.experiment for p, run in fan.items()}, stop_requested)
         except Exception as error:
@@ -223,7 +223,7 @@ def _run(directory: Path, plan: Sequence[Planned], shares: list[local.Share]) ->
         shares,
         lambda: bool(signals),
         ended,
-        branches.waits(plan, groups),
+        waits(plan, groups),
     )
     return bool(signals)
 
@@ -259,7 +259,7 @@ def _seconds(rows: Sequence[Mapping[str, Any]]) -> Seconds | None:
 def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
     begun = directory is not None and (directory / "sweep.json").exists()
     seconds = _seconds(results(directory) if directory and begun else [])
-    alone, plan = plan, branches.as_trained(plan)
+    alone, plan = plan, as_trained(plan)
     statuses = [sweep_directory.status(directory, r) if directory else "waiting" for r in plan]
     for line in table_of(plan, seconds, statuses):
         program.say(line)
@@ -267,7 +267,7 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
     time_left = "the time is unknown until a run has finished; --flops_per_second estimates it"
     if seconds:
         time_left = f"about {duration(sum(seconds(r.cost) for r in left))} of one process"
-    if count := len(branches.predecessors(alone)):
+    if count := len(predecessors(alone)):
         program.say(
             f"{count} runs go on from where the decay of a shorter one begins, without which all "
             f"were {total_flops(alone):.3g} FLOPs"
@@ -282,7 +282,7 @@ def _say_plan(plan: Sequence[Planned], directory: Path | None) -> None:
 def _say_progress(
     plan: Sequence[Planned], rows: Sequence[Mapping[str, Any]], name: str, processes: int
 ) -> None:
-    statuses, plan = {row["name"]: row["status"] for row in rows}, branches.as_trained(plan)
+    statuses, plan = {row["name"]: row["status"] for row in rows}, as_trained(plan)
     done = [run for run in plan if statuses[run.name] == "finished"]
     left = [run for run in plan if statuses[run.name] not in ("finished", "failed")]
     share = total_flops(done) / max(total_flops(plan), 1)

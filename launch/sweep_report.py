@@ -22,8 +22,8 @@ from absl import flags
 from launch import program
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.errors import UserError
-from lm_jax.evaluation import by_position as position_losses
-from lm_jax.runs import trained_run as runs
+from lm_jax.evaluation.by_position import write_by_position
+from lm_jax.runs.trained_run import evaluate_by_position, load
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import read_results, workdir_of_row
 
@@ -62,9 +62,9 @@ def _measure(directory: Path, names: Sequence[str]) -> None:
                 f"are finished are {', '.join(list(done)[:_LISTED]) or 'none'}"
                 + (", ..." if len(done) > _LISTED else "")
             )
-        run = runs.load(workdir_of_row(directory, done[name]), say=program.say)
-        sums = runs.evaluate_by_position(run, split="validation", how=how)
-        position_losses.write_by_position(run.workdir, "validation", sums, run.step, how)
+        run = load(workdir_of_row(directory, done[name]), say=program.say)
+        sums = evaluate_by_position(run, split="validation", how=how)
+        write_by_position(run.workdir, "validation", sums, run.step, how)
         program.say(f"{name}: validation loss {sums.nats.sum() / sums.tokens.sum():.4f}")
 
 

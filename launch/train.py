@@ -28,8 +28,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cluster, program
-from lm_jax.parallel import processes as hosts
-from lm_jax.runs import train as trainer
+from lm_jax.parallel import processes
+from lm_jax.runs.train import train
 from lm_jax.training.profiler import parse_steps
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
@@ -46,10 +46,10 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 def main() -> dict[str, Any]:
     """Trains, stopping at SIGTERM after the steps under way."""
     cluster.join()
-    stop_requested = hosts.stop_requests()
+    stop_requested = processes.stop_requests()
     experiment = program.experiment_of(CONFIG)
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
-    results = trainer.train(experiment, Path(WORKDIR.value), stop_requested, profiled)
+    results = train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):
         program.say(f"stopped and saved at step {results['step']}; the same command goes on")
     else:

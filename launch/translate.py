@@ -24,7 +24,7 @@ from lm_jax.data.sources import read_text
 from lm_jax.errors import UserError
 from lm_jax.evaluation.bleu_chrf import translation_measures
 from lm_jax.generation.generate import Completion
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import load
 from lm_jax.runs.translate import held_out_pairs, translate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
@@ -43,7 +43,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Translates, writes, scores, and returns the figures."""
-    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
     if INPUT.value:
         sources, references = _read(Path(INPUT.value))
     else:
@@ -51,7 +51,7 @@ def main() -> dict[str, Any]:
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
     choices = {"num_beams": NUM_BEAMS.value, **beams.choices()}
-    experiment = run.program.experiment
+    experiment = run.built.experiment
     if experiment.objective != "seq2seq":
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     search = SamplesConfig(max_new_tokens=experiment.model.context_length, **choices)

@@ -18,7 +18,7 @@ from absl import flags
 from launch import program
 from lm_jax.errors import UserError
 from lm_jax.evaluation import word_vectors
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import load, vectors_of_words
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 PLUS = flags.DEFINE_list("plus", [], "Words to add, comma-separated.")
@@ -31,8 +31,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Prints each answer, then returns them."""
-    run = runs.load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
-    vectors = runs.vectors_of_words(run)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    vectors = vectors_of_words(run)
     results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
     if PLUS.value:
         near = word_vectors.nearest(vectors, PLUS.value, MINUS.value, COUNT.value)

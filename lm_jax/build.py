@@ -13,23 +13,27 @@ from jax.sharding import Mesh
 from lm_jax import data
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.config.validation import validate
+from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import LossFunction, sum_by_document
 from lm_jax.models import Model, build_model
 from lm_jax.models.scale_width import of_width
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.objectives import OBJECTIVES, Objective
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
-from lm_jax.training import loop as training
-from lm_jax.training import mup as parametrization
-from lm_jax.training.optimizers import learning_rate_schedule, make_optimizer, update_head_only
+from lm_jax.training import state
+from lm_jax.training.mup import configurations, fans_of, with_initial_sizes, with_rates
+from lm_jax.training.optimizers import make_optimizer, update_head_only
+from lm_jax.training.schedules import learning_rate_schedule
+from lm_jax.training.train_step import TrainStep, make_train_step
 
 _LARGEST_COPY = 8e9  # bytes
 
 
-class Program(NamedTuple):
+class BuiltExperiment(NamedTuple):
     """An experiment turned into functions, for one mesh and one data set."""
 
     experiment: Experiment  # with what the data set decides filled in, and what mesh `auto` is
@@ -37,17 +41,17 @@ class Program(NamedTuple):
     mesh: Mesh
     model: Model
     optimizer: optax.GradientTransformation
-    train_step: training.TrainStep
+    train_step: TrainStep
     example: dict[str, jax.ShapeDtypeStruct]  # a batch that shows shapes
     fans: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
 
 
-def compile_experiment(
+def build_experiment(
     experiment: Experiment,
     sizes: Mapping[str, int],
     devices: Sequence[jax.Device] | None = None,
     device_bytes: float | None = None,
-) -> Program:
+) -> BuiltExperiment:
     """The functions of an experiment on these devices (None: all); nothing is allocated yet.
 
     Args:
@@ -59,7 +63,7 @@ def compile_experiment(
       UserError: a configuration that cannot run on these devices or with this data set.
     """
     validate(experiment)
-    experiment = experiments.from_dict(experiments.to_dict(experiment))  # a copy of our own
+    experiment = from_dict(to_dict(experiment))  # a copy of our own
     objective = OBJECTIVES[experiment.objective]
     if special := objective.special_ids(experiment):
         sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
@@ -80,7 +84,7 @@ def compile_experiment(
         device_bytes = device_bytes or sharding.device_memory()
         state_bytes = 0
         if device_bytes and len(devices) > 1 and model.fit is None:  # else nothing is decided by it
-            state_bytes = training.state_bytes(model, optimizer, objective.example(experiment, 1))
+            state_bytes = state.state_bytes(model, optimizer, objective.example(experiment, 1))
         experiment.mesh = automatic(len(devices), state_bytes, device_bytes)
     mesh = sharding.make_mesh(experiment.mesh, devices)
     sharding.check_divides(mesh, sequences // parts, "a training batch")
@@ -90,7 +94,7 @@ def compile_experiment(
     carries = getattr(experiment.model, "carry_state", False)
     rows = sequences if carries else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
-    return Program(experiment, objective, mesh, model, optimizer, train_step, example, fans)
+    return BuiltExperiment(experiment, objective, mesh, model, optimizer, train_step, example, fans)
 
 
 def _make_model(experiment: Experiment) -> tuple[Model, Any]:
@@ -98,11 +102,11 @@ def _make_model(experiment: Experiment) -> tuple[Model, Any]:
     config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
     if not width or of_width(config, width) == config:  # at the base width there is one program
         return build_model(config, dtype), None
-    config, base_config = parametrization.configurations(config, width)
+    config, base_config = configurations(config, width)
     model, base = build_model(config, dtype), build_model(base_config, dtype)
     example = OBJECTIVES[experiment.objective].example(experiment, 1)
-    fans = parametrization.fans_of(model, base, example)
-    return parametrization.with_initial_sizes(model, base, fans), fans
+    fans = fans_of(model, base, example)
+    return with_initial_sizes(model, base, fans), fans
 
 
 def make_training(
@@ -111,7 +115,7 @@ def make_training(
     schedule: optax.Schedule,
     weight_decay: jax.Array | float | None = None,
     fans: Any = None,
-) -> tuple[optax.GradientTransformation, training.TrainStep]:
+) -> tuple[optax.GradientTransformation, TrainStep]:
     """The optimizer of an experiment and its train step, with a schedule of learning rates.
 
     Args:
@@ -126,10 +130,10 @@ def make_training(
     if head_only:
         optimizer = update_head_only(optimizer)
     if fans is not None:
-        optimizer = parametrization.with_rates(optimizer, config.name, fans)
+        optimizer = with_rates(optimizer, config.name, fans)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
-    step = training.make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
+    step = make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
     return optimizer, step
 
 
@@ -194,37 +198,37 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             )
 
 
-def on_one_device(program: Program, variables: Any) -> tuple[Program, Any] | None:
+def on_one_device(built: BuiltExperiment, variables: Any) -> tuple[BuiltExperiment, Any] | None:
     """The program and its variables where this process alone can run them, for small works.
 
     As they are, if there is one process; None if they are too large to be copied to every host. A
     collective, which all processes have to call.
     """
     if jax.process_count() == 1:
-        return program, variables
+        return built, variables
     if sum(leaf.nbytes for leaf in jax.tree.leaves(variables)) > _LARGEST_COPY:
         return None
     mesh = sharding.make_mesh("data:1", jax.local_devices()[:1])
     copies = multihost_utils.process_allgather(variables, tiled=True)
-    return program._replace(mesh=mesh), copies
+    return built._replace(mesh=mesh), copies
 
 
-def training_batches(program: Program, dataset: data.Dataset) -> training.Batches:
+def training_batches(built: BuiltExperiment, dataset: data.Dataset) -> Batches:
     """The batches of a run: this process's rows of each."""
-    return program.objective.training_batches(program.experiment, dataset)
+    return built.objective.training_batches(built.experiment, dataset)
 
 
 def measure(
-    program: Program,
-    losses: evaluation.LossFunction,
+    built: BuiltExperiment,
+    losses: LossFunction,
     variables: Any,
     split: Any,
     tokenizer: data.Tokenizer | None,
     how: EvaluationConfig,
 ) -> dict[str, Any]:
     """The measures of a split of the data set: see `evaluation`."""
-    objective = program.objective
-    batches, documents = objective.evaluation_batches(program.experiment, split, how)
-    with sharding.on_mesh(program.mesh):
-        sums = evaluation.sum_by_document(losses, variables, batches, documents, program.mesh)
+    objective = built.objective
+    batches, documents = objective.evaluation_batches(built.experiment, split, how)
+    with sharding.on_mesh(built.mesh):
+        sums = sum_by_document(losses, variables, batches, documents, built.mesh)
     return objective.measures(sums, split, tokenizer)

@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 
 from lm_jax import data
 from lm_jax.analysis.text_example import text_findings
-from lm_jax.build import Program
+from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
 from lm_jax.models.convnet.model import ConvNetConfig, feature_maps, first_filters
 from lm_jax.parallel import sharding
@@ -28,11 +28,11 @@ _WORDS_ON_MAP = 150
 _WORDS_WITH_NEIGHBOURS = 24
 
 
-Local = tuple[Program, Any] | None
+Local = tuple[BuiltExperiment, Any] | None
 
 
 def inspect(
-    program: Program, variables: Any, dataset: data.Dataset, alone: Local
+    built: BuiltExperiment, variables: Any, dataset: data.Dataset, alone: Local
 ) -> dict[str, Any]:
     """The findings of a trained model on its validation split; {} where there are none.
 
@@ -45,7 +45,7 @@ def inspect(
     findings: dict[str, Any] = {}
     documents: Any = dataset.train
     if isinstance(dataset, data.LabelledSet):
-        findings |= _classification(program, variables, dataset, alone)
+        findings |= _classification(built, variables, dataset, alone)
         documents = dataset.train.inputs
     elif isinstance(dataset, data.ParallelSet):
         documents = dataset.train.target
@@ -101,13 +101,13 @@ def _embedding_map(
 
 
 def _classification(
-    program: Program, variables: Any, labelled: data.LabelledSet, alone: Local
+    built: BuiltExperiment, variables: Any, labelled: data.LabelledSet, alone: Local
 ) -> dict[str, Any]:
-    how = EvaluationConfig(batch_size=program.experiment.evaluation.batch_size)
+    how = EvaluationConfig(batch_size=built.experiment.evaluation.batch_size)
     split = labelled.validation
-    batches, count = program.objective.evaluation_batches(program.experiment, split, how)
-    with sharding.on_mesh(program.mesh):
-        probabilities = evaluation.predict(program.model, variables, batches, count, program.mesh)
+    batches, count = built.objective.evaluation_batches(built.experiment, split, how)
+    with sharding.on_mesh(built.mesh):
+        probabilities = predict(built.model, variables, batches, count, built.mesh)
     predicted = probabilities.argmax(axis=1)
     classes = len(labelled.labels)
     confusion = np.bincount(classes * split.targets + predicted, minlength=classes**2)
@@ -120,7 +120,7 @@ def _classification(
         return findings
     if split.inputs.shape[1:] == (1, 2, 1):
         findings["boundary"] = _boundary(*alone, labelled)
-    if isinstance(program.experiment.model, ConvNetConfig):
+    if isinstance(built.experiment.model, ConvNetConfig):
         findings |= _filters(*alone, split)
     return findings
 
@@ -148,11 +148,11 @@ def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dic
     return rows
 
 
-def _boundary(program: Program, variables: Any, labelled: data.LabelledSet) -> dict[str, Any]:
+def _boundary(built: BuiltExperiment, variables: Any, labelled: data.LabelledSet) -> dict[str, Any]:
     """The probability of the last class over a square of inputs, from -0.5 to 1.5."""
     side = np.linspace(-0.5, 1.5, 41, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 1, 2, 1)
-    logits, _ = program.model.apply(variables, {"inputs": grid}, train=False, key=None)
+    logits, _ = built.model.apply(variables, {"inputs": grid}, train=False, key=None)
     probabilities = np.asarray(jax.nn.softmax(logits)[:, -1]).reshape(41, 41)
     points = labelled.train.inputs.reshape(-1, 2)
     return {
@@ -162,7 +162,7 @@ def _boundary(program: Program, variables: Any, labelled: data.LabelledSet) -> d
     }
 
 
-def _filters(program: Program, variables: Any, split: data.Examples) -> dict[str, Any]:
+def _filters(built: BuiltExperiment, variables: Any, split: data.Examples) -> dict[str, Any]:
     """The first convolution's filters, and what they make of the first validation image."""
     findings: dict[str, Any] = {}
     kernel = first_filters(variables)
@@ -172,7 +172,7 @@ def _filters(program: Program, variables: Any, split: data.Examples) -> dict[str
         findings["filters"] = png(tiles(np.moveaxis(shown, -1, 0)[:64]), scale=6)
     batch = data.image_reader(split.inputs)(np.arange(1), None)
     inputs = jnp.asarray(batch["inputs"])
-    maps = np.asarray(feature_maps(program.experiment.model, variables, inputs))[0]
+    maps = np.asarray(feature_maps(built.experiment.model, variables, inputs))[0]
     findings["feature_maps"] = png(tiles(np.moveaxis(maps, -1, 0)[:64]), scale=2)
     findings["feature_maps_of"] = png(split.inputs[0], scale=4)
     return findings

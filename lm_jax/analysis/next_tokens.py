@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from lm_jax import data
-from lm_jax.build import Program
-from lm_jax.generation import generate as completion
+from lm_jax.build import BuiltExperiment
 from lm_jax.generation.beam_tree import Branch, beam_tree
+from lm_jax.generation.generate import beams_of, expectations, longest_context, openings
 from lm_jax.models import Variables
 
 _STEPS = 12  # tokens after which the expectations are kept
 
 
 def generation(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     tokenizer: data.Tokenizer,
     example: Mapping[str, Any],
@@ -30,8 +30,8 @@ def generation(
       example: one text or pair, [1, T] and [1, S], its `inputs` and `targets` included.
       name: of a token, as people should see it.
     """
-    samples, end = program.experiment.samples, tokenizer.end_of_document
-    opened = completion.openings(program, tokenizer, [samples.prompt])
+    samples, end = built.experiment.samples, tokenizer.end_of_document
+    opened = openings(built, tokenizer, [samples.prompt])
     begin, source = opened.tokens[0], opened.source
     first = 0  # of the text whose next tokens are shown
     if source is not None and not samples.prompt:
@@ -42,8 +42,8 @@ def generation(
     findings: dict[str, Any] = {}
     tree = None
     if samples.num_beams > 1 or (source is not None and samples.prompt):
-        new = min(samples.max_new_tokens, completion.longest_context(program) - len(begin))
-        beams = completion.beams_of(program, variables, [begin], new, samples, end, source)
+        new = min(samples.max_new_tokens, longest_context(built) - len(begin))
+        beams = beams_of(built, variables, [begin], new, samples, end, source)
         tree = beam_tree(beams, 0, len(begin), end)
     if tree is not None and samples.num_beams > 1:
         findings["beams"] = nodes(tree, name)
@@ -57,7 +57,7 @@ def generation(
         text, of = [*begin, *_best(tree)][: _STEPS + 1], "the best that was found for its source"
     else:
         text, of = [*begin, None], "the prompt of the samples"
-    steps = _steps(program, variables, text, source, name)[-_STEPS:]
+    steps = _steps(built, variables, text, source, name)[-_STEPS:]
     names = []
     if source is not None:
         is_text = np.asarray(source["source_segments"])[0] > 0
@@ -103,14 +103,14 @@ def _best(tree: Branch) -> list[int]:
 
 
 def _steps(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     text: Sequence[Any],
     source: Any,
     name: Callable[[int], str],
 ) -> list[dict[str, Any]]:
     """What is expected after each token of a text but the last, and the `next` one that it has."""
-    best, shares = completion.expectations(program, variables, text[:-1], source)
+    best, shares = expectations(built, variables, text[:-1], source)
     return [
         {
             "after": name(token),

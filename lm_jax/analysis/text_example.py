@@ -11,7 +11,7 @@ import numpy as np
 from lm_jax import data
 from lm_jax.analysis.attention_maps import attention, has_attention
 from lm_jax.analysis.next_tokens import generation
-from lm_jax.build import Program
+from lm_jax.build import BuiltExperiment
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import Variables
 
@@ -19,23 +19,23 @@ _LONGEST = 40  # tokens of a side whose attention is shown
 
 
 def text_findings(
-    program: Program, variables: Variables, split: Any, tokenizer: data.Tokenizer
+    built: BuiltExperiment, variables: Variables, split: Any, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
     """What a model makes of one text of a split; {} where it neither attends nor generates."""
-    config, findings = program.experiment.model, dict[str, Any]()
-    attends, generates = has_attention(config), program.model.step is not None
+    config, findings = built.experiment.model, dict[str, Any]()
+    attends, generates = has_attention(config), built.model.step is not None
     if not attends and not generates:
         return {}
-    batches, _ = program.objective.evaluation_batches(
-        program.experiment, split, program.experiment.evaluation
+    batches, _ = built.objective.evaluation_batches(
+        built.experiment, split, built.experiment.evaluation
     )
     example = example_of(next(iter(batches)))
-    name = namer(tokenizer, program.experiment)
+    name = namer(tokenizer, built.experiment)
     if attends:
         shown = {key: value[:, :_LONGEST] for key, value in example.items()}
         findings["attention"] = attention(config, variables, shown, name)
     if generates:
-        findings |= generation(program, variables, tokenizer, example, name)
+        findings |= generation(built, variables, tokenizer, example, name)
     return findings
 
 

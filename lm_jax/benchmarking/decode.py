@@ -9,16 +9,18 @@ import jax
 import numpy as np
 
 from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
-from lm_jax.build import Program, compute_dtype
+from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
-from lm_jax.generation import decode_loop as decoding
+from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state, variables_of
 
 
-def measure(program: Program, batch_size: int, new_tokens: int, rounds: int, how: str) -> dict:
+def measure(
+    built: BuiltExperiment, batch_size: int, new_tokens: int, rounds: int, how: str
+) -> dict:
     """The figures of continuing `batch_size` prompts by `new_tokens`, and of the peer, in turns.
 
     Every token takes a read of all parameters and of the cache: beside the tokens stand the bytes
@@ -31,25 +33,23 @@ def measure(program: Program, batch_size: int, new_tokens: int, rounds: int, how
     Raises:
       UserError: the model does not generate, or the tokens do not fit its context.
     """
-    experiment = program.experiment
-    if program.model.step is None or hasattr(experiment.model, "source_length"):
+    experiment = built.experiment
+    if built.model.step is None or hasattr(experiment.model, "source_length"):
         raise UserError("the suite decode measures models that continue a text; take another")
     if not 0 < new_tokens < experiment.model.context_length:
         raise UserError(
             f"{new_tokens} tokens and a prompt of one do not fit the model.context_length "
             f"{experiment.model.context_length}; generate fewer"
         )
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, experiment.seed
-    )
-    variables = training.variables_of(state)
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
+    variables = variables_of(state)
     del state  # and with it the optimizer's
     vocab_size = experiment.model.vocab_size
     prompts = np.random.default_rng(0).integers(0, vocab_size, (batch_size, 1)).astype(np.int32)
-    turns = {"lm_jax": _our_turn(program, variables, prompts, new_tokens)}
-    note = _why_not(program, how)
+    turns = {"lm_jax": _our_turn(built, variables, prompts, new_tokens)}
+    note = _why_not(built, how)
     if not note:
-        turns["hugging_face"] = _hugging_face_turn(program, prompts, new_tokens)
+        turns["hugging_face"] = _hugging_face_turn(built, prompts, new_tokens)
     seconds = take_turns(turns, rounds)
     rates = {name: seconds.rate(name, batch_size * new_tokens, new_tokens) for name in turns}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
@@ -78,10 +78,10 @@ def _cache_bytes(config: Any, batch_size: int, new_tokens: int, dtype: Any) -> i
     return 2 * config.num_layers * batch_size * (1 + new_tokens) * width * dtype.itemsize
 
 
-def _our_turn(program: Program, variables: Any, prompts: np.ndarray, new_tokens: int) -> Turn:
+def _our_turn(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_tokens: int) -> Turn:
     greedy = Sampling(temperature=0.0)
     generate = jax.jit(
-        functools.partial(decoding.generate, program.model, sampling=greedy, end_tokens=(-1,))
+        functools.partial(decode_loop.generate, built.model, sampling=greedy, end_tokens=(-1,))
     )
     count, width = len(prompts), 1 + new_tokens
     tokens = np.pad(prompts, ((0, 0), (0, new_tokens)))
@@ -89,14 +89,14 @@ def _our_turn(program: Program, variables: Any, prompts: np.ndarray, new_tokens:
 
     def turn() -> None:
         keys = jax.random.split(jax.random.key(0), count)
-        with sharding.on_mesh(program.mesh):
+        with sharding.on_mesh(built.mesh):
             found = generate(variables, tokens, lengths, limits, keys)
         assert np.asarray(found.lengths).tolist() == [width] * count
 
     return turn
 
 
-def _why_not(program: Program, how: str) -> str:
+def _why_not(built: BuiltExperiment, how: str) -> str:
     """Why Hugging Face's model is not measured; '' where it is."""
     if how == "none":
         return "Hugging Face was not asked for"
@@ -106,23 +106,23 @@ def _why_not(program: Program, how: str) -> str:
 
     from lm_jax.benchmarking import pytorch_models as torch_peers
 
-    platform = program.mesh.devices.flat[0].platform
+    platform = built.mesh.devices.flat[0].platform
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
         return f"PyTorch {torch.__version__} has no {platform} here"
-    config = program.experiment.model
-    otherwise = torch_peers.unlike(program.experiment)
+    config = built.experiment.model
+    otherwise = torch_peers.unlike(built.experiment)
     if otherwise or not isinstance(config, TransformerConfig) or not config.use_bias:
         return f"GPT-2 is another model: {otherwise or 'its layers have biases'}"
     return ""
 
 
-def _hugging_face_turn(program: Program, prompts: np.ndarray, new_tokens: int) -> Turn:
+def _hugging_face_turn(built: BuiltExperiment, prompts: np.ndarray, new_tokens: int) -> Turn:
     """GPT-2 of transformers with random weights of the same shapes."""
     import torch
     import transformers
 
-    config = program.experiment.model
-    device = "cuda" if program.mesh.devices.flat[0].platform == "gpu" else "cpu"
+    config = built.experiment.model
+    device = "cuda" if built.mesh.devices.flat[0].platform == "gpu" else "cpu"
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def _hugging_face_turn(program: Program, prompts: np.ndarray, new_tokens: int) -
         eos_token_id=None,
         bos_token_id=None,
     )
-    dtype = getattr(torch, str(compute_dtype(program.experiment)))
+    dtype = getattr(torch, str(compute_dtype(built.experiment)))
     model = transformers.GPT2LMHeadModel(shape).to(device, dtype).eval()
 
     def turn() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.benchmarking.interleaved_timing import take_turns
-from lm_jax.build import Program, compute_dtype
+from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state, variables_of
 
 
 def random_documents(tokens: int, vocab_size: int, length: int = 0) -> data.TokenizedDocuments:
@@ -27,7 +27,7 @@ def random_documents(tokens: int, vocab_size: int, length: int = 0) -> data.Toke
 
 
 def measure(
-    program: Program, num_batches: int, rounds: int, peers: Mapping[str, Any]
+    built: BuiltExperiment, num_batches: int, rounds: int, peers: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The figures of evaluating one document of so many batches, and of others, in turns.
 
@@ -36,7 +36,7 @@ def measure(
     Raises:
       UserError: the program is not of a causal language model.
     """
-    experiment = program.experiment
+    experiment = built.experiment
     if experiment.objective != "causal_lm":
         raise UserError(f"the suite eval measures objective causal_lm, not {experiment.objective}")
     model, rows = experiment.model, experiment.evaluation.batch_size
@@ -45,15 +45,13 @@ def measure(
     batches = data.evaluation_batches(
         documents, context_length=model.context_length, batch_size=rows
     )
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, experiment.seed
-    )
-    variables = training.variables_of(state)
-    losses = evaluation.make_loss_function(program.model)
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
+    variables = variables_of(state)
+    losses = make_loss_function(built.model)
 
     def turn() -> None:
-        with sharding.on_mesh(program.mesh):
-            sums = evaluation.sum_by_document(losses, variables, batches, 1, program.mesh)
+        with sharding.on_mesh(built.mesh):
+            sums = sum_by_document(losses, variables, batches, 1, built.mesh)
         assert sums.tokens.sum() == num_batches * targets
 
     names = ("inputs", "targets")

@@ -9,20 +9,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax import build as programs
 from lm_jax import data
-from lm_jax.benchmarking import train_step as train
 from lm_jax.benchmarking.evaluate import random_documents
 from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.benchmarking.train_step import prepare
+from lm_jax.build import BuiltExperiment, training_batches
+from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.loop import Hooks, fit
+from lm_jax.training.state import TrainState, init_state
+from lm_jax.training.train_step import jit_train_steps
 
 _DOCUMENT = 512  # targets of a random document
 
 
-def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str, Any]:
+def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, Any]:
     """How fast batches are made, and consumed by the model, and how long dispatches waited.
 
     Making is stacking the host's arrays of a dispatch. The waits are of real training, `fit`: from
@@ -35,11 +38,11 @@ def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str
     Raises:
       UserError: there is no corpus, and the program does not read a stream of tokens.
     """
-    experiment = program.experiment
+    experiment = built.experiment
     if corpus is None:
-        batches = _random_batches(program, dispatches)
+        batches = _random_batches(built, dispatches)
     else:
-        batches = programs.training_batches(program, corpus)
+        batches = training_batches(built, corpus)
     steps = experiment.training.steps_per_call
     position = iter(range(0, steps * (2 * dispatches + 4), steps))
 
@@ -48,14 +51,14 @@ def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str
         rows = [batches[index] for index in range(first, first + steps)]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    step = train.prepare(program, make())
+    step = prepare(built, make())
     turns: dict[str, Callable[[], Any]] = {"made": make, "consumed": step.turn}
     seconds = take_turns(turns, dispatches)
     units = steps * targets_per_step(experiment)
-    waited = waits(*_trained(program, batches, dispatches))
+    waited = waits(*_trained(built, batches, dispatches))
     consumed = seconds.rate("consumed", units, steps)
     return {
-        "unit": program.objective.unit,
+        "unit": built.objective.unit,
         "targets_per_step": targets_per_step(experiment),
         "steps_per_dispatch": steps,
         "rounds": dispatches,
@@ -70,8 +73,8 @@ def measure(program: programs.Program, corpus: Any, dispatches: int) -> dict[str
     }
 
 
-def _random_batches(program: programs.Program, dispatches: int) -> training.Batches:
-    experiment = program.experiment
+def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
+    experiment = built.experiment
     if experiment.objective != "causal_lm":
         raise UserError(
             "the suite data has random tokens for objective causal_lm, not "
@@ -88,16 +91,14 @@ def _random_batches(program: programs.Program, dispatches: int) -> training.Batc
 
 
 def _trained(
-    program: programs.Program, batches: training.Batches, dispatches: int
+    built: BuiltExperiment, batches: Batches, dispatches: int
 ) -> tuple[list[float], list[float]]:
     """When each dispatch of a training was handed over, and when it was done."""
-    experiment = program.experiment
+    experiment = built.experiment
     experiment.training.num_steps = (dispatches + 2) * experiment.training.steps_per_call
     experiment.evaluation.every_steps = experiment.checkpoint.every_steps = 0
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, experiment.seed
-    )
-    steps = training.jit_train_steps(program.train_step)
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
+    steps = jit_train_steps(built.train_step)
     handed: list[float] = []
     done: list[float] = []
     under_way: queue.Queue[Mapping[str, jax.Array] | None] = queue.Queue()
@@ -107,13 +108,13 @@ def _trained(
             jax.block_until_ready(metrics)
             done.append(time.perf_counter())
 
-    def timed(state: training.TrainState, batch: Any) -> Any:
+    def timed(state: TrainState, batch: Any) -> Any:
         handed.append(time.perf_counter())
         result = steps(state, batch)
         under_way.put(result[1])
         return result
 
-    hooks = training.Hooks(
+    hooks = Hooks(
         log=lambda step, metrics: None,
         evaluate=lambda step, state: None,
         save=lambda step, state: None,
@@ -122,8 +123,8 @@ def _trained(
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with sharding.on_mesh(program.mesh):
-            training.fit(timed, state, batches, experiment, program.mesh, hooks)
+        with sharding.on_mesh(built.mesh):
+            fit(timed, state, batches, experiment, built.mesh, hooks)
     finally:
         under_way.put(None)
         watcher.join()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from lm_jax.build import Program, compute_dtype
+from lm_jax.build import BuiltExperiment, compute_dtype
 
 HOW = ("auto", "eager", "compile", "none")
 
@@ -21,7 +21,7 @@ class Peers(NamedTuple):
     note: str
 
 
-def find(program: Program, how: str) -> Peers:
+def find(built: BuiltExperiment, how: str) -> Peers:
     """PyTorch on the device of the program, where it is installed and its model is the same.
 
     Args:
@@ -36,22 +36,22 @@ def find(program: Program, how: str) -> Peers:
 
     from lm_jax.benchmarking import pytorch_models as torch_peers
 
-    platform = program.mesh.devices.flat[0].platform
+    platform = built.mesh.devices.flat[0].platform
     device = {"cpu": "cpu", "gpu": "cuda"}.get(platform)
     if device is None or (device == "cuda" and not torch.cuda.is_available()):
         return Peers({}, {}, f"PyTorch {torch.__version__} has no {platform} here")
-    if device == "cuda" and program.mesh.size > 1:
+    if device == "cuda" and built.mesh.size > 1:
         return Peers({}, {}, "PyTorch would use one device of several")
-    if otherwise := torch_peers.unlike(program.experiment):
+    if otherwise := torch_peers.unlike(built.experiment):
         return Peers({}, {}, f"PyTorch's model is another: {otherwise} is not among its choices")
     if how == "auto":
         how = "compile" if device == "cuda" else "eager"
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-    half = compute_dtype(program.experiment) == jnp.bfloat16
+    half = compute_dtype(built.experiment) == jnp.bfloat16
 
     def turn(make: Callable[..., Any]) -> dict[str, Callable[[Any], Any]]:
-        bound = functools.partial(make, program.experiment, how=how, device=device, half=half)
+        bound = functools.partial(make, built.experiment, how=how, device=device, half=half)
         return {"pytorch": bound}
 
     return Peers(

@@ -8,18 +8,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from lm_jax.benchmarking import train_step as train
-from lm_jax.build import Program
+from lm_jax.benchmarking.train_step import prepare, random_batches
+from lm_jax.build import BuiltExperiment
 from lm_jax.errors import UserError
 
 FIRST_STEP = "first step after"  # how the line begins that a process prints at its first step
 
 
-def first_step(program: Program, started: float) -> dict[str, float]:
+def first_step(built: BuiltExperiment, started: float) -> dict[str, float]:
     """Seconds from `started` (of time.monotonic) to each stage of one dispatch of one step."""
-    program.experiment.training.steps_per_call = 1
+    built.experiment.training.steps_per_call = 1
     stages = {"functions": time.monotonic() - started}  # JAX knows its devices by now
-    prepared = train.prepare(program, train.random_batches(program, 1))
+    prepared = prepare(built, random_batches(built, 1))
     stages["compiled"] = time.monotonic() - started
     prepared.turn()
     stages["first_step"] = time.monotonic() - started

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax.benchmarking import mfu as peak
+from lm_jax.benchmarking import mfu
 from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
-from lm_jax.build import Program, compute_dtype
+from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.compiled_step import batch_shapes, step_flops
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import abstract_state, init_state
+from lm_jax.training.train_step import jit_train_steps
 
 
 class Prepared(NamedTuple):
@@ -24,12 +25,12 @@ class Prepared(NamedTuple):
     compiled: Any  # of jax.stages
 
 
-def prepare(program: Program, batches: Mapping[str, np.ndarray]) -> Prepared:
+def prepare(built: BuiltExperiment, batches: Mapping[str, np.ndarray]) -> Prepared:
     """The train step compiled for batches [K, B, ...], and a state for it."""
-    mesh = program.mesh
-    seed = program.experiment.seed
-    state = training.init_state(program.model, program.optimizer, program.example, mesh, seed)
-    steps = training.jit_train_steps(program.train_step)
+    mesh = built.mesh
+    seed = built.experiment.seed
+    state = init_state(built.model, built.optimizer, built.example, mesh, seed)
+    steps = jit_train_steps(built.train_step)
     placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     start = time.perf_counter()
     with sharding.on_mesh(mesh):
@@ -52,13 +53,13 @@ def _planned_bytes(compiled: Any) -> int:
     return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + not_aliased
 
 
-def random_batches(program: Program, steps: int) -> dict[str, np.ndarray]:
+def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
     """Random batches [steps, B, ...] of what the program trains on; each row is one document."""
-    config, objective = program.experiment.model, program.objective
-    shapes = {**batch_shapes(program), **program.example}
-    if program.experiment.objective in ("causal_lm", "masked_lm"):  # others need segments
-        shapes = {name: shapes[name] for name in (*program.example, "targets", "weights")}
-    rows = batch_shapes(program)["inputs"].shape[0]
+    config, objective = built.experiment.model, built.objective
+    shapes = {**batch_shapes(built), **built.example}
+    if built.experiment.objective in ("causal_lm", "masked_lm"):  # others need segments
+        shapes = {name: shapes[name] for name in (*built.example, "targets", "weights")}
+    rows = batch_shapes(built)["inputs"].shape[0]
     rng = np.random.default_rng(0)
     choices = {"targets": getattr(config, "num_classes", 0)} if objective.unit == "examples" else {}
 
@@ -79,46 +80,46 @@ def random_batches(program: Program, steps: int) -> dict[str, np.ndarray]:
     }
 
 
-def measure(program: Program, rounds: int, peers: Mapping[str, Any]) -> dict[str, Any]:
+def measure(built: BuiltExperiment, rounds: int, peers: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of the train step of a program and of others on the same batches, in turns.
 
     Args:
       peers: functions of the batches [K, B, ...] that return a turn of as many optimizer steps.
     """
-    steps = program.experiment.training.steps_per_call
-    batches = random_batches(program, steps)
-    ours = prepare(program, batches)
-    products, product_flops = peak.product_turn(program)
+    steps = built.experiment.training.steps_per_call
+    batches = random_batches(built, steps)
+    ours = prepare(built, batches)
+    products, product_flops = mfu.product_turn(built)
     turns = {"lm_jax": ours.turn, **{name: make(batches) for name, make in peers.items()}}
-    seconds = take_turns(turns | {peak.PRODUCTS: products}, rounds)
-    targets = targets_per_step(program.experiment)
-    counted_as, flops = peak.flops_per_target(program, targets)
-    measured_peak = product_flops / min(seconds.turns[peak.PRODUCTS])
-    published = peak.published_peak(program)
+    seconds = take_turns(turns | {mfu.PRODUCTS: products}, rounds)
+    targets = targets_per_step(built.experiment)
+    counted_as, flops = mfu.flops_per_target(built, targets)
+    measured_peak = product_flops / min(seconds.turns[mfu.PRODUCTS])
+    published = mfu.published_peak(built)
     rates = {}
     for name in turns:
         rate = rates[name] = seconds.rate(name, steps * targets, steps)
         step_seconds = rate["seconds"]["median"]
         used = (targets * flops, step_seconds)
-        rate["mfu"] = peak.utilization(*used, measured_peak, program.mesh.size)
+        rate["mfu"] = mfu.utilization(*used, measured_peak, built.mesh.size)
         if published:
-            rate["mfu_published"] = peak.utilization(*used, published[1], program.mesh.size)
+            rate["mfu_published"] = mfu.utilization(*used, published[1], built.mesh.size)
     return {
-        "unit": program.objective.unit,
+        "unit": built.objective.unit,
         "targets_per_step": targets,
         "steps_per_dispatch": steps,
         "rounds": rounds,
-        "dtype": str(compute_dtype(program.experiment)),
-        "mesh": dict(program.mesh.shape),
-        "parameters": _parameters(program),
+        "dtype": str(compute_dtype(built.experiment)),
+        "mesh": dict(built.mesh.shape),
+        "parameters": _parameters(built),
         "programs": rates,
         **seconds.ratios("lm_jax", list(peers)),
         "compile_seconds": ours.compile_seconds,
-        "memory": {"planned": _planned_bytes(ours.compiled), "peak": _peak_bytes(program)},
+        "memory": {"planned": _planned_bytes(ours.compiled), "peak": _peak_bytes(built)},
         "flops": {
             "counted_as": counted_as,
             "per_step": targets * flops,
-            "products_per_step": step_flops(program),
+            "products_per_step": step_flops(built),
         },
         "peak_flops": {
             "measured": measured_peak,
@@ -128,12 +129,12 @@ def measure(program: Program, rounds: int, peers: Mapping[str, Any]) -> dict[str
     }
 
 
-def _parameters(program: Program) -> int:
-    state = training.abstract_state(program.model, program.optimizer, program.example, program.mesh)
+def _parameters(built: BuiltExperiment) -> int:
+    state = abstract_state(built.model, built.optimizer, built.example, built.mesh)
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def _peak_bytes(program: Program) -> int | None:
+def _peak_bytes(built: BuiltExperiment) -> int | None:
     """The most that JAX has held on a device since it started; None on a CPU, which knows not."""
-    stats = program.mesh.devices.flat[0].memory_stats() or {}
+    stats = built.mesh.devices.flat[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use")

@@ -10,13 +10,13 @@ from lm_jax.config.experiment import (
     SamplesConfig,
     field,
     sequences_per_step,
-    to_dict,
     variant,
 )
+from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
 from lm_jax.models import FAMILIES
 from lm_jax.models.scale_width import of_width
-from lm_jax.parallel import mesh as meshes
+from lm_jax.parallel import mesh
 
 _CHOICES = {
     "optimizer.name": ("adamw", "adam", "sgd", "adafactor", "lion", "muon"),
@@ -68,8 +68,8 @@ def validate(experiment: Experiment) -> None:
         if not (given := field(experiment, path)) >= least:
             raise UserError(f"{path} is {given}; expected at least {least}")
     _validate_finite(to_dict(experiment), "")
-    if experiment.mesh != meshes.AUTO:
-        meshes.parse(experiment.mesh)
+    if experiment.mesh != mesh.AUTO:
+        mesh.parse(experiment.mesh)
     for path in ("optimizer.beta1", "optimizer.beta2"):
         if not 0 <= (given := field(experiment, path)) < 1:
             raise UserError(f"{path} is {given}; expected 0 <= beta < 1")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_jax.build import Program, compute_dtype
+from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.config import experiment as experiments
 from lm_jax.costs import hlo
 from lm_jax.costs.accelerators import USABLE, Accelerator
@@ -15,8 +15,8 @@ from lm_jax.costs.collectives import Planned, planned_activations, planned_colle
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
 from lm_jax.training.optimizers import is_head
+from lm_jax.training.state import TrainState, abstract_state
 
 
 class Placed(NamedTuple):
@@ -81,17 +81,17 @@ _OF_DOCUMENTS = {
 }
 
 
-def compile_step(program: Program) -> Compiled:
+def compile_step(built: BuiltExperiment) -> Compiled:
     """Compiles the train step on the mesh of the program; no array is allocated.
 
     The devices of the mesh may be simulated: see `jax_num_cpu_devices`. XLA's memory and
     collectives are those of the backend whose devices they are.
     """
-    mesh = program.mesh
-    state, batch = _arguments(program)
+    mesh = built.mesh
+    state, batch = _arguments(built)
     # A loop over steps hands the state on as it took it.
     shardings = jax.tree.map(lambda x: x.sharding, state)
-    step = jax.jit(program.train_step, donate_argnums=0, out_shardings=(shardings, None))
+    step = jax.jit(built.train_step, donate_argnums=0, out_shardings=(shardings, None))
     start = time.monotonic()
     with sharding.on_mesh(mesh):
         compiled = step.lower(state, batch).compile(_QUICKLY)
@@ -100,43 +100,43 @@ def compile_step(program: Program) -> Compiled:
     return Compiled(
         placed=placed_parameters(state.params),
         memory=_memory(compiled.memory_analysis(), _held(state, batch)),
-        model_flops=step_flops(program) / mesh.size,
+        model_flops=step_flops(built) / mesh.size,
         work=hlo.read_work(compiled.as_text() or ""),
         xla_flops=costs.get("flops"),
-        planned=_planned(program, state.params),
+        planned=_planned(built, state.params),
         compile_seconds=compile_seconds,
     )
 
 
-def held(program: Program) -> Held:
+def held(built: BuiltExperiment) -> Held:
     """What a train step holds whatever compiles it; nothing is compiled or allocated."""
-    return _held(*_arguments(program))
+    return _held(*_arguments(built))
 
 
-def step_flops(program: Program) -> int:
+def step_flops(built: BuiltExperiment) -> int:
     """FLOPs of the matrix products of one train step, over all devices: see `training_flops`."""
-    head_only = program.experiment.fine_tuning.parameters == "head"
-    shapes = batch_shapes(program)
-    return training_flops(program.model, shapes, is_head if head_only else None)
+    head_only = built.experiment.fine_tuning.parameters == "head"
+    shapes = batch_shapes(built)
+    return training_flops(built.model, shapes, is_head if head_only else None)
 
 
-def _arguments(program: Program) -> tuple[training.TrainState, dict[str, jax.ShapeDtypeStruct]]:
+def _arguments(built: BuiltExperiment) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """A state and a batch as they lie on the mesh."""
-    mesh = program.mesh
-    state = training.abstract_state(program.model, program.optimizer, program.example, mesh)
+    mesh = built.mesh
+    state = abstract_state(built.model, built.optimizer, built.example, mesh)
     where = sharding.batch_sharding(mesh)
     return state, jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(program)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(built)
     )
 
 
-def batch_shapes(program: Program) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(built: BuiltExperiment) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a whole training batch whose rows hold several documents."""
-    experiment = program.experiment
+    experiment = built.experiment
     sequences = experiments.sequences_per_step(experiment)
-    batch = dict(program.objective.example(experiment, sequences))
+    batch = dict(built.objective.example(experiment, sequences))
     inputs = batch["inputs"]
-    shape = inputs.shape if program.objective.unit == "tokens" else inputs.shape[:1]
+    shape = inputs.shape if built.objective.unit == "tokens" else inputs.shape[:1]
     for name in ("targets", *_OF_DOCUMENTS.get(experiment.objective, ())):
         batch[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
     return batch | {"weights": jax.ShapeDtypeStruct(shape, jnp.float32)}
@@ -161,7 +161,7 @@ def placed_parameters(params: Any) -> list[Placed]:
     return rows
 
 
-def _held(state: training.TrainState, batch: Any) -> Held:
+def _held(state: TrainState, batch: Any) -> Held:
     parameters = bytes_per_device(state.params)
     return Held(
         parameters=parameters,
@@ -182,8 +182,8 @@ def _memory(analysis: Any, by_arithmetic: Held) -> Memory:
     )
 
 
-def _planned(program: Program, params: Any) -> list[Planned]:
-    experiment, mesh = program.experiment, program.mesh
+def _planned(built: BuiltExperiment, params: Any) -> list[Planned]:
+    experiment, mesh = built.experiment, built.mesh
     dtype = compute_dtype(experiment)
     parts = experiment.training.gradient_accumulation_steps
     splits_time = isinstance(experiment.model, BlocksConfig)

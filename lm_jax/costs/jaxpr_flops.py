@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from lm_jax.models.transformer import flash_attention as fused_attention
+from lm_jax.models.transformer.flash_attention import PRIMITIVE
 
 # What an input or a result of an equation is: whether a gradient is taken through it.
 _Flags = Sequence[bool]
@@ -98,7 +98,7 @@ def _of_product(equation: Any) -> int:
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-    if name == fused_attention.PRIMITIVE:
+    if name == PRIMITIVE:
         batch, queries, heads, width = equation.invars[0].aval.shape
         pairs = queries * equation.invars[1].aval.shape[1]
         spared = 2 if params["mask_type"].name == "CAUSAL" else 1
@@ -107,7 +107,7 @@ def _of_product(equation: Any) -> int:
 
 
 def _backward_products(name: str, flags: _Flags) -> int:
-    if name == fused_attention.PRIMITIVE:
+    if name == PRIMITIVE:
         return 2 * any(flags)
     return sum(flags[:2])
 

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import jax
 
-from lm_jax.build import compile_experiment
+from lm_jax.build import build_experiment
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import EvaluationConfig, Experiment, OptimizerConfig, TrainingConfig
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import count_parameters, embedding_split
 from lm_jax.objectives import targets_per_step
-from lm_jax.training import loop as training
+from lm_jax.training.state import state_bytes
 
 
 class Cost(NamedTuple):
@@ -70,7 +71,7 @@ def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> 
         evaluation=EvaluationConfig(batch_size=1),
         compute_dtype=experiment.compute_dtype,
     )
-    values = {"sizes": dict(sizes or {}), "experiment": experiments.to_dict(shape)}
+    values = {"sizes": dict(sizes or {}), "experiment": to_dict(shape)}
     return json.dumps(values, sort_keys=True)
 
 
@@ -78,11 +79,11 @@ def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> 
 def _trace(shape: str) -> Cost:
     """The cost of one step."""
     values = json.loads(shape)
-    experiment = experiments.from_dict(values["experiment"])
-    program = compile_experiment(experiment, values["sizes"], jax.local_devices()[:1])
-    counts = count_parameters(program.experiment.model)
-    flops = state = 0
-    if program.model.fit is None:
-        flops = step_flops(program)
-        state = training.state_bytes(program.model, program.optimizer, program.example)
-    return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, state)
+    experiment = from_dict(values["experiment"])
+    built = build_experiment(experiment, values["sizes"], jax.local_devices()[:1])
+    counts = count_parameters(built.experiment.model)
+    flops = held = 0
+    if built.model.fit is None:
+        flops = step_flops(built)
+        held = state_bytes(built.model, built.optimizer, built.example)
+    return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, held)

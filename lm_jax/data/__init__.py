@@ -17,6 +17,9 @@ from lm_jax.data.config import LabelledTextConfig as LabelledTextConfig
 from lm_jax.data.config import ParallelTextConfig as ParallelTextConfig
 from lm_jax.data.config import SymbolsConfig as SymbolsConfig
 from lm_jax.data.config import TokenizerConfig as TokenizerConfig
+from lm_jax.data.documents import TokenizedDocuments as TokenizedDocuments
+from lm_jax.data.documents import texts_of as texts_of
+from lm_jax.data.documents import tokenize as tokenize
 from lm_jax.data.seq2seq.packing import evaluation_packed_pairs as evaluation_packed_pairs
 from lm_jax.data.seq2seq.packing import training_packed_pairs as training_packed_pairs
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSet as ParallelSet
@@ -24,8 +27,6 @@ from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit as ParallelSplit
 from lm_jax.data.seq2seq.parallel_corpus import prepare_parallel_text
 from lm_jax.data.text.corpus import Corpus as Corpus
 from lm_jax.data.text.corpus import prepare_corpus as prepare_corpus
-from lm_jax.data.text.corpus import texts_of as texts_of
-from lm_jax.data.text.corpus import tokenize as tokenize
 from lm_jax.data.text.denoising_batches import Corruption as Corruption
 from lm_jax.data.text.denoising_batches import evaluation_corrupted as evaluation_corrupted
 from lm_jax.data.text.denoising_batches import masking as masking
@@ -35,7 +36,6 @@ from lm_jax.data.text.denoising_batches import text_length as text_length
 from lm_jax.data.text.denoising_batches import training_corrupted as training_corrupted
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs as evaluation_pairs
 from lm_jax.data.text.skip_gram_batches import training_pairs as training_pairs
-from lm_jax.data.text.windows import TokenizedDocuments as TokenizedDocuments
 from lm_jax.data.text.windows import evaluation_batches as evaluation_batches
 from lm_jax.data.text.windows import training_batches as training_batches
 from lm_jax.data.text.windows import training_lanes as training_lanes

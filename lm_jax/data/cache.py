@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lm_jax.data.text.windows import TokenizedDocuments
+from lm_jax.data.documents import TokenizedDocuments
 
 T = TypeVar("T")
 

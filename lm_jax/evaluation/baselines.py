@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.data.text.windows import TokenizedDocuments, evaluation_batches
+from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.text.windows import evaluation_batches
 from lm_jax.evaluation.loss_sums import make_loss_function
 from lm_jax.models.ngram.model import NgramConfig, ngram
 

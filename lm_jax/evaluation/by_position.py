@@ -14,7 +14,7 @@ import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.evaluation.loss_sums import PositionSums
-from lm_jax.runs.workdir import write_json
+from lm_jax.telemetry.json_files import write_json
 
 
 class Part(NamedTuple):

@@ -5,7 +5,6 @@ Sums are kept a document in float64, so that no figure depends on the batch size
 are packed, or on the mesh.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -163,72 +162,3 @@ def predict(
         found[documents[weights > 0]] = rows[weights > 0]
     assert found is not None
     return found
-
-
-def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
-    """The figures of any data set: cross-entropy in nats, perplexity, accuracy, and the count.
-
-    Standard errors are over documents (or examples), of the ratio of two sums; null for one.
-    """
-    nats, targets = float(sums.nats.sum()), float(sums.tokens.sum())
-    return {
-        "cross_entropy": nats / targets,
-        "cross_entropy_standard_error": _ratio_standard_error(sums.nats, sums.tokens),
-        "perplexity": _exp(nats / targets),
-        "accuracy": float(sums.correct.sum()) / targets,
-        "accuracy_standard_error": _ratio_standard_error(sums.correct, sums.tokens),
-        "nats": nats,
-        unit: int(targets),
-    }
-
-
-def text_measures(
-    sums: DocumentSums,
-    characters: np.ndarray,
-    bytes_: np.ndarray,
-    words: np.ndarray,
-    lossless: bool = True,
-) -> dict[str, Any]:
-    """The figures of a text, from the sums and the sizes of the raw text of each document.
-
-    Bits per character, byte and word divide by what the raw text holds (Unicode code points, UTF-8
-    bytes, white-space separated words), so that models with different tokenizers compare; they are
-    null where the tokenizer loses text. The nats of the ends of documents are included.
-    """
-    bits = sums.nats / math.log(2)
-
-    def per(denominator: np.ndarray) -> float | None:
-        if not lossless or not denominator.sum():
-            return None
-        return float(bits.sum() / denominator.sum())
-
-    bits_per_word = per(words)
-    return prediction_measures(sums, "tokens") | {
-        "bits_per_character": per(characters),
-        "bits_per_character_standard_error": _ratio_standard_error(bits, characters)
-        if lossless
-        else None,
-        "bits_per_byte": per(bytes_),
-        "bits_per_word": bits_per_word,
-        "word_perplexity": None if bits_per_word is None else _exp(bits_per_word * math.log(2)),
-        "characters": int(characters.sum()),
-        "bytes": int(bytes_.sum()),
-        "words": int(words.sum()),
-        "documents": len(sums.nats),
-    }
-
-
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
-
-
-def _ratio_standard_error(numerators: np.ndarray, denominators: np.ndarray) -> float | None:
-    """Standard error of sum(numerators) / sum(denominators) over n sampled pairs.
-
-    Cochran, Sampling Techniques (1977), eq. 6.13, for an infinite population.
-    """
-    n, total = len(numerators), denominators.sum()
-    if n < 2 or not total:
-        return None
-    residuals = numerators - numerators.sum() / total * denominators
-    return float(math.sqrt(n / (n - 1) * np.sum(residuals**2)) / total)

@@ -9,21 +9,21 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.build import Program
+from lm_jax.build import BuiltExperiment
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
-from lm_jax.generation import decode_loop as decoding
-from lm_jax.generation import sliding_window as writing
+from lm_jax.generation import sliding_window
 from lm_jax.generation.beam_search import Beams, BeamSearch, beam_search
 from lm_jax.generation.beam_tree import Branch, beam_tree
+from lm_jax.generation.decode_loop import batch_of_prompts, next_token_probabilities
 from lm_jax.generation.sampling import Sampling
 from lm_jax.generation.sliding_window import Completion
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import FAMILIES, Variables
 
 _search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
-_probabilities = jax.jit(decoding.next_token_probabilities, static_argnames=("model", "count"))
+_probabilities = jax.jit(next_token_probabilities, static_argnames=("model", "count"))
 
 
 class NextToken(NamedTuple):
@@ -34,9 +34,9 @@ class NextToken(NamedTuple):
     probabilities: list[float]
 
 
-def longest_context(program: Program) -> int:
+def longest_context(built: BuiltExperiment) -> int:
     """How many tokens the model reads at most."""
-    model = program.experiment.model
+    model = built.experiment.model
     unlimited = FAMILIES[experiments.variant("model", model)].any_length
     return sys.maxsize if unlimited else model.context_length
 
@@ -50,9 +50,9 @@ class Openings(NamedTuple):
     room: int | None  # tokens after which a text has to end; None: it may go on for ever
 
 
-def check(program: Program, tokenizer: data.Tokenizer, config: SamplesConfig) -> None:
+def check(built: BuiltExperiment, tokenizer: data.Tokenizer, config: SamplesConfig) -> None:
     """Raises UserError for samples that the model cannot give, before it is trained for them."""
-    openings(program, tokenizer, [config.prompt])
+    openings(built, tokenizer, [config.prompt])
     if config.num_beams > tokenizer.vocab_size:
         raise UserError(
             f"samples.num_beams is {config.num_beams}, but there are {tokenizer.vocab_size} tokens "
@@ -61,7 +61,11 @@ def check(program: Program, tokenizer: data.Tokenizer, config: SamplesConfig) ->
 
 
 def openings(
-    program: Program, tokenizer: data.Tokenizer, prompts: Sequence[str], *, truncate: bool = False
+    built: BuiltExperiment,
+    tokenizer: data.Tokenizer,
+    prompts: Sequence[str],
+    *,
+    truncate: bool = False,
 ) -> Openings:
     """How texts begin: with a document's boundary, which the prompt follows.
 
@@ -74,8 +78,8 @@ def openings(
     Raises:
       UserError: a prompt is longer than what the model reads, or leaves no room for a new token.
     """
-    end, experiment = tokenizer.end_of_document, program.experiment
-    context = longest_context(program)
+    end, experiment = tokenizer.end_of_document, built.experiment
+    context = longest_context(built)
     reads_source, of_pairs = experiments.has_encoder(experiment), experiment.objective == "seq2seq"
     most, what = context - 2, "prompt"
     if reads_source:
@@ -111,7 +115,7 @@ def _sources(rows: Sequence[Sequence[int]], source_length: int) -> dict[str, np.
 
 
 def complete(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     tokenizer: data.Tokenizer,
     prompts: Sequence[str],
@@ -135,20 +139,20 @@ def complete(
       UserError: a prompt does not fit the model.
     """
     each = [prompt for prompt in prompts for _ in range(config.num_samples)]
-    tokens, hidden, source, room = openings(program, tokenizer, each, truncate=truncate)
+    tokens, hidden, source, room = openings(built, tokenizer, each, truncate=truncate)
     if not tokens:
         return []
     limits = [len(begins) + config.max_new_tokens for begins in tokens]
     if room is not None:
         limits = [min(limit, room) for limit in limits]
     texts = [
-        writing.Text(begins, limit, hidden=skipped, tokenizer=tokenizer, stop=stop)
+        sliding_window.Text(begins, limit, hidden=skipped, tokenizer=tokenizer, stop=stop)
         for begins, limit, skipped in zip(tokens, limits, hidden, strict=True)
     ]
-    context = longest_context(program)
+    context = longest_context(built)
     write = functools.partial(
-        writing.write,
-        program.model,
+        sliding_window.write,
+        built.model,
         variables,
         width=min(context, max(limits)),
         source=source,
@@ -156,13 +160,13 @@ def complete(
             config.repetition_penalty, config.temperature, config.top_k, config.top_p, config.min_p
         ),
         end_token=tokenizer.end_of_document,
-        vocab_size=program.experiment.model.vocab_size,
+        vocab_size=built.experiment.model.vocab_size,
     )
     sample_numbers = np.tile(np.arange(config.num_samples), len(prompts))
     kept = max(map(len, tokens))  # of each text, that the model reads again
     window = 0
     while any(len(text.tokens) < text.limit for text in texts):
-        keys = writing.keys_of(seed, sample_numbers, window)
+        keys = sliding_window.keys_of(seed, sample_numbers, window)
         for text, written in zip(texts, write(texts, kept, keys), strict=True):
             text.add(*written)
         kept, window = max(context // 2, 1), window + 1
@@ -170,7 +174,7 @@ def complete(
 
 
 def search(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     tokenizer: data.Tokenizer,
     prompts: Sequence[str],
@@ -188,8 +192,8 @@ def search(
     Raises:
       UserError: a prompt does not fit the model, or its texts would outgrow the model's context.
     """
-    texts, hidden, source, room = openings(program, tokenizer, prompts, truncate=truncate)
-    context, end = longest_context(program), tokenizer.end_of_document
+    texts, hidden, source, room = openings(built, tokenizer, prompts, truncate=truncate)
+    context, end = longest_context(built), tokenizer.end_of_document
     if not texts:
         return [], []
     longest = max(map(len, texts))
@@ -201,7 +205,7 @@ def search(
             f"{new} new tokens after {longest} outgrow the model's context of {context}, where "
             f"beam search has to end; ask for at most {context - longest} new tokens"
         )
-    beams = beams_of(program, variables, texts, new, config, end, source)
+    beams = beams_of(built, variables, texts, new, config, end, source)
     found = [
         [
             Completion(
@@ -220,7 +224,7 @@ def search(
 
 
 def beams_of(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     texts: Sequence[list[int]],
     new: int,
@@ -229,14 +233,14 @@ def beams_of(
     source: Any | None = None,
 ) -> Beams:
     """The beams, as NumPy arrays, of texts that grow by `new` tokens at most."""
-    width = min(max(map(len, texts)) + new, longest_context(program))
-    vocab_size = program.experiment.model.vocab_size
-    tokens, lengths = decoding.batch_of_prompts(texts, width, vocab_size)
+    width = min(max(map(len, texts)) + new, longest_context(built))
+    vocab_size = built.experiment.model.vocab_size
+    tokens, lengths = batch_of_prompts(texts, width, vocab_size)
     prefix_length = int(lengths.min()) - 1
-    if program.experiment.objective == "seq2seq":  # a length is a program, and sources have many
+    if built.experiment.objective == "seq2seq":  # a length is a program, and sources have many
         prefix_length -= prefix_length % 16
     beams = _search(
-        program.model,
+        built.model,
         variables,
         tokens,
         lengths,
@@ -255,7 +259,7 @@ def beams_of(
 
 
 def next_tokens(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     tokenizer: data.Tokenizer,
     prompt: str,
@@ -266,9 +270,9 @@ def next_tokens(
     Raises:
       UserError: the prompt does not fit the model.
     """
-    (tokens,), _, source, _ = openings(program, tokenizer, [prompt])
-    best, probabilities = expectations(program, variables, tokens, source, count)
-    name = namer(tokenizer, program.experiment)
+    (tokens,), _, source, _ = openings(built, tokenizer, [prompt])
+    best, probabilities = expectations(built, variables, tokens, source, count)
+    name = namer(tokenizer, built.experiment)
     return [
         NextToken(name(token), [name(other) for other in others], shares.tolist())
         for token, others, shares in zip(tokens, best.tolist(), probabilities, strict=True)
@@ -276,7 +280,7 @@ def next_tokens(
 
 
 def expectations(
-    program: Program,
+    built: BuiltExperiment,
     variables: Variables,
     tokens: Sequence[int],
     source: Any | None = None,
@@ -284,5 +288,5 @@ def expectations(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest tokens after each token of a text, and their probabilities, [T, count]."""
     read = np.array(tokens, np.int32)
-    found = _probabilities(program.model, variables, read, count=count, source=source)
+    found = _probabilities(built.model, variables, read, count=count, source=source)
     return np.asarray(found[0]), np.asarray(found[1])

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.generation import decode_loop as decoding
+from lm_jax.generation.decode_loop import Source, advance, batch_of_prompts, begin
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import Model, Variables
 
 _CHUNK = 32  # tokens between two looks for stop strings
 
-_begin = jax.jit(decoding.begin, static_argnames=("model", "prefix_length"))
+_begin = jax.jit(begin, static_argnames=("model", "prefix_length"))
 _advance = jax.jit(
-    decoding.advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="texts"
+    advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="texts"
 )
 
 
@@ -92,7 +92,7 @@ def write(
     keys: jax.Array,
     *,
     width: int,
-    source: decoding.Source | None,
+    source: Source | None,
     sampling: Sampling,
     end_token: int,
     vocab_size: int,
@@ -104,7 +104,7 @@ def write(
     """
     has_stop = any(text.stop for text in texts)
     read = [text.tokens[-kept:] for text in texts]
-    tokens, lengths = decoding.batch_of_prompts(read, width, vocab_size)
+    tokens, lengths = batch_of_prompts(read, width, vocab_size)
     room = [max(text.limit - len(text.tokens), 0) for text in texts]
     ends = np.minimum(lengths + np.array(room, np.int32), width)
     shortest = int(lengths[np.array(room) > 0].min())  # what finished rows read matters no more

@@ -10,9 +10,9 @@ from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
 from lm_jax.models.ngram import model as ngram
-from lm_jax.models.recurrent import classifier as text_classifier
 from lm_jax.models.recurrent import language_model as recurrent
 from lm_jax.models.recurrent import seq2seq as recurrent_seq2seq
+from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig, recurrent_classifier
 from lm_jax.models.transformer import model as transformer
 
 
@@ -43,9 +43,7 @@ FAMILIES = {
         ("seq2seq", "span_corruption"),
         any_length=True,
     ),
-    "recurrent_classifier": Family(
-        text_classifier.RecurrentClassifierConfig, text_classifier.recurrent_classifier, _CLASSIFIES
-    ),
+    "recurrent_classifier": Family(RecurrentClassifierConfig, recurrent_classifier, _CLASSIFIES),
     "naive_bayes": Family(naive_bayes.NaiveBayesConfig, naive_bayes.naive_bayes, _CLASSIFIES),
     "dense_classifier": Family(
         dense_classifier.DenseClassifierConfig, dense_classifier.dense_classifier, _CLASSIFIES

@@ -10,10 +10,11 @@ import numpy as np
 from lm_jax import data
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import EvaluationConfig, Experiment
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.data.interface import Batches
+from lm_jax.evaluation.loss_sums import DocumentSums
+from lm_jax.evaluation.metrics import prediction_measures, text_measures
 from lm_jax.models.transformer.model import EncoderConfig
 from lm_jax.parallel import sharding
-from lm_jax.training.loop import Batches
 
 Evaluated = tuple[Iterable[Mapping[str, np.ndarray]], int]  # batches, number of documents
 
@@ -29,7 +30,7 @@ class Objective(NamedTuple):
     evaluation_batches: Callable[[Experiment, Any, EvaluationConfig], Evaluated]
     """(experiment, split, how) -> batches, and how many documents their sums are kept of."""
 
-    measures: Callable[[evaluation.DocumentSums, Any, Any], dict[str, Any]]
+    measures: Callable[[DocumentSums, Any, Any], dict[str, Any]]
     """(sums, split, tokenizer) -> figures."""
 
     special_ids: Callable[[Experiment], int] = lambda _: 0
@@ -87,9 +88,9 @@ def _language_evaluation(
 
 
 def _language_measures(
-    sums: evaluation.DocumentSums, documents: data.TokenizedDocuments, tokenizer: data.Tokenizer
+    sums: DocumentSums, documents: data.TokenizedDocuments, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
-    return evaluation.text_measures(
+    return text_measures(
         sums, documents.characters, documents.bytes, documents.words, tokenizer.lossless
     )
 
@@ -185,18 +186,18 @@ def _parallel_evaluation(
 
 
 def _parallel_measures(
-    sums: evaluation.DocumentSums, split: data.ParallelSplit, tokenizer: data.Tokenizer
+    sums: DocumentSums, split: data.ParallelSplit, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
     """The figures of the targets; where there are several tasks also those of each."""
     target = split.target
     is_whole = np.array_equal(sums.tokens, np.diff(target.starts))
-    figures = evaluation.text_measures(
+    figures = text_measures(
         sums, target.characters, target.bytes, target.words, tokenizer.lossless and is_whole
     )
     if len(split.instructions) > 1:
         figures["tasks"] = {
-            name: evaluation.prediction_measures(
-                evaluation.DocumentSums(*(values[split.tasks == task] for values in sums)), "tokens"
+            name: prediction_measures(
+                DocumentSums(*(values[split.tasks == task] for values in sums)), "tokens"
             )
             for task, name in enumerate(split.instructions)
             if np.any(split.tasks == task)
@@ -277,14 +278,14 @@ OBJECTIVES = {
         _language_example,
         _corrupted_batches,
         _corrupted_evaluation,
-        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+        lambda sums, *_: prediction_measures(sums, "tokens"),
     ),
     "masked_lm": Objective(
         "tokens",
         _language_example,
         _corrupted_batches,
         _corrupted_evaluation,
-        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+        lambda sums, *_: prediction_measures(sums, "tokens"),
         special_ids=lambda _: 1,
     ),
     "span_corruption": Objective(
@@ -292,7 +293,7 @@ OBJECTIVES = {
         _parallel_example,
         _corrupted_batches,
         _corrupted_evaluation,
-        lambda sums, *_: evaluation.prediction_measures(sums, "tokens"),
+        lambda sums, *_: prediction_measures(sums, "tokens"),
         special_ids=lambda experiment: data.text_length(**_span_shapes(experiment))[1],
     ),
     "seq2seq": Objective(
@@ -307,14 +308,14 @@ OBJECTIVES = {
         _pairs_example,
         _pairs,
         _pairs_evaluation,
-        lambda sums, *_: evaluation.prediction_measures(sums, "pairs"),
+        lambda sums, *_: prediction_measures(sums, "pairs"),
     ),
     "classification": Objective(
         "examples",
         _labelled_example,
         _labelled_batches,
         _labelled_evaluation,
-        lambda sums, *_: evaluation.prediction_measures(sums, "examples"),
+        lambda sums, *_: prediction_measures(sums, "examples"),
         # An encoder may have been trained on masked text, where it had a mask.
         special_ids=lambda experiment: int(isinstance(experiment.model, EncoderConfig)),
     ),

@@ -12,7 +12,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.reports.run_report import page
 from lm_jax.reports.svg_charts import COLOURS, Series, coloured, line_chart, standalone
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 

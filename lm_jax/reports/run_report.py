@@ -12,7 +12,7 @@ from lm_jax.reports import generation_section as generation_exhibit
 from lm_jax.reports.sections import exhibits
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart
 from lm_jax.telemetry.goodput import bars as goodput_bars
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 
 _FIGURES = {
     "bits_per_character": "bits per character",

@@ -12,58 +12,60 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.analysis.inspect import inspect
-from lm_jax.build import Program, measure, on_one_device
+from lm_jax.build import BuiltExperiment, measure, on_one_device
 from lm_jax.config.experiment import Experiment, SamplesConfig
-from lm_jax.evaluation import loss_sums as evaluation
 from lm_jax.evaluation.baselines import baselines
-from lm_jax.generation import generate as completion
+from lm_jax.evaluation.loss_sums import LossFunction, make_loss_function
+from lm_jax.generation.generate import longest_context, openings
 from lm_jax.objectives import targets_per_step
-from lm_jax.parallel import processes as hosts
+from lm_jax.parallel import processes
 from lm_jax.reports.run_report import write_report
-from lm_jax.runs import workdir
 from lm_jax.runs.trained_run import Dataset, Run, complete, validate_samples
-from lm_jax.telemetry.run_log import Meter, Quiet, RunLog
-from lm_jax.training import loop as training
+from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.run_log import Quiet, RunLog
+from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
+from lm_jax.training.loop import NonFiniteLoss
+from lm_jax.training.state import TrainState, variables_of
 
 
 class Record(NamedTuple):
     """What is measured and saved while a run trains."""
 
     directory: Path
-    program: Program
+    built: BuiltExperiment
     dataset: Dataset
-    losses: evaluation.LossFunction
+    losses: LossFunction
     checkpoints: Checkpoints
     log: RunLog
     meter: Meter
     measured: dict[int, dict[str, Any]]  # by step
 
-    def evaluate(self, step: int, state: training.TrainState) -> None:
+    def evaluate(self, step: int, state: TrainState) -> None:
         measures = measure(
-            self.program,
+            self.built,
             self.losses,
-            training.variables_of(state),
+            variables_of(state),
             self.dataset.validation,
             self.dataset.tokenizer,
-            self.program.experiment.evaluation,
+            self.built.experiment.evaluation,
         )
         self.measured[step] = measures
         self.log.evaluation(step, measures)
         if np.isnan(measures["cross_entropy"]):
-            raise training.NonFiniteLoss(
+            raise NonFiniteLoss(
                 f"the validation loss of step {step} is not a number: this state was not "
                 "saved; lower schedule.peak_learning_rate"
             )
         self.meter.pause()
 
-    def save(self, step: int, state: training.TrainState) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
         self.meter.pause()
 
     def conclude(
         self,
-        state: training.TrainState,
+        state: TrainState,
         started: float,
         baselines: dict[str, float] | None = None,
     ) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class Record(NamedTuple):
         return {
             "parameters": num_parameters(state),
             "validation": self.measured[step],
-            "baselines": _baselines(self.program.experiment, self.dataset)
+            "baselines": _baselines(self.built.experiment, self.dataset)
             if baselines is None
             else baselines,
             "timings": self.meter.timings() | {"total_seconds": time.monotonic() - started},
@@ -89,10 +91,10 @@ class Record(NamedTuple):
 @contextlib.contextmanager
 def open_record(
     directory: Path,
-    program: Program,
+    built: BuiltExperiment,
     dataset: Dataset,
     checkpoints: Checkpoints,
-    state: training.TrainState,
+    state: TrainState,
     started: float,
     shows: bool = True,
 ) -> Iterator[Record]:
@@ -101,10 +103,10 @@ def open_record(
     Args:
       shows: whether people see its progress.
     """
-    experiment = program.experiment
-    num_steps = 1 if program.model.fit is not None else experiment.training.num_steps
+    experiment = built.experiment
+    num_steps = 1 if built.model.fit is not None else experiment.training.num_steps
     log: RunLog = Quiet()
-    if hosts.is_first():
+    if processes.is_first():
         log = RunLog(
             directory,
             total_steps=num_steps,
@@ -114,41 +116,41 @@ def open_record(
         )
     meter = Meter(
         log,
-        unit=program.objective.unit,
+        unit=built.objective.unit,
         units_per_step=targets_per_step(experiment),
         every_steps=experiment.training.log_every_steps,
         num_steps=num_steps,
         started=started,
     )
-    losses = evaluation.make_loss_function(program.model)
+    losses = make_loss_function(built.model)
     with contextlib.closing(log):
-        yield Record(directory, program, dataset, losses, checkpoints, log, meter, {})
+        yield Record(directory, built, dataset, losses, checkpoints, log, meter, {})
 
 
-def write_results(record: Record, state: training.TrainState, results: dict[str, Any]) -> None:
+def write_results(record: Record, state: TrainState, results: dict[str, Any]) -> None:
     """Writes what a finished run came to, what it says, what is seen inside it, and the report."""
     dataset = record.dataset
     run = Run(
         record.directory,
-        record.program,
+        record.built,
         dataset.tokenizer,
         int(state.step),
-        training.variables_of(state),
+        variables_of(state),
     )
-    config = run.program.experiment.samples
-    alone = on_one_device(run.program, run.variables)
+    config = run.built.experiment.samples
+    alone = on_one_device(run.built, run.variables)
     samples = []
-    if alone and run.program.model.step is not None:
-        here = run._replace(program=alone[0], variables=alone[1])
+    if alone and run.built.model.step is not None:
+        here = run._replace(built=alone[0], variables=alone[1])
         samples = _samples(here, dataset, config)
-    findings = inspect(run.program, run.variables, dataset, alone)
-    if hosts.is_first():
+    findings = inspect(run.built, run.variables, dataset, alone)
+    if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
         if findings:
-            workdir.write_json(run.workdir / "inspection.json", findings)
-        workdir.write_json(run.workdir / "evaluation.json", results)
+            write_json(run.workdir / "inspection.json", findings)
+        write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir)
 
 
@@ -156,9 +158,9 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     """What follows the configured prompt; of pairs, without one, what held-out sources become."""
     if config.prompt or not isinstance(dataset, data.ParallelSet):
         if config.num_beams > 1:
-            context = completion.longest_context(run.program)
+            context = longest_context(run.built)
             tokenizer = validate_samples(run, config)
-            begin = len(completion.openings(run.program, tokenizer, [config.prompt]).tokens[0])
+            begin = len(openings(run.built, tokenizer, [config.prompt]).tokens[0])
             new = min(config.max_new_tokens, context - begin)  # where a search has to end
             config = dataclasses.replace(config, max_new_tokens=new)
         return [text for text, *_ in complete(run, [config.prompt], config)]
@@ -169,7 +171,7 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     return [f"{source}\n-> {text}" for source, (text, *_) in zip(sources, found, strict=True)]
 
 
-def num_parameters(state: training.TrainState) -> int:
+def num_parameters(state: TrainState) -> int:
     return sum(x.size for x in jax.tree.leaves(state.params))
 
 

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax import data
-from lm_jax.build import Program, compile_experiment, training_batches
+from lm_jax.build import BuiltExperiment, build_experiment, training_batches
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.validation import validate
+from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
-from lm_jax.generation import generate as completion
-from lm_jax.parallel import processes as hosts
-from lm_jax.parallel import sharding
+from lm_jax.generation import generate
+from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
 from lm_jax.runs.trained_run import Dataset, abstract_state, restore
 from lm_jax.telemetry.goodput import TimeSheet
-from lm_jax.training import loop as training
-from lm_jax.training import profiler as profiling
+from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
+from lm_jax.training.loop import Hooks, fit
+from lm_jax.training.state import TrainState, counted_state, inherit, init_state
+from lm_jax.training.train_step import jit_train_steps
 
 
 def train(
@@ -48,45 +50,47 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     started = time.monotonic()
-    hosts.agree(workdir.plan(experiment, directory))
+    processes.agree(workdir.plan(experiment, directory))
     validate(experiment)
-    dataset = hosts.first_then_others(lambda: _dataset(experiment, directory))
+    dataset = processes.first_then_others(lambda: _dataset(experiment, directory))
     finished = workdir.results_of(experiment, directory)
-    hosts.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})
+    processes.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})
     if finished is not None:
-        profiling.check(profile_steps, 0)
+        profiler.check(profile_steps, 0)
         return finished
-    program = compile_experiment(experiment, dataset.description["sizes"])
-    counts = program.model.fit is not None
+    built = build_experiment(experiment, dataset.description["sizes"])
+    counts = built.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps
-    profiling.check(profile_steps, 0 if counts else num_steps)
-    batches = None if counts else training_batches(program, dataset)
+    profiler.check(profile_steps, 0 if counts else num_steps)
+    batches = None if counts else training_batches(built, dataset)
     resumes = bool(finished_steps(directory / "checkpoints"))
-    hosts.agree({"whether there is a checkpoint": resumes})
+    processes.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else inherited_variables(experiment, dataset.tokenizer)
-    check(program, dataset)
-    hosts.together(
-        lambda: workdir.write_inputs(directory, experiment, dataset) if hosts.is_first() else None
+    check(built, dataset)
+    processes.together(
+        lambda: (
+            workdir.write_inputs(directory, experiment, dataset) if processes.is_first() else None
+        )
     )
-    hosts.together(lambda: workdir.wait_for_inputs(directory))
+    processes.together(lambda: workdir.wait_for_inputs(directory))
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(directory / "checkpoints", experiment.checkpoint, keep_step=keep_step)
         )
-        hosts.agree({"the steps of the checkpoints": checkpoints.steps()})
-        state, notes = first_state(program, checkpoints, dataset, inherited)
+        processes.agree({"the steps of the checkpoints": checkpoints.steps()})
+        state, notes = first_state(built, checkpoints, dataset, inherited)
         record = stack.enter_context(
-            open_record(directory, program, dataset, checkpoints, state, started)
+            open_record(directory, built, dataset, checkpoints, state, started)
         )
-        for line in [*notes, *_introduction(program, dataset, state)]:
+        for line in [*notes, *_introduction(built, dataset, state)]:
             record.log.message(line)
         if packing := getattr(batches, "note", None):
             record.log.message(packing)
         time_sheet = TimeSheet(started)
         profile: dict[str, Any] = {}
         if batches is not None:
-            hooks = training.Hooks(
+            hooks = Hooks(
                 record.meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
             )
             state, profile = _take_steps(record, state, batches, hooks, keep_step, profile_steps)
@@ -103,28 +107,28 @@ def train(
 
 def _take_steps(
     record: Record,
-    state: training.TrainState,
-    batches: training.Batches,
-    hooks: training.Hooks,
+    state: TrainState,
+    batches: Batches,
+    hooks: Hooks,
     keep_step: int,
     profile_steps: tuple[int, int] | None,
-) -> tuple[training.TrainState, dict[str, Any]]:
+) -> tuple[TrainState, dict[str, Any]]:
     """The state where training ends or is stopped, and the `profile` of the steps to trace."""
-    program, found = record.program, {}
-    train_steps = training.jit_train_steps(program.train_step)
+    built, found = record.built, {}
+    train_steps = jit_train_steps(built.train_step)
     with contextlib.ExitStack() as stack:
         tracer = None
         if profile_steps:
             place = record.directory / "profile"
-            tracer = profiling.Tracer(train_steps, place, profile_steps, int(state.step))
+            tracer = profiler.Tracer(train_steps, place, profile_steps, int(state.step))
             train_steps = stack.enter_context(contextlib.closing(tracer))
-        with sharding.on_mesh(program.mesh):
-            state = training.fit(
+        with sharding.on_mesh(built.mesh):
+            state = fit(
                 train_steps,
                 state,
                 batches,
-                program.experiment,
-                program.mesh,
+                built.experiment,
+                built.mesh,
                 hooks,
                 save_at=[keep_step],
             )
@@ -141,11 +145,11 @@ def _dataset(experiment: Experiment, directory: Path) -> Dataset:
     return dataset
 
 
-def check(program: Program, dataset: Dataset) -> None:
+def check(built: BuiltExperiment, dataset: Dataset) -> None:
     """Raises UserError, before anything is written, if a model cannot be built or sampled from."""
-    abstract_state(program)
-    if dataset.tokenizer is not None and program.model.step is not None:
-        completion.check(program, dataset.tokenizer, program.experiment.samples)
+    abstract_state(built)
+    if dataset.tokenizer is not None and built.model.step is not None:
+        generate.check(built, dataset.tokenizer, built.experiment.samples)
 
 
 def inherited_variables(
@@ -178,11 +182,11 @@ def inherited_variables(
 
 
 def first_state(
-    program: Program,
+    built: BuiltExperiment,
     checkpoints: Checkpoints,
     dataset: Dataset,
     inherited: dict[str, Any] | None = None,
-) -> tuple[training.TrainState, list[str]]:
+) -> tuple[TrainState, list[str]]:
     """The state that a run goes on from: of its newest checkpoint, or a fresh one; and remarks.
 
     Args:
@@ -190,27 +194,27 @@ def first_state(
     """
     notes: list[str] = []
     if checkpoints.steps():
-        step, state = restore(program, checkpoints, "last", notes.append)
+        step, state = restore(built, checkpoints, "last", notes.append)
         return state, [*notes, f"resuming from the checkpoint of step {step}"]
-    if program.model.fit is not None:
-        variables = program.model.fit(dataset.train)
-        state = training.counted_state(variables, program.experiment.seed)
-        return sharding.replicated(state, program.mesh), notes
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, program.experiment.seed
+    if built.model.fit is not None:
+        variables = built.model.fit(dataset.train)
+        state = counted_state(variables, built.experiment.seed)
+        return sharding.replicated(state, built.mesh), notes
+    state = init_state(
+        built.model, built.optimizer, built.example, built.mesh, built.experiment.seed
     )
     if inherited is None:
         return state, notes
-    state, kept, fresh = training.inherit(state, inherited)
-    source = program.experiment.fine_tuning.workdir
+    state, kept, fresh = inherit(state, inherited)
+    source = built.experiment.fine_tuning.workdir
     if not kept:
         raise UserError(f"fine_tuning.workdir {source} has no array of this model's shapes")
     return state, [f"{kept} arrays of parameters taken from {source}, {fresh} made anew"]
 
 
-def _introduction(program: Program, dataset: Dataset, state: training.TrainState) -> list[str]:
-    mesh = ", ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
-    base_width = program.experiment.mup_base_width
+def _introduction(built: BuiltExperiment, dataset: Dataset, state: TrainState) -> list[str]:
+    mesh = ", ".join(f"{axis} {size}" for axis, size in built.mesh.shape.items())
+    base_width = built.experiment.mup_base_width
     mup = f" in muP from width {base_width}" if base_width else ""
     return [
         f"data: {dataset.description['summary']}",

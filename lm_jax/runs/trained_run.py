@@ -11,21 +11,21 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
-from lm_jax.build import Program, compile_experiment, measure
+from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.config.validation import validate
 from lm_jax.errors import UserError
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
-from lm_jax.generation import generate as completion
+from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import draw
 from lm_jax.generation.token_labels import namer
-from lm_jax.parallel import processes as hosts
-from lm_jax.parallel import sharding
+from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.runs import workdir
-from lm_jax.training import loop as training
+from lm_jax.training import state
 from lm_jax.training.checkpoints import Checkpoints
+from lm_jax.training.state import TrainState, variables_of
 
 Dataset = data.Dataset
 
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     """A trained model, read back from its work directory."""
 
     workdir: Path
-    program: Program
+    built: BuiltExperiment
     tokenizer: data.Tokenizer | None  # None: it reads no text
     step: int
     variables: Any
@@ -57,36 +57,36 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     if getattr(experiment.model, "attention", None) == "cudnn":  # what is read need not be trained
         experiment.model.attention = "auto"
     try:
-        program = compile_experiment(experiment, sizes)
+        built = build_experiment(experiment, sizes)
     except ValueError:  # trained on other devices than are here: to read it, one will do
         experiment.mesh = AUTO
-        devices = None if hosts.several() else jax.devices()[:1]  # of several hosts, each has some
-        program = compile_experiment(experiment, sizes, devices)
+        devices = None if processes.several() else jax.devices()[:1]
+        built = build_experiment(experiment, sizes, devices)
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
-        step, state = restore(program, checkpoints, checkpoint, say)
-    return Run(directory, program, tokenizer, step, training.variables_of(state))
+        step, state = restore(built, checkpoints, checkpoint, say)
+    return Run(directory, built, tokenizer, step, variables_of(state))
 
 
-def abstract_state(program: Program) -> training.TrainState | None:
+def abstract_state(built: BuiltExperiment) -> TrainState | None:
     """The shapes of the run's checkpoints; None: a model that counts takes them from the data."""
-    if program.model.fit is not None:
+    if built.model.fit is not None:
         return None
-    return training.abstract_state(program.model, program.optimizer, program.example, program.mesh)
+    return state.abstract_state(built.model, built.optimizer, built.example, built.mesh)
 
 
 def restore(
-    program: Program, checkpoints: Checkpoints, which: str, say: Callable[[str], None]
-) -> tuple[int, training.TrainState]:
+    built: BuiltExperiment, checkpoints: Checkpoints, which: str, say: Callable[[str], None]
+) -> tuple[int, TrainState]:
     """The step and the state of a checkpoint, on the program's mesh.
 
     Raises:
       UserError: there is no such checkpoint, or none that can be read.
     """
-    step, state = checkpoints.restore(abstract_state(program), which, say)
+    step, state = checkpoints.restore(abstract_state(built), which, say)
     if isinstance(state, dict):
-        state = sharding.replicated(training.TrainState(**state), program.mesh)
+        state = sharding.replicated(TrainState(**state), built.mesh)
     return step, state
 
 
@@ -96,11 +96,11 @@ def dataset_of(run: Run) -> Dataset:
     Raises:
       UserError: it cannot be had, or changed since.
     """
-    config = run.program.experiment.data
+    config = run.built.experiment.data
     if getattr(config, "tokenizer", None) and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)
-    dataset = hosts.first_then_others(lambda: data.prepare(config))
+    dataset = processes.first_then_others(lambda: data.prepare(config))
     workdir.refuse_other_data(dataset, run.workdir)
     return dataset
 
@@ -113,34 +113,34 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
         trained on.
     """
     dataset = _dataset_to_evaluate(run, how)
-    losses = evaluation.make_loss_function(run.program.model)
+    losses = make_loss_function(run.built.model)
     examples = getattr(dataset, split)
-    return measure(run.program, losses, run.variables, examples, dataset.tokenizer, how)
+    return measure(run.built, losses, run.variables, examples, dataset.tokenizer, how)
 
 
-def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> evaluation.PositionSums:
+def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> PositionSums:
     """The sums of each place in a window, of a model that predicts the next token.
 
     Raises:
       UserError: as `evaluate`, or the run predicts something else.
     """
-    experiment = run.program.experiment
+    experiment = run.built.experiment
     if experiment.objective != "causal_lm":
         raise UserError(
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
             "models that predict the next token (causal_lm)"
         )
     documents = getattr(_dataset_to_evaluate(run, how), split)
-    losses = evaluation.make_loss_function(run.program.model)
+    losses = make_loss_function(run.built.model)
     length = how.context_length or experiment.model.context_length
-    batches, _ = run.program.objective.evaluation_batches(experiment, documents, how)
-    with sharding.on_mesh(run.program.mesh):
-        return evaluation.sum_by_position(losses, run.variables, batches, length, run.program.mesh)
+    batches, _ = run.built.objective.evaluation_batches(experiment, documents, how)
+    with sharding.on_mesh(run.built.mesh):
+        return sum_by_position(losses, run.variables, batches, length, run.built.mesh)
 
 
 def _dataset_to_evaluate(run: Run, how: EvaluationConfig) -> Dataset:
-    validate(dataclasses.replace(run.program.experiment, evaluation=how))
-    sharding.check_divides(run.program.mesh, how.batch_size, "an evaluation batch")
+    validate(dataclasses.replace(run.built.experiment, evaluation=how))
+    sharding.check_divides(run.built.mesh, how.batch_size, "an evaluation batch")
     return dataset_of(run)
 
 
@@ -152,7 +152,7 @@ def complete(
     seed: int = 0,
     stop: Sequence[str] = (),
     truncate: bool = False,
-) -> list[completion.Completion]:
+) -> list[generate.Completion]:
     """Texts of each prompt: `num_samples` samples, or with several beams the `num_best` best.
 
     A sampled text that outgrows the model's context goes on from its last half context.
@@ -165,12 +165,12 @@ def complete(
       UserError: the model does not generate, or a prompt does not fit its context.
     """
     tokenizer = validate_samples(run, config)
-    parts = (run.program, run.variables, tokenizer, prompts, config)
+    parts = (run.built, run.variables, tokenizer, prompts, config)
     if config.num_beams == 1:
-        return completion.complete(*parts, seed=seed, stop=stop, truncate=truncate)
+        return generate.complete(*parts, seed=seed, stop=stop, truncate=truncate)
     if stop:
         raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
-    found, _ = completion.search(*parts, truncate=truncate)
+    found, _ = generate.search(*parts, truncate=truncate)
     return [text for texts in found for text in texts]
 
 
@@ -181,18 +181,18 @@ def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
       UserError: as `complete`.
     """
     tokenizer = validate_samples(run, config)
-    _, (tree,) = completion.search(run.program, run.variables, tokenizer, [prompt], config)
-    return list(draw(tree, namer(tokenizer, run.program.experiment)))
+    _, (tree,) = generate.search(run.built, run.variables, tokenizer, [prompt], config)
+    return list(draw(tree, namer(tokenizer, run.built.experiment)))
 
 
-def next_tokens(run: Run, prompt: str) -> list[completion.NextToken]:
+def next_tokens(run: Run, prompt: str) -> list[generate.NextToken]:
     """What the model expects at the beginning of a text and after each token of a prompt.
 
     Raises:
       UserError: the model does not generate, or the prompt does not fit its context.
     """
     tokenizer = validate_samples(run, SamplesConfig())
-    return completion.next_tokens(run.program, run.variables, tokenizer, prompt)
+    return generate.next_tokens(run.built, run.variables, tokenizer, prompt)
 
 
 def validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
@@ -201,8 +201,8 @@ def validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
     Raises:
       UserError: it cannot.
     """
-    validate(dataclasses.replace(run.program.experiment, samples=config))
-    if run.tokenizer is None or run.program.model.step is None:
+    validate(dataclasses.replace(run.built.experiment, samples=config))
+    if run.tokenizer is None or run.built.model.step is None:
         raise UserError(f"the model of {run.workdir} does not generate text")
     return run.tokenizer
 

@@ -9,27 +9,27 @@ import numpy as np
 from lm_jax import data
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
-from lm_jax.generation import generate as completion
+from lm_jax.generation import generate
 from lm_jax.generation.generate import Completion
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import Run, dataset_of
 
 
-def held_out_pairs(run: runs.Run) -> tuple[list[str], list[str]]:
+def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
     """The sources and targets of the run's own validation split.
 
     Raises:
       UserError: its data is not of pairs, or no longer that which it was trained on.
     """
-    if not isinstance(run.program.experiment.data, data.ParallelTextConfig):
+    if not isinstance(run.built.experiment.data, data.ParallelTextConfig):
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
-    dataset = runs.dataset_of(run)
+    dataset = dataset_of(run)
     assert isinstance(dataset, data.ParallelSet)
     sources, targets = zip(*dataset.validation.texts, strict=True)
     return list(sources), list(targets)
 
 
 def translate(
-    run: runs.Run,
+    run: Run,
     sources: Sequence[str],
     search: SamplesConfig,
     *,
@@ -48,20 +48,20 @@ def translate(
       UserError: the run was not trained on pairs, the search cannot be, or a source is empty or
         longer than the model reads.
     """
-    experiment, tokenizer = run.program.experiment, run.tokenizer
+    experiment, tokenizer = run.built.experiment, run.tokenizer
     if tokenizer is None or experiment.objective != "seq2seq":
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     lengths = list(map(len, tokenizer.encode_all(sources)))
     if 0 in lengths:
         raise UserError(f"source {lengths.index(0) + 1} is empty; there is nothing to translate")
     if not truncate:
-        completion.openings(run.program, tokenizer, sources)  # refuses what is too long, by number
+        generate.openings(run.built, tokenizer, sources)  # refuses what is too long, by number
     greedy = dataclasses.replace(search, num_beams=1, num_best=1)
 
     def find(texts: Sequence[str]) -> list[Completion]:
         ways = [search] if search.num_beams == 1 else [search, greedy]
-        parts = (run.program, run.variables, tokenizer, texts)
-        found = [completion.search(*parts, way, truncate=truncate)[0] for way in ways]
+        parts = (run.built, run.variables, tokenizer, texts)
+        found = [generate.search(*parts, way, truncate=truncate)[0] for way in ways]
         rows = zip(*found, strict=True)
         return [max(itertools.chain(*row), key=lambda found: found.score) for row in rows]
 

@@ -2,23 +2,23 @@
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lm_jax import data
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
+from lm_jax.config.serialization import differences, from_dict, to_dict
 from lm_jax.errors import UserError
-from lm_jax.telemetry.run_log import environment, finite, versions
+from lm_jax.telemetry.environment import environment, versions
+from lm_jax.telemetry.json_files import write_json
 
 
 def read_experiment(workdir: Path) -> Experiment:
     """The experiment of a run. Raises UserError if the directory holds none."""
     path = workdir / "config.json"
     try:
-        return experiments.from_dict(json.loads(path.read_text()))
+        return from_dict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is no work directory: it holds no config.json") from None
     except json.JSONDecodeError as error:
@@ -37,12 +37,10 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     """What a finished run of this very experiment came to; None if there is none."""
     try:
         results = json.loads((workdir / "evaluation.json").read_text())
-        trained = experiments.to_dict(read_experiment(workdir))
+        trained = to_dict(read_experiment(workdir))
     except (OSError, ValueError):
         return None
-    return (
-        results if trained | {"mesh": experiment.mesh} == experiments.to_dict(experiment) else None
-    )
+    return results if trained | {"mesh": experiment.mesh} == to_dict(experiment) else None
 
 
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
@@ -51,7 +49,7 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
         raise UserError(f"{workdir} is a file; --workdir is a directory")
     if not (workdir / "config.json").exists():
         return
-    changed = experiments.differences(read_experiment(workdir), experiment)
+    changed = differences(read_experiment(workdir), experiment)
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise UserError(
@@ -83,7 +81,7 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
 
 def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """What all processes of a run have to agree on before they look at anything else."""
-    config = experiments.to_dict(experiment)
+    config = to_dict(experiment)
     config["data"].pop("cache_directory", None)  # may be a host's own disk
     return {"config": config, "--workdir": str(workdir.absolute()), "version": versions()}
 
@@ -104,7 +102,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
         dataset.tokenizer.save(workdir / "tokenizer")
     write_json(workdir / "data.json", dataset.description)
     write_json(workdir / "environment.json", environment())
-    write_json(workdir / "config.json", experiments.to_dict(experiment))
+    write_json(workdir / "config.json", to_dict(experiment))
 
 
 def read_environment(workdir: Path) -> dict[str, Any]:
@@ -128,10 +126,3 @@ def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:
                 "give a --workdir that all hosts share"
             )
         time.sleep(0.5)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)

@@ -22,7 +22,7 @@ from lm_jax.reports.matplotlib_figures import (
     table,
 )
 from lm_jax.reports.run_report import page
-from lm_jax.scaling_laws import compute_optimal as optimum
+from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss
 from lm_jax.scaling_laws.isoflop import IsoflopFit, Profile
@@ -141,8 +141,8 @@ def _frontier(axes: Any, study: Study) -> None:
     c = points["c"]
     grid = np.geomspace(c.min(), max([c.max(), *asked]), 60)
     several = {name: values[:_TAKEN] for name, values in refits.parameters.items()}
-    middle = [optimum.optimum(law, refits.fit.parameters, x).loss for x in grid]
-    bounds = [refits.interval(optimum.optimum(law, several, x).loss) for x in grid]
+    middle = [compute_optimal.optimum(law, refits.fit.parameters, x).loss for x in grid]
+    bounds = [refits.interval(compute_optimal.optimum(law, several, x).loss) for x in grid]
     dots = scatter(axes, c, points["loss"], points["n"])
     axes.plot(grid, middle, color=RED, label="frontier of the law, 95%")
     axes.fill_between(grid, *np.array(bounds).T, color=RED, alpha=0.2, linewidth=0)
@@ -165,7 +165,7 @@ def _contours(axes: Any, study: Study) -> None:
     axes.clabel(lines, fmt="%.3g", fontsize=8)
     dots = scatter(axes, points["n"], points["d"], points["loss"])
     budgets = np.geomspace(points["c"].min(), points["c"].max(), 50)
-    best = [optimum.optimum(study.results["law"], fitted.parameters, x) for x in budgets]
+    best = [compute_optimal.optimum(study.results["law"], fitted.parameters, x) for x in budgets]
     axes.plot([b.parameters for b in best], [b.tokens for b in best], color=RED, label="optimum")
     axes.set(xscale="log", yscale="log", xlabel=LABELS["n"], ylabel=LABELS["d"])
     axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.scaling_laws import compute_optimal as optimum
+from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit, fit_envelope
 from lm_jax.scaling_laws.exponent_test import compare_exponents
 from lm_jax.scaling_laws.huber_fit import DELTA, Fit, fit
@@ -53,8 +53,8 @@ def study_law(
     intervals = refits.intervals()
     if law.name in _OF_N_AND_D:
         names = ("exponent_n", "exponent_d")
-        values = optimum.exponents(law.name, fitted.parameters)
-        several = optimum.exponents(law.name, refits.parameters)
+        values = compute_optimal.exponents(law.name, fitted.parameters)
+        several = compute_optimal.exponents(law.name, refits.parameters)
         results |= {n: float(v) for n, v in zip(names, values, strict=True)}
         intervals |= {n: refits.interval(v) for n, v in zip(names, several, strict=True)}
     if law.name == "power":
@@ -86,8 +86,8 @@ def _scale(parameters: dict[str, Any]) -> Any:
 def _prediction(refits: Resamples, budget: float) -> dict[str, Any]:
     law, fitted = refits.fit.law, refits.fit
     if law.name in _OF_N_AND_D:
-        best = optimum.optimum(law.name, fitted.parameters, budget)
-        several = optimum.optimum(law.name, refits.parameters, budget)
+        best = compute_optimal.optimum(law.name, fitted.parameters, budget)
+        several = compute_optimal.optimum(law.name, refits.parameters, budget)
         outcome: dict[str, Any] = {
             "budget": budget,
             "n": float(best.parameters),

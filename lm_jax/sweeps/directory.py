@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.config import experiment as experiments
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
 from lm_jax.errors import UserError
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import Planned
 from lm_jax.sweeps.search_space import Trial, address
+from lm_jax.telemetry.json_files import write_json
 
 _BEGINS = "--- begins: "  # a line of a log: what stands before is of an attempt before
 _ERROR = "error: "  # begins the one line with which a front door fails
@@ -37,11 +38,11 @@ def write_plan(directory: Path, plan: Sequence[Planned]) -> None:
             "address": run.address,
             "labels": dict(run.labels),
             "cost": run.cost._asdict(),
-            "experiment": experiments.to_dict(run.experiment),
+            "experiment": to_dict(run.experiment),
         }
         for run in plan
     }
-    workdir.write_json(directory / "sweep.json", entries)
+    write_json(directory / "sweep.json", entries)
 
 
 def read_plan(directory: Path) -> list[Planned]:
@@ -57,7 +58,7 @@ def read_plan(directory: Path) -> list[Planned]:
         Planned(
             name,
             entry["address"],
-            experiments.from_dict(entry["experiment"]),
+            from_dict(entry["experiment"]),
             entry["labels"],
             Cost(**entry["cost"]),
         )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.sweeps.results import workdir_of_row
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 
 _FEWEST_EVALUATIONS = 3  # of a finished run, to be drawn as a curve
 _PER_OCTAVE = 8  # parts of a curve of training losses, which a batch at a time are noise

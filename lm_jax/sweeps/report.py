@@ -13,7 +13,7 @@ from lm_jax.reports.run_report import page
 from lm_jax.sweeps.learning_rate_curves import bowls, size_column, varied
 from lm_jax.sweeps.plots import pictures_of
 from lm_jax.sweeps.results import read_results
-from lm_jax.telemetry.run_log import environment, version
+from lm_jax.telemetry.environment import environment, version
 
 Row = Mapping[str, Any]
 

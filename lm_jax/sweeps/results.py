@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.config import experiment as experiments
+from lm_jax.config import experiment, serialization
 from lm_jax.errors import UserError
 from lm_jax.runs.workdir import read_environment
-from lm_jax.sweeps import directory as sweep_directory
-from lm_jax.sweeps import warm_starts as branches
+from lm_jax.sweeps.directory import failure, finished, read_plan, status, workdir_of
 from lm_jax.sweeps.plan import Planned
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.sweeps.warm_starts import origin
+from lm_jax.telemetry.json_files import read_metrics
 
 # An address may look like a number: 12e4567890.
 _TEXTS = {
@@ -42,12 +42,12 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
     Raises:
       UserError: the directory holds no sweep.
     """
-    plan = sweep_directory.read_plan(directory)
+    plan = read_plan(directory)
     labels = list(dict.fromkeys(name for run in plan for name in run.labels))
     varied = varied_fields(plan)
     rows = []
     for run in plan:
-        fields = experiments.flat(run.experiment)
+        fields = serialization.flat(run.experiment)
         rows.append(
             _identity(directory, run, running)
             | {name: run.labels.get(name) for name in labels}
@@ -116,7 +116,7 @@ def varied_fields(plan: Sequence[Planned]) -> list[str]:
 
     A field that only some have, as models of one family, is among them.
     """
-    flat = [experiments.flat(run.experiment) for run in plan]
+    flat = [serialization.flat(run.experiment) for run in plan]
     paths = dict.fromkeys(path for fields in flat for path in fields)
     return [
         path
@@ -127,23 +127,23 @@ def varied_fields(plan: Sequence[Planned]) -> list[str]:
 
 
 def _identity(directory: Path, run: Planned, running: Collection[str]) -> dict[str, Any]:
-    state = "running" if run.name in running else sweep_directory.status(directory, run)
+    state = "running" if run.name in running else status(directory, run)
     return {
         "name": run.name,
         "address": run.address,
         "status": state,
-        "family": experiments.variant("model", run.experiment.model),
+        "family": experiment.variant("model", run.experiment.model),
         "seed": run.experiment.seed,
     }
 
 
 def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
-    place = sweep_directory.workdir_of(directory, run)
-    found = sweep_directory.finished(directory, run) or {}
+    place = workdir_of(directory, run)
+    found = finished(directory, run) or {}
     validation = found.get("validation", {})
     metrics = read_metrics(place) if found else []
     losses = [row["cross_entropy"] for row in metrics if row["kind"] == "evaluation"]
-    begun = branches.origin(place)
+    begun = origin(place)
     own = [row for row in metrics if row["step"] > (begun["step"] or 0)]
     # Of a branch also what began it, and what began that.
     machines = [*begun["environments"], read_environment(place)] if found else []
@@ -163,7 +163,7 @@ def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
         "commit": _distinct(machine.get("commit") for machine in machines),
         "versions": _distinct(_versions(machine) for machine in machines),
         "device": _distinct(" ".join(sorted(set(m.get("devices", [])))) for m in machines),
-        "error": sweep_directory.failure(directory, run) if not found else None,
+        "error": failure(directory, run) if not found else None,
     }
 
 

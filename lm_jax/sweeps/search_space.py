@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.build import expected_sizes
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
+from lm_jax.config.serialization import decisive, flat
 from lm_jax.costs.run_cost import cost_of
 from lm_jax.errors import UserError
 from lm_jax.models.transformer.model import TransformerConfig
@@ -265,9 +265,9 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
-    data = {p: v for p, v in experiments.flat(experiment).items() if p.startswith("data.")}
+    data = {p: v for p, v in flat(experiment).items() if p.startswith("data.")}
     data.pop("data.cache_directory", None)
-    return data | experiments.decisive(experiment)
+    return data | decisive(experiment)
 
 
 def _plain(experiment: Experiment) -> Experiment:

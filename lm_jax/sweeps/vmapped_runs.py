@@ -17,22 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import build as programs
 from lm_jax import data
-from lm_jax.config import experiment as experiments
+from lm_jax.build import BuiltExperiment, build_experiment, make_training, training_batches
 from lm_jax.config.experiment import Experiment
+from lm_jax.config.serialization import flat_without
 from lm_jax.config.validation import validate
+from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.parallel import sharding
-from lm_jax.runs import train as trainer
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, open_record, write_results
+from lm_jax.runs.train import check, first_state, inherited_variables
 from lm_jax.sweeps.warm_starts import branch_step
 from lm_jax.telemetry.goodput import TimeSheet
-from lm_jax.training import loop as training
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
-from lm_jax.training.loop import TrainState
-from lm_jax.training.optimizers import learning_rate_schedule
+from lm_jax.training.loop import Hooks, NonFiniteLoss, check_finite, fit
+from lm_jax.training.schedules import learning_rate_schedule
+from lm_jax.training.state import TrainState, init_state
+from lm_jax.training.train_step import TrainStep, jit_train_steps
 
 # What runs of one fan may differ in: numbers that the step reads, not what it is.
 FREE = ("seed", "schedule", "optimizer.weight_decay")
@@ -42,7 +44,7 @@ _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 def _shape_of(experiment: Experiment) -> str:
     """The same text for experiments that can be trained as one fan."""
-    return json.dumps(experiments.flat_without(experiment, FREE), sort_keys=True)
+    return json.dumps(flat_without(experiment, FREE), sort_keys=True)
 
 
 def fans_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
@@ -107,7 +109,7 @@ def _train(
 ) -> dict[Path, dict[str, Any]]:
     """Trains runs whose newest checkpoints are of one step."""
     sizes = dataset.description["sizes"]
-    members = [programs.compile_experiment(experiment, sizes) for experiment in runs.values()]
+    members = [build_experiment(experiment, sizes) for experiment in runs.values()]
     first = members[0]
     if first.model.fit is not None:
         raise UserError("a model that counts takes no steps; train it alone")
@@ -116,10 +118,10 @@ def _train(
             f"a fan splits its batches only, and the mesh is {first.experiment.mesh}; set mesh to "
             "data:-1, or train the runs one by one"
         )
-    trainer.check(first, dataset)
+    check(first, dataset)
     inherited = None
     if not any(map(_newest_step, runs)):
-        inherited = trainer.inherited_variables(first.experiment, dataset.tokenizer)
+        inherited = inherited_variables(first.experiment, dataset.tokenizer)
     for directory, experiment in runs.items():
         workdir.write_inputs(directory, experiment, dataset)
     with contextlib.ExitStack() as stack:
@@ -135,7 +137,7 @@ def _train(
         ]
         states, notes = [], []
         for member, of_one in zip(members, checkpoints, strict=True):
-            state, said = trainer.first_state(member, of_one, dataset, inherited)
+            state, said = first_state(member, of_one, dataset, inherited)
             states.append(state)
             notes += [note for note in said if note not in notes]
         if len({int(state.step) for state in states}) > 1:
@@ -157,13 +159,13 @@ def _train(
             records[0].log.message(note)
         time_sheet = TimeSheet(started)
         with sharding.on_mesh(first.mesh), contextlib.suppress(_AllDiverged):
-            state = training.fit(
-                training.jit_train_steps(make_train_step(members)),
+            state = fit(
+                jit_train_steps(make_train_step(members)),
                 state,
-                _Batches([programs.training_batches(member, dataset) for member in members]),
+                _Batches([training_batches(member, dataset) for member in members]),
                 first.experiment,
                 first.mesh,
-                training.Hooks(fan.log, fan.evaluate, fan.save, stop_requested, time_sheet.spent),
+                Hooks(fan.log, fan.evaluate, fan.save, stop_requested, time_sheet.spent),
                 runs=len(members),
                 save_at=[branch_step(experiment) for experiment in runs.values()],
             )
@@ -189,8 +191,8 @@ class _Fan(NamedTuple):
     def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         for index, record in self._left():
             try:
-                training.check_finite(step, metrics["loss"][:, index])
-            except training.NonFiniteLoss as error:
+                check_finite(step, metrics["loss"][:, index])
+            except NonFiniteLoss as error:
                 self.failures[index] = str(error)
                 continue
             record.meter.log(step, {name: value[:, index] for name, value in metrics.items()})
@@ -201,7 +203,7 @@ class _Fan(NamedTuple):
         for index, record in self._left():
             try:
                 record.evaluate(step, _member(state, index))
-            except training.NonFiniteLoss as error:
+            except NonFiniteLoss as error:
                 self.failures[index] = str(error)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -218,7 +220,7 @@ class _Fan(NamedTuple):
             results = found[record.directory] = {"workdir": str(record.directory), "step": step}
             if index in self.failures:
                 found[record.directory] = {"error": self.failures[index]}
-            elif step < record.program.experiment.training.num_steps:
+            elif step < record.built.experiment.training.num_steps:
                 results["stopped"] = True
             else:
                 results |= record.conclude(_member(state, index), started, baselines)
@@ -237,12 +239,9 @@ class _Fan(NamedTuple):
         return found
 
 
-def init_states(members: Sequence[programs.Program]) -> list[TrainState]:
+def init_states(members: Sequence[BuiltExperiment]) -> list[TrainState]:
     """The states that the runs start from alone."""
-    return [
-        training.init_state(p.model, p.optimizer, p.example, p.mesh, p.experiment.seed)
-        for p in members
-    ]
+    return [init_state(p.model, p.optimizer, p.example, p.mesh, p.experiment.seed) for p in members]
 
 
 def stacked(states: Sequence[TrainState]) -> TrainState:
@@ -251,7 +250,7 @@ def stacked(states: Sequence[TrainState]) -> TrainState:
     return together._replace(step=states[0].step)
 
 
-def make_train_step(members: Sequence[programs.Program]) -> training.TrainStep:
+def make_train_step(members: Sequence[BuiltExperiment]) -> TrainStep:
     """The train step of all runs on stacked states and batches [r, B, ...]; metrics are [r].
 
     Schedules enter as tables of their learning rates, so that any two can be in one fan.
@@ -267,7 +266,7 @@ def make_train_step(members: Sequence[programs.Program]) -> training.TrainStep:
     decays_r = jnp.array([config.optimizer.weight_decay for config in configs], jnp.float32)
 
     def of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Any):
-        _, train_step = programs.make_training(
+        _, train_step = make_training(
             configs[0], members[0].model, lambda step: rates_n[step], decay, members[0].fans
         )
         return train_step(state, batch)
@@ -285,7 +284,7 @@ def _member(state: TrainState, index: int) -> TrainState:
 class _Batches:
     """The batches of all runs, stacked [r, B, ...]; the same where seeds are the same."""
 
-    def __init__(self, of_runs: Sequence[training.Batches]):
+    def __init__(self, of_runs: Sequence[Batches]):
         self._of_runs = of_runs
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:

@@ -15,15 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
+from lm_jax.config.serialization import flat_without
 from lm_jax.runs.workdir import read_environment
-from lm_jax.sweeps import directory as sweep_directory
+from lm_jax.sweeps.directory import lock, log_of, workdir_of
 from lm_jax.sweeps.plan import Planned
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.training.checkpoints import finished_steps
 from lm_jax.training.loop import last_dispatch_end
-from lm_jax.training.optimizers import steps_before_decay
+from lm_jax.training.schedules import steps_before_decay
 
 # Besides `training.num_steps`, what runs on one trunk may differ in: it tells only how rates fall.
 _OF_THE_FALL = ("schedule.decay_fraction", "schedule.final_fraction")
@@ -102,7 +102,7 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
     Raises:
       OSError: the copy cannot be written.
     """
-    place = sweep_directory.workdir_of(directory, run)
+    place = workdir_of(directory, run)
     if place.exists() or not run.cost.flops_per_step:
         return None
     trunk = _trunk(run.experiment)
@@ -114,12 +114,12 @@ def begin(directory: Path, plan: Sequence[Planned], run: Planned) -> tuple[str, 
             break
         with contextlib.ExitStack() as stack:
             try:  # so that no checkpoint is deleted meanwhile
-                path = sweep_directory.log_of(directory, other)
-                stack.enter_context(sweep_directory.lock(path))
+                path = log_of(directory, other)
+                stack.enter_context(lock(path))
             except ValueError:
                 continue
             step = _newest_shared(directory, other, run)
-            source = sweep_directory.workdir_of(directory, other)
+            source = workdir_of(directory, other)
             rows = _rows_of_both(source, step, other.experiment)
             if step and _places(rows) == _places_until(step, run.experiment):
                 _copy(source, place, step, other.name, rows)
@@ -157,14 +157,14 @@ def _boundary(step: int, experiment: Experiment) -> int:
 
 def _trunk(experiment: Experiment) -> str:
     """The same text for experiments whose steps are the same until a rate falls."""
-    alike = experiments.flat_without(experiment, ["training.num_steps", *_OF_THE_FALL])
+    alike = flat_without(experiment, ["training.num_steps", *_OF_THE_FALL])
     return json.dumps(alike, sort_keys=True)
 
 
 def _newest_shared(directory: Path, other: Planned, run: Planned) -> int:
     """The step of the newest checkpoint of another run that this one would come to, too; or 0."""
     most = min(_before_decay(other.experiment), _before_decay(run.experiment))
-    steps = finished_steps(sweep_directory.workdir_of(directory, other) / "checkpoints")
+    steps = finished_steps(workdir_of(directory, other) / "checkpoints")
     shared = (s for s in steps if s <= most and _boundary(s, run.experiment) == s)
     return max(shared, default=0)
 

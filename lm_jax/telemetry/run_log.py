@@ -2,22 +2,17 @@
 
 import json
 import math
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-_PACKAGES = ("lm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+from lm_jax.telemetry.json_files import _keep_until, finite
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -110,96 +105,6 @@ class Quiet(RunLog):
         pass
 
 
-class Meter:
-    """Turns the metrics of steps into rows of the log: means since the row before, and rates."""
-
-    def __init__(
-        self,
-        log: RunLog,
-        *,
-        unit: str,
-        units_per_step: int,
-        every_steps: int,
-        num_steps: int,
-        started: float,
-    ):
-        self._every, self._last = every_steps, num_steps
-        self._unit, self._units_per_step = unit, units_per_step
-        self._log, self._started = log, started
-        self._rows: list[dict[str, float]] = []
-        self._since: float | None = None  # None: the time until the next read is not only steps'
-        self._rates: list[float] = []
-        self._first_read: float | None = None
-
-    def log(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics [K] of the K steps up to `last_step`."""
-        now, count = time.monotonic(), len(metrics["loss"])
-        if self._first_read is None:
-            self._first_read = now - self._started
-        if self._since is not None:
-            self._rates.append(count * self._units_per_step / (now - self._since))
-        self._since = now
-        for index in range(count):
-            self._rows.append({name: float(value[index]) for name, value in metrics.items()})
-            step = last_step - count + 1 + index
-            if step % self._every == 0 or step == self._last:
-                self._flush(step, now)
-
-    def _flush(self, step: int, now: float) -> None:
-        row = {name: float(np.mean([r[name] for r in self._rows])) for name in self._rows[0]}
-        row["learning_rate"] = self._rows[-1]["learning_rate"]
-        row[self._unit] = step * self._units_per_step
-        if self._rates:
-            row[f"{self._unit}_per_second"] = self._rates[-1]
-        self._log.training(step, row | {"seconds": now - self._started})
-        self._rows = []
-
-    def pause(self) -> None:
-        """Leaves the time until the next read out of the rates."""
-        self._since = None
-
-    def timings(self) -> dict[str, float | None]:
-        """Seconds from the start to the first steps read, and the median rate of training."""
-        return {
-            "seconds_to_first_steps": self._first_read,
-            f"{self._unit}_per_second": float(np.median(self._rates)) if self._rates else None,
-        }
-
-
-def finite(value: Any) -> Any:
-    """The value with numbers that JSON lacks (nan, inf) as null."""
-    if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _keep_until(path: Path, last_step: int, measured_again: bool) -> None:
-    rows = [row for row in _rows(path) if row["step"] <= last_step]
-    if measured_again:  # a run that resumes at its end evaluates its last state once more
-        rows = [row for row in rows if (row["step"], row["kind"]) != (last_step, "evaluation")]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # a killed process leaves half a line
-            break
-    return rows
-
-
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, in the order written; [] where there are none."""
-    path = workdir / "metrics.jsonl"
-    return _rows(path) if path.exists() else []
-
-
 class _Bar:
     """A live bar, for terminals."""
 
@@ -258,63 +163,3 @@ class _Silence:
 
     def close(self) -> None:
         pass
-
-
-def versions() -> dict[str, str | None]:
-    """The versions of the packages that decide the numbers of a run."""
-    return {name: version(name) for name in _PACKAGES}
-
-
-def environment() -> dict[str, Any]:
-    """What a reader needs to repeat a run: machine, versions, commit and command line."""
-    import jax
-
-    return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "versions": versions(),
-    }
-
-
-def version(package: str) -> str | None:
-    """The version of an installed package; None where it is not."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _commit() -> str | None:
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    commit = found.stdout.strip()
-    return commit + ("-dirty" if changes.stdout.strip() else "") if commit else None

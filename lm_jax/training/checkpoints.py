@@ -13,7 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.errors import UserError
-from lm_jax.parallel import processes as hosts
+from lm_jax.parallel import processes
 
 
 def finished_steps(directory: Path) -> list[int]:
@@ -103,7 +103,7 @@ class Checkpoints:
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
             except Exception as error:  # orbax and tensorstore raise many kinds for broken files
                 problem = _summary(error)
-            problem = next(filter(None, hosts.gather(problem)), "")  # all read the same one
+            problem = next(filter(None, processes.gather(problem)), "")  # all read the same one
             if not problem:
                 return step, state
             problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
@@ -139,7 +139,7 @@ class Checkpoints:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         # Where a process of the job is lost, the others would wait for its share.
-        if error is None or not hosts.is_lost(error):
+        if error is None or not processes.is_lost(error):
             self.close()
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # a full disk comes as one of many kinds, from a thread
-            if hosts.is_lost(error):
+            if processes.is_lost(error):
                 raise
             raise OSError(
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "

@@ -9,8 +9,9 @@ import jax
 
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch
-from lm_jax.parallel import processes as hosts
-from lm_jax.training.loop import TrainState, TrainStep
+from lm_jax.parallel import processes
+from lm_jax.training.state import TrainState
+from lm_jax.training.train_step import TrainStep
 
 _CONTAINERS = ("while", "call", "conditional")  # their time is that of what they run
 
@@ -63,7 +64,7 @@ class Tracer:
         """As the train steps."""
         begin = self._done + 1
         self._done += len(batches["weights"])
-        if self.results or self._done < self._first or not hosts.is_first():
+        if self.results or self._done < self._first or not processes.is_first():
             return self._train_steps(state, batches)
         if self._begin is None:
             jax.block_until_ready(state)

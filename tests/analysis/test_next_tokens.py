@@ -12,7 +12,7 @@ from lm_jax.analysis.next_tokens import generation, nodes
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.generation import generate as completion
+from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import Branch
 from lm_jax.generation.generate import next_tokens, search
 from lm_jax.generation.token_labels import namer
@@ -32,8 +32,8 @@ def model():
     return model, jax.tree.map(lambda x: 8 * x, variables)
 
 
-def name_in(program):
-    return namer(TOKENIZER, program.experiment)
+def name_in(built):
+    return namer(TOKENIZER, built.experiment)
 
 
 def program_of(model, config=CONFIG, **samples):
@@ -44,15 +44,15 @@ def program_of(model, config=CONFIG, **samples):
 
 
 def test_the_prompt_is_what_follows_and_is_searched_on(model):
-    program = program_of(model[0], prompt="ab", num_beams=4, num_best=4, max_new_tokens=6)
-    parts = program, model[1], TOKENIZER
-    found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(program))
+    built = program_of(model[0], prompt="ab", num_beams=4, num_best=4, max_new_tokens=6)
+    parts = built, model[1], TOKENIZER
+    found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(built))
     steps = found["next_tokens"]["steps"]
     assert [step["next"] for step in steps] == ["a", "b", None]
     for step, expected in zip(steps, next_tokens(*parts, "ab"), strict=True):
         assert step["after"] == expected.after and step["tokens"] == expected.tokens
         np.testing.assert_allclose(step["probabilities"], expected.probabilities, atol=1e-4)
-    (texts,), _ = search(*parts, ["ab"], program.experiment.samples)
+    (texts,), _ = search(*parts, ["ab"], built.experiment.samples)
     ranked = {node["rank"]: node for node in found["beams"] if node["rank"] is not None}
     assert sorted(ranked) == list(range(len(texts)))
     for rank, text in enumerate(texts):
@@ -61,25 +61,25 @@ def test_the_prompt_is_what_follows_and_is_searched_on(model):
 
 
 def test_of_a_long_prompt_the_end_is_shown_and_without_one_the_example_begins(model):
-    program = program_of(model[0], prompt="abcdefghijklmnopq")
+    built = program_of(model[0], prompt="abcdefghijklmnopq")
     tokens = np.array([[256, *range(97, 127)]])
     example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    found = generation(program, model[1], TOKENIZER, example, name_in(program))
+    found = generation(built, model[1], TOKENIZER, example, name_in(built))
     shown = "".join(step["after"] for step in found["next_tokens"]["steps"])
     assert shown == "fghijklmnopq" and "beams" not in found
-    found = generation(program_of(model[0]), model[1], TOKENIZER, example, name_in(program))
+    found = generation(program_of(model[0]), model[1], TOKENIZER, example, name_in(built))
     after = [step["after"] for step in found["next_tokens"]["steps"]]
     assert after == ["<end>", *"abcdefghijk"]
     assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "l"]
 
 
 def test_of_a_pair_as_one_text_the_target_is_shown(model):
-    program = program_of(model[0])
-    program.experiment.objective = "seq2seq"
+    built = program_of(model[0])
+    built.experiment.objective = "seq2seq"
     tokens = np.array([[*b"the source of it", 256, *b"target", 256]])
     counted = np.arange(tokens.shape[1] - 1) >= 16
     example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": counted[None]}
-    found = generation(program, model[1], TOKENIZER, example, name_in(program))
+    found = generation(built, model[1], TOKENIZER, example, name_in(built))
     after = [step["after"] for step in found["next_tokens"]["steps"]]
     assert after[-7:] == ["<end>", *"target"]
     assert found["next_tokens"]["steps"][-1]["next"] == "<end>"
@@ -97,14 +97,14 @@ PAIR = {
 def of_a_reader(monkeypatch, **samples):
     reader, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    monkeypatch.setattr(completion, "longest_context", lambda program: 12)
+    monkeypatch.setattr(generate, "longest_context", lambda built: 12)
     tokenizer = SimpleNamespace(
         vocab_size=27,
         end_of_document=26,
         encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
     )
-    program = program_of(reader, config, max_new_tokens=8, **samples)
-    return generation(program, variables, tokenizer, PAIR, str)
+    built = program_of(reader, config, max_new_tokens=8, **samples)
+    return generation(built, variables, tokenizer, PAIR, str)
 
 
 def test_without_a_prompt_a_pair_is_read_with_its_own_target(monkeypatch):

@@ -2,19 +2,19 @@
 
 import jax
 
-from lm_jax import build as programs
+from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import Experiment
 from lm_jax.models.transformer.model import TransformerConfig
 from tests.experiments import tiny
 
 
-def small(**fields) -> programs.Program:
+def small(**fields) -> BuiltExperiment:
     """One layer of 32 and a vocabulary of 50, 4 rows of 16 a step, 2 steps a dispatch."""
     model = TransformerConfig(50, context_length=16, num_layers=1, d_model=32, num_heads=2)
     shapes = {"training__batch_size": 4, "training__steps_per_call": 2, "mesh": "data:1"}
     return compiled(tiny(**{"model": model, "evaluation__batch_size": 4} | shapes | fields))
 
 
-def compiled(experiment: Experiment) -> programs.Program:
+def compiled(experiment: Experiment) -> BuiltExperiment:
     """The functions of an experiment whose model has all its sizes."""
-    return programs.compile_experiment(experiment, {"vocab_size": 1}, jax.devices()[:1])
+    return build_experiment(experiment, {"vocab_size": 1}, jax.devices()[:1])

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from lm_jax.benchmarking import mfu as peak
+from lm_jax.benchmarking import mfu
 from lm_jax.costs.accelerators import ACCELERATORS, name_of
 from lm_jax.costs.model_flops import formula
 from lm_jax.models.presets import preset
@@ -23,14 +23,14 @@ def test_an_embedding_that_is_only_looked_up_in_does_not_count():
 
 def test_half_a_million_tokens_of_gpt2_a_second_are_43_percent_of_an_h100():
     flops = formula(preset("gpt2_small")).training
-    share = peak.utilization(500_000 * flops, 1.0, ACCELERATORS["h100"].peak_flops)
+    share = mfu.utilization(500_000 * flops, 1.0, ACCELERATORS["h100"].peak_flops)
     assert share == pytest.approx(0.43, abs=0.005)
-    assert peak.utilization(8e12, 2.0, 1e12, devices=8) == 0.5
+    assert mfu.utilization(8e12, 2.0, 1e12, devices=8) == 0.5
 
 
 def test_other_models_count_the_products_of_both_passes():
     lstm = RecurrentConfig(50, context_length=16, num_layers=1, d_hidden=8)
-    counted_as, flops = peak.flops_per_target(small(model=lstm), targets=64)
+    counted_as, flops = mfu.flops_per_target(small(model=lstm), targets=64)
     # A token's product with the table of embeddings (50 rows for 64 tokens), with the state, and
     # with the output.
     assert counted_as == "products of both passes"
@@ -38,11 +38,11 @@ def test_other_models_count_the_products_of_both_passes():
 
 
 def test_products_are_as_many_as_they_say():
-    turn, flops = peak.product_turn(small(), size=16, count=3)
+    turn, flops = mfu.product_turn(small(), size=16, count=3)
     turn()
     assert flops == 3 * 2 * 16**3
 
 
 def test_a_cpu_has_no_published_peak_and_boards_are_told_apart():
-    assert peak.published_peak(small()) is None
+    assert mfu.published_peak(small()) is None
     assert name_of("NVIDIA H100 80GB HBM3") == "h100" and name_of("NVIDIA H100 PCIe") is None

@@ -6,8 +6,8 @@ import pytest
 
 from lm_jax import data
 from lm_jax.benchmarking import decode, evaluate, startup
-from lm_jax.benchmarking import input_pipeline as feed
-from lm_jax.benchmarking import pytorch_baseline as peers
+from lm_jax.benchmarking.input_pipeline import measure, waits
+from lm_jax.benchmarking.pytorch_baseline import find
 from lm_jax.benchmarking.tables import table_of
 from tests.benchmarking.programs import small
 
@@ -34,8 +34,8 @@ def test_what_does_not_fit_the_context_is_refused():
 
 
 def test_evaluation_is_measured():
-    program = small()
-    result = evaluate.measure(program, 3, 1, peers.find(program, "eager").evaluation)
+    built = small()
+    result = evaluate.measure(built, 3, 1, find(built, "eager").evaluation)
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax", "pytorch"]
     assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
@@ -51,7 +51,7 @@ def test_random_documents_fill_their_rows():
 
 
 def test_the_pipeline_is_measured_beside_the_model():
-    result = feed.measure(small(), None, 3)
+    result = measure(small(), None, 3)
     json.dumps(result)
     made, consumed = (result["programs"][name]["per_second"] for name in ("made", "consumed"))
     assert made > 0 and consumed > 0 and result["made_over_consumed"] > 0
@@ -61,7 +61,7 @@ def test_the_pipeline_is_measured_beside_the_model():
 
 def test_a_wait_is_from_the_end_of_a_dispatch_to_the_next_but_one():
     # Dispatches are handed over ahead: the third while the second runs, the fourth after the third.
-    assert feed.waits([0.0, 5.0, 6.0, 9.0], [5.0, 6.5, 7.0, 11.0]) == [0.0, 2.0]
+    assert waits([0.0, 5.0, 6.0, 9.0], [5.0, 6.5, 7.0, 11.0]) == [0.0, 2.0]
 
 
 def test_the_start_of_a_command_is_timed_cold_and_warm():

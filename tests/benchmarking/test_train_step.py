@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from lm_jax.benchmarking import mfu as peak
-from lm_jax.benchmarking import pytorch_baseline as peers
-from lm_jax.benchmarking import train_step as train
+from lm_jax.benchmarking import mfu
 from lm_jax.benchmarking.default_experiments import default_cases, published
+from lm_jax.benchmarking.pytorch_baseline import find
+from lm_jax.benchmarking.train_step import measure, prepare, random_batches
 from lm_jax.config.experiment import OptimizerConfig
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models.recurrent.language_model import RecurrentConfig
@@ -17,18 +17,18 @@ LSTM = RecurrentConfig(50, context_length=16, num_layers=1, d_hidden=8)
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch):
-    monkeypatch.setattr(peak, "_SIZES", {"cpu": (64, 1)})
+    monkeypatch.setattr(mfu, "_SIZES", {"cpu": (64, 1)})
 
 
 @pytest.mark.parametrize("model", [None, LSTM])
 def test_the_train_step_is_measured_beside_pytorch(model):
-    program = small(**({"model": model} if model else {}))
-    beside = peers.find(program, "eager")
-    result = train.measure(program, 2, beside.training)
+    built = small(**({"model": model} if model else {}))
+    beside = find(built, "eager")
+    result = measure(built, 2, beside.training)
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in beside.note
     assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
-    assert result["parameters"] == count_parameters(program.experiment.model)["total"]
+    assert result["parameters"] == count_parameters(built.experiment.model)["total"]
     assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
     low, high = result["ratio_range"]
     assert low <= result["ratio"] <= high
@@ -42,23 +42,23 @@ def test_the_train_step_is_measured_beside_pytorch(model):
 
 
 def test_a_dispatch_trains():
-    program = small(schedule__warmup_steps=0)
-    batches = train.random_batches(program, 2)
+    built = small(schedule__warmup_steps=0)
+    batches = random_batches(built, 2)
     assert batches["inputs"].shape == (2, 4, 16) and set(batches) == {
         "inputs",
         "targets",
         "weights",
     }
-    step = train.prepare(program, batches)
+    step = prepare(built, batches)
     step.turn()
     step.turn()  # its state was donated, and replaced
 
 
 @pytest.mark.parametrize("name", ["bert_base", "t5_small", "resnet18"])
 def test_every_objective_gets_batches_of_its_own(name):
-    program = compiled(published(name))
-    batches = train.random_batches(program, 1)
-    for key, shape in program.example.items():
+    built = compiled(published(name))
+    batches = random_batches(built, 1)
+    for key, shape in built.example.items():
         assert batches[key].shape[2:] == shape.shape[1:] and batches[key].dtype == shape.dtype
     assert batches["targets"].shape == batches["weights"].shape
     assert 0 <= batches["targets"].min() <= batches["targets"].max()
@@ -84,12 +84,12 @@ def test_pytorchs_model_has_the_same_parameters():
     ],
 )
 def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
-    found = peers.find(small(**fields), "auto")
+    found = find(small(**fields), "auto")
     assert not found.training and what in found.note
 
 
 def test_nothing_is_compared_where_it_is_not_wanted():
-    assert peers.find(small(), "none").training == {}
+    assert find(small(), "none").training == {}
 
 
 def test_defaults_are_small_on_a_cpu_and_gpt2_on_an_accelerator():

@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from configs import quickstart, shakespeare_char_cpu
-from lm_jax.config import experiment as experiments
+from lm_jax.config import experiment
+from lm_jax.config.serialization import differences, flat, flat_without, from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.data import LabelledTextConfig
 from tests.experiments import tiny
@@ -14,7 +15,7 @@ from tests.experiments import tiny
 def test_shipped_configurations_are_valid_and_survive_json(module):
     config = module.get_config()
     validate(config)
-    assert experiments.from_dict(experiments.to_dict(config)) == config
+    assert from_dict(to_dict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -44,26 +45,26 @@ def test_impossible_values_are_refused_in_one_line(fields, message):
 def test_the_batch_size_can_be_given_in_tokens():
     config = tiny(training__batch_size_tokens=512)
     validate(config)
-    assert experiments.sequences_per_step(config) == 16
+    assert experiment.sequences_per_step(config) == 16
 
 
 def test_unknown_fields_are_refused_by_their_path():
     with pytest.raises(ValueError, match="unknown field 'model.d_modle'"):
-        experiments.from_dict({"model": {"d_modle": 3}})
+        from_dict({"model": {"d_modle": 3}})
 
 
 def test_differences_name_what_changes_the_numbers_and_nothing_else():
     free = tiny(evaluation__every_steps=7, checkpoint__keep_last=9, tensorboard=True)
-    assert experiments.differences(tiny(), free) == []
+    assert differences(tiny(), free) == []
     free = tiny(mesh="fsdp:8", model__remat="dots", model__loss_chunks=4, model__scan_layers=True)
-    assert experiments.differences(tiny(), free) == []
-    changed = experiments.differences(tiny(), tiny(model__d_model=64))
+    assert differences(tiny(), free) == []
+    changed = differences(tiny(), tiny(model__d_model=64))
     assert changed == ["model.d_model: 32 -> 64"]
 
 
 def test_fields_and_whole_parts_can_be_left_out():
-    left = experiments.flat_without(tiny(), ["schedule", "optimizer.name"])
-    gone = experiments.flat(tiny()).keys() - left.keys()
+    left = flat_without(tiny(), ["schedule", "optimizer.name"])
+    gone = flat(tiny()).keys() - left.keys()
     assert "optimizer.name" in gone and "optimizer.beta1" in left
     assert {path.split(".")[0] for path in gone - {"optimizer.name"}} == {"schedule"}
 
@@ -75,9 +76,9 @@ def test_the_package_imports_nothing_heavy():
 
 def test_held_out_texts_may_move_between_two_starts_of_a_run():
     before, after = (
-        experiments.Experiment(
+        experiment.Experiment(
             data=LabelledTextConfig(path=f"{place}/a.tsv", validation_path=f"{place}/b.tsv")
         )
         for place in ("here", "there")
     )
-    assert experiments.differences(before, after) == []
+    assert differences(before, after) == []

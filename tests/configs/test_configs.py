@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment
+from lm_jax.config.serialization import dumps, from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.sweeps.search_space import trials_of
 from tests.launch.test_launch import ROOT
@@ -35,14 +35,14 @@ def experiments_of(module):
 def test_it_is_valid_survives_json_and_says_how_to_run_it(module):
     for config in experiments_of(module):
         validate(config)
-        assert experiments.from_dict(experiments.to_dict(config)) == config
+        assert from_dict(to_dict(config)) == config
         assert isinstance(config, Experiment)
     stem = module.__name__.removeprefix("configs.")
     assert f"python -m launch.train --config=configs/{stem}.py" in module.__doc__
 
 
 def test_no_two_of_them_are_the_same_experiment():
-    told = [(m.__name__, experiments.dumps(e)) for m in RUNNABLE for e in experiments_of(m)]
+    told = [(m.__name__, dumps(e)) for m in RUNNABLE for e in experiments_of(m)]
     assert len({text for _, text in told}) == len(told)
 
 

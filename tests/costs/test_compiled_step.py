@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lm_jax import build as programs
 from lm_jax import data
+from lm_jax.build import build_experiment, training_batches
 from lm_jax.costs.accelerators import ACCELERATORS, USABLE, accelerator
 from lm_jax.costs.collectives import (
     Planned,
@@ -30,7 +30,7 @@ from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
-from lm_jax.training import loop as training
+from lm_jax.training.state import abstract_state, init_state
 from tests.experiments import tiny
 from tests.launch.test_launch import launch
 
@@ -40,7 +40,7 @@ VOCABULARY = 512
 def program_on(mesh, **fields):
     config = tiny(mesh=mesh, compute_dtype="float32", **fields)
     config.model.scan_layers = True
-    return programs.compile_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
+    return build_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
 
 
 def on_first_device(tree):
@@ -63,10 +63,10 @@ def on_first_device(tree):
     ids=str,
 )
 def test_memory_by_arithmetic_is_that_of_arrays_really_split(mesh, optimizer):
-    program = program_on(mesh, optimizer__name=optimizer)
-    arguments = program.model, program.optimizer, program.example, program.mesh
-    real = training.init_state(*arguments, seed=0)
-    abstract = training.abstract_state(*arguments)
+    built = program_on(mesh, optimizer__name=optimizer)
+    arguments = built.model, built.optimizer, built.example, built.mesh
+    real = init_state(*arguments, seed=0)
+    abstract = abstract_state(*arguments)
     for part in ("params", "opt_state"):
         expected = on_first_device(getattr(real, part))
         assert bytes_per_device(getattr(abstract, part)) == expected, part
@@ -75,24 +75,24 @@ def test_memory_by_arithmetic_is_that_of_arrays_really_split(mesh, optimizer):
 
 
 def test_the_compiler_holds_what_arithmetic_says():
-    program = program_on("fsdp:4,tensor:2")
-    memory = compile_step(program).memory
-    assert held(program) == memory[:4]
+    built = program_on("fsdp:4,tensor:2")
+    memory = compile_step(built).memory
+    assert held(built) == memory[:4]
     state = memory.parameters + memory.optimizer_state + memory.batch
     assert memory.optimizer_state == pytest.approx(2 * memory.parameters, abs=64)
     # The step is an argument too; what the step does not read (the key, positions) is none.
-    unread = bytes_per_device(batch_shapes_on(program)["positions"]) + 8
+    unread = bytes_per_device(batch_shapes_on(built)["positions"]) + 8
     assert state - unread <= memory.arguments <= state + 64
     assert memory.total >= memory.arguments + memory.temporaries
     assert memory.temporaries > memory.gradients
 
 
-def batch_shapes_on(program):
+def batch_shapes_on(built):
     from lm_jax.parallel.sharding import batch_sharding
 
-    where = batch_sharding(program.mesh)
+    where = batch_sharding(built.mesh)
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(program)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(built)
     )
 
 
@@ -119,10 +119,10 @@ def test_data_parallel_sums_all_gradients_once():
 
 
 def test_fsdp_gathers_parameters_twice():
-    program = program_on("fsdp:8")
-    compiled = compile_step(program)
+    built = program_on("fsdp:8")
+    compiled = compile_step(built)
     counted = by_kind(compiled.work.collectives)
-    planned = planned_by_kind(compiled.planned, program.mesh)
+    planned = planned_by_kind(compiled.planned, built.mesh)
     whole = {row.path: 4 * jnp.prod(jnp.array(row.shape)).item() for row in compiled.placed}
     split = {row.path for row in compiled.placed if "fsdp" in row.axes}
     assert planned["all-gather"].bytes == 2 * sum(whole[path] for path in split)
@@ -132,11 +132,11 @@ def test_fsdp_gathers_parameters_twice():
 
 
 def test_axes_of_the_batch_and_of_tensors_share_the_work():
-    program = program_on("data:2,fsdp:2,tensor:2")
-    arguments = program.model, program.optimizer, program.example, program.mesh
-    kernel = training.abstract_state(*arguments).params["layers"]["feed_forward"]["up"]["kernel"]
+    built = program_on("data:2,fsdp:2,tensor:2")
+    arguments = built.model, built.optimizer, built.example, built.mesh
+    kernel = abstract_state(*arguments).params["layers"]["feed_forward"]["up"]["kernel"]
     size = kernel.size * 2 // 2  # bytes of bfloat16, of which each device has half the columns
-    assert planned_collectives([kernel], jnp.bfloat16, program.mesh, parts=3) == [
+    assert planned_collectives([kernel], jnp.bfloat16, built.mesh, parts=3) == [
         Planned("all-gather", ("fsdp",), 2 * size, 3),
         Planned("reduce-scatter", ("fsdp",), size, 3),
         Planned("all-reduce", ("data",), size // 2, 3),
@@ -183,12 +183,12 @@ def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
 
 @pytest.mark.parametrize("how", ["all_gather", "ring"])
 def test_a_split_of_time_exchanges_what_is_planned(how):
-    program = program_on(
+    built = program_on(
         "data:2,sequence:4", model__context_parallel=how, model__tie_embeddings=False
     )
-    compiled = compile_step(program)
+    compiled = compile_step(built)
     counted = by_kind(compiled.work.collectives)
-    planned = planned_by_kind(compiled.planned, program.mesh)
+    planned = planned_by_kind(compiled.planned, built.mesh)
     # All gradients are summed over both axes, all of which split tokens.
     assert planned["all-reduce"].bytes == compiled.memory.gradients
     assert planned["all-reduce"].bytes <= counted["all-reduce"].bytes
@@ -247,10 +247,10 @@ def test_batches_have_the_shapes_that_are_compiled(objective):
     if objective != "classification":
         config.data.tokenizer = TokenizerConfig("byte")
     dataset = data.prepare(config.data)
-    program = programs.compile_experiment(config, dataset.description["sizes"], jax.devices()[:1])
-    real = programs.training_batches(program, dataset)[0]
+    built = build_experiment(config, dataset.description["sizes"], jax.devices()[:1])
+    real = training_batches(built, dataset)[0]
     shapes = {name: (array.shape, array.dtype) for name, array in real.items()}
-    assert {n: (s.shape, s.dtype) for n, s in batch_shapes(program).items()} == shapes
+    assert {n: (s.shape, s.dtype) for n, s in batch_shapes(built).items()} == shapes
 
 
 @pytest.mark.slow
@@ -260,7 +260,7 @@ def test_bytes_of_a_device_do_not_grow_with_the_devices(axis):
         config = tiny(mesh=f"{axis}:{devices}", compute_dtype="float32")
         config.model.d_model, config.model.scan_layers = 128, True
         devices = jax.devices()[:devices]
-        compiled = compile_step(programs.compile_experiment(config, {"vocab_size": 128}, devices))
+        compiled = compile_step(build_experiment(config, {"vocab_size": 128}, devices))
         return sum(traffic.bytes for traffic in by_kind(compiled.work.collectives).values())
 
     assert exchanged(8) == pytest.approx(exchanged(4), rel=0.01)

@@ -183,15 +183,15 @@ def test_a_loop_of_real_sums_counts_them_all(mesh):
         return jax.lax.scan(step, x, None, length=7)[0]
 
     # Columns of x and rows of w are split: each product is a sum over the devices.
-    program = compiled(mesh, function, ((16, 64), P(None, "x")), ((64, 64), P("x", None)))
-    work = read_work(program.as_text())
+    built = compiled(mesh, function, ((16, 64), P(None, "x")), ((64, 64), P("x", None)))
+    work = read_work(built.as_text())
     exchanged = sum(times for c, times in work.collectives.items() if c.kind == "all-reduce")
     assert exchanged % 7 == 0 and exchanged > 0
     assert work.product_flops == 7 * 2 * 16 * 64 * 64 // 8
 
 
 def test_products_outside_loops_are_those_of_the_cost_analysis(mesh):
-    program = compiled(mesh, jnp.matmul, ((64, 128), P("x")), ((128, 32), P()))
-    work = read_work(program.as_text())
+    built = compiled(mesh, jnp.matmul, ((64, 128), P("x")), ((128, 32), P()))
+    work = read_work(built.as_text())
     assert work.product_flops == 2 * 8 * 128 * 32
-    assert work.product_flops == program.cost_analysis()["flops"]
+    assert work.product_flops == built.cost_analysis()["flops"]

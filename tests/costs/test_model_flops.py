@@ -24,12 +24,12 @@ from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer import flash_attention as fused_attention
+from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.model import EncoderConfig, TransformerConfig
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
 from lm_jax.training.optimizers import is_head
+from lm_jax.training.state import abstract_state
 from tests.sweeps.costs import MODELS, program_of, unrolled
 
 
@@ -123,7 +123,7 @@ def test_every_table_that_is_looked_up_in_is_an_embedding_once():
 
 
 def test_parameters_do_not_depend_on_the_kernel_of_attention(monkeypatch):
-    monkeypatch.setattr(fused_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
     fused = dataclasses.replace(preset("gpt2_small"), attention="cudnn")
     assert count_parameters(fused) == count_parameters(preset("gpt2_small"))
 
@@ -171,30 +171,30 @@ COUNT = ("ngram", "naive_bayes")
 DESCEND = [name for name in MODELS if name not in COUNT]
 
 
-def shapes_of(program):
+def shapes_of(built):
     """The variables of a model and a batch."""
-    batch = batch_shapes(program)
-    variables = jax.eval_shape(program.model.init, jax.random.key(0), batch)
+    batch = batch_shapes(built)
+    variables = jax.eval_shape(built.model.init, jax.random.key(0), batch)
     return dict(sharding.unboxed(variables)), batch
 
 
-def gradients_of(program):
+def gradients_of(built):
     """The function (parameters, variables, batch) -> the gradients of the loss."""
 
     def loss(params, variables, batch):
         variables = {**variables, "params": params}
         key = jax.random.key(0)
-        return program.model.loss(variables, batch, train=True, key=key)[0].nats.sum()
+        return built.model.loss(variables, batch, train=True, key=key)[0].nats.sum()
 
     return jax.grad(loss)
 
 
 @pytest.mark.parametrize("family", DESCEND)
 def test_training_costs_what_autodiff_traces(family):
-    program = program_of(family)
-    variables, batch = shapes_of(program)
-    traced = jax.make_jaxpr(gradients_of(program))(variables["params"], variables, batch)
-    assert product_flops(traced.jaxpr) == step_flops(program)
+    built = program_of(family)
+    variables, batch = shapes_of(built)
+    traced = jax.make_jaxpr(gradients_of(built))(variables["params"], variables, batch)
+    assert product_flops(traced.jaxpr) == step_flops(built)
 
 
 def xla_flops(function, *arguments):
@@ -209,32 +209,32 @@ def unrolled_program(function, *arguments):
 
 @pytest.mark.parametrize("family", [name for name in DESCEND if name != "skip_gram"])
 def test_a_train_step_is_within_5_percent_of_xlas_count(family):
-    program = program_of(family)
-    arguments = program.model, program.optimizer, program.example, program.mesh
-    state = training.abstract_state(*arguments)
-    with sharding.on_mesh(program.mesh):
-        lowered = unrolled_program(program.train_step, state, batch_shapes(program))
+    built = program_of(family)
+    arguments = built.model, built.optimizer, built.example, built.mesh
+    state = abstract_state(*arguments)
+    with sharding.on_mesh(built.mesh):
+        lowered = unrolled_program(built.train_step, state, batch_shapes(built))
     assert "stablehlo.while" not in lowered.as_text()
     theirs = lowered.cost_analysis()["flops"]
-    assert step_flops(program) == pytest.approx(theirs, rel=0.05)
+    assert step_flops(built) == pytest.approx(theirs, rel=0.05)
 
 
 def test_pairs_of_words_are_within_5_percent_of_xlas_count_but_for_sums_of_rows():
-    program = program_of("skip_gram")
-    variables, batch = shapes_of(program)
-    config = program.experiment.model
+    built = program_of("skip_gram")
+    variables, batch = shapes_of(built)
+    config = built.experiment.model
     # The word, its neighbour and the negatives: each adds a gradient to its row of a table.
     rows = batch["inputs"].size * (2 + config.negatives)
     arguments = variables["params"], variables, batch
-    theirs = xla_flops(gradients_of(program), *arguments)
-    ours = step_flops(program) + rows * config.d_embedding
+    theirs = xla_flops(gradients_of(built), *arguments)
+    ours = step_flops(built) + rows * config.d_embedding
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
 @pytest.mark.parametrize("family", DESCEND)
 def test_inference_is_within_5_percent_of_xlas_count(family):
-    program = program_of(family)
-    model, (variables, batch) = program.model, shapes_of(program)
+    built = program_of(family)
+    model, (variables, batch) = built.model, shapes_of(built)
     logits = xla_flops(lambda v, b: model.apply(v, b, train=False)[0], variables, batch)
     assert forward_flops(model, batch) == pytest.approx(logits, rel=0.05)
     if model.step is None:
@@ -250,17 +250,17 @@ def test_inference_is_within_5_percent_of_xlas_count(family):
 
 @pytest.mark.parametrize("family", COUNT)
 def test_models_that_count_multiply_nothing(family):
-    program = program_of(family)
-    model, (variables, batch) = program.model, shapes_of(program)
+    built = program_of(family)
+    model, (variables, batch) = built.model, shapes_of(built)
     lowered = jax.jit(lambda v, b: model.apply(v, b, train=False)[0]).lower(variables, batch)
     assert "dot_general" not in lowered.as_text()
-    assert forward_flops(model, batch) == step_flops(program) == 0
+    assert forward_flops(model, batch) == step_flops(built) == 0
 
 
 @pytest.mark.parametrize("family", [name for name in MODELS if formula(MODELS[name][0])])
 def test_the_formula_is_within_5_percent_of_what_is_traced(family):
-    program = program_of(family)
-    by_formula, batch = formula(program.experiment.model), batch_shapes(program)
-    tokens = targets_per_step(program.experiment)
-    traced = (step_flops(program) / tokens, forward_flops(program.model, batch) / tokens)
+    built = program_of(family)
+    by_formula, batch = formula(built.experiment.model), batch_shapes(built)
+    tokens = targets_per_step(built.experiment)
+    traced = (step_flops(built) / tokens, forward_flops(built.model, batch) / tokens)
     assert (by_formula.training, by_formula.forward) == pytest.approx(traced, rel=0.05)

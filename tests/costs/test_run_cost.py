@@ -5,11 +5,20 @@ import re
 import numpy as np
 import pytest
 
-from lm_jax import build as programs
+from lm_jax.build import expected_sizes
 from lm_jax.costs.run_cost import cost_of
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
-from lm_jax.sweeps import plan as plans
+from lm_jax.sweeps.plan import (
+    as_measured,
+    at_rate,
+    duration,
+    make_plan,
+    num_shapes,
+    refuse_what_cannot_fit,
+    table_of,
+    total_flops,
+)
 from lm_jax.sweeps.search_space import grid, trials_of
 from tests.experiments import tiny
 
@@ -57,47 +66,47 @@ def test_a_recurrent_model_is_counted_over_all_its_steps_in_time():
 
 def test_a_plan_traces_each_shape_once_and_names_what_cannot_be_built():
     trials = trials_of(grid(kaplan(), {"model.d_model": [32, 64], "seed": range(3)}))
-    plan = plans.make_plan(trials, lambda _: BYTES)
-    assert [run.name for run in plan] == list(trials) and plans.num_shapes(plan) == 2
-    assert plans.total_flops(plan) == 3 * sum(plan[i].cost.training_flops for i in (0, 3))
+    plan = make_plan(trials, lambda _: BYTES)
+    assert [run.name for run in plan] == list(trials) and num_shapes(plan) == 2
+    assert total_flops(plan) == 3 * sum(plan[i].cost.training_flops for i in (0, 3))
     broken = trials_of(grid(kaplan(), {"model.num_heads": [2, 5]}))
     with pytest.raises(ValueError, match="run num_heads=5: model.d_model 64 is not a multiple"):
-        plans.make_plan(broken, lambda _: BYTES)
+        make_plan(broken, lambda _: BYTES)
 
 
 def test_a_state_larger_than_the_memory_is_refused():
-    plan = plans.make_plan(trials_of(grid(kaplan(), {"seed": [0]})), lambda _: BYTES)
+    plan = make_plan(trials_of(grid(kaplan(), {"seed": [0]})), lambda _: BYTES)
     state = plan[0].cost.state_bytes
-    plans.refuse_what_cannot_fit(plan, state)
-    plans.refuse_what_cannot_fit(plan, None)
+    refuse_what_cannot_fit(plan, state)
+    refuse_what_cannot_fit(plan, None)
     with pytest.raises(ValueError, match="run seed=0: parameters, gradients and optimizer state"):
-        plans.refuse_what_cannot_fit(plan, state - 1)
+        refuse_what_cannot_fit(plan, state - 1)
 
 
 def test_the_table_shows_each_run_and_the_sums():
     trials = trials_of(grid(kaplan(), {"seed": range(2)}))
-    plan = plans.make_plan(trials, programs.expected_sizes)
-    head, *rows, sums = plans.table_of(plan, plans.at_rate(1e6), ["finished", "waiting"])
+    plan = make_plan(trials, expected_sizes)
+    head, *rows, sums = table_of(plan, at_rate(1e6), ["finished", "waiting"])
     assert head.split()[:4] == ["run", "address", "parameters", "non-embedding"]
     flops = plan[0].cost.training_flops
     for run, row in zip(plan, rows, strict=True):
         assert row.startswith(run.name) and f"{flops:.3e}" in row and f"{flops / 1e6:,.0f}" in row
     assert sums.startswith("2 runs") and f"{2 * flops:.3e}" in sums
-    assert re.search(r" - +waiting$", plans.table_of(plan, None, ["", "waiting"])[2])
+    assert re.search(r" - +waiting$", table_of(plan, None, ["", "waiting"])[2])
 
 
 def test_time_is_estimated_from_the_runs_that_finished():
     """So many seconds to start and so many a FLOP: recovered from exact data, never negative."""
-    (run,) = plans.make_plan(trials_of({"a": kaplan()}), lambda _: BYTES)
+    (run,) = make_plan(trials_of({"a": kaplan()}), lambda _: BYTES)
     flops = run.cost.training_flops
     others = np.array([1.0, 3.0, 10.0]) * flops
-    seconds = plans.as_measured(others, 12 + others / 5e6)
+    seconds = as_measured(others, 12 + others / 5e6)
     assert seconds(run.cost) == pytest.approx(12 + flops / 5e6)
-    assert plans.as_measured([2 * flops] * 2, [20, 22])(run.cost) == pytest.approx(10.5)
-    assert plans.as_measured([flops, 2 * flops], [9, 3])(run.cost) >= 0
-    assert plans.as_measured([], []) is None
+    assert as_measured([2 * flops] * 2, [20, 22])(run.cost) == pytest.approx(10.5)
+    assert as_measured([flops, 2 * flops], [9, 3])(run.cost) >= 0
+    assert as_measured([], []) is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
 def test_durations_are_said_as_people_do(seconds, text):
-    assert plans.duration(seconds) == text
+    assert duration(seconds) == text

@@ -10,9 +10,8 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.evaluation import loss_sums as evaluation
 from lm_jax.evaluation.by_position import parts, read_by_position, write_by_position
-from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.evaluation.loss_sums import PositionSums, sum_by_document, sum_by_position
 from lm_jax.models.interface import Losses
 from lm_jax.parallel import sharding
 
@@ -51,12 +50,12 @@ def test_sums_are_those_of_each_place_of_each_window(texts, devices, batch_size,
         documents, context_length=CONTEXT, batch_size=batch_size, stride=stride
     )
     mesh = sharding.make_mesh(f"data:{devices}", jax.devices()[:devices])
-    found = evaluation.sum_by_position(losses_of_tokens, {}, batches, CONTEXT, mesh)
+    found = sum_by_position(losses_of_tokens, {}, batches, CONTEXT, mesh)
     nats, tokens = plain_sums(texts, stride)
     np.testing.assert_array_equal(found.tokens, tokens)
     np.testing.assert_allclose(found.nats, nats, rtol=1e-6)
 
-    whole = evaluation.sum_by_document(losses_of_tokens, {}, batches, len(texts), mesh)
+    whole = sum_by_document(losses_of_tokens, {}, batches, len(texts), mesh)
     assert found.tokens.sum() == whole.tokens.sum() == sum(len(t.encode()) + 1 for t in texts)
     assert found.nats.sum() == pytest.approx(whole.nats.sum(), rel=1e-12)
 

@@ -4,13 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import build as programs
+from lm_jax.build import build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.evaluation.loss_sums import DocumentSums, make_loss_function, text_measures
+from lm_jax.evaluation.loss_sums import DocumentSums, make_loss_function
+from lm_jax.evaluation.metrics import text_measures
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state, variables_of
 from tests.experiments import tiny
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
@@ -20,13 +21,13 @@ DOCUMENTS = tokenize(BYTES, TEXTS)
 
 def figures(devices=1, batch_size=64, stride=0):
     config = tiny(mesh="auto")
-    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:devices])
-    state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
+    built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:devices])
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
-    variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))
-    losses = make_loss_function(program.model)
+    variables = jax.tree.map(lambda x: 5 * x, variables_of(state))
+    losses = make_loss_function(built.model)
     how = EvaluationConfig(batch_size=batch_size, stride=stride)
-    return programs.measure(program, losses, variables, DOCUMENTS, BYTES, how)
+    return measure(built, losses, variables, DOCUMENTS, BYTES, how)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +55,10 @@ def test_every_token_and_every_end_is_counted(reference):
 
 def test_figures_equal_those_of_one_document_at_a_time(reference):
     config = tiny(mesh="auto")
-    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
-    loss = jax.jit(program.model.loss, static_argnames="train")
-    state = training.init_state(program.model, program.optimizer, program.example, program.mesh, 0)
-    variables = jax.tree.map(lambda x: 5 * x, training.variables_of(state))
+    built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    loss = jax.jit(built.model.loss, static_argnames="train")
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
+    variables = jax.tree.map(lambda x: 5 * x, variables_of(state))
     nats = 0.0
     for text in TEXTS:
         tokens = np.array([256, *text.encode(), 256], np.int32)

@@ -11,7 +11,7 @@ import pytest
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.generation import generate as completion
+from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import draw
 from lm_jax.generation.generate import complete, next_tokens, search
 from lm_jax.models import build_model
@@ -28,10 +28,10 @@ def parts():
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     variables = jax.tree.map(lambda x: 8 * x, variables)
-    program = SimpleNamespace(
+    built = SimpleNamespace(
         model=model, experiment=SimpleNamespace(objective="causal_lm", model=CONFIG)
     )
-    return program, variables, TOKENIZER
+    return built, variables, TOKENIZER
 
 
 def test_a_sample_depends_on_its_prompt_seed_and_number_only(parts):
@@ -74,7 +74,7 @@ def test_next_tokens_are_named_with_their_probabilities(parts):
 def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
     model, variables = reader_of_a_source()
     config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    program = SimpleNamespace(
+    built = SimpleNamespace(
         model=model, experiment=SimpleNamespace(objective="seq2seq", model=config)
     )
     tokenizer = SimpleNamespace(
@@ -83,8 +83,8 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
         encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
         decode=lambda ids: "".join(chr(97 + i) for i in ids if i != 26),
     )
-    monkeypatch.setattr(completion, "longest_context", lambda program: 12)
-    parts = (program, variables, tokenizer)
+    monkeypatch.setattr(generate, "longest_context", lambda built: 12)
+    parts = (built, variables, tokenizer)
     greedy = SamplesConfig(num_samples=1, temperature=0, max_new_tokens=99)
     one, other = complete(*parts, ["hello", "gb"], greedy)
     assert len(one.text) <= 11 and complete(*parts, ["gb"], greedy)[0].text == other.text

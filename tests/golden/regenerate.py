@@ -19,10 +19,10 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 import jax  # noqa: E402
 
-from lm_jax import build as programs
 from lm_jax import data
+from lm_jax.build import build_experiment, training_batches
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state
 
 FAMILIES = ("quickstart", "shakespeare_char_cpu")
 HERE = Path(__file__).parent
@@ -43,16 +43,14 @@ def losses(family: str) -> list[float]:
     config.mesh = "data:1"
     config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
     corpus = data.prepare(config.data)
-    program = programs.compile_experiment(config, corpus.description["sizes"], jax.devices()[:1])
-    batches = programs.training_batches(program, corpus)
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, config.seed
-    )
-    step = jax.jit(program.train_step)
+    built = build_experiment(config, corpus.description["sizes"], jax.devices()[:1])
+    batches = training_batches(built, corpus)
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, config.seed)
+    step = jax.jit(built.train_step)
     found = []
-    with sharding.on_mesh(program.mesh):
+    with sharding.on_mesh(built.mesh):
         for index in range(STEPS):
-            placed = sharding.place_batch(batches[index], sharding.batch_sharding(program.mesh))
+            placed = sharding.place_batch(batches[index], sharding.batch_sharding(built.mesh))
             state, metrics = step(state, placed)
             found.append(float(metrics["loss"]))
     return found

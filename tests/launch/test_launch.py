@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 from tests.conftest import QUICK_COMPILATION
 from tests.reports.pages import Page
 

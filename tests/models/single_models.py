@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax import build as programs
+from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment, ScheduleConfig
 from lm_jax.data import LabelledTextConfig
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state, variables_of
 
 
 def experiment_of(config, **fields) -> Experiment:
@@ -23,40 +23,37 @@ def experiment_of(config, **fields) -> Experiment:
     return dataclasses.replace(experiment, **fields)
 
 
-def compiled(config, **fields) -> programs.Program:
+def compiled(config, **fields) -> BuiltExperiment:
     sizes = {"vocab_size": 10}  # at least
-    return programs.compile_experiment(experiment_of(config, **fields), sizes, jax.devices()[:1])
+    return build_experiment(experiment_of(config, **fields), sizes, jax.devices()[:1])
 
 
-def in_mup(config, growth=4, **fields) -> programs.Program:
+def in_mup(config, growth=4, **fields) -> BuiltExperiment:
     return compiled(config, mup_base_width=getattr(config, config.widths()[0]) // growth, **fields)
 
 
-def random_batch(program, rows=8, seed=0):
-    rng, vocab = np.random.default_rng(seed), program.experiment.model.vocab_size
-    shape = (rows, *program.example["inputs"].shape[1:])
+def random_batch(built, rows=8, seed=0):
+    rng, vocab = np.random.default_rng(seed), built.experiment.model.vocab_size
+    shape = (rows, *built.example["inputs"].shape[1:])
     tokens = {name: rng.integers(0, vocab, shape, np.int32) for name in ("inputs", "targets")}
     return {**tokens, "weights": np.ones(shape, np.float32)}
 
 
-def run(program, steps=4):
+def run(built, steps=4):
     """Losses of a few steps on one row, and the root mean square of what its logits change.
 
     With many more tokens the noise that falls with width is most of what narrow models learn.
     """
-    batch = jax.tree.map(jnp.asarray, random_batch(program, rows=1))
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, seed=0
-    )
+    batch = jax.tree.map(jnp.asarray, random_batch(built, rows=1))
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, seed=0)
 
     @jax.jit
     def train(state):
         after, metrics = jax.lax.scan(
-            lambda s, _: program.train_step(s, batch), state, None, length=steps
+            lambda s, _: built.train_step(s, batch), state, None, length=steps
         )
         before_btv, after_btv = (
-            program.model.apply(training.variables_of(s), batch, train=False)[0]
-            for s in (state, after)
+            built.model.apply(variables_of(s), batch, train=False)[0] for s in (state, after)
         )
         return metrics["loss"], jnp.sqrt(jnp.mean(jnp.square(after_btv - before_btv)))
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
-from lm_jax.training.loop import TrainState, make_train_step, variables_of
+from lm_jax.training.state import TrainState, variables_of
+from lm_jax.training.train_step import make_train_step
 
 
 def trained(config, inputs, targets, steps, learning_rate):

@@ -19,8 +19,8 @@ from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig
-from lm_jax.runs import train as trainer
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.train import train
+from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
 from tests.experiments import tiny
 
 
@@ -49,13 +49,13 @@ def language(name):
 
 @pytest.mark.parametrize("name", list(LANGUAGE))
 def test_language_models_train_generate_and_are_read_back(name, tmp_path):
-    results = trainer.train(language(name), tmp_path)
+    results = train(language(name), tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(257) - 0.3
-    run = runs.load(tmp_path, say=lambda line: None)
+    run = load(tmp_path, say=lambda line: None)
     how = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
-    again = runs.evaluate(run, split="validation", how=how)
+    again = evaluate(run, split="validation", how=how)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
-    text = runs.complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
+    text = complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
     assert text.startswith("The ") and len(text) > 10
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Samples</h2>" in page and "<h2>What comes next</h2>" in page
@@ -63,14 +63,12 @@ def test_language_models_train_generate_and_are_read_back(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["carried", "ngram"])
 def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
-    whole = trainer.train(language(name), tmp_path / "whole")
+    whole = train(language(name), tmp_path / "whole")
     asked = iter([False, True])
-    trainer.train(
-        language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False)
-    )
-    parts = trainer.train(language(name), tmp_path / "parts")
+    train(language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False))
+    parts = train(language(name), tmp_path / "parts")
     assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
-    one, other = (runs.load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))
+    one, other = (load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
 
@@ -82,7 +80,7 @@ def images(model, **fields):
 def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
     config = images(DenseClassifierConfig(num_layers=2, d_hidden=32), training__batch_size=64)
     config.schedule.peak_learning_rate, config.training.num_steps = 1e-2, 40
-    results = trainer.train(config, tmp_path)
+    results = train(config, tmp_path)
     assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
     findings = json.loads((tmp_path / "inspection.json").read_text())
     confusion = np.array(findings["confusion"])
@@ -105,8 +103,8 @@ def larger_digits(tmp_path):
 
 def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
     config = images(ConvNetConfig(architecture="keras", norm="batch_norm"), data=larger_digits)
-    trainer.train(config, tmp_path / "run")
-    run = runs.load(tmp_path / "run", say=lambda line: None)
+    train(config, tmp_path / "run")
+    run = load(tmp_path / "run", say=lambda line: None)
     means = [leaf for leaf in jax.tree.leaves(run.variables["batch_stats"]) if leaf.ndim == 1]
     assert any(np.abs(leaf).max() > 0 for leaf in means)
     assert "First filters" in (tmp_path / "run" / "report.html").read_text()
@@ -114,12 +112,12 @@ def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
 
 def test_only_the_head_of_another_runs_model_is_trained(larger_digits, tmp_path):
     model = ConvNetConfig(architecture="keras", norm="batch_norm")
-    trainer.train(images(model, data=larger_digits), tmp_path / "base")
+    train(images(model, data=larger_digits), tmp_path / "base")
     config = images(model, data=larger_digits)
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"), "head")
     config.seed = 7
-    trainer.train(config, tmp_path / "tuned")
-    base, tuned = (runs.load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))
+    train(config, tmp_path / "tuned")
+    base, tuned = (load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))
     changed = jax.tree_util.tree_map_with_path(
         lambda path, a, b: (jax.tree_util.keystr(path), bool(np.any(a != b))),
         base.variables,
@@ -150,7 +148,7 @@ def test_classifiers_of_texts_find_the_word_that_tells(model, tmp_path):
     config = tiny(objective="classification", model=model, data=labelled_texts(tmp_path))
     config.schedule.peak_learning_rate, config.training.num_steps = 3e-2, 60
     config.mesh = "auto"
-    results = trainer.train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] == 1.0
 
 
@@ -159,9 +157,9 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     config.data = DataConfig(tokenizer=TokenizerConfig("word", 300, lowercase=True))
     config.training.batch_size, config.evaluation.batch_size = 256, 512
     config.mesh = "auto"
-    results = trainer.train(config, tmp_path)
+    results = train(config, tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(300)
-    vectors = runs.vectors_of_words(runs.load(tmp_path, say=lambda line: None))
+    vectors = vectors_of_words(load(tmp_path, say=lambda line: None))
     assert vectors.vectors.shape == (299, 8)  # all but the end of a document
     assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
 
@@ -204,19 +202,19 @@ def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
     config, message, tmp_path
 ):
     with pytest.raises(ValueError, match=message):
-        trainer.train(config(), tmp_path / "run")
+        train(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     config = tiny(model=LANGUAGE["mlp"], mesh="auto", training__num_steps=6)
     config.data.tokenizer = TokenizerConfig("word", 300)
-    trainer.train(config, tmp_path / "base")
+    train(config, tmp_path / "base")
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
-    assert trainer.train(config, tmp_path / "tuned")["step"] == 6
+    assert train(config, tmp_path / "tuned")["step"] == 6
     config.data.tokenizer.lowercase = True
     with pytest.raises(ValueError, match="has another tokenizer than data.tokenizer gives here"):
-        trainer.train(config, tmp_path / "other")
+        train(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
@@ -224,7 +222,7 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}
     base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh="auto")
     base.data.tokenizer.vocab_size = 512
-    trainer.train(base, tmp_path / "base")
+    train(base, tmp_path / "base")
     (tmp_path / "texts.tsv").write_text(
         "".join(
             f"{'yes' if i % 2 else 'no'}\t{'good' if i % 2 else 'bad'} {i}\n" for i in range(90)
@@ -234,11 +232,11 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     texts = LabelledTextConfig(path=str(tmp_path / "texts.tsv"), tokenizer=tokenizer)
     config = tiny(objective="classification", model=EncoderConfig(**shape), data=texts, mesh="auto")
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
-    results = trainer.train(config, tmp_path / "run")
+    results = train(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
-    run = runs.load(tmp_path / "run")
-    assert run.tokenizer.vocab_size == 512 and run.program.experiment.model.vocab_size == 513
-    again = runs.evaluate(run, split="validation", how=config.evaluation)
+    run = load(tmp_path / "run")
+    assert run.tokenizer.vocab_size == 512 and run.built.experiment.model.vocab_size == 513
+    again = evaluate(run, split="validation", how=config.evaluation)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
     with pytest.raises(ValueError, match="base holds no tokenizer that can be read"):
-        trainer.train(config, tmp_path / "other")
+        train(config, tmp_path / "other")

@@ -11,7 +11,7 @@ import pytest
 from lm_jax import objectives
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
-from lm_jax.evaluation import loss_sums as evaluation
+from lm_jax.evaluation.loss_sums import sum_by_document
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
 from lm_jax.models.skip_gram import SkipGramConfig
@@ -55,7 +55,7 @@ def measured(config, dataset, batch_size=4):
     batches, documents = objective.evaluation_batches(config, dataset.validation, how)
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     with sharding.on_mesh(mesh):
-        sums = evaluation.sum_by_document(uniform(300), {}, batches, documents, mesh)
+        sums = sum_by_document(uniform(300), {}, batches, documents, mesh)
     return objective.measures(sums, dataset.validation, dataset.tokenizer)
 
 

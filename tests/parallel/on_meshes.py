@@ -3,18 +3,18 @@
 import jax
 import numpy as np
 
-from lm_jax import build as programs
+from lm_jax.build import build_experiment
 from lm_jax.costs.compiled_step import batch_shapes
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state
 
 VOCABULARY = 64  # divides over every mesh
 
 
-def random_batch(program, step):
+def random_batch(built, step):
     """A batch of the shapes that the program takes, several documents a row."""
     rng = np.random.default_rng(step)
     batch = {}
-    for name, shape in batch_shapes(program).items():
+    for name, shape in batch_shapes(built).items():
         if shape.dtype == np.float32:
             values = rng.random(shape.shape)
         elif "segments" in name:
@@ -30,6 +30,6 @@ def random_batch(program, step):
 def begin(config, sizes):
     """The program of an experiment, and its first state, on one device or on eight."""
     devices = jax.devices()[: 1 if config.mesh == "data:1" else 8]
-    program = programs.compile_experiment(config, sizes, devices)
-    arguments = (program.model, program.optimizer, program.example, program.mesh)
-    return program, training.init_state(*arguments, config.seed)
+    built = build_experiment(config, sizes, devices)
+    arguments = (built.model, built.optimizer, built.example, built.mesh)
+    return built, init_state(*arguments, config.seed)

@@ -3,8 +3,8 @@ import math
 import jax
 import pytest
 
-from lm_jax import build as programs
-from lm_jax.config import experiment as experiments
+from lm_jax.build import build_experiment
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AXES, automatic, axis_sizes, parse, show
@@ -52,8 +52,8 @@ def test_a_configuration_names_a_mesh_or_leaves_it_open():
 
 
 def test_a_mesh_that_a_run_wrote_as_sizes_is_read():
-    values = experiments.to_dict(tiny()) | {"mesh": {"data": -1, "fsdp": 4, "tensor": 1}}
-    assert experiments.from_dict(values).mesh == "data:-1,fsdp:4"
+    values = to_dict(tiny()) | {"mesh": {"data": -1, "fsdp": 4, "tensor": 1}}
+    assert from_dict(values).mesh == "data:-1,fsdp:4"
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_auto_leaves_no_device_idle():
 
 def test_auto_asks_for_the_size_of_the_state():
     def mesh_of(device_bytes):
-        program = programs.compile_experiment(
+        built = build_experiment(
             tiny(mesh="auto"), {"vocab_size": 512}, jax.devices()[:8], device_bytes
         )
-        assert program.experiment.mesh == show(program.mesh.shape)
-        return program.experiment.mesh
+        assert built.experiment.mesh == show(built.mesh.shape)
+        return built.experiment.mesh
 
     # Two layers of 12 x 32^2, two tables of 512 + 32 rows: 0.17 MB, and as much for the gradients
     # and each moment of AdamW.

@@ -75,16 +75,16 @@ def gradients(name, mesh):
     """The gradient of each parameter for one batch, by the parameter's path."""
     config = tiny(mesh=mesh, **EXPERIMENTS[name])
     sizes = {"vocab_size": VOCABULARY - (name == "encoder")}  # whose mask comes besides
-    program, state = begin(config, sizes if hasattr(config.model, "vocab_size") else {})
+    built, state = begin(config, sizes if hasattr(config.model, "vocab_size") else {})
 
     def mean_loss(params, batch):
         variables = {"params": params, **state.stats}
-        losses, _ = program.model.loss(variables, batch, train=True, key=jax.random.key(0))
+        losses, _ = built.model.loss(variables, batch, train=True, key=jax.random.key(0))
         return jnp.sum(losses.nats * batch["weights"]) / jnp.sum(batch["weights"])
 
-    with sharding.on_mesh(program.mesh):
-        rows = sharding.batch_sharding(program.mesh)
-        batch = sharding.place_batch(random_batch(program, 0), rows)
+    with sharding.on_mesh(built.mesh):
+        rows = sharding.batch_sharding(built.mesh)
+        batch = sharding.place_batch(random_batch(built, 0), rows)
         found = jax.jit(jax.grad(mean_loss))(state.params, batch)
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(found))
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}

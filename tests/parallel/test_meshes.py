@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import build as programs
 from lm_jax import data
+from lm_jax.build import build_experiment, measure
 from lm_jax.data import DataConfig, ImageConfig, ParallelTextConfig, TokenizerConfig
-from lm_jax.evaluation import loss_sums as evaluation
-from lm_jax.generation import decode_loop as decoding
+from lm_jax.evaluation.loss_sums import make_loss_function
+from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
@@ -21,7 +21,9 @@ from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import parse
-from lm_jax.training import loop as training
+from lm_jax.training.loop import Hooks, fit
+from lm_jax.training.state import variables_of
+from lm_jax.training.train_step import jit_train_steps
 from tests.experiments import tiny
 from tests.parallel.on_meshes import VOCABULARY, begin, random_batch
 
@@ -57,11 +59,11 @@ def experiment(name, mesh, **fields):
 
 
 class Batches:
-    def __init__(self, program):
-        self.program = program
+    def __init__(self, built):
+        self.built = built
 
     def __getitem__(self, step):
-        return random_batch(self.program, step % 4)
+        return random_batch(self.built, step % 4)
 
 
 def train(name, mesh):
@@ -69,17 +71,17 @@ def train(name, mesh):
     config = experiment(name, mesh)
     # A vocabulary that divides; the encoder's has a mask besides.
     sizes = {} if name == "cnn" else {"vocab_size": VOCABULARY - (name == "encoder")}
-    program, state = begin(config, sizes)
+    built, state = begin(config, sizes)
     losses = []
-    hooks = training.Hooks(
+    hooks = Hooks(
         log=lambda step, metrics: losses.extend(metrics["loss"].tolist()),
         evaluate=lambda step, state: None,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
     )
-    steps = training.jit_train_steps(program.train_step)
-    with sharding.on_mesh(program.mesh):
-        state = training.fit(steps, state, Batches(program), config, program.mesh, hooks)
+    steps = jit_train_steps(built.train_step)
+    with sharding.on_mesh(built.mesh):
+        state = fit(steps, state, Batches(built), config, built.mesh, hooks)
     return np.array(losses), state
 
 
@@ -149,7 +151,7 @@ def _but(quick, *others):
 @pytest.mark.parametrize("name", _but("decoder", "encoder_decoder", "lstm", "causal_cnn"))
 def test_texts_are_those_of_one_device(name):
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8], [2, 2]]
-    tokens, lengths = decoding.batch_of_prompts(prompts, TIME, VOCABULARY)
+    tokens, lengths = decode_loop.batch_of_prompts(prompts, TIME, VOCABULARY)
     sources = np.random.default_rng(0).integers(0, VOCABULARY, (4, 24)).astype(np.int32)
     source = {"source": sources, "source_segments": np.ones_like(sources)}
     how = {"sampling": Sampling(temperature=0.0), "end_tokens": ()}
@@ -157,15 +159,15 @@ def test_texts_are_those_of_one_device(name):
         how["source"] = source
     found = []
     for mesh in ("data:1", ALL_AXES):
-        program, state = begin(experiment(name, mesh), {"vocab_size": VOCABULARY})
+        built, state = begin(experiment(name, mesh), {"vocab_size": VOCABULARY})
         # Far apart, so that rounding does not decide between tokens.
         params = jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, state.params)
-        generate = jax.jit(decoding.generate, static_argnames=("model", *how.keys() - {"source"}))
+        generate = jax.jit(
+            decode_loop.generate, static_argnames=("model", *how.keys() - {"source"})
+        )
         keys = jax.random.split(jax.random.key(0), len(prompts))
         ends = np.full_like(lengths, TIME)
-        found.append(
-            generate(program.model, {"params": params}, tokens, lengths, ends, keys, **how)
-        )
+        found.append(generate(built.model, {"params": params}, tokens, lengths, ends, keys, **how))
     one, eight = found
     np.testing.assert_array_equal(one.tokens, eight.tokens)
     np.testing.assert_allclose(one.log_probabilities, eight.log_probabilities, atol=1e-4)
@@ -204,13 +206,13 @@ def test_figures_are_those_of_one_device(objective, tmp_path):
     figures = []
     for mesh in ("data:1", ALL_AXES):
         config.mesh = mesh
-        program, state = begin(config, dataset.description["sizes"])
+        built, state = begin(config, dataset.description["sizes"])
         params = jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, state.params)
         variables = {"params": params, **state.stats}
-        losses = evaluation.make_loss_function(program.model)
-        how = program.experiment.evaluation
+        losses = make_loss_function(built.model)
+        how = built.experiment.evaluation
         figures.append(
-            programs.measure(program, losses, variables, dataset.validation, dataset.tokenizer, how)
+            measure(built, losses, variables, dataset.validation, dataset.tokenizer, how)
         )
     one, eight = figures
     assert one["cross_entropy"] > 0
@@ -234,18 +236,18 @@ def test_a_model_that_a_mesh_cannot_split_is_refused_in_one_line(mesh, fields, m
     config = experiment(name, mesh)
     config.model = dataclasses.replace(config.model, **fields)
     with pytest.raises(ValueError, match=message) as error:
-        programs.compile_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
+        build_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
     assert "\n" not in str(error.value)
 
 
 def test_windows_that_time_does_not_divide_are_read_whole():
     losses = []
     for mesh in ("data:1", "fsdp:2,sequence:4"):
-        program, state = begin(experiment("decoder, ring", mesh), {"vocab_size": VOCABULARY})
+        built, state = begin(experiment("decoder, ring", mesh), {"vocab_size": VOCABULARY})
         tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 15)).astype(np.int32)
         batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-        of = evaluation.make_loss_function(program.model)
-        with sharding.on_mesh(program.mesh):
-            placed = sharding.place_batch(batch, sharding.batch_sharding(program.mesh))
-            losses.append(of(training.variables_of(state), placed).nats)
+        of = make_loss_function(built.model)
+        with sharding.on_mesh(built.mesh):
+            placed = sharding.place_batch(batch, sharding.batch_sharding(built.mesh))
+            losses.append(of(variables_of(state), placed).nats)
     np.testing.assert_allclose(*losses, atol=1e-5)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 from tests.launch.test_launch import ROOT, TINY, environment, parameters, wait_for_step
 
 CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]

@@ -7,9 +7,9 @@ import pytest
 
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data.text import corpus
-from lm_jax.runs import train as trainer
-from lm_jax.runs import trained_run as runs
 from lm_jax.runs import workdir
+from lm_jax.runs.train import train
+from lm_jax.runs.trained_run import complete, evaluate, evaluate_by_position, load
 from tests.experiments import tiny
 
 
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     )
     experiment.data.tokenizer.vocab_size = 270
     experiment.samples.num_beams, experiment.samples.max_new_tokens = 2, 100  # more than fit
-    trainer.train(experiment, place / "run")
+    train(experiment, place / "run")
     return place / "run"
 
 
@@ -44,45 +44,45 @@ def test_what_a_run_writes_is_json(trained):
 def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
-    run = runs.load(trained)
-    assert dict(run.program.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
-    figures = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
+    run = load(trained)
+    assert dict(run.built.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
+    figures = evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
-    assert runs.complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
+    assert complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
 
 
 def test_the_loss_by_position_sums_to_that_of_the_split(trained):
-    run = runs.load(trained)
+    run = load(trained)
     for stride in (0, 8):
         how = EvaluationConfig(batch_size=8, stride=stride)
-        sums = runs.evaluate_by_position(run, split="validation", how=how)
-        figures = runs.evaluate(run, split="validation", how=how)
+        sums = evaluate_by_position(run, split="validation", how=how)
+        figures = evaluate(run, split="validation", how=how)
         assert sums.tokens.sum() == figures["tokens"] and len(sums.tokens) == 32
         assert sums.nats.sum() == pytest.approx(figures["nats"], rel=1e-12)
     assert sums.tokens[31] > sums.tokens[0]  # with a stride most have others before them
-    masked = dataclasses.replace(run.program.experiment, objective="masked_lm")
-    masked = run._replace(program=run.program._replace(experiment=masked))
+    masked = dataclasses.replace(run.built.experiment, objective="masked_lm")
+    masked = run._replace(built=run.built._replace(experiment=masked))
     with pytest.raises(ValueError, match="is trained for masked_lm; the loss by position is of"):
-        runs.evaluate_by_position(masked, split="validation", how=how)
+        evaluate_by_position(masked, split="validation", how=how)
 
 
 def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
-    run, train_tokenizer = runs.load(trained), corpus.train_tokenizer
+    run, train_tokenizer = load(trained), corpus.train_tokenizer
     another = lambda config, texts: train_tokenizer(  # noqa: E731
         dataclasses.replace(config, vocab_size=265), texts
     )
     monkeypatch.setattr(corpus, "train_tokenizer", another)
-    shutil.rmtree(run.program.experiment.data.cache_directory)
+    shutil.rmtree(run.built.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
-        runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
-    shutil.rmtree(run.program.experiment.data.cache_directory)  # for the tests that follow
+        evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    shutil.rmtree(run.built.experiment.data.cache_directory)  # for the tests that follow
 
 
 def test_a_finished_run_only_returns_what_it_came_to(trained):
     experiment = workdir.read_experiment(trained)
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    assert trainer.train(experiment, trained)["step"] == 10
+    assert train(experiment, trained)["step"] == 10
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -92,7 +92,7 @@ def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
     moved = shutil.copy(experiment.data.path, tmp_path / "moved.txt")
     experiment.data.path, experiment.data.cache_directory = str(moved), str(tmp_path / "cache")
     experiment.training.log_every_steps = 3
-    assert trainer.train(experiment, tmp_path / "run")["step"] == 10
+    assert train(experiment, tmp_path / "run")["step"] == 10
 
 
 def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
@@ -100,6 +100,6 @@ def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
     experiment.schedule.peak_learning_rate = 1e38
     experiment.optimizer.name = "sgd"
     with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):
-        trainer.train(experiment, tmp_path)
+        train(experiment, tmp_path)
     with pytest.raises(ValueError, match="holds no checkpoint"):
-        runs.load(tmp_path)
+        load(tmp_path)

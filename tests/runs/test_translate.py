@@ -15,7 +15,7 @@ from lm_jax.data.config import SymbolsConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.runs import train as trainer
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import evaluate, load
 from lm_jax.runs.translate import held_out_pairs, translate
 from tests.experiments import tiny
 
@@ -49,12 +49,12 @@ def run(tmp_path_factory, one_device):
     directory = tmp_path_factory.mktemp("runs") / "copy"
     results = trainer.train(config, directory)
     assert results["validation"]["accuracy"] > 0.95
-    return runs.load(directory, say=lambda line: None)
+    return load(directory, say=lambda line: None)
 
 
 def test_a_run_on_pairs_is_measured_again_alike(run):
     results = json.loads((run.workdir / "evaluation.json").read_text())["validation"]
-    again = runs.evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    again = evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
     assert again["cross_entropy"] == pytest.approx(results["cross_entropy"], abs=1e-5)
     assert again["documents"] == results["documents"] > 10
 
@@ -87,7 +87,7 @@ def test_translations_have_the_probability_that_the_model_gives_them(run):
             "segments": np.ones_like(said[None]),
             "positions": np.arange(len(said))[None],
         }
-        losses = run.program.model.loss(run.variables, jax.tree.map(np.asarray, batch), train=False)
+        losses = run.built.model.loss(run.variables, jax.tree.map(np.asarray, batch), train=False)
         assert translation.log_probability == pytest.approx(-float(losses[0].nats.sum()), abs=1e-3)
 
 
@@ -126,15 +126,15 @@ def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
 
 def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
     config = dataclasses.replace(
-        run.program.experiment,
+        run.built.experiment,
         model=TransformerConfig(
             context_length=24, num_layers=2, d_model=32, num_heads=2, positions="rotary"
         ),
-        training=dataclasses.replace(run.program.experiment.training, num_steps=500),
+        training=dataclasses.replace(run.built.experiment.training, num_steps=500),
     )
     results = trainer.train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] > 0.95
-    decoder = runs.load(tmp_path / "run")
+    decoder = load(tmp_path / "run")
     sources, targets = held_out_pairs(decoder)
     for search in (GREEDY, SamplesConfig(num_beams=3)):
         found = translate(decoder, sources, search)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lm_jax.scaling_laws import compute_optimal as optimum
-from lm_jax.scaling_laws import laws
+from lm_jax.scaling_laws import compute_optimal, laws
 from lm_jax.scaling_laws.envelope import fit_envelope
 from lm_jax.scaling_laws.exponent_test import compare_exponents
 from lm_jax.scaling_laws.huber_fit import fit, minimise
@@ -20,7 +19,7 @@ def chinchilla(n, d):
 
 
 def best_size(c):
-    return float(optimum.optimum("parametric", TRUTH, c).parameters)
+    return float(compute_optimal.optimum("parametric", TRUTH, c).parameters)
 
 
 def draw(points, low, high, seed=0):
@@ -121,10 +120,10 @@ def test_the_optimum_is_the_least_loss_on_its_budget():
     kaplan = {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_n": 0.076, "alpha_d": 0.095}
     n = np.geomspace(1e6, 1e12, 200_001)
     d = 1e21 / (6 * n)
-    found = optimum.optimum("parametric", TRUTH, 1e21)
+    found = compute_optimal.optimum("parametric", TRUTH, 1e21)
     assert found.parameters == pytest.approx(n[chinchilla(n, d).argmin()], rel=1e-3)
     assert found.loss == pytest.approx(chinchilla(n, d).min(), rel=1e-9)
-    found = optimum.optimum("kaplan", kaplan, 1e21)
+    found = compute_optimal.optimum("kaplan", kaplan, 1e21)
     losses = ((8.8e13 / n) ** 0.8 + 5.4e13 / d) ** 0.095
     assert found.parameters == pytest.approx(n[losses.argmin()], rel=1e-3)
     assert found.loss == pytest.approx(losses.min(), rel=1e-9)

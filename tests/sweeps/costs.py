@@ -4,7 +4,7 @@ from unittest import mock
 
 import jax
 
-from lm_jax import build as programs
+from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import of_model
 from lm_jax.data import LabelledTextConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
@@ -40,7 +40,7 @@ MODELS = {
 }
 
 
-def program_of(family: str) -> programs.Program:
+def program_of(family: str) -> BuiltExperiment:
     """The functions of a model of the family, on one device."""
     model, rows = MODELS[family]
     experiment = of_model(model)
@@ -48,7 +48,7 @@ def program_of(family: str) -> programs.Program:
     experiment.training.batch_size = rows
     if isinstance(experiment.data, LabelledTextConfig):
         experiment.data.path = "not read"
-    return programs.compile_experiment(experiment, {"vocab_size": 1}, jax.devices()[:1])
+    return build_experiment(experiment, {"vocab_size": 1}, jax.devices()[:1])
 
 
 def unrolled():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_jax.sweeps import local_executor as local
+from lm_jax.sweeps import local_executor
 from tests.launch.test_launch import ROOT
 
 
@@ -21,10 +21,10 @@ def python(code):
 def run(tmp_path, commands, processes=1, stop=lambda: False, waits=None):
     """What ended in which order, with its status and what ran still."""
     told = []
-    local.run_all(
+    local_executor.run_all(
         commands,
         {name: tmp_path / f"{name}.log" for name in commands},
-        local.shares(processes),
+        local_executor.shares(processes),
         stop,
         lambda *outcome: told.append(outcome),
         waits or {},
@@ -128,23 +128,23 @@ def test_an_error_of_the_parent_leaves_no_process(tmp_path):
     ends = f"import os, time\nwhile not os.path.getsize({str(tmp_path / 'a')!r}): time.sleep(0.01)"
     commands = {"a": python(code), "b": python(ends)}
     logs = {name: tmp_path / name for name in commands}
-    shares = [local.Share(None, None), local.Share(None, None)]
+    shares = [local_executor.Share(None, None), local_executor.Share(None, None)]
     with pytest.raises(OSError, match="the disk is full"):
-        local.run_all(commands, logs, shares, lambda: False, fails)
+        local_executor.run_all(commands, logs, shares, lambda: False, fails)
     assert not is_alive(int((tmp_path / "a").read_text()))
 
 
 def test_gpus_are_divided_and_not_shared(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
-    assert [share.gpus for share in local.shares(2)] == ["3,5", "6,7"]
+    assert [share.gpus for share in local_executor.shares(2)] == ["3,5", "6,7"]
     with pytest.raises(ValueError, match="--processes=5, but there are 4 GPUs"):
-        local.shares(5)
+        local_executor.shares(5)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert [share.gpus for share in local.shares(2)] == [None, None]
+    assert [share.gpus for share in local_executor.shares(2)] == [None, None]
 
 
 def test_more_processes_than_cores_have_one_each():
     some = sorted(os.sched_getaffinity(0))
-    found = local.shares(2 * len(some))
+    found = local_executor.shares(2 * len(some))
     assert [share.cores for share in found] == [(core,) for core in [*some, *some]]

@@ -5,10 +5,19 @@ import json
 
 import pytest
 
-from lm_jax.config import experiment as experiments
+from lm_jax.config.serialization import dumps
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.scaling_laws.observations import known_columns, read_points
-from lm_jax.sweeps import directory as sweep_directory
+from lm_jax.sweeps.directory import (
+    lock,
+    log_of,
+    note_failure,
+    read_plan,
+    refuse_another_sweep,
+    status,
+    workdir_of,
+    write_plan,
+)
 from lm_jax.sweeps.plan import make_plan
 from lm_jax.sweeps.results import (
     read_results,
@@ -31,15 +40,15 @@ def directory(tmp_path):
         for seed in range(1, 5)
     }
     plan = make_plan(trials_of(trials), lambda _: {"vocab_size": 257})
-    sweep_directory.write_plan(tmp_path, plan)
+    write_plan(tmp_path, plan)
     finished, failed, stopped, _ = plan
     for run in (finished, failed, stopped):
-        place = sweep_directory.workdir_of(tmp_path, run)
+        place = workdir_of(tmp_path, run)
         place.mkdir()
-        (place / "config.json").write_text(experiments.dumps(run.experiment))
+        (place / "config.json").write_text(dumps(run.experiment))
     say(tmp_path, failed, "error: of an attempt before\n--- begins: b\nerror: the loss is nan\n?\n")
     say(tmp_path, stopped, "--- begins: c\nerror: a full disk\n--- begins: c\nstep 3\n")
-    place = sweep_directory.workdir_of(tmp_path, finished)
+    place = workdir_of(tmp_path, finished)
     validation = {"cross_entropy": 3.25, "bits_per_character": 2.5}
     outcome = {"parameters": 7, "validation": validation, "timings": {"total_seconds": 11.0}}
     (place / "evaluation.json").write_text(json.dumps(outcome))
@@ -53,7 +62,7 @@ def directory(tmp_path):
 
 
 def say(directory, run, text):
-    sweep_directory.log_of(directory, run).write_text(text)
+    log_of(directory, run).write_text(text)
 
 
 def test_a_row_says_how_far_its_run_is(directory):
@@ -69,16 +78,16 @@ def test_a_finished_run_has_its_figures(directory):
     told |= {"seconds": 16.0, "commit": "abc", "versions": "jax=1 numpy=2", "device": "cpu"}
     told |= {"family": "transformer", "seed": 1, "model.d_model": 32, "budget": 2e9, "steps": 20}
     assert row | told == row
-    (planned, *_) = sweep_directory.read_plan(directory)
+    (planned, *_) = read_plan(directory)
     assert row["training_flops"] == planned.cost.training_flops
     assert all(row["validation_loss"] is None for row in results(directory)[1:])
 
 
 def test_a_branch_was_also_made_by_what_made_its_beginning(directory):
-    (planned, *_) = sweep_directory.read_plan(directory)
+    (planned, *_) = read_plan(directory)
     before = [{"commit": "abb", "devices": ["cpu"]}, {"commit": "abc", "versions": {"jax": "0"}}]
     begun = {"run": "1e6", "step": 2, "environments": before}
-    place = sweep_directory.workdir_of(directory, planned)
+    place = workdir_of(directory, planned)
     (place / "branch.json").write_text(json.dumps(begun))
     write_results(directory, results(directory))
     row = read_results(directory / "results.csv")[0]
@@ -104,8 +113,8 @@ def test_results_read_back_are_those_written(directory):
     rows[0]["address"] = "12e4567890"  # a hash, and no number
     read = read_results(write_results(directory, rows))
     assert read == [{name: None if v == "" else v for name, v in row.items()} for row in rows]
-    planned = sweep_directory.read_plan(directory)[1]
-    assert workdir_of_row(directory, read[1]) == sweep_directory.workdir_of(directory, planned)
+    planned = read_plan(directory)[1]
+    assert workdir_of_row(directory, read[1]) == workdir_of(directory, planned)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,7 @@ def test_a_row_cut_off_is_refused(directory):
 
 def test_columns_are_the_fields_that_differ(directory):
     """One that only some have, as of another family, among them."""
-    assert varied_fields(sweep_directory.read_plan(directory)) == ["model.d_model"]
+    assert varied_fields(read_plan(directory)) == ["model.d_model"]
     models = {"gpt": tiny().model, "lstm": RecurrentConfig(context_length=32)}
     both = make_plan(trials_of(grid(tiny(), {"model": models})), lambda _: {"vocab_size": 257})
     assert {"model.cell", "model.num_heads"} <= set(varied_fields(both))
@@ -138,36 +147,36 @@ def test_columns_are_the_fields_that_differ(directory):
 
 
 def test_a_plan_read_back_is_the_one_written(directory):
-    plan = sweep_directory.read_plan(directory)
-    sweep_directory.write_plan(directory, plan)
-    assert sweep_directory.read_plan(directory) == plan
+    plan = read_plan(directory)
+    write_plan(directory, plan)
+    assert read_plan(directory) == plan
     with pytest.raises(ValueError, match="holds no sweep: there is no sweep.json"):
-        sweep_directory.read_plan(directory / "runs")
+        read_plan(directory / "runs")
 
 
 def test_a_directory_of_something_else_is_refused(directory, tmp_path_factory):
     trials = trials_of({"other": tiny(seed=9)})
     with pytest.raises(ValueError, match=r"holds another sweep \(seed=1, ...\), of which this one"):
-        sweep_directory.refuse_another_sweep(directory, trials)
+        refuse_another_sweep(directory, trials)
     with pytest.raises(ValueError, match="holds no sweep"):
-        sweep_directory.refuse_another_sweep(directory / "runs", trials)
-    same = {run.name: Trial(run.experiment) for run in sweep_directory.read_plan(directory)[:1]}
-    sweep_directory.refuse_another_sweep(directory, trials | same)
-    sweep_directory.refuse_another_sweep(tmp_path_factory.mktemp("empty"), trials)
+        refuse_another_sweep(directory / "runs", trials)
+    same = {run.name: Trial(run.experiment) for run in read_plan(directory)[:1]}
+    refuse_another_sweep(directory, trials | same)
+    refuse_another_sweep(tmp_path_factory.mktemp("empty"), trials)
 
 
 def test_what_a_process_could_not_say_is_said_for_it(directory):
-    run = sweep_directory.read_plan(directory)[3]
-    sweep_directory.note_failure(directory, run, "its process ended with signal 9")
-    assert sweep_directory.status(directory, run) == "failed"
+    run = read_plan(directory)[3]
+    note_failure(directory, run, "its process ended with signal 9")
+    assert status(directory, run) == "failed"
     assert results(directory)[3]["error"] == "its process ended with signal 9"
 
 
 def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
     path = tmp_path / "lock"
-    with sweep_directory.lock(path):
+    with lock(path):
         with pytest.raises(ValueError, match="another process is at work"):
-            with sweep_directory.lock(path):
+            with lock(path):
                 pass
-    with sweep_directory.lock(path):
+    with lock(path):
         pass

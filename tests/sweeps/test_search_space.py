@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm_jax.config import experiment as experiments
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.data.config import KINDS
@@ -50,7 +51,7 @@ def test_values_take_the_type_of_their_field():
     values = grid(tiny(), {"schedule.peak_learning_rate": np.array([1, 2]), "seed": np.arange(1)})
     first = next(iter(values.values()))
     assert type(first.schedule.peak_learning_rate) is float and type(first.seed) is int
-    assert experiments.from_dict(experiments.to_dict(first)) == first
+    assert from_dict(to_dict(first)) == first
 
 
 def test_fields_of_one_name_are_told_apart():
@@ -149,7 +150,7 @@ def test_an_address_is_of_what_decides_the_numbers():
     assert {address(experiment) for experiment in same} == {plain}
     caches = tiny(data=dataclasses.replace(tiny().data, cache_directory="elsewhere"))
     assert address(caches) == plain
-    assert address(experiments.from_dict(experiments.to_dict(tiny()))) == plain
+    assert address(from_dict(to_dict(tiny()))) == plain
     files = {name: tiny(data__source="files", data__path=name) for name in ("a.txt", "b.txt")}
     others = [tiny(seed=1), tiny(model__d_model=64), tiny(schedule__peak_learning_rate=2e-3)]
     others += [tiny(model=RecurrentConfig()), *files.values()]
@@ -164,9 +165,9 @@ def test_every_family_and_every_kind_of_data_has_an_address():
 
 def test_a_field_that_a_later_version_adds_changes_no_address():
     """Fields at their defaults are not hashed, so one of them may as well not be there."""
-    fields = experiments.to_dict(tiny())
+    fields = to_dict(tiny())
     del fields["training"]["label_smoothing"], fields["model"]["logit_soft_cap"]
-    assert address(experiments.from_dict(fields)) == address(tiny())
+    assert address(from_dict(fields)) == address(tiny())
     assert (
         address(experiments.Experiment(seed=1)) == "dc8010a136"
     )  # or sweeps on disk would begin anew

@@ -14,7 +14,7 @@ from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs import trained_run as runs
 from lm_jax.sweeps import vmapped_runs as fans
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 from tests.experiments import tiny
 
 MODELS = {

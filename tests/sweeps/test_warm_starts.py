@@ -12,15 +12,23 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.runs import train as trainer
-from lm_jax.runs import trained_run as runs
-from lm_jax.sweeps import directory as sweep_directory
-from lm_jax.sweeps import vmapped_runs as fans
-from lm_jax.sweeps import warm_starts as branches
+from lm_jax.runs.trained_run import load
+from lm_jax.sweeps import vmapped_runs
+from lm_jax.sweeps.directory import lock, log_of, note_beginning, status, workdir_of, write_plan
 from lm_jax.sweeps.plan import make_plan, total_flops
 from lm_jax.sweeps.results import results
 from lm_jax.sweeps.search_space import grid, horizons, trials_of
-from lm_jax.telemetry.run_log import read_metrics
-from lm_jax.training import loop as training
+from lm_jax.sweeps.warm_starts import (
+    as_trained,
+    begin,
+    branch_step,
+    origin,
+    os,
+    predecessors,
+    waits,
+)
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.training.loop import _end_of_dispatch
 from tests.experiments import tiny
 
 OF_A_CLOCK = ("seconds", "tokens_per_second")
@@ -48,7 +56,7 @@ def base_of(text, **fields):
 
 def plan_in(directory, experiments):
     plan = make_plan(trials_of(experiments), lambda _: {"vocab_size": 257})
-    sweep_directory.write_plan(directory, plan)
+    write_plan(directory, plan)
     return plan
 
 
@@ -58,12 +66,12 @@ def of_lengths(directory, base, lengths):
 
 def train(directory, plan, run, stop_requested=lambda step: False):
     """What a process of a sweep does for a run."""
-    branches.begin(directory, plan, run)
+    begin(directory, plan, run)
     return trainer.train(
         run.experiment,
-        sweep_directory.workdir_of(directory, run),
+        workdir_of(directory, run),
         stop_requested,
-        keep_step=branches.branch_step(run.experiment),
+        keep_step=branch_step(run.experiment),
     )
 
 
@@ -78,13 +86,13 @@ def assert_same(ours, theirs):
     assert found["validation"] == expected["validation"]
     assert (ours / "samples.txt").read_text() == (theirs / "samples.txt").read_text()
     for which in ("last", "best"):
-        a, b = (runs.load(d, checkpoint=which, say=lambda _: None) for d in (ours, theirs))
+        a, b = (load(d, checkpoint=which, say=lambda _: None) for d in (ours, theirs))
         assert a.step == b.step
         jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
 def steps_on_disk(directory, run):
-    place = sweep_directory.workdir_of(directory, run) / "checkpoints"
+    place = workdir_of(directory, run) / "checkpoints"
     return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal())
 
 
@@ -92,7 +100,7 @@ def test_a_branch_is_the_same_run_alone(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     for run in plan:
         train(tmp_path, plan, run)
-    place = sweep_directory.workdir_of(tmp_path, plan[1])
+    place = workdir_of(tmp_path, plan[1])
     trainer.train(plan[1].experiment, tmp_path / "alone")
     assert_same(place, tmp_path / "alone")
     assert steps_on_disk(tmp_path, plan[0]) == [8, 12, 16]  # 8 was the best until 12
@@ -112,7 +120,7 @@ def test_a_chain_of_branches_is_each_of_its_runs_alone(text, tmp_path):
     for run in plan:
         train(tmp_path, plan, run)
         trainer.train(run.experiment, tmp_path / "alone" / run.name)
-        assert_same(sweep_directory.workdir_of(tmp_path, run), tmp_path / "alone" / run.name)
+        assert_same(workdir_of(tmp_path, run), tmp_path / "alone" / run.name)
     assert [row["branch_step"] for row in results(tmp_path)] == [None, 12, 16]
 
 
@@ -128,11 +136,11 @@ def test_a_branch_of_a_schedule_that_was_killed_is_the_same_run_alone(name, text
         assert stopped["stopped"]
     train(tmp_path, plan, plan[0])
     expected = 12 if name == "wsd" else 16  # 18 is no end of a dispatch of the longer run
-    assert branches.branch_step(plan[0].experiment) == expected
+    assert branch_step(plan[0].experiment) == expected
     train(tmp_path, plan, plan[1], lambda step: step >= 20)
     train(tmp_path, plan, plan[1])
-    place = sweep_directory.workdir_of(tmp_path, plan[1])
-    begun = branches.origin(place)
+    place = workdir_of(tmp_path, plan[1])
+    begun = origin(place)
     assert (begun["run"], begun["step"]) == ("num_steps=18", expected)
     trainer.train(plan[1].experiment, tmp_path / "alone")
     assert_same(place, tmp_path / "alone")
@@ -145,13 +153,13 @@ def test_fans_go_on_from_fans(text, tmp_path):
     short, long = plan[:2], plan[2:]
     for fan in (short, long):
         for run in fan:
-            branches.begin(tmp_path, plan, run)
-        places = {sweep_directory.workdir_of(tmp_path, run): run.experiment for run in fan}
-        found = fans.train(places)
+            begin(tmp_path, plan, run)
+        places = {workdir_of(tmp_path, run): run.experiment for run in fan}
+        found = vmapped_runs.train(places)
         assert [each["fan"] for each in found.values()] == [2, 2]
     for run, before in zip(long, short, strict=True):
-        place = sweep_directory.workdir_of(tmp_path, run)
-        begun = branches.origin(place)
+        place = workdir_of(tmp_path, run)
+        begun = origin(place)
         assert (begun["run"], begun["step"]) == (before.name, 12)
         assert [each["devices"] for each in begun["environments"]] == [["cpu"] * 8]
         alone = trainer.train(run.experiment, tmp_path / "alone" / run.name)
@@ -172,29 +180,29 @@ def rows_of(experiment, last_step):
 def leave(directory, run, steps, rows=None):
     """Checkpoints in name only, and metrics, as a run would leave them."""
     rows = rows_of(run.experiment, max(steps)) if rows is None else rows
-    place = sweep_directory.workdir_of(directory, run)
+    place = workdir_of(directory, run)
     for step in steps:
         (place / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
         (place / "checkpoints" / str(step) / "state").write_text(run.name)
     (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
     (place / "data.json").write_text("{}")
     (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sweep_directory.note_beginning(directory, run)
+    note_beginning(directory, run)
 
 
 def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
     leave(tmp_path, plan[0], [8, 12, 16])
-    assert branches.begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
+    assert begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[2]) == [8, 12]  # 8 was the best until then
-    place = sweep_directory.workdir_of(tmp_path, plan[2])
+    place = workdir_of(tmp_path, plan[2])
     assert read_metrics(place) == rows_of(plan[2].experiment, 12)
-    assert sweep_directory.status(tmp_path, plan[2]) == "waiting"
-    assert branches.begin(tmp_path, plan, plan[2]) is None  # it has its own now
+    assert status(tmp_path, plan[2]) == "waiting"
+    assert begin(tmp_path, plan, plan[2]) is None  # it has its own now
     leave(tmp_path, plan[1], [18, 20])
-    assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert begin(tmp_path, plan, plan[1]) is None
     shutil.rmtree(place)
-    assert branches.begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
+    assert begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
 
 
 def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
@@ -202,20 +210,20 @@ def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
     plan = of_lengths(tmp_path, base, [20, 24])
     rows = rows_of(plan[1].experiment, 20)
     leave(tmp_path, plan[0], [20], [*rows, {"step": 20, "kind": "evaluation"}])
-    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
-    assert read_metrics(sweep_directory.workdir_of(tmp_path, plan[1])) == rows
+    assert begin(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
+    assert read_metrics(workdir_of(tmp_path, plan[1])) == rows
 
 
 def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
-    assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert begin(tmp_path, plan, plan[1]) is None
     leave(tmp_path, plan[0], [10, 16])  # no end of a dispatch, and after the decay began
-    assert branches.begin(tmp_path, plan, plan[1]) is None
+    assert begin(tmp_path, plan, plan[1]) is None
     leave(tmp_path, plan[0], [8])
-    with sweep_directory.lock(sweep_directory.log_of(tmp_path, plan[0])):
-        assert branches.begin(tmp_path, plan, plan[1]) is None
-    assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
-    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
+    with lock(log_of(tmp_path, plan[0])):
+        assert begin(tmp_path, plan, plan[1]) is None
+    assert not workdir_of(tmp_path, plan[1]).exists()
+    assert begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
 
 
 def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
@@ -224,20 +232,20 @@ def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
     base = base_of(text)
     base.evaluation.every_steps = 4
     plan = of_lengths(tmp_path, base, [16, 24])
-    assert branches.begin(tmp_path, plan, plan[1]) is None
-    assert not sweep_directory.workdir_of(tmp_path, plan[1]).exists()
+    assert begin(tmp_path, plan, plan[1]) is None
+    assert not workdir_of(tmp_path, plan[1]).exists()
 
 
 def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypatch):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     leave(tmp_path, plan[0], [8, 12])
-    place = sweep_directory.workdir_of(tmp_path, plan[1])
+    place = workdir_of(tmp_path, plan[1])
     with monkeypatch.context() as patch:
-        patch.setattr(branches.os, "rename", lambda *_: pytest.fail("killed"))
+        patch.setattr(os, "rename", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            branches.begin(tmp_path, plan, plan[1])
+            begin(tmp_path, plan, plan[1])
     assert not place.exists()
-    assert branches.begin(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
+    assert begin(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[1]) == [8, 12]
     assert not list(place.parent.glob("*.partial"))
 
@@ -247,20 +255,20 @@ def test_a_step_to_go_on_from_ends_a_dispatch_of_every_longer_run(per_call, log_
     fields = {"training__steps_per_call": per_call, "training__log_every_steps": log_every}
     longer, ends = base_of(text, training__num_steps=200, **fields), [0]
     while ends[-1] < 200:
-        ends.append(training._end_of_dispatch(ends[-1], longer))
+        ends.append(_end_of_dispatch(ends[-1], longer))
     for steps in (16, 37, 51, 64, 99):
         before_decay = steps - round(0.25 * steps)
         shared = [end for end in ends if end <= before_decay and end % log_every == 0]
         run = base_of(text, training__num_steps=steps, **fields)
-        assert branches.branch_step(run) == shared[-1] > 0
-        assert all(training._end_of_dispatch(end, run) in ends for end in shared[:-1])
+        assert branch_step(run) == shared[-1] > 0
+        assert all(_end_of_dispatch(end, run) in ends for end in shared[:-1])
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_rates_that_fall_from_the_start_share_nothing(name, text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text, schedule__name=name), [16, 24])
-    assert [branches.branch_step(run.experiment) for run in plan] == [0, 0]
-    assert branches.predecessors(plan) == {} and branches.as_trained(plan) == plan
+    assert [branch_step(run.experiment) for run in plan] == [0, 0]
+    assert predecessors(plan) == {} and as_trained(plan) == plan
 
 
 def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_path):
@@ -271,7 +279,7 @@ def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_pa
     runs_["other_rate"] = base_of(text, training__num_steps=32, schedule__peak_learning_rate=2e-3)
     runs_["counts"] = tiny(model=NgramConfig(context_length=16), data=text)
     plan = plan_in(tmp_path, runs_)
-    found = {name: before.name for name, before in branches.predecessors(plan).items()}
+    found = {name: before.name for name, before in predecessors(plan).items()}
     assert found == {
         "num_steps=24,seed=0": "num_steps=16,seed=0",
         "num_steps=40,seed=0": "num_steps=24,seed=0",
@@ -280,7 +288,7 @@ def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_pa
         "longer_fall": "num_steps=16,seed=0",
     }
     of_step = plan[0].cost.flops_per_step
-    saved = total_flops(plan) - total_flops(branches.as_trained(plan))
+    saved = total_flops(plan) - total_flops(as_trained(plan))
     assert saved == of_step * (2 * (12 + 16) + 12)
 
 
@@ -288,11 +296,11 @@ def test_runs_wait_for_those_that_they_go_on_from(text, tmp_path):
     fields = {"training.num_steps": [24, 16], "schedule.final_fraction": [0.0, 0.1]}
     plan = plan_in(tmp_path, grid(base_of(text), fields))
     late, late_too, early, early_too = (run.name for run in plan)
-    alone = branches.waits(plan, {run.name: [run] for run in plan})
+    alone = waits(plan, {run.name: [run] for run in plan})
     assert alone == {early_too: {early}, late: {early}, late_too: {late}}
     # As fans, of which those of one length share nothing: the longer one waits for the shorter.
-    assert branches.waits(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
-    assert branches.waits(plan, {"long": plan[:2]}) == {}  # the short ones have ended
+    assert waits(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
+    assert waits(plan, {"long": plan[:2]}) == {}  # the short ones have ended
 
 
 def test_horizons_are_whole_steps_of_every_size(text):

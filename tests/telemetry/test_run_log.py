@@ -4,7 +4,9 @@ import math
 import pytest
 
 from lm_jax.reports.run_report import write_report
-from lm_jax.telemetry.run_log import RunLog, environment, read_metrics
+from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_log import RunLog
 
 
 def log_steps(workdir, steps, first_step=0):

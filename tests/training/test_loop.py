@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import build as programs
+from lm_jax.build import build_experiment, training_batches
 from lm_jax.data import TokenizerConfig, prepare
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
+from lm_jax.training.state import TrainState, inherit, init_state, variables_of
+from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.experiments import tiny
 
 BYTES = TokenizerConfig("byte")
@@ -18,21 +20,19 @@ def losses(**fields):
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
     sizes = corpus.description["sizes"]
-    program = programs.compile_experiment(config, sizes, jax.devices()[:1])
-    state = training.init_state(
-        program.model, program.optimizer, program.example, program.mesh, config.seed
-    )
+    built = build_experiment(config, sizes, jax.devices()[:1])
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, config.seed)
     found = []
-    hooks = training.Hooks(
+    hooks = Hooks(
         log=lambda step, metrics: found.extend(metrics["loss"].tolist()),
         evaluate=lambda step, state: None,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
     )
-    steps = training.jit_train_steps(program.train_step)
-    with sharding.on_mesh(program.mesh):
-        batches = programs.training_batches(program, corpus)
-        state = training.fit(steps, state, batches, config, program.mesh, hooks)
+    steps = jit_train_steps(built.train_step)
+    with sharding.on_mesh(built.mesh):
+        batches = training_batches(built, corpus)
+        state = fit(steps, state, batches, config, built.mesh, hooks)
     return np.array(found), state
 
 
@@ -55,16 +55,16 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device)
 
 def test_unequal_weights_are_averaged_over_the_whole_batch():
     config = tiny(data__tokenizer=BYTES)
-    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
     weights = jnp.asarray(rng.integers(0, 2, (8, 32)), jnp.float32).at[:4].set(0).at[0, 0].set(1)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
-    state = training.init_state(program.model, program.optimizer, batch, program.mesh, 0)
-    nats = program.model.loss(training.variables_of(state), batch, train=False)[0].nats
+    state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
+    nats = built.model.loss(variables_of(state), batch, train=False)[0].nats
     expected = float(jnp.sum(nats * weights) / jnp.sum(weights))
     for parts in (1, 4):
-        step = training.make_train_step(program.model, program.optimizer, lambda _: 0.0, parts)
+        step = make_train_step(built.model, built.optimizer, lambda _: 0.0, parts)
         _, metrics = jax.jit(step)(state, batch)
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
         assert float(metrics["targets"]) == float(weights.sum())
@@ -89,7 +89,7 @@ def test_dropout_follows_the_seed():
 
 
 def test_a_loss_that_is_no_number_ends_the_run():
-    with pytest.raises(training.NonFiniteLoss, match="the loss of step .* lower"):
+    with pytest.raises(NonFiniteLoss, match="the loss of step .* lower"):
         losses(
             schedule__peak_learning_rate=1e30,
             schedule__warmup_steps=0,
@@ -100,48 +100,46 @@ def test_a_loss_that_is_no_number_ends_the_run():
 
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
     with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
-        programs.compile_experiment(
-            tiny(training__batch_size=12, mesh="data:8"), {"vocab_size": 300}
-        )
+        build_experiment(tiny(training__batch_size=12, mesh="data:8"), {"vocab_size": 300})
 
 
 def test_smoothed_labels_cost_what_they_cost_in_pytorch():
     import torch
 
     config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1)
-    program = programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones((8, 32))}
-    state = training.init_state(program.model, program.optimizer, batch, program.mesh, 0)
+    state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
     params = jax.tree.map(lambda x: 5 * x, state.params)  # far from uniform
     state = state._replace(params=params)
-    logits, _ = program.model.apply(training.variables_of(state), batch, train=False)
+    logits, _ = built.model.apply(variables_of(state), batch, train=False)
     expected = torch.nn.functional.cross_entropy(
         torch.tensor(np.array(logits)).flatten(0, 1),
         torch.tensor(np.array(batch["targets"])).long().flatten(),
         label_smoothing=0.1,
     )
-    _, metrics = jax.jit(program.train_step)(state, batch)
+    _, metrics = jax.jit(built.train_step)(state, batch)
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    exact = program.model.loss(training.variables_of(state), batch, train=False)[0].nats.mean()
+    exact = built.model.loss(variables_of(state), batch, train=False)[0].nats.mean()
     assert abs(float(exact) - float(expected)) > 1e-3  # ten times the tolerance above
 
 
 def test_labels_of_a_model_that_samples_its_targets_are_not_smoothed():
     config = tiny(objective="skip_gram", model=SkipGramConfig(), training__label_smoothing=0.1)
     with pytest.raises(ValueError, match="label_smoothing is 0.1, but what this model is trained"):
-        programs.compile_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+        build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     with pytest.raises(ValueError, match="label_smoothing is 1.0; expected"):
-        programs.compile_experiment(tiny(training__label_smoothing=1.0), {"vocab_size": 257})
+        build_experiment(tiny(training__label_smoothing=1.0), {"vocab_size": 257})
 
 
 def test_parameters_of_another_run_are_taken_over_where_they_fit():
     zeros = {"positions": jnp.zeros((4, 2)), "kernel": jnp.zeros((3, 2)), "head": jnp.zeros(5)}
     theirs = {"positions": np.arange(16.0).reshape(8, 2), "kernel": np.ones((3, 2)),
               "head": np.ones(7)}  # fmt: skip
-    state = training.TrainState(jnp.int32(0), jax.random.key(0), zeros, {}, ())
-    state, kept, fresh = training.inherit(state, {"params": theirs})
+    state = TrainState(jnp.int32(0), jax.random.key(0), zeros, {}, ())
+    state, kept, fresh = inherit(state, {"params": theirs})
     assert (kept, fresh) == (2, 1)
     np.testing.assert_array_equal(state.params["positions"], theirs["positions"][:4])
     np.testing.assert_array_equal(state.params["kernel"], theirs["kernel"])

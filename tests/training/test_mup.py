@@ -15,9 +15,10 @@ import numpy as np
 import optax
 import pytest
 
-from lm_jax import build as programs
+from lm_jax.build import BuiltExperiment
 from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
+from lm_jax.config.serialization import differences, dumps, from_dict, to_dict
 from lm_jax.config.validation import validate
 from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
@@ -33,10 +34,17 @@ from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.scale_width import of_width
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
-from lm_jax.runs import train as trainer
-from lm_jax.sweeps import vmapped_runs as fans_of_runs
-from lm_jax.training import mup as parametrization
-from lm_jax.training.mup import Fans, initial_factor, rate_factor
+from lm_jax.runs.train import inherited_variables
+from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
+from lm_jax.training.mup import (
+    Fans,
+    _map,
+    fans_of,
+    initial_factor,
+    rate_factor,
+    with_initial_sizes,
+    with_rates,
+)
 from lm_jax.training.optimizers import make_optimizer
 from tests.models.single_models import compiled, experiment_of, in_mup, random_batch, run
 
@@ -156,7 +164,7 @@ def rms(x) -> float:
 
 
 @functools.cache
-def family(name) -> programs.Program:
+def family(name) -> BuiltExperiment:
     return in_mup(FAMILY[name][0])
 
 
@@ -202,10 +210,10 @@ QUICK = ("transformer", "mlp", "dense_classifier", "skip_gram")
 )
 def test_initial_sizes_are_those_of_the_base_times_the_table(name):
     config, hidden, output = FAMILY[name]
-    program = family(name)
+    built = family(name)
     width = getattr(config, config.widths()[0])
     base, standard = (build_model(of_width(config, w), jnp.float32) for w in (width // 4, width))
-    drawn = params_of(program.model, base, standard, example=program.example)
+    drawn = params_of(built.model, base, standard, example=built.example)
     wide, narrow, plain = map(by_name, drawn)
     for path, x in wide.items():
         size = TABLE[kind_of(path, hidden, output)][0]
@@ -218,8 +226,8 @@ def test_initial_sizes_of_known_distributions():
     config = dataclasses.replace(
         FAMILY["transformer"][0], vocab_size=512, d_model=256, num_heads=16
     )
-    program = in_mup(config)
-    (params,) = params_of(program.model, example=program.example)
+    built = in_mup(config)
+    (params,) = params_of(built.model, example=built.example)
     layers = params["layers"]
     assert rms(layers["attention"]["query"]["kernel"]) == pytest.approx(0.02 / 2, rel=0.03)
     # Two layers, so 0.02 / sqrt(4) in the base.
@@ -228,8 +236,8 @@ def test_initial_sizes_of_known_distributions():
     assert rms(params["embedding"]) == pytest.approx(0.02, rel=0.03)
     np.testing.assert_allclose(params["final_norm"]["scale"], 1, rtol=1e-6)
     np.testing.assert_array_equal(params["final_norm"]["bias"], 0)
-    program = in_mup(RecurrentConfig(11, 6, num_layers=1, d_hidden=64))
-    (params,) = params_of(program.model, example=program.example)
+    built = in_mup(RecurrentConfig(11, 6, num_layers=1, d_hidden=64))
+    (params,) = params_of(built.model, example=built.example)
     gate = params["layer_0"]["recurrent"]["kernel"][:, :64]
     np.testing.assert_allclose(gate.T @ gate, np.eye(64), atol=1e-5)  # 1/sqrt(fan-in) already
 
@@ -243,11 +251,11 @@ def test_at_the_base_width_losses_are_those_of_the_standard_parametrisation(conf
 
 def test_without_growth_nothing_is_scaled():
     standard = compiled(FAMILY["mlp"][0])
-    fans = parametrization.fans_of(standard.model, standard.model, standard.example)
-    model = parametrization.with_initial_sizes(standard.model, standard.model, fans)
+    fans = fans_of(standard.model, standard.model, standard.example)
+    model = with_initial_sizes(standard.model, standard.model, fans)
     before, after = params_of(standard.model, model, example=standard.example)
     jax.tree.map(np.testing.assert_array_equal, after, before)
-    optimizer = parametrization.with_rates(standard.optimizer, "adamw", fans)
+    optimizer = with_rates(standard.optimizer, "adamw", fans)
     update = lambda o: jax.jit(lambda p: o.update(p, o.init(p), p)[0])(before)  # noqa: E731
     jax.tree.map(np.testing.assert_array_equal, update(optimizer), update(standard.optimizer))
 
@@ -272,12 +280,12 @@ def test_updates_are_scaled_and_decay_is_not(name):
     rate, decay, params = 0.1, 0.5, normal(0)
     config = OptimizerConfig(name=name, weight_decay=decay, clip_norm=0.0, epsilon=0.0)
     optimizer = make_optimizer(config, lambda _: rate)
-    scaled = parametrization.with_rates(optimizer, name, PARAMS_FANS)
+    scaled = with_rates(optimizer, name, PARAMS_FANS)
     plain = make_optimizer(dataclasses.replace(config, weight_decay=0.0), lambda _: rate)
     state, plain_state = scaled.init(params), plain.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(params))
     scaled, plain = (jax.jit(of.update) for of in (scaled, plain))
-    factors = parametrization._map(functools.partial(rate_factor, name), PARAMS_FANS)
+    factors = _map(functools.partial(rate_factor, name), PARAMS_FANS)
     decayed = 0.0  # sgd's decay is in its momentum
     for seed in (1, 2):
         grads = normal(seed)
@@ -293,9 +301,7 @@ def test_updates_are_scaled_and_decay_is_not(name):
 
 def test_gradients_are_clipped_by_a_norm_that_weighs_them_by_the_rates_of_sgd():
     config = OptimizerConfig(name="sgd", beta1=0.0, weight_decay=0.0, clip_norm=1.0)
-    optimizer = parametrization.with_rates(
-        make_optimizer(config, lambda _: 1.0), "sgd", PARAMS_FANS
-    )
+    optimizer = with_rates(make_optimizer(config, lambda _: 1.0), "sgd", PARAMS_FANS)
     grads = normal(0)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     rates = {"hidden": {"kernel": 1.0}, "head": {"kernel": 0.25, "bias": 1.0}, "table": 4.0}
@@ -311,9 +317,9 @@ def test_gradients_are_clipped_by_a_norm_that_weighs_them_by_the_rates_of_sgd():
 
 def test_only_the_head_is_trained_in_mup_as_well():
     config = FAMILY["dense_classifier"][0]
-    program = in_mup(config, fine_tuning=FineTuningConfig("elsewhere", "head"))
-    (params,) = params_of(program.model, example=program.example)
-    optimizer, ones = program.optimizer, jax.tree.map(np.ones_like, params)
+    built = in_mup(config, fine_tuning=FineTuningConfig("elsewhere", "head"))
+    (params,) = params_of(built.model, example=built.example)
+    optimizer, ones = built.optimizer, jax.tree.map(np.ones_like, params)
     updates = jax.jit(lambda p: optimizer.update(ones, optimizer.init(p), p)[0])(params)
     changed = {path for path, x in by_name(updates).items() if rms(x)}
     assert changed == {"head/kernel", "head/bias"}
@@ -323,19 +329,19 @@ def test_only_the_head_is_trained_in_mup_as_well():
 def test_logits_of_a_tied_table_are_divided_by_the_growth(chunks):
     config = FAMILY["transformer, tied and gated"][0]
     config = dataclasses.replace(config, loss_chunks=chunks)
-    program, standard = in_mup(config), compiled(config)
-    (params,) = params_of(program.model, example=program.example)
-    batch = random_batch(program)
+    built, standard = in_mup(config), compiled(config)
+    (params,) = params_of(built.model, example=built.example)
+    batch = random_batch(built)
 
     @jax.jit
     def measure(params):
         variables = {"params": params}
-        logits, _ = program.model.apply(variables, batch, train=False)
+        logits, _ = built.model.apply(variables, batch, train=False)
         plain, _ = standard.model.apply(variables, batch, train=False)
-        losses, _ = program.model.loss(variables, batch, train=False)
+        losses, _ = built.model.loss(variables, batch, train=False)
         expected = optax.softmax_cross_entropy_with_integer_labels(plain / 4, batch["targets"])
-        carry = program.model.start(variables, 8, 6)
-        step, _ = program.model.step(variables, carry, batch["inputs"][:, 0])
+        carry = built.model.start(variables, 8, 6)
+        step, _ = built.model.step(variables, carry, batch["inputs"][:, 0])
         return (logits, losses.nats, step), (plain / 4, expected, plain[:, 0] / 4)
 
     for found, wanted in zip(*measure(params), strict=True):
@@ -348,15 +354,15 @@ def test_runs_of_a_fan_are_what_they_are_alone():
     members = [in_mup(config, schedule=ScheduleConfig("cosine", r, 1)) for r in rates]
     batch = random_batch(members[0])
     alone = []
-    states = fans_of_runs.init_states(members)
+    states = init_states(members)
     for member, state in zip(members, states, strict=True):
         losses = []
         for _ in range(3):
             state, metrics = jax.jit(member.train_step)(state, batch)
             losses.append(float(metrics["loss"]))
         alone.append(losses)
-    train_step = jax.jit(fans_of_runs.make_train_step(members))
-    state, together = fans_of_runs.stacked(states), []
+    train_step = jax.jit(make_train_step(members))
+    state, together = stacked(states), []
     for _ in range(3):
         state, metrics = train_step(state, {k: np.stack([v, v]) for k, v in batch.items()})
         together.append(metrics["loss"])
@@ -399,14 +405,14 @@ def test_what_cannot_be_scaled_is_refused(config, base, message):
 
 def test_a_run_is_fine_tuned_in_its_own_parametrisation(tmp_path):
     theirs = experiment_of(TransformerConfig(), mup_base_width=32)
-    (tmp_path / "config.json").write_text(experiments.dumps(theirs))
+    (tmp_path / "config.json").write_text(dumps(theirs))
     ours = experiment_of(TransformerConfig(), fine_tuning=FineTuningConfig(str(tmp_path)))
     with pytest.raises(ValueError, match="has mup_base_width 32, not 0, so that its parameters"):
-        trainer.inherited_variables(ours, None)
+        inherited_variables(ours, None)
 
 
 def test_the_base_width_decides_the_numbers_of_a_run():
     plain = experiment_of(TransformerConfig())
     wide = dataclasses.replace(plain, mup_base_width=32)
-    assert experiments.differences(plain, wide) == ["mup_base_width: 0 -> 32"]
-    assert experiments.from_dict(experiments.to_dict(wide)) == wide
+    assert differences(plain, wide) == ["mup_base_width: 0 -> 32"]
+    assert from_dict(to_dict(wide)) == wide

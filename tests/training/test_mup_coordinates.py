@@ -17,13 +17,13 @@ def slope(config, in_mup: bool, optimizer: str, rate: float) -> float:
     """The exponent of the width with which logits change, from the given one to 8 times it."""
     changes, base = [], getattr(config, config.widths()[0])
     for width in (base, 8 * base):
-        program = compiled(
+        built = compiled(
             of_width(config, width),
             mup_base_width=base if in_mup else 0,
             optimizer=OptimizerConfig(optimizer, weight_decay=0.0),
             schedule=ScheduleConfig("constant", rate, warmup_steps=0),
         )
-        changes.append(run(program)[1])
+        changes.append(run(built)[1])
     return math.log(changes[1] / changes[0]) / math.log(8)
 
 

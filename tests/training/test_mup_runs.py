@@ -7,7 +7,7 @@ import pytest
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.runs import train as trainer
-from lm_jax.runs import trained_run as runs
+from lm_jax.runs.trained_run import complete, evaluate, load
 from tests.experiments import tiny
 from tests.training.test_loop import losses
 
@@ -28,14 +28,14 @@ def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(monkeypatch, tmp_
     found = trainer.train(config, tmp_path / "run")["validation"]["cross_entropy"]
     assert found == pytest.approx(one_device, abs=1e-4)
 
-    run = runs.load(tmp_path / "run", say=lambda line: None)
+    run = load(tmp_path / "run", say=lambda line: None)
     how = EvaluationConfig(batch_size=16)
-    again = runs.evaluate(run, split="validation", how=how)["cross_entropy"]
+    again = evaluate(run, split="validation", how=how)["cross_entropy"]
     assert again == pytest.approx(found, abs=1e-5)
     text, how = "The ", SamplesConfig(1, max_new_tokens=1, temperature=0)
-    completed = runs.complete(run, [text], how)[0].text
+    completed = complete(run, [text], how)[0].text
     tokens = np.array([[run.tokenizer.end_of_document, *run.tokenizer.encode(text)]])
-    logits, _ = run.program.model.apply(run.variables, {"inputs": tokens}, train=False)
+    logits, _ = run.built.model.apply(run.variables, {"inputs": tokens}, train=False)
     assert completed == text + run.tokenizer.decode([int(logits[0, -1].argmax())])
 
 

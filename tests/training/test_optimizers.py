@@ -5,12 +5,8 @@ import optax
 import pytest
 
 from lm_jax.config.experiment import OptimizerConfig, ScheduleConfig
-from lm_jax.training.optimizers import (
-    is_matrix,
-    learning_rate_schedule,
-    make_optimizer,
-    steps_before_decay,
-)
+from lm_jax.training.optimizers import is_matrix, make_optimizer
+from lm_jax.training.schedules import learning_rate_schedule, steps_before_decay
 
 PARAMS = {
     "embedding": jnp.ones((5, 4)),

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from lm_jax.data import TokenizerConfig
-from lm_jax.runs import train as trainer
-from lm_jax.telemetry.run_log import read_metrics
+from lm_jax.runs.train import train
+from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.training.profiler import Tracer, operation, parse_steps
 from tests.experiments import tiny
 
@@ -36,7 +36,7 @@ def config():
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("profiled") / "run"
-    return workdir, trainer.train(config(), workdir, profile_steps=(7, 12))
+    return workdir, train(config(), workdir, profile_steps=(7, 12))
 
 
 def test_whole_dispatches_are_traced(profiled):
@@ -51,7 +51,7 @@ def test_whole_dispatches_are_traced(profiled):
 
 
 def test_a_trace_changes_no_bit(profiled, tmp_path):
-    trainer.train(config(), tmp_path / "run")
+    train(config(), tmp_path / "run")
     ours, theirs = (
         [row["loss"] for row in read_metrics(workdir) if row["kind"] == "train"]
         for workdir in (profiled[0], tmp_path / "run")
@@ -73,9 +73,9 @@ def test_the_report_says_where_the_time_went(profiled):
 
 def test_steps_that_will_not_be_taken_are_refused(profiled, tmp_path):
     with pytest.raises(ValueError, match="takes no step"):
-        trainer.train(config(), profiled[0], profile_steps=(1, 2))
+        train(config(), profiled[0], profile_steps=(1, 2))
     with pytest.raises(ValueError, match="this run takes 20"):
-        trainer.train(config(), tmp_path / "run", profile_steps=(10, 21))
+        train(config(), tmp_path / "run", profile_steps=(10, 21))
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="goes on after 15"):
         Tracer(lambda state, batches: (state, {}), Path("profile"), (10, 15), done=15)

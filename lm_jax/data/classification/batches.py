@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data.text.windows import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
 
 # (indices [B], random numbers or None when not training) -> what the model reads
 Reader = Callable[[np.ndarray, np.random.Generator | None], Batch]

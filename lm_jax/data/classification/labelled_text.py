@@ -12,8 +12,8 @@ import numpy as np
 from lm_jax.data.classification.batches import Examples, LabelledSet
 from lm_jax.data.cleaning import uniform
 from lm_jax.data.config import LabelledTextConfig
+from lm_jax.data.documents import tokenize
 from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
-from lm_jax.data.text.corpus import tokenize
 from lm_jax.data.tokenizers import identity, train_tokenizer
 from lm_jax.errors import UserError
 

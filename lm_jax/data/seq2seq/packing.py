@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
-from lm_jax.data.text.windows import Batch, TokenizedDocuments, rows_of_process
 from lm_jax.errors import UserError
 
 _POOL = 4096  # pairs that are sorted and packed together

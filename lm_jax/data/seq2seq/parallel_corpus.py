@@ -12,11 +12,10 @@ import numpy as np
 from lm_jax.data.cache import cached, load_documents, save_documents
 from lm_jax.data.cleaning import uniform
 from lm_jax.data.config import ParallelTextConfig
+from lm_jax.data.documents import TokenizedDocuments, tokenize
 from lm_jax.data.seq2seq.near_duplicates import near_copies
 from lm_jax.data.seq2seq.readers import Pair, load_pairs, parse_tasks
 from lm_jax.data.sources import cache_directory
-from lm_jax.data.text.corpus import tokenize
-from lm_jax.data.text.windows import TokenizedDocuments
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.errors import UserError
 

@@ -2,17 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lm_jax.data import cleaning, sources
 from lm_jax.data.cache import cached, load_documents, save_documents
 from lm_jax.data.config import DataConfig
-from lm_jax.data.text.windows import TokenizedDocuments
+from lm_jax.data.documents import TokenizedDocuments, tokenize
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 
 _FORMAT = 3  # raise it when what the cache holds changes meaning
@@ -53,27 +50,6 @@ def prepare_corpus(config: DataConfig) -> Corpus:
     # Equal documents share a cache, wherever they come from this time.
     here = {"path": config.path, **documents.description}
     return corpus._replace(description=corpus.description | here)
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
-    """Documents as one stream of tokens, with the sizes of their raw text."""
-    end = np.array([tokenizer.end_of_document], np.int32)
-    encoded = tokenizer.encode_all(texts)
-    lengths = np.array([0] + [len(tokens) + 1 for tokens in encoded])
-    stream = np.concatenate([end, *(part for tokens in encoded for part in (tokens, end))])
-    return TokenizedDocuments(
-        tokens=stream.astype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32),
-        starts=np.cumsum(lengths),
-        characters=np.array([len(text) for text in texts]),
-        bytes=np.array([len(text.encode()) for text in texts]),
-        words=np.array([len(text.split()) for text in texts]),
-    )
-
-
-def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
-    """The raw text of each document, exactly as it was."""
-    bounds = zip(documents.starts[:-1] + 1, documents.starts[1:], strict=True)
-    return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]
 
 
 def _make(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.data.documents import Batch, TokenizedDocuments
 from lm_jax.data.text.corruption import (
     choose_prefix,
     corrupt_spans,
@@ -18,7 +19,7 @@ from lm_jax.data.text.corruption import (
     noise_spans,
     num_noise_spans,
 )
-from lm_jax.data.text.windows import Batch, TokenizedDocuments, evaluation_batches, training_batches
+from lm_jax.data.text.windows import evaluation_batches, training_batches
 from lm_jax.data.tokenizers import WordBoundaries
 from lm_jax.errors import UserError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_jax.data.text.windows import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
 from lm_jax.errors import UserError
 
 

@@ -10,19 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
 from lm_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
-
-
-class TokenizedDocuments(NamedTuple):
-    """One split as a stream of tokens, with the sizes of the raw text of its documents."""
-
-    tokens: np.ndarray  # [N] uint16 or int32
-    starts: np.ndarray  # [D + 1] int64: where the token before each document stands; N - 1 at last
-    characters: np.ndarray  # [D] int64: Unicode code points
-    bytes: np.ndarray  # [D] int64: of the UTF-8 text
-    words: np.ndarray  # [D] int64: separated by white space
 
 
 @dataclass(frozen=True)
@@ -155,20 +144,6 @@ def training_lanes(
     rows = rows_of_process(batch_size, process_index, process_count)
     lanes = range(batch_size)[rows]
     return _Lanes(documents, windows, context_length, lanes, seed)
-
-
-def rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that a process reads.
-
-    Raises:
-      UserError: the batch does not divide.
-    """
-    if batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} sequences does not divide over {process_count} processes"
-        )
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
 
 
 class _Pieces(NamedTuple):

@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
-from lm_jax.models.convnet import layers as blocks
+from lm_jax.models.convnet.layers import (
+    ConvNorm,
+    InceptionBlock,
+    ResidualBlock,
+    Settings,
+    local_response_norm,
+    max_pool,
+)
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -251,7 +258,7 @@ class ConvNet(nn.Module):
     def __call__(self, x_bhwc):
         c = self.config
         network = NETWORKS[c.architecture]
-        settings = blocks.Settings(
+        settings = Settings(
             norm=network.norm if c.norm == "architecture" else c.norm,
             activation=_ACTIVATIONS[network.activation],
             kernel_init=nn.initializers.variance_scaling(
@@ -276,23 +283,23 @@ class ConvNet(nn.Module):
         )
         return logits_bv.astype(jnp.float32)
 
-    def _layer(self, layer, settings: blocks.Settings, x: jax.Array, name: str) -> jax.Array:
+    def _layer(self, layer, settings: Settings, x: jax.Array, name: str) -> jax.Array:
         match layer:
             case Conv():
-                return blocks.ConvNorm(settings, *layer, name=name)(x)
+                return ConvNorm(settings, *layer, name=name)(x)
             case Residual():
-                return blocks.ResidualBlock(settings, *layer, name=name)(x)
+                return ResidualBlock(settings, *layer, name=name)(x)
             case Inception():
-                return blocks.InceptionBlock(settings, *layer, name=name)(x)
+                return InceptionBlock(settings, *layer, name=name)(x)
             case MaxPool():
-                return blocks.max_pool(x, *layer)
+                return max_pool(x, *layer)
             case AveragePool(size):
                 return nn.avg_pool(x, (size, size), (size, size))
             case GlobalAverage():
                 return x.mean(axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
             case LocalResponseNorm():
                 alone = settings.norm == "local_response"
-                return blocks.local_response_norm(x) if alone else x
+                return local_response_norm(x) if alone else x
             case PadTo(size):
                 high, wide = ((size - side) // 2 for side in x.shape[1:3])
                 return jnp.pad(x, ((0, 0), (high, high), (wide, wide), (0, 0)))

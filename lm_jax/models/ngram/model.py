@@ -17,7 +17,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Losses, Model, Variables
-from lm_jax.models.ngram import kneser_ney as counting
+from lm_jax.models.ngram.kneser_ney import best_words, count, estimate, first_children
 
 _CHOICES = {
     "smoothing": ("kneser_ney", "add_k", "maximum_likelihood"),
@@ -137,11 +137,11 @@ def _nothing_counted(config: NgramConfig) -> Params:
 def _counted(config: NgramConfig, documents: Any) -> Params:
     """The parameters that a stream of documents gives."""
     across = config.boundaries == "stream"
-    levels = counting.count(
+    levels = count(
         documents.tokens, documents.starts, config.vocab_size, config.order, across=across
     )
-    estimates = counting.estimate(levels, config.smoothing, config.k)
-    best = counting.best_words(levels, estimates, _floor(config))
+    estimates = estimate(levels, config.smoothing, config.k)
+    best = best_words(levels, estimates, _floor(config))
     params: dict[str, Any] = {
         "boundary": np.int32(-1 if across else documents.tokens[0]),
         "level_0": {"best_word": best[0]},
@@ -151,7 +151,7 @@ def _counted(config: NgramConfig, documents: Any) -> Params:
         if n > 1:
             arrays["word"] = level.word
         if n < config.order:
-            arrays["first_child"] = counting.first_children(levels[n], len(level.word))
+            arrays["first_child"] = first_children(levels[n], len(level.word))
             arrays["log_back_off"] = estimates.log_back_off[n]
             arrays["best_word"] = best[n]
         params[f"level_{n}"] = arrays

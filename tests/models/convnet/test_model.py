@@ -7,7 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lm_jax.models.convnet import layers as blocks
+from lm_jax.models.convnet.layers import (
+    BatchNorm,
+    InceptionBlock,
+    Settings,
+    convolve,
+    local_response_norm,
+    max_pool,
+)
 from lm_jax.models.convnet.model import (
     NETWORKS,
     ConvNetConfig,
@@ -16,7 +23,8 @@ from lm_jax.models.convnet.model import (
     first_filters,
 )
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state
+from lm_jax.training.train_step import jit_train_steps, make_train_step
 
 
 def images(*shape, seed=0):
@@ -92,7 +100,7 @@ def test_convolution_and_its_gradients_equal_torch(size, stride, padding):
 
     @jax.jit
     def forward_and_backward(x, kernel, cotangent):
-        y, vjp = jax.vjp(lambda x, k: blocks.convolve(x, k, stride, padding), x, kernel)
+        y, vjp = jax.vjp(lambda x, k: convolve(x, k, stride, padding), x, kernel)
         return y, vjp(cotangent)
 
     given, weight = to_torch(x), torch.from_numpy(kernel).permute(3, 2, 0, 1)
@@ -108,9 +116,9 @@ def test_convolution_and_its_gradients_equal_torch(size, stride, padding):
 
 def test_convolution_without_a_cpu_is_the_same(monkeypatch):
     x, kernel = images(2, 9, 8, 3), images(3, 3, 3, 4, seed=1)
-    on_cpu = blocks.convolve(x, kernel, 2, 1)
+    on_cpu = convolve(x, kernel, 2, 1)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    np.testing.assert_allclose(blocks.convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
+    np.testing.assert_allclose(convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,7 @@ def test_convolution_without_a_cpu_is_the_same(monkeypatch):
 )
 def test_max_pooling_and_its_gradient_equal_torch(size, stride, padding):
     x = images(2, 9, 8, 3)
-    y, vjp = jax.vjp(lambda x: blocks.max_pool(x, size, stride, padding), x)
+    y, vjp = jax.vjp(lambda x: max_pool(x, size, stride, padding), x)
     given = to_torch(x).requires_grad_()
     expected = F.max_pool2d(given, size, stride, padding)
     np.testing.assert_array_equal(y, from_torch(expected))
@@ -128,20 +136,20 @@ def test_max_pooling_and_its_gradient_equal_torch(size, stride, padding):
 
 
 def test_max_pooling_of_a_constant_image_keeps_the_sum_of_the_gradient():
-    dx = jax.grad(lambda x: blocks.max_pool(x, 2, 2, 0).sum())(jnp.ones((1, 4, 4, 1)))
+    dx = jax.grad(lambda x: max_pool(x, 2, 2, 0).sum())(jnp.ones((1, 4, 4, 1)))
     assert float(dx.sum()) == 4
 
 
 def test_pooling_of_same_size_equals_torch_in_ceiling_mode():
     x = images(1, 14, 14, 2)
     expected = F.max_pool2d(to_torch(x), 3, 2, ceil_mode=True)
-    np.testing.assert_array_equal(blocks.max_pool(x, 3, 2, "SAME"), from_torch(expected))
+    np.testing.assert_array_equal(max_pool(x, 3, 2, "SAME"), from_torch(expected))
 
 
 def test_local_response_norm_equals_torch():
     x = 20 * images(2, 3, 3, 8)
     expected = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(to_torch(x))
-    np.testing.assert_allclose(blocks.local_response_norm(x), from_torch(expected), rtol=1e-5)
+    np.testing.assert_allclose(local_response_norm(x), from_torch(expected), rtol=1e-5)
 
 
 def test_batch_norm_equals_torch_in_training_and_evaluation():
@@ -154,14 +162,14 @@ def test_batch_norm_equals_torch_in_training_and_evaluation():
     }
     for seed in range(3):
         x = 3 + 2 * images(4, 3, 3, 5, seed=seed)
-        y, moved = blocks.BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
+        y, moved = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
         np.testing.assert_allclose(y, from_torch(module(to_torch(x))), atol=1e-5)
         variables = {"params": params, **moved}
     stats = variables["batch_stats"]
     np.testing.assert_allclose(stats["mean"], module.running_mean, atol=1e-6)
     np.testing.assert_allclose(stats["variance"], module.running_var, atol=1e-5)
     x = images(4, 3, 3, 5, seed=9)
-    y = blocks.BatchNorm(train=False).apply(variables, x)
+    y = BatchNorm(train=False).apply(variables, x)
     np.testing.assert_allclose(y, from_torch(module.eval()(to_torch(x))), atol=1e-5)
 
 
@@ -241,8 +249,8 @@ def test_keras_recipe_equals_torch_with_the_same_weights():
 
 
 def test_inception_joins_four_paths():
-    settings = blocks.Settings("none", nn.relu, nn.initializers.normal(0.1), jnp.float32, False)
-    block = blocks.InceptionBlock(settings, 1, 2, 3, 4, 5, 6)
+    settings = Settings("none", nn.relu, nn.initializers.normal(0.1), jnp.float32, False)
+    block = InceptionBlock(settings, 1, 2, 3, 4, 5, 6)
     x = images(1, 5, 5, 4)
     variables = filled(jax.eval_shape(block.init, jax.random.key(0), x))
     params = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), variables["params"])
@@ -322,11 +330,11 @@ def losses_of_training(mesh_config, num_devices):
         "weights": np.ones((4, 16), np.float32),
     }
     example = {"inputs": jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32)}
-    state = training.init_state(model, optimizer, example, mesh, seed=0)
-    step = training.make_train_step(model, optimizer, lambda _: 1e-3)
+    state = init_state(model, optimizer, example, mesh, seed=0)
+    step = make_train_step(model, optimizer, lambda _: 1e-3)
     with sharding.on_mesh(mesh):
         placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
-        state, metrics = training.jit_train_steps(step)(state, placed)
+        state, metrics = jit_train_steps(step)(state, placed)
     return np.asarray(metrics["loss"]), state
 
 

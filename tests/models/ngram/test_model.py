@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_jax.data.config import TokenizerConfig
-from lm_jax.data.text.corpus import tokenize
+from lm_jax.data.documents import tokenize
 from lm_jax.data.text.windows import evaluation_batches, training_batches
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.generation import decode_loop as decoding
-from lm_jax.models.ngram import kneser_ney as counting
+from lm_jax.generation.decode_loop import Sampling, generate
+from lm_jax.models.ngram import kneser_ney
 from lm_jax.models.ngram.model import NgramConfig, ngram
 
 SMOOTHINGS = ("kneser_ney", "add_k", "maximum_likelihood")
@@ -326,7 +326,7 @@ def test_windows_with_enough_context_cost_what_whole_documents_do():
 def test_long_ngrams_of_a_large_vocabulary_are_told_apart():
     rng = np.random.default_rng(0)
     words = rng.choice(rng.integers(0, 60_000, 40), 4_000).tolist()
-    levels = counting.count(
+    levels = kneser_ney.count(
         np.array([60_000, *words, 60_000]), np.array([0, 4_001]), 60_001, 8, across=False
     )
     stream = [60_000, *words, 60_000]
@@ -339,16 +339,16 @@ def test_long_ngrams_of_a_large_vocabulary_are_told_apart():
 def test_sorting_does_not_depend_on_how_large_the_keys_are():
     keys = np.random.default_rng(0).integers(0, 50, 300)
     for offset in (0, 1 << 61):
-        found, origin = counting._sort(keys + offset)
+        found, origin = kneser_ney._sort(keys + offset)
         np.testing.assert_array_equal(found, np.sort(keys) + offset)
         np.testing.assert_array_equal(keys[origin] + offset, found)
 
 
 def test_discounts_come_from_counts_of_counts_or_fall_back():
     counts = np.repeat([0, 1, 2, 3, 4, 9], [5, 40, 20, 10, 6, 3])  # y = 1 / 2
-    np.testing.assert_allclose(counting.discounts(counts), [0, 0.5, 1.25, 1.8])
+    np.testing.assert_allclose(kneser_ney.discounts(counts), [0, 0.5, 1.25, 1.8])
     for broken in ([1, 1, 3, 4], [1, 2, 2, 4], [5, 6], [1, 2] + [3] * 50):
-        np.testing.assert_array_equal(counting.discounts(np.array(broken)), [0, 0.5, 1, 1.5])
+        np.testing.assert_array_equal(kneser_ney.discounts(np.array(broken)), [0, 0.5, 1, 1.5])
 
 
 def test_maximum_likelihood_of_the_text_itself_is_its_conditional_entropy():
@@ -385,14 +385,14 @@ def test_greedy_decoding_recites_the_only_document():
     variables = model.fit(split_of([text], 7))
     tokens = jnp.zeros((1, 12), jnp.int32).at[0, 0].set(7)
     one = jnp.array([1])  # each row's prompt is the end token, and it may become 12 long
-    found = decoding.generate(
+    found = generate(
         model,
         variables,
         tokens,
         one,
         12 * one,
         jax.random.split(jax.random.key(0), 1),
-        sampling=decoding.Sampling(temperature=0),
+        sampling=Sampling(temperature=0),
         end_tokens=(7,),
     )
     assert found.ended[0] and found.tokens[0, 1 : found.lengths[0]].tolist() == text

@@ -11,7 +11,8 @@ import torch
 from lm_jax.models.recurrent.language_model import RecurrentConfig, recurrent
 from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state
+from lm_jax.training.train_step import jit_train_steps, make_train_step
 
 TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 OPTIONS = {
@@ -316,8 +317,8 @@ def trained(config, mesh, windows, optimizer, calls):
     batches = {"inputs": windows[..., :-1], "targets": windows[..., 1:]}
     batches["weights"] = np.ones(windows[..., 1:].shape, np.float32)
     example = {name: value[0] for name, value in batches.items()}
-    state = training.init_state(model, optimizer, example, mesh, seed=0)
-    steps = training.jit_train_steps(training.make_train_step(model, optimizer, schedule))
+    state = init_state(model, optimizer, example, mesh, seed=0)
+    steps = jit_train_steps(make_train_step(model, optimizer, schedule))
     placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     with sharding.on_mesh(mesh):
         for _ in range(calls):

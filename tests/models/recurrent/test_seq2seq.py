@@ -17,7 +17,8 @@ from lm_jax.models.recurrent.seq2seq import (
     recurrent_seq2seq,
 )
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
+from lm_jax.training.state import init_state
+from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.models.recurrent.test_language_model import torch_weights
 
 VOCAB_SIZE = 23
@@ -261,8 +262,8 @@ def trained(config, mesh, batches, optimizer):
     """The parameters and the losses of training on a stack of batches [steps, batch, ...]."""
     model, schedule = recurrent_seq2seq(config), optax.constant_schedule(1.0)
     example = {name: value[0] for name, value in batches.items()}
-    state = training.init_state(model, optimizer, example, mesh, seed=0)
-    steps = training.jit_train_steps(training.make_train_step(model, optimizer, schedule))
+    state = init_state(model, optimizer, example, mesh, seed=0)
+    steps = jit_train_steps(make_train_step(model, optimizer, schedule))
     placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     with sharding.on_mesh(mesh):
         state, metrics = steps(state, placed)

@@ -15,8 +15,9 @@ from lm_jax.models.transformer.model import (
     attention_maps,
 )
 from lm_jax.parallel import sharding
-from lm_jax.training import loop as training
 from lm_jax.training.optimizers import is_head
+from lm_jax.training.state import inherit, init_state, variables_of
+from lm_jax.training.train_step import jit_train_steps, make_train_step
 
 KINDS = {
     "decoder": TransformerConfig,
@@ -254,12 +255,12 @@ def test_a_classifier_takes_all_but_its_head_from_a_masked_language_model():
 
     def state(seed, **fields):
         model = build_model(tiny("encoder", **fields), jnp.float32)
-        return training.init_state(model, optimizer, batch, mesh, seed)
+        return init_state(model, optimizer, batch, mesh, seed)
 
-    masked = training.variables_of(state(0))
+    masked = variables_of(state(0))
     for pooling in ("mean", "first"):
         fresh = state(1, num_classes=3, pooling=pooling)
-        found, kept, new = training.inherit(fresh, masked)
+        found, kept, new = inherit(fresh, masked)
         heads = is_head(found.params)
         assert new == sum(jax.tree.leaves(heads)) == (2 if pooling == "mean" else 4)
         trunk = {name: leaf for name, leaf in found.params.items() if name != "head"}
@@ -298,14 +299,14 @@ def test_training_on_eight_devices_equals_one_and_learns(kind):
     batch |= {"targets": batch["inputs"][:, ::-1].copy()}
     batch["weights"] = (batch["segments"] > 0).astype(np.float32)
     model, optimizer = build_model(tiny(kind, **FIELDS[kind]), jnp.float32), optax.adam(3e-3)
-    step = training.make_train_step(model, optimizer, lambda _: 3e-3)
+    step = make_train_step(model, optimizer, lambda _: 3e-3)
     results = []
     for config, count in (("data:2,fsdp:2,tensor:2", 8), ("data:1", 1)):
         mesh = sharding.make_mesh(config, jax.devices()[:count])
-        state = training.init_state(model, optimizer, batch, mesh, 0)
+        state = init_state(model, optimizer, batch, mesh, 0)
         first = jax.tree.map(np.asarray, state.params)
         placed = sharding.place_batch(batch, sharding.batch_sharding(mesh))
-        steps = training.jit_train_steps(step)
+        steps = jit_train_steps(step)
         with sharding.on_mesh(mesh):
             stacked = {name: jnp.stack([x] * 20) for name, x in placed.items()}
             _, metrics = steps(state, stacked)

@@ -12,7 +12,7 @@ import pytest
 
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.models import build_model
-from lm_jax.models.transformer import flash_attention as fused_attention
+from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.attention import attend, same_segment, visible
 from lm_jax.models.transformer.flash_attention import attend_fused, kernel
 from lm_jax.models.transformer.model import (
@@ -45,7 +45,7 @@ def on_cuda(monkeypatch):
     """As if these devices were GPUs, with cuDNN 9.10."""
     installed = SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", installed)
-    monkeypatch.setattr(fused_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
 
 
 SEGMENTS = jnp.asarray([[1] * 5 + [2] * 9 + [0] * 2, [1] * 16], jnp.int32)
@@ -167,7 +167,7 @@ def test_what_the_kernel_computes_is_counted(on_cuda):
 def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
     config = TransformerConfig(**SHAPE | {"attention": "auto"})
     assert kernel(config, jnp.dtype("bfloat16")) == "xla"  # these devices are CPUs
-    monkeypatch.setattr(fused_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
     assert kernel(config, jnp.dtype("bfloat16")) == "cudnn"
     assert kernel(TransformerConfig(**SHAPE), jnp.dtype("bfloat16")) == "xla"
 

@@ -90,8 +90,8 @@ def test_a_ring_sends_blocks_and_gathers_nothing():
             jax.NamedSharding(mesh, jax.P("data", "sequence")),
         )
         ring = lambda given, *tokens: ring_attend(*given, *tokens)  # noqa: E731
-        program = jax.jit(ring).lower(*placed).compile()
-    sent = read_work(program.as_text()).collectives
+        built = jax.jit(ring).lower(*placed).compile()
+    sent = read_work(built.as_text()).collectives
     assert {collective.kind for collective in sent} == {"collective-permute"}
     # Three times a quarter of the keys, of the values, of their times and of their segments.
     rows = BATCH // 2 * TIME // 4

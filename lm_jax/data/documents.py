@@ -1,0 +1,56 @@
+"""Tokenized documents, and the texts they stand for."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.data.tokenizers import Tokenizer
+from lm_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class TokenizedDocuments(NamedTuple):
+    """One split as a stream of tokens, with the sizes of the raw text of its documents."""
+
+    tokens: np.ndarray  # [N] uint16 or int32
+    starts: np.ndarray  # [D + 1] int64: where the token before each document stands; N - 1 at last
+    characters: np.ndarray  # [D] int64: Unicode code points
+    bytes: np.ndarray  # [D] int64: of the UTF-8 text
+    words: np.ndarray  # [D] int64: separated by white space
+
+
+def rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that a process reads.
+
+    Raises:
+      UserError: the batch does not divide.
+    """
+    if batch_size % process_count:
+        raise UserError(
+            f"a batch of {batch_size} sequences does not divide over {process_count} processes"
+        )
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
+    """Documents as one stream of tokens, with the sizes of their raw text."""
+    end = np.array([tokenizer.end_of_document], np.int32)
+    encoded = tokenizer.encode_all(texts)
+    lengths = np.array([0] + [len(tokens) + 1 for tokens in encoded])
+    stream = np.concatenate([end, *(part for tokens in encoded for part in (tokens, end))])
+    return TokenizedDocuments(
+        tokens=stream.astype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32),
+        starts=np.cumsum(lengths),
+        characters=np.array([len(text) for text in texts]),
+        bytes=np.array([len(text.encode()) for text in texts]),
+        words=np.array([len(text.split()) for text in texts]),
+    )
+
+
+def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
+    """The raw text of each document, exactly as it was."""
+    bounds = zip(documents.starts[:-1] + 1, documents.starts[1:], strict=True)
+    return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]

@@ -1,0 +1,48 @@
+"""JSON files: written atomically, read line by line."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """The value with numbers that JSON lacks (nan, inf) as null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_until(path: Path, last_step: int, measured_again: bool) -> None:
+    rows = [row for row in _rows(path) if row["step"] <= last_step]
+    if measured_again:  # a run that resumes at its end evaluates its last state once more
+        rows = [row for row in rows if (row["step"], row["kind"]) != (last_step, "evaluation")]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # a killed process leaves half a line
+            break
+    return rows
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, in the order written; [] where there are none."""
+    path = workdir / "metrics.jsonl"
+    return _rows(path) if path.exists() else []
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+    os.replace(partial, path)

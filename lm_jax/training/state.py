@@ -1,0 +1,104 @@
+"""The train state: created split over the mesh, described without being allocated, inherited."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm_jax.models.interface import Model
+from lm_jax.parallel import sharding
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and writes besides its batch."""
+
+    step: jax.Array  # int32: optimizer steps done, which is also the position in the data
+    key: jax.Array  # never changes; step s draws from fold_in(key, s)
+    params: Any
+    stats: Any  # non-gradient variables, such as running statistics; {} where there are none
+    opt_state: Any
+
+
+Shapes = Mapping[str, Any]  # arrays, or `ShapeDtypeStruct`s that stand for them
+
+
+def variables_of(state: TrainState) -> dict[str, Any]:
+    """The variables that `Model.apply` takes."""
+    return {"params": state.params, **state.stats}
+
+
+def abstract_state(
+    model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh
+) -> TrainState:
+    """The shapes, dtypes and shardings of a state; nothing is allocated.
+
+    Args:
+      batch: arrays or `ShapeDtypeStruct`s of any batch that the model takes.
+    """
+    boxed = jax.eval_shape(model.init, jax.random.key(0), batch)
+    placed = sharding.variable_shardings(boxed, mesh)["params"]
+    state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
+    shardings = sharding.state_shardings(state, state.params, placed, mesh)
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
+    )
+
+
+def state_bytes(model: Model, optimizer: optax.GradientTransformation, batch: Shapes) -> int:
+    """What parameters, their gradients and the optimizer's state take in all."""
+    state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
+    leaves = jax.tree.leaves((state.params, state.params, state.opt_state))
+    return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh, seed: int
+) -> TrainState:
+    """A fresh state, created already split over the mesh."""
+    abstract = abstract_state(model, optimizer, batch, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(_creator(model, optimizer, batch), out_shardings=shardings)(jax.random.key(seed))
+
+
+def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shapes):
+    def create(key: jax.Array) -> TrainState:
+        zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
+        variables = dict(sharding.unboxed(model.init(key, zeros)))
+        params = variables.pop("params")
+        return TrainState(jnp.int32(0), key, params, variables, optimizer.init(params))
+
+    return create
+
+
+def counted_state(variables: Any, seed: int) -> TrainState:
+    """The state after the one step of a model that counts, on one device."""
+    return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
+
+
+def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState, int, int]:
+    """The state with the variables of another run, how many arrays that is, and how many not.
+
+    An array is taken over where its path and its shape agree, and of a longer table of learned
+    positions its beginning; the optimizer starts afresh.
+    """
+    theirs = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
+    }
+    taken: list[bool] = []
+
+    def choose(path: Any, leaf: jax.Array) -> jax.Array:
+        found = theirs.get(jax.tree_util.keystr(path))
+        if found is not None and getattr(path[-1], "key", None) == "positions":
+            found = found[: len(leaf)]
+        taken.append(found is not None and found.shape == leaf.shape)
+        if not taken[-1]:
+            return leaf
+        return sharding.placed(jnp.asarray(found, leaf.dtype), leaf.sharding)
+
+    ours = jax.tree_util.tree_map_with_path(choose, variables_of(state))
+    params = ours.pop("params")
+    return state._replace(params=params, stats=ours), sum(taken), len(taken) - sum(taken)
