@@ -1,0 +1,143 @@
+"""The batches of every kind of data, against hashes recorded before: runs resume on them.
+
+`python -m tests.data.test_batch_order` records the hashes anew, which ends every old run's claim to
+resume with the same losses.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm_jax import data
+
+RECORDED = Path(__file__).parent / "batch_order.json"
+BYTES = data.train_tokenizer(data.TokenizerConfig("byte"), [])
+STEPS = (0, 1, 2, 17, 130)
+SPLITS = ((0, 1), (0, 2), (1, 2))  # process_index, process_count
+
+
+def _texts(count: int, seed: int, longest: int = 60) -> list[str]:
+    rng = np.random.default_rng(seed)
+    letters = np.array(list("abcdefgh "))
+    return ["".join(rng.choice(letters, size=rng.integers(2, longest))) for _ in range(count)]
+
+
+def _pairs() -> data.ParallelSplit:
+    return data.ParallelSplit(
+        source=data.tokenize(BYTES, _texts(90, 1)),
+        target=data.tokenize(BYTES, _texts(90, 2)),
+        texts=[],
+        origins=[str(number) for number in range(90)],
+        tasks=np.zeros(90, np.int32),
+        instructions=[""],
+    )
+
+
+def _examples() -> data.Examples:
+    targets = np.arange(23, dtype=np.int32) % 3
+    return data.Examples(data.tokenize(BYTES, _texts(23, 3)), targets)
+
+
+def _images() -> data.Examples:
+    images = np.random.default_rng(4).integers(256, size=(23, 8, 8, 1)).astype(np.uint8)
+    return data.Examples(images, np.arange(23, dtype=np.int32) % 3)
+
+
+def kinds() -> dict:
+    """A function (process_index, process_count) -> batches for each kind, and for each use."""
+    documents, one = data.tokenize(BYTES, _texts(30, 0)), data.tokenize(BYTES, ["only one " * 99])
+    texts, pictures, pairs = _examples(), _images(), _pairs()
+    read_text = data.text_reader(texts.inputs, 24)
+    read_image = data.image_reader(pictures.inputs, crop_padding=2, flip=True)
+    words = data.word_boundaries(BYTES)
+    mask = data.masking(rate=0.3, vocab_size=258, end=256)
+    whole_words = data.masking(rate=0.3, vocab_size=258, end=256, words=words)
+    spans = data.span_corruption(
+        source_length=24, context_length=16, density=0.2, mean_span=2.0, vocab_size=270, end=256
+    )
+    length = data.text_length(24, 16, 0.2, 2.0)[0]
+    common = {"context_length": 16, "batch_size": 6}
+    seeded = common | {"seed": 5}
+    made = {
+        "windows": lambda **p: data.training_batches(documents, **seeded, **p),
+        "windows of one document": lambda **p: data.training_batches(one, **seeded, **p),
+        "contiguous streams": lambda **p: data.training_lanes(documents, **seeded, **p),
+        "pairs": lambda **p: data.training_packed_pairs(
+            pairs, source_length=70, **seeded | {"context_length": 80}, **p
+        ),
+        "pairs as one text": lambda **p: data.training_packed_pairs(
+            pairs, source_length=None, **seeded | {"context_length": 40}, truncate=True, **p
+        ),
+        "texts": lambda **p: data.training_examples(texts, read_text, batch_size=6, seed=5, **p),
+        "images": lambda **p: data.training_examples(
+            pictures, read_image, batch_size=6, seed=5, **p
+        ),
+        "skip-gram": lambda **p: data.training_pairs(
+            documents, vocab_size=257, window=3, subsampling=0.01, batch_size=6, seed=5, **p
+        ),
+        "evaluation: windows": lambda **p: data.evaluation_batches(documents, **common, **p),
+        "evaluation: strided": lambda **p: data.evaluation_batches(
+            documents, **common, stride=5, **p
+        ),
+        "evaluation: one document": lambda **p: data.evaluation_batches(one, **common, **p),
+        "evaluation: pairs": lambda **p: data.evaluation_packed_pairs(
+            pairs, source_length=70, **common | {"context_length": 80}, **p
+        ),
+        "evaluation: pairs as one text": lambda **p: data.evaluation_packed_pairs(
+            pairs, source_length=None, **common | {"context_length": 40}, truncate=True, **p
+        ),
+        "evaluation: texts": lambda **p: data.evaluation_examples(
+            texts, read_text, batch_size=6, **p
+        ),
+        "evaluation: images": lambda **p: data.evaluation_examples(
+            pictures, read_image, batch_size=6, **p
+        ),
+        "evaluation: skip-gram": lambda **p: data.evaluation_pairs(
+            documents, window=3, batch_size=6, **p
+        ),
+    }
+    for name, corruption, width in (
+        ("masked", mask, 16),
+        ("masked words", whole_words, 16),
+        ("prefixes", data.prefixing(), 16),
+        ("spans", spans, length),
+    ):
+        made[name] = lambda corruption=corruption, width=width, **p: data.training_corrupted(
+            documents, corruption, **seeded | {"context_length": width}, **p
+        )
+        made[f"evaluation: {name}"] = lambda corruption=corruption, width=width, **p: (
+            data.evaluation_corrupted(
+                documents, corruption, **common | {"context_length": width}, **p
+            )
+        )
+    return made
+
+
+def digest(make, process_index: int, process_count: int) -> str:
+    """Returns the SHA-256 of some batches: names, types, shapes and bytes."""
+    batches = make(process_index=process_index, process_count=process_count)
+    steps = range(len(batches)) if hasattr(batches, "__len__") else STEPS
+    found = hashlib.sha256()
+    for step in steps:
+        for name, array in sorted(batches[step].items()):
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def digests() -> dict[str, list[str]]:
+    """Returns a digest for each kind and each of `SPLITS`."""
+    return {name: [digest(make, *split) for split in SPLITS] for name, make in kinds().items()}
+
+
+@pytest.mark.parametrize("name", sorted(kinds()))
+def test_batches_are_those_of_earlier_runs(name):
+    recorded = json.loads(RECORDED.read_text())
+    assert [digest(kinds()[name], *split) for split in SPLITS] == recorded[name]
+
+
+if __name__ == "__main__":
+    RECORDED.write_text(json.dumps(digests(), indent=1) + "\n")
