@@ -36,9 +36,9 @@ from lm_jax.data.text.denoising_batches import text_length as text_length
 from lm_jax.data.text.denoising_batches import training_corrupted as training_corrupted
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs as evaluation_pairs
 from lm_jax.data.text.skip_gram_batches import training_pairs as training_pairs
+from lm_jax.data.text.windows import contiguous_batches as contiguous_batches
 from lm_jax.data.text.windows import evaluation_batches as evaluation_batches
 from lm_jax.data.text.windows import training_batches as training_batches
-from lm_jax.data.text.windows import training_lanes as training_lanes
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer

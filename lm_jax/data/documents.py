@@ -6,9 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data.tokenizers import Tokenizer
-from lm_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
 
 
 class TokenizedDocuments(NamedTuple):
@@ -19,20 +16,6 @@ class TokenizedDocuments(NamedTuple):
     characters: np.ndarray  # [D] int64: Unicode code points
     bytes: np.ndarray  # [D] int64: of the UTF-8 text
     words: np.ndarray  # [D] int64: separated by white space
-
-
-def rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that a process reads.
-
-    Raises:
-      UserError: the batch does not divide.
-    """
-    if batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} sequences does not divide over {process_count} processes"
-        )
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:

@@ -64,7 +64,7 @@ def _language_example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeD
 
 def _language_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
     carries = getattr(experiment.model, "carry_state", False)
-    batches = data.training_lanes if carries else data.training_batches
+    batches = data.contiguous_batches if carries else data.training_batches
     return batches(
         corpus.train,
         context_length=experiment.model.context_length,

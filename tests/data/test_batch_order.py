@@ -64,7 +64,7 @@ def kinds() -> dict:
     made = {
         "windows": lambda **p: data.training_batches(documents, **seeded, **p),
         "windows of one document": lambda **p: data.training_batches(one, **seeded, **p),
-        "contiguous streams": lambda **p: data.training_lanes(documents, **seeded, **p),
+        "contiguous streams": lambda **p: data.contiguous_batches(documents, **seeded, **p),
         "pairs": lambda **p: data.training_packed_pairs(
             pairs, source_length=70, **seeded | {"context_length": 80}, **p
         ),

@@ -1,98 +1,103 @@
-"""Examples with a label each, as batches: a pure function of (seed, step) for training."""
+"""Examples with a label each, as batches."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.data.batches import (
+    Batch,
+    EvaluationBatches,
+    RandomAccessBatches,
+    Rows,
+    batches_in_order,
+    shuffled_batches,
+)
+from lm_jax.data.documents import TokenizedDocuments
 
-# (indices [B], random numbers or None when not training) -> what the model reads
-Reader = Callable[[np.ndarray, np.random.Generator | None], Batch]
+
+class Draws(NamedTuple):
+    """Random numbers of a training batch, drawn for all of its rows: processes agree on them."""
+
+    rng: np.random.Generator
+    batch_size: int
+    slots: np.ndarray  # [R] int64: the rows of the global batch that are read
+
+    def integers(self, high: int) -> np.ndarray:
+        """Returns two integers from 0 to `high` - 1 a row, [2, R]."""
+        return self.rng.integers(high, size=(2, self.batch_size))[:, self.slots]
+
+    def coins(self) -> np.ndarray:
+        """Returns a fair coin a row, bool [R]."""
+        return (self.rng.random(self.batch_size) < 0.5)[self.slots]
+
+
+# (indices of examples [R], random numbers or None when not training) -> what the model reads
+Reader = Callable[[np.ndarray, Draws | None], Batch]
 
 
 class Examples(NamedTuple):
-    """One split: what is to be classified, and the class of each."""
+    """One split: what is classified, and the class of each example."""
 
     inputs: Any  # images [N, H, W, C] uint8 or float32, or TokenizedDocuments
     targets: np.ndarray  # [N] int32
 
 
 class LabelledSet(NamedTuple):
-    """Both splits, the names of the classes, and what a reader should know of them."""
+    """Both splits, the names of the classes, and the description that a run records."""
 
     labels: list[str]
     train: Examples
     validation: Examples
     description: dict[str, Any]
-    tokenizer: Any = None  # of texts
+    tokenizer: Any = None  # None: the examples are images
 
 
 def text_reader(documents: TokenizedDocuments, context_length: int) -> Reader:
-    """Reads texts as `inputs` [B, T] and `segments` [B, T], which are 1 on text and 0 on padding.
+    """Reads texts as `inputs` [R, T] and `segments` [R, T], which are 1 on text and 0 on padding.
 
-    Of a text longer than the context only the beginning is read.
+    Only the beginning of a text longer than the context is read.
     """
 
-    def read(indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+    def read(indices: np.ndarray, draws: Draws | None) -> Batch:
         starts = documents.starts[indices] + 1
         lengths = documents.starts[indices + 1] - starts
         offsets = np.arange(context_length)
         is_text = offsets < lengths[:, None]
-        places = np.where(is_text, starts[:, None] + offsets, 0)
-        tokens = np.where(is_text, documents.tokens[places], 0)
+        positions = np.where(is_text, starts[:, None] + offsets, 0)
+        tokens = np.where(is_text, documents.tokens[positions], 0)
         return {"inputs": tokens.astype(np.int32), "segments": is_text.astype(np.int32)}
 
     return read
 
 
 def image_reader(images: np.ndarray, crop_padding: int = 0, flip: bool = False) -> Reader:
-    """Reads images as `inputs` [B, H, W, C] float32, bytes as numbers from 0 to 1.
+    """Reads images as `inputs` [R, H, W, C] float32, with pixels from 0 to 1.
 
-    In training they are cropped at random out of a frame of `crop_padding` zeros, and every other
-    one is turned left to right when `flip` says so (He et al. 2016, section 4.2).
+    In training, images are padded by `crop_padding` zeros on each side and cropped at random; with
+    `flip`, half of them are mirrored left to right (He et al. 2016, section 4.2).
     """
 
-    def read(indices: np.ndarray, rng: np.random.Generator | None) -> Batch:
+    def read(indices: np.ndarray, draws: Draws | None) -> Batch:
         chosen = images[indices]
-        if rng is not None and crop_padding:
-            chosen = _random_crops(chosen, crop_padding, rng)
-        if rng is not None and flip:
-            turned = rng.random(len(chosen)) < 0.5
-            chosen = np.where(turned[:, None, None, None], chosen[:, :, ::-1], chosen)
+        if draws is not None and crop_padding:
+            chosen = _crop(chosen, crop_padding, *draws.integers(2 * crop_padding + 1))
+        if draws is not None and flip:
+            chosen = np.where(draws.coins()[:, None, None, None], chosen[:, :, ::-1], chosen)
         scale = 255 if chosen.dtype == np.uint8 else 1
         return {"inputs": chosen.astype(np.float32) / scale}
 
     return read
 
 
-def _random_crops(images: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
+def _crop(images: np.ndarray, padding: int, top: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Returns images [R, H, W, C] padded by zeros and cropped to their size at (top, left) [R]."""
     count, height, width = images.shape[:3]
     frame = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    top, left = rng.integers(2 * padding + 1, size=(2, count))
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     each = np.arange(count)[:, None, None]
     return np.pad(images, frame)[each, rows[:, :, None], columns[:, None, :]]
-
-
-@dataclass(frozen=True)
-class _TrainingExamples:
-    targets: np.ndarray
-    read: Reader
-    order: Any  # grain.MapDataset: the n-th example to train on -> its index
-    batch_size: int
-    rows: slice
-    seed: int
-
-    def __getitem__(self, step: int) -> Batch:
-        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
-        indices = np.array([self.order[number] for number in numbers])
-        # Drawn for the whole batch, so that it does not depend on the number of processes.
-        batch = self.read(indices, np.random.default_rng((self.seed, step)))
-        batch |= {"targets": self.targets[indices], "weights": np.ones(len(indices), np.float32)}
-        return {name: value[self.rows] for name, value in batch.items()}
 
 
 def training_examples(
@@ -103,42 +108,27 @@ def training_examples(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> _TrainingExamples:
-    """Random access to batches: `batches[step]` is a pure function of (seed, step).
+) -> RandomAccessBatches:
+    """Returns batches whose every epoch holds each example once, in an order of its own.
 
-    Every epoch holds each example once, in an order of its own.
+    Batches hold what `read` returns, `targets` [B] int32 and `weights` [B], all 1.
 
     Raises:
       UserError: the batch does not divide over the processes.
     """
-    import grain  # which imports jax, and takes most of a second
 
-    order = grain.MapDataset.range(len(examples.targets)).shuffle(seed=seed).repeat()
-    rows = rows_of_process(batch_size, process_index, process_count)
-    return _TrainingExamples(examples.targets, read, order, batch_size, rows, seed)
+    def make(rows: Rows) -> Batch:
+        draws = Draws(np.random.default_rng((seed, rows.step)), batch_size, rows.slots)
+        return read(rows.examples, draws) | _labels(examples, rows)
 
-
-@dataclass(frozen=True)
-class _EvaluationExamples(Sequence[Batch]):
-    targets: np.ndarray
-    read: Reader
-    batch_size: int
-    rows: slice
-
-    def __len__(self) -> int:
-        return -(-len(self.targets) // self.batch_size)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        numbers = np.arange(index * self.batch_size, (index + 1) * self.batch_size)[self.rows]
-        is_example = numbers < len(self.targets)  # the last batch is filled up without weight
-        numbers = np.where(is_example, numbers, 0)
-        return self.read(numbers, None) | {
-            "targets": self.targets[numbers],
-            "weights": is_example.astype(np.float32),
-            "documents": numbers.astype(np.int32),
-        }
+    return shuffled_batches(
+        make,
+        len(examples.targets),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
 
 
 def evaluation_examples(
@@ -148,7 +138,30 @@ def evaluation_examples(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Sequence[Batch]:
-    """All batches of a split, in which each example has weight 1 exactly once."""
-    rows = rows_of_process(batch_size, process_index, process_count)
-    return _EvaluationExamples(examples.targets, read, batch_size, rows)
+) -> EvaluationBatches:
+    """Returns all batches of a split, in which each example has weight 1 exactly once.
+
+    `documents` [B] holds the index of each example; the rest is as in training.
+
+    Raises:
+      UserError: the batch does not divide over the processes.
+    """
+
+    def make(rows: Rows) -> Batch:
+        index = {"documents": rows.examples.astype(np.int32)}
+        return read(rows.examples, None) | _labels(examples, rows) | index
+
+    return batches_in_order(
+        make,
+        len(examples.targets),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _labels(examples: Examples, rows: Rows) -> Batch:
+    return {
+        "targets": examples.targets[rows.examples],
+        "weights": np.ones(len(rows.examples), np.float32),
+    }

@@ -4,13 +4,20 @@ An encoder-decoder reads sources and targets in rows of their own. A model that 
 each pair as one text, source, end, target, end, of which only the target counts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from lm_jax.data.documents import Batch, TokenizedDocuments, rows_of_process
+from lm_jax.data.batches import (
+    Batch,
+    EvaluationBatches,
+    RandomAccessBatches,
+    Rows,
+    batches_in_order,
+    shuffled_batches,
+)
+from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.errors import UserError
 
@@ -111,8 +118,8 @@ def pack(
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of a split, by number."""
+class PackedPairs:
+    """A row function of the pairs of a split, several to a row."""
 
     split: ParallelSplit
     sides: _Sides
@@ -123,20 +130,20 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.packing.firsts) - 1
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
-        """The rows of these numbers; rows beyond the last are of no weight."""
+    def __call__(self, rows: Rows) -> Batch:
+        """Returns the rows as a batch; rows of padding hold zeros."""
         shapes: list[tuple[tuple[str, ...], int]] = [(_WRITTEN, self.context_length)]
         if self.source_length is not None:
             shapes.append((_READ, self.source_length))
         batch = {
-            name: np.zeros((len(numbers), width), np.int32)
+            name: np.zeros((len(rows.examples), width), np.int32)
             for names, width in shapes
             for name in names
         }
-        batch["weights"] = np.zeros((len(numbers), self.context_length), np.float32)
-        for index, number in enumerate(numbers):
-            if number < len(self):
-                self._fill({name: array[index] for name, array in batch.items()}, number)
+        batch["weights"] = np.zeros((len(rows.examples), self.context_length), np.float32)
+        for index in np.flatnonzero(~rows.is_padding):
+            row = {name: array[index] for name, array in batch.items()}
+            self._fill(row, int(rows.examples[index]))
         return batch
 
     def _fill(self, row: Batch, number: int) -> None:
@@ -176,29 +183,15 @@ class _Rows:
             tokens, widths = tokens.sum(keepdims=True), widths[1:]
         return tuple((1 - tokens / (len(self) * widths)).tolist())
 
-
-@dataclass(frozen=True)
-class _TrainingPairs:
-    packed: _Rows
-    order: Any  # grain.MapDataset: the n-th row to train on -> its number
-    batch_size: int
-    rows: slice
-
-    def __getitem__(self, step: int) -> Batch:
-        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)[self.rows]
-        batch = self.packed.batch([int(self.order[number]) for number in numbers])
-        return {name: value for name, value in batch.items() if name != "documents"}
-
     @property
     def note(self) -> str:
         """How well the rows are filled."""
-        padding = " and ".join(f"{share:.1%}" for share in self.packed.padding())
-        source_length, length = self.packed.source_length, self.packed.context_length
-        widths = f"{length} tokens"
-        if source_length is not None:
-            widths = f"{source_length} source and {length} target tokens"
-        pairs, rows = len(self.packed.packing.pairs), len(self.packed)
-        return f"{pairs:,} pairs in {rows:,} rows of {widths}: padding {padding}"
+        padding = " and ".join(f"{share:.1%}" for share in self.padding())
+        widths = f"{self.context_length} tokens"
+        if self.source_length is not None:
+            widths = f"{self.source_length} source and {self.context_length} target tokens"
+        pairs = len(self.packing.pairs)
+        return f"{pairs:,} pairs in {len(self):,} rows of {widths}: padding {padding}"
 
 
 def training_packed_pairs(
@@ -211,7 +204,7 @@ def training_packed_pairs(
     truncate: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-) -> _TrainingPairs:
+) -> RandomAccessBatches:
     """Random access to batches: `batches[step]` is a pure function of (seed, step).
 
     Pairs are packed once, in pools that the seed decides; an epoch holds each row once, in an
@@ -228,39 +221,56 @@ def training_packed_pairs(
       UserError: a text is longer than its row and `truncate` does not ask to cut it, or the batch
         does not divide over the processes.
     """
-    import grain  # which imports jax, and takes most of a second
+    packed = pack_pairs(
+        split,
+        source_length=source_length,
+        context_length=context_length,
+        truncate=truncate,
+        seed=seed,
+    )
 
-    order = np.random.default_rng(seed).permutation(len(split.origins))
-    packed = _packed(split, source_length, context_length, truncate, order)
-    rows = rows_of_process(batch_size, process_index, process_count)
-    numbers = grain.MapDataset.range(len(packed)).shuffle(seed=seed).repeat()
-    return _TrainingPairs(packed, numbers, batch_size, rows)
+    def make(rows: Rows) -> Batch:
+        batch = packed(rows)
+        del batch["documents"]
+        return batch
+
+    return shuffled_batches(
+        make,
+        len(packed),
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        note=packed.note,
+    )
 
 
-def _packed(split, source_length, context_length, truncate, order) -> _Rows:
+def pack_pairs(
+    split: ParallelSplit,
+    *,
+    source_length: int | None,
+    context_length: int,
+    truncate: bool = False,
+    seed: int | None = None,
+) -> PackedPairs:
+    """Returns the pairs of a split in rows, as `training_packed_pairs` describes them.
+
+    Args:
+      seed: decides which pairs are packed together; None: they are packed in their order.
+
+    Raises:
+      UserError: a text is longer than its row and `truncate` does not ask to cut it.
+    """
+    order = np.arange(len(split.origins))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(split.origins))
     sides = _sides(split, source_length, context_length, truncate)
     if source_length is None:
         nothing = np.zeros_like(sides.source)
         packing = pack(nothing, sides.source + sides.target, 1, context_length, order)
     else:
         packing = pack(*sides, source_length, context_length, order)
-    return _Rows(split, sides, packing, source_length, context_length)
-
-
-@dataclass(frozen=True)
-class _EvaluationPairs(Sequence[Batch]):
-    packed: _Rows
-    batch_size: int
-    rows: slice
-
-    def __len__(self) -> int:
-        return -(-len(self.packed) // self.batch_size)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        numbers = range(index * self.batch_size, (index + 1) * self.batch_size)[self.rows]
-        return self.packed.batch(numbers)
+    return PackedPairs(split, sides, packing, source_length, context_length)
 
 
 def evaluation_packed_pairs(
@@ -272,7 +282,7 @@ def evaluation_packed_pairs(
     truncate: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-) -> Sequence[Batch]:
+) -> EvaluationBatches:
     """All batches of a split, in which each target has weight 1 exactly once.
 
     `documents` [B, T] names the pair of each target; the rest is as in training.
@@ -280,7 +290,13 @@ def evaluation_packed_pairs(
     Raises:
       UserError: as in training.
     """
-    order = np.arange(len(split.origins))
-    packed = _packed(split, source_length, context_length, truncate, order)
-    rows = rows_of_process(batch_size, process_index, process_count)
-    return _EvaluationPairs(packed, batch_size, rows)
+    packed = pack_pairs(
+        split, source_length=source_length, context_length=context_length, truncate=truncate
+    )
+    return batches_in_order(
+        packed,
+        len(packed),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )

@@ -4,13 +4,21 @@ In training what is hidden is a pure function of (seed, step, row); in evaluatio
 so that figures of different models, times and batch sizes compare.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from lm_jax.data.documents import Batch, TokenizedDocuments
+from lm_jax.data.batches import (
+    Batch,
+    EvaluationBatches,
+    RandomAccessBatches,
+    RowFunction,
+    Rows,
+    batches_in_order,
+    shuffled_batches,
+    stack_rows,
+)
+from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.text.corruption import (
     choose_prefix,
     corrupt_spans,
@@ -19,7 +27,7 @@ from lm_jax.data.text.corruption import (
     noise_spans,
     num_noise_spans,
 )
-from lm_jax.data.text.windows import evaluation_batches, training_batches
+from lm_jax.data.text.windows import packed_windows, shuffled_windows
 from lm_jax.data.tokenizers import WordBoundaries
 from lm_jax.errors import UserError
 
@@ -138,24 +146,28 @@ def text_length(
     return length, num_noise_spans(length, density, mean_span)[1]
 
 
-def _spoil(batch: Batch, corrupt: Corruption, seeds: Sequence[tuple[int, ...]]) -> Batch:
-    rows = [
-        corrupt({name: array[index] for name, array in batch.items()}, np.random.default_rng(seed))
-        for index, seed in enumerate(seeds)
-    ]
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+def _corrupted(
+    rows: RowFunction, corrupt: Corruption, seed: Callable[[Rows, int], tuple[int, ...]]
+) -> RowFunction:
+    """Returns rows that are corrupted each with random numbers of its own.
 
+    Args:
+      seed: (rows, index among them) -> the seed of that row's random numbers.
+    """
 
-@dataclass(frozen=True)
-class _Training:
-    batches: Any
-    corrupt: Corruption
-    seed: int
+    def make(which: Rows) -> Batch:
+        batch = rows(which)
+        return stack_rows(
+            [
+                corrupt(
+                    {name: array[index] for name, array in batch.items()},
+                    np.random.default_rng(seed(which, index)),
+                )
+                for index in range(len(which.slots))
+            ]
+        )
 
-    def __getitem__(self, step: int) -> Batch:
-        rows = self.batches.rows
-        seeds = [(self.seed, step, row) for row in range(rows.start, rows.stop)]
-        return _spoil(self.batches[step], self.corrupt, seeds)
+    return make
 
 
 def training_corrupted(
@@ -167,38 +179,23 @@ def training_corrupted(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> _Training:
-    """Random access to batches of `training_batches`, each row spoiled.
+) -> RandomAccessBatches:
+    """Returns batches of the windows of `training_batches`, each row corrupted.
+
+    What is hidden is a pure function of (seed, step, row of the global batch).
 
     Raises:
       UserError: as there.
     """
-    batches = training_batches(
-        documents,
-        context_length=context_length,
+    windows, count = shuffled_windows(documents, context_length, seed)
+    return shuffled_batches(
+        _corrupted(windows, corrupt, lambda rows, i: (seed, rows.step, int(rows.slots[i]))),
+        count,
         batch_size=batch_size,
         seed=seed,
         process_index=process_index,
         process_count=process_count,
     )
-    return _Training(batches, corrupt, seed)
-
-
-@dataclass(frozen=True)
-class _Evaluation(Sequence[Batch]):
-    batches: Any
-    corrupt: Corruption
-    batch_size: int
-    first_row: int
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        batch = self.batches[index]
-        first = index * self.batch_size + self.first_row
-        seeds = [(first + row,) for row in range(len(batch["inputs"]))]
-        return _spoil(batch, self.corrupt, seeds)
 
 
 def evaluation_corrupted(
@@ -209,17 +206,16 @@ def evaluation_corrupted(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Sequence[Batch]:
-    """All batches of `evaluation_batches` in disjoint windows, each row spoiled.
+) -> EvaluationBatches:
+    """Returns all batches of `evaluation_batches` in disjoint windows, each row corrupted.
 
-    What is hidden depends on the row alone, thus on the text and the context length.
+    What is hidden depends on the row alone, that is, on the text and the context length.
     """
-    batches = evaluation_batches(
-        documents,
-        context_length=context_length,
+    windows, count = packed_windows(documents, context_length, context_length)
+    return batches_in_order(
+        _corrupted(windows, corrupt, lambda rows, i: (int(rows.numbers[i]),)),
+        count,
         batch_size=batch_size,
         process_index=process_index,
         process_count=process_count,
     )
-    first_row = process_index * batch_size // process_count
-    return _Evaluation(batches, corrupt, batch_size, first_row)

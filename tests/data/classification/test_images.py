@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import ImageConfig, image_reader, prepare
+from lm_jax.data.classification.batches import Draws
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 5), np.uint8)
@@ -101,7 +102,9 @@ def test_augmentation_shifts_and_flips_and_only_in_training():
     np.testing.assert_allclose(read(indices, None)["inputs"] * 255, images, rtol=1e-6)
     seen = set()
     for image, original in zip(
-        read(indices, np.random.default_rng(0))["inputs"] * 255, images, strict=True
+        read(indices, Draws(np.random.default_rng(0), 64, indices))["inputs"] * 255,
+        images,
+        strict=True,
     ):
         frame = np.pad(original, ((1, 1), (1, 1), (0, 0)))
         matches = [

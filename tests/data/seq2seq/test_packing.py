@@ -8,6 +8,7 @@ from lm_jax.data import (
     prepare,
     training_packed_pairs,
 )
+from lm_jax.data.seq2seq.packing import pack_pairs
 
 SIZES = {"source_length": 78, "context_length": 82}
 
@@ -52,7 +53,7 @@ def all_pairs(split):
 
 def test_an_epoch_holds_each_pair_once_in_an_order_of_its_own(split):
     batches = training_packed_pairs(split, **SIZES, batch_size=1, seed=3)
-    rows = len(batches.packed)
+    rows = batches.rows_per_epoch
     epochs = [
         [p for step in range(rows) for p in pairs_of(batches[e * rows + step])] for e in range(2)
     ]
@@ -69,10 +70,11 @@ def test_padding_is_weightless_and_little(split):
     np.testing.assert_array_equal(batch["weights"], batch["segments"] > 0)
     counted = [
         (training["source_segments"] == 0).mean()
-        for training in (batches[step] for step in range(len(batches.packed) // 16))
+        for training in (batches[step] for step in range(batches.rows_per_epoch // 16))
     ]
-    assert np.mean(counted) == pytest.approx(batches.packed.padding()[0], abs=0.01)
-    assert max(batches.packed.padding()) < 0.15 and "padding" in batches.note
+    padding = pack_pairs(split, **SIZES, seed=0).padding()
+    assert np.mean(counted) == pytest.approx(padding[0], abs=0.01)
+    assert max(padding) < 0.15 and "padding" in batches.note
 
 
 def test_a_batch_is_a_function_of_seed_and_step(split):
@@ -139,13 +141,9 @@ def test_without_an_encoder_a_pair_is_one_text_of_which_the_target_counts(split)
                 assert text[first - 1] == text[-1] == 256
                 found.append((bytes(text[: first - 1].tolist()), bytes(text[first:-1].tolist())))
     assert sorted(found) == sorted(all_pairs(split))
-    training = training_packed_pairs(
-        split, source_length=None, context_length=160, batch_size=1, seed=0
-    )
-    assert len(training.packed.padding()) == 1 and training.packed.padding()[0] < 0.15
+    (padding,) = pack_pairs(split, source_length=None, context_length=160, seed=0).padding()
+    assert padding < 0.15
     with pytest.raises(ValueError, match=r"a pair of \d+ tokens is longer than model.context_len"):
         training_packed_pairs(split, source_length=None, context_length=40, batch_size=1, seed=0)
-    cut = training_packed_pairs(
-        split, source_length=None, context_length=40, batch_size=1, seed=0, truncate=True
-    )
-    assert len(cut.packed.packing.pairs) == len(all_pairs(split))
+    cut = pack_pairs(split, source_length=None, context_length=40, truncate=True)
+    assert len(cut.packing.pairs) == len(all_pairs(split))

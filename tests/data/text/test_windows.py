@@ -3,10 +3,10 @@ import pytest
 
 from lm_jax.data import (
     TokenizerConfig,
+    contiguous_batches,
     evaluation_batches,
     tokenize,
     training_batches,
-    training_lanes,
 )
 from lm_jax.data.tokenizers import train_tokenizer
 
@@ -48,8 +48,8 @@ def test_each_epoch_covers_disjoint_windows_of_a_stream_without_repeats():
     batches = training_batches(stream, context_length=16, batch_size=1, seed=0)
     seen_by_epoch, orders = [], []
     for epoch in range(2):
-        first = epoch * batches.windows_per_epoch
-        rows = [batches[first + i]["inputs"][0] for i in range(batches.windows_per_epoch)]
+        first = epoch * batches.rows_per_epoch
+        rows = [batches[first + i]["inputs"][0] for i in range(batches.rows_per_epoch)]
         tokens = np.concatenate(rows)
         assert len(np.unique(tokens)) == len(tokens) > 900 - 3 * 16
         seen_by_epoch.append([row.tolist() for row in rows])
@@ -138,27 +138,27 @@ def test_a_stride_that_leaves_gaps_is_refused():
         evaluation_batches(DOCUMENTS, context_length=16, batch_size=1, stride=20)
 
 
-def test_lanes_go_on_where_the_last_batch_stopped_and_cover_an_epoch():
-    batches = training_lanes(DOCUMENTS, context_length=16, batch_size=3, seed=0)
-    rows = [batches[step] for step in range(batches.windows_per_lane)]
-    lanes = np.concatenate([row["inputs"] for row in rows], axis=1)
+def test_contiguous_streams_continue_the_last_batch_and_cover_an_epoch():
+    batches = contiguous_batches(DOCUMENTS, context_length=16, batch_size=3, seed=0)
+    rows = [batches[step] for step in range(batches.rows_per_epoch // 3)]
+    streams = np.concatenate([row["inputs"] for row in rows], axis=1)
     targets = np.concatenate([row["targets"] for row in rows], axis=1)
-    np.testing.assert_array_equal(lanes[:, 1:], targets[:, :-1])
-    np.testing.assert_array_equal(lanes[1:, 0], targets[:-1, -1])
+    np.testing.assert_array_equal(streams[:, 1:], targets[:, :-1])
+    np.testing.assert_array_equal(streams[1:, 0], targets[:-1, -1])
     stream = np.tile(np.asarray(DOCUMENTS.tokens[:-1]), 2).tolist()
-    whole = lanes.ravel().tolist()
+    whole = streams.ravel().tolist()
     assert any(stream[i : i + len(whole)] == whole for i in range(len(stream) // 2))
 
 
-def test_a_stream_shorter_than_its_lanes_is_refused():
-    with pytest.raises(ValueError, match="fewer than one window .* each of 4000 lanes"):
-        training_lanes(DOCUMENTS, context_length=16, batch_size=4000, seed=0)
+def test_a_stream_too_short_for_its_batch_is_refused():
+    with pytest.raises(ValueError, match="fewer than one window .* of 4000 contiguous"):
+        contiguous_batches(DOCUMENTS, context_length=16, batch_size=4000, seed=0)
 
 
-def test_lanes_continue_nothing_where_an_epoch_begins():
+def test_contiguous_streams_continue_nothing_where_an_epoch_begins():
     one = tokenize(BYTES, ["a text without an end " * 20])
-    batches = training_lanes(one, context_length=16, batch_size=3, seed=0)
-    per_epoch = batches.windows_per_lane
+    batches = contiguous_batches(one, context_length=16, batch_size=3, seed=0)
+    per_epoch = batches.rows_per_epoch // 3
     for step in range(3 * per_epoch):
         before = batches[step - 1]["targets"][:, -1] if step else None
         continues = batches[step]["segments"][:, 0] == 1

@@ -1,0 +1,137 @@
+"""Random access to batches, the same for every kind of data: an order and a row function.
+
+A row function makes the rows that one process needs of one global batch. It gets `Rows`, which say
+where the rows stand in the batch and in the run, and which examples they hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lm_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+class Rows(NamedTuple):
+    """The rows of one process in one global batch; each array is [R]."""
+
+    step: int
+    slots: np.ndarray  # positions in the global batch, int64
+    numbers: np.ndarray  # positions in the run: step * batch_size + slots
+    examples: np.ndarray  # indices of the examples that the rows hold
+    is_padding: np.ndarray  # bool: rows that fill up the last batch of an evaluation
+
+
+RowFunction = Callable[[Rows], Batch]
+
+
+@dataclass(frozen=True)
+class RandomAccessBatches:
+    """Training batches without an end: `batches[step]` is a pure function of (seed, step).
+
+    The global batch does not depend on the number of processes; each makes consecutive rows of it.
+    """
+
+    rows: RowFunction
+    batch_size: int
+    slots: range  # the rows of a global batch that this process makes
+    order: Any = None  # grain.MapDataset: position in the run -> example; None: the identity
+    rows_per_epoch: int | None = None  # None: rows are drawn at random
+    note: str = ""  # what a log should say of these batches
+
+    def __getitem__(self, step: int) -> Batch:
+        slots = np.array(self.slots, np.int64)
+        numbers = step * self.batch_size + slots
+        examples = numbers
+        if self.order is not None:
+            examples = np.array([self.order[number] for number in numbers.tolist()], np.int64)
+        return self.rows(Rows(step, slots, numbers, examples, np.zeros(len(slots), bool)))
+
+
+def shuffled_batches(
+    rows: RowFunction,
+    num_examples: int,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    note: str = "",
+) -> RandomAccessBatches:
+    """Returns batches whose every epoch holds each example once, in an order of its own.
+
+    Raises:
+      UserError: the batch does not divide over the processes.
+    """
+    import grain  # imports jax, which takes most of a second
+
+    order = grain.MapDataset.range(num_examples).shuffle(seed=seed).repeat()
+    slots = slots_of_process(batch_size, process_index, process_count)
+    return RandomAccessBatches(rows, batch_size, slots, order, num_examples, note)
+
+
+@dataclass(frozen=True)
+class EvaluationBatches(Sequence[Batch]):
+    """All examples of a split once, in their order; the last batch is padded with weightless rows.
+
+    A row function may put anything into a row of padding: its `weights` are set to 0 here. Where a
+    row of padding needs an example, it is example 0.
+    """
+
+    rows: RowFunction
+    num_examples: int
+    batch_size: int
+    slots: range  # the rows of a global batch that this process makes
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        slots = np.array(self.slots, np.int64)
+        numbers = index * self.batch_size + slots
+        is_padding = numbers >= self.num_examples
+        examples = np.where(is_padding, 0, numbers)
+        batch = self.rows(Rows(index, slots, numbers, examples, is_padding))
+        batch["weights"][is_padding] = 0
+        return batch
+
+
+def batches_in_order(
+    rows: RowFunction,
+    num_examples: int,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvaluationBatches:
+    """Returns all batches of a split, in which each example occurs exactly once.
+
+    Raises:
+      UserError: the batch does not divide over the processes.
+    """
+    slots = slots_of_process(batch_size, process_index, process_count)
+    return EvaluationBatches(rows, num_examples, batch_size, slots)
+
+
+def slots_of_process(batch_size: int, process_index: int, process_count: int) -> range:
+    """Returns the rows of a global batch that a process makes.
+
+    Raises:
+      UserError: the batch does not divide over the processes.
+    """
+    if batch_size % process_count:
+        raise UserError(
+            f"a batch of {batch_size} sequences does not divide over {process_count} processes"
+        )
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+def stack_rows(rows: Sequence[Batch]) -> Batch:
+    """Returns rows, each a dict of arrays without a batch axis, as one batch."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
