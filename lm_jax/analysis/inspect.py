@@ -1,6 +1,6 @@
 """What can be seen inside a trained model, as JSON that the report draws.
 
-Texts: attention, what is expected next, beams (`text_findings`).
+Texts: attention, what is expected next, beams (`analyse_text`).
 Classifiers: the confusion matrix, the examples that they got most wrong, first filters and feature
 maps, the boundary that two inputs are divided by. Embeddings: a map, and nearest neighbours.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm_jax import data
-from lm_jax.analysis.text_example import text_findings
+from lm_jax.analysis.text_example import analyse_text
 from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.evaluation.loss_sums import predict
@@ -54,7 +54,7 @@ def inspect(
         tokens = np.asarray(documents.tokens)
         findings["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
     if dataset.tokenizer is not None and alone:
-        findings |= text_findings(*alone, dataset.validation, dataset.tokenizer)
+        findings |= analyse_text(*alone, dataset.validation, dataset.tokenizer)
     return findings
 
 

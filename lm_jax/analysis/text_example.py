@@ -18,7 +18,7 @@ from lm_jax.models import Variables
 _LONGEST = 40  # tokens of a side whose attention is shown
 
 
-def text_findings(
+def analyse_text(
     built: BuiltExperiment, variables: Variables, split: Any, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
     """What a model makes of one text of a split; {} where it neither attends nor generates."""

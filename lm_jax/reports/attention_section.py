@@ -16,7 +16,7 @@ _TOWERS = {
 }
 
 
-def attention_exhibit(towers: Mapping[str, Any] | None) -> str:
+def attention_section(towers: Mapping[str, Any] | None) -> str:
     """A table of weights with its choices, and a picture of each map.
 
     The page's script fills the table with the map that is chosen; without it, it is the first.

@@ -17,7 +17,7 @@ from lm_jax.telemetry.json_files import read_metrics
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """Runs that differ only in their seed (and in where they were kept)."""
 
     name: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     curve: list[tuple[float, float]]  # (trained on, figure) of the first run
 
 
-def compare(workdirs: Sequence[Path]) -> list[Row]:
+def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
     """One row for each experiment, the best first.
 
     The standard error is that of the mean over seeds where there are several runs, and otherwise
@@ -55,7 +55,7 @@ def compare(workdirs: Sequence[Path]) -> list[Row]:
     return sorted(rows, key=lambda row: sign * row.figures[metric][0])
 
 
-def write_comparison(rows: Sequence[Row], directory: Path) -> Path:
+def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
     """The path of comparison.html; comparison.svg and comparison.json stand beside it.
 
     Raises:
@@ -83,7 +83,7 @@ def write_comparison(rows: Sequence[Row], directory: Path) -> Path:
     return path
 
 
-def table_of(rows: Sequence[Row]) -> list[list[str]]:
+def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     """The cells of a table, its head first."""
     figures = list(rows[0].figures)
     head = ["run", "seeds", "parameters", "trained on", *(n.replace("_", " ") for n in figures)]
@@ -126,7 +126,7 @@ def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
     return "bits_per_character" if characters else "accuracy"
 
 
-def _row(group: Sequence[Mapping[str, Any]], metric: str) -> Row:
+def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
     validations = [run["results"]["validation"] for run in group]
 
     def figure(name: str) -> tuple[float, float | None]:
@@ -139,7 +139,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> Row:
     per_step = _targets_per_step(first)
     measured = [row for row in first["rows"] if row["kind"] == "evaluation"]
     shown = dict.fromkeys((metric, "cross_entropy", "accuracy"))
-    return Row(
+    return ComparisonRow(
         name=first["path"].name.rsplit("-", 1)[0],
         runs=len(group),
         parameters=first["results"]["parameters"],

@@ -10,7 +10,7 @@ from lm_jax.reports.svg_tree import tree_chart
 _LARGEST_TREE = 600  # nodes; of larger ones only the finished texts are shown
 
 
-def next_tokens_exhibit(found: Mapping[str, Any] | None) -> str:
+def next_tokens_section(found: Mapping[str, Any] | None) -> str:
     """Cards, one for each step, of the most probable tokens with bars."""
     if not found:
         return ""
@@ -42,7 +42,7 @@ def _card(step: Mapping[str, Any]) -> str:
     )
 
 
-def beams_exhibit(nodes: Sequence[Mapping[str, Any]] | None) -> str:
+def beams_section(nodes: Sequence[Mapping[str, Any]] | None) -> str:
     """The tree of a beam search, the best text straight along its top."""
     if not nodes:
         return ""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.errors import UserError
-from lm_jax.reports import attention_section as attention_exhibit
-from lm_jax.reports import generation_section as generation_exhibit
-from lm_jax.reports.sections import exhibits
+from lm_jax.reports import attention_section as attention_section
+from lm_jax.reports import generation_section as generation_section
+from lm_jax.reports.sections import analysis_sections
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics
@@ -49,7 +49,10 @@ def write_report(workdir: Path) -> Path:
         _section("Training", _curves(rows, config.get("objective", ""))),
         _section("What the text costs", _comparison(validation, baselines)),
         _section("Validation", _measures(validation)),
-        *(_section(*exhibit) for exhibit in exhibits(_json(workdir / "inspection.json")).items()),
+        *(
+            _section(*exhibit)
+            for exhibit in analysis_sections(_json(workdir / "inspection.json")).items()
+        ),
         _section("Samples", _samples(workdir / "samples.txt")),
         _section("Data", _table(_flat(_json(workdir / "data.json")))),
         _section("Configuration", _table(_flat(config))),
@@ -64,7 +67,7 @@ def write_report(workdir: Path) -> Path:
 
 def page(title: str, body: str) -> str:
     """A whole page, self-contained, around its sections."""
-    style = _STYLE + attention_exhibit.STYLE + generation_exhibit.STYLE
+    style = _STYLE + attention_section.STYLE + generation_section.STYLE
     return _PAGE.format(title=escape(title), style=style, body=body, script=_SCRIPT)
 
 

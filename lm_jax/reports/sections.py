@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lm_jax.reports.attention_section import attention_exhibit
-from lm_jax.reports.generation_section import beams_exhibit, next_tokens_exhibit
+from lm_jax.reports.attention_section import attention_section
+from lm_jax.reports.generation_section import beams_section, next_tokens_section
 from lm_jax.reports.svg_charts import scatter_chart, surface_chart
 
 _LARGEST_TABLE = 25  # classes of which every pair is shown
 
 
-def exhibits(findings: Mapping[str, Any]) -> dict[str, str]:
+def analysis_sections(findings: Mapping[str, Any]) -> dict[str, str]:
     """The body of each section, by its title; empty where there is nothing to show."""
     return {
         "Confusion": _confusion(findings),
@@ -20,9 +20,9 @@ def exhibits(findings: Mapping[str, Any]) -> dict[str, str]:
         "First filters": _picture(findings.get("filters"), "the kernels of the first convolution"),
         "Feature maps": _picture(findings.get("feature_maps_of"), "an image")
         + _picture(findings.get("feature_maps"), "what the first convolution makes of it"),
-        "What comes next": next_tokens_exhibit(findings.get("next_tokens")),
-        "Beams": beams_exhibit(findings.get("beams")),
-        "Attention": attention_exhibit(findings.get("attention")),
+        "What comes next": next_tokens_section(findings.get("next_tokens")),
+        "Beams": beams_section(findings.get("beams")),
+        "Attention": attention_section(findings.get("attention")),
         "Embedding map": _map(findings.get("embedding")),
         "Nearest neighbours": _neighbours(findings.get("embedding")),
     }

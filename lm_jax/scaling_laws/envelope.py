@@ -24,7 +24,7 @@ _LEAST_SQUARES = 10.0  # Huber's delta above every residual
 _BANDWIDTHS = (0.15, 0.3, 0.6, 1.2, 2.4, 4.8)  # of the kernel, in log C
 
 
-class Curve(NamedTuple):
+class SmoothedCurve(NamedTuple):
     """One run: its loss along training, as measured and smoothed."""
 
     size: float
@@ -36,17 +36,17 @@ class Curve(NamedTuple):
 class EnvelopeFit(NamedTuple):
     """Power laws of the optimal size and tokens over budgets."""
 
-    curves: list[Curve]
+    curves: list[SmoothedCurve]
     budgets: np.ndarray  # [X] where a size overtakes the next smaller one
     sizes: np.ndarray  # [X] geometric means of both
     losses: np.ndarray  # [X]
-    edges: list[float]  # overtakings left out: there one of the two runs begins or ends
+    edges: list[float]  # crossovers left out: there one of the two runs begins or ends
     size: Line
     tokens: Line
 
 
 def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> EnvelopeFit:
-    """Lines through the overtakings of all curves, smoothed.
+    """Lines through the crossovers of all curves, smoothed.
 
     They are smoothed by local parabolas of one of six widths, or by a power law with offset each:
     whatever predicts points left out best, over all curves.
@@ -57,7 +57,7 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
       losses: [P].
 
     Raises:
-      UserError: a curve has too few points, or fewer than two overtakings are inside the curves.
+      UserError: a curve has too few points, or fewer than two crossovers are inside the curves.
     """
     runs = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
     runs = [rows[np.argsort(budgets[rows], kind="stable")] for rows in runs]
@@ -69,7 +69,7 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
             "size"
         )
     if len(runs) < 3:
-        raise UserError(f"an envelope of {len(runs)} sizes has no two overtakings; give at least 3")
+        raise UserError(f"an envelope of {len(runs)} sizes has no two crossovers; give at least 3")
     logs = [(np.log(budgets[rows]), np.log(losses[rows])) for rows in runs]
     grid = np.linspace(min(x[0] for x, _ in logs), max(x[-1] for x, _ in logs), _GRID)
     curves, ahead = [], np.full((len(runs), _GRID), np.inf)
@@ -77,11 +77,11 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
         seen = (grid >= x[0]) & (grid <= x[-1])
         row[seen] = smooth(grid[seen])
         size = float(sizes[rows[0]])
-        curves.append(Curve(size, budgets[rows], losses[rows], np.exp(smooth(x))))
-    return _overtakings(curves, grid, ahead)
+        curves.append(SmoothedCurve(size, budgets[rows], losses[rows], np.exp(smooth(x))))
+    return _crossovers(curves, grid, ahead)
 
 
-def _overtakings(curves: list[Curve], grid: np.ndarray, ahead: np.ndarray) -> EnvelopeFit:
+def _crossovers(curves: list[SmoothedCurve], grid: np.ndarray, ahead: np.ndarray) -> EnvelopeFit:
     winners = ahead.argmin(axis=0)
     # Noise lets the lead change to and fro: what counts is the share of budgets that each size
     # leads, in the order of the sizes.

@@ -13,7 +13,7 @@ _ROUNDS = 10
 _FEWEST_SIZES = 3  # a minimum inside a profile has a neighbour on each side
 
 
-class Profile(NamedTuple):
+class IsoflopProfile(NamedTuple):
     """One budget: its points by rising size, and the smallest loss on a curve through them."""
 
     budget: float  # training FLOPs
@@ -30,7 +30,7 @@ class IsoflopFit(NamedTuple):
     """Power laws of the optimal size and tokens over budgets."""
 
     minimum: str
-    profiles: list[Profile]
+    profiles: list[IsoflopProfile]
     size: Line
     tokens: Line
 
@@ -91,7 +91,7 @@ def fit_isoflop(
 
 def _profile(
     budget: float, sizes: np.ndarray, tokens: np.ndarray, losses: np.ndarray, minimum: str
-) -> Profile:
+) -> IsoflopProfile:
     distinct, where = np.unique(sizes, return_inverse=True)
     counts = np.bincount(where)
     # Seeds of one size count as one point, their mean.
@@ -102,7 +102,7 @@ def _profile(
         curve, best, at_edge = _akima(x, y)
     else:
         curve, best, at_edge = _parabola(x, y)
-    return Profile(
+    return IsoflopProfile(
         float(budget),
         distinct,
         np.exp(y),

@@ -24,7 +24,7 @@ _OF_A_SWEEP = {  # in `results.csv`
 }
 
 
-Row = Mapping[str, str | None]
+CsvRow = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def known_columns(path: Path) -> dict[str, str]:
     return _OF_A_SWEEP | ({"budget": "budget"} if "budget" in header else {})
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
+def _read(path: Path) -> tuple[list[str], list[tuple[int, CsvRow]]]:
     """The header, and the rows with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -152,10 +152,10 @@ def _number(cell: str | None) -> float:
 
 
 def _best(
-    rows: Sequence[tuple[int, Row]], columns: Sequence[str], loss_column: str
-) -> list[tuple[int, Row]]:
+    rows: Sequence[tuple[int, CsvRow]], columns: Sequence[str], loss_column: str
+) -> list[tuple[int, CsvRow]]:
     """The row of lowest loss of those that are alike, in the order of the file."""
-    best: dict[Any, tuple[float, int, Row]] = {}
+    best: dict[Any, tuple[float, int, CsvRow]] = {}
     for line, row in rows:
         loss = _number(row[loss_column])
         loss = loss if loss > 0 else math.inf

@@ -25,7 +25,7 @@ from lm_jax.reports.run_report import page
 from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss
-from lm_jax.scaling_laws.isoflop import IsoflopFit, Profile
+from lm_jax.scaling_laws.isoflop import IsoflopFit, IsoflopProfile
 from lm_jax.scaling_laws.log_log_regression import Line
 from lm_jax.scaling_laws.study import Study
 from lm_jax.scaling_laws.uncertainty import Resamples
@@ -93,7 +93,7 @@ def _optima(study: Study) -> dict[str, Picture]:
     return {"optimal_size": drawn}
 
 
-def profiles(axes: Any, fitted: Sequence[Profile]) -> None:
+def profiles(axes: Any, fitted: Sequence[IsoflopProfile]) -> None:
     """IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge."""
     for profile, colour in zip(fitted, colours(len(fitted)), strict=True):
         axes.plot(*profile.curve, color=colour, linewidth=1.2)

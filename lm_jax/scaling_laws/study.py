@@ -14,7 +14,7 @@ from lm_jax.scaling_laws.isoflop import IsoflopFit, fit_isoflop
 from lm_jax.scaling_laws.laws import Law, power, power_offset
 from lm_jax.scaling_laws.log_log_regression import Line
 from lm_jax.scaling_laws.observations import Points
-from lm_jax.scaling_laws.uncertainty import Profile, Resamples, bootstrap, profile, quality
+from lm_jax.scaling_laws.uncertainty import ParameterProfile, Resamples, bootstrap, profile, quality
 
 _OF_N_AND_D = ("parametric", "kaplan")
 _PROFILE_SPAN = 4.0  # standard errors
@@ -27,7 +27,7 @@ class Study(NamedTuple):
     points: Points
     fit: Fit | IsoflopFit | EnvelopeFit
     resamples: Resamples | None = None
-    profiles: dict[str, Profile] | None = None
+    profiles: dict[str, ParameterProfile] | None = None
     by_group: Resamples | None = None  # of the law with exponents of each group's own
 
 
@@ -195,7 +195,7 @@ def study_envelope(points: Points, *, budgets: Sequence[float] = ()) -> Study:
     loss = _loss_law(fitted.budgets, fitted.losses)
     results |= _lines(fitted.size, fitted.tokens, loss, len(points), budgets)
     found = zip(fitted.budgets, fitted.sizes, fitted.losses, strict=True)
-    results["overtakings"] = [dict(zip(("budget", "n", "loss"), row, strict=True)) for row in found]
+    results["crossovers"] = [dict(zip(("budget", "n", "loss"), row, strict=True)) for row in found]
     results["edges"] = fitted.edges
     return Study(results, points, fitted, loss)
 

@@ -96,7 +96,7 @@ def _refits(fit: Fit, log_losses: np.ndarray, weights: np.ndarray) -> np.ndarray
     return thetas
 
 
-class Profile(NamedTuple):
+class ParameterProfile(NamedTuple):
     """The best objective for each value of one parameter, all others free."""
 
     values: np.ndarray  # [G]
@@ -104,7 +104,7 @@ class Profile(NamedTuple):
     interval: list[float]  # where the deviance stays below 3.84
 
 
-def profile(fit: Fit, name: str, span: float, count: int = 33) -> Profile:
+def profile(fit: Fit, name: str, span: float, count: int = 33) -> ParameterProfile:
     """A profile "likelihood" of one parameter, from `span` below to `span` above the optimum.
 
     The objective is no likelihood, so its rise is scaled: twice the rise, times
@@ -135,7 +135,7 @@ def profile(fit: Fit, name: str, span: float, count: int = 33) -> Profile:
     inside = _crossings(values, deviances)
     if law.is_log[k]:
         values, inside = np.exp(values), np.exp(inside)
-    return Profile(values, deviances, inside.tolist())
+    return ParameterProfile(values, deviances, inside.tolist())
 
 
 _CHI_SQUARED = 3.841458820694124  # of one degree of freedom, 95%

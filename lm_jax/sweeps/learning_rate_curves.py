@@ -1,4 +1,4 @@
-"""Learning-rate bowls: the final loss by learning rate at each size, and where it is smallest."""
+"""Learning-rate curves: the final loss by learning rate at each size, and where it is smallest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ RATE = "schedule.peak_learning_rate"  # columns of `results.csv`
 _WIDTHS = ("model.d_model", "model.d_hidden")
 _PARAMETERS = "non_embedding_parameters"
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]  # a row of `results.csv`, as `read_results` returns it
 
 
 class Best(NamedTuple):
-    """Where a bowl is lowest."""
+    """Where a curve is lowest."""
 
     rate: float
     loss: float
@@ -22,10 +22,10 @@ class Best(NamedTuple):
     at_edge: bool  # nothing was tried beyond it: it need not be a minimum
 
 
-class Bowl(NamedTuple):
+class LearningRateCurve(NamedTuple):
     """Runs that differ in nothing but learning rate and seed."""
 
-    panel: str  # what else this bowl has in common with those of other sizes
+    panel: str  # what else this curve has in common with those of other sizes
     size: float  # width, or parameters
     rates: np.ndarray  # [R], rising
     losses: list[np.ndarray]  # of each rate, of the seeds that came to one
@@ -62,45 +62,45 @@ class Bowl(NamedTuple):
         return lowest._replace(rate=float(rate), loss=float(means[at] - slope**2 / (4 * bend)))
 
 
-def bowls(rows: Sequence[Row]) -> list[Bowl]:
-    """The bowls of a sweep's results, by panel and size; [] where no learning rate varies.
+def learning_rate_curves(rows: Sequence[ResultRow]) -> list[LearningRateCurve]:
+    """The curves of a sweep's results, by panel and size; [] where no learning rate varies.
 
     Runs that are not over are left out.
     """
     ended = [row for row in rows if row.get(RATE) and row["status"] in ("finished", "failed")]
     size = size_column(rows)
     panels = panels_of(ended, size, unnamed=[RATE])
-    found: dict[tuple[str, float], list[Row]] = {}
+    found: dict[tuple[str, float], list[ResultRow]] = {}
     for row, panel in zip(ended, panels, strict=True):
         found.setdefault((panel, size_of(row, size)), []).append(row)
-    made = [_bowl(panel, value, of) for (panel, value), of in sorted(found.items())]
+    made = [_curve(panel, value, of) for (panel, value), of in sorted(found.items())]
     order = list(dict.fromkeys(panels))  # as in the table
-    made.sort(key=lambda bowl: order.index(bowl.panel))
-    return [bowl for bowl in made if len(bowl.rates) > 1]
+    made.sort(key=lambda curve: order.index(curve.panel))
+    return [curve for curve in made if len(curve.rates) > 1]
 
 
-def _bowl(panel: str, size: float, rows: Sequence[Row]) -> Bowl:
+def _curve(panel: str, size: float, rows: Sequence[ResultRow]) -> LearningRateCurve:
     rates = sorted({row[RATE] for row in rows})
     seeds = [[row["validation_loss"] for row in rows if row[RATE] == rate] for rate in rates]
     losses = [np.array([x for x in of if x is not None], float) for of in seeds]
     failed = [sum(x is None for x in of) for of in seeds]
-    return Bowl(panel, size, np.array(rates), losses, np.array(failed))
+    return LearningRateCurve(panel, size, np.array(rates), losses, np.array(failed))
 
 
-def size_column(rows: Sequence[Row]) -> str:
+def size_column(rows: Sequence[ResultRow]) -> str:
     """What tells sizes apart: `width`, where one is a varied field, else the parameters."""
     width = any(name in varied(rows) for name in _WIDTHS)
     return "width" if width else _PARAMETERS
 
 
-def size_of(row: Row, column: str) -> Any:
+def size_of(row: ResultRow, column: str) -> Any:
     """What a run has in a column, or its `width`."""
     if column != "width":
         return row[column]
     return next((row[name] for name in _WIDTHS if row.get(name)), 0)
 
 
-def varied(rows: Sequence[Row]) -> list[str]:
+def varied(rows: Sequence[ResultRow]) -> list[str]:
     """The columns of labels and varied fields that are not the same in all rows.
 
     In `results.csv` they stand between `seed` and `steps`.
@@ -110,7 +110,7 @@ def varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in between if any(row[name] != rows[0][name] for row in rows)]
 
 
-def panels_of(rows: Sequence[Row], size: str, unnamed: Sequence[str] = ()) -> list[str]:
+def panels_of(rows: Sequence[ResultRow], size: str, unnamed: Sequence[str] = ()) -> list[str]:
     """What tells each run from others, besides its size and seed; "" if nothing does.
 
     A column that follows from the size and from columns before it is not named, as the layers of a

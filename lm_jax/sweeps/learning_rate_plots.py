@@ -1,4 +1,4 @@
-"""Pictures of learning-rate bowls, and of where they are lowest."""
+"""Pictures of learning-rate curves, and of where they are lowest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from lm_jax.reports.matplotlib_figures import (
     some_ticks,
 )
 from lm_jax.reports.svg_charts import COLOURS
-from lm_jax.sweeps.learning_rate_curves import Bowl
+from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
 _ABOVE = 1.25  # the highest loss shown, over the highest of the minima
 _ROW = 0.035  # of the height: for what has no loss, a row a size
@@ -26,11 +26,11 @@ _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
 _SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
 
 
-def bowls_picture(made: Sequence[Bowl], column: str) -> Picture:
+def learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Picture:
     """The loss by learning rate, a panel for what else varies and a line for each size.
 
     Args:
-      column: what the sizes are, of `bowls.size_column`.
+      column: what the sizes are, of `size_column`.
     """
     panels, sizes = list(dict.fromkeys(b.panel for b in made)), sorted({b.size for b in made})
     shade = dict(zip(sizes, colours(len(sizes)), strict=True))
@@ -48,23 +48,23 @@ def bowls_picture(made: Sequence[Bowl], column: str) -> Picture:
                 axes.annotate("failed", place, xycoords="axes fraction", **_SMALL)
                 axes.set_yticks([y for y in axes.get_yticks() if bottom <= y <= top])
             ends, minima = [], []
-            for bowl in (b for b in made if b.panel == panel):
-                colour, means = shade[bowl.size], bowl.means
-                axes.plot(bowl.rates, means, color=colour, linewidth=1.4)
-                axes.plot(*_seeds(bowl), ".", color=colour, markersize=5, alpha=0.7)
-                high = bowl.rates[means > top]
+            for curve in (b for b in made if b.panel == panel):
+                colour, means = shade[curve.size], curve.means
+                axes.plot(curve.rates, means, color=colour, linewidth=1.4)
+                axes.plot(*_seeds(curve), ".", color=colour, markersize=5, alpha=0.7)
+                high = curve.rates[means > top]
                 axes.plot(high, np.full(len(high), top), "^", color=colour, markersize=5, zorder=4)
-                if bowl.failed.any():
-                    lost = bowl.rates[bowl.failed > 0]
-                    row = 1 - strip + _ROW * (losing.index(bowl.size) + 0.75)
+                if curve.failed.any():
+                    lost = curve.rates[curve.failed > 0]
+                    row = 1 - strip + _ROW * (losing.index(curve.size) + 0.75)
                     y = np.full(len(lost), bottom + height * row)
                     axes.plot(lost, y, "x", color=colour, markersize=5, zorder=4)
-                best, known = bowl.best(), means[np.isfinite(means)]
+                best, known = curve.best(), means[np.isfinite(means)]
                 if best:
                     face = "white" if best.at_edge else RED
                     axes.plot(best.rate, best.loss, "o", **_MINIMUM, markerfacecolor=face)
                     minima.append((best.rate, best.loss))
-                    ends.append((min(known[-1], top), size_name(column, bowl.size), colour))
+                    ends.append((min(known[-1], top), size_name(column, curve.size), colour))
             axes.plot(*np.array(minima or [(np.nan, np.nan)]).T, ":", color=RED, linewidth=1)
             some_ticks(axes.xaxis, sorted({rate for b in made for rate in b.rates}), 5)
             label_ends(axes, ends)
@@ -79,10 +79,10 @@ def bowls_picture(made: Sequence[Bowl], column: str) -> Picture:
     return Picture(caption, draw, len(panels))
 
 
-def _limits(made: Sequence[Bowl]) -> tuple[float, float]:
+def _limits(made: Sequence[LearningRateCurve]) -> tuple[float, float]:
     """The highest and the lowest loss shown: far from any minimum they would press all together."""
-    losses = np.concatenate([x for bowl in made for x in bowl.losses])
-    best = [found.loss for bowl in made if (found := bowl.best())]
+    losses = np.concatenate([x for curve in made for x in curve.losses])
+    best = [found.loss for curve in made if (found := curve.best())]
     if not len(losses):
         return 1.0, 0.0
     top = min(losses.max(), _ABOVE * max(best, default=losses.max()))
@@ -90,18 +90,18 @@ def _limits(made: Sequence[Bowl]) -> tuple[float, float]:
     return top, low - 0.05 * (top - low)
 
 
-def _seeds(bowl: Bowl) -> tuple[np.ndarray, np.ndarray]:
-    counts = [len(x) for x in bowl.losses]
-    return np.repeat(bowl.rates, counts), np.concatenate(bowl.losses)
+def _seeds(curve: LearningRateCurve) -> tuple[np.ndarray, np.ndarray]:
+    counts = [len(x) for x in curve.losses]
+    return np.repeat(curve.rates, counts), np.concatenate(curve.losses)
 
 
-def best_rates_picture(made: Sequence[Bowl], column: str) -> Picture:
+def best_learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Picture:
     """The best learning rate by size, a line for what else varies.
 
     Args:
-      column: what the sizes are, of `bowls.size_column`.
+      column: what the sizes are, of `size_column`.
     """
-    panels = list(dict.fromkeys(bowl.panel for bowl in made))
+    panels = list(dict.fromkeys(curve.panel for curve in made))
 
     def draw(axes: Any) -> None:
         axes.set(xscale="log", yscale="log", xlabel=size_label(column))

@@ -14,7 +14,7 @@ _PER_OCTAVE = 8  # parts of a curve of training losses, which a batch at a time 
 _GRID = 400
 
 
-class Curve(NamedTuple):
+class LossCurve(NamedTuple):
     """One run: its loss by the FLOPs that it has taken so far."""
 
     family: str
@@ -24,7 +24,7 @@ class Curve(NamedTuple):
     losses: np.ndarray  # [T]
 
 
-def read_curves(directory: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Curve], str]:
+def read_curves(directory: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[LossCurve], str]:
     """The curves of all runs that have one, and which losses they are: `validation` or `training`.
 
     All are of one kind: of validation where every finished run was measured at least three times
@@ -45,7 +45,7 @@ def read_curves(directory: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[lis
     measured = min(whole or counts, default=0) >= _FEWEST_EVALUATIONS
     chosen = kinds["evaluation"] if measured else [_means(*x) for x in kinds["train"]]
     curves = [
-        Curve(
+        LossCurve(
             row["family"],
             row["non_embedding_parameters"],
             row["status"] == "failed",
@@ -66,7 +66,7 @@ def frontier(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return order[losses[order] < first]
 
 
-def frontier_of_curves(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+def frontier_of_curves(curves: Sequence[LossCurve]) -> tuple[np.ndarray, np.ndarray]:
     """FLOPs and losses of the lowest that any run has come to with so much compute.
 
     Between two points a curve is a line in the logarithms of both.

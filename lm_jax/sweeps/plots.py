@@ -1,6 +1,6 @@
 """Pictures of a sweep: what its results and the metrics of its runs allow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,18 @@ from lm_jax.reports.matplotlib_figures import (
     size_name,
     some_ticks,
 )
-from lm_jax.scaling_laws.isoflop import Profile, fit_isoflop
+from lm_jax.scaling_laws.isoflop import IsoflopProfile, fit_isoflop
 from lm_jax.scaling_laws.plots import profiles
-from lm_jax.sweeps.learning_rate_curves import bowls, panels_of, size_column, size_of, varied
-from lm_jax.sweeps.learning_rate_plots import best_rates_picture, bowls_picture
-from lm_jax.sweeps.loss_curves import Curve, frontier, frontier_of_curves, read_curves
+from lm_jax.sweeps.learning_rate_curves import (
+    ResultRow,
+    learning_rate_curves,
+    panels_of,
+    size_column,
+    size_of,
+    varied,
+)
+from lm_jax.sweeps.learning_rate_plots import best_learning_rate_picture, learning_rate_picture
+from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
 from lm_jax.sweeps.results import workdir_of_row
 
 _PER_OCTAVE = 4  # parts of a window
@@ -36,11 +43,9 @@ _MOST_NAMES = 12  # lines that are named; of more, colours tell the size
 _STYLES = ("-", "--", ":", "-.")  # of families
 _SIZE = "non_embedding_parameters"
 
-Row = Mapping[str, Any]
 
-
-def pictures_of(directory: Path, rows: Sequence[Row]) -> dict[str, Picture]:
-    """The pictures of a sweep by name: bowls, IsoFLOP profiles, compute, curves, positions.
+def pictures_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Picture]:
+    """The pictures of a sweep by name: curves, IsoFLOP profiles, compute, curves, positions.
 
     Args:
       directory: that of the sweep; without its `runs` there are no curves and no positions.
@@ -48,10 +53,10 @@ def pictures_of(directory: Path, rows: Sequence[Row]) -> dict[str, Picture]:
     """
     done = [row for row in rows if row["validation_loss"] is not None]
     found: dict[str, Picture] = {}
-    if made := bowls(rows):
-        found["learning_rates"] = bowls_picture(made, size_column(rows))
-        if len({bowl.size for bowl in made}) > 1:
-            found["best_learning_rates"] = best_rates_picture(made, size_column(rows))
+    if made := learning_rate_curves(rows):
+        found["learning_rates"] = learning_rate_picture(made, size_column(rows))
+        if len({curve.size for curve in made}) > 1:
+            found["best_learning_rates"] = best_learning_rate_picture(made, size_column(rows))
     if any(row.get("budget") for row in done):
         found["isoflop"] = _isoflop([row for row in done if row.get("budget")])
     flops = {row["training_flops"] for row in done if row["training_flops"]}
@@ -70,11 +75,11 @@ def pictures_of(directory: Path, rows: Sequence[Row]) -> dict[str, Picture]:
     return found
 
 
-def _isoflop(rows: Sequence[Row]) -> Picture:
+def _isoflop(rows: Sequence[ResultRow]) -> Picture:
     """A panel for each family; of several runs of one size and budget the best, means of seeds."""
     families = list(dict.fromkeys(row["family"] for row in rows))
     points = [_best_of_each([row for row in rows if row["family"] == f]) for f in families]
-    fits: list[Sequence[Profile] | None] = []
+    fits: list[Sequence[IsoflopProfile] | None] = []
     notes = []
     for n, d, c, losses in points:
         try:
@@ -111,10 +116,10 @@ def _unfitted(axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray) -> No
     label_ends(axes, ends)
 
 
-def _best_of_each(rows: Sequence[Row]) -> np.ndarray:
+def _best_of_each(rows: Sequence[ResultRow]) -> np.ndarray:
     """Parameters, tokens, budget and loss [4, P] of each size at each budget."""
     others = [name for name in varied(rows) if name != "budget"]
-    alike: dict[Any, list[Row]] = {}
+    alike: dict[Any, list[ResultRow]] = {}
     for row in rows:
         alike.setdefault((row["budget"], row[_SIZE], *(row[n] for n in others)), []).append(row)
     best: dict[Any, tuple[float, ...]] = {}
@@ -125,7 +130,7 @@ def _best_of_each(rows: Sequence[Row]) -> np.ndarray:
     return np.array(list(best.values()), float).T
 
 
-def _compute(rows: Sequence[Row]) -> Picture:
+def _compute(rows: Sequence[ResultRow]) -> Picture:
     families = list(dict.fromkeys(row["family"] for row in rows))
     flops = [row["training_flops"] for row in rows]  # panels share their axis
 
@@ -149,7 +154,7 @@ def _compute(rows: Sequence[Row]) -> Picture:
     return Picture(caption, draw, len(families))
 
 
-def _curves(curves: Sequence[Curve], kind: str) -> Picture:
+def _curves(curves: Sequence[LossCurve], kind: str) -> Picture:
     families = list(dict.fromkeys(curve.family for curve in curves))
     # The first steps are the same for all, and would press what differs together.
     starts = [curve.losses[curve.flops >= curve.flops[-1] / 50][0] for curve in curves]
@@ -181,11 +186,11 @@ def _curves(curves: Sequence[Curve], kind: str) -> Picture:
     return Picture(caption, draw, len(families))
 
 
-def _positions(measured: Sequence[tuple[Row, PositionSums]]) -> Picture:
+def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Picture:
     """A line for runs that differ in their seed only; where they are many a panel for a family."""
     rows = [row for row, _ in measured]
     size, families = size_column(rows), list(dict.fromkeys(row["family"] for row in rows))
-    lines: dict[Any, list[tuple[Row, PositionSums]]] = {}
+    lines: dict[Any, list[tuple[ResultRow, PositionSums]]] = {}
     for panel, (row, sums) in zip(panels_of(rows, size), measured, strict=True):
         lines.setdefault((panel, size_of(row, size)), []).append((row, sums))
     named = len(lines) <= _MOST_NAMES
@@ -218,7 +223,7 @@ def _positions(measured: Sequence[tuple[Row, PositionSums]]) -> Picture:
     return Picture(caption, draw, len(panels))
 
 
-def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[Row]) -> None:
+def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[ResultRow]) -> None:
     """The colours of sizes beside all panels, where sizes differ."""
     sizes = sorted({row[_SIZE] for row in rows})
     if len(sizes) > 1:

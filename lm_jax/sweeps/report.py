@@ -10,12 +10,10 @@ from typing import Any
 from lm_jax.errors import UserError
 from lm_jax.reports.matplotlib_figures import gallery, short, size_label, table
 from lm_jax.reports.run_report import page
-from lm_jax.sweeps.learning_rate_curves import bowls, size_column, varied
+from lm_jax.sweeps.learning_rate_curves import ResultRow, learning_rate_curves, size_column, varied
 from lm_jax.sweeps.plots import pictures_of
 from lm_jax.sweeps.results import read_results
 from lm_jax.telemetry.environment import environment, version
-
-Row = Mapping[str, Any]
 
 _COUNTS = ("non_embedding_parameters", "training_tokens", "training_flops")
 _FIGURES = ("validation_loss", "best_validation_loss", "bits_per_character", "seconds")
@@ -60,7 +58,7 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
-def _cards(rows: Sequence[Row]) -> str:
+def _cards(rows: Sequence[ResultRow]) -> str:
     states = Counter(row["status"] for row in rows)
     flops = sum(row["training_flops"] or 0 for row in rows if row["status"] == "finished")
     facts = [(f"{len(rows)}", "runs"), *((f"{n}", state) for state, n in states.items())]
@@ -73,30 +71,30 @@ def _cards(rows: Sequence[Row]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _best_rates(rows: Sequence[Row]) -> str:
+def _best_rates(rows: Sequence[ResultRow]) -> str:
     column = size_column(rows)
     lines = [
         (
-            bowl.panel or "all",
-            f"{short(bowl.size)}",
+            curve.panel or "all",
+            f"{short(curve.size)}",
             f"{best.rate:.3g}",
             f"{best.low:.3g} to {best.high:.3g}",
             f"{best.loss:.4f}",
             "at the edge of what was tried" if best.at_edge else "",
         )
-        for bowl in bowls(rows)
-        if (best := bowl.best())
+        for curve in learning_rate_curves(rows)
+        if (best := curve.best())
     ]
     head = ("runs", size_label(column), "best rate", "tried beside it", "loss", "")
     return table(head, lines, "runs") if lines else ""
 
 
-def _failures(rows: Sequence[Row]) -> str:
+def _failures(rows: Sequence[ResultRow]) -> str:
     lines = [(row["name"], row["error"] or "") for row in rows if row["status"] == "failed"]
     return table(("run", "error"), lines) if lines else ""
 
 
-def _runs(rows: Sequence[Row]) -> str:
+def _runs(rows: Sequence[ResultRow]) -> str:
     names = ["name", "address", "status", "family", "seed", *varied(rows), *_COUNTS]
     names += [name for name in _FIGURES if any(row.get(name) is not None for row in rows)]
     for constant in ("family", "seed"):
@@ -121,7 +119,7 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _provenance(rows: Sequence[Row], digest: str, here: Mapping[str, Any]) -> str:
+def _provenance(rows: Sequence[ResultRow], digest: str, here: Mapping[str, Any]) -> str:
     lines = [
         ("made by", here["command"]),
         ("from", f"results.csv, SHA-256 {digest}; each run's address is the hash of its config"),

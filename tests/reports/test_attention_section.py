@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from lm_jax.reports.attention_section import attention_exhibit
+from lm_jax.reports.attention_section import attention_section
 from lm_jax.reports.run_report import page
-from lm_jax.reports.sections import exhibits
+from lm_jax.reports.sections import analysis_sections
 from tests.reports.pages import Page
 
 CROSS = {
@@ -26,7 +26,7 @@ DECODER = {
 
 
 def test_the_first_map_is_a_table_with_empty_cells_where_nothing_is_seen():
-    html = attention_exhibit({"cross": CROSS})
+    html = attention_section({"cross": CROSS})
     assert (
         "<table><tr><th></th><th><span>x</span></th><th><span>&lt;/script&gt;</span></th>"
         "<th><span>z</span></th></tr>"
@@ -39,7 +39,7 @@ def test_the_first_map_is_a_table_with_empty_cells_where_nothing_is_seen():
 
 def test_a_page_has_the_choices_the_values_and_a_picture_of_every_map():
     found = {"decoder": DECODER, "cross": CROSS}
-    read = Page(page("run", "".join(exhibits({"attention": found}).values())))
+    read = Page(page("run", "".join(analysis_sections({"attention": found}).values())))
     assert len(read.all("select")) == 3 and len(read.all("option")) == 2 + 1 + 2
     assert [image["alt"] for image in read.all("img")] == [
         "decoder, layer 1, head 1",
@@ -54,4 +54,4 @@ def test_a_page_has_the_choices_the_values_and_a_picture_of_every_map():
 
 @pytest.mark.parametrize("none", [None, {}])
 def test_a_model_without_attention_has_no_section(none):
-    assert attention_exhibit(none) == ""
+    assert attention_section(none) == ""

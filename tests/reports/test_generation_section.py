@@ -1,8 +1,8 @@
 """Next tokens and beams on the page."""
 
-from lm_jax.reports.generation_section import beams_exhibit, next_tokens_exhibit
+from lm_jax.reports.generation_section import beams_section, next_tokens_section
 from lm_jax.reports.run_report import page
-from lm_jax.reports.sections import exhibits
+from lm_jax.reports.sections import analysis_sections
 from tests.reports.pages import Page
 
 
@@ -35,7 +35,7 @@ FOUND = {
 
 
 def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
-    assert beams_exhibit(NODES).split('<div class="beams">')[1] == (
+    assert beams_section(NODES).split('<div class="beams">')[1] == (
         '<svg class="tree" width="361" height="74" role="img">'
         '<path class="strong" d="M44.5 14h6V14H56.5"/>'
         '<path class="" d="M44.5 14h6V36H56.5"/>'
@@ -54,12 +54,12 @@ def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
 
 def test_of_a_very_large_tree_only_the_finished_texts_are_shown():
     chain = [node(at, "never", -9.0) for at in range(len(NODES) - 1, 700)]
-    html = beams_exhibit([*NODES, *chain])
+    html = beams_section([*NODES, *chain])
     assert "never" not in html and "dead" not in html and html.count("score") == 3
 
 
 def test_the_token_that_comes_is_marked_or_named():
-    html = next_tokens_exhibit(FOUND["next_tokens"])
+    html = next_tokens_section(FOUND["next_tokens"])
     cards = html.split("<figure>")[1:]
     assert cards[0].count('class="next"') == 1 and ", before" not in cards[0]
     assert '<tr class="next"><th>a</th><td><i style="width: 75.0%"></i></td><td>75.0%' in cards[0]
@@ -70,6 +70,6 @@ def test_the_token_that_comes_is_marked_or_named():
 
 
 def test_the_page_is_whole():
-    read = Page(page("run", "".join(exhibits(FOUND).values())))
+    read = Page(page("run", "".join(analysis_sections(FOUND).values())))
     assert len(read.all("svg")) == 1 and len(read.all("figure")) == 3
-    assert exhibits({})["Beams"] == exhibits({})["What comes next"] == ""
+    assert analysis_sections({})["Beams"] == analysis_sections({})["What comes next"] == ""

@@ -158,7 +158,7 @@ def test_budgets_of_one_size_are_refused():
         fit_isoflop(n, c / (6 * n), c, chinchilla(n, c / (6 * n)))
 
 
-def test_overtakings_of_curves_follow_the_law():
+def test_crossovers_of_curves_follow_the_law():
     n = np.repeat(np.geomspace(1e8, 1.6e10, 8), 30)
     d = np.tile(np.geomspace(3e8, 1.6e11, 30), 8)
     found = fit_envelope(n, 6 * n * d, chinchilla(n, d))

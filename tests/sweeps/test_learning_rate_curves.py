@@ -1,44 +1,49 @@
-"""Learning-rate bowls: whose minimum is where, and what is drawn beside what."""
+"""Learning-rate curves: whose minimum is where, and what is drawn beside what."""
 
 import numpy as np
 import pytest
 
-from lm_jax.sweeps.learning_rate_curves import Bowl, bowls, panels_of, size_column
+from lm_jax.sweeps.learning_rate_curves import (
+    LearningRateCurve,
+    learning_rate_curves,
+    panels_of,
+    size_column,
+)
 from tests.sweeps.sweep_rows import fan, row, with_column
 
 
-def bowl(rates, losses, failed=None):
+def curve(rates, losses, failed=None):
     failed = np.zeros(len(rates), int) if failed is None else np.array(failed)
-    return Bowl("", 64, np.array(rates), [np.atleast_1d(x) for x in losses], failed)
+    return LearningRateCurve("", 64, np.array(rates), [np.atleast_1d(x) for x in losses], failed)
 
 
 def test_the_minimum_of_a_parabola_in_the_log_of_the_rate_is_found_exactly():
     rates = np.array([1e-3, 2e-3, 5e-3, 1e-2])  # spaced unevenly
     for best, height in ((2.6e-3, 1.5), (1.9e-3, 2.0), (4e-3, 0.7)):
         losses = height + 0.3 * np.log(rates / best) ** 2
-        found = bowl(rates, losses).best()
+        found = curve(rates, losses).best()
         assert found.rate == pytest.approx(best, rel=1e-9)
         assert found.loss == pytest.approx(height, rel=1e-9)
         assert found.low <= found.rate <= found.high and not found.at_edge
 
 
 def test_a_minimum_at_the_edge_of_what_was_tried_is_told():
-    found = bowl([1e-3, 2e-3, 4e-3], [3.0, 2.0, 1.0]).best()
+    found = curve([1e-3, 2e-3, 4e-3], [3.0, 2.0, 1.0]).best()
     assert found.at_edge and (found.rate, found.loss) == (4e-3, 1.0)
-    assert bowl([1e-3, 2e-3], [1.0, 2.0]).best().at_edge
+    assert curve([1e-3, 2e-3], [1.0, 2.0]).best().at_edge
 
 
 def test_beside_what_failed_the_lowest_mean_is_the_minimum_and_no_edge():
     rates, losses = [1e-3, 2e-3, 4e-3], [[2.0, 2.2], [1.0, 1.2], [0.5]]
-    found = bowl(rates, losses, failed=[0, 0, 1])
+    found = curve(rates, losses, failed=[0, 0, 1])
     np.testing.assert_allclose(found.means, [2.1, 1.1, np.nan])
     assert found.best() == (2e-3, 1.1, 1e-3, 4e-3, False)
-    assert bowl([1e-3, 2e-3], [[], []], failed=[1, 2]).best() is None
+    assert curve([1e-3, 2e-3], [[], []], failed=[1, 2]).best() is None
 
 
 def test_a_bowl_is_what_differs_in_rate_and_seed_only():
     rows = fan(lambda w, rate, seed: 2 + seed + 100 * rate, seeds=(0, 1))
-    narrow, wide = bowls(rows)
+    narrow, wide = learning_rate_curves(rows)
     assert (narrow.panel, narrow.size, wide.size) == ("", 64, 128)
     np.testing.assert_array_equal(narrow.rates, [1e-3, 2e-3, 4e-3])
     np.testing.assert_allclose(narrow.losses[1], [2.2, 3.2])
@@ -48,7 +53,7 @@ def test_a_bowl_is_what_differs_in_rate_and_seed_only():
 def test_runs_that_failed_count_and_runs_under_way_do_not():
     rows = fan(lambda w, rate, seed: None if rate == 4e-3 else 2.0, widths=(64,))
     rows[0] |= {"status": "running", "validation_loss": None}
-    (found,) = bowls(rows)
+    (found,) = learning_rate_curves(rows)
     np.testing.assert_array_equal(found.rates, [2e-3, 4e-3])
     np.testing.assert_array_equal(found.failed, [0, 1])
 
@@ -56,7 +61,7 @@ def test_runs_that_failed_count_and_runs_under_way_do_not():
 def test_what_else_varies_has_panels_of_its_own():
     rows = fan(lambda *_: 2.0, mup_base_width=0) + fan(lambda *_: 2.0, mup_base_width=64)
     rows = with_column(rows, "model.num_heads", lambda each: each["model.d_model"] // 16)
-    panels = [(b.panel, b.size) for b in bowls(rows)]
+    panels = [(b.panel, b.size) for b in learning_rate_curves(rows)]
     standard, mup = "standard parametrisation", "muP from width 64"
     assert panels == [(standard, 64), (standard, 128), (mup, 64), (mup, 128)]
 
@@ -72,12 +77,12 @@ def test_what_follows_from_columns_before_it_is_not_named():
     assert size_column(rows) == "width"
 
 
-def test_a_rate_tuned_for_each_budget_makes_no_bowl_of_several_budgets():
+def test_a_rate_tuned_for_each_budget_makes_no_curve_of_several_budgets():
     rows = fan(lambda *_: 2.0, rates=(1e-3,), budget=1e9)
     rows += fan(lambda *_: 1.9, rates=(5e-4,), budget=2e9)
-    assert bowls(rows) == []
+    assert learning_rate_curves(rows) == []
     tuned = rows + fan(lambda *_: 1.8, rates=(2e-3,), budget=2e9)
-    assert [(b.panel, b.size) for b in bowls(tuned)] == [
+    assert [(b.panel, b.size) for b in learning_rate_curves(tuned)] == [
         ("budget=2e+09", 64),
         ("budget=2e+09", 128),
     ]
@@ -88,12 +93,17 @@ def test_families_stand_apart_whatever_their_widths_are_called():
     for each in rows[3:]:
         each |= {"family": "recurrent", "model.d_model": None}
     rows = with_column(rows, "model.d_hidden", lambda each: None if each["model.d_model"] else 96)
-    assert [(b.panel, b.size) for b in bowls(rows)] == [("transformer", 64), ("recurrent", 96)]
+    assert [(b.panel, b.size) for b in learning_rate_curves(rows)] == [
+        ("transformer", 64),
+        ("recurrent", 96),
+    ]
 
 
-def test_without_a_width_sizes_are_parameters_and_without_rates_there_is_no_bowl():
+def test_without_a_width_sizes_are_parameters_and_without_rates_there_is_no_curve():
     rows = fan(lambda *_: 2.0, widths=(64,))
     assert size_column(rows) == "non_embedding_parameters"
-    assert [b.size for b in bowls(rows)] == [24 * 64**2]
-    assert bowls(fan(lambda *_: 2.0, rates=(1e-3,))) == []
-    assert bowls([row("alone", validation_loss=2.0)]) == [] == bowls([])
+    assert [b.size for b in learning_rate_curves(rows)] == [24 * 64**2]
+    assert learning_rate_curves(fan(lambda *_: 2.0, rates=(1e-3,))) == []
+    assert (
+        learning_rate_curves([row("alone", validation_loss=2.0)]) == [] == learning_rate_curves([])
+    )

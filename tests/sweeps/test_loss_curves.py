@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lm_jax.sweeps.loss_curves import Curve, frontier, frontier_of_curves, read_curves
+from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
 from lm_jax.sweeps.results import workdir_of_row
 from tests.sweeps.sweep_rows import row
 
@@ -70,8 +70,8 @@ def test_the_frontier_is_what_nothing_as_cheap_is_below():
 def test_the_frontier_of_curves_changes_runs_where_they_cross():
     """Of power laws, which are lines in the logarithms, the envelope is exact."""
     grid = np.geomspace(1e6, 1e10, 5)
-    small = Curve("transformer", 10, False, grid[:4], 40 * grid[:4] ** -0.1)
-    large = Curve("transformer", 100, False, grid[1:], 400 * grid[1:] ** -0.22)
+    small = LossCurve("transformer", 10, False, grid[:4], 40 * grid[:4] ** -0.1)
+    large = LossCurve("transformer", 100, False, grid[1:], 400 * grid[1:] ** -0.22)
     flops, losses = frontier_of_curves([small, large])
     both = np.minimum(40 * flops**-0.1, np.where(flops >= grid[1] * 0.999, 400 * flops**-0.22, 1e9))
     np.testing.assert_allclose(losses, both, rtol=1e-6)
