@@ -26,7 +26,6 @@ from lm_jax.telemetry.json_files import finite
 XLA_PRESET = flags.DEFINE_enum(
     "xla_preset", "none", list(PRESETS), "Compiler flags: lm_jax/parallel/xla_flags.py."
 )
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, state saved, start again to go on
 sizes_of = expected_sizes  # what a front door knows of the data before it reads it
 
 _arguments: list[str] = []
@@ -72,7 +71,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         if processes.is_first():
             print(json.dumps(finite(results), allow_nan=False), flush=True)
         if results.get("stopped"):
-            return PREEMPTED
+            return processes.PREEMPTED
         return 1 if results.get("failed") else 0
 
     app.run(guarded, flags_parser=_parse)

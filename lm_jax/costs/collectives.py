@@ -22,7 +22,7 @@ class Traffic(NamedTuple):
     sent: float  # by a device in a ring
 
 
-class Planned(NamedTuple):
+class PlannedCollective(NamedTuple):
     """A collective that a step cannot do without."""
 
     kind: str
@@ -47,7 +47,7 @@ def by_kind(collectives: Mapping[Collective, int]) -> dict[str, Traffic]:
     return _sum((c.kind, c.bytes, c.group, times) for c, times in collectives.items())
 
 
-def planned_by_kind(planned: Iterable[Planned], mesh: Mesh) -> dict[str, Traffic]:
+def planned_by_kind(planned: Iterable[PlannedCollective], mesh: Mesh) -> dict[str, Traffic]:
     """The same of collectives over axes of a mesh."""
     return _sum((p.kind, p.bytes, devices_of(p.axes, mesh), p.times) for p in planned)
 
@@ -68,7 +68,7 @@ def devices_of(axes: Iterable[str], mesh: Mesh) -> int:
 
 def planned_collectives(
     params: Any, dtype: Any, mesh: Mesh, parts: int = 1, splits_time: bool = False
-) -> list[Planned]:
+) -> list[PlannedCollective]:
     """What parameters and gradients cost in one step, from their shardings alone.
 
     A parameter that is split over `fsdp` is gathered twice, for the forward and for the backward
@@ -93,7 +93,7 @@ def planned_collectives(
         whole = tuple(a for a in splits if a not in names and mesh.shape[a] > 1)
         if whole:
             sizes["all-reduce", whole] += size
-    return [Planned(kind, axes, size, parts) for (kind, axes), size in sizes.items()]
+    return [PlannedCollective(kind, axes, size, parts) for (kind, axes), size in sizes.items()]
 
 
 def _names(axes: Any) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def _names(axes: Any) -> tuple[str, ...]:
 
 def planned_activations(
     config: BlocksConfig, sequences: int, dtype: Any, mesh: Mesh
-) -> list[Planned]:
+) -> list[PlannedCollective]:
     """What splitting activations of a Transformer costs in a step, for `sequences` a device.
 
     Over `tensor` each attention and each feed-forward block sums its output once forward and the
@@ -128,7 +128,9 @@ def planned_activations(
     if tensor > 1:
         width = of_position * config.d_model
         planned += [
-            Planned("all-reduce", ("tensor",), width * length // parts, 2 * blocks * layers)
+            PlannedCollective(
+                "all-reduce", ("tensor",), width * length // parts, 2 * blocks * layers
+            )
             for length, layers, blocks in towers
         ]
     if parts > 1:
@@ -138,16 +140,16 @@ def planned_activations(
     return planned
 
 
-def _keys_and_values(how: str, size: int, layers: int, parts: int) -> list[Planned]:
+def _keys_and_values(how: str, size: int, layers: int, parts: int) -> list[PlannedCollective]:
     if how == "ring":
         # Forward all but the own block arrive; backward again, and their gradients come home.
         times = layers * (2 * (parts - 1) + parts)
-        return [Planned("collective-permute", ("sequence",), size // parts, times)]
+        return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
     kinds = ("all-gather", "reduce-scatter")
-    return [Planned(kind, ("sequence",), size, layers) for kind in kinds]
+    return [PlannedCollective(kind, ("sequence",), size, layers) for kind in kinds]
 
 
-def seconds(planned: Iterable[Planned], mesh: Mesh, device: Accelerator) -> float:
+def seconds(planned: Iterable[PlannedCollective], mesh: Mesh, device: Accelerator) -> float:
     """How long the collectives take at the least, one after another, at full bandwidth.
 
     Devices are numbered along the mesh's last axis first, so an axis whose devices are all within

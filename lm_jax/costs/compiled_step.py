@@ -11,7 +11,7 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.config import experiment as experiments
 from lm_jax.costs import hlo
 from lm_jax.costs.accelerators import USABLE, Accelerator
-from lm_jax.costs.collectives import Planned, planned_activations, planned_collectives
+from lm_jax.costs.collectives import PlannedCollective, planned_activations, planned_collectives
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.parallel import sharding
@@ -64,7 +64,7 @@ class Compiled(NamedTuple):
     model_flops: float  # its share of `training_flops`
     work: hlo.Work
     xla_flops: float | None  # XLA's cost analysis, which counts the body of a loop once
-    planned: list[Planned]  # exchanges without which the step cannot be
+    planned: list[PlannedCollective]  # exchanges without which the step cannot be
     compile_seconds: float
 
 
@@ -182,7 +182,7 @@ def _memory(analysis: Any, by_arithmetic: Held) -> Memory:
     )
 
 
-def _planned(built: BuiltExperiment, params: Any) -> list[Planned]:
+def _planned(built: BuiltExperiment, params: Any) -> list[PlannedCollective]:
     experiment, mesh = built.experiment, built.mesh
     dtype = compute_dtype(experiment)
     parts = experiment.training.gradient_accumulation_steps

@@ -22,6 +22,9 @@ from lm_jax.parallel.launchers import Place
 
 T = TypeVar("T")
 
+# Exit status of a program that stopped on request and saved its state: EX_TEMPFAIL of sysexits.h.
+PREEMPTED = 75
+
 _joined = False  # a client of JAX that never reached the others counts as initialized
 
 # A process that is silent for so long is dead, and the others stop. The heartbeats come from a

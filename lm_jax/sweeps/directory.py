@@ -1,4 +1,4 @@
-"""The directory of a sweep: its plan, a work directory and a log for each run, how far each is."""
+"""The directory of a sweep: its plan, and a work directory, a log and a status for each run."""
 
 import contextlib
 import json
@@ -11,26 +11,26 @@ from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
 from lm_jax.errors import UserError
 from lm_jax.runs import workdir
-from lm_jax.sweeps.plan import Planned
+from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.sweeps.search_space import Trial, address
 from lm_jax.telemetry.json_files import write_json
 
-_BEGINS = "--- begins: "  # a line of a log: what stands before is of an attempt before
-_ERROR = "error: "  # begins the one line with which a front door fails
+_START = "--- begins: "  # a log line: whatever precedes it belongs to an earlier attempt
+_ERROR = "error: "  # begins the line that a failing program prints
 
 
-def workdir_of(directory: Path, run: Planned) -> Path:
-    """The work directory of a run."""
+def workdir_of(directory: Path, run: PlannedRun) -> Path:
+    """Returns the work directory of a run."""
     return directory / "runs" / run.directory
 
 
-def log_of(directory: Path, run: Planned) -> Path:
-    """What the processes of a run print."""
+def log_of(directory: Path, run: PlannedRun) -> Path:
+    """Returns the log of a run: the output of its processes."""
     return directory / "logs" / f"{run.directory}.log"
 
 
-def write_plan(directory: Path, plan: Sequence[Planned]) -> None:
-    """Writes `sweep.json`, which `read_plan` reads; `runs` and `logs` stand beside it."""
+def write_plan(directory: Path, plan: Sequence[PlannedRun]) -> None:
+    """Writes `sweep.json`, which `read_plan` reads, and makes the folders `runs` and `logs`."""
     for name in ("runs", "logs"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     entries = {
@@ -45,17 +45,19 @@ def write_plan(directory: Path, plan: Sequence[Planned]) -> None:
     write_json(directory / "sweep.json", entries)
 
 
-def read_plan(directory: Path) -> list[Planned]:
-    """The runs of a sweep. Raises UserError if the directory holds none."""
+def read_plan(directory: Path) -> list[PlannedRun]:
+    """Returns the runs of a sweep. Raises UserError if the directory holds no sweep."""
     path = directory / "sweep.json"
     try:
         entries = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} holds no sweep: there is no sweep.json") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); restore it or start anew") from None
+        raise UserError(
+            f"{path} is not JSON ({error}); restore it, or choose another --sweepdir"
+        ) from None
     return [
-        Planned(
+        PlannedRun(
             name,
             entry["address"],
             from_dict(entry["experiment"]),
@@ -67,59 +69,59 @@ def read_plan(directory: Path) -> list[Planned]:
 
 
 def refuse_another_sweep(directory: Path, trials: Mapping[str, Trial]) -> None:
-    """Raises UserError if the directory holds other things, or a sweep of other runs only.
+    """Raises UserError if the directory holds other files, or a sweep that shares no run.
 
-    A sweep that has some of its runs is the same one, changed: those that it no longer has stay on
-    disk and out of its results.
+    A sweep that shares a run is the same sweep after a change: runs that it no longer has stay on
+    disk, and its results leave them out.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; --sweepdir is a directory")
     if not directory.exists() or not any(directory.iterdir()):
         return
-    before = {run.address: run.name for run in read_plan(directory)}
-    if not any(address(trial.experiment) in before for trial in trials.values()):
+    old_names = {run.address: run.name for run in read_plan(directory)}
+    if not any(address(trial.experiment) in old_names for trial in trials.values()):
         raise UserError(
-            f"{directory} holds another sweep ({next(iter(before.values()))}, ...), of which this "
-            "one has no run; choose another --sweepdir"
+            f"{directory} holds another sweep ({next(iter(old_names.values()))}, ...), of which "
+            "this one has no run; choose another --sweepdir"
         )
 
 
-def finished(directory: Path, run: Planned) -> dict[str, Any] | None:
-    """What a run came to; None where it is not finished."""
+def finished_results(directory: Path, run: PlannedRun) -> dict[str, Any] | None:
+    """Returns the results of a run; None if it is not finished."""
     return workdir.results_of(run.experiment, workdir_of(directory, run))
 
 
-def failure(directory: Path, run: Planned) -> str:
-    """The line with which the last attempt at a run failed; "": it did not."""
+def failure_message(directory: Path, run: PlannedRun) -> str:
+    """Returns the error of the last attempt at a run; "" if it did not fail."""
     try:
         text = log_of(directory, run).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    lines = text.rpartition(_BEGINS)[2].splitlines()
+    lines = text.rpartition(_START)[2].splitlines()
     errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
     return errors[-1] if errors else ""
 
 
-def note_beginning(directory: Path, run: Planned) -> None:
-    """Begins a new attempt in the log of a run."""
-    _add(directory, run, f"{_BEGINS}{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
+def log_start(directory: Path, run: PlannedRun) -> None:
+    """Adds a line to the log of a run that separates this attempt from earlier ones."""
+    _append(directory, run, f"{_START}{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
 
-def note_failure(directory: Path, run: Planned, message: str) -> None:
-    """Adds to a log what the process could not say itself."""
-    _add(directory, run, _ERROR + " ".join(message.split()))
+def log_failure(directory: Path, run: PlannedRun, message: str) -> None:
+    """Adds an error to the log of a run whose process could not print it."""
+    _append(directory, run, _ERROR + " ".join(message.split()))
 
 
-def _add(directory: Path, run: Planned, line: str) -> None:
+def _append(directory: Path, run: PlannedRun, line: str) -> None:
     with log_of(directory, run).open("a", encoding="utf-8") as file:
-        file.write(f"\n{line}\n")  # what was there may end in the middle of a line
+        file.write(f"\n{line}\n")  # a killed process may have left half a line
 
 
-def status(directory: Path, run: Planned) -> str:
-    """Whether a run is finished, failed, stopped on the way, or waiting for its first steps."""
-    if finished(directory, run) is not None:
+def status(directory: Path, run: PlannedRun) -> str:
+    """Returns `finished`, `failed`, `stopped` (it has a work directory) or `waiting`."""
+    if finished_results(directory, run) is not None:
         return "finished"
-    if failure(directory, run):
+    if failure_message(directory, run):
         return "failed"
     begun = (workdir_of(directory, run) / "config.json").exists()
     return "stopped" if begun else "waiting"
@@ -127,10 +129,13 @@ def status(directory: Path, run: Planned) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, seconds: float = 0) -> Iterator[None]:
-    """Keeps other processes that ask for the same lock out, until it ends or this process does.
+    """Holds an exclusive lock on a file; the system frees it when this process ends.
+
+    Args:
+      seconds: how long to wait for another process to free it.
 
     Raises:
-      UserError: another one holds it, and still does after so many seconds.
+      UserError: another process still holds the lock after that time.
     """
     import fcntl
 
@@ -143,7 +148,7 @@ def lock(path: Path, seconds: float = 0) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise UserError(
-                        f"another process is at work ({path} is locked); let it end, or stop it"
+                        f"another process is at work ({path} is locked); wait for it, or stop it"
                     ) from None
             time.sleep(0.1)
         yield

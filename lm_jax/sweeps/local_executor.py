@@ -1,4 +1,4 @@
-"""Processes on this machine, so many at a time, each with its share of it."""
+"""Runs processes on this machine, several at a time, each on its share of cores and GPUs."""
 
 import contextlib
 import os
@@ -9,25 +9,27 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from lm_jax.errors import UserError
 
-_SECONDS_BETWEEN_LOOKS = 0.1
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
 
 
 class Share(NamedTuple):
-    """What a process may use; None: what its parent may."""
+    """The cores and GPUs of a process; None: the same as its parent's."""
 
     cores: tuple[int, ...] | None
-    gpus: str | None  # as CUDA_VISIBLE_DEVICES lists them
+    gpus: str | None  # in the format of CUDA_VISIBLE_DEVICES
 
 
 def shares(processes: int) -> list[Share]:
-    """As many equal shares of this machine: of its GPUs where it has any, and of its cores.
+    """Divides the GPUs, if any, and the cores of this machine into equal shares.
 
-    Equal, because what a program computes may depend in its last bits on the number of its cores;
-    what does not divide is left idle. Of fewer cores than processes, some have one together.
+    The shares are equal because the last bits of a result may depend on the number of cores; the
+    remainder stays idle. With fewer cores than processes, some processes share a core.
 
     Raises:
       UserError: there are fewer GPUs than processes.
@@ -37,20 +39,20 @@ def shares(processes: int) -> list[Share]:
     gpus = _gpus()
     if gpus and processes > len(gpus):
         raise UserError(
-            f"--processes={processes}, but there are {len(gpus)} GPUs, of which each process needs "
-            "its own; ask for fewer, or set JAX_PLATFORMS=cpu"
+            f"--processes={processes}, but there are {len(gpus)} GPUs, and each process needs one; "
+            "ask for fewer processes, or set JAX_PLATFORMS=cpu"
         )
-    of_gpus = [",".join(part) for part in _divide(gpus, processes)] if gpus else []
+    gpu_parts = [",".join(part) for part in _divide(gpus, processes)] if gpus else []
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    of_cores = [tuple(part) for part in _divide(cores, processes)] if cores else []
+    core_parts = [tuple(part) for part in _divide(cores, processes)] if cores else []
     return [
-        Share(of_cores[i] if cores else None, of_gpus[i] if gpus else None)
+        Share(core_parts[i] if cores else None, gpu_parts[i] if gpus else None)
         for i in range(processes)
     ]
 
 
-def memory_of_a_process(processes: int) -> float | None:
-    """Bytes that each has of this machine's memory; None where GPUs hold what is computed."""
+def bytes_per_process(processes: int) -> float | None:
+    """Returns each process's share of this machine's memory in bytes; None if GPUs compute."""
     if not processes or _gpus() or not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
@@ -61,53 +63,54 @@ def run_all(
     logs: Mapping[str, Path],
     shares: Sequence[Share],
     stop_requested: Callable[[], bool],
-    ended: Callable[[str, int, list[str]], None],
-    waits: Mapping[str, Collection[str]] = MappingProxyType({}),
+    on_exit: Callable[[str, int, list[str]], None],
+    dependencies: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> None:
-    """Runs commands in their order, one to a share at a time, until all ended or a stop is asked.
+    """Runs commands in order, one per share at a time, until all have ended or a stop is asked.
 
-    Then each process gets SIGTERM and is waited for, and no other starts. Each has a pipe as its
-    standard input, which ends with this process, however that ends: see `stop_with_parent`.
+    A stop sends SIGTERM to each process and waits for it; no other starts. Each process has a pipe
+    as its standard input, which closes when this process ends for any reason: see
+    `stop_with_parent`.
 
     Args:
-      commands: by name.
-      logs: the file to which the output of each is added, by name.
+      commands: the arguments by name.
+      logs: by name, the file to which the output is appended.
       stop_requested: () -> whether to stop.
-      ended: (name, exit status, names of those that run still), called after each.
-      waits: which others have to have ended before, by name; in no circle.
+      on_exit: (name, exit status, names still running), called after each process.
+      dependencies: by name, the commands that must end first; without cycles.
 
     Raises:
       OSError: a log cannot be written, or a command cannot be started.
     """
     waiting = dict(commands)
     running: dict[str, tuple[subprocess.Popen, Share]] = {}
-    told: set[str] = set()
+    signalled: set[str] = set()
     try:
         while running or (waiting and not stop_requested()):
             for share in shares:
-                taken = any(held is share for _, held in running.values())
+                taken = any(used is share for _, used in running.values())
                 left = waiting.keys() | running.keys()
-                ready = (name for name in waiting if left.isdisjoint(waits.get(name, ())))
+                ready = (name for name in waiting if left.isdisjoint(dependencies.get(name, ())))
                 name = next(ready, None)
                 if name is not None and not taken and not stop_requested():
                     running[name] = (_start(waiting.pop(name), logs[name], share), share)
             if stop_requested():
-                _terminate(running, told)
+                _terminate(running, signalled)
             for name, (process, _) in list(running.items()):
                 if process.poll() is not None:
                     _close(process)
                     del running[name]
-                    ended(name, process.returncode, list(running))
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-    finally:  # of an error here, too, no process is left behind
-        _terminate(running, told)
+                    on_exit(name, process.returncode, list(running))
+            time.sleep(_POLL_SECONDS)
+    finally:  # an error here leaves no process behind either
+        _terminate(running, signalled)
         for process, _ in running.values():
             process.wait()
             _close(process)
 
 
 def stop_with_parent() -> None:
-    """Sends this process SIGTERM when the one that `run_all` runs in is gone, even killed."""
+    """Sends this process SIGTERM when the process that calls `run_all` ends or is killed."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -129,13 +132,13 @@ def _start(command: Sequence[str], log: Path, share: Share) -> subprocess.Popen:
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # an interrupt from the keyboard is this process's to pass on
+            start_new_session=True,  # this process passes on an interrupt from the keyboard
         )
 
 
 @contextlib.contextmanager
 def _on_cores(cores: tuple[int, ...] | None) -> Iterator[None]:
-    """A context in which this thread may use these cores only, and what it starts inherits that."""
+    """Restricts this thread, and the processes that it starts, to these cores."""
     if cores is None:
         yield
         return
@@ -147,11 +150,11 @@ def _on_cores(cores: tuple[int, ...] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _terminate(running: Mapping[str, tuple[subprocess.Popen, Share]], told: set[str]) -> None:
+def _terminate(running: Mapping[str, tuple[subprocess.Popen, Share]], signalled: set[str]) -> None:
     for name, (process, _) in running.items():
-        if name not in told:
+        if name not in signalled:
             process.terminate()
-            told.add(name)
+            signalled.add(name)
 
 
 def _close(process: subprocess.Popen) -> None:
@@ -160,13 +163,14 @@ def _close(process: subprocess.Popen) -> None:
         process.stdin.close()
 
 
-def _divide(things: Sequence, parts: int) -> list[list]:
-    size = max(len(things) // parts, 1)
-    return [[things[(i * size + j) % len(things)] for j in range(size)] for i in range(parts)]
+def _divide(items: Sequence[T], parts: int) -> list[list[T]]:
+    """Returns `parts` lists of equal size; items repeat if there are fewer than parts."""
+    size = max(len(items) // parts, 1)
+    return [[items[(i * size + j) % len(items)] for j in range(size)] for i in range(parts)]
 
 
 def _gpus() -> list[str]:
-    """NVIDIA's GPUs that this process may use; none where JAX is told to use others."""
+    """Returns the NVIDIA GPUs that this process may use; none if JAX_PLATFORMS excludes them."""
     if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:

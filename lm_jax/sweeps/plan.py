@@ -1,4 +1,4 @@
-"""The plan of a sweep: what each run costs, and how long all of them may take."""
+"""The plan of a sweep: its runs, what each costs, and how long they will take."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from lm_jax.costs.run_cost import Cost, cost_of, shape_of
 from lm_jax.errors import UserError
 from lm_jax.sweeps.search_space import Trial, address
 
-Seconds = Callable[[Cost], float]  # of a run on its own
+Seconds = Callable[[Cost], float]  # estimated seconds of a run in a process of its own
 
 
-class Planned(NamedTuple):
-    """A run of a sweep, and what it will cost."""
+class PlannedRun(NamedTuple):
+    """A run of a sweep and its cost."""
 
     name: str
     address: str
@@ -26,82 +26,83 @@ class Planned(NamedTuple):
 
     @property
     def directory(self) -> str:
-        """The name of its work directory: another experiment of the same name has another one."""
+        """The name of the work directory; the address tells experiments of one name apart."""
         return f"{self.name}-{self.address}"
 
 
 def make_plan(
     trials: Mapping[str, Trial], sizes_of: Callable[[Experiment], Mapping[str, int]]
-) -> list[Planned]:
-    """The runs of a sweep with their costs; each distinct shape is traced once.
+) -> list[PlannedRun]:
+    """Returns the runs of a sweep with their costs; each distinct shape is traced once.
 
     Args:
-      trials: of `sweeps.trials_of`.
-      sizes_of: what the data of an experiment decides of its model; asked once for equal data.
+      trials: from `search_space.trials_of`.
+      sizes_of: returns the sizes that the data decides, such as `vocab_size`; called once for
+        experiments with equal data.
 
     Raises:
       UserError: a run cannot be built; the message names it.
     """
-    plan: list[Planned] = []
+    plan: list[PlannedRun] = []
     sizes: dict[str, Mapping[str, int]] = {}
     for name, (experiment, labels) in trials.items():
-        of_data = repr(experiment.data)
+        data_key = repr(experiment.data)
         try:
             validate(experiment)
-            if of_data not in sizes:
-                sizes[of_data] = sizes_of(experiment)
-            cost = cost_of(experiment, sizes[of_data])
+            if data_key not in sizes:
+                sizes[data_key] = sizes_of(experiment)
+            cost = cost_of(experiment, sizes[data_key])
         except ValueError as error:
             raise UserError(f"run {name}: {error}") from error
-        plan.append(Planned(name, address(experiment), experiment, labels, cost))
+        plan.append(PlannedRun(name, address(experiment), experiment, labels, cost))
     return plan
 
 
-def refuse_what_cannot_fit(plan: Sequence[Planned], memory_bytes: float | None) -> None:
-    """Raises UserError if a state alone is more than a run has; None: what it has is not known."""
+def refuse_what_cannot_fit(plan: Sequence[PlannedRun], memory_bytes: float | None) -> None:
+    """Raises UserError if the state of a run exceeds the memory of a process; None: unknown."""
     for run in plan:
         if memory_bytes is not None and run.cost.state_bytes > memory_bytes:
             raise UserError(
                 f"run {run.name}: parameters, gradients and optimizer state take "
-                f"{run.cost.state_bytes / 1e9:.3g} GB, and a run has {memory_bytes / 1e9:.3g} GB "
-                "here; ask for fewer --processes, or leave it out"
+                f"{run.cost.state_bytes / 1e9:.3g} GB, and a process has "
+                f"{memory_bytes / 1e9:.3g} GB here; ask for fewer --processes, or leave it out"
             )
 
 
-def num_shapes(plan: Sequence[Planned]) -> int:
-    """How many programs the runs compile to, where their data decide the same of the models."""
+def num_shapes(plan: Sequence[PlannedRun]) -> int:
+    """Returns the number of distinct programs that the runs compile to, if data sizes agree."""
     return len({shape_of(run.experiment) for run in plan})
 
 
-def total_flops(plan: Sequence[Planned]) -> int:
-    """Training FLOPs of all runs."""
+def total_flops(plan: Sequence[PlannedRun]) -> int:
+    """Returns the training FLOPs of all runs."""
     return sum(run.cost.training_flops for run in plan)
 
 
 def at_rate(flops_per_second: float) -> Seconds:
-    """The seconds of a run that computes so fast all the time."""
+    """Returns an estimate for runs that compute at this rate throughout."""
     return lambda cost: cost.training_flops / flops_per_second
 
 
 def as_measured(flops: Sequence[float], seconds: Sequence[float]) -> Seconds | None:
-    """The seconds of a run, from those of finished ones: so many to start, and so many a FLOP.
+    """Returns an estimate from finished runs: seconds to start plus seconds per FLOP.
 
-    Both are fitted by least squares and not negative. None where nothing is finished yet.
+    Both are fitted by non-negative least squares. None if no run is finished yet.
     """
-    if not len(flops):
+    if not flops:
         return None
     scale = max(max(flops), 1)
     columns = np.stack([np.ones(len(flops)), np.asarray(flops) / scale], axis=1)
-    if len(set(flops)) == 1:  # nothing tells the two apart
+    if len(set(flops)) == 1:  # one number of FLOPs cannot determine both
         columns[:, 0] = 0
     (start, rest), _ = nnls(columns, np.asarray(seconds, float))
     return lambda cost: float(start + rest * cost.training_flops / scale)
 
 
 def table_of(
-    plan: Sequence[Planned], seconds: Seconds | None, statuses: Sequence[str]
+    plan: Sequence[PlannedRun], seconds: Seconds | None, statuses: Sequence[str]
 ) -> list[str]:
-    """The plan as lines of text, its head first and the sums last."""
+    """Returns the plan as lines of text: a header, a line for each run, and the totals."""
     head = ["run", "address", "parameters", "non-embedding", "tokens", "FLOPs", "seconds", "status"]
     rows = [head]
     for run, status in zip(plan, statuses, strict=True):
@@ -123,7 +124,7 @@ def table_of(
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `40 s`, `12 min`, `3.5 h`."""
+    """Returns seconds as text with a fitting unit: `40 s`, `12 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

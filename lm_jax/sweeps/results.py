@@ -1,4 +1,4 @@
-"""The results of a sweep: `results.csv`, one row a run, made anew from what the runs left."""
+"""The results of a sweep: `results.csv`, one row per run, rebuilt from the work directories."""
 
 import contextlib
 import csv
@@ -11,33 +11,39 @@ from typing import Any
 from lm_jax.config import experiment, serialization
 from lm_jax.errors import UserError
 from lm_jax.runs.workdir import read_environment
-from lm_jax.sweeps.directory import failure, finished, read_plan, status, workdir_of
-from lm_jax.sweeps.plan import Planned
+from lm_jax.sweeps.directory import (
+    failure_message,
+    finished_results,
+    read_plan,
+    status,
+    workdir_of,
+)
+from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.sweeps.warm_starts import origin
 from lm_jax.telemetry.json_files import read_metrics
 
-# An address may look like a number: 12e4567890.
-_TEXTS = {
+# Read as text even if they look like a number, as the address 12e4567890 does.
+_TEXT_COLUMNS = {
     *("name", "address", "status", "family", "branch_of"),
     *("commit", "versions", "device", "error"),
 }
-_NEEDED = {
+_REQUIRED_COLUMNS = {
     *("name", "address", "status", "family", "seed", "steps", "non_embedding_parameters"),
     *("training_tokens", "training_flops", "validation_loss"),
 }
 
 
 def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, Any]]:
-    """A row for each run of a sweep, all with the same columns; None where there is no value.
+    """Returns a row for each run of a sweep, all with the same columns; None for no value.
 
-    Losses are those of the validation split in nats a target; `validation_loss` is the last one and
-    `best_validation_loss` the lowest on the way. `seconds` is the time of all processes of the run,
-    without what a killed one did after its last checkpoint. What failed has its `error`. A run that
-    goes on from step `branch_step` of another, `branch_of`, has the tokens and FLOPs of all its
-    steps, and the seconds of those that it took itself.
+    Losses are on the validation split, in nats per target; `validation_loss` is the final one and
+    `best_validation_loss` the lowest. `seconds` sums the processes that trained the run, without
+    the work that a killed one lost. `error` says why a run failed. A run that forked from step
+    `branch_step` of the run `branch_of` has the tokens and FLOPs of all its steps, and the seconds
+    of the steps after the fork.
 
     Args:
-      running: the names of runs under way.
+      running: the names of runs that a process is training.
 
     Raises:
       UserError: the directory holds no sweep.
@@ -58,7 +64,7 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
 
 
 def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """The path of `results.csv`, written whole or not at all; cells without a value are empty.
+    """Writes `results.csv` atomically and returns its path; None becomes an empty cell.
 
     Raises:
       OSError: the file cannot be written.
@@ -74,18 +80,18 @@ def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_results` wrote: numbers as numbers, None for empty cells.
+    """Returns the rows of a `results.csv`: numbers as numbers, None for empty cells.
 
     Raises:
-      UserError: the file is no results of a sweep.
-      OSError: it cannot be read.
+      UserError: the file is not the results of a sweep.
+      OSError: the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file: {error}") from None
-    missing = sorted(_NEEDED - set(rows[0] if rows else []))
+        raise UserError(f"{path} is not a CSV file: {error}") from None
+    missing = sorted(_REQUIRED_COLUMNS - set(rows[0] if rows else []))
     if missing:
         raise UserError(
             f"{path} has no column {', '.join(missing)}; expected the results.csv of launch.sweep"
@@ -93,12 +99,16 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             else f"{path} has no rows; expected the results.csv of launch.sweep"
         )
     if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path} has rows of another length than its header; write it again")
+        raise UserError(
+            f"{path} has rows of another length than its header; "
+            "rebuild it with launch.sweep --table"
+        )
     return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
 
 
-def _value(name: str, cell: str) -> Any:
-    if not cell or name in _TEXTS:
+def _value(name: str, cell: str) -> str | int | float | None:
+    """Returns the value of a cell of the column `name`."""
+    if not cell or name in _TEXT_COLUMNS:
         return cell or None
     for kind in (int, float):
         with contextlib.suppress(ValueError):
@@ -107,14 +117,14 @@ def _value(name: str, cell: str) -> Any:
 
 
 def workdir_of_row(directory: Path, row: Mapping[str, Any]) -> Path:
-    """The work directory of a row's run, in the directory of its sweep."""
+    """Returns the work directory of a row's run in its sweep's directory."""
     return directory / "runs" / f"{row['name']}-{row['address']}"
 
 
-def varied_fields(plan: Sequence[Planned]) -> list[str]:
-    """The dotted paths of fields that are not the same in all runs, but for columns of their own.
+def varied_fields(plan: Sequence[PlannedRun]) -> list[str]:
+    """Returns the dotted paths of fields that differ between runs, or that only some runs have.
 
-    A field that only some have, as models of one family, is among them.
+    Leaves out `seed` and `model.family`, which always have a column.
     """
     flat = [serialization.flat(run.experiment) for run in plan]
     paths = dict.fromkeys(path for fields in flat for path in fields)
@@ -126,7 +136,7 @@ def varied_fields(plan: Sequence[Planned]) -> list[str]:
     ]
 
 
-def _identity(directory: Path, run: Planned, running: Collection[str]) -> dict[str, Any]:
+def _identity(directory: Path, run: PlannedRun, running: Collection[str]) -> dict[str, Any]:
     state = "running" if run.name in running else status(directory, run)
     return {
         "name": run.name,
@@ -137,56 +147,65 @@ def _identity(directory: Path, run: Planned, running: Collection[str]) -> dict[s
     }
 
 
-def _outcome(directory: Path, run: Planned) -> dict[str, Any]:
-    place = workdir_of(directory, run)
-    found = finished(directory, run) or {}
+def _outcome(directory: Path, run: PlannedRun) -> dict[str, Any]:
+    path = workdir_of(directory, run)
+    found = finished_results(directory, run) or {}
     validation = found.get("validation", {})
-    metrics = read_metrics(place) if found else []
+    metrics = read_metrics(path) if found else []
     losses = [row["cross_entropy"] for row in metrics if row["kind"] == "evaluation"]
-    begun = origin(place)
-    own = [row for row in metrics if row["step"] > (begun["step"] or 0)]
-    # Of a branch also what began it, and what began that.
-    machines = [*begun["environments"], read_environment(place)] if found else []
+    forked_from = origin(path)
+    own = [row for row in metrics if row["step"] > (forked_from["step"] or 0)]
+    # A fork was also computed by the machines that trained its shared prefix.
+    machines = [*forked_from["environments"], read_environment(path)] if found else []
     cost = run.cost
     return {
         "steps": cost.steps,
         "parameters": found.get("parameters", cost.parameters),
         "non_embedding_parameters": cost.non_embedding_parameters,
-        "training_tokens": cost.training_tokens or _tokens_counted(place) or None,
+        "training_tokens": cost.training_tokens or _tokens_counted(path) or None,
         "training_flops": cost.training_flops or None,
         "validation_loss": validation.get("cross_entropy"),
         "best_validation_loss": min((x for x in losses if x is not None), default=None),
         "bits_per_character": validation.get("bits_per_character"),
         "seconds": seconds_of(found, own) if found else None,
-        "branch_of": begun["run"],
-        "branch_step": begun["step"],
+        "branch_of": forked_from["run"],
+        "branch_step": forked_from["step"],
         "commit": _distinct(machine.get("commit") for machine in machines),
         "versions": _distinct(_versions(machine) for machine in machines),
         "device": _distinct(" ".join(sorted(set(m.get("devices", [])))) for m in machines),
-        "error": failure(directory, run) if not found else None,
+        "error": failure_message(directory, run) if not found else None,
     }
 
 
 def seconds_of(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> float:
-    """What all processes of a run took, of a fan its share; each counts from its own start."""
+    """Returns the seconds of all processes that trained a run; a vmapped run has its share.
+
+    Args:
+      found: the results of the run.
+      metrics: its rows; `seconds` restarts from 0 in each process.
+    """
     clock = [row["seconds"] for row in metrics if row["kind"] == "train"]
-    before = [a for a, b in zip(clock, clock[1:], strict=False) if b < a]
-    return (sum(before) + found["timings"]["total_seconds"]) / found.get("fan", 1)
+    earlier = [a for a, b in zip(clock, clock[1:], strict=False) if b < a]
+    # Earlier versions wrote `fan` for the number of runs trained together.
+    runs = found.get("vmapped_runs", found.get("fan", 1))
+    return (sum(earlier) + found["timings"]["total_seconds"]) / runs
 
 
-def _tokens_counted(place: Path) -> int:
-    """What a model that counts has seen: the whole training split."""
+def _tokens_counted(workdir: Path) -> int:
+    """Returns the training targets of a count-based model: the whole training split."""
     try:
-        sizes = json.loads((place / "data.json").read_text())["train"]
+        sizes = json.loads((workdir / "data.json").read_text())["train"]
     except (OSError, ValueError, KeyError):
         return 0
     return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
 
 
 def _versions(machine: Mapping[str, Any]) -> str:
+    """Returns the versions of one environment as a text such as `jax=0.10.2 numpy=2.4.6`."""
     versions = machine.get("versions") or {}
     return " ".join(f"{name}={version}" for name, version in versions.items() if version)
 
 
 def _distinct(texts: Iterable[str | None]) -> str | None:
+    """Joins the distinct texts by `; `; None if there are none."""
     return "; ".join(dict.fromkeys(text for text in texts if text)) or None

@@ -1,4 +1,4 @@
-"""Sweeps: named experiments, made from one by grids, random draws, ladders and IsoFLOP budgets."""
+"""Makes the named experiments of a sweep: grids, random draws, size ladders, IsoFLOP budgets."""
 
 import copy
 import dataclasses
@@ -20,14 +20,14 @@ from lm_jax.errors import UserError
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.objectives import targets_per_step
 
-_FEWEST_STEPS = 50  # whole steps then meet a budget to 1%
+_FEWEST_STEPS = 50  # rounding to whole steps then misses a budget by at most 1%
 
 
 class Trial(NamedTuple):
-    """One run of a sweep: what it trains, and what else its row of the results says."""
+    """One run of a sweep: its experiment, and further columns for its row of the results."""
 
     experiment: Experiment
-    labels: Mapping[str, Any] = {}  # columns by name, such as the budget that it belongs to
+    labels: Mapping[str, Any] = {}  # value by column name, such as the FLOP budget
 
 
 Sweep = Mapping[str, Experiment | Trial] | Sequence[tuple[str, Experiment | Trial]]
@@ -36,17 +36,17 @@ Values = Iterable[Any] | Mapping[str, Any]
 
 
 def grid(base: Experiment, fields: Mapping[str, Values]) -> dict[str, Experiment]:
-    """One experiment for each combination of values, the last field varying fastest.
+    """Returns one experiment for each combination of values; the last field varies fastest.
 
-    Names are as `peak_learning_rate=0.001,seed=0`. Values given as a mapping, such as a `ladder`
-    for the field `model`, are called by its keys instead.
+    A name looks like `peak_learning_rate=0.001,seed=0`. Values given as a mapping, such as a
+    `ladder` for the field `model`, are named by its keys instead.
 
     Args:
-      base: what all have in common; it stays as it is.
+      base: supplies all other fields; it is not changed.
       fields: values by dotted path, such as `schedule.peak_learning_rate`.
 
     Raises:
-      UserError: there is no such field, it takes other values, or it is given none.
+      UserError: a field does not exist, its type differs from the value's, or it has no values.
     """
     choices = []
     for path, values in fields.items():
@@ -54,7 +54,7 @@ def grid(base: Experiment, fields: Mapping[str, Values]) -> dict[str, Experiment
         if isinstance(values, Mapping):
             named = list(values.items())
         else:
-            named = [(f"{short}={_shown(value)}", value) for value in values]
+            named = [(f"{short}={_format(value)}", value) for value in values]
         if not named:
             raise UserError(f"{path} is given no values; give some, or leave it out")
         choices.append([(name, path, value) for name, value in named])
@@ -70,15 +70,16 @@ def grid(base: Experiment, fields: Mapping[str, Values]) -> dict[str, Experiment
 def draw(
     base: Experiment, fields: Mapping[str, Distribution], count: int, seed: int = 0
 ) -> dict[str, Experiment]:
-    """`count` experiments with random values, named `draw=000` and so on.
+    """Returns `count` experiments with random values, named `draw=000`, `draw=001`, ...
 
-    The first ones stay the same when `count` grows.
+    A larger `count` appends experiments and keeps the earlier ones.
 
     Args:
-      fields: by dotted path, a function of a generator, such as `log_uniform(1e-4, 1e-1)`.
+      fields: distributions by dotted path, such as `log_uniform(1e-4, 1e-1)`; each is a function
+        of a random generator.
 
     Raises:
-      UserError: there is no such field, or it takes other values.
+      UserError: a field does not exist, or its type differs from the value's.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -88,38 +89,38 @@ def draw(
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Numbers from `low` to `high`, all alike. Raises UserError unless low < high."""
+    """Returns the uniform distribution on [low, high]. Raises UserError unless low < high."""
     _check_bounds(low, high)
     return lambda rng: float(rng.uniform(low, high))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Numbers whose logarithm is uniform. Raises UserError unless 0 < low < high."""
+    """Returns the log-uniform distribution. Raises UserError unless 0 < low < high."""
     _check_bounds(low, high, above=0)
     return lambda rng: float(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """One of several values, all alike. Raises UserError if there are none."""
+    """Returns the uniform distribution on some values. Raises UserError if there are none."""
     if not len(values):
-        raise UserError("a choice of no values; give some")
+        raise UserError("choice() was given no values; give at least one")
     return lambda rng: values[int(rng.integers(len(values)))]
 
 
 def ladder(
     base: TransformerConfig, widths: Iterable[int], aspect_ratio: float, head_width: int = 64
 ) -> dict[str, TransformerConfig]:
-    """Transformers of one shape in several sizes, by names such as `d256`.
+    """Returns Transformers of several widths and one aspect ratio, by names such as `d256`.
 
     Args:
-      base: what all have in common; a `d_ff` of 0 grows with the width.
-      widths: `d_model` of each.
-      aspect_ratio: `d_model / num_layers`, rounded to at least one layer (Kaplan et al. 2020,
-        section 3.1, find that its value matters little and that it should be kept).
-      head_width: of all of them; wider models have more heads.
+      base: supplies all other fields; a `d_ff` of 0 grows with the width.
+      widths: `d_model` of each model.
+      aspect_ratio: `d_model / num_layers`; the number of layers is rounded, to at least one.
+        Kaplan et al. 2020, section 3.1: the loss depends little on it if it stays the same.
+      head_width: width of each attention head; wider models have more heads.
 
     Raises:
-      UserError: a width is no multiple of the head width, or the ratio is not positive.
+      UserError: a width is not a multiple of the head width, or the ratio is not positive.
     """
     if not aspect_ratio > 0:
         raise UserError(f"aspect_ratio is {aspect_ratio}; expected d_model / num_layers, above 0")
@@ -127,8 +128,8 @@ def ladder(
     for width in widths:
         if width < 1 or width % head_width:
             raise UserError(
-                f"a width of {width} has no whole number of heads of {head_width}; choose a "
-                "multiple, or another head_width"
+                f"width {width} is not a positive multiple of head_width {head_width}; choose "
+                "another width, or another head_width"
             )
         found[f"d{width}"] = dataclasses.replace(
             base,
@@ -145,41 +146,45 @@ def isoflop(
     warmup_fraction: float | None = None,
     data_sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Trial]:
-    """Every size trained with every budget of FLOPs (Hoffmann et al. 2022, approach 2).
+    """Returns a trial of every size at every FLOP budget (Hoffmann et al. 2022, approach 2).
 
-    `training.num_steps` is the budget over the FLOPs of the matrix products of one step, which are
-    counted (`accounting.training_flops`; no 6 N D), rounded to the nearest whole step. A budget is
-    at least 50 steps, so it is met to 1%. Each trial is labelled with its budget, since runs of one
-    profile are those of equal budgets, and what they took differs by that rounding.
+    `training.num_steps` is the budget divided by the counted matrix-product FLOPs of one step
+    (`cost_of`; not 6 N D), rounded to a whole step. A budget is at least 50 steps, so rounding
+    misses it by at most 1%. Each trial carries its budget as a label: the runs of one IsoFLOP
+    profile have equal budgets, while their exact FLOPs differ by that rounding.
 
     Args:
-      sizes: what is trained at each size.
+      sizes: an experiment for each model size, by name.
       budgets: training FLOPs.
-      warmup_fraction: of the steps; None: `schedule.warmup_steps` stays as it is.
-      data_sizes: what the data decides of the model; None: the most that its tokenizer may come to.
+      warmup_fraction: warm-up steps as a fraction of all; None: `schedule.warmup_steps` stays.
+      data_sizes: sizes that the data decides, such as `vocab_size`; None: for text, the
+        tokenizer's maximum vocabulary size.
 
     Raises:
-      UserError: an experiment cannot run, counts instead of descending, or a budget is less than
-        50 of its steps, or given twice.
+      UserError: an experiment cannot run or takes no optimizer steps, or a budget is less than 50
+        of its steps or given twice.
     """
     trials: dict[str, Trial] = {}
     for budget in budgets:
         for name, experiment in sizes.items():
             given = expected_sizes(experiment) if data_sizes is None else data_sizes
-            of_step = cost_of(experiment, given).flops_per_step
-            if not of_step:
-                raise UserError(f"{name} takes no steps, so no budget decides how many")
-            steps = round(budget / of_step)
+            flops_per_step = cost_of(experiment, given).flops_per_step
+            if not flops_per_step:
+                raise UserError(
+                    f"{name} takes no optimizer steps, so a FLOP budget cannot set them"
+                )
+            steps = round(budget / flops_per_step)
             if steps < _FEWEST_STEPS:
                 raise UserError(
-                    f"a budget of {budget:.3g} FLOPs is {steps} steps of {name}, and whole steps "
-                    f"meet it to 1% only from {_FEWEST_STEPS}; give at least "
-                    f"{_FEWEST_STEPS * of_step:.3g}, smaller batches or a smaller model"
+                    f"a budget of {budget:.3g} FLOPs is {steps} steps of {name}; expected at least "
+                    f"{_FEWEST_STEPS}, so that whole steps meet it to 1%; give at least "
+                    f"{_FEWEST_STEPS * flops_per_step:.3g} FLOPs, smaller batches or a smaller "
+                    "model"
                 )
             fields: dict[str, Any] = {"training.num_steps": steps}
             if warmup_fraction is not None:
                 fields["schedule.warmup_steps"] = round(warmup_fraction * steps)
-            called = f"budget={_shown(float(budget))},{name}"
+            called = f"budget={_format(float(budget))},{name}"
             if called in trials:
                 raise UserError(f"two runs are called {called}; give each budget once")
             trials[called] = Trial(_with(experiment, fields), {"budget": float(budget)})
@@ -187,30 +192,31 @@ def isoflop(
 
 
 def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[str, Experiment]:
-    """Every size trained for every number of tokens, to the nearest whole step, of at least 50.
+    """Returns every size trained for every number of tokens, rounded to whole steps.
 
-    With `schedule.name` `wsd`, `constant` or `rsqrt` those of one size share a trunk: see
-    `lm_jax.sweeps.warm_starts`. Names are as `tokens=1e+06,d64`.
+    With `schedule.name` `wsd`, `constant` or `rsqrt` the runs of one size share a prefix, which is
+    trained once: see `lm_jax.sweeps.warm_starts`. A name looks like `tokens=1e+06,d64`.
 
     Args:
-      sizes: what is trained for each horizon.
-      tokens: how many are predicted in training; pairs or examples where these are.
+      sizes: an experiment for each model size, by name.
+      tokens: training targets of each horizon: tokens, pairs or examples.
 
     Raises:
-      UserError: a horizon is of less than 50 steps, leaves none after the warm-up, or is given
-        twice.
+      UserError: a horizon is shorter than 50 steps, no longer than the warm-up, or given twice.
     """
     found: dict[str, Experiment] = {}
     for horizon in tokens:
         for name, experiment in sizes.items():
-            steps = round(horizon / (of_step := targets_per_step(experiment)))
-            least = max(_FEWEST_STEPS, experiment.schedule.warmup_steps + 1)
-            if steps < least:
+            targets = targets_per_step(experiment)
+            steps = round(horizon / targets)
+            fewest = max(_FEWEST_STEPS, experiment.schedule.warmup_steps + 1)
+            if steps < fewest:
                 raise UserError(
-                    f"{horizon:.3g} tokens are {steps} steps of {name}, of which it needs {least}; "
-                    f"give at least {least * of_step:.3g}, smaller batches or a shorter warm-up"
+                    f"{horizon:.3g} tokens are {steps} steps of {name}; expected at least "
+                    f"{fewest}; give at least {fewest * targets:.3g} tokens, smaller batches "
+                    "or a shorter warm-up"
                 )
-            called = f"tokens={_shown(float(horizon))},{name}"
+            called = f"tokens={_format(float(horizon))},{name}"
             if called in found:
                 raise UserError(f"two runs are called {called}; give each horizon once")
             found[called] = _with(experiment, {"training.num_steps": steps})
@@ -218,22 +224,23 @@ def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[s
 
 
 def address(experiment: Experiment) -> str:
-    """Ten hex digits that are the same for experiments whose runs are the same.
+    """Returns a hash of ten hex digits, equal for experiments that train the same run.
 
-    Fields at their defaults are left out, so that a field added later changes no address; so is
-    what may change between a run and its resumption, but for what data is read.
+    It leaves out fields at their defaults, so that a field added later changes no address, and
+    fields that may change when a run resumes, except those that say which data is read.
     """
-    fields, plain = _identity(experiment), _identity(_plain(experiment))
-    telling = {path: value for path, value in fields.items() if value != plain.get(path)}
-    telling |= {path: fields[path] for path in ("model.family", "data.kind")}
-    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:10]
+    fields, defaults = _identity(experiment), _identity(_default(experiment))
+    hashed = {path: value for path, value in fields.items() if value != defaults.get(path)}
+    hashed |= {path: fields[path] for path in ("model.family", "data.kind")}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def trials_of(sweep: Sweep) -> dict[str, Trial]:
-    """The trials of what a sweep's file returns, in their order.
+    """Returns the trials by name, in the order in which a sweep's file gives them.
 
     Raises:
-      UserError: it is no sweep, it is empty, or two of its runs are the same or called the same.
+      UserError: this is not a sweep, it is empty, or two of its runs have one name or train the
+        same.
     """
     if not isinstance(sweep, Mapping | Sequence) or isinstance(sweep, str):
         raise UserError(f"a sweep is a dict of experiments by name, not a {type(sweep).__name__}")
@@ -251,31 +258,35 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
                 f"run name {name!r}; expected up to 200 letters, digits and signs of . , = + - _ @"
             )
         if name.isdecimal():
-            raise UserError(f"run name {name} is a number, which says a place; add a letter")
+            raise UserError(
+                f"run name {name} is a number, which stands for a position; add a letter"
+            )
         if name in trials:
             raise UserError(f"two runs are called {name}; give each its own name")
-        where = address(trial.experiment)
-        if where in addresses:
+        digest = address(trial.experiment)
+        if digest in addresses:
             raise UserError(
-                f"runs {addresses[where]} and {name} train the same; leave one out, or give them "
+                f"runs {addresses[digest]} and {name} train the same; leave one out, or give them "
                 "different seeds"
             )
-        trials[name], addresses[where] = trial, name
+        trials[name], addresses[digest] = trial, name
     return trials
 
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
+    """Returns the fields that decide a run's numbers, and all fields of its data."""
     data = {p: v for p, v in flat(experiment).items() if p.startswith("data.")}
     data.pop("data.cache_directory", None)
     return data | decisive(experiment)
 
 
-def _plain(experiment: Experiment) -> Experiment:
-    """An experiment of the same family and kind of data, all else at its defaults."""
+def _default(experiment: Experiment) -> Experiment:
+    """Returns an experiment of the same family and kind of data with all defaults."""
     return Experiment(model=type(experiment.model)(), data=type(experiment.data)())
 
 
 def _with(base: Experiment, fields: Mapping[str, Any]) -> Experiment:
+    """Returns a copy with other values, by dotted path."""
     experiment = copy.deepcopy(base)
     for path, value in fields.items():
         *parents, name = path.split(".")
@@ -288,7 +299,8 @@ def _with(base: Experiment, fields: Mapping[str, Any]) -> Experiment:
 
 def _field(part: Any, name: str, path: str) -> Any:
     if not dataclasses.is_dataclass(part):
-        raise UserError(f"unknown field {path!r}: there is nothing below its {name!r}")
+        kind = type(part).__name__
+        raise UserError(f"unknown field {path!r}: no field {name!r} in a value of type {kind}")
     names = [field.name for field in dataclasses.fields(part)]
     if name not in names:
         kind = type(part).__name__
@@ -297,13 +309,13 @@ def _field(part: Any, name: str, path: str) -> Any:
 
 
 def _checked(path: str, value: Any, current: Any) -> Any:
-    """The value as the field holds it; numpy's numbers become Python's, which JSON can write."""
+    """Returns the value in the field's type; NumPy scalars become Python numbers, for JSON."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(current, float) and type(value) is int:
         return float(value)
     if dataclasses.is_dataclass(current) and dataclasses.is_dataclass(value):
-        return copy.deepcopy(value)  # another model or other data: `validate` knows which there are
+        return copy.deepcopy(value)  # another model or other data: `validate` checks it
     if type(value) is not type(current):
         raise UserError(
             f"{path} is {value!r}, a {type(value).__name__}; expected a {type(current).__name__}"
@@ -312,16 +324,17 @@ def _checked(path: str, value: Any, current: Any) -> Any:
 
 
 def _short(path: str, paths: Iterable[str]) -> str:
-    """The last part of a dotted path where that tells it from the others."""
+    """Returns the last part of a dotted path if it is unique among the paths, else all of it."""
     last = path.rpartition(".")[2]
     return path if sum(other.rpartition(".")[2] == last for other in paths) > 1 else last
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
+    """Returns a value as it stands in a run's name: letters, digits and . + - _ @ only."""
     text = f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
     return re.sub(r"[^\w.+@-]+", "_", text, flags=re.ASCII)
 
 
 def _check_bounds(low: float, high: float, above: float = -math.inf) -> None:
     if not above < low < high < math.inf:
-        raise UserError(f"a draw from {low} to {high}; expected {above:g} < low < high < inf")
+        raise UserError(f"bounds {low} and {high}; expected {above:g} < low < high < inf")

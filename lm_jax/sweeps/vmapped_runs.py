@@ -28,7 +28,7 @@ from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, open_record, write_results
 from lm_jax.runs.train import check, first_state, inherited_variables
-from lm_jax.sweeps.warm_starts import branch_step
+from lm_jax.sweeps.warm_starts import fork_step
 from lm_jax.telemetry.goodput import TimeSheet
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 from lm_jax.training.loop import Hooks, NonFiniteLoss, check_finite, fit
@@ -130,7 +130,7 @@ def _train(
                 Checkpoints(
                     directory / "checkpoints",
                     experiment.checkpoint,
-                    keep_step=branch_step(experiment),
+                    keep_step=fork_step(experiment),
                 )
             )
             for directory, experiment in runs.items()
@@ -167,7 +167,7 @@ def _train(
                 first.mesh,
                 Hooks(fan.log, fan.evaluate, fan.save, stop_requested, time_sheet.spent),
                 runs=len(members),
-                save_at=[branch_step(experiment) for experiment in runs.values()],
+                save_at=[fork_step(experiment) for experiment in runs.values()],
             )
         if len(fan.failures) == len(members):
             return {r.directory: {"error": fan.failures[i]} for i, r in enumerate(records)}

@@ -10,7 +10,7 @@ from lm_jax import data
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.costs.accelerators import ACCELERATORS, USABLE, accelerator
 from lm_jax.costs.collectives import (
-    Planned,
+    PlannedCollective,
     by_kind,
     planned_activations,
     planned_by_kind,
@@ -113,7 +113,7 @@ def test_data_parallel_sums_all_gradients_once():
     # Of a tied table both gradients would be summed, that of its rows and that of the logits.
     compiled = compile_step(program_on("data:8", model__tie_embeddings=False))
     counted, planned = by_kind(compiled.work.collectives), compiled.planned
-    assert planned == [Planned("all-reduce", ("data",), compiled.memory.gradients)]
+    assert planned == [PlannedCollective("all-reduce", ("data",), compiled.memory.gradients)]
     # Beside the gradients only sums of a few numbers: loss, weights.
     assert 0 <= counted["all-reduce"].bytes - compiled.memory.gradients < 1000
 
@@ -137,9 +137,9 @@ def test_axes_of_the_batch_and_of_tensors_share_the_work():
     kernel = abstract_state(*arguments).params["layers"]["feed_forward"]["up"]["kernel"]
     size = kernel.size * 2 // 2  # bytes of bfloat16, of which each device has half the columns
     assert planned_collectives([kernel], jnp.bfloat16, built.mesh, parts=3) == [
-        Planned("all-gather", ("fsdp",), 2 * size, 3),
-        Planned("reduce-scatter", ("fsdp",), size, 3),
-        Planned("all-reduce", ("data",), size // 2, 3),
+        PlannedCollective("all-gather", ("fsdp",), 2 * size, 3),
+        PlannedCollective("reduce-scatter", ("fsdp",), size, 3),
+        PlannedCollective("all-reduce", ("data",), size // 2, 3),
     ]
 
 
@@ -147,11 +147,11 @@ def test_tensor_parallel_blocks_sum_twice_each():
     mesh = program_on("fsdp:4,tensor:2").mesh
     shape = {"d_model": 32, "num_layers": 5, "context_length": 10}
     (decoder,) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mesh)
-    assert decoder == Planned("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 4 * 5)
+    assert decoder == PlannedCollective("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 4 * 5)
     both = EncoderDecoderConfig(**shape, source_length=7, num_encoder_layers=2)
     assert planned_activations(both, 3, jnp.bfloat16, mesh) == [
-        Planned("all-reduce", ("tensor",), 3 * 7 * 32 * 2, 4 * 2),
-        Planned("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 6 * 5),
+        PlannedCollective("all-reduce", ("tensor",), 3 * 7 * 32 * 2, 4 * 2),
+        PlannedCollective("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 6 * 5),
     ]
     alone = program_on("fsdp:8").mesh
     assert planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, alone) == []
@@ -163,22 +163,22 @@ def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
     few = TransformerConfig(**shape, num_kv_heads=2)
     size = 3 * 16 * 2 * 16 * 2  # sequences, tokens, keys and values, their width, bytes
     assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
-        Planned("all-gather", ("sequence",), size, 5),
-        Planned("reduce-scatter", ("sequence",), size, 5),
+        PlannedCollective("all-gather", ("sequence",), size, 5),
+        PlannedCollective("reduce-scatter", ("sequence",), size, 5),
     ]
     few.context_parallel = "ring"
     assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
-        Planned("collective-permute", ("sequence",), size // 4, 5 * (3 + 3 + 4))
+        PlannedCollective("collective-permute", ("sequence",), size // 4, 5 * (3 + 3 + 4))
     ]
     both = EncoderDecoderConfig(**shape, source_length=8, num_encoder_layers=2)
     gathered = planned_activations(both, 3, jnp.bfloat16, mesh)[::2]
     assert gathered == [  # the source is read by the encoder's layers and by the decoder's
-        Planned("all-gather", ("sequence",), 3 * 8 * 2 * 32 * 2, 2 + 5),
-        Planned("all-gather", ("sequence",), 3 * 16 * 2 * 32 * 2, 5),
+        PlannedCollective("all-gather", ("sequence",), 3 * 8 * 2 * 32 * 2, 2 + 5),
+        PlannedCollective("all-gather", ("sequence",), 3 * 16 * 2 * 32 * 2, 5),
     ]
     mixed = program_on("tensor:2,sequence:4").mesh
     (sums, *_) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mixed)
-    assert sums == Planned("all-reduce", ("tensor",), 3 * 4 * 32 * 2, 4 * 5)
+    assert sums == PlannedCollective("all-reduce", ("tensor",), 3 * 4 * 32 * 2, 4 * 5)
 
 
 @pytest.mark.parametrize("how", ["all_gather", "ring"])
@@ -210,7 +210,7 @@ def test_an_axis_within_a_node_uses_its_links():
     slow = ACCELERATORS["h100"]._replace(domain=4)
     for axis, bandwidth in (("tensor", 450e9), ("fsdp", 450e9), ("data", 50e9)):
         expected = 3 * 1e9 / bandwidth
-        planned = [Planned("all-reduce", (axis,), 10**9, 3)]
+        planned = [PlannedCollective("all-reduce", (axis,), 10**9, 3)]
         assert seconds(planned, mesh, slow) == pytest.approx(expected), axis
 
 

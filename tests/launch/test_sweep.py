@@ -168,7 +168,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one_and_comes_to_the_same_table(tmp
     status, plan, err = sweep(config, tmp_path / "branches", "--plan")
     assert status == 0, err
     assert plan["training_flops"] == sum(int(row["training_flops"]) for row in whole.values())
-    assert plan["training_flops_with_branches"] == plan["training_flops"] * 1020 // 1100
+    assert plan["training_flops_with_forks"] == plan["training_flops"] * 1020 // 1100
 
     arguments = [f"--config={config}", f"--sweepdir={tmp_path / 'branches'}"]
     process, _ = begun(arguments, tmp_path / "branches", 120, "num_steps=1000")

@@ -18,7 +18,7 @@ def python(code):
     return [sys.executable, "-S", "-c", code]
 
 
-def run(tmp_path, commands, processes=1, stop=lambda: False, waits=None):
+def run(tmp_path, commands, processes=1, stop=lambda: False, dependencies=None):
     """What ended in which order, with its status and what ran still."""
     told = []
     local_executor.run_all(
@@ -27,7 +27,7 @@ def run(tmp_path, commands, processes=1, stop=lambda: False, waits=None):
         local_executor.shares(processes),
         stop,
         lambda *outcome: told.append(outcome),
-        waits or {},
+        dependencies or {},
     )
     return told
 
@@ -61,7 +61,7 @@ def test_two_run_at_a_time_each_on_its_cores(tmp_path):
 def test_a_process_waits_for_those_that_have_to_end_before_and_others_go_ahead(tmp_path):
     fails = "import sys, time; time.sleep(0.5); sys.exit(1)"
     commands = {"c": python(""), "b": python(""), "a": python(fails), "d": python("")}
-    told = run(tmp_path, commands, 2, waits={"c": {"b"}, "b": {"a", "of another time"}})
+    told = run(tmp_path, commands, 2, dependencies={"c": {"b"}, "b": {"a", "of another time"}})
     ended = [name for name, *_ in told]
     assert sorted(ended) == ["a", "b", "c", "d"] and ended.index("d") < ended.index("a")
     assert ended.index("a") < ended.index("b") < ended.index("c")
@@ -89,7 +89,7 @@ def test_a_killed_parent_takes_its_processes_along(tmp_path):
     )
     parent = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path;"
-        "from lm_jax.scaling_laws import local;"
+        "from lm_jax.sweeps import local_executor as local;"
         f"local.run_all({{'a': {python(child)!r}}}, {{'a': Path({str(tmp_path / 'log')!r})}},"
         "local.shares(1), lambda: False, print)"
     )

@@ -10,8 +10,8 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.scaling_laws.observations import known_columns, read_points
 from lm_jax.sweeps.directory import (
     lock,
+    log_failure,
     log_of,
-    note_failure,
     read_plan,
     refuse_another_sweep,
     status,
@@ -167,7 +167,7 @@ def test_a_directory_of_something_else_is_refused(directory, tmp_path_factory):
 
 def test_what_a_process_could_not_say_is_said_for_it(directory):
     run = read_plan(directory)[3]
-    note_failure(directory, run, "its process ended with signal 9")
+    log_failure(directory, run, "its process ended with signal 9")
     assert status(directory, run) == "failed"
     assert results(directory)[3]["error"] == "its process ended with signal 9"
 

@@ -14,18 +14,18 @@ from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.trained_run import load
 from lm_jax.sweeps import vmapped_runs
-from lm_jax.sweeps.directory import lock, log_of, note_beginning, status, workdir_of, write_plan
+from lm_jax.sweeps.directory import lock, log_of, log_start, status, workdir_of, write_plan
 from lm_jax.sweeps.plan import make_plan, total_flops
 from lm_jax.sweeps.results import results
 from lm_jax.sweeps.search_space import grid, horizons, trials_of
 from lm_jax.sweeps.warm_starts import (
-    as_trained,
-    begin,
-    branch_step,
+    dependencies,
+    fork,
+    fork_step,
     origin,
     os,
     predecessors,
-    waits,
+    without_shared_steps,
 )
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.training.loop import _end_of_dispatch
@@ -66,12 +66,12 @@ def of_lengths(directory, base, lengths):
 
 def train(directory, plan, run, stop_requested=lambda step: False):
     """What a process of a sweep does for a run."""
-    begin(directory, plan, run)
+    fork(directory, plan, run)
     return trainer.train(
         run.experiment,
         workdir_of(directory, run),
         stop_requested,
-        keep_step=branch_step(run.experiment),
+        keep_step=fork_step(run.experiment),
     )
 
 
@@ -136,7 +136,7 @@ def test_a_branch_of_a_schedule_that_was_killed_is_the_same_run_alone(name, text
         assert stopped["stopped"]
     train(tmp_path, plan, plan[0])
     expected = 12 if name == "wsd" else 16  # 18 is no end of a dispatch of the longer run
-    assert branch_step(plan[0].experiment) == expected
+    assert fork_step(plan[0].experiment) == expected
     train(tmp_path, plan, plan[1], lambda step: step >= 20)
     train(tmp_path, plan, plan[1])
     place = workdir_of(tmp_path, plan[1])
@@ -153,7 +153,7 @@ def test_fans_go_on_from_fans(text, tmp_path):
     short, long = plan[:2], plan[2:]
     for fan in (short, long):
         for run in fan:
-            begin(tmp_path, plan, run)
+            fork(tmp_path, plan, run)
         places = {workdir_of(tmp_path, run): run.experiment for run in fan}
         found = vmapped_runs.train(places)
         assert [each["fan"] for each in found.values()] == [2, 2]
@@ -187,22 +187,22 @@ def leave(directory, run, steps, rows=None):
     (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
     (place / "data.json").write_text("{}")
     (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    note_beginning(directory, run)
+    log_start(directory, run)
 
 
 def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
     leave(tmp_path, plan[0], [8, 12, 16])
-    assert begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
+    assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[2]) == [8, 12]  # 8 was the best until then
     place = workdir_of(tmp_path, plan[2])
     assert read_metrics(place) == rows_of(plan[2].experiment, 12)
     assert status(tmp_path, plan[2]) == "waiting"
-    assert begin(tmp_path, plan, plan[2]) is None  # it has its own now
+    assert fork(tmp_path, plan, plan[2]) is None  # it has its own now
     leave(tmp_path, plan[1], [18, 20])
-    assert begin(tmp_path, plan, plan[1]) is None
+    assert fork(tmp_path, plan, plan[1]) is None
     shutil.rmtree(place)
-    assert begin(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
+    assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
 
 
 def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
@@ -210,20 +210,20 @@ def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
     plan = of_lengths(tmp_path, base, [20, 24])
     rows = rows_of(plan[1].experiment, 20)
     leave(tmp_path, plan[0], [20], [*rows, {"step": 20, "kind": "evaluation"}])
-    assert begin(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
+    assert fork(tmp_path, plan, plan[1]) == ("num_steps=20", 20)
     assert read_metrics(workdir_of(tmp_path, plan[1])) == rows
 
 
 def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
-    assert begin(tmp_path, plan, plan[1]) is None
+    assert fork(tmp_path, plan, plan[1]) is None
     leave(tmp_path, plan[0], [10, 16])  # no end of a dispatch, and after the decay began
-    assert begin(tmp_path, plan, plan[1]) is None
+    assert fork(tmp_path, plan, plan[1]) is None
     leave(tmp_path, plan[0], [8])
     with lock(log_of(tmp_path, plan[0])):
-        assert begin(tmp_path, plan, plan[1]) is None
+        assert fork(tmp_path, plan, plan[1]) is None
     assert not workdir_of(tmp_path, plan[1]).exists()
-    assert begin(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
+    assert fork(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
 
 
 def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
@@ -232,7 +232,7 @@ def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
     base = base_of(text)
     base.evaluation.every_steps = 4
     plan = of_lengths(tmp_path, base, [16, 24])
-    assert begin(tmp_path, plan, plan[1]) is None
+    assert fork(tmp_path, plan, plan[1]) is None
     assert not workdir_of(tmp_path, plan[1]).exists()
 
 
@@ -243,9 +243,9 @@ def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            begin(tmp_path, plan, plan[1])
+            fork(tmp_path, plan, plan[1])
     assert not place.exists()
-    assert begin(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
+    assert fork(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[1]) == [8, 12]
     assert not list(place.parent.glob("*.partial"))
 
@@ -260,15 +260,15 @@ def test_a_step_to_go_on_from_ends_a_dispatch_of_every_longer_run(per_call, log_
         before_decay = steps - round(0.25 * steps)
         shared = [end for end in ends if end <= before_decay and end % log_every == 0]
         run = base_of(text, training__num_steps=steps, **fields)
-        assert branch_step(run) == shared[-1] > 0
+        assert fork_step(run) == shared[-1] > 0
         assert all(_end_of_dispatch(end, run) in ends for end in shared[:-1])
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_rates_that_fall_from_the_start_share_nothing(name, text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text, schedule__name=name), [16, 24])
-    assert [branch_step(run.experiment) for run in plan] == [0, 0]
-    assert predecessors(plan) == {} and as_trained(plan) == plan
+    assert [fork_step(run.experiment) for run in plan] == [0, 0]
+    assert predecessors(plan) == {} and without_shared_steps(plan) == plan
 
 
 def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_path):
@@ -288,7 +288,7 @@ def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_pa
         "longer_fall": "num_steps=16,seed=0",
     }
     of_step = plan[0].cost.flops_per_step
-    saved = total_flops(plan) - total_flops(as_trained(plan))
+    saved = total_flops(plan) - total_flops(without_shared_steps(plan))
     assert saved == of_step * (2 * (12 + 16) + 12)
 
 
@@ -296,11 +296,11 @@ def test_runs_wait_for_those_that_they_go_on_from(text, tmp_path):
     fields = {"training.num_steps": [24, 16], "schedule.final_fraction": [0.0, 0.1]}
     plan = plan_in(tmp_path, grid(base_of(text), fields))
     late, late_too, early, early_too = (run.name for run in plan)
-    alone = waits(plan, {run.name: [run] for run in plan})
+    alone = dependencies(plan, {run.name: [run] for run in plan})
     assert alone == {early_too: {early}, late: {early}, late_too: {late}}
     # As fans, of which those of one length share nothing: the longer one waits for the shorter.
-    assert waits(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
-    assert waits(plan, {"long": plan[:2]}) == {}  # the short ones have ended
+    assert dependencies(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
+    assert dependencies(plan, {"long": plan[:2]}) == {}  # the short ones have ended
 
 
 def test_horizons_are_whole_steps_of_every_size(text):
@@ -308,7 +308,7 @@ def test_horizons_are_whole_steps_of_every_size(text):
     found = horizons(sizes, [8_000, 16_000])
     assert list(found)[:2] == ["tokens=8000,d_model=32", "tokens=8000,d_model=64"]
     assert [e.training.num_steps for e in found.values()] == [62, 62, 125, 125]  # of 128 tokens
-    with pytest.raises(ValueError, match="are 8 steps of d_model=32, of which it needs 50; give"):
+    with pytest.raises(ValueError, match="are 8 steps of d_model=32; expected at least 50; give"):
         horizons(sizes, [1e3])
     with pytest.raises(ValueError, match="two runs are called tokens=8000,d_model=32"):
         horizons(sizes, [8_000, 8_000])
