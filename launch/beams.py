@@ -12,13 +12,13 @@ LENGTH_PENALTY = flags.DEFINE_float(
 LENGTH_PENALTY_KIND = flags.DEFINE_enum(
     "length_penalty_kind",
     "power",
-    LENGTH_PENALTIES,
+    list(LENGTH_PENALTIES),
     "What divides the log-probability of n tokens: n^penalty, or ((5 + n) / 6)^penalty.",
 )
 STOPPING = flags.DEFINE_enum(
     "early_stopping",
     "false",
-    EARLY_STOPPING,
+    list(EARLY_STOPPING),
     "When num_beams texts have ended: stop if no other scores better now (false), stop (true), or "
     "go on while any might ever score better (never).",
 )

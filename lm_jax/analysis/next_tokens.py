@@ -7,8 +7,9 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment
-from lm_jax.generation.beam_tree import Branch, beam_tree
-from lm_jax.generation.generate import beams_of, expectations, longest_context, openings
+from lm_jax.generation.beam_tree import BeamNode, beam_tree
+from lm_jax.generation.generate import TextGenerator, most_probable_tokens, search_beams
+from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.models import Variables
 
 _STEPS = 12  # tokens after which the expectations are kept
@@ -31,19 +32,20 @@ def generation(
       name: of a token, as people should see it.
     """
     samples, end = built.experiment.samples, tokenizer.end_of_document
-    opened = openings(built, tokenizer, [samples.prompt])
-    begin, source = opened.tokens[0], opened.source
+    generator = TextGenerator(built, variables, tokenizer)
+    encoded = encode_prompts(built, tokenizer, [samples.prompt])
+    begin, source = encoded.tokens[0], encoded.source
     first = 0  # of the text whose next tokens are shown
     if source is not None and not samples.prompt:
         source = {key: np.asarray(example[key]) for key in ("source", "source_segments")}
-    elif opened.hidden[0] > 1 and not samples.prompt:  # a pair as one text, up to its target
+    elif encoded.num_hidden[0] > 1 and not samples.prompt:  # a pair as one text, up to its target
         first = int(np.asarray(example["weights"])[0].argmax())
         begin = np.asarray(example["inputs"])[0, : first + 1].tolist()
     findings: dict[str, Any] = {}
     tree = None
     if samples.num_beams > 1 or (source is not None and samples.prompt):
-        new = min(samples.max_new_tokens, longest_context(built) - len(begin))
-        beams = beams_of(built, variables, [begin], new, samples, end, source)
+        num_new = num_new_tokens(built, len(begin), samples.max_new_tokens)
+        beams = search_beams(generator, [begin], num_new, samples, source)
         tree = beam_tree(beams, 0, len(begin), end)
     if tree is not None and samples.num_beams > 1:
         findings["beams"] = nodes(tree, name)
@@ -57,7 +59,7 @@ def generation(
         text, of = [*begin, *_best(tree)][: _STEPS + 1], "the best that was found for its source"
     else:
         text, of = [*begin, None], "the prompt of the samples"
-    steps = _steps(built, variables, text, source, name)[-_STEPS:]
+    steps = _steps(generator, text, source, name)[-_STEPS:]
     names = []
     if source is not None:
         is_text = np.asarray(source["source_segments"])[0] > 0
@@ -65,7 +67,7 @@ def generation(
     return findings | {"next_tokens": {"text": of, "source": names, "steps": steps}}
 
 
-def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
+def nodes(tree: BeamNode, name: Callable[[int], str]) -> list[dict[str, Any]]:
     """A tree as a list, each node after its `parent`; tokens that only one other follows are one.
 
     The first is the root; the children of a node are in the order of their probability.
@@ -75,8 +77,8 @@ def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
     while waiting:
         branch, parent = waiting.pop()
         run = [branch]
-        while parent >= 0 and len(run[-1].branches) == 1 and run[-1].rank is None:
-            run.append(run[-1].branches[0])
+        while parent >= 0 and len(run[-1].children) == 1 and run[-1].rank is None:
+            run.append(run[-1].children[0])
         last = run[-1]
         found.append(
             {
@@ -87,30 +89,29 @@ def nodes(tree: Branch, name: Callable[[int], str]) -> list[dict[str, Any]]:
                 "score": None if last.score is None else round(last.score, 4),
             }
         )
-        waiting += [(following, len(found) - 1) for following in reversed(last.branches)]
+        waiting += [(following, len(found) - 1) for following in reversed(last.children)]
     return found
 
 
-def _best(tree: Branch) -> list[int]:
+def _best(tree: BeamNode) -> list[int]:
     """The tokens of the best text of a search, its end included."""
-    waiting: list[tuple[Branch, list[int]]] = [(tree, [])]
+    waiting: list[tuple[BeamNode, list[int]]] = [(tree, [])]
     while waiting:
         branch, path = waiting.pop()
         if branch.rank == 0:
             return path
-        waiting += [(following, [*path, following.token]) for following in branch.branches]
+        waiting += [(following, [*path, following.token]) for following in branch.children]
     return []
 
 
 def _steps(
-    built: BuiltExperiment,
-    variables: Variables,
+    generator: TextGenerator,
     text: Sequence[Any],
     source: Any,
     name: Callable[[int], str],
 ) -> list[dict[str, Any]]:
     """What is expected after each token of a text but the last, and the `next` one that it has."""
-    best, shares = expectations(built, variables, text[:-1], source)
+    best, shares = most_probable_tokens(generator, text[:-1], source)
     return [
         {
             "after": name(token),

@@ -1,55 +1,67 @@
-"""The most probable texts of any model that has `start` and `step`, by beam search.
+"""Finds the most probable texts of any model that has `start` and `step`, by beam search.
 
 Axes: r prompts, b beams, c candidates of a step, n tokens of a row, v vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lm_jax.choices import choose
 from lm_jax.errors import UserError
-from lm_jax.generation.decode_loop import Source, first_carry, prepared
+from lm_jax.generation.decode_loop import EncoderInput, first_carry, prepare_variables
 from lm_jax.models.interface import Carry, Model, Variables
 
-LENGTH_PENALTIES = ("power", "gnmt")
-EARLY_STOPPING = ("false", "true", "never")
+# What is raised to the power `length_penalty` and divides the log-probability of n tokens.
+LENGTH_PENALTIES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "power": lambda n: n,  # as in Hugging Face
+    "gnmt": lambda n: (5 + n) / 6,  # Wu et al. 2016, equation 14
+}
+# When a prompt with num_beams ended texts is finished, given the best log-probability of a beam.
+EARLY_STOPPING = {
+    "false": "when no beam would score better if it ended now",
+    "true": "at once",
+    "never": "when no beam can score better at any length",
+}
 
 
 class BeamSearch(NamedTuple):
-    """How texts are searched for and ranked; the words are Hugging Face's."""
+    """How texts are searched for and ranked, in Hugging Face's terms.
+
+    `lm_jax.config.experiment.SamplesConfig` documents the fields.
+    """
 
     num_beams: int = 4
-    length_penalty: float = 1.0  # 0: off; above: longer texts rank higher
-    length_penalty_kind: str = "power"
-    """What divides the log-probability of n generated tokens, the end included: `power`, as in
-    Hugging Face, n^penalty; `gnmt`, ((5 + n) / 6)^penalty (Wu et al. 2016, equation 14)."""
-    early_stopping: str = "false"
-    """When a prompt is done that has num_beams ended texts: `true`, at once; `false`, when the best
-    beam scores below all of them, as if it ended now; `never`, when it does at any length."""
+    length_penalty: float = 1.0
+    length_penalty_kind: str = "power"  # a key of LENGTH_PENALTIES
+    early_stopping: str = "false"  # a key of EARLY_STOPPING
 
 
 class Steps(NamedTuple):
-    """The beams of every step, best first, [R, N, B] by the column of their token; -1 and -inf
-    where there is none."""
+    """All beams of the search, best first, [R, N, B]; axis N is the column of their last token.
+
+    Entries without a beam are -1, and -inf in `log_probabilities`.
+    """
 
     tokens: jax.Array  # int32
-    parents: jax.Array  # int32, the beam of the column before
-    log_probabilities: jax.Array  # float32, of all generated tokens so far
+    parents: jax.Array  # int32, index of the beam in the column before
+    log_probabilities: jax.Array  # float32, sum over all generated tokens so far
 
 
 class Beams(NamedTuple):
-    """The best texts of each prompt, highest score first; -inf where there are fewer."""
+    """The best texts of each prompt, highest score first; the score is -inf where there is none."""
 
-    tokens: jax.Array  # int32 [R, B, N], the prompt and what was generated
-    lengths: jax.Array  # int32 [R, B], ends excluded
+    tokens: jax.Array  # int32 [R, B, N], the prompt and the generated tokens
+    lengths: jax.Array  # int32 [R, B], without end tokens
     ended: jax.Array  # bool [R, B]: by an end token, not by the limit
-    log_probabilities: jax.Array  # float32 [R, B], of the generated tokens, the end included
-    scores: jax.Array  # float32 [R, B], the same over the length penalty
+    log_probabilities: jax.Array  # float32 [R, B], sum over generated tokens, the end included
+    scores: jax.Array  # float32 [R, B], log-probabilities divided by the length penalty
     steps: Steps
 
 
-class _Search(NamedTuple):
+class _LoopState(NamedTuple):
     position: jax.Array
     carry: Carry
     tokens_rbn: jax.Array
@@ -58,32 +70,31 @@ class _Search(NamedTuple):
     finished: Beams
 
 
-class _Rows(NamedTuple):
-    """Where the rows are in one step."""
+class _StepRows(NamedTuple):
+    """The status of each row in one step."""
 
-    column: jax.Array  # that is written
-    generated_r: jax.Array  # tokens, this one included
+    column: jax.Array  # the column that this step writes
+    generated_r: jax.Array  # number of generated tokens, this one included
     is_free_r: jax.Array  # open, and past the prompt
-    at_limit_r: jax.Array  # this is the last token, or there is no room for it
+    at_limit_r: jax.Array  # this is the last token that fits
 
 
 class _Task(NamedTuple):
-    """What is the same in all steps."""
+    """The parts of a search that are the same in all steps."""
 
     search: BeamSearch
     end_tokens: tuple[int, ...]
     lengths_r: jax.Array
     limits_r: jax.Array
 
-    def rows_at(self, loop: _Search) -> _Rows:
+    def rows_at(self, loop: _LoopState) -> _StepRows:
         column = loop.position + 1
         is_free_r = (column >= self.lengths_r) & loop.is_open_r
-        return _Rows(column, column + 1 - self.lengths_r, is_free_r, column + 1 >= self.limits_r)
+        generated_r = column + 1 - self.lengths_r
+        return _StepRows(column, generated_r, is_free_r, column + 1 >= self.limits_r)
 
     def penalty(self, length_r: jax.Array) -> jax.Array:
-        base = length_r.astype(jnp.float32)
-        if self.search.length_penalty_kind == "gnmt":
-            base = (5 + base) / 6
+        base = LENGTH_PENALTIES[self.search.length_penalty_kind](length_r.astype(jnp.float32))
         return base**self.search.length_penalty
 
 
@@ -91,12 +102,12 @@ class _Candidates(NamedTuple):
     """The best continuations of all beams of a row, best first."""
 
     log_p_rc: jax.Array
-    parent_rc: jax.Array  # the beam
+    parent_rc: jax.Array  # index of the beam
     token_rc: jax.Array
     is_end_rc: jax.Array
 
 
-class _Chosen(NamedTuple):
+class _NextBeams(NamedTuple):
     """The beams of the next step."""
 
     log_p_rb: jax.Array
@@ -104,20 +115,12 @@ class _Chosen(NamedTuple):
     tokens_rb: jax.Array
 
 
-def check(search: BeamSearch) -> None:
-    """Raises UserError for a search that cannot be."""
+def validate(search: BeamSearch) -> None:
+    """Raises UserError for a value that a field of the search cannot have."""
     if search.num_beams < 1:
         raise UserError(f"num_beams is {search.num_beams}; expected at least 1")
-    if search.length_penalty_kind not in LENGTH_PENALTIES:
-        raise UserError(
-            f"length_penalty_kind is {search.length_penalty_kind!r}; "
-            f"expected one of {', '.join(LENGTH_PENALTIES)}"
-        )
-    if search.early_stopping not in EARLY_STOPPING:
-        raise UserError(
-            f"early_stopping is {search.early_stopping!r}; "
-            f"expected one of {', '.join(EARLY_STOPPING)}"
-        )
+    choose(LENGTH_PENALTIES, search.length_penalty_kind, "length_penalty_kind")
+    choose(EARLY_STOPPING, search.early_stopping, "early_stopping")
 
 
 def beam_search(
@@ -129,34 +132,35 @@ def beam_search(
     *,
     search: BeamSearch,
     end_tokens: tuple[int, ...],
-    source: Source | None = None,
+    source: EncoderInput | None = None,
     prefix_length: int = 0,
 ) -> Beams:
-    """The best continuations of each prompt that the search finds.
+    """Returns the best continuations of each prompt that the search finds.
 
     Pure and jittable: `model`, `search`, `end_tokens` and `prefix_length` are static. Sequences and
-    scores are those of Hugging Face's `generate`: each step takes the best (1 + end tokens) x beams
-    candidates, an end counts only among the best `num_beams` of them, and at the limit the best
-    `num_beams` count as they are. One beam is greedy search, which stops at its first end. Each
-    prompt gets what it would get alone.
+    scores equal those of Hugging Face's `generate`: each step takes the best (1 + end tokens) x
+    beams candidates; an end token counts only among the best `num_beams` of them; at the limit the
+    best `num_beams` candidates count as finished. One beam is greedy search, which stops at its
+    first end token. The result for a prompt does not depend on the other prompts.
 
     Args:
-      tokens: int32 [R, N]; each row begins with its prompt, of at least one token.
-      lengths: int32 [R], of the prompts.
-      limits: int32 [R], the longest that each text may become; at most N.
-      end_tokens: each, generated, ends a text; they may stand in prompts.
-      source: what the encoder of a model that has one reads.
-      prefix_length: tokens of every row that are read at once; less than the shortest prompt has.
+      tokens: int32 [R, N]; each row begins with its prompt of at least one token.
+      lengths: int32 [R], tokens in each prompt.
+      limits: int32 [R], the maximum length of each text; at most N.
+      end_tokens: a generated end token ends its text. Prompts may contain them.
+      source: the input of the encoder, for a model that has one.
+      prefix_length: number of leading tokens that all rows read in one call; less than the length
+        of the shortest prompt.
 
     Raises:
-      UserError: the model does not generate, the search cannot be, or has more beams than the
-        vocabulary has tokens.
+      UserError: the model does not generate, a field of `search` has no valid value, or there are
+        more beams than tokens in the vocabulary.
     """
-    check(search)
+    validate(search)
     carry = first_carry(model, variables, tokens, source, prefix_length)
     step, num_beams = model.step, search.num_beams
     assert step is not None
-    variables = prepared(model, variables)
+    variables = prepare_variables(model, variables)
     vocab_size = jax.eval_shape(step, variables, carry, tokens[:, 0])[0].shape[-1]
     if num_beams > vocab_size:
         raise UserError(
@@ -166,30 +170,30 @@ def beam_search(
     tokens, lengths, limits = (jnp.asarray(x, jnp.int32) for x in (tokens, lengths, limits))
     task = _Task(search, end_tokens, lengths, limits)
 
-    def advance(loop: _Search) -> _Search:
+    def advance(loop: _LoopState) -> _LoopState:
         last = loop.tokens_rbn[:, :, loop.position].reshape(-1)
         logits, carry = step(variables, loop.carry, last)
         here = task.rows_at(loop)
         found = _candidates(task, loop.log_p_rb, logits)
-        finished = _finish(task, here, loop, found)
-        chosen = _go_on(here, loop, found)
+        finished = _add_finished(task, here, loop, found)
+        chosen = _next_beams(here, loop, found)
         if num_beams > 1:
             carry = _reordered(carry, chosen.parents_rb)
         tokens_rbn = _take(loop.tokens_rbn, chosen.parents_rb)
-        return _Search(
+        return _LoopState(
             here.column,
             carry,
             tokens_rbn.at[:, :, here.column].set(chosen.tokens_rb),
             chosen.log_p_rb,
             _stay_open(task, here, loop.is_open_r, chosen.log_p_rb[:, 0], finished.scores[:, -1]),
-            finished._replace(steps=_noted(here, loop.finished.steps, chosen)),
+            finished._replace(steps=_recorded(here, loop.finished.steps, chosen)),
         )
 
-    first = _first(task, tokens, carry, prefix_length)
+    first = _first_state(task, tokens, carry, prefix_length)
     return jax.lax.while_loop(lambda loop: jnp.any(loop.is_open_r), advance, first).finished
 
 
-def _first(task: _Task, tokens: jax.Array, carry: Carry, position: int) -> _Search:
+def _first_state(task: _Task, tokens: jax.Array, carry: Carry, position: int) -> _LoopState:
     (rows, width), num_beams = tokens.shape, task.search.num_beams
     tokens_rbn = jnp.repeat(tokens[:, None], num_beams, axis=1)
     none_rnb = jnp.full((rows, width, num_beams), -1, jnp.int32)
@@ -202,11 +206,11 @@ def _first(task: _Task, tokens: jax.Array, carry: Carry, position: int) -> _Sear
         nothing_rb,
         Steps(none_rnb, none_rnb, jnp.full(none_rnb.shape, -jnp.inf)),
     )
-    return _Search(
+    return _LoopState(
         jnp.int32(position),
         jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0) if x.ndim else x, carry),
         tokens_rbn,
-        nothing_rb.at[:, 0].set(0),  # all beams but one are copies of the prompt
+        nothing_rb.at[:, 0].set(0),  # the other beams start as copies of the first
         task.lengths_r < task.limits_r,
         finished,
     )
@@ -223,8 +227,8 @@ def _candidates(task: _Task, log_p_rb: jax.Array, logits: jax.Array) -> _Candida
     return _Candidates(log_p_rc, index_rc // vocab_size, token_rc, is_end_rc)
 
 
-def _finish(task: _Task, here: _Rows, loop: _Search, found: _Candidates) -> Beams:
-    """The best finished texts, with those of the candidates that stop."""
+def _add_finished(task: _Task, here: _StepRows, loop: _LoopState, found: _Candidates) -> Beams:
+    """Returns the best finished texts, those among the candidates included."""
     num_beams = task.search.num_beams
     stops_rc = found.is_end_rc | here.at_limit_r[:, None]
     is_among_best_c = jnp.arange(stops_rc.shape[1]) < num_beams
@@ -242,17 +246,17 @@ def _finish(task: _Task, here: _Rows, loop: _Search, found: _Candidates) -> Beam
     return _best_of(loop.finished, new, num_beams)
 
 
-def _go_on(here: _Rows, loop: _Search, found: _Candidates) -> _Chosen:
-    """The best candidates that do not end; rows still at their prompt go on with its tokens."""
+def _next_beams(here: _StepRows, loop: _LoopState, found: _Candidates) -> _NextBeams:
+    """Returns the best candidates that do not end, or the next token of an unread prompt."""
     rows, num_beams = loop.log_p_rb.shape
     open_rc = jnp.where(found.is_end_rc, -jnp.inf, found.log_p_rc)
     log_p_rb, kept_rb = jax.lax.top_k(open_rc, num_beams)
     beam_rb = jnp.broadcast_to(jnp.arange(num_beams), (rows, num_beams))
-    choose = lambda free, held: jnp.where(here.is_free_r[:, None], free, held)  # noqa: E731
-    return _Chosen(
-        choose(log_p_rb, loop.log_p_rb),
-        choose(_take(found.parent_rc, kept_rb), beam_rb),
-        choose(_take(found.token_rc, kept_rb), loop.tokens_rbn[:, :, here.column]),
+    select = lambda free, held: jnp.where(here.is_free_r[:, None], free, held)  # noqa: E731
+    return _NextBeams(
+        select(log_p_rb, loop.log_p_rb),
+        select(_take(found.parent_rc, kept_rb), beam_rb),
+        select(_take(found.token_rc, kept_rb), loop.tokens_rbn[:, :, here.column]),
     )
 
 
@@ -263,13 +267,13 @@ def _reordered(carry: Carry, parents_rb: jax.Array) -> Carry:
 
 
 def _stay_open(
-    task: _Task, here: _Rows, is_open_r: jax.Array, best_r: jax.Array, worst_r: jax.Array
+    task: _Task, here: _StepRows, is_open_r: jax.Array, best_r: jax.Array, worst_r: jax.Array
 ) -> jax.Array:
-    """Whether a running beam may still beat the worst finished text of its row.
+    """Returns whether a running beam of each row may still beat the row's worst finished text.
 
     Args:
-      best_r: log-probabilities of the best running beams.
-      worst_r: scores of the worst finished texts.
+      best_r: log-probability of the best running beam.
+      worst_r: score of the worst finished text.
     """
     search, length_r = task.search, here.generated_r
     if search.early_stopping == "never" and search.length_penalty > 0:
@@ -280,7 +284,7 @@ def _stay_open(
     return is_open_r & (~here.is_free_r | is_better_r) & ~here.at_limit_r
 
 
-def _noted(here: _Rows, steps: Steps, chosen: _Chosen) -> Steps:
+def _recorded(here: _StepRows, steps: Steps, chosen: _NextBeams) -> Steps:
     exists_rb = here.is_free_r[:, None] & (chosen.log_p_rb > -jnp.inf)
     write = lambda array, values, nothing: array.at[:, here.column].set(  # noqa: E731
         jnp.where(exists_rb, values, nothing)
@@ -293,12 +297,12 @@ def _noted(here: _Rows, steps: Steps, chosen: _Chosen) -> Steps:
 
 
 def _take(x: Any, index: jax.Array) -> jax.Array:
-    """x [R, C, ...] at index [R, B] of its second axis."""
+    """Returns x [R, C, ...] at index [R, B] of its second axis."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
 
 
 def _best_of(finished: Beams, new: Beams, count: int) -> Beams:
-    """The `count` texts of both with the highest scores; earlier ones first where they tie."""
+    """Returns the `count` texts with the highest scores; where scores tie, earlier ones first."""
     both = [jnp.concatenate(pair, axis=1) for pair in zip(finished[:-1], new[:-1], strict=True)]
     _, best_rb = jax.lax.top_k(both[-1], count)
     return Beams._make([*(_take(part, best_rb) for part in both), finished.steps])

@@ -1,4 +1,4 @@
-"""Generating tokens from any model that has `start` and `step`.
+"""Generates tokens with any model that has `start` and `step`.
 
 Axes: b sequences, n tokens of a row, v vocabulary.
 """
@@ -14,18 +14,18 @@ from lm_jax.errors import UserError
 from lm_jax.generation.sampling import Sampling, sample, tokens_seen
 from lm_jax.models.interface import Carry, Model, Variables
 
-Source = Mapping[str, jax.Array]  # source, source_segments: int32 [B, S]
+EncoderInput = Mapping[str, Any]  # source, source_segments: int32 [B, S]
 
 
-class Texts(NamedTuple):
-    """A batch of texts on their way: each row is its prompt and what was generated so far."""
+class DecodeState(NamedTuple):
+    """A batch of unfinished texts: each row holds its prompt and the tokens generated so far."""
 
     tokens: jax.Array  # int32 [B, N]
-    lengths: jax.Array  # int32 [B], ends excluded
-    ended: jax.Array  # bool [B]: an end was generated, or the row is no longer to go on
+    lengths: jax.Array  # int32 [B], without end tokens
+    ended: jax.Array  # bool [B]: an end token was generated, or the caller stopped the row
     log_probabilities: jax.Array
-    """float32 [B, N], of each generated token under the model, whatever the sampling; the end's
-    follows the text's last; 0 elsewhere."""
+    """float32 [B, N]: log-probability of each generated token under the unmodified model, in nats.
+    The value of an end token stands after the text's last token; all other entries are 0."""
     position: jax.Array  # int32 scalar: the column of `tokens` that the model reads next
     carry: Carry
 
@@ -33,10 +33,10 @@ class Texts(NamedTuple):
 def batch_of_prompts(
     prompts: Sequence[Sequence[int]], width: int, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts as rows of tokens, int32 [B, width] padded with 0, and their lengths, int32 [B].
+    """Returns prompts as int32 [B, width], padded with 0, and their lengths, int32 [B].
 
     Raises:
-      UserError: a prompt is empty, longer than the width, or has a token that the model has not.
+      UserError: a prompt is empty, longer than `width`, or has a token outside the vocabulary.
     """
     tokens = np.zeros((len(prompts), width), np.int32)
     for index, (row, prompt) in enumerate(zip(tokens, prompts, strict=True)):
@@ -52,15 +52,19 @@ def batch_of_prompts(
     return tokens, np.array([len(prompt) for prompt in prompts], np.int32)
 
 
-def prepared(model: Model, variables: Variables) -> Variables:
-    """The variables as a loop of steps takes them fastest."""
+def prepare_variables(model: Model, variables: Variables) -> Variables:
+    """Returns the variables in the form in which `step` is fastest."""
     return variables if model.prepare is None else model.prepare(variables)
 
 
 def first_carry(
-    model: Model, variables: Variables, tokens: jax.Array, source: Source | None, prefix_length: int
+    model: Model,
+    variables: Variables,
+    tokens: jax.Array,
+    source: EncoderInput | None,
+    prefix_length: int,
 ) -> Carry:
-    """The carry of rows of tokens [B, N] after their first `prefix_length` tokens.
+    """Returns the carry after the first `prefix_length` tokens of each row of tokens [B, N].
 
     Raises:
       UserError: the model does not generate.
@@ -69,7 +73,7 @@ def first_carry(
         raise UserError("this model does not generate: it has no start and step")
     arguments: dict[str, Any] = {} if source is None else {"source": source}
     carry = model.start(variables, *tokens.shape, **arguments)
-    variables = prepared(model, variables)
+    variables = prepare_variables(model, variables)
     if prefix_length < 1:
         return carry
     if model.read is not None:
@@ -86,18 +90,19 @@ def begin(
     tokens: jax.Array,
     lengths: jax.Array,
     *,
-    source: Source | None = None,
+    source: EncoderInput | None = None,
     prefix_length: int = 0,
-) -> Texts:
-    """Prompts as texts that `advance` makes longer.
+) -> DecodeState:
+    """Returns the state from which `advance` continues the prompts.
 
     Pure and jittable: `model` and `prefix_length` are static.
 
     Args:
-      tokens: int32 [B, N]; each row begins with its prompt, of at least one token.
-      lengths: int32 [B], of the prompts.
-      source: what the encoder of a model that has one reads.
-      prefix_length: tokens of every row that are read at once; less than the shortest prompt has.
+      tokens: int32 [B, N]; each row begins with its prompt of at least one token.
+      lengths: int32 [B], tokens in each prompt.
+      source: the input of the encoder, for a model that has one.
+      prefix_length: number of leading tokens that all rows read in one call; less than the length
+        of the shortest prompt.
 
     Raises:
       UserError: the model does not generate.
@@ -106,67 +111,70 @@ def begin(
     rows = tokens.shape[0]
     nothing = jnp.zeros(tokens.shape, jnp.float32)
     tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
-    return Texts(tokens, lengths, jnp.zeros(rows, bool), nothing, jnp.int32(prefix_length), carry)
+    return DecodeState(
+        tokens, lengths, jnp.zeros(rows, bool), nothing, jnp.int32(prefix_length), carry
+    )
 
 
 def advance(
     model: Model,
     variables: Variables,
-    texts: Texts,
+    state: DecodeState,
     limits: jax.Array,
     until: jax.Array | int,
     keys: jax.Array,
     *,
     sampling: Sampling,
     end_tokens: tuple[int, ...],
-) -> Texts:
-    """Texts continued in place, until all have ended or reach column `until`.
+) -> DecodeState:
+    """Continues texts until all have ended or the loop reaches column `until`.
 
-    Pure and jittable: `model`, `sampling` and `end_tokens` are static. Every row reads its own
-    prompt, token by token, and then its own samples. A row depends on nothing but its own prompt
-    and key: not on the rows beside it, nor on where `until` interrupts.
+    Pure and jittable: `model`, `sampling` and `end_tokens` are static. Each row reads its prompt
+    token by token, then its own samples. A row depends only on its prompt and its key, not on the
+    other rows and not on the columns at which `until` interrupts the loop.
 
     Args:
-      limits: int32 [B], the longest that each row may become; at most N.
-      keys: PRNG keys [B], of each row's draws.
-      end_tokens: each, generated, ends a text and is not kept; they may stand in prompts.
+      limits: int32 [B], the maximum length of each row; at most N.
+      keys: PRNG keys [B], one for the draws of each row.
+      end_tokens: a generated end token ends its text and is not kept. Prompts may contain them.
     """
     step = model.step
     assert step is not None
-    variables = prepared(model, variables)
+    variables = prepare_variables(model, variables)
     ends = jnp.array(end_tokens, jnp.int32)
-    prompts = texts.lengths  # a row draws its own tokens from here on
+    prompt_lengths = state.lengths  # from this column on a row reads its own samples
 
-    def unfinished(texts: Texts):
-        following = texts.position + 1
-        return jnp.any(~texts.ended & (following < limits)) & (following < until)
+    def unfinished(state: DecodeState) -> jax.Array:
+        following = state.position + 1
+        return jnp.any(~state.ended & (following < limits)) & (following < until)
 
-    def advance_by_one(texts: Texts):
-        position, following = texts.position, texts.position + 1
-        logits_bv, carry = step(variables, texts.carry, texts.tokens[:, position])
+    def advance_by_one(state: DecodeState) -> DecodeState:
+        position, following = state.position, state.position + 1
+        logits_bv, carry = step(variables, state.carry, state.tokens[:, position])
         seen_bv = None
         if sampling.repetition_penalty != 1:
-            seen_bv = tokens_seen(texts.tokens, following, logits_bv.shape[-1])
-            seen_bv = seen_bv.at[:, ends].set(False)  # which texts begin with: they may end too
+            seen_bv = tokens_seen(state.tokens, following, logits_bv.shape[-1])
+            # Every text begins with the end token; penalizing it as seen would delay the end.
+            seen_bv = seen_bv.at[:, ends].set(False)
         now_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, following)
         drawn = sample(now_keys, logits_bv, sampling, seen_bv)
         log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(logits_bv), drawn[:, None], 1)
-        is_free = (following >= prompts) & (following < limits) & ~texts.ended
+        is_free = (following >= prompt_lengths) & (following < limits) & ~state.ended
         is_end = is_free & jnp.isin(drawn, ends)
         writes = is_free & ~is_end
         write = lambda array, free, values: array.at[:, following].set(  # noqa: E731
             jnp.where(free, values, array[:, following])
         )
-        return Texts(
-            write(texts.tokens, writes, drawn),
-            jnp.where(writes, following + 1, texts.lengths),
-            texts.ended | is_end,
-            write(texts.log_probabilities, is_free, log_probabilities[:, 0]),
+        return DecodeState(
+            write(state.tokens, writes, drawn),
+            jnp.where(writes, following + 1, state.lengths),
+            state.ended | is_end,
+            write(state.log_probabilities, is_free, log_probabilities[:, 0]),
             following,
             carry,
         )
 
-    return jax.lax.while_loop(unfinished, advance_by_one, texts)
+    return jax.lax.while_loop(unfinished, advance_by_one, state)
 
 
 def generate(
@@ -179,19 +187,19 @@ def generate(
     *,
     sampling: Sampling,
     end_tokens: tuple[int, ...],
-    source: Source | None = None,
+    source: EncoderInput | None = None,
     prefix_length: int = 0,
-) -> Texts:
-    """A batch of prompts continued to their ends or limits: `begin`, and `advance` to the last.
+) -> DecodeState:
+    """Continues a batch of prompts to their ends or limits: `begin`, then `advance` to column N.
 
     Raises:
       UserError: the model does not generate.
     """
-    texts = begin(model, variables, tokens, lengths, source=source, prefix_length=prefix_length)
+    state = begin(model, variables, tokens, lengths, source=source, prefix_length=prefix_length)
     return advance(
         model,
         variables,
-        texts,
+        state,
         limits,
         tokens.shape[1],
         keys,
@@ -206,18 +214,19 @@ def next_token_probabilities(
     tokens: jax.Array,
     *,
     count: int = 10,
-    source: Source | None = None,
+    source: EncoderInput | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the model expects after each token of a text [T], most probable first.
+    """Returns the `count` most probable next tokens after each token of a text [T].
 
-    Pure and jittable: `model` and `count` are static. Where the vocabulary is smaller than
-    `count`, all of it.
+    Pure and jittable: `model` and `count` are static. Returns the whole vocabulary if it is smaller
+    than `count`.
 
     Args:
-      source: int32 [1, S] each, what the encoder of a model that has one reads.
+      source: the input of the encoder, int32 [1, S] each, for a model that has one.
 
     Returns:
-      The tokens, int32 [T, count], and their probabilities, float32 [T, count].
+      The tokens, int32 [T, count], most probable first, and their probabilities, float32
+      [T, count].
 
     Raises:
       UserError: the model does not generate.
@@ -225,12 +234,13 @@ def next_token_probabilities(
     carry = first_carry(model, variables, tokens[None], source, 0)
     step = model.step
     assert step is not None
-    variables = prepared(model, variables)
+    variables = prepare_variables(model, variables)
 
-    def read(carry, token):
+    def read(carry: Carry, token: jax.Array) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
         logits_bv, carry = step(variables, carry, token[None])
         probabilities_v = jax.nn.softmax(logits_bv[0])
-        return carry, jax.lax.top_k(probabilities_v, min(count, len(probabilities_v)))
+        best = jax.lax.top_k(probabilities_v, min(count, len(probabilities_v)))
+        return carry, (best[0], best[1])
 
     _, (probabilities, best) = jax.lax.scan(read, carry, tokens)
     return best.astype(jnp.int32), probabilities

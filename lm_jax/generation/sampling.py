@@ -1,4 +1,4 @@
-"""How a token is drawn from its logits.
+"""Draws tokens from logits.
 
 Axes: b sequences, n tokens of a row, v vocabulary.
 """
@@ -10,26 +10,29 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """How a token is drawn from its logits; everything applies in this order."""
+    """How a token is drawn from its logits; the fields apply in this order.
 
-    repetition_penalty: float = 1.0  # 1: off; above: tokens that a text has are less probable
-    temperature: float = 1.0  # 0: greedy, which no filter changes
-    top_k: int = 0  # 0: off
-    top_p: float = 1.0  # 1: off
-    min_p: float = 0.0  # 0: off
+    `lm_jax.config.experiment.SamplesConfig` documents them. All are off by default.
+    """
+
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
 
 def penalize(logits: jax.Array, seen: jax.Array, penalty: float) -> jax.Array:
-    """Logits [..., V] where those of `seen` tokens (bool [..., V]) are divided by the penalty.
+    """Returns logits [..., V] with the `seen` tokens, bool [..., V], made less probable.
 
-    Negative ones are multiplied, so that both become smaller (Keskar et al. 2019, section 4.1, as
-    Hugging Face has it).
+    Divides positive logits by the penalty and multiplies negative ones (Keskar et al. 2019, section
+    4.1, in the form that Hugging Face implements).
     """
     return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def filter_top_k(logits: jax.Array, k: int) -> jax.Array:
-    """Logits [..., V] with all but the k largest at -inf; ties with the k-th are kept."""
+    """Returns logits [..., V] with all but the k largest at -inf; keeps ties with the k-th."""
     if k >= logits.shape[-1]:
         return logits
     threshold = jax.lax.top_k(logits, k)[0][..., -1:]
@@ -37,9 +40,9 @@ def filter_top_k(logits: jax.Array, k: int) -> jax.Array:
 
 
 def filter_top_p(logits: jax.Array, p: float) -> jax.Array:
-    """Logits [..., V] of the smallest set of most probable tokens with at least p of the mass.
+    """Returns logits [..., V] of the smallest set of most probable tokens with mass at least p.
 
-    The token that crosses p is kept, so at least one is (Holtzman et al. 2020, section 3.1).
+    Keeps the token that crosses p, so at least one token (Holtzman et al. 2020, section 3.1).
     """
     order = jnp.argsort(-logits, axis=-1, stable=True)
     ordered = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
@@ -50,7 +53,7 @@ def filter_top_p(logits: jax.Array, p: float) -> jax.Array:
 
 
 def filter_min_p(logits: jax.Array, p: float) -> jax.Array:
-    """Logits [..., V] of the tokens at least p times as probable as the most probable.
+    """Returns logits [..., V] of the tokens at least p times as probable as the most probable.
 
     Nguyen et al. 2024, section 3.
     """
@@ -61,10 +64,10 @@ def filter_min_p(logits: jax.Array, p: float) -> jax.Array:
 
 
 def process(logits: jax.Array, sampling: Sampling, seen: jax.Array | None = None) -> jax.Array:
-    """Logits [..., V] as tokens are drawn from them; greedy choice takes their largest.
+    """Returns the logits [..., V] from which a token is drawn; greedy choice takes their largest.
 
     Args:
-      seen: bool [..., V], the tokens that each text has; needed for a repetition penalty only.
+      seen: bool [..., V], the tokens that each text contains; only a repetition penalty needs it.
     """
     if sampling.repetition_penalty != 1:
         assert seen is not None
@@ -84,7 +87,7 @@ def process(logits: jax.Array, sampling: Sampling, seen: jax.Array | None = None
 def sample(
     keys: jax.Array, logits: jax.Array, sampling: Sampling, seen: jax.Array | None = None
 ) -> jax.Array:
-    """One token for each row of logits [B, V], int32 [B], each drawn with its own of keys [B]."""
+    """Returns one token for each row of logits [B, V], int32 [B], drawn with that row's key."""
     logits = process(logits, sampling, seen)
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -92,8 +95,9 @@ def sample(
 
 
 def tokens_seen(tokens: jax.Array, count: jax.Array, vocab_size: int) -> jax.Array:
-    """Which tokens stand among the first `count` of each row of tokens [B, N], bool [B, V]."""
+    """Returns which tokens occur in the first `count` of each row of tokens [B, N], bool [B, V]."""
     batch_size, width = tokens.shape
-    read = jnp.where(jnp.arange(width) < count, tokens, vocab_size)  # the rest falls off the edge
+    # Later columns get an index outside the vocabulary, which mode="drop" ignores.
+    read = jnp.where(jnp.arange(width) < count, tokens, vocab_size)
     nothing = jnp.zeros((batch_size, vocab_size), bool)
     return nothing.at[jnp.arange(batch_size)[:, None], read].set(True, mode="drop")

@@ -1,4 +1,4 @@
-"""Texts while a model writes them: window by window, until each ends or is long enough."""
+"""Generates texts that may be longer than the model's context, one window of tokens at a time."""
 
 import bisect
 from collections.abc import Sequence
@@ -8,133 +8,171 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.generation.decode_loop import Source, advance, batch_of_prompts, begin
+from lm_jax.generation.decode_loop import EncoderInput, advance, batch_of_prompts, begin
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import Model, Variables
 
-_CHUNK = 32  # tokens between two looks for stop strings
+_CHUNK = 32  # tokens between two searches for stop strings
 
 _begin = jax.jit(begin, static_argnames=("model", "prefix_length"))
 _advance = jax.jit(
-    advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="texts"
+    advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="state"
 )
 
 
 class Completion(NamedTuple):
-    """A text that a model wrote."""
+    """A generated text."""
 
-    text: str  # with its prompt, unless that was a source
-    log_probability: float  # nats, of the generated tokens, their end included
-    score: float  # the same; of beam search, over the length penalty
+    text: str  # begins with the prompt, unless the prompt was a source
+    log_probability: float  # sum over the generated tokens, the end token included, in nats
+    score: float  # sampled texts: the log-probability; beam search: divided by the length penalty
 
 
-class Text:
-    """A text while it is written."""
+class Continuation(NamedTuple):
+    """The tokens that one window adds to a text."""
+
+    tokens: list[int]
+    log_probabilities: list[float]  # nats; one value more than tokens if the text ended
+    ended: bool
+
+
+class UnfinishedText:
+    """A prompt and the tokens generated after it."""
 
     def __init__(
         self,
-        tokens: list[int],
-        limit: int,
+        prompt: list[int],
+        max_length: int,
         *,
-        hidden: int,
+        num_hidden: int,
         tokenizer: data.Tokenizer,
         stop: Sequence[str] = (),
     ):
-        """Begins with the tokens.
+        """Starts a text with the tokens of its prompt.
 
         Args:
-          limit: tokens that it has at most in the end.
-          hidden: how many of the first tokens are no part of it.
-          stop: strings that end it.
+          max_length: maximum number of tokens, the prompt included.
+          num_hidden: number of leading tokens that are not part of the decoded text.
+          stop: strings that end the text.
         """
-        self.tokens, self.limit, self.stop = list(tokens), limit, stop
-        self._tokenizer, self._hidden = tokenizer, hidden
-        self._num_read = len(tokens)
-        self._given = len(self._decoded(tokens))
-        self._nats: list[float] = []
+        self.tokens, self.max_length, self.stop = list(prompt), max_length, stop
+        self._tokenizer, self._num_hidden = tokenizer, num_hidden
+        self._prompt_length = len(prompt)
+        self._prompt_characters = len(self._decode(prompt))
+        self._log_probabilities: list[float] = []
 
-    def add(self, new: list[int], nats: list[float], ended: bool) -> None:
-        """Goes on with what `write` gives."""
-        self.tokens += new
-        self._nats += nats
-        if ended:
-            self.limit = len(self.tokens)
+    @property
+    def num_missing(self) -> int:
+        """Number of tokens that can still be generated; 0 once the text has ended."""
+        return max(self.max_length - len(self.tokens), 0)
 
-    def stops(self, tokens: list[int]) -> bool:
-        """Whether one of the strings stands in what these tokens add to the prompt."""
-        new = self._decoded(tokens)[self._given :]
+    def add(self, continuation: Continuation) -> None:
+        """Appends the tokens of a window."""
+        self.tokens += continuation.tokens
+        self._log_probabilities += continuation.log_probabilities
+        if continuation.ended:
+            self.max_length = len(self.tokens)
+
+    def has_stop_string(self, tokens: list[int]) -> bool:
+        """Whether the text that these tokens add to the prompt contains a stop string."""
+        new = self._decode(tokens)[self._prompt_characters :]
         return any(string in new for string in self.stop)
 
     def completion(self) -> Completion:
-        """What it has become, up to the string that ended it."""
-        decoded, nats = self._decoded(self.tokens), self._nats
-        if self.stops(self.tokens):
-            enough = bisect.bisect_left(
+        """Returns the text so far, cut before the first stop string."""
+        decoded, log_probabilities = self._decode(self.tokens), self._log_probabilities
+        if self.has_stop_string(self.tokens):
+            num_tokens = bisect.bisect_left(
                 range(len(self.tokens)),
                 True,
-                lo=self._num_read,
-                key=lambda n: self.stops(self.tokens[:n]),
+                lo=self._prompt_length,
+                key=lambda n: self.has_stop_string(self.tokens[:n]),
             )
-            written = decoded[self._given :]
-            cut = min(written.find(string) for string in self.stop if string in written)
-            decoded, nats = decoded[: self._given + cut], nats[: enough - self._num_read]
-        return Completion(decoded, sum(nats), sum(nats))
+            generated = decoded[self._prompt_characters :]
+            cut = min(generated.find(string) for string in self.stop if string in generated)
+            decoded = decoded[: self._prompt_characters + cut]
+            log_probabilities = log_probabilities[: num_tokens - self._prompt_length]
+        total = sum(log_probabilities)
+        return Completion(decoded, total, total)
 
-    def _decoded(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(np.array(tokens[self._hidden :], np.int32))
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(np.array(tokens[self._num_hidden :], np.int32))
 
 
-def write(
-    model: Model,
-    variables: Variables,
-    texts: Sequence[Text],
-    kept: int,
-    keys: jax.Array,
-    *,
-    width: int,
-    source: Source | None,
-    sampling: Sampling,
-    end_token: int,
-    vocab_size: int,
-) -> list[tuple[list[int], list[float], bool]]:
-    """What follows the last `kept` tokens of each text until it ends, or its window is full.
+class WindowDecoder(NamedTuple):
+    """Decodes windows of a batch of texts; the fields are the same for all windows."""
 
-    New tokens, log-probabilities (one more if an end was generated), and whether the text ended.
-    The device decodes in one go; with stop strings the host looks at the texts between chunks.
-    """
-    has_stop = any(text.stop for text in texts)
-    read = [text.tokens[-kept:] for text in texts]
-    tokens, lengths = batch_of_prompts(read, width, vocab_size)
-    room = [max(text.limit - len(text.tokens), 0) for text in texts]
-    ends = np.minimum(lengths + np.array(room, np.int32), width)
-    shortest = int(lengths[np.array(room) > 0].min())  # what finished rows read matters no more
-    state = _begin(model, variables, tokens, lengths, source=source, prefix_length=shortest - 1)
-    until = shortest
-    while True:
-        until = min(until + _CHUNK, width) if has_stop else width
-        state = _advance(
-            model, variables, state, ends, until, keys, sampling=sampling, end_tokens=(end_token,)
+    model: Model
+    variables: Variables
+    vocab_size: int
+    end_token: int
+    sampling: Sampling
+    width: int  # tokens in a window
+    source: EncoderInput | None
+
+    def fill(
+        self, texts: Sequence[UnfinishedText], num_read: int, keys: jax.Array
+    ) -> list[Continuation]:
+        """Continues each text until it ends or its window is full.
+
+        The device decodes a whole window in one call. With stop strings, the host searches for them
+        every few tokens.
+
+        Args:
+          num_read: number of last tokens of each text that the window begins with.
+          keys: PRNG keys [B], one for each text.
+        """
+        read = [text.tokens[-num_read:] for text in texts]
+        tokens, lengths = batch_of_prompts(read, self.width, self.vocab_size)
+        missing = np.array([text.num_missing for text in texts], np.int32)
+        ends = np.minimum(lengths + missing, self.width)
+        shortest = int(lengths[missing > 0].min())  # finished rows need no exact prefix
+        state = _begin(
+            self.model,
+            self.variables,
+            tokens,
+            lengths,
+            source=self.source,
+            prefix_length=shortest - 1,
         )
-        rows, after, ended = (np.array(part) for part in (state.tokens, state.lengths, state.ended))
-        new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]
-        if has_stop:
-            ended |= [
-                bool(n) and text.stops(text.tokens + n) for text, n in zip(texts, new, strict=True)
-            ]
-            state = state._replace(ended=jax.numpy.asarray(ended))
-        if until == width or (ended | (after >= ends)).all():
-            break
-    log_p = np.asarray(state.log_probabilities)
-    counts = [
-        len(n) + int(log_p[i, lengths[i] + len(n) : ends[i]].any()) for i, n in enumerate(new)
-    ]
-    return [
-        (n, log_p[i, lengths[i] : lengths[i] + counts[i]].tolist(), bool(ended[i]))
-        for i, n in enumerate(new)
-    ]
+        has_stop = any(text.stop for text in texts)
+        until = shortest
+        while True:
+            until = min(until + _CHUNK, self.width) if has_stop else self.width
+            state = _advance(
+                self.model,
+                self.variables,
+                state,
+                ends,
+                until,
+                keys,
+                sampling=self.sampling,
+                end_tokens=(self.end_token,),
+            )
+            rows, after, ended = map(np.array, (state.tokens, state.lengths, state.ended))
+            new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]
+            if has_stop:
+                ended |= [
+                    bool(added) and text.has_stop_string(text.tokens + added)
+                    for text, added in zip(texts, new, strict=True)
+                ]
+                state = state._replace(ended=jax.numpy.asarray(ended))
+            if until == self.width or (ended | (after >= ends)).all():
+                break
+        log_p = np.asarray(state.log_probabilities)
+        return [
+            _continuation(added, log_p[i, lengths[i] : ends[i]], bool(ended[i]))
+            for i, added in enumerate(new)
+        ]
 
 
-def keys_of(seed: int, sample_numbers: np.ndarray, window: int) -> jax.Array:
-    """A key for each sample [S], by its number, and for each window of it."""
+def _continuation(tokens: list[int], log_p: np.ndarray, ended: bool) -> Continuation:
+    """Returns new tokens with their log-probabilities; an end token has one too."""
+    count = len(tokens) + int(log_p[len(tokens) :].any())
+    return Continuation(tokens, log_p[:count].tolist(), ended)
+
+
+def sample_keys(seed: int, sample_numbers: np.ndarray, window: int) -> jax.Array:
+    """Returns one PRNG key for each sample number [S], different in each window."""
     key = jax.random.fold_in(jax.random.key(seed), window)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, sample_numbers)

@@ -16,11 +16,11 @@ from lm_jax.build import BuiltExperiment, measure, on_one_device
 from lm_jax.config.experiment import Experiment, SamplesConfig
 from lm_jax.evaluation.baselines import baselines
 from lm_jax.evaluation.loss_sums import LossFunction, make_loss_function
-from lm_jax.generation.generate import longest_context, openings
+from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
 from lm_jax.reports.run_report import write_report
-from lm_jax.runs.trained_run import Dataset, Run, complete, validate_samples
+from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
 from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
@@ -158,11 +158,10 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     """What follows the configured prompt; of pairs, without one, what held-out sources become."""
     if config.prompt or not isinstance(dataset, data.ParallelSet):
         if config.num_beams > 1:
-            context = longest_context(run.built)
-            tokenizer = validate_samples(run, config)
-            begin = len(openings(run.built, tokenizer, [config.prompt]).tokens[0])
-            new = min(config.max_new_tokens, context - begin)  # where a search has to end
-            config = dataclasses.replace(config, max_new_tokens=new)
+            built, _, tokenizer = text_generator(run, config)
+            prompt_length = len(encode_prompts(built, tokenizer, [config.prompt]).tokens[0])
+            num_new = num_new_tokens(built, prompt_length, config.max_new_tokens)
+            config = dataclasses.replace(config, max_new_tokens=num_new)
         return [text for text, *_ in complete(run, [config.prompt], config)]
     sources = [source for source, _ in dataset.validation.texts]
     sources = sources[:: max(len(sources) // max(config.num_samples, 1), 1)][: config.num_samples]

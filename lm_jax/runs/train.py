@@ -12,7 +12,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.config.validation import validate
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
-from lm_jax.generation import generate
+from lm_jax.generation import prompts
 from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
@@ -149,7 +149,7 @@ def check(built: BuiltExperiment, dataset: Dataset) -> None:
     """Raises UserError, before anything is written, if a model cannot be built or sampled from."""
     abstract_state(built)
     if dataset.tokenizer is not None and built.model.step is not None:
-        generate.check(built, dataset.tokenizer, built.experiment.samples)
+        prompts.validate_for(built, dataset.tokenizer, built.experiment.samples)
 
 
 def inherited_variables(

@@ -18,7 +18,8 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation import generate
-from lm_jax.generation.beam_tree import draw
+from lm_jax.generation.beam_tree import tree_lines
+from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.token_labels import namer
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.mesh import AUTO
@@ -164,13 +165,14 @@ def complete(
     Raises:
       UserError: the model does not generate, or a prompt does not fit its context.
     """
-    tokenizer = validate_samples(run, config)
-    parts = (run.built, run.variables, tokenizer, prompts, config)
+    generator = text_generator(run, config)
     if config.num_beams == 1:
-        return generate.complete(*parts, seed=seed, stop=stop, truncate=truncate)
+        return generate.complete(
+            generator, prompts, config, seed=seed, stop=stop, truncate=truncate
+        )
     if stop:
         raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
-    found, _ = generate.search(*parts, truncate=truncate)
+    found, _ = generate.search(generator, prompts, config, truncate=truncate)
     return [text for texts in found for text in texts]
 
 
@@ -180,9 +182,9 @@ def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
     Raises:
       UserError: as `complete`.
     """
-    tokenizer = validate_samples(run, config)
-    _, (tree,) = generate.search(run.built, run.variables, tokenizer, [prompt], config)
-    return list(draw(tree, namer(tokenizer, run.built.experiment)))
+    generator = text_generator(run, config)
+    _, (tree,) = generate.search(generator, [prompt], config)
+    return list(tree_lines(tree, namer(generator.tokenizer, run.built.experiment)))
 
 
 def next_tokens(run: Run, prompt: str) -> list[generate.NextToken]:
@@ -191,20 +193,19 @@ def next_tokens(run: Run, prompt: str) -> list[generate.NextToken]:
     Raises:
       UserError: the model does not generate, or the prompt does not fit its context.
     """
-    tokenizer = validate_samples(run, SamplesConfig())
-    return generate.next_tokens(run.built, run.variables, tokenizer, prompt)
+    return generate.next_tokens(text_generator(run, SamplesConfig()), prompt)
 
 
-def validate_samples(run: Run, config: SamplesConfig) -> data.Tokenizer:
-    """The tokenizer of a run that can give such samples.
+def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:
+    """Returns the model and the tokenizer that generate the samples of a configuration.
 
     Raises:
-      UserError: it cannot.
+      UserError: the configuration cannot be, or the model does not generate text.
     """
     validate(dataclasses.replace(run.built.experiment, samples=config))
     if run.tokenizer is None or run.built.model.step is None:
         raise UserError(f"the model of {run.workdir} does not generate text")
-    return run.tokenizer
+    return TextGenerator(run.built, run.variables, run.tokenizer)
 
 
 def vectors_of_words(run: Run) -> WordVectors:

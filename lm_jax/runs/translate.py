@@ -10,7 +10,8 @@ from lm_jax import data
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation import generate
-from lm_jax.generation.generate import Completion
+from lm_jax.generation.generate import Completion, TextGenerator
+from lm_jax.generation.prompts import encode_prompts
 from lm_jax.runs.trained_run import Run, dataset_of
 
 
@@ -55,13 +56,13 @@ def translate(
     if 0 in lengths:
         raise UserError(f"source {lengths.index(0) + 1} is empty; there is nothing to translate")
     if not truncate:
-        generate.openings(run.built, tokenizer, sources)  # refuses what is too long, by number
+        encode_prompts(run.built, tokenizer, sources)  # refuses sources that are too long
+    generator = TextGenerator(run.built, run.variables, tokenizer)
     greedy = dataclasses.replace(search, num_beams=1, num_best=1)
 
     def find(texts: Sequence[str]) -> list[Completion]:
         ways = [search] if search.num_beams == 1 else [search, greedy]
-        parts = (run.built, run.variables, tokenizer, texts)
-        found = [generate.search(*parts, way, truncate=truncate)[0] for way in ways]
+        found = [generate.search(generator, texts, way, truncate=truncate)[0] for way in ways]
         rows = zip(*found, strict=True)
         return [max(itertools.chain(*row), key=lambda found: found.score) for row in rows]
 

@@ -1,4 +1,4 @@
-"""What a small random model expects and searches, beside what `completion` says of it."""
+"""What a small random model expects and searches, beside what `generate` returns of it."""
 
 from types import SimpleNamespace
 
@@ -12,12 +12,11 @@ from lm_jax.analysis.next_tokens import generation, nodes
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.generation import generate
-from lm_jax.generation.beam_tree import Branch
-from lm_jax.generation.generate import next_tokens, search
+from lm_jax.generation.beam_tree import BeamNode
+from lm_jax.generation.generate import TextGenerator, next_tokens, search
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import build_model
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
 from tests.generation.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
@@ -49,10 +48,10 @@ def test_the_prompt_is_what_follows_and_is_searched_on(model):
     found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(built))
     steps = found["next_tokens"]["steps"]
     assert [step["next"] for step in steps] == ["a", "b", None]
-    for step, expected in zip(steps, next_tokens(*parts, "ab"), strict=True):
+    for step, expected in zip(steps, next_tokens(TextGenerator(*parts), "ab"), strict=True):
         assert step["after"] == expected.after and step["tokens"] == expected.tokens
         np.testing.assert_allclose(step["probabilities"], expected.probabilities, atol=1e-4)
-    (texts,), _ = search(*parts, ["ab"], built.experiment.samples)
+    (texts,), _ = search(TextGenerator(*parts), ["ab"], built.experiment.samples)
     ranked = {node["rank"]: node for node in found["beams"] if node["rank"] is not None}
     assert sorted(ranked) == list(range(len(texts)))
     for rank, text in enumerate(texts):
@@ -94,10 +93,9 @@ PAIR = {
 }
 
 
-def of_a_reader(monkeypatch, **samples):
+def of_a_reader(**samples):
     reader, variables = reader_of_a_source()
-    config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
-    monkeypatch.setattr(generate, "longest_context", lambda built: 12)
+    config = EncoderDecoderConfig(27, context_length=12, source_length=6)
     tokenizer = SimpleNamespace(
         vocab_size=27,
         end_of_document=26,
@@ -107,8 +105,8 @@ def of_a_reader(monkeypatch, **samples):
     return generation(built, variables, tokenizer, PAIR, str)
 
 
-def test_without_a_prompt_a_pair_is_read_with_its_own_target(monkeypatch):
-    found = of_a_reader(monkeypatch)
+def test_without_a_prompt_a_pair_is_read_with_its_own_target():
+    found = of_a_reader()
     steps = found["next_tokens"]["steps"]
     assert found["next_tokens"]["source"] == ["6", "1", "26"] and "beams" not in found
     assert [(step["after"], step["next"]) for step in steps] == [
@@ -117,8 +115,8 @@ def test_without_a_prompt_a_pair_is_read_with_its_own_target(monkeypatch):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_prompt_is_a_source_whose_best_text_is_followed(beams, monkeypatch):
-    found = of_a_reader(monkeypatch, prompt="hi", num_beams=beams)
+def test_a_prompt_is_a_source_whose_best_text_is_followed(beams):
+    found = of_a_reader(prompt="hi", num_beams=beams)
     steps, tree = found["next_tokens"]["steps"], found.get("beams", [])
     assert found["next_tokens"]["source"] == ["7", "8", "26"] and bool(tree) == (beams > 1)
     assert steps[0]["after"] == "26"
@@ -138,10 +136,10 @@ def test_a_prompt_is_a_source_whose_best_text_is_followed(beams, monkeypatch):
 
 
 def test_tokens_that_only_one_other_follows_are_one_node():
-    leaf = Branch(3, -3.0, 0, -1.0, [])
-    other = Branch(4, -4.0, None, None, [])
-    tree = Branch(0, 0.0, None, None, [Branch(1, -1.0, None, None, [
-        Branch(2, -2.0, None, None, [leaf, other])])])  # fmt: skip
+    leaf = BeamNode(3, -3.0, 0, -1.0, [])
+    other = BeamNode(4, -4.0, None, None, [])
+    tree = BeamNode(0, 0.0, None, None, [BeamNode(1, -1.0, None, None, [
+        BeamNode(2, -2.0, None, None, [leaf, other])])])  # fmt: skip
     assert [(n["parent"], n["tokens"], n["rank"]) for n in nodes(tree, str)] == [
         (-1, ["0"], None),
         (0, ["1", "2"], None),

@@ -11,11 +11,10 @@ import pytest
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.generation import generate
-from lm_jax.generation.beam_tree import draw
-from lm_jax.generation.generate import complete, next_tokens, search
+from lm_jax.generation.beam_tree import tree_lines
+from lm_jax.generation.generate import TextGenerator, complete, next_tokens, search
 from lm_jax.models import build_model
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
 from tests.generation.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
@@ -23,7 +22,7 @@ CONFIG = TransformerConfig(TOKENIZER.vocab_size, 32, num_layers=1, d_model=16, n
 
 
 @pytest.fixture(scope="module")
-def parts():
+def generator():
     model = build_model(CONFIG, jnp.float32)
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
@@ -31,49 +30,49 @@ def parts():
     built = SimpleNamespace(
         model=model, experiment=SimpleNamespace(objective="causal_lm", model=CONFIG)
     )
-    return built, variables, TOKENIZER
+    return TextGenerator(built, variables, TOKENIZER)
 
 
-def test_a_sample_depends_on_its_prompt_seed_and_number_only(parts):
+def test_a_sample_depends_on_its_prompt_seed_and_number_only(generator):
     config = SamplesConfig(num_samples=2, max_new_tokens=60, temperature=1.0)
-    together = complete(*parts, ["ab", "The other"], config, seed=3)
-    alone = complete(*parts, ["The other"], config, seed=3)
+    together = complete(generator, ["ab", "The other"], config, seed=3)
+    alone = complete(generator, ["The other"], config, seed=3)
     assert [text for text, *_ in together[2:]] == [text for text, *_ in alone]
     assert together[0].text != together[1].text
-    assert complete(*parts, ["ab"], config, seed=4)[0].text != together[0].text
+    assert complete(generator, ["ab"], config, seed=4)[0].text != together[0].text
 
 
-def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(parts):
+def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(generator):
     config = SamplesConfig(num_samples=1, max_new_tokens=20, temperature=0)
-    (whole,) = complete(*parts, ["ab"], config)
+    (whole,) = complete(generator, ["ab"], config)
     stop = whole.text[5]
-    (cut,) = complete(*parts, ["ab"], config, stop=[stop, "nowhere"])
+    (cut,) = complete(generator, ["ab"], config, stop=[stop, "nowhere"])
     assert cut.text == whole.text[: whole.text.index(stop, 2)]
     assert whole.log_probability < cut.log_probability < 0
 
 
-def test_beams_find_what_scores_higher_and_draw_their_way(parts):
+def test_beams_find_what_scores_higher_and_draw_their_way(generator):
     config = SamplesConfig(max_new_tokens=6, num_beams=4, num_best=3, length_penalty=0.0)
-    (texts,), (tree,) = search(*parts, ["ab"], config)
+    (texts,), (tree,) = search(generator, ["ab"], config)
     scores = [text.score for text in texts]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
     assert scores == [text.log_probability for text in texts]
-    lines = list(draw(tree, str))
+    lines = list(tree_lines(tree, str))
     assert sum("* 1, score" in line for line in lines) == 1
     with pytest.raises(ValueError, match="ask for at most 29 new tokens"):
-        search(*parts, ["ab"], SamplesConfig(max_new_tokens=30, num_beams=2))
+        search(generator, ["ab"], SamplesConfig(max_new_tokens=30, num_beams=2))
 
 
-def test_next_tokens_are_named_with_their_probabilities(parts):
-    first, second, third = next_tokens(*parts, "ab")
+def test_next_tokens_are_named_with_their_probabilities(generator):
+    first, second, third = next_tokens(generator, "ab")
     assert [first.after, second.after, third.after] == ["<end>", "a", "b"]
     assert len(second.tokens) == 10
     assert second.probabilities == sorted(second.probabilities, reverse=True)
 
 
-def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
+def test_the_prompt_of_a_model_with_an_encoder_is_its_source():
     model, variables = reader_of_a_source()
-    config = SimpleNamespace(context_length=12, source_length=6, vocab_size=27)
+    config = EncoderDecoderConfig(27, context_length=12, source_length=6)
     built = SimpleNamespace(
         model=model, experiment=SimpleNamespace(objective="seq2seq", model=config)
     )
@@ -83,13 +82,12 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source(monkeypatch):
         encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
         decode=lambda ids: "".join(chr(97 + i) for i in ids if i != 26),
     )
-    monkeypatch.setattr(generate, "longest_context", lambda built: 12)
-    parts = (built, variables, tokenizer)
+    generator = TextGenerator(built, variables, tokenizer)
     greedy = SamplesConfig(num_samples=1, temperature=0, max_new_tokens=99)
-    one, other = complete(*parts, ["hello", "gb"], greedy)
-    assert len(one.text) <= 11 and complete(*parts, ["gb"], greedy)[0].text == other.text
+    one, other = complete(generator, ["hello", "gb"], greedy)
+    assert len(one.text) <= 11 and complete(generator, ["gb"], greedy)[0].text == other.text
     assert one.text != other.text
-    (best,), _ = search(*parts, ["gb"], SamplesConfig(max_new_tokens=99, num_beams=4))
+    (best,), _ = search(generator, ["gb"], SamplesConfig(max_new_tokens=99, num_beams=4))
     assert best[0].score >= best[0].log_probability
     with pytest.raises(ValueError, match="source 1 is 6 tokens long; the model reads at most 5"):
-        complete(*parts, ["toolon"], greedy)
+        complete(generator, ["toolon"], greedy)
