@@ -1,0 +1,100 @@
+"""Finds the commands that documents and docstrings show, and parses each without running it.
+
+  python -m tests.documented_commands < commands.json
+
+reads a JSON list of command lines and prints a JSON list of error messages, null where a command
+parses: its program exists, knows every flag, and its `--config` file loads and validates.
+"""
+
+import ast
+import importlib
+import io
+import json
+import os
+import pkgutil
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import lm_jax
+
+ROOT = Path(__file__).parents[1]
+
+
+def documents() -> list[Path]:
+    """Returns README.md and every page under docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands_of_document(text: str) -> Iterator[str]:
+    """Yields each `python -m ...` of a Markdown page, in a block of code or within a sentence."""
+    blocks = re.compile(r"```\w*\n(.*?)```", flags=re.DOTALL)
+    for block in blocks.findall(text):
+        yield from commands_of_lines(block)
+    for span in re.findall(r"`(python -m [^`]+)`", blocks.sub("", text)):
+        yield " ".join(span.split())
+
+
+def commands_of_docstring(path: Path) -> Iterator[str]:
+    """Yields each indented `python -m ...` of a module's docstring."""
+    yield from commands_of_lines(ast.get_docstring(ast.parse(path.read_text()), clean=False) or "")
+
+
+def commands_of_lines(text: str) -> Iterator[str]:
+    """Yields the lines that begin with `python -m`, joined where they end in a backslash."""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line.strip().startswith("python -m "):
+            yield line.strip()
+
+
+def error_of(command: str) -> str | None:
+    """Returns why a command does not parse, None if it does; call it in a process of its own."""
+    from absl import app, flags
+
+    _, _, program, *arguments = shlex.split(command, comments=True)
+    sys.argv = [program, *arguments]  # config_flags finds the overrides there
+    app.define_help_flags()
+    module = importlib.import_module(program)
+    if "--help" in arguments:
+        return None
+    flags.FLAGS(sys.argv)
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    if isinstance(config, str):
+        path = Path(config.partition(":")[0])
+        return None if path.is_file() else f"there is no {path}"
+    if config is not None:
+        module.program.experiment_of(module.CONFIG)
+    return None
+
+
+def main() -> None:
+    """Parses each command in a fork of this process, so that no two share their flags."""
+    for module in pkgutil.walk_packages(lm_jax.__path__, "lm_jax."):
+        if "pytorch" not in module.name:
+            importlib.import_module(module.name)  # once, for all forks
+    found: list[str | None] = []
+    for command in json.load(sys.stdin):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            sys.stdout = sys.stderr = io.StringIO()
+            try:
+                error = error_of(command)
+            except BaseException:
+                error = traceback.format_exc(limit=-3)
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(error, pipe)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            found.append(json.load(pipe))
+        os.waitpid(child, 0)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What documents and docstrings show exists: commands parse, links lead somewhere."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.documented_commands import (
+    ROOT,
+    commands_of_docstring,
+    commands_of_document,
+    documents,
+)
+
+PROGRAMS = [
+    p for folder in ("configs", "launch", "benchmarks") for p in (ROOT / folder).rglob("*.py")
+]
+
+
+def shown():
+    """Each file's commands, without those that leave something to the reader (`...`)."""
+    found = {path: commands_of_document(path.read_text("utf-8")) for path in documents()}
+    found |= {path: commands_of_docstring(path) for path in sorted(PROGRAMS)}
+    return [(str(p.relative_to(ROOT)), c) for p, cs in found.items() for c in cs if "..." not in c]
+
+
+WRONG = [
+    "python -m launch.train --config=configs/quickstart.py --workdir=x --config.model.d_modell=4",
+    "python -m launch.train --config=configs/quickstart.py --workdir=x --config.model.num_heads=7",
+    "python -m launch.evaluate --workdir=x --strides=3",
+    "python -m launch.evaluate",
+    "python -m launch.sweep --config=configs/sweeps/none.py --plan",
+]
+
+
+def test_every_command_that_is_shown_parses():
+    where, commands = zip(*sorted(set(shown())), strict=True)
+    assert len(commands) > 80
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.documented_commands"],
+        cwd=ROOT,
+        input=json.dumps([*commands, *WRONG]),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    errors = json.loads(process.stdout)
+    assert all(errors[len(commands) :])  # what would fail is found
+    wrong = [found for found in zip(where, commands, errors, strict=False) if found[2]]
+    assert not wrong, "\n\n".join("\n".join(each) for each in wrong)
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        file = (path.parent / name) if name else path
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), flags=re.MULTILINE)
+            assert heading in [re.sub(r"[^\w\- ]", "", t).lower().replace(" ", "-") for t in titles]
