@@ -39,7 +39,7 @@ def cross_entropy(train: str, test: str, tokens: TokenizerConfig, order: int) ->
     assert model.fit is not None
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     sums = sum_by_document(
-        make_loss_function(model),
+        make_loss_function(model.loss),
         jax.tree.map(jnp.asarray, model.fit(counted)),
         evaluation_batches(
             coded, context_length=_WINDOW, batch_size=16, stride=_WINDOW - order + 1

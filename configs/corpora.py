@@ -15,11 +15,10 @@ from lm_jax.config.experiment import (
     SamplesConfig,
     ScheduleConfig,
     TrainingConfig,
-    variant,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES
+from lm_jax.models import family_of
 
 
 def on_corpus(
@@ -40,7 +39,7 @@ def on_corpus(
 
 def _evaluation(model: Any, every_steps: int) -> EvaluationConfig:
     """Windows so long that few tokens stand at their beginning, or else overlapping by half."""
-    if FAMILIES[variant("model", model)].any_length:
+    if family_of(model).any_length:
         return EvaluationConfig(every_steps, batch_size=8, context_length=1024)
     return EvaluationConfig(every_steps, batch_size=32, stride=model.context_length // 2)
 

@@ -9,7 +9,6 @@ one step, and whether they fit an accelerator. Nothing is allocated and no data 
 configuration's sizes depend on it. The last line of the output is JSON with the figures.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -18,13 +17,14 @@ from ml_collections import config_flags
 
 from launch import program
 from lm_jax.build import build_experiment
-from lm_jax.config.experiment import Experiment, of_model
+from lm_jax.config.experiment import Experiment
 from lm_jax.costs import accelerators
 from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
 from lm_jax.costs.compiled_step import Compiled, Memory, Placed, compile_step, fits
 from lm_jax.errors import UserError
+from lm_jax.models import family_of
 from lm_jax.models.presets import PRESETS, preset
-from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.mesh import AUTO, axis_sizes, show
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
@@ -97,9 +97,7 @@ def main() -> dict[str, Any]:
 def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     """A preset as models of its size are trained: layers in a loop, and recomputed."""
     model = preset(name)
-    if isinstance(model, BlocksConfig):
-        model = dataclasses.replace(model, scan_layers=True, remat="full")
-    experiment = of_model(model)
+    experiment = default_experiment(family_of(model).for_low_memory(model))
     experiment.compute_dtype, experiment.mesh = "bfloat16", MESH.value or "fsdp:-1"
     mesh = "data:-1" if experiment.mesh == AUTO else experiment.mesh  # both split by the batch
     sizes = axis_sizes(mesh, DEVICES.value)

@@ -20,12 +20,13 @@ from ml_collections import config_flags
 from launch import program
 from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment
-from lm_jax.config.experiment import Experiment, of_model, sequences_per_step
+from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.costs import model_flops
 from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
 from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives import targets_per_step
+from lm_jax.objectives.default_experiment import default_experiment
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
@@ -50,7 +51,7 @@ def main() -> dict[str, Any]:
 
 
 def _published(name: str) -> tuple[Experiment, dict[str, int]]:
-    experiment = of_model(preset(name))
+    experiment = default_experiment(preset(name))
     experiment.training.batch_size = 1
     return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
 

@@ -17,8 +17,8 @@ from absl import app, flags, logging
 from lm_jax.build import expected_sizes
 from lm_jax.config import experiment as experiments
 from lm_jax.config.serialization import to_dict
-from lm_jax.config.validation import validate
 from lm_jax.errors import UserError
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes
 from lm_jax.parallel.xla_flags import PRESETS, use_preset
 from lm_jax.telemetry.json_files import finite

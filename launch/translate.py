@@ -52,7 +52,7 @@ def main() -> dict[str, Any]:
     sources, references = sources[:count], references[:count]
     choices = {"num_beams": NUM_BEAMS.value, **beams.choices()}
     experiment = run.built.experiment
-    if experiment.objective != "seq2seq":
+    if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     search = SamplesConfig(max_new_tokens=experiment.model.context_length, **choices)
     truncate = TRUNCATE.value or experiment.data.truncate

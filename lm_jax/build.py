@@ -1,7 +1,8 @@
 """An experiment as functions: the model, the optimizer, the step, the batches, the measures."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +12,15 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lm_jax import data
-from lm_jax.config import experiment as experiments
-from lm_jax.config.experiment import EvaluationConfig, Experiment
-from lm_jax.config.serialization import from_dict, to_dict
-from lm_jax.config.validation import validate
+from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
-from lm_jax.evaluation.loss_sums import LossFunction, sum_by_document
-from lm_jax.models import Model, build_model
+from lm_jax.evaluation.loss_sums import MeasuredFunction, sum_by_document
+from lm_jax.models import Model, build_model, family_of
+from lm_jax.models.interface import LossFunction
 from lm_jax.models.scale_width import of_width
-from lm_jax.models.transformer.config import BlocksConfig
-from lm_jax.objectives import OBJECTIVES, Objective
+from lm_jax.objectives import Objective, objective_of
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
 from lm_jax.training import state
@@ -36,14 +35,29 @@ _LARGEST_COPY = 8e9  # bytes
 class BuiltExperiment(NamedTuple):
     """An experiment turned into functions, for one mesh and one data set."""
 
-    experiment: Experiment  # with what the data set decides filled in, and what mesh `auto` is
+    experiment: Experiment  # filled in with the sizes that the data decides, and with its mesh
     objective: Objective
     mesh: Mesh
     model: Model
     optimizer: optax.GradientTransformation
     train_step: TrainStep
-    example: dict[str, jax.ShapeDtypeStruct]  # a batch that shows shapes
+    example: dict[str, jax.ShapeDtypeStruct]  # the shapes of a batch
     fans: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
+
+    @property
+    def loss(self) -> LossFunction:
+        """(variables, batch, *, train, key) -> Losses, new statistics: the objective's loss."""
+        return functools.partial(self.objective.loss, self.model)
+
+    @property
+    def is_count_based(self) -> bool:
+        """Whether the model is fitted by counting, in one step and without gradients."""
+        return self.model.fit is not None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a whole run; a count-based model takes one."""
+        return 1 if self.is_count_based else self.experiment.training.num_steps
 
 
 def build_experiment(
@@ -52,59 +66,74 @@ def build_experiment(
     devices: Sequence[jax.Device] | None = None,
     device_bytes: float | None = None,
 ) -> BuiltExperiment:
-    """The functions of an experiment on these devices (None: all); nothing is allocated yet.
+    """Returns the functions of an experiment on these devices (None: all); allocates nothing.
 
     Args:
       sizes: what the data set decides (`vocab_size`, `num_classes`, ...): the model's fields of
         these names take them where they are 0.
-      device_bytes: of memory, which decides what mesh `auto` is; None: the devices are asked.
+      device_bytes: memory of a device, which decides what mesh `auto` is; None: ask the devices.
 
     Raises:
-      UserError: a configuration that cannot run on these devices or with this data set.
+      UserError: the experiment cannot run on these devices or with this data set.
     """
     validate(experiment)
-    experiment = from_dict(to_dict(experiment))  # a copy of our own
-    objective = OBJECTIVES[experiment.objective]
+    objective = objective_of(experiment)
     if special := objective.special_ids(experiment):
         sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
-    fill_in(experiment.model, sizes)
+    experiment = dataclasses.replace(experiment, model=fill_in(experiment.model, sizes))
     devices = jax.devices() if devices is None else devices
-    parts = experiment.training.gradient_accumulation_steps
-    sequences = experiments.sequences_per_step(experiment)
-    model, fans = _make_model(experiment)
+    model, fans = _make_model(experiment, objective)
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
     optimizer, train_step = make_training(experiment, model, schedule, fans=fans)
     smoothing = experiment.training.label_smoothing
-    if smoothing and (model.fit is not None or experiment.objective == "skip_gram"):
+    if smoothing and (model.fit is not None or not objective.smooths_labels):
         raise UserError(
             f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
             "softmax over all targets; set it to 0"
         )
     if experiment.mesh == AUTO:
-        device_bytes = device_bytes or sharding.device_memory()
-        state_bytes = 0
-        if device_bytes and len(devices) > 1 and model.fit is None:  # else nothing is decided by it
-            state_bytes = state.state_bytes(model, optimizer, objective.example(experiment, 1))
-        experiment.mesh = automatic(len(devices), state_bytes, device_bytes)
+        state_bytes = functools.partial(
+            state.state_bytes, model, optimizer, objective.example(experiment, 1)
+        )
+        decides = len(devices) > 1 and model.fit is None
+        sizes_of_axes = _automatic_mesh(devices, device_bytes, state_bytes if decides else None)
+        experiment = dataclasses.replace(experiment, mesh=sizes_of_axes)
     mesh = sharding.make_mesh(experiment.mesh, devices)
-    sharding.check_divides(mesh, sequences // parts, "a training batch")
-    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
-    _check_model(mesh, experiment.model)
+    _check_mesh(mesh, experiment)
     # A state that is carried from batch to batch has as many rows as a batch.
-    carries = getattr(experiment.model, "carry_state", False)
-    rows = sequences if carries else sharding.data_parts(mesh)
+    carries_state = family_of(experiment.model).carries_state(experiment.model)
+    rows = sequences_per_step(experiment) if carries_state else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
     return BuiltExperiment(experiment, objective, mesh, model, optimizer, train_step, example, fans)
 
 
-def _make_model(experiment: Experiment) -> tuple[Model, Any]:
+def _automatic_mesh(
+    devices: Sequence[jax.Device],
+    device_bytes: float | None,
+    state_bytes: Callable[[], int] | None,
+) -> str:
+    """The mesh that `auto` stands for; without `state_bytes`, memory does not decide."""
+    device_bytes = device_bytes or sharding.device_memory()
+    needed = state_bytes() if state_bytes and device_bytes else 0
+    return automatic(len(devices), needed, device_bytes)
+
+
+def _check_mesh(mesh: Mesh, experiment: Experiment) -> None:
+    """Raises UserError if batches or the model do not divide over the mesh."""
+    parts = experiment.training.gradient_accumulation_steps
+    sharding.check_divides(mesh, sequences_per_step(experiment) // parts, "a training batch")
+    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
+    family_of(experiment.model).check_mesh(experiment.model, mesh.shape)
+
+
+def _make_model(experiment: Experiment, objective: Objective) -> tuple[Model, Any]:
     """The model of an experiment, and in muP the fans of its parameters."""
     config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
     if not width or of_width(config, width) == config:  # at the base width there is one program
         return build_model(config, dtype), None
     config, base_config = configurations(config, width)
     model, base = build_model(config, dtype), build_model(base_config, dtype)
-    example = OBJECTIVES[experiment.objective].example(experiment, 1)
+    example = objective.example(experiment, 1)
     fans = fans_of(model, base, example)
     return with_initial_sizes(model, base, fans), fans
 
@@ -133,30 +162,9 @@ def make_training(
         optimizer = with_rates(optimizer, config.name, fans)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
-    step = make_train_step(model, optimizer, schedule, parts, head_only, smoothing)
+    loss = functools.partial(objective_of(experiment).loss, model)
+    step = make_train_step(loss, optimizer, schedule, parts, head_only, smoothing)
     return optimizer, step
-
-
-def _check_model(mesh: Mesh, model: Any) -> None:
-    """Raises UserError for a Transformer that the mesh cannot split evenly."""
-    if not isinstance(model, BlocksConfig):
-        return
-    splits = {
-        "tensor": ("num_heads", "num_kv_heads"),
-        "sequence": ("context_length", "source_length"),
-    }
-    for axis, fields in splits.items():
-        for field in fields:
-            if (given := getattr(model, field, 0)) % (parts := mesh.shape[axis]):
-                raise UserError(
-                    f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
-                    f"choose a multiple of {parts}, or another mesh"
-                )
-    if model.attention == "cudnn" and mesh.shape["sequence"] > 1:
-        raise UserError(
-            "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
-            f"over sequence:{mesh.shape['sequence']}; take auto or xla, or another mesh"
-        )
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:
@@ -177,16 +185,17 @@ def expected_sizes(experiment: Experiment) -> dict[str, int]:
     return data.prepare(experiment.data).description["sizes"]
 
 
-def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
-    """Sets the fields of a model's configuration that are 0 to what the data set decides.
+def fill_in(model: Any, sizes: Mapping[str, int]) -> Any:
+    """Returns a model's configuration whose fields that are 0 take what the data set decides.
 
     Raises:
       UserError: a field is neither 0 nor what the data set needs.
     """
+    filled = {}
     for name, size in sizes.items():
         given = getattr(model, name, None)
         if given == 0:
-            setattr(model, name, size)
+            filled[name] = size
         elif name == "vocab_size" and given is not None and given < size:
             raise UserError(
                 f"model.vocab_size {given} is smaller than the tokenizer's {size} (with the ids "
@@ -196,6 +205,7 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> None:
             raise UserError(
                 f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
             )
+    return dataclasses.replace(model, **filled)
 
 
 def on_one_device(built: BuiltExperiment, variables: Any) -> tuple[BuiltExperiment, Any] | None:
@@ -220,7 +230,7 @@ def training_batches(built: BuiltExperiment, dataset: data.Dataset) -> Batches:
 
 def measure(
     built: BuiltExperiment,
-    losses: LossFunction,
+    losses: MeasuredFunction,
     variables: Any,
     split: Any,
     tokenizer: data.Tokenizer | None,

@@ -7,12 +7,15 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_jax.errors import UserError
+
+T = TypeVar("T")
 
 
 def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
@@ -57,23 +60,21 @@ def import_object(name: str, field: str) -> Any:
 
 
 def load_file(path: Path) -> ModuleType:
-    """Returns the module of a Python file anywhere; a file is run once a process.
+    """Returns the module of a Python file anywhere, which runs once in a process.
 
-    Its folder joins the import path, as that of a script does.
+    Its folder joins the import path, as the folder of a script does.
     """
     path = path.resolve()
     for module in list(sys.modules.values()):
-        if getattr(module, "__file__", None) and Path(str(module.__file__)).resolve() == path:
+        if _file_of(module) == path:
             return module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    name = path.stem
-    if name in sys.modules or importlib.util.find_spec(name) is not None:
-        name = f"{name}_{abs(hash(path)):x}" if _found_elsewhere(name, path) else name
+    taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names
+    name = f"{path.stem}_{zlib.crc32(str(path).encode()):x}" if taken else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -82,34 +83,35 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def _found_elsewhere(name: str, path: Path) -> bool:
-    if name in sys.modules:
-        return True
-    spec = importlib.util.find_spec(name)
-    return spec is None or spec.origin is None or Path(spec.origin).resolve() != path
-
-
-def name_of(choices: Mapping[str, Any], choice: Any, module: str) -> str | None:
-    """Returns the name under which `choose` finds a choice; None where it has none.
+def name_of(
+    choices: Mapping[str, T], is_it: Callable[[Any], bool], module: str
+) -> tuple[str, T] | None:
+    """Returns a choice and the name under which `choose` finds it; None where there is none.
 
     Args:
-      module: where the choice is defined, at top level, if it is not among the choices.
+      is_it: tells the choice from other objects.
+      module: where it is defined, at top level, if it is not among the choices.
     """
     for name, known in choices.items():
-        if known is choice:
-            return name
+        if is_it(known):
+            return name, known
     found = sys.modules.get(module)
     for attribute, value in vars(found).items() if found else ():
-        if value is choice:
-            return f"{_address(found)}:{attribute}"
+        if is_it(value):
+            return f"{_address(found)}:{attribute}", value
     return None
 
 
-def _address(module: Any) -> str:
-    """A module's dotted name if it is installed, else its file."""
+def _file_of(module: Any) -> Path | None:
     file = getattr(module, "__file__", None)
-    installed = [Path(sysconfig.get_path(key)) for key in ("purelib", "platlib", "stdlib")]
-    installed.append(Path(__file__).parents[1])
-    if file is None or any(Path(file).resolve().is_relative_to(p.resolve()) for p in installed):
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+def _address(module: Any) -> str:
+    """A module's dotted name where it is installed or part of this package, else its file."""
+    file = _file_of(module)
+    installed = [sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib")]
+    roots = [*map(Path, installed), Path(__file__).parent]
+    if file is None or any(file.is_relative_to(root.resolve()) for root in roots):
         return module.__name__
-    return str(Path(file).resolve())
+    return str(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.quickstart import get_config
-from lm_jax.config.validation import validate
+from lm_jax.objectives.validation import validate
 from tests.launch.test_launch import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

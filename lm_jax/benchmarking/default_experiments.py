@@ -8,13 +8,11 @@ from lm_jax.config.experiment import (
     Experiment,
     OptimizerConfig,
     TrainingConfig,
-    variant,
 )
-from lm_jax.data.config import DataConfig, ImageConfig, ParallelTextConfig
-from lm_jax.models import FAMILIES
 from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.objectives.default_experiment import default_experiment
 
 # Adam as PyTorch's examples of LSTMs have it.
 _ADAM = OptimizerConfig("adam", beta2=0.999, clip_norm=0.0)
@@ -53,22 +51,17 @@ def published(name: str) -> Experiment:
     Raises:
       UserError: no model of that name is known.
     """
-    model = preset(name)
-    objective = FAMILIES[variant("model", model)].objectives[0]
-    of_objective: dict[str, Any] = {
-        "seq2seq": ParallelTextConfig(source="copy"),
-        "classification": ImageConfig(),
-    }
-    experiment = _experiment(model, 8, 8)
+    return _sized(default_experiment(preset(name)), 8, 8)
+
+
+def _sized(experiment: Experiment, rows: int, steps: int) -> Experiment:
+    """The experiment with this many rows a step and steps a dispatch."""
     return dataclasses.replace(
-        experiment, objective=objective, data=of_objective.get(objective, DataConfig())
+        experiment,
+        training=TrainingConfig(batch_size=rows, steps_per_call=steps),
+        evaluation=EvaluationConfig(batch_size=rows),
     )
 
 
 def _experiment(model: Any, rows: int, steps: int, **parts: Any) -> Experiment:
-    return Experiment(
-        model=model,
-        training=TrainingConfig(batch_size=rows, steps_per_call=steps),
-        evaluation=EvaluationConfig(batch_size=rows),
-        **parts,
-    )
+    return _sized(Experiment(model=model, **parts), rows, steps)

@@ -47,7 +47,7 @@ def measure(
     )
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
     variables = variables_of(state)
-    losses = make_loss_function(built.model)
+    losses = make_loss_function(built.loss)
 
     def turn() -> None:
         with sharding.on_mesh(built.mesh):

@@ -8,9 +8,7 @@ can run, `experiment_checks` says.
 import dataclasses
 from typing import Any
 
-from lm_jax.data.config import KINDS, DataConfig
-from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES
+from lm_jax.data.config import DataConfig
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.parallel import mesh as meshes
 
@@ -113,13 +111,12 @@ class DenoisingConfig:
 class Experiment:
     """One run, whole: what `configs/*.py` return and `config.json` records."""
 
-    # causal_lm, prefix_lm, masked_lm, span_corruption, seq2seq, classification, skip_gram
-    objective: str = "causal_lm"
-    model: Any = dataclasses.field(default_factory=TransformerConfig)  # of lm_jax.models.FAMILIES
+    objective: str = "causal_lm"  # a key of lm_jax.objectives.OBJECTIVES, or file.py:ATTRIBUTE
+    model: Any = dataclasses.field(default_factory=TransformerConfig)  # a family's configuration
     # 0: the standard parametrisation. Else muP (`lm_jax.training.mup`), which is the same for a
     # model of this d_model (or d_hidden, or d_embedding: the first of its `widths`).
     mup_base_width: int = 0
-    data: Any = dataclasses.field(default_factory=DataConfig)  # of lm_jax.data.config.KINDS
+    data: Any = dataclasses.field(default_factory=DataConfig)  # a class of lm_jax.data.config
     denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
@@ -136,62 +133,11 @@ class Experiment:
     tensorboard: bool = True
 
 
-# The parts that are one of several dataclasses, each recorded with its name under a key.
-_VARIANTS: dict[str, tuple[str, dict[str, type]]] = {
-    "model": ("family", {name: family.config for name, family in FAMILIES.items()}),
-    "data": ("kind", KINDS),
-}
-# The kinds of data that each objective takes.
-DATA_OF_OBJECTIVE = {
-    "causal_lm": ("text",),
-    "prefix_lm": ("text",),
-    "masked_lm": ("text",),
-    "span_corruption": ("text",),
-    "skip_gram": ("text",),
-    "seq2seq": ("parallel_text",),
-    "classification": ("labelled_text", "images"),
-}
-
-
-def of_model(model: Any) -> Experiment:
-    """An experiment that trains a model for its family's first objective, to look at its costs.
-
-    Its data are of the right kind, made up or small; labelled texts have no path yet.
-    """
-    objective = FAMILIES[variant("model", model)].objectives[0]
-    kind = DATA_OF_OBJECTIVE[objective][0]
-    if objective == "classification" and hasattr(model, "image_height"):
-        kind = "images"
-    experiment = Experiment(objective=objective, model=model, data=KINDS[kind]())
-    if kind == "parallel_text":
-        experiment.data.source = "copy"
-    return experiment
-
-
 def field(config: Any, path: str) -> Any:
     """The value at a dotted path, such as `model.d_model`."""
     for name in path.split("."):
         config = getattr(config, name)
     return config
-
-
-def variant(part: str, config: Any) -> str:
-    """The name of a `model` family or of a kind of `data`, from the type of its configuration.
-
-    Raises:
-      UserError: it is none of them.
-    """
-    key, types = _VARIANTS[part]
-    for name, cls in types.items():
-        if type(config) is cls:
-            return name
-    known = ", ".join(cls.__name__ for cls in types.values())
-    raise UserError(f"{part} is a {type(config).__name__}, of no {key}; expected one of {known}")
-
-
-def has_encoder(experiment: Experiment) -> bool:
-    """Whether the model reads a source apart from what it writes."""
-    return hasattr(experiment.model, "source_length")
 
 
 def sequences_per_step(experiment: Experiment) -> int:

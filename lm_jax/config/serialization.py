@@ -3,10 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from lm_jax.config.experiment import _VARIANTS, Experiment, variant
+from lm_jax.choices import choose
+from lm_jax.config.experiment import Experiment
+from lm_jax.data.config import KINDS
 from lm_jax.errors import UserError
+from lm_jax.models import family_name, family_named
 from lm_jax.parallel import mesh
 
 # Fields that change neither the numbers of a run, but for rounding, nor what checkpoints hold.
@@ -33,10 +36,14 @@ _FREE_ON_RESUME = (
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as nested dicts of JSON values; `model` and `data` say what they are."""
+    """Returns nested dicts of JSON values; `model` has its family's name, `data` its kind.
+
+    Raises:
+      UserError: the model's configuration belongs to no family.
+    """
     values = dataclasses.asdict(experiment)
-    for part, (key, _) in _VARIANTS.items():
-        values[part] = {key: variant(part, getattr(experiment, part)), **values[part]}
+    values["model"] = {"family": family_name(experiment.model), **values["model"]}
+    values["data"] = {"kind": experiment.data.kind, **values["data"]}
     return values
 
 
@@ -46,34 +53,33 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
     Raises:
       UserError: a field that no dataclass here has, or an unknown kind of model or data.
     """
-    defaults = Experiment()
-    parts: dict[str, Any] = {}
-    for part, (key, types) in _VARIANTS.items():
-        fields = dict(values.get(part, {}))
-        name = fields.pop(key, variant(part, getattr(defaults, part)))
-        if name not in types:
-            raise UserError(f"{part}.{key} is {name!r}; expected one of {', '.join(types)}")
-        parts[part] = _build(types[name], fields, f"{part}.")
-    rest = {name: value for name, value in values.items() if name not in parts}
-    if isinstance(sizes := rest.get("mesh"), Mapping):  # as runs wrote it once
+    rest = to_dict(Experiment()) | dict(values)
+    model, data = dict(rest.pop("model")), dict(rest.pop("data"))
+    family = family_named(model.pop("family", family_name(Experiment().model)))
+    kind = choose(KINDS, data.pop("kind", Experiment().data.kind), "data.kind")
+    if isinstance(sizes := rest["mesh"], Mapping):  # the form of old work directories
         rest["mesh"] = mesh.show(sizes)
-    experiment = _build(Experiment, rest, "")
-    return dataclasses.replace(experiment, **parts)
-
-
-def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
-    types = get_type_hints(cls)
-    for name in values:
-        if name not in types:
-            raise UserError(f"unknown field {path + name!r}; {cls.__name__} has {', '.join(types)}")
-    return cls(
-        **{
-            name: _build(types[name], value, f"{path}{name}.")
-            if dataclasses.is_dataclass(types[name])
-            else value
-            for name, value in values.items()
-        }
+    experiment = _build(Experiment(), rest, "")
+    return dataclasses.replace(
+        experiment,
+        model=_build(family.config(), model, "model."),
+        data=_build(kind(), data, "data."),
     )
+
+
+def _build(defaults: Any, values: Mapping[str, Any], path: str) -> Any:
+    """Returns a dataclass of the type of `defaults`, with these values in place of its own."""
+    names = [field.name for field in dataclasses.fields(defaults)]
+    fields = {}
+    for name, value in values.items():
+        if name not in names:
+            raise UserError(
+                f"unknown field {path + name!r}; {type(defaults).__name__} has {', '.join(names)}"
+            )
+        default = getattr(defaults, name)
+        is_part = dataclasses.is_dataclass(default) and isinstance(value, Mapping)
+        fields[name] = _build(default, value, f"{path}{name}.") if is_part else value
+    return dataclasses.replace(defaults, **fields)
 
 
 def dumps(experiment: Experiment) -> str:

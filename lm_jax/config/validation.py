@@ -1,20 +1,16 @@
-"""Which experiments can run: values and combinations, before anything is read or compiled."""
+"""The values that fields of an experiment can have; objectives/validation.py: combinations."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.config.experiment import (
-    DATA_OF_OBJECTIVE,
     Experiment,
     SamplesConfig,
     field,
-    sequences_per_step,
-    variant,
 )
 from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES
 from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import mesh
 
@@ -56,11 +52,10 @@ _AT_LEAST = {
     "mup_base_width": 0,
     "seed": 0,
 }
-_OF_WINDOWS = ("evaluation.stride", "evaluation.context_length")
 
 
-def validate(experiment: Experiment) -> None:
-    """Raises UserError, in one line, for a value or a combination that cannot run."""
+def validate_values(experiment: Experiment) -> None:
+    """Raises UserError, in one line, for a field whose value cannot run by itself."""
     for path, choices in _CHOICES.items():
         if (given := field(experiment, path)) not in choices:
             raise UserError(f"{path} is {given!r}; expected one of {', '.join(choices)}")
@@ -83,12 +78,10 @@ def validate(experiment: Experiment) -> None:
             f"denoising.fraction is {experiment.denoising.fraction}; expected 0 < fraction < 1"
         )
     _validate_samples(experiment.samples)
-    _validate_objective(experiment)
     experiment.model.validate()
     if experiment.mup_base_width:
         of_width(experiment.model, experiment.mup_base_width)
     experiment.data.validate()
-    _validate_batches(experiment)
     schedule, steps = experiment.schedule, experiment.training.num_steps
     if schedule.warmup_steps >= steps:
         raise UserError(
@@ -119,88 +112,3 @@ def _validate_finite(tree: Mapping[str, Any], prefix: str) -> None:
             _validate_finite(value, f"{prefix}{name}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{prefix}{name} is {value}; expected a finite number")
-
-
-def _validate_objective(experiment: Experiment) -> None:
-    objective, family = experiment.objective, variant("model", experiment.model)
-    if objective not in DATA_OF_OBJECTIVE:
-        known = ", ".join(DATA_OF_OBJECTIVE)
-        raise UserError(f"objective is {objective!r}; expected one of {known}")
-    if experiment.fine_tuning.parameters == "head" and not experiment.fine_tuning.workdir:
-        raise UserError(
-            "fine_tuning.parameters=head trains a head on another run's features; "
-            "give that run as fine_tuning.workdir"
-        )
-    kind, kinds = variant("data", experiment.data), DATA_OF_OBJECTIVE[objective]
-    if kind not in kinds:
-        raise UserError(f"objective {objective} takes {' or '.join(kinds)} data, not {kind}")
-    if objective not in FAMILIES[family].objectives:
-        raise UserError(
-            f"objective {objective} does not fit model family {family}, "
-            f"which is for {' or '.join(FAMILIES[family].objectives)}"
-        )
-    if objective == "masked_lm" and experiment.model.num_classes:
-        raise UserError(
-            f"model.num_classes is {experiment.model.num_classes}, but objective masked_lm "
-            "predicts tokens; leave it 0"
-        )
-    reads = "images" if hasattr(experiment.model, "image_height") else "labelled_text"
-    if objective == "classification" and kind != reads:
-        raise UserError(f"model family {family} takes {reads} data, not {kind}")
-
-
-def _validate_batches(experiment: Experiment) -> None:
-    training = experiment.training
-    if experiment.objective in ("skip_gram", "classification"):
-        _refuse(experiment, ("training.batch_size_tokens",))
-    else:
-        _validate_batch_size_tokens(experiment)
-    if experiment.objective == "causal_lm":
-        _validate_windows(experiment)
-    else:
-        _refuse(experiment, _OF_WINDOWS)
-    sequences, parts = sequences_per_step(experiment), training.gradient_accumulation_steps
-    if sequences % parts:
-        raise UserError(
-            f"a batch of {sequences} sequences does not divide into "
-            f"training.gradient_accumulation_steps {parts}; change one of them"
-        )
-
-
-def _refuse(experiment: Experiment, paths: tuple[str, ...]) -> None:
-    for path in paths:
-        if field(experiment, path):
-            raise UserError(
-                f"{path} is about windows of a text, which objective {experiment.objective} "
-                "does not have; leave it 0"
-            )
-
-
-def _validate_batch_size_tokens(experiment: Experiment) -> None:
-    tokens, context = experiment.training.batch_size_tokens, experiment.model.context_length
-    if tokens % context:
-        raise UserError(
-            f"training.batch_size_tokens {tokens} is not a multiple of "
-            f"model.context_length {context}; change one of them"
-        )
-
-
-def _validate_windows(experiment: Experiment) -> None:
-    training, context = experiment.training, experiment.model.context_length
-    evaluation = experiment.evaluation
-    window = evaluation.context_length or context
-    if window > context and not FAMILIES[variant("model", experiment.model)].any_length:
-        raise UserError(
-            f"evaluation.context_length {window} is more than the model.context_length {context} "
-            "that this model was made for"
-        )
-    if evaluation.stride > window:
-        raise UserError(
-            f"evaluation.stride {evaluation.stride} is longer than the context of {window}: "
-            "tokens between windows would not be counted"
-        )
-    if getattr(experiment.model, "carry_state", False) and training.gradient_accumulation_steps > 1:
-        raise UserError(
-            "model.carry_state needs training.gradient_accumulation_steps 1: "
-            "each row of a batch carries its own state"
-        )

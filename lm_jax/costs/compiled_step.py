@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.build import BuiltExperiment, compute_dtype
-from lm_jax.config import experiment as experiments
+from lm_jax.config.experiment import sequences_per_step
 from lm_jax.costs import hlo
 from lm_jax.costs.accelerators import USABLE, Accelerator
 from lm_jax.costs.collectives import PlannedCollective, planned_activations, planned_collectives
 from lm_jax.costs.model_flops import training_flops
-from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models import family_of
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import TrainState, abstract_state
@@ -73,12 +73,6 @@ _QUICKLY: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
 }
-# What batches hold besides what `Objective.example` shows, where rows hold several documents.
-_OF_DOCUMENTS = {
-    "causal_lm": ("segments", "positions"),
-    "prefix_lm": ("segments", "positions", "prefix"),
-    "masked_lm": ("segments", "positions"),
-}
 
 
 def compile_step(built: BuiltExperiment) -> Compiled:
@@ -133,11 +127,11 @@ def _arguments(built: BuiltExperiment) -> tuple[TrainState, dict[str, jax.ShapeD
 def batch_shapes(built: BuiltExperiment) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a whole training batch whose rows hold several documents."""
     experiment = built.experiment
-    sequences = experiments.sequences_per_step(experiment)
+    sequences = sequences_per_step(experiment)
     batch = dict(built.objective.example(experiment, sequences))
     inputs = batch["inputs"]
-    shape = inputs.shape if built.objective.unit == "tokens" else inputs.shape[:1]
-    for name in ("targets", *_OF_DOCUMENTS.get(experiment.objective, ())):
+    shape = inputs.shape if built.objective.fixed_rows else inputs.shape[:1]
+    for name in ("targets", *built.objective.packed):
         batch[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
     return batch | {"weights": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
@@ -186,10 +180,10 @@ def _planned(built: BuiltExperiment, params: Any) -> list[PlannedCollective]:
     experiment, mesh = built.experiment, built.mesh
     dtype = compute_dtype(experiment)
     parts = experiment.training.gradient_accumulation_steps
-    splits_time = isinstance(experiment.model, BlocksConfig)
+    splits_time = family_of(experiment.model).splits_time
     planned = planned_collectives(params, dtype, mesh, parts, splits_time)
-    if isinstance(experiment.model, BlocksConfig):
-        sequences = experiments.sequences_per_step(experiment) // sharding.data_parts(mesh)
+    if splits_time:
+        sequences = sequences_per_step(experiment) // sharding.data_parts(mesh)
         planned += planned_activations(experiment.model, sequences, dtype, mesh)
     return planned
 

@@ -1,6 +1,5 @@
 """What a model costs, by formula or by shape; nothing is allocated."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -10,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.costs.jaxpr_flops import product_flops
-from lm_jax.models import build_model
+from lm_jax.models import build_model, family_of
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.interface import Model
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import BlocksConfig, EncoderConfig, TransformerConfig
+from lm_jax.objectives import objective_of
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.sharding import unboxed
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
@@ -55,10 +56,11 @@ def count_parameters(config: Any) -> dict[str, int]:
     A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
     Raises UserError if the model cannot be built.
     """
-    if isinstance(config, BlocksConfig):  # a kernel has no parameters, but may want another dtype
-        config = dataclasses.replace(config, attention="xla")
-    model = build_model(config, jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), _example(config))["params"]
+    family = family_of(config)
+    model = build_model(family.for_any_device(config), jnp.float32)
+    experiment = default_experiment(config)
+    example = objective_of(experiment).example(experiment, 1)
+    params = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
     counts: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [part.key for part in path if hasattr(part, "key")]
@@ -74,19 +76,6 @@ def embedding_split(counts: Mapping[str, int]) -> Parameters:
     """
     embedding = sum(counts.get(name, 0) for name in _TABLES)
     return Parameters(counts["total"], embedding, counts["total"] - embedding)
-
-
-def _example(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a batch of one that the model reads."""
-    if hasattr(config, "image_height"):
-        shape = (1, config.image_height, config.image_width, config.image_channels)
-        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    tokens = jax.ShapeDtypeStruct((1, getattr(config, "context_length", 1)), jnp.int32)
-    batch = {"inputs": tokens, "segments": tokens, "positions": tokens}
-    if hasattr(config, "source_length"):
-        source = jax.ShapeDtypeStruct((1, config.source_length), jnp.int32)
-        batch |= {"source": source, "source_segments": source, "source_positions": source}
-    return batch
 
 
 def training_flops(

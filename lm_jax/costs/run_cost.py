@@ -9,13 +9,18 @@ from typing import NamedTuple
 import jax
 
 from lm_jax.build import build_experiment
-from lm_jax.config import experiment as experiments
-from lm_jax.config.experiment import EvaluationConfig, Experiment, OptimizerConfig, TrainingConfig
+from lm_jax.config.experiment import (
+    EvaluationConfig,
+    Experiment,
+    OptimizerConfig,
+    TrainingConfig,
+    sequences_per_step,
+)
 from lm_jax.config.serialization import from_dict, to_dict
-from lm_jax.config.validation import validate
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import count_parameters, embedding_split
 from lm_jax.objectives import targets_per_step
+from lm_jax.objectives.validation import validate
 from lm_jax.training.state import state_bytes
 
 
@@ -54,7 +59,7 @@ def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> C
 
 def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> str:
     """What decides the shapes of a train step, as JSON; equal for runs of equal shapes."""
-    rows = experiments.sequences_per_step(experiment)
+    rows = sequences_per_step(experiment)
     parts = experiment.training.gradient_accumulation_steps
     model = experiment.model
     if getattr(model, "attention", "xla") != "xla":  # no such kernel need be here
@@ -83,7 +88,7 @@ def _trace(shape: str) -> Cost:
     built = build_experiment(experiment, values["sizes"], jax.local_devices()[:1])
     counts = count_parameters(built.experiment.model)
     flops = held = 0
-    if built.model.fit is None:
+    if not built.is_count_based:
         flops = step_flops(built)
         held = state_bytes(built.model, built.optimizer, built.example)
     return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, held)

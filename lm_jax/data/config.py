@@ -1,6 +1,7 @@
 """What a configuration can say about data."""
 
 import dataclasses
+from typing import ClassVar
 
 from lm_jax.errors import UserError
 
@@ -55,6 +56,9 @@ def _check_fraction(fraction: float) -> None:
 class DataConfig:
     """Where documents come from, how they are split, and what turns them into tokens."""
 
+    kind: ClassVar[str] = "text"
+    has_text: ClassVar[bool] = True
+
     # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds
     source: str = "embedded"
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
@@ -84,6 +88,9 @@ class DataConfig:
 class LabelledTextConfig:
     """Texts with a label each: lines of `label<TAB>text`, JSONL of `label` and `text`, or tfds."""
 
+    kind: ClassVar[str] = "labelled_text"
+    has_text: ClassVar[bool] = True
+
     source: str = "files"  # files, tfds
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
     validation_path: str = ""  # files: held-out texts; "": a hash of each text decides
@@ -104,6 +111,9 @@ class LabelledTextConfig:
 @dataclasses.dataclass
 class ImageConfig:
     """Images with a label each; pixels are numbers from 0 to 1."""
+
+    kind: ClassVar[str] = "images"
+    has_text: ClassVar[bool] = False
 
     source: str = "digits"  # digits (scikit-learn's), idx, npz, tfds, and_gate (four points)
     path: str = ""  # idx: a directory; npz: a file; tfds: the name of a data set
@@ -165,6 +175,9 @@ class ParallelTextConfig:
     column, the document. With `target_path` two files are aligned line by line.
     """
 
+    kind: ClassVar[str] = "parallel_text"
+    has_text: ClassVar[bool] = True
+
     source: str = "files"  # files, tfds; copy, reverse, sort (of made-up symbols)
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a translation set
     target_path: str = ""  # files: the targets of the sources that stand in `path`, line by line
@@ -216,8 +229,6 @@ class ParallelTextConfig:
 
 
 KINDS = {
-    "text": DataConfig,
-    "labelled_text": LabelledTextConfig,
-    "parallel_text": ParallelTextConfig,
-    "images": ImageConfig,
+    config.kind: config
+    for config in (DataConfig, LabelledTextConfig, ParallelTextConfig, ImageConfig)
 }

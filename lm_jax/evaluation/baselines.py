@@ -69,7 +69,7 @@ def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedD
     """Total nats of the validation documents; every symbol has the whole context of its order."""
     model = ngram(config)
     assert model.fit is not None
-    variables, losses = model.fit(train), make_loss_function(model)
+    variables, losses = model.fit(train), make_loss_function(model.loss)
     time, total = config.context_length, 0.0
     for batch in evaluation_batches(
         validation, context_length=time, batch_size=16, stride=time - config.order

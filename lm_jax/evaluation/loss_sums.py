@@ -6,23 +6,36 @@ are packed, or on the mesh.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from lm_jax.models.interface import Batch, Losses, Model, Variables
+from lm_jax.models.interface import (
+    Batch,
+    LossFunction,
+    Model,
+    Variables,
+    counting_weights,
+    named_values,
+)
 from lm_jax.parallel import sharding
 
 
 class DocumentSums(NamedTuple):
-    """Sums over the targets of each document, float64 [D]."""
+    """Sums over the targets of each document, float64 [D], and of named terms over all of them."""
 
     nats: np.ndarray
     correct: np.ndarray
     tokens: np.ndarray  # targets: the document's tokens and its end
+    named: Mapping[str, float] = {}  # averages of auxiliary losses and metrics
+
+    def of_documents(self, chosen: np.ndarray) -> "DocumentSums":
+        """Returns the sums of the documents where `chosen`, bool [D], is true."""
+        return DocumentSums(self.nats[chosen], self.correct[chosen], self.tokens[chosen])
 
 
 class PositionSums(NamedTuple):
@@ -32,22 +45,38 @@ class PositionSums(NamedTuple):
     tokens: np.ndarray
 
 
-LossFunction = Callable[[Variables, Batch], Losses]
+class MeasuredLosses(NamedTuple):
+    """What evaluation reads of `Losses`: arrays of the targets' shape, and sums by name."""
+
+    nats: jax.Array
+    correct: jax.Array
+    named: Mapping[str, tuple[jax.Array, jax.Array]]  # total and count, scalars
 
 
-def make_loss_function(model: Model) -> LossFunction:
-    """The jitted function (variables, batch) -> Losses: one figure a target."""
+MeasuredFunction = Callable[[Variables, Batch], MeasuredLosses]
+
+
+def make_loss_function(loss: LossFunction) -> MeasuredFunction:
+    """Returns the jitted function (variables, batch) -> MeasuredLosses.
+
+    Args:
+      loss: (variables, batch, *, train, key) -> Losses, statistics, such as `Model.loss`.
+    """
 
     @jax.jit
-    def losses(variables: Variables, batch: Batch):
-        losses = model.loss(variables, batch, train=False, key=None)[0]
-        return losses._replace(uniform_nats=None)
+    def measured(variables: Variables, batch: Batch) -> MeasuredLosses:
+        losses, _ = loss(variables, batch, train=False, key=None)
+        named = {}
+        for name, values in named_values(losses).items():
+            weights = counting_weights(values, batch["weights"])
+            named[name] = (jnp.sum(values * weights), jnp.sum(weights))
+        return MeasuredLosses(losses.nats, losses.correct, named)
 
-    return losses
+    return measured
 
 
 def sum_by_document(
-    losses: LossFunction,
+    losses: MeasuredFunction,
     variables: Variables,
     batches: Iterable[Mapping[str, np.ndarray]],
     num_documents: int,
@@ -60,14 +89,22 @@ def sum_by_document(
         target counts iff its weight is 1.
     """
     sums = np.zeros((3, num_documents))
-    for *values, documents in _counted(losses, variables, batches, mesh, _documents):
+    totals: dict[str, np.ndarray] = {}
+
+    def add(named: Mapping[str, tuple[jax.Array, jax.Array]]) -> None:
+        for name, pair in named.items():
+            totals[name] = totals.get(name, np.zeros(2)) + np.array(pair, np.float64)
+
+    for *values, documents in _counted(losses, variables, batches, mesh, _documents, add):
         for row, column in zip(sums, values, strict=True):
             row += np.bincount(documents, column.astype(np.float64), num_documents)
-    return DocumentSums(*sums)
+    named = {name: float(total / count) for name, (total, count) in totals.items()}
+    nats, correct, tokens = sums
+    return DocumentSums(nats, correct, tokens, named)
 
 
 def sum_by_position(
-    losses: LossFunction,
+    losses: MeasuredFunction,
     variables: Variables,
     batches: Iterable[Mapping[str, np.ndarray]],
     context_length: int,
@@ -98,16 +135,18 @@ def _positions(batch: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _counted(
-    losses: LossFunction,
+    losses: MeasuredFunction,
     variables: Variables,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,
     key: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    add: Callable[[Mapping[str, tuple[jax.Array, jax.Array]]], None] = lambda named: None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """(nats, correct, weights, key), each [K], of the targets of each batch that count."""
     placed = sharding.batch_sharding(mesh)
 
-    def read(batch: Mapping[str, np.ndarray], result: Any) -> tuple[np.ndarray, ...]:
+    def read(batch: Mapping[str, np.ndarray], result: MeasuredLosses) -> tuple[np.ndarray, ...]:
+        add(result.named)
         ours = (batch["weights"], key(batch))
         rows = _of_all_rows((result.nats, result.correct), ours, placed)
         counted = rows[2] > 0

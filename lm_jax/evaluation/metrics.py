@@ -22,6 +22,7 @@ def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
         "accuracy_standard_error": _ratio_standard_error(sums.correct, sums.tokens),
         "nats": nats,
         unit: int(targets),
+        **({"auxiliary": dict(sums.named)} if sums.named else {}),
     }
 
 

@@ -175,7 +175,7 @@ def search_beams(
     vocab_size = built.experiment.model.vocab_size
     tokens, lengths = batch_of_prompts(texts, width, vocab_size)
     prefix_length = int(lengths.min()) - 1
-    if built.experiment.objective == "seq2seq":  # sources have many lengths
+    if built.objective.prompts_are_sources:  # sources have many lengths
         prefix_length -= prefix_length % _PREFIX_MULTIPLE
     beams = _search(
         built.model,

@@ -7,11 +7,10 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import EncoderInput
-from lm_jax.models import FAMILIES
+from lm_jax.models import family_of
 
 _WIDTH_MULTIPLE = 16  # source widths are rounded up to it, as each width compiles a program
 
@@ -28,7 +27,7 @@ class Prompts(NamedTuple):
 def longest_context(built: BuiltExperiment) -> int | None:
     """Returns the maximum number of tokens that the model reads; None: any number."""
     model = built.experiment.model
-    unlimited = FAMILIES[experiments.variant("model", model)].any_length
+    unlimited = family_of(model).any_length
     return None if unlimited else model.context_length
 
 
@@ -68,7 +67,8 @@ def encode_prompts(
     """
     end, experiment = tokenizer.end_of_document, built.experiment
     context = longest_context(built)
-    reads_source, of_pairs = experiments.has_encoder(experiment), experiment.objective == "seq2seq"
+    reads_source = family_of(experiment.model).has_encoder
+    of_pairs = built.objective.prompts_are_sources
     source_length: int = experiment.model.source_length if reads_source else 0
     limit, kind = (None if context is None else context - 2), "prompt"
     if reads_source:

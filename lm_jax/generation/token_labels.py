@@ -6,6 +6,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.config.experiment import Experiment
+from lm_jax.objectives import objective_of
 
 _DOT = "\u00b7"
 
@@ -22,7 +23,7 @@ def namer(tokenizer: data.Tokenizer, experiment: Experiment) -> Callable[[int], 
             return "<end>"
         if token >= tokenizer.vocab_size:
             number = experiment.model.vocab_size - token
-            return "<mask>" if experiment.objective == "masked_lm" else f"<{number}>"
+            return objective_of(experiment).special_token or f"<{number}>"
         text = repr(tokenizer.decode(np.array([token])))[1:-1]
         return f"<#{token}>" if "\ufffd" in text else text.replace(" ", _DOT)
 

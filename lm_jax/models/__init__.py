@@ -1,70 +1,78 @@
 """Every architecture as a `Model`: pure functions from parameters and a batch to logits."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from lm_jax.choices import choose, name_of
+from lm_jax.errors import UserError
 from lm_jax.models import causal_cnn, dense_classifier, mlp, naive_bayes, skip_gram
-from lm_jax.models.convnet import model as convnet
+from lm_jax.models.convnet.model import FAMILY as CONVNET
+from lm_jax.models.family import Family as Family
 from lm_jax.models.interface import Batch as Batch
 from lm_jax.models.interface import Losses as Losses
 from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
-from lm_jax.models.ngram import model as ngram
-from lm_jax.models.recurrent import language_model as recurrent
-from lm_jax.models.recurrent import seq2seq as recurrent_seq2seq
-from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig, recurrent_classifier
-from lm_jax.models.transformer import model as transformer
+from lm_jax.models.ngram.model import FAMILY as NGRAM
+from lm_jax.models.recurrent import classifier, language_model, seq2seq
+from lm_jax.models.transformer.model import DECODER, ENCODER, ENCODER_DECODER
 
-
-class Family(NamedTuple):
-    """An architecture: its configuration, what builds it, and what it is trained to do."""
-
-    config: type
-    build: Callable[[Any, Any], Model]  # (configuration, dtype of the computation)
-    objectives: tuple[str, ...] = ("causal_lm",)
-    any_length: bool = False  # whether it reads texts longer than its context_length
-
-
-_CLASSIFIES = ("classification",)
-
-FAMILIES = {
-    "transformer": Family(
-        transformer.TransformerConfig,
-        transformer.transformer,
-        ("causal_lm", "prefix_lm", "seq2seq"),
-    ),
-    "ngram": Family(ngram.NgramConfig, ngram.ngram, any_length=True),
-    "mlp": Family(mlp.MLPConfig, mlp.mlp, any_length=True),
-    "causal_cnn": Family(causal_cnn.CausalCNNConfig, causal_cnn.causal_cnn, any_length=True),
-    "recurrent": Family(recurrent.RecurrentConfig, recurrent.recurrent, any_length=True),
-    "recurrent_seq2seq": Family(
-        recurrent_seq2seq.RecurrentSeq2SeqConfig,
-        recurrent_seq2seq.recurrent_seq2seq,
-        ("seq2seq", "span_corruption"),
-        any_length=True,
-    ),
-    "recurrent_classifier": Family(RecurrentClassifierConfig, recurrent_classifier, _CLASSIFIES),
-    "naive_bayes": Family(naive_bayes.NaiveBayesConfig, naive_bayes.naive_bayes, _CLASSIFIES),
-    "dense_classifier": Family(
-        dense_classifier.DenseClassifierConfig, dense_classifier.dense_classifier, _CLASSIFIES
-    ),
-    "convnet": Family(convnet.ConvNetConfig, convnet.convnet, _CLASSIFIES),
-    "encoder": Family(
-        transformer.EncoderConfig, transformer.encoder, ("masked_lm", "classification")
-    ),
-    "encoder_decoder": Family(
-        transformer.EncoderDecoderConfig,
-        transformer.encoder_decoder,
-        ("seq2seq", "span_corruption"),
-    ),
-    "skip_gram": Family(skip_gram.SkipGramConfig, skip_gram.skip_gram, ("skip_gram",)),
+FAMILIES: dict[str, Family] = {
+    "transformer": DECODER,
+    "ngram": NGRAM,
+    "mlp": mlp.FAMILY,
+    "causal_cnn": causal_cnn.FAMILY,
+    "recurrent": language_model.FAMILY,
+    "recurrent_seq2seq": seq2seq.FAMILY,
+    "recurrent_classifier": classifier.FAMILY,
+    "naive_bayes": naive_bayes.FAMILY,
+    "dense_classifier": dense_classifier.FAMILY,
+    "convnet": CONVNET,
+    "encoder": ENCODER,
+    "encoder_decoder": ENCODER_DECODER,
+    "skip_gram": skip_gram.FAMILY,
 }
 
 
+def family_named(name: str) -> Family:
+    """Returns the family of this name, or the one that `file.py:ATTRIBUTE` names.
+
+    Raises:
+      UserError: there is none, or it cannot be imported.
+    """
+    return choose(FAMILIES, name, "model.family")
+
+
+def family_of(config: Any) -> Family:
+    """Returns the family whose configuration this is.
+
+    A family from outside this package is found in the module of its configuration's class.
+
+    Raises:
+      UserError: no family has configurations of this type.
+    """
+    return _named_family(config)[1]
+
+
+def family_name(config: Any) -> str:
+    """Returns the name by which `family_named` finds the family of a configuration."""
+    return _named_family(config)[0]
+
+
+def _named_family(config: Any) -> tuple[str, Family]:
+    is_ours = lambda family: isinstance(family, Family) and family.config is type(config)  # noqa: E731
+    found = name_of(FAMILIES, is_ours, type(config).__module__)
+    if found is None:
+        known = ", ".join(family.config.__name__ for family in FAMILIES.values())
+        raise UserError(
+            f"model is a {type(config).__name__}, the configuration of no family; expected one of "
+            f"{known}, or a class whose module defines a Family of it"
+        )
+    return found
+
+
 def build_model(config: Any, dtype: Any) -> Model:
-    """The model of a configuration, computing in `dtype`; the configuration's type is the family.
+    """Returns the model of a configuration, which computes in `dtype`.
 
     Raises:
       UserError: the configuration cannot be built.
     """
-    return next(f.build for f in FAMILIES.values() if f.config is type(config))(config, dtype)
+    return family_of(config).build(config, dtype)

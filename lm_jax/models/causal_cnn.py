@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -161,3 +162,6 @@ def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
         return logits_btv[:, 0], carry
 
     return Model(init, apply, loss_from_apply(apply), start, step)
+
+
+FAMILY = Family(CausalCNNConfig, causal_cnn, any_length=True)

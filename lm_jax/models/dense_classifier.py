@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -118,3 +119,6 @@ def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) ->
         return module.apply(variables, checked(batch), rngs=rngs), {}
 
     return Model(init, apply, loss_from_apply(apply))
+
+
+FAMILY = Family(DenseClassifierConfig, dense_classifier, ("classification",), reads_images=True)

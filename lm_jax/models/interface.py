@@ -21,9 +21,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lm_jax.errors import UserError
+
 Batch = Mapping[str, jax.Array]
 Variables = Mapping[str, Any]
 Carry = Any
+
+
+class Auxiliary(NamedTuple):
+    """A term of the trained loss beside the cross-entropy, such as a router's balance or a KL.
+
+    `values` has the shape of the targets (averaged over targets by their weights), or [B] (averaged
+    over rows that have a target), or [] (one value a batch, which counts as each of its rows).
+    """
+
+    values: jax.Array  # float32
+    coefficient: float | jax.Array  # the trained loss gains coefficient times the average
 
 
 class Losses(NamedTuple):
@@ -32,6 +45,41 @@ class Losses(NamedTuple):
     nats: jax.Array  # softmax cross-entropy, -log p(target)
     correct: jax.Array  # 1 where the target has the largest logit
     uniform_nats: jax.Array | None = None  # mean of -log p over all tokens, to smooth labels with
+    auxiliary: Mapping[str, Auxiliary] = {}  # trained, and reported by name
+    metrics: Mapping[str, jax.Array] = {}  # reported only; as `Auxiliary.values`
+    coefficient: float | jax.Array = 1.0  # of the cross-entropy in the trained loss; 0: reported
+
+
+LossFunction = Callable[..., tuple[Losses, Variables]]
+"""(variables, batch, *, train, key) -> Losses, new statistics."""
+
+
+def named_values(losses: Losses) -> dict[str, jax.Array]:
+    """Returns the values of auxiliary terms and metrics by name."""
+    return {name: term.values for name, term in losses.auxiliary.items()} | dict(losses.metrics)
+
+
+def counting_weights(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Returns the weights, of the shape of `values`, with which auxiliary values are averaged.
+
+    Args:
+      values: as `Auxiliary.values`.
+      weights: `batch["weights"]`, [B, T] or [B].
+
+    Raises:
+      UserError: the values have none of the shapes that `Auxiliary` allows.
+    """
+    if values.shape == weights.shape:
+        return weights
+    rows_b = jnp.any(weights.reshape(len(weights), -1) > 0, axis=1).astype(jnp.float32)
+    if values.shape == rows_b.shape:
+        return rows_b
+    if values.ndim == 0:
+        return jnp.sum(rows_b)
+    raise UserError(
+        f"an auxiliary loss or metric has shape {values.shape}; expected that of the targets "
+        f"{weights.shape}, one value a row {rows_b.shape}, or a scalar"
+    )
 
 
 class Model(NamedTuple):

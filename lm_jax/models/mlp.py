@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -132,3 +133,6 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
         return logits, Carry(tokens_bt, length)
 
     return Model(init, apply, loss_from_apply(apply), start, step)
+
+
+FAMILY = Family(MLPConfig, mlp, any_length=True)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -82,3 +83,6 @@ def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
         return scores_bc + params["log_prior"], {}
 
     return Model(init, apply, loss_from_apply(apply), fit=fit)
+
+
+FAMILY = Family(NaiveBayesConfig, naive_bayes, ("classification",))

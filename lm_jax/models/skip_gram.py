@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables, cross_entropy
 
 
@@ -98,3 +99,6 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
         return Losses(nats_b, correct_b), {"frequencies": {"counts": counts}}
 
     return Model(init, apply, loss)
+
+
+FAMILY = Family(SkipGramConfig, skip_gram, ("skip_gram",))

@@ -13,9 +13,8 @@ import numpy as np
 from lm_jax import data
 from lm_jax.analysis.inspect import inspect
 from lm_jax.build import BuiltExperiment, measure, on_one_device
-from lm_jax.config.experiment import Experiment, SamplesConfig
-from lm_jax.evaluation.baselines import baselines
-from lm_jax.evaluation.loss_sums import LossFunction, make_loss_function
+from lm_jax.config.experiment import SamplesConfig
+from lm_jax.evaluation.loss_sums import MeasuredFunction, make_loss_function
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
@@ -35,7 +34,7 @@ class Record(NamedTuple):
     directory: Path
     built: BuiltExperiment
     dataset: Dataset
-    losses: LossFunction
+    losses: MeasuredFunction
     checkpoints: Checkpoints
     log: RunLog
     meter: Meter
@@ -81,11 +80,14 @@ class Record(NamedTuple):
         return {
             "parameters": num_parameters(state),
             "validation": self.measured[step],
-            "baselines": _baselines(self.built.experiment, self.dataset)
-            if baselines is None
-            else baselines,
+            "baselines": self._baselines() if baselines is None else baselines,
             "timings": self.meter.timings() | {"total_seconds": time.monotonic() - started},
         }
+
+    def _baselines(self) -> dict[str, float]:
+        if not self.built.experiment.evaluation.baselines:
+            return {}
+        return self.built.objective.baselines(self.dataset)
 
 
 @contextlib.contextmanager
@@ -104,7 +106,7 @@ def open_record(
       shows: whether people see its progress.
     """
     experiment = built.experiment
-    num_steps = 1 if built.model.fit is not None else experiment.training.num_steps
+    num_steps = built.num_steps
     log: RunLog = Quiet()
     if processes.is_first():
         log = RunLog(
@@ -122,7 +124,7 @@ def open_record(
         num_steps=num_steps,
         started=started,
     )
-    losses = make_loss_function(built.model)
+    losses = make_loss_function(built.loss)
     with contextlib.closing(log):
         yield Record(directory, built, dataset, losses, checkpoints, log, meter, {})
 
@@ -172,15 +174,3 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
 
 def num_parameters(state: TrainState) -> int:
     return sum(x.size for x in jax.tree.leaves(state.params))
-
-
-def _baselines(experiment: Experiment, dataset: Dataset) -> dict[str, float]:
-    if not experiment.evaluation.baselines or experiment.objective != "causal_lm":
-        return {}
-    assert isinstance(dataset, data.Corpus)
-    if not dataset.tokenizer.lossless:
-        return {}
-    train, validation = (
-        data.texts_of(dataset.tokenizer, split) for split in (dataset.train, dataset.validation)
-    )
-    return baselines(train, validation)

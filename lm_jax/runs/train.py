@@ -9,10 +9,10 @@ from typing import Any
 from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment, training_batches
 from lm_jax.config.experiment import Experiment
-from lm_jax.config.validation import validate
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results

@@ -13,7 +13,6 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.config.validation import validate
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
@@ -21,6 +20,8 @@ from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.token_labels import namer
+from lm_jax.models import family_of
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.runs import workdir
@@ -52,11 +53,11 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     """
     experiment = workdir.read_experiment(directory)
     tokenizer = None
-    if not isinstance(experiment.data, data.ImageConfig):
+    if experiment.data.has_text:
         tokenizer = data.load_tokenizer(directory / "tokenizer")
     sizes = workdir.read_sizes(directory)
-    if getattr(experiment.model, "attention", None) == "cudnn":  # what is read need not be trained
-        experiment.model.attention = "auto"
+    # A model that is read need not run the kernels that it was trained with.
+    experiment.model = family_of(experiment.model).for_any_device(experiment.model)
     try:
         built = build_experiment(experiment, sizes)
     except ValueError:  # trained on other devices than are here: to read it, one will do
@@ -114,7 +115,7 @@ def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
         trained on.
     """
     dataset = _dataset_to_evaluate(run, how)
-    losses = make_loss_function(run.built.model)
+    losses = make_loss_function(run.built.loss)
     examples = getattr(dataset, split)
     return measure(run.built, losses, run.variables, examples, dataset.tokenizer, how)
 
@@ -126,13 +127,13 @@ def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> Posi
       UserError: as `evaluate`, or the run predicts something else.
     """
     experiment = run.built.experiment
-    if experiment.objective != "causal_lm":
+    if not run.built.objective.in_windows:
         raise UserError(
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
             "models that predict the next token (causal_lm)"
         )
     documents = getattr(_dataset_to_evaluate(run, how), split)
-    losses = make_loss_function(run.built.model)
+    losses = make_loss_function(run.built.loss)
     length = how.context_length or experiment.model.context_length
     batches, _ = run.built.objective.evaluation_batches(experiment, documents, how)
     with sharding.on_mesh(run.built.mesh):

@@ -21,7 +21,7 @@ def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
     Raises:
       UserError: its data is not of pairs, or no longer that which it was trained on.
     """
-    if not isinstance(run.built.experiment.data, data.ParallelTextConfig):
+    if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
     dataset = dataset_of(run)
     assert isinstance(dataset, data.ParallelSet)
@@ -49,8 +49,8 @@ def translate(
       UserError: the run was not trained on pairs, the search cannot be, or a source is empty or
         longer than the model reads.
     """
-    experiment, tokenizer = run.built.experiment, run.tokenizer
-    if tokenizer is None or experiment.objective != "seq2seq":
+    tokenizer = run.tokenizer
+    if tokenizer is None or not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     lengths = list(map(len, tokenizer.encode_all(sources)))
     if 0 in lengths:

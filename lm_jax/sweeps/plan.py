@@ -7,9 +7,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from lm_jax.config.experiment import Experiment
-from lm_jax.config.validation import validate
 from lm_jax.costs.run_cost import Cost, cost_of, shape_of
 from lm_jax.errors import UserError
+from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import Trial, address
 
 Seconds = Callable[[Cost], float]  # estimated seconds of a run in a process of its own

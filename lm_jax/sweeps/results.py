@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_jax.config import experiment, serialization
+from lm_jax.config import serialization
 from lm_jax.errors import UserError
+from lm_jax.models import family_name
 from lm_jax.runs.workdir import read_environment
 from lm_jax.sweeps.directory import (
     failure_message,
@@ -142,7 +143,7 @@ def _identity(directory: Path, run: PlannedRun, running: Collection[str]) -> dic
         "name": run.name,
         "address": run.address,
         "status": state,
-        "family": experiment.variant("model", run.experiment.model),
+        "family": family_name(run.experiment.model),
         "seed": run.experiment.seed,
     }
 

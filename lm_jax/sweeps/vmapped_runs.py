@@ -21,9 +21,9 @@ from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment, make_training, training_batches
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import flat_without
-from lm_jax.config.validation import validate
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.recorder import Record, open_record, write_results

@@ -1,83 +1,117 @@
 """The pure train step, and several of them as one dispatch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lm_jax.errors import UserError
-from lm_jax.models.interface import Batch, Model
+from lm_jax.models.interface import (
+    Batch,
+    Losses,
+    LossFunction,
+    counting_weights,
+    named_values,
+)
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
+class _Denominators(NamedTuple):
+    """What the sums of a whole optimizer batch are divided by, however it is cut into parts."""
+
+    targets: jax.Array
+    rows: jax.Array  # rows that have a target
+
+
 def make_train_step(
-    model: Model,
+    loss: LossFunction,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     gradient_accumulation_steps: int = 1,
     head_only: bool = False,
     label_smoothing: float = 0.0,
 ) -> TrainStep:
-    """The pure `train_step(state, batch) -> state, metrics`.
+    """Returns the pure `train_step(state, batch) -> state, metrics`.
 
-    The loss is the weighted mean of the cross-entropy over the whole batch, in nats, also when
-    the gradient is accumulated over parts of it whose weights differ. With `head_only` the rest of
-    the model extracts features as in evaluation: no dropout, running statistics as they are, and
-    no backward pass through it. With `label_smoothing` a target is that share uniform over the
-    vocabulary (Szegedy et al. 2016, section 7), and so is the loss.
+    The trained loss is the weighted mean of the cross-entropy over the whole batch, in nats, plus
+    the auxiliary terms of `Losses`, also when the gradient is accumulated over parts of the batch
+    whose weights differ. Metrics have the cross-entropy as `loss`, each auxiliary term and metric
+    by its name and, where there are auxiliary terms, what is trained as `total_loss`.
+
+    With `head_only` the rest of the model extracts features as in evaluation: no dropout, running
+    statistics as they are, and no backward pass through it. With `label_smoothing` that share of a
+    target is uniform over the vocabulary (Szegedy et al. 2016, section 7), and `loss` includes it.
+
+    Args:
+      loss: (variables, batch, *, train, key) -> Losses, new statistics.
 
     Raises:
-      UserError: when traced, the model does not give what smoothing needs.
+      UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
+        has a wrong shape or a name that the step uses itself.
     """
 
-    def mean_loss(params, stats, batch, total_weight, key):
+    def trained_loss(params, stats, batch, denominators: _Denominators, key):
         if head_only:
             params = jax.tree.map(
                 lambda x, head: x if head else jax.lax.stop_gradient(x), params, is_head(params)
             )
         variables = {"params": params, **stats}
-        losses, new_stats = model.loss(variables, batch, train=not head_only, key=key)
+        losses, new_stats = loss(variables, batch, train=not head_only, key=key)
         nats = losses.nats
         if label_smoothing:
             if losses.uniform_nats is None:
                 raise UserError("label smoothing needs `Losses.uniform_nats` of the model")
             nats = (1 - label_smoothing) * nats + label_smoothing * losses.uniform_nats
-        mean = jnp.sum(nats * batch["weights"]) / total_weight
-        return mean, stats if head_only else new_stats
+        cross_entropy = jnp.sum(nats * batch["weights"]) / denominators.targets
+        named = _averages(losses, batch["weights"], denominators)
+        total = _total(cross_entropy, losses, named)
+        reported = {"loss": cross_entropy, **named}
+        if losses.auxiliary:
+            reported["total_loss"] = total
+        return total, (stats if head_only else new_stats, reported)
 
     def gradients(state: TrainState, batch: Batch, key: jax.Array):
-        total_weight = jnp.sum(batch["weights"])
-        value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+        """Gradients, new statistics, and the reported losses of a whole batch."""
+        denominators = _denominators(batch["weights"])
+        grad = jax.grad(trained_loss, has_aux=True)
         parts = gradient_accumulation_steps
         if parts == 1:
-            return value_and_grad(state.params, state.stats, batch, total_weight, key)
+            grads, (stats, reported) = grad(state.params, state.stats, batch, denominators, key)
+            return grads, stats, reported
 
         def accumulate(carry, part):
-            (loss, stats), total = carry
+            grads, stats, reported = carry
             microbatch, index = part
-            (part_loss, stats), grads = value_and_grad(
-                state.params, stats, microbatch, total_weight, jax.random.fold_in(key, index)
+            part_grads, (stats, part_reported) = grad(
+                state.params, stats, microbatch, denominators, jax.random.fold_in(key, index)
             )
-            return ((loss + part_loss, stats), jax.tree.map(jnp.add, total, grads)), None
+            return (
+                jax.tree.map(jnp.add, grads, part_grads),
+                stats,
+                jax.tree.map(jnp.add, reported, part_reported),
+            ), None
 
         # Part i takes rows i, i + parts, ...: each device keeps rows that it already holds.
         split = jax.tree.map(
             lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch)
         )
-        zero = ((jnp.float32(0), state.stats), jax.tree.map(jnp.zeros_like, state.params))
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(trained_loss, state.params, state.stats, first, denominators, key)
+        reported = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][1])
+        zero = (jax.tree.map(jnp.zeros_like, state.params), state.stats, reported)
         return jax.lax.scan(accumulate, zero, (split, jnp.arange(parts)))[0]
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
-        (loss, stats), grads = gradients(state, batch, key)
+        grads, stats, reported = gradients(state, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss,
+        metrics = reported | {
             "gradient_norm": optax.global_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "targets": jnp.sum(batch["weights"]),
@@ -85,6 +119,41 @@ def make_train_step(
         return TrainState(state.step + 1, state.key, params, stats, opt_state), metrics
 
     return train_step
+
+
+_OWN_METRICS = ("loss", "total_loss", "gradient_norm", "learning_rate", "targets")
+
+
+def _denominators(weights: jax.Array) -> _Denominators:
+    """Targets and rows of a whole batch."""
+    rows = counting_weights(jnp.zeros(len(weights)), weights)
+    return _Denominators(jnp.sum(weights), jnp.sum(rows))
+
+
+def _averages(
+    losses: Losses, weights: jax.Array, denominators: _Denominators
+) -> dict[str, jax.Array]:
+    """What a part of a batch adds to the average of each auxiliary term and metric."""
+    averages = {}
+    for name, values in named_values(losses).items():
+        if name in _OWN_METRICS:
+            raise UserError(f"an auxiliary loss or metric is called {name}; choose another name")
+        counting = counting_weights(values, weights)
+        is_per_target = values.shape == weights.shape
+        whole = denominators.targets if is_per_target else denominators.rows
+        averages[name] = jnp.sum(values * counting) / whole
+    return averages
+
+
+def _total(
+    cross_entropy: jax.Array, losses: Losses, averages: Mapping[str, jax.Array]
+) -> jax.Array:
+    """The trained loss: cross-entropy and auxiliary terms with their coefficients."""
+    weighted = isinstance(losses.coefficient, jax.Array) or losses.coefficient != 1.0
+    total = losses.coefficient * cross_entropy if weighted else cross_entropy
+    for name, term in losses.auxiliary.items():
+        total = total + term.coefficient * averages[name]
+    return jnp.asarray(total)
 
 
 def jit_train_steps(train_step: TrainStep) -> TrainStep:

@@ -6,8 +6,8 @@ import pytest
 from configs import quickstart, shakespeare_char_cpu
 from lm_jax.config import experiment
 from lm_jax.config.serialization import differences, flat, flat_without, from_dict, to_dict
-from lm_jax.config.validation import validate
 from lm_jax.data import LabelledTextConfig
+from lm_jax.objectives.validation import validate
 from tests.experiments import tiny
 
 

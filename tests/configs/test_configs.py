@@ -8,7 +8,7 @@ import pytest
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import dumps, from_dict, to_dict
-from lm_jax.config.validation import validate
+from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import trials_of
 from tests.launch.test_launch import ROOT
 

@@ -11,8 +11,12 @@ from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation.by_position import parts, read_by_position, write_by_position
-from lm_jax.evaluation.loss_sums import PositionSums, sum_by_document, sum_by_position
-from lm_jax.models.interface import Losses
+from lm_jax.evaluation.loss_sums import (
+    MeasuredLosses,
+    PositionSums,
+    sum_by_document,
+    sum_by_position,
+)
 from lm_jax.parallel import sharding
 
 TEXTS = ["a first document " * 3, "ünïcode", "x", "the longest of them all " * 5]
@@ -23,7 +27,7 @@ CONTEXT = 16
 def losses_of_tokens(variables, batch):
     """Nats that tell targets, and what is read before them, apart."""
     nats = 0.01 * batch["targets"] + 0.37 * batch["inputs"]
-    return Losses(nats, 0 * nats)
+    return MeasuredLosses(nats, 0 * nats, {})
 
 
 def plain_sums(texts, stride):

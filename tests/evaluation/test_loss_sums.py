@@ -25,7 +25,7 @@ def figures(devices=1, batch_size=64, stride=0):
     state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
     variables = jax.tree.map(lambda x: 5 * x, variables_of(state))
-    losses = make_loss_function(built.model)
+    losses = make_loss_function(built.loss)
     how = EvaluationConfig(batch_size=batch_size, stride=stride)
     return measure(built, losses, variables, DOCUMENTS, BYTES, how)
 

@@ -15,6 +15,7 @@ from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator, complete, next_tokens, search
 from lm_jax.models import build_model
 from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
+from lm_jax.objectives import OBJECTIVES
 from tests.generation.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
@@ -28,7 +29,9 @@ def generator():
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     variables = jax.tree.map(lambda x: 8 * x, variables)
     built = SimpleNamespace(
-        model=model, experiment=SimpleNamespace(objective="causal_lm", model=CONFIG)
+        model=model,
+        objective=OBJECTIVES["causal_lm"],
+        experiment=SimpleNamespace(objective="causal_lm", model=CONFIG),
     )
     return TextGenerator(built, variables, TOKENIZER)
 
@@ -74,7 +77,9 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source():
     model, variables = reader_of_a_source()
     config = EncoderDecoderConfig(27, context_length=12, source_length=6)
     built = SimpleNamespace(
-        model=model, experiment=SimpleNamespace(objective="seq2seq", model=config)
+        model=model,
+        objective=OBJECTIVES["seq2seq"],
+        experiment=SimpleNamespace(objective="seq2seq", model=config),
     )
     tokenizer = SimpleNamespace(
         vocab_size=27,

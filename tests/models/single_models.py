@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.build import BuiltExperiment, build_experiment
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import Experiment, ScheduleConfig
 from lm_jax.data import LabelledTextConfig
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.training.state import init_state, variables_of
 
 
 def experiment_of(config, **fields) -> Experiment:
-    experiment = experiments.of_model(config)
+    experiment = default_experiment(config)
     if isinstance(config, RecurrentClassifierConfig) or getattr(config, "pooling", "") == "first":
         experiment.objective, experiment.data = "classification", LabelledTextConfig(path="*.tsv")
     experiment.schedule = ScheduleConfig("constant", 2**-8, warmup_steps=0)

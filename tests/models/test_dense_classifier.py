@@ -22,7 +22,7 @@ def trained(config, inputs, targets, steps, learning_rate):
     params = nn.unbox(model.init(jax.random.key(0), batch))["params"]
     optimizer = optax.sgd(learning_rate)
     state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params))
-    step = make_train_step(model, optimizer, lambda _: learning_rate)
+    step = make_train_step(model.loss, optimizer, lambda _: learning_rate)
     state, metrics = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: step(s, batch), state, None, length=steps)
     )(state)

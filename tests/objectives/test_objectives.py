@@ -1,20 +1,18 @@
 """Between data and models: batches, shapes, and figures of a model that knows nothing."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax import objectives
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
-from lm_jax.evaluation.loss_sums import sum_by_document
+from lm_jax.evaluation.loss_sums import MeasuredLosses, sum_by_document
 from lm_jax.models.dense_classifier import DenseClassifierConfig
-from lm_jax.models.interface import Losses
 from lm_jax.models.skip_gram import SkipGramConfig
+from lm_jax.models.transformer.config import EncoderDecoderConfig
 from lm_jax.objectives import OBJECTIVES, targets_per_step
 from lm_jax.parallel import sharding
 from tests.experiments import tiny
@@ -26,7 +24,7 @@ def experiment(objective, vocab_size=300, **fields):
     """An experiment of a family that has just the sizes that batches need."""
     config = tiny(mesh="auto")
     config.data.tokenizer = TokenizerConfig("byte")
-    model = SimpleNamespace(vocab_size=vocab_size, **WIDTHS)
+    model = EncoderDecoderConfig(vocab_size=vocab_size, **WIDTHS)
     return dataclasses.replace(config, objective=objective, model=model, **fields)
 
 
@@ -44,7 +42,7 @@ def uniform(vocab_size):
 
     def losses(variables, batch):
         nats = jnp.full(batch["targets"].shape, np.log(vocab_size), jnp.float32)
-        return Losses(nats, (batch["targets"] == ord("a")).astype(jnp.float32))
+        return MeasuredLosses(nats, (batch["targets"] == ord("a")).astype(jnp.float32), {})
 
     return jax.jit(losses)
 
@@ -160,8 +158,9 @@ def test_processes_share_the_rows_of_every_batch(objective, tmp_path, monkeypatc
     dataset = dataset_of(config, tmp_path)
 
     def batches(index, count):
-        place = {"process_index": index, "process_count": count}
-        monkeypatch.setattr(objectives, "_processes", lambda experiment: place)
+        monkeypatch.setattr(jax, "process_count", lambda: count)
+        monkeypatch.setattr(sharding, "make_mesh", lambda sizes: None)
+        monkeypatch.setattr(sharding, "share_of_rows", lambda mesh, process: (index, count))
         training = OBJECTIVES[objective].training_batches(config, dataset)[3]
         how = EvaluationConfig(batch_size=8)
         held_out, _ = OBJECTIVES[objective].evaluation_batches(config, dataset.validation, how)

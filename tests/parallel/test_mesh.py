@@ -5,7 +5,7 @@ import pytest
 
 from lm_jax.build import build_experiment
 from lm_jax.config.serialization import from_dict, to_dict
-from lm_jax.config.validation import validate
+from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AXES, automatic, axis_sizes, parse, show
 from tests.experiments import tiny

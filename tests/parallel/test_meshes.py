@@ -209,7 +209,7 @@ def test_figures_are_those_of_one_device(objective, tmp_path):
         built, state = begin(config, dataset.description["sizes"])
         params = jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, state.params)
         variables = {"params": params, **state.stats}
-        losses = make_loss_function(built.model)
+        losses = make_loss_function(built.loss)
         how = built.experiment.evaluation
         figures.append(
             measure(built, losses, variables, dataset.validation, dataset.tokenizer, how)
@@ -246,7 +246,7 @@ def test_windows_that_time_does_not_divide_are_read_whole():
         built, state = begin(experiment("decoder, ring", mesh), {"vocab_size": VOCABULARY})
         tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 15)).astype(np.int32)
         batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-        of = make_loss_function(built.model)
+        of = make_loss_function(built.loss)
         with sharding.on_mesh(built.mesh):
             placed = sharding.place_batch(batch, sharding.batch_sharding(built.mesh))
             losses.append(of(variables_of(state), placed).nats)

@@ -5,7 +5,6 @@ from unittest import mock
 import jax
 
 from lm_jax.build import BuiltExperiment, build_experiment
-from lm_jax.config.experiment import of_model
 from lm_jax.data import LabelledTextConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
@@ -18,6 +17,7 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.objectives.default_experiment import default_experiment
 
 _V = 2048
 _BLOCKS = {"context_length": 256, "num_layers": 2, "d_model": 512, "num_heads": 8}
@@ -43,7 +43,7 @@ MODELS = {
 def program_of(family: str) -> BuiltExperiment:
     """The functions of a model of the family, on one device."""
     model, rows = MODELS[family]
-    experiment = of_model(model)
+    experiment = default_experiment(model)
     experiment.mesh, experiment.compute_dtype = "data:1", "float32"
     experiment.training.batch_size = rows
     if isinstance(experiment.data, LabelledTextConfig):

@@ -9,12 +9,12 @@ import pytest
 
 from lm_jax.config import experiment as experiments
 from lm_jax.config.serialization import from_dict, to_dict
-from lm_jax.config.validation import validate
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.data.config import KINDS
-from lm_jax.models import FAMILIES, build_model
+from lm_jax.models import FAMILIES, build_model, family_name
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import (
     Trial,
     address,
@@ -63,7 +63,7 @@ def test_whole_models_are_called_by_their_keys():
     models = {"lstm": RecurrentConfig(context_length=32), "gpt": TransformerConfig()}
     found = grid(tiny(), {"model": models, "seed": [0, 1]})
     assert list(found) == ["lstm,seed=0", "lstm,seed=1", "gpt,seed=0", "gpt,seed=1"]
-    assert experiments.variant("model", found["lstm,seed=1"].model) == "recurrent"
+    assert family_name(found["lstm,seed=1"].model) == "recurrent"
     assert found["lstm,seed=0"].model is not found["lstm,seed=1"].model
 
 

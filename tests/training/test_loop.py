@@ -64,7 +64,7 @@ def test_unequal_weights_are_averaged_over_the_whole_batch():
     nats = built.model.loss(variables_of(state), batch, train=False)[0].nats
     expected = float(jnp.sum(nats * weights) / jnp.sum(weights))
     for parts in (1, 4):
-        step = make_train_step(built.model, built.optimizer, lambda _: 0.0, parts)
+        step = make_train_step(built.loss, built.optimizer, lambda _: 0.0, parts)
         _, metrics = jax.jit(step)(state, batch)
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
         assert float(metrics["targets"]) == float(weights.sum())

@@ -16,11 +16,9 @@ import optax
 import pytest
 
 from lm_jax.build import BuiltExperiment
-from lm_jax.config import experiment as experiments
 from lm_jax.config.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.config.serialization import differences, dumps, from_dict, to_dict
-from lm_jax.config.validation import validate
-from lm_jax.models import FAMILIES, build_model
+from lm_jax.models import FAMILIES, build_model, family_name
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
@@ -34,6 +32,8 @@ from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.scale_width import of_width
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.objectives.default_experiment import default_experiment
+from lm_jax.objectives.validation import validate
 from lm_jax.runs.train import inherited_variables
 from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
 from lm_jax.training.mup import (
@@ -186,7 +186,7 @@ def test_each_parameter_is_scaled_by_its_row_of_the_table(name):
 
 
 def test_every_family_is_covered_or_refused():
-    covered = {experiments.variant("model", config) for config, _, _ in FAMILY.values()}
+    covered = {family_name(config) for config, _, _ in FAMILY.values()}
     assert FAMILIES.keys() - covered == {"ngram", "naive_bayes", "convnet"}
 
 
@@ -396,7 +396,7 @@ SEQ2SEQ = FAMILY["recurrent_seq2seq"][0]
     ],
 )
 def test_what_cannot_be_scaled_is_refused(config, base, message):
-    experiment = experiments.of_model(config)
+    experiment = default_experiment(config)
     experiment.mup_base_width = base
     with pytest.raises(ValueError, match=message) as error:
         validate(experiment)

@@ -19,6 +19,7 @@ from lm_jax.models.convnet.layers import (
     local_response_norm,
     max_pool,
 )
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -376,3 +377,6 @@ def first_filters(variables: Variables) -> jax.Array | None:
     """The kernel of the first convolution, [h, w, in, out]; None where a model has none."""
     layer = variables["params"].get("conv_1", {})
     return nn.unbox(layer.get("kernel"))
+
+
+FAMILY = Family(ConvNetConfig, convnet, ("classification",), reads_images=True)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables
 from lm_jax.models.ngram.kneser_ney import best_words, count, estimate, first_children
 
@@ -269,3 +270,6 @@ def _best_words(config: NgramConfig, params: Params, contexts: _Contexts) -> jax
         longer = jnp.where(row < 0, unseen, params[f"level_{n}"]["best_word"][row])
         best = jnp.where(n <= contexts.reach, longer, best)
     return best
+
+
+FAMILY = Family(NgramConfig, ngram, any_length=True)

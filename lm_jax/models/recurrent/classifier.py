@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.language_model import check_recurrent
 from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
@@ -136,3 +137,6 @@ def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.flo
         return module.apply(variables, batch["inputs"], batch.get("segments"), rngs=rngs), {}
 
     return Model(init, apply, loss_from_apply(apply))
+
+
+FAMILY = Family(RecurrentClassifierConfig, recurrent_classifier, ("classification",))

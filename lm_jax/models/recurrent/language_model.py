@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_state
 
@@ -196,3 +197,11 @@ def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
         return logits_btv[:, 0], carry
 
     return Model(init, apply, loss_from_apply(apply), start, step)
+
+
+FAMILY = Family(
+    RecurrentConfig,
+    recurrent,
+    any_length=True,
+    carries_state=lambda config: config.carry_state,
+)

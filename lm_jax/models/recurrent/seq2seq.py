@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.attention import ATTENTIONS, GlobalAttention
 from lm_jax.models.recurrent.language_model import check_recurrent, check_untied
@@ -380,3 +381,12 @@ def attention_weights(
         raise UserError("model.attention is none: there are no weights to show")
     module = RecurrentSeq2Seq(config, dtype, train=False)
     return module.apply(variables, *_both(batch), method="attention_weights")  # type: ignore
+
+
+FAMILY = Family(
+    RecurrentSeq2SeqConfig,
+    recurrent_seq2seq,
+    ("seq2seq", "span_corruption"),
+    any_length=True,
+    has_encoder=True,
+)

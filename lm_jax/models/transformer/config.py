@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from lm_jax.errors import UserError
 
@@ -172,3 +173,23 @@ class EncoderDecoderConfig(BlocksConfig):
             raise UserError(
                 f"model.num_encoder_layers is {self.num_encoder_layers}; expected 0 or more"
             )
+
+
+def check_mesh(config: BlocksConfig, mesh: Mapping[str, int]) -> None:
+    """Raises UserError for a mesh, sizes by axis, that cannot split heads or time evenly."""
+    splits = {
+        "tensor": ("num_heads", "num_kv_heads"),
+        "sequence": ("context_length", "source_length"),
+    }
+    for axis, fields in splits.items():
+        for field in fields:
+            if (given := getattr(config, field, 0)) % (parts := mesh[axis]):
+                raise UserError(
+                    f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
+                    f"choose a multiple of {parts}, or another mesh"
+                )
+    if config.attention == "cudnn" and mesh["sequence"] > 1:
+        raise UserError(
+            "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
+            f"over sequence:{mesh['sequence']}; take auto or xla, or another mesh"
+        )

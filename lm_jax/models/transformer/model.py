@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
+from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer.attention import Tokens, sees, visible
 from lm_jax.models.transformer.blocks import (
@@ -35,6 +36,7 @@ from lm_jax.models.transformer.config import (
     EncoderConfig,
     EncoderDecoderConfig,
     TransformerConfig,
+    check_mesh,
 )
 from lm_jax.models.transformer.flash_attention import kernel
 from lm_jax.models.transformer.ring_attention import can_turn, time_axis
@@ -435,3 +437,22 @@ def attention_maps(
     if isinstance(config, EncoderDecoderConfig):
         maps["cross"] = kept["decoder"]["layers"]["cross_attention"]["map"]
     return {name: map_lbhts.swapaxes(0, 1) for name, (map_lbhts,) in maps.items()}
+
+
+_COMMON: dict[str, Any] = {
+    "splits_time": True,
+    "check_mesh": check_mesh,
+    "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
+    "for_any_device": lambda config: dataclasses.replace(config, attention="auto"),
+}
+DECODER = Family(TransformerConfig, transformer, ("causal_lm", "prefix_lm", "seq2seq"), **_COMMON)
+ENCODER = Family(
+    EncoderConfig, encoder, ("masked_lm", "classification"), has_mask_id=True, **_COMMON
+)
+ENCODER_DECODER = Family(
+    EncoderDecoderConfig,
+    encoder_decoder,
+    ("seq2seq", "span_corruption"),
+    has_encoder=True,
+    **_COMMON,
+)

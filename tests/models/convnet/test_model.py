@@ -331,7 +331,7 @@ def losses_of_training(mesh_config, num_devices):
     }
     example = {"inputs": jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32)}
     state = init_state(model, optimizer, example, mesh, seed=0)
-    step = make_train_step(model, optimizer, lambda _: 1e-3)
+    step = make_train_step(model.loss, optimizer, lambda _: 1e-3)
     with sharding.on_mesh(mesh):
         placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
         state, metrics = jit_train_steps(step)(state, placed)

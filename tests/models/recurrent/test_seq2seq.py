@@ -263,7 +263,7 @@ def trained(config, mesh, batches, optimizer):
     model, schedule = recurrent_seq2seq(config), optax.constant_schedule(1.0)
     example = {name: value[0] for name, value in batches.items()}
     state = init_state(model, optimizer, example, mesh, seed=0)
-    steps = jit_train_steps(make_train_step(model, optimizer, schedule))
+    steps = jit_train_steps(make_train_step(model.loss, optimizer, schedule))
     placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     with sharding.on_mesh(mesh):
         state, metrics = steps(state, placed)

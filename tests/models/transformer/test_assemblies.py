@@ -299,7 +299,7 @@ def test_training_on_eight_devices_equals_one_and_learns(kind):
     batch |= {"targets": batch["inputs"][:, ::-1].copy()}
     batch["weights"] = (batch["segments"] > 0).astype(np.float32)
     model, optimizer = build_model(tiny(kind, **FIELDS[kind]), jnp.float32), optax.adam(3e-3)
-    step = make_train_step(model, optimizer, lambda _: 3e-3)
+    step = make_train_step(model.loss, optimizer, lambda _: 3e-3)
     results = []
     for config, count in (("data:2,fsdp:2,tensor:2", 8), ("data:1", 1)):
         mesh = sharding.make_mesh(config, jax.devices()[:count])

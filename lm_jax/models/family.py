@@ -1,0 +1,35 @@
+"""What an architecture declares about itself: everything that is asked about it elsewhere."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lm_jax.models.interface import Model
+
+
+class Family(NamedTuple):
+    """An architecture: its configuration, what builds it, what it can do and what it needs.
+
+    A configuration is a dataclass with `validate()`; fields that are 0 and that the data decides,
+    such as `vocab_size` or `num_classes`, are filled in from the data. With `widths()` it tells
+    which fields muP scales.
+    """
+
+    config: type
+    build: Callable[[Any, Any], Model]  # (configuration, dtype of the computation)
+    objectives: tuple[str, ...] = ("causal_lm",)  # names of what it can be trained for
+    any_length: bool = False  # reads texts longer than its context_length
+    has_encoder: bool = False  # reads a source of `source_length` tokens
+    reads_images: bool = False  # of image_height, image_width and image_channels
+    has_mask_id: bool = False  # its vocabulary has an id for masked tokens
+    splits_time: bool = False  # a mesh may split its context over the axis `sequence`
+    carries_state: Callable[[Any], bool] = lambda config: False
+    """(configuration) -> whether training windows start from the state of the batch before."""
+
+    check_mesh: Callable[[Any, Mapping[str, int]], None] = lambda config, mesh: None
+    """Raises UserError for a mesh, sizes by axis, that cannot split the configuration evenly."""
+
+    for_low_memory: Callable[[Any], Any] = lambda config: config
+    """(configuration) -> one with the same parameters that recomputes activations."""
+
+    for_any_device: Callable[[Any], Any] = lambda config: config
+    """(configuration) -> one with the same parameters whose kernels run on every device."""

@@ -1,0 +1,76 @@
+"""One class for each text or image: `classification`."""
+
+import jax
+import jax.numpy as jnp
+
+from lm_jax import data
+from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.interface import Batches
+from lm_jax.errors import UserError
+from lm_jax.models import family_name, family_of
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows, tokens
+
+
+def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    model = experiment.model
+    if family_of(model).reads_images:
+        shape = (rows, model.image_height, model.image_width, model.image_channels)
+        return {"inputs": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    text = tokens(rows, model.context_length)
+    return {"inputs": text, "segments": text}
+
+
+def _reader(experiment: Experiment, examples: data.Examples) -> data.Reader:
+    if isinstance(examples.inputs, TokenizedDocuments):
+        return data.text_reader(examples.inputs, experiment.model.context_length)
+    augmentation = experiment.data
+    return data.image_reader(examples.inputs, augmentation.crop_padding, augmentation.flip)
+
+
+def _training_batches(experiment: Experiment, labelled: data.LabelledSet) -> Batches:
+    return data.training_examples(
+        labelled.train,
+        _reader(experiment, labelled.train),
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        **process_rows(experiment),
+    )
+
+
+def _evaluation_batches(
+    experiment: Experiment, examples: data.Examples, config: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_examples(
+        examples,
+        _reader(experiment, examples),
+        batch_size=config.batch_size,
+        **process_rows(experiment),
+    )
+    return batches, len(examples.targets)
+
+
+def _validate(experiment: Experiment) -> None:
+    kind = "images" if family_of(experiment.model).reads_images else "labelled_text"
+    if experiment.data.kind != kind:
+        raise UserError(
+            f"model family {family_name(experiment.model)} takes {kind} data, "
+            f"not {experiment.data.kind}"
+        )
+
+
+OBJECTIVES = [
+    Objective(
+        name="classification",
+        data_kinds=("labelled_text", "images"),
+        unit="examples",
+        example=_example,
+        training_batches=_training_batches,
+        evaluation_batches=_evaluation_batches,
+        measures=measures_in("examples"),
+        # A masked language model has the id of a mask, and may become a classifier.
+        special_ids=lambda experiment: int(family_of(experiment.model).has_mask_id),
+        validate=_validate,
+        fixed_rows=False,
+    )
+]

@@ -1,0 +1,123 @@
+"""Objectives that hide parts of a text: `prefix_lm`, `masked_lm`, `span_corruption`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lm_jax import data
+from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
+from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.interface import Batches
+from lm_jax.errors import UserError
+from lm_jax.objectives import language_modeling, seq2seq
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows
+
+# (experiment, end of document, tokenizer or None) -> how a row is corrupted, its text's tokens
+Corrupter = Callable[[Experiment, int, data.Tokenizer | None], tuple[data.Corruption, int]]
+
+
+def _prefixes(
+    experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
+) -> tuple[data.Corruption, int]:
+    return data.prefixing(), experiment.model.context_length
+
+
+def _masks(
+    experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
+) -> tuple[data.Corruption, int]:
+    model, denoising = experiment.model, experiment.denoising
+    words = data.word_boundaries(tokenizer) if tokenizer and denoising.whole_words else None
+    mask = data.masking(rate=denoising.fraction, words=words, vocab_size=model.vocab_size, end=end)
+    return mask, model.context_length
+
+
+def _spans(
+    experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
+) -> tuple[data.Corruption, int]:
+    shapes = _span_shapes(experiment)
+    corrupt = data.span_corruption(**shapes, vocab_size=experiment.model.vocab_size, end=end)
+    return corrupt, data.text_length(**shapes)[0]
+
+
+def _span_shapes(experiment: Experiment) -> dict[str, Any]:
+    return {
+        "source_length": experiment.model.source_length,
+        "context_length": experiment.model.context_length,
+        "density": experiment.denoising.fraction,
+        "mean_span": experiment.denoising.mean_span_length,
+    }
+
+
+def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: data.Corpus) -> Batches:
+    tokenizer = corpus.tokenizer
+    corrupt, length = corrupter(experiment, tokenizer.end_of_document, tokenizer)
+    return data.training_corrupted(
+        corpus.train,
+        corrupt,
+        context_length=length,
+        batch_size=sequences_per_step(experiment),
+        seed=experiment.seed,
+        **process_rows(experiment),
+    )
+
+
+def _evaluation_batches(
+    corrupter: Corrupter,
+    experiment: Experiment,
+    documents: TokenizedDocuments,
+    config: EvaluationConfig,
+) -> Evaluated:
+    corrupt, length = corrupter(experiment, int(documents.tokens[0]), None)
+    batches = data.evaluation_corrupted(
+        documents,
+        corrupt,
+        context_length=length,
+        batch_size=config.batch_size,
+        **process_rows(experiment),
+    )
+    return batches, len(documents.characters)
+
+
+def _objective(name: str, corrupter: Corrupter, **fields: Any) -> Objective:
+    return Objective(
+        name=name,
+        data_kinds=("text",),
+        unit="tokens",
+        training_batches=partial(_training_batches, corrupter),
+        evaluation_batches=partial(_evaluation_batches, corrupter),
+        measures=measures_in("tokens"),
+        **fields,
+    )
+
+
+def _refuse_classes(experiment: Experiment) -> None:
+    if classes := getattr(experiment.model, "num_classes", 0):
+        raise UserError(
+            f"model.num_classes is {classes}, but objective {experiment.objective} predicts "
+            "tokens; leave it 0"
+        )
+
+
+OBJECTIVES = [
+    _objective(
+        "prefix_lm",
+        _prefixes,
+        example=language_modeling.example,
+        packed=("segments", "positions", "prefix"),
+    ),
+    _objective(
+        "masked_lm",
+        _masks,
+        example=language_modeling.example,
+        packed=("segments", "positions"),
+        special_ids=lambda experiment: 1,
+        special_token="<mask>",
+        validate=_refuse_classes,
+    ),
+    _objective(
+        "span_corruption",
+        _spans,
+        example=seq2seq.example,
+        special_ids=lambda experiment: data.text_length(**_span_shapes(experiment))[1],
+    ),
+]

@@ -1,0 +1,106 @@
+"""The contract of an objective: one record, in one file, of all that is asked about it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.data.interface import Batches
+from lm_jax.evaluation.loss_sums import DocumentSums
+from lm_jax.evaluation.metrics import prediction_measures
+from lm_jax.models import Model
+from lm_jax.models.interface import Batch, Losses, Variables
+from lm_jax.parallel import sharding
+
+Evaluated = tuple[Iterable[Mapping[str, np.ndarray]], int]
+"""Evaluation batches, and the number of documents whose sums are kept apart."""
+
+
+def model_loss(
+    model: Model, variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None
+) -> tuple[Losses, Variables]:
+    """Returns the model's own loss, the cross-entropy of its targets, and new statistics."""
+    return model.loss(variables, batch, train=train, key=key)
+
+
+class Objective(NamedTuple):
+    """What a model is trained to do: data, batches, loss, measures.
+
+    The functions take an experiment and its data set. Each process makes its own rows of a batch.
+    """
+
+    name: str  # the name in configurations
+    data_kinds: tuple[str, ...]  # keys of `lm_jax.data.config.KINDS`
+    unit: str  # what is predicted: tokens, examples or pairs; rates are in units per second
+    example: Callable[[Experiment, int], dict[str, jax.ShapeDtypeStruct]]
+    """(experiment, rows) -> shapes of what the model reads of a batch."""
+
+    training_batches: Callable[[Experiment, Any], Batches]
+    evaluation_batches: Callable[[Experiment, Any, EvaluationConfig], Evaluated]
+    """(experiment, split, evaluation config) -> batches and the number of documents."""
+
+    measures: Callable[[DocumentSums, Any, Any], dict[str, Any]]
+    """(sums, split, tokenizer) -> metrics by name."""
+
+    loss: Callable[..., tuple[Losses, Variables]] = model_loss
+    """(model, variables, batch, *, train, key) -> Losses, new statistics."""
+
+    special_ids: Callable[[Experiment], int] = lambda experiment: 0
+    """Ids that the model needs beyond the tokenizer's; they are the last of its vocabulary."""
+
+    validate: Callable[[Experiment], None] = lambda experiment: None
+    """Raises UserError for a configuration that this objective cannot train."""
+
+    like: str = ""
+    """Another objective, whose model families serve this one, too."""
+
+    in_windows: bool = False
+    """Whether running text is cut into windows, which may be strided and measured by position."""
+
+    fixed_rows: bool = True
+    """Whether a row is `context_length` tokens, so that batches can be sized in tokens."""
+
+    packed: tuple[str, ...] = ()
+    """Arrays that training batches hold besides `example`, where rows hold several documents."""
+
+    smooths_labels: bool = True
+    """Whether targets are a softmax over all classes, which label smoothing needs."""
+
+    prompts_are_sources: bool = False
+    """Whether a prompt is a source to be answered, not the beginning of the text."""
+
+    baselines: Callable[[Any], dict[str, float]] = lambda dataset: {}
+    """(data set) -> bits per character of counting and compressing the same text."""
+
+    special_token: str = ""
+    """The name of the one special id, such as <mask>; without it, special ids are numbered."""
+
+    loss_note: str = ""
+    """What the training loss is, where it is not the cross-entropy that evaluation reports."""
+
+
+def is_served(objective: Objective, served: tuple[str, ...]) -> bool:
+    """Whether a family that serves these objectives also serves this one."""
+    return objective.name in served or objective.like in served
+
+
+def process_rows(experiment: Experiment) -> dict[str, int]:
+    """Returns `process_index` and `process_count` for batches; {} in a run of one process."""
+    if jax.process_count() == 1:
+        return {}
+    mesh = sharding.make_mesh(experiment.mesh)
+    index, count = sharding.share_of_rows(mesh, jax.process_index())
+    return {"process_index": index, "process_count": count}
+
+
+def tokens(*shape: int) -> jax.ShapeDtypeStruct:
+    """The shape of an int32 array of tokens."""
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def measures_in(unit: str) -> Callable[[DocumentSums, Any, Any], dict[str, Any]]:
+    """Returns the `measures` of an objective that reports predictions alone."""
+    return lambda sums, split, tokenizer: prediction_measures(sums, unit)

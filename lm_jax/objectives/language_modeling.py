@@ -1,0 +1,78 @@
+"""Next-token prediction on running text: `causal_lm`."""
+
+from typing import Any
+
+import jax
+
+from lm_jax import data
+from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
+from lm_jax.data.documents import TokenizedDocuments, texts_of
+from lm_jax.data.interface import Batches
+from lm_jax.evaluation.baselines import baselines
+from lm_jax.evaluation.loss_sums import DocumentSums
+from lm_jax.evaluation.metrics import text_measures
+from lm_jax.models import family_of
+from lm_jax.objectives.interface import Evaluated, Objective, process_rows, tokens
+
+
+def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of windows of `context_length` tokens."""
+    return {"inputs": tokens(rows, experiment.model.context_length)}
+
+
+def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
+    carries_state = family_of(experiment.model).carries_state(experiment.model)
+    batches = data.contiguous_batches if carries_state else data.training_batches
+    return batches(
+        corpus.train,
+        context_length=experiment.model.context_length,
+        batch_size=sequences_per_step(experiment),
+        seed=experiment.seed,
+        **process_rows(experiment),
+    )
+
+
+def _evaluation_batches(
+    experiment: Experiment, documents: TokenizedDocuments, config: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_batches(
+        documents,
+        context_length=config.context_length or experiment.model.context_length,
+        batch_size=config.batch_size,
+        stride=config.stride or None,
+        **process_rows(experiment),
+    )
+    return batches, len(documents.characters)
+
+
+def _measures(
+    sums: DocumentSums, documents: TokenizedDocuments, tokenizer: data.Tokenizer
+) -> dict[str, Any]:
+    return text_measures(
+        sums, documents.characters, documents.bytes, documents.words, tokenizer.lossless
+    )
+
+
+def _baselines(corpus: data.Corpus) -> dict[str, float]:
+    if not corpus.tokenizer.lossless:
+        return {}
+    train, validation = (
+        texts_of(corpus.tokenizer, split) for split in (corpus.train, corpus.validation)
+    )
+    return baselines(train, validation)
+
+
+OBJECTIVES = [
+    Objective(
+        name="causal_lm",
+        data_kinds=("text",),
+        unit="tokens",
+        example=example,
+        training_batches=_training_batches,
+        evaluation_batches=_evaluation_batches,
+        measures=_measures,
+        in_windows=True,
+        packed=("segments", "positions"),
+        baselines=_baselines,
+    )
+]

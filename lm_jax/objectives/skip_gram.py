@@ -1,0 +1,53 @@
+"""Words that stand near a word, with negative sampling: `skip_gram` (word2vec)."""
+
+import jax
+
+from lm_jax import data
+from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.interface import Batches
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows, tokens
+
+
+def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {"inputs": tokens(rows)}
+
+
+def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
+    return data.training_pairs(
+        corpus.train,
+        vocab_size=corpus.tokenizer.vocab_size,
+        window=experiment.model.window,
+        subsampling=experiment.model.subsampling,
+        batch_size=experiment.training.batch_size,
+        seed=experiment.seed,
+        **process_rows(experiment),
+    )
+
+
+def _evaluation_batches(
+    experiment: Experiment, documents: TokenizedDocuments, config: EvaluationConfig
+) -> Evaluated:
+    batches = data.evaluation_pairs(
+        documents,
+        window=experiment.model.window,
+        batch_size=config.batch_size,
+        **process_rows(experiment),
+    )
+    return batches, len(documents.characters)
+
+
+OBJECTIVES = [
+    Objective(
+        name="skip_gram",
+        data_kinds=("text",),
+        unit="pairs",
+        example=_example,
+        training_batches=_training_batches,
+        evaluation_batches=_evaluation_batches,
+        measures=measures_in("pairs"),
+        fixed_rows=False,
+        smooths_labels=False,
+        loss_note="negative sampling",
+    )
+]
