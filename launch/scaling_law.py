@@ -11,9 +11,9 @@ r"""Fits a scaling law to the points of a CSV, with intervals, predictions and p
 The results.csv of launch.sweep needs no columns named: N is without embeddings, runs that did not
 finish are left out, and the budgets of profiles are those asked for.
 
-docs/sweeps_and_laws.md has the equations. With --output the directory receives scaling_law.html, its
-pictures as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the law's
-parameters by their names, `objective`, `num_points`, and the 95% bounds of each in `intervals`.
+docs/sweeps_and_laws.md has the equations. With --output the directory receives scaling_law.html,
+its pictures as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the
+parameters of the law by name, `objective`, `num_points`, and their 95% bounds in `intervals`.
 """
 
 import hashlib
