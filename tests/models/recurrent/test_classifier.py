@@ -3,11 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig, recurrent_classifier
 from lm_jax.parallel import sharding
-from tests.models.recurrent.test_language_model import TORCH, tokens, torch_weights
+from tests.models.recurrent.test_language_model import tokens
 
 LENGTHS = (9, 4, 1)
 
@@ -38,75 +37,6 @@ def built(config):
     return model, jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.4), x.dtype), shapes
     )
-
-
-def torch_logits(config, params):
-    """The same classifier in PyTorch on packed sequences, and its recurrent layers."""
-    peer = TORCH[config.cell](
-        config.d_embedding, config.d_hidden, config.num_layers, bidirectional=config.bidirectional
-    )
-    state = {}
-    for index in range(config.num_layers):
-        state |= torch_weights(config.cell, params[f"forward_{index}"], f"l{index}")
-        if config.bidirectional:
-            backward = params[f"backward_{index}"]
-            state |= torch_weights(config.cell, backward, f"l{index}_reverse")
-    peer.load_state_dict(state)
-    as_tensor = lambda x: torch.tensor(np.array(x))  # noqa: E731
-    inputs = as_tensor(texts()["inputs"]).long().T
-    x = torch.nn.utils.rnn.pack_padded_sequence(
-        as_tensor(params["embedding"])[inputs], torch.tensor(LENGTHS)
-    )
-    h, final = peer(x)
-    h, _ = torch.nn.utils.rnn.pad_packed_sequence(h)
-    final = final[0] if config.cell == "lstm" else final
-    ends = {
-        "last": torch.cat(list(final[-2:] if config.bidirectional else final[-1:]), dim=1),
-        "mean": h.sum(0) / torch.tensor(LENGTHS)[:, None],
-        "max": torch.stack([h[:n, row].max(0).values for row, n in enumerate(LENGTHS)]),
-    }
-    head = params["head"]
-    return ends[config.pooling] @ as_tensor(head["kernel"]) + as_tensor(head["bias"]), peer
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"cell": "lstm", "num_layers": 2},
-        {"cell": "gru", "pooling": "max"},
-        {"cell": "rnn", "pooling": "mean", "num_layers": 2},
-        {"cell": "lstm", "bidirectional": False, "num_layers": 2},
-        {"cell": "gru", "bidirectional": False, "pooling": "mean"},
-    ],
-    ids=lambda fields: "-".join(map(str, fields.values())),
-)
-def test_logits_and_gradients_equal_pytorch_on_packed_sequences(fields):
-    config = tiny(**fields)
-    model, variables = built(config)
-    params, batch = variables["params"], texts()
-    expected, peer = torch_logits(config, params)
-    logits, stats = model.apply(variables, batch, train=False)
-    assert stats == {} and logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
-
-    targets = torch.tensor(np.array(batch["targets"])).long()
-    torch.nn.functional.cross_entropy(expected, targets).backward()
-    theirs = {name: value.grad for name, value in peer.named_parameters()}
-
-    def loss(params):
-        return model.loss({"params": params}, batch, train=False)[0].nats.mean()
-
-    grads = jax.jit(jax.grad(loss))(params)
-    for index in range(config.num_layers):
-        directions = [("forward", "")] + [("backward", "_reverse")] * config.bidirectional
-        for direction, suffix in directions:
-            ours = grads[f"{direction}_{index}"]
-            for name, leaf in (
-                ("weight_ih", ours["input"]["kernel"].T),
-                ("weight_hh", ours["recurrent"]["kernel"].T),
-                ("bias_ih", ours["bias"]),
-            ):
-                np.testing.assert_allclose(leaf, theirs[f"{name}_l{index}{suffix}"], atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])

@@ -1,12 +1,9 @@
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from lm_jax.models.recurrent.language_model import RecurrentConfig, recurrent
 from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
@@ -14,7 +11,6 @@ from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
 
-TORCH = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 OPTIONS = {
     "plain": {},
     "layer_norm": {"layer_norm": True},
@@ -49,74 +45,6 @@ def fresh(config, batch):
     """The model, and variables as they are made."""
     model = recurrent(config, jnp.float32)
     return model, jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
-
-
-def torch_weights(cell, layer, suffix="l0"):
-    """A layer's parameters under PyTorch's names; it adds a second bias, which the gru needs."""
-    width = layer["recurrent"]["kernel"].shape[0]
-    second = np.zeros(CELLS[cell].gates * width, np.float32)
-    if cell == "gru":
-        second[2 * width :] = layer["recurrent_bias"]
-    values = {
-        f"weight_ih_{suffix}": layer["input"]["kernel"].T,
-        f"weight_hh_{suffix}": layer["recurrent"]["kernel"].T,
-        f"bias_ih_{suffix}": layer["bias"],
-        f"bias_hh_{suffix}": second,
-    }
-    return {name: torch.tensor(np.array(value)) for name, value in values.items()}
-
-
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("cell", CELLS)
-def test_logits_final_states_and_gradients_equal_pytorch(cell, num_layers):
-    # 48 tokens a batch: with a smaller vocabulary the embedding table is projected, not its rows.
-    vocab_size = {1: 64, 2: 31}[num_layers]
-    config = tiny(cell=cell, num_layers=num_layers, d_embedding=7, carry_state=True)
-    config = dataclasses.replace(config, vocab_size=vocab_size)
-    batch = {"inputs": tokens(3, 16), "targets": tokens(3, 16, seed=2)}
-    model, variables = built(config, batch)
-    params = variables["params"]
-
-    peer = TORCH[cell](7, config.d_hidden, num_layers, batch_first=True)
-    state = {}
-    for index in range(num_layers):
-        state |= torch_weights(cell, params[f"layer_{index}"], f"l{index}")
-    peer.load_state_dict(state)
-    table, output, bias = (
-        torch.tensor(np.array(params[name]), requires_grad=True)
-        for name in ("embedding", "output", "output_bias")
-    )
-    inputs, targets = (torch.tensor(np.array(batch[name])).long() for name in ("inputs", "targets"))
-    h_btd, final = peer(table[inputs])
-    expected = h_btd @ output.T + bias
-    torch.nn.functional.cross_entropy(expected.flatten(0, 1), targets.flatten()).backward()
-
-    logits, stats = model.apply(variables, batch, train=True)
-    np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
-    finals = final if cell == "lstm" else (final,)
-    for index, ours in enumerate(stats["carry"]):
-        for mine, theirs in zip(ours, finals, strict=True):
-            np.testing.assert_allclose(mine, theirs[index].detach(), atol=1e-5)
-
-    def loss(params):
-        return model.loss({**variables, "params": params}, batch, train=True)[0].nats.mean()
-
-    grads = jax.jit(jax.grad(loss))(params)
-    for name, leaf in (("embedding", table), ("output", output), ("output_bias", bias)):
-        np.testing.assert_allclose(grads[name], leaf.grad, atol=1e-5)
-    theirs = dict(peer.named_parameters())
-    for index in range(num_layers):
-        ours = grads[f"layer_{index}"]
-        pairs = {
-            f"weight_ih_l{index}": ours["input"]["kernel"].T,
-            f"weight_hh_l{index}": ours["recurrent"]["kernel"].T,
-            f"bias_ih_l{index}": ours["bias"],
-        }
-        for name, grad in pairs.items():
-            np.testing.assert_allclose(grad, theirs[name].grad, atol=1e-5)
-        if cell == "gru":
-            second = theirs[f"bias_hh_l{index}"].grad[2 * config.d_hidden :]
-            np.testing.assert_allclose(ours["recurrent_bias"], second, atol=1e-5)
 
 
 def random_sequence(cell, layer_norm, dtype):

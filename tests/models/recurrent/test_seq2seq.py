@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from lm_jax.models.interface import cross_entropy
 from lm_jax.models.recurrent.attention import ATTENTIONS
@@ -19,7 +18,6 @@ from lm_jax.models.recurrent.seq2seq import (
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
-from tests.models.recurrent.test_language_model import torch_weights
 
 VOCAB_SIZE = 23
 # What reads, and what is compared: every cell, every attention, every direction.
@@ -125,54 +123,6 @@ def test_steps_equal_apply(kind):
     logits_bv, after = model.read(variables, start, batch["inputs"])
     np.testing.assert_allclose(logits_bv, logits_btv[:, -1], atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after, carry)
-
-
-@pytest.mark.parametrize("reverse_source", [False, True])
-def test_the_lstm_without_attention_equals_two_of_pytorch(reverse_source):
-    """Sutskever et al. 2014: the final states of one start the other."""
-    config = tiny(attention="none", num_layers=2, d_embedding=5, reverse_source=reverse_source)
-    batch = packed([[(9, 8)]] * 3, source_length=9, context_length=8)
-    model, variables = built(config, batch)
-    params = variables["params"]
-    peers = {}
-    for name in ("encoder", "decoder"):
-        peers[name] = torch.nn.LSTM(5, config.d_hidden, 2, batch_first=True)
-        layers = (torch_weights("lstm", params[f"{name}_{i}"], f"l{i}") for i in range(2))
-        peers[name].load_state_dict({k: v for layer in layers for k, v in layer.items()})
-    tables = {
-        name: torch.tensor(np.array(params[name]))
-        for name in ("embedding", "source_embedding", "output", "output_bias")
-    }
-    source, inputs = (torch.tensor(np.array(batch[name])).long() for name in ("source", "inputs"))
-    source = source.flip(1) if reverse_source else source
-    _, final = peers["encoder"](tables["source_embedding"][source])
-    h_btd, _ = peers["decoder"](tables["embedding"][inputs], final)
-    expected = h_btd @ tables["output"].T + tables["output_bias"]
-    logits, _ = model.apply(variables, batch, train=False)
-    np.testing.assert_allclose(logits, expected.detach(), atol=1e-5)
-
-
-def test_a_bidirectional_encoder_equals_pytorch():
-    """The states of both directions, and what a learned map makes of the last ones."""
-    config = tiny(attention="none", num_layers=2, bidirectional=True)
-    batch = packed([[(9, 1)]] * 3, source_length=9, context_length=1)
-    model, variables = built(config, batch)
-    params = variables["params"]
-    peer = torch.nn.LSTM(6, 6, 2, batch_first=True, bidirectional=True)
-    state = {}
-    for i in range(2):
-        state |= torch_weights("lstm", params[f"encoder_{i}"], f"l{i}")
-        state |= torch_weights("lstm", params[f"encoder_backward_{i}"], f"l{i}_reverse")
-    peer.load_state_dict(state)
-    table = torch.tensor(np.array(params["source_embedding"]))
-    _, (h, c) = peer(table[torch.tensor(np.array(batch["source"])).long()])
-    carry = model.start(variables, 3, 1, source=batch)
-    for i, (ours_h, ours_c) in enumerate(carry.states):
-        for ours, theirs, kind in ((ours_h, h, 0), (ours_c, c, 1)):
-            both = torch.cat([theirs[2 * i], theirs[2 * i + 1]], dim=-1).detach().numpy()
-            expected = both @ params[f"bridge_{i}_{kind}"]["kernel"]
-            expected = expected if kind else np.tanh(expected)
-            np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["additive", "dot"])
