@@ -7,7 +7,6 @@ from lm_jax.benchmarking import mfu
 from lm_jax.benchmarking.default_experiments import default_cases, published
 from lm_jax.benchmarking.pytorch_baseline import find
 from lm_jax.benchmarking.train_step import measure, prepare, random_batches
-from lm_jax.config.experiment import OptimizerConfig
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from tests.benchmarking.programs import compiled, small
@@ -21,17 +20,14 @@ def small_products(monkeypatch):
 
 
 @pytest.mark.parametrize("model", [None, LSTM])
-def test_the_train_step_is_measured_beside_pytorch(model):
+def test_the_train_step_is_measured(model):
     built = small(**({"model": model} if model else {}))
-    beside = find(built, "eager")
-    result = measure(built, 2, beside.training)
+    result = measure(built, 2, {})
     json.dumps(result)
-    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in beside.note
+    assert list(result["programs"]) == ["lm_jax"]
     assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
     assert result["parameters"] == count_parameters(built.experiment.model)["total"]
     assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
-    low, high = result["ratio_range"]
-    assert low <= result["ratio"] <= high
     flops, measured = result["flops"]["per_step"], result["peak_flops"]["measured"]
     for rate in result["programs"].values():
         spread = rate["seconds"]
@@ -63,29 +59,6 @@ def test_every_objective_gets_batches_of_its_own(name):
     assert batches["targets"].shape == batches["weights"].shape
     assert 0 <= batches["targets"].min() <= batches["targets"].max()
     assert np.all(batches["weights"] == 1)
-
-
-def test_pytorchs_model_has_the_same_parameters():
-    from lm_jax.benchmarking import pytorch_models as torch_peers
-
-    config = small().experiment.model
-    for use_bias in (True, False):
-        config.use_bias = use_bias
-        theirs = sum(p.numel() for p in torch_peers.GPT(config).parameters())
-        assert theirs == count_parameters(config)["total"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "what"),
-    [
-        ({"model__norm": "rms_norm"}, "model.norm rms_norm"),
-        ({"model__activation": "swiglu"}, "model.activation swiglu"),
-        ({"optimizer": OptimizerConfig("muon")}, "causal_lm by muon"),
-    ],
-)
-def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
-    found = find(small(**fields), "auto")
-    assert not found.training and what in found.note
 
 
 def test_nothing_is_compared_where_it_is_not_wanted():

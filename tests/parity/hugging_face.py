@@ -6,6 +6,7 @@ the tests can draw the same weights where transformers is not installed.
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,16 @@ T5 = {"vocab_size": 61, "d_model": 32, "num_heads": 4, "d_kv": 8, "d_ff": 48,
 Weights = dict[str, np.ndarray]
 
 
+def draw_weights(shapes: dict[str, Any]) -> Weights:
+    """Returns weights of these shapes: matrices of 0.2, biases of 0.1, scales of norms near 1."""
+    found = {}
+    for name, shape in shapes.items():
+        is_matrix = len(shape) > 1
+        is_scale = not is_matrix and name.endswith("weight")
+        found[name] = draws(name, tuple(shape), 0.2 if is_matrix else 0.1) + np.float32(is_scale)
+    return found
+
+
 class Peer(NamedTuple):
     """A model of transformers by the names of its classes, and the fields of its configuration."""
 
@@ -33,6 +44,7 @@ class Peer(NamedTuple):
     kind: str
     config: str
     fields: dict[str, Any]
+    draw: Callable[[dict[str, Any]], Weights] = draw_weights
 
     def build(self) -> Any:
         """Returns the PyTorch module with the weights of `weights`."""
@@ -43,7 +55,7 @@ class Peer(NamedTuple):
         module = getattr(transformers, self.kind)(config)
         if not self.fields.get("tie_word_embeddings", True):
             module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.clone())
-        drawn = self._draw({n: p.shape for n, p in module.named_parameters()})
+        drawn = self.draw({n: p.shape for n, p in module.named_parameters()})
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.copy_(torch.from_numpy(drawn[name]))
@@ -59,16 +71,7 @@ class Peer(NamedTuple):
         found = reference("hugging_face", f"{self.name} shapes", shapes, libraries=LIBRARIES)[
             "json"
         ]
-        return self._draw(json.loads(found.tobytes()))
-
-    def _draw(self, shapes: dict[str, Any]) -> Weights:
-        return {name: _draw(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if len(shape) > 1:
-        return draws(name, shape, 0.2)
-    return draws(name, shape, 0.1) + np.float32(name.endswith("weight"))  # scales of norms
+        return self.draw(json.loads(found.tobytes()))
 
 
 class Pair(NamedTuple):
@@ -141,6 +144,26 @@ def gpt2() -> Pair:
     peer = Peer("gpt2", "GPT2LMHeadModel", "GPT2Config", GPT2)
     params = gpt2_params(peer.weights(), GPT2["n_layer"])
     return Pair(peer, gpt2_config(GPT2), {"params": params})
+
+
+def ending_gpt2(vocab_size: int, end: int) -> Pair:
+    """Returns a GPT-2 of two layers of 16 that often ends a text: all other tokens are peaked."""
+
+    def draw(shapes: dict[str, Any]) -> Weights:
+        found = {}
+        for name, shape in shapes.items():
+            scale = 0.2 if name.endswith("c_proj.weight") else 0.4
+            is_scale = len(shape) == 1 and name.endswith("weight")
+            found[name] = draws(f"b{name}", tuple(shape), scale if len(shape) > 1 else 0.0)
+            found[name] += np.float32(is_scale)
+        found["transformer.ln_f.bias"] += np.float32(0.45) * found["transformer.wte.weight"][end]
+        return found
+
+    fields = {"vocab_size": vocab_size, "n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 4,
+              "bos_token_id": None, "eos_token_id": end}  # fmt: skip
+    peer = Peer("gpt2 that ends", "GPT2LMHeadModel", "GPT2Config", fields, draw)
+    params = gpt2_params(peer.weights(), fields["n_layer"])
+    return Pair(peer, gpt2_config(fields), {"params": params})
 
 
 def bert(num_classes: int = 0) -> Pair:

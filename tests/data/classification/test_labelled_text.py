@@ -2,10 +2,8 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow_datasets
 
 from lm_jax.data import (
-    ImageConfig,
     LabelledTextConfig,
     TokenizerConfig,
     evaluation_examples,
@@ -124,16 +122,6 @@ def test_words_outside_a_vocabulary_without_unk_are_refused(tmp_path):
     config.tokenizer = TokenizerConfig("word", 500, unknown=False)
     with pytest.raises(ValueError, match="not in the vocabulary .* no <unk>"):
         prepare(config)
-
-
-def test_tensorflow_datasets_are_read_by_their_names():
-    with tensorflow_datasets.testing.mock_data(num_examples=40):
-        reviews = prepare(LabelledTextConfig(source="tfds", path="imdb_reviews"))
-        digits = prepare(ImageConfig(source="tfds", path="mnist"))
-        with pytest.raises(ValueError, match="cats_vs_dogs has images of .* sizes"):
-            prepare(ImageConfig(source="tfds", path="cats_vs_dogs"))
-    assert set(reviews.labels) <= {"neg", "pos"} and reviews.tokenizer.vocab_size > 40
-    assert digits.train.inputs.shape[1:] == (28, 28, 1) and digits.labels == list("0123456789")
 
 
 def test_only_ends_of_lines_end_a_line_and_a_byte_order_mark_is_no_label(tmp_path):

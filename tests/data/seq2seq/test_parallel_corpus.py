@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow_datasets
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.config import SymbolsConfig
@@ -173,19 +172,6 @@ def test_symbols_are_copied_reversed_or_sorted(task):
     assert not {s for s, _ in train} & {s for s, _ in held_out}
     again = prepare(ParallelTextConfig(**whole))
     assert again.description["fingerprint"] == found.description["fingerprint"]
-
-
-def test_tensorflow_datasets_are_read_either_way_round():
-    with tensorflow_datasets.testing.mock_data(num_examples=30):
-        whole = {"source": "tfds", "path": "wmt14_translate/de-en", "tokenizer": BYTES}
-        whole["drop_near_copies"] = False
-        one = prepare(ParallelTextConfig(**whole))
-        other = prepare(ParallelTextConfig(**whole, source_language="en"))
-        with pytest.raises(ValueError, match="'fr' is none of .* it has de and en"):
-            prepare(ParallelTextConfig(**whole, source_language="fr"))
-    all_of = lambda found: pairs_of(found, "train") + pairs_of(found, "validation")  # noqa: E731
-    assert len(all_of(one)) == 30
-    assert sorted(all_of(one)) == sorted(pair[::-1] for pair in all_of(other))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ import inspect
 import json
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -126,21 +125,6 @@ def test_blank_lines_part_paragraphs_however_they_are_written(blank):
 def test_overlap_counts_long_lines_only():
     long, other = "x" * 40, "y" * 40
     assert overlap([f"{long}\nshort"], [f"  {long}\n{other}\nshort"]) == 0.5
-
-
-def test_tensorflow_datasets_are_read_without_tensorflow():
-    config = DataConfig(source="tfds", path="python_reference", tokenizer=TokenizerConfig("byte"))
-    corpus = prepare(config)
-    total = sum(corpus.description[split]["documents"] for split in ("train", "validation"))
-    kept, _ = drop_repeated_paragraphs(python_reference())
-    assert total == pytest.approx(len(kept), abs=3)  # its order decides which paragraph is first
-    assert "tensorflow" not in sys.modules
-
-
-def test_an_unknown_data_set_is_refused_in_one_line():
-    with pytest.raises(ValueError, match="'no_such_set' cannot be had") as error:
-        prepare(DataConfig(source="tfds", path="no_such_set"))
-    assert "\n" not in str(error.value)
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -4,15 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
-import torch.nn.functional as F
 
 from lm_jax.models.convnet.layers import (
-    BatchNorm,
-    InceptionBlock,
-    Settings,
     convolve,
-    local_response_norm,
     max_pool,
 )
 from lm_jax.models.convnet.model import (
@@ -63,14 +57,6 @@ def parameters(config) -> int:
     return sum(x.size for x in jax.tree.leaves(shapes["params"]))
 
 
-def to_torch(x_bhwc):
-    return torch.from_numpy(np.array(x_bhwc)).permute(0, 3, 1, 2)
-
-
-def from_torch(x_bchw):
-    return x_bchw.detach().permute(0, 2, 3, 1).numpy()
-
-
 # The sizes that the publications name, and the counts that follow from their tables.
 PUBLISHED = {
     "lenet5": (28, 1, 10, 61_706),
@@ -91,29 +77,6 @@ def test_parameters_are_as_many_as_published(architecture):
     assert parameters(ConvNetConfig(architecture, classes, size, size, channels)) == count
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "padding"),
-    [(1, 1, 0), (1, 2, 0), (3, 1, 0), (3, 2, 1), (5, 1, 2), (7, 2, 3), (11, 4, 0)],
-)
-def test_convolution_and_its_gradients_equal_torch(size, stride, padding):
-    x, kernel = images(2, 14, 13, 3), images(size, size, 3, 4, seed=1)
-
-    @jax.jit
-    def forward_and_backward(x, kernel, cotangent):
-        y, vjp = jax.vjp(lambda x, k: convolve(x, k, stride, padding), x, kernel)
-        return y, vjp(cotangent)
-
-    given, weight = to_torch(x), torch.from_numpy(kernel).permute(3, 2, 0, 1)
-    given.requires_grad_(), weight.requires_grad_()
-    expected = F.conv2d(given, weight, stride=stride, padding=padding)
-    cotangent = images(*from_torch(expected).shape, seed=2)
-    expected.backward(to_torch(cotangent))
-    y, (dx, dkernel) = forward_and_backward(x, kernel, cotangent)
-    np.testing.assert_allclose(y, from_torch(expected), atol=1e-4)
-    np.testing.assert_allclose(dx, from_torch(given.grad), atol=2e-4)
-    np.testing.assert_allclose(dkernel, weight.grad.permute(2, 3, 1, 0), atol=2e-4)
-
-
 def test_convolution_without_a_cpu_is_the_same(monkeypatch):
     x, kernel = images(2, 9, 8, 3), images(3, 3, 3, 4, seed=1)
     on_cpu = convolve(x, kernel, 2, 1)
@@ -121,153 +84,9 @@ def test_convolution_without_a_cpu_is_the_same(monkeypatch):
     np.testing.assert_allclose(convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1)]
-)
-def test_max_pooling_and_its_gradient_equal_torch(size, stride, padding):
-    x = images(2, 9, 8, 3)
-    y, vjp = jax.vjp(lambda x: max_pool(x, size, stride, padding), x)
-    given = to_torch(x).requires_grad_()
-    expected = F.max_pool2d(given, size, stride, padding)
-    np.testing.assert_array_equal(y, from_torch(expected))
-    cotangent = images(*y.shape, seed=1)
-    expected.backward(to_torch(cotangent))
-    np.testing.assert_allclose(vjp(cotangent)[0], from_torch(given.grad), atol=1e-6)
-
-
 def test_max_pooling_of_a_constant_image_keeps_the_sum_of_the_gradient():
     dx = jax.grad(lambda x: max_pool(x, 2, 2, 0).sum())(jnp.ones((1, 4, 4, 1)))
     assert float(dx.sum()) == 4
-
-
-def test_pooling_of_same_size_equals_torch_in_ceiling_mode():
-    x = images(1, 14, 14, 2)
-    expected = F.max_pool2d(to_torch(x), 3, 2, ceil_mode=True)
-    np.testing.assert_array_equal(max_pool(x, 3, 2, "SAME"), from_torch(expected))
-
-
-def test_local_response_norm_equals_torch():
-    x = 20 * images(2, 3, 3, 8)
-    expected = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(to_torch(x))
-    np.testing.assert_allclose(local_response_norm(x), from_torch(expected), rtol=1e-5)
-
-
-def test_batch_norm_equals_torch_in_training_and_evaluation():
-    module = torch.nn.BatchNorm2d(5)
-    torch.nn.init.normal_(module.weight), torch.nn.init.normal_(module.bias)
-    params = {"scale": module.weight.detach().numpy(), "bias": module.bias.detach().numpy()}
-    variables = {
-        "params": params,
-        "batch_stats": {"mean": np.zeros(5, "f"), "variance": np.ones(5, "f")},
-    }
-    for seed in range(3):
-        x = 3 + 2 * images(4, 3, 3, 5, seed=seed)
-        y, moved = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
-        np.testing.assert_allclose(y, from_torch(module(to_torch(x))), atol=1e-5)
-        variables = {"params": params, **moved}
-    stats = variables["batch_stats"]
-    np.testing.assert_allclose(stats["mean"], module.running_mean, atol=1e-6)
-    np.testing.assert_allclose(stats["variance"], module.running_var, atol=1e-5)
-    x = images(4, 3, 3, 5, seed=9)
-    y = BatchNorm(train=False).apply(variables, x)
-    np.testing.assert_allclose(y, from_torch(module.eval()(to_torch(x))), atol=1e-5)
-
-
-class TorchResNet(torch.nn.Module):
-    """ResNet-18 or a bottleneck ResNet from torch.nn's parts, with the given weights."""
-
-    def __init__(self, variables, depths, bottleneck):
-        super().__init__()
-        self.params, self.stats = variables["params"], variables["batch_stats"]
-        self.depths, self.bottleneck = depths, bottleneck
-
-    def conv(self, x, path, stride=1, padding=0):
-        params, stats = self.params, self.stats
-        for name in path:
-            params, stats = params[name], stats[name]
-        tensor = lambda leaf: torch.from_numpy(np.array(leaf))  # noqa: E731
-        x = F.conv2d(
-            x, tensor(params["kernel"]).permute(3, 2, 0, 1), stride=stride, padding=padding
-        )
-        norm, moments = params["norm"], stats["norm"]
-        mean, variance = tensor(moments["mean"]), tensor(moments["variance"])
-        return F.batch_norm(x, mean, variance, tensor(norm["scale"]), tensor(norm["bias"]))
-
-    def forward(self, x):
-        x = F.relu(self.conv(x, ["conv_1"], 2, 3))
-        x = F.max_pool2d(x, 3, 2, 1)
-        number = 0
-        for stage, depth in enumerate(self.depths):
-            for block in range(depth):
-                number += 1
-                name, stride = f"residual_{number}", 2 if stage and not block else 1
-                if self.bottleneck:
-                    y = F.relu(self.conv(x, [name, "reduce"]))
-                    y = F.relu(self.conv(y, [name, "conv"], stride, 1))
-                    y = self.conv(y, [name, "expand"])
-                else:
-                    y = F.relu(self.conv(x, [name, "conv_1"], stride, 1))
-                    y = self.conv(y, [name, "conv_2"], 1, 1)
-                if "shortcut" in self.params[name]:
-                    x = self.conv(x, [name, "shortcut"], stride)
-                x = F.relu(x + y)
-        head = self.params["head"]
-        weight, bias = (torch.from_numpy(np.array(head[name])) for name in ("kernel", "bias"))
-        return F.linear(x.mean(dim=(2, 3)), weight.T, bias)
-
-
-@pytest.mark.parametrize(
-    ("depths", "bottleneck"),
-    [((2, 2, 2, 2), False), ((2, 1), True)],
-    ids=["resnet18", "bottleneck"],
-)
-def test_residual_networks_equal_torch_with_the_same_weights(monkeypatch, depths, bottleneck):
-    from lm_jax.models.convnet import model as module
-
-    monkeypatch.setitem(NETWORKS, "resnet18", module._resnet(depths, bottleneck))
-    config = ConvNetConfig("resnet18", 10, 64, 64, 3)
-    model, variables, batch = built(config)
-    logits, stats = model.apply(variables, batch, train=False)
-    expected = TorchResNet(variables, depths, bottleneck)(to_torch(batch["inputs"])).numpy()
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
-    jax.tree.map(np.testing.assert_array_equal, stats, {"batch_stats": variables["batch_stats"]})
-
-
-def test_keras_recipe_equals_torch_with_the_same_weights():
-    model, variables, batch = built(ConvNetConfig("keras", 10, 28, 28, 1))
-    params = jax.tree.map(lambda x: torch.from_numpy(np.array(x)), variables["params"])
-    x = to_torch(batch["inputs"])
-    for name in ("conv_1", "conv_2"):
-        kernel = params[name]["kernel"].permute(3, 2, 0, 1)
-        x = F.max_pool2d(F.relu(F.conv2d(x, kernel, params[name]["bias"])), 2)
-    x = x.permute(0, 2, 3, 1).flatten(1)
-    x = F.relu(x @ params["dense_1"]["kernel"] + params["dense_1"]["bias"])
-    expected = x @ params["head"]["kernel"] + params["head"]["bias"]
-    logits, stats = model.apply(variables, batch, train=True)
-    np.testing.assert_allclose(logits, expected, atol=1e-4)
-    assert not stats
-
-
-def test_inception_joins_four_paths():
-    settings = Settings("none", nn.relu, nn.initializers.normal(0.1), jnp.float32, False)
-    block = InceptionBlock(settings, 1, 2, 3, 4, 5, 6)
-    x = images(1, 5, 5, 4)
-    variables = filled(jax.eval_shape(block.init, jax.random.key(0), x))
-    params = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), variables["params"])
-
-    def conv(name, x, padding=0):
-        kernel = params[name]["kernel"].permute(3, 2, 0, 1)
-        return F.relu(F.conv2d(x, kernel, params[name]["bias"], padding=padding))
-
-    given = to_torch(x)
-    paths = [
-        conv("one", given),
-        conv("three", conv("reduce_three", given), 1),
-        conv("five", conv("reduce_five", given), 2),
-        conv("pool", F.max_pool2d(given, 3, 1, 1)),
-    ]
-    expected = from_torch(torch.cat(paths, dim=1))
-    np.testing.assert_allclose(jax.jit(block.apply)(variables, x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch_norm", "group_norm"])
@@ -291,21 +110,6 @@ def test_small_images_keep_their_size_through_the_stem(architecture):
     assert first_filters(variables).shape == (3, 3, 1, 64)
     maps = jax.eval_shape(lambda v, x: feature_maps(config, v, x), variables, batch["inputs"])
     assert maps.shape == (2, 28, 28, 64)
-
-
-def test_feature_maps_are_the_activations_of_the_first_convolution():
-    config = ConvNetConfig("lenet5", 10, 28, 28, 1)
-    _, variables, batch = built(config)
-    kernel = first_filters(variables)
-    expected = F.conv2d(
-        to_torch(batch["inputs"]),
-        torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1),
-        torch.from_numpy(np.array(variables["params"]["conv_1"]["bias"])),
-        padding=2,
-    ).tanh()
-    maps = feature_maps(config, variables, batch["inputs"])
-    np.testing.assert_allclose(maps, from_torch(expected), atol=1e-5)
-    assert first_filters({"params": {"head": {}}}) is None
 
 
 def test_dropout_is_the_publications_unless_given():

@@ -1,0 +1,79 @@
+"""Benchmarks that do the same work in PyTorch in the same run."""
+
+import json
+
+import pytest
+
+from lm_jax.benchmarking import decode, evaluate, mfu
+from lm_jax.benchmarking.pytorch_baseline import find
+from lm_jax.benchmarking.train_step import measure
+from lm_jax.config.experiment import OptimizerConfig
+from lm_jax.costs.model_flops import count_parameters
+from lm_jax.models.recurrent.language_model import RecurrentConfig
+from tests.benchmarking.programs import small
+
+pytest.importorskip("torch")
+LSTM = RecurrentConfig(50, context_length=16, num_layers=1, d_hidden=8)
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch):
+    monkeypatch.setattr(mfu, "_SIZES", {"cpu": (64, 1)})
+
+
+@pytest.mark.parametrize("model", [None, LSTM])
+def test_the_train_step_is_measured_beside_pytorch(model):
+    built = small(**({"model": model} if model else {}))
+    beside = find(built, "eager")
+    result = measure(built, 2, beside.training)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in beside.note
+    assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
+    assert result["parameters"] == count_parameters(built.experiment.model)["total"]
+    assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
+    low, high = result["ratio_range"]
+    assert low <= result["ratio"] <= high
+    flops, measured = result["flops"]["per_step"], result["peak_flops"]["measured"]
+    for rate in result["programs"].values():
+        spread = rate["seconds"]
+        assert 0 < spread["lower_quartile"] <= spread["median"] <= spread["upper_quartile"]
+        assert rate["per_second"] == pytest.approx(64 / spread["median"])
+        assert rate["mfu"] == pytest.approx(flops / spread["median"] / measured)
+        assert "mfu_published" not in rate
+
+
+def test_pytorchs_model_has_the_same_parameters():
+    from lm_jax.benchmarking import pytorch_models as torch_peers
+
+    config = small().experiment.model
+    for use_bias in (True, False):
+        config.use_bias = use_bias
+        theirs = sum(p.numel() for p in torch_peers.GPT(config).parameters())
+        assert theirs == count_parameters(config)["total"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model__norm": "rms_norm"}, "model.norm rms_norm"),
+        ({"model__activation": "swiglu"}, "model.activation swiglu"),
+        ({"optimizer": OptimizerConfig("muon")}, "causal_lm by muon"),
+    ],
+)
+def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
+    found = find(small(**fields), "auto")
+    assert not found.training and what in found.note
+
+
+def test_evaluation_is_measured():
+    built = small()
+    result = evaluate.measure(built, 3, 1, find(built, "eager").evaluation)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"]
+    assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
+
+
+def test_hugging_face_decodes_the_same():
+    pytest.importorskip("transformers")
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, how="auto")
+    assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
