@@ -1,4 +1,4 @@
-r"""A small BERT: masked tokens of the embedded corpus, or of any text.
+r"""A small BERT, trained to predict masked tokens of the embedded corpus or of any text.
 
   python -m launch.train --config=configs/bert.py --workdir=runs/bert
   python -m launch.train --config=configs/bert_classifier.py:reviews --workdir=runs/bert_reviews \
@@ -7,7 +7,7 @@ r"""A small BERT: masked tokens of the embedded corpus, or of any text.
 
 15% of the tokens are hidden, whole words at a time (Devlin et al. 2019, and the later release).
 After 3,000 steps on 324,657 characters, 12 minutes on one shared core, the perplexity of hidden
-tokens is 478. docs/results.md has what that is worth to a classifier.
+tokens is 478. docs/results.md shows what a classifier gains from it.
 """
 
 from lm_jax.config.experiment import (
@@ -25,7 +25,7 @@ CONTEXT_LENGTH = 128
 
 
 def encoder() -> EncoderConfig:
-    """The encoder, which is pretrained here and classifies in bert_classifier.py."""
+    """Returns the encoder that is pretrained here and classifies in bert_classifier.py."""
     return EncoderConfig(
         context_length=CONTEXT_LENGTH,
         num_layers=2,
@@ -37,7 +37,7 @@ def encoder() -> EncoderConfig:
 
 
 def get_config() -> Experiment:
-    """The experiment; `data.source=files` and `data.path` are for other texts."""
+    """Returns the experiment; set `data.source=files` and `data.path` for other texts."""
     return Experiment(
         objective="masked_lm",
         model=encoder(),

@@ -1,8 +1,8 @@
-"""The two corpora on which architectures are compared, each with one budget for all of them.
+"""Two corpora for comparing architectures, each with one budget for all of them.
 
-`shakespeare` is Karpathy's `input.txt` of char-rnn as characters (give --config.data.path), 0.84M
-parameters and 1.5M tokens of training, nanoGPT's CPU setting; `reference` is CPython's language
-reference, which every Python carries, in 2,048 byte pairs, 2.2M parameters and 0.6M tokens.
+`shakespeare` is Karpathy's `input.txt` of char-rnn in characters (give --config.data.path): 0.84M
+parameters and 1.5M training tokens, nanoGPT's CPU setting. `reference` is CPython's language
+reference, which every Python carries, in 2,048 byte pairs: 2.2M parameters and 0.6M tokens.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ from lm_jax.models import family_of
 def on_corpus(
     corpus: str, sizes: Mapping[str, Any], peak_learning_rates: Mapping[str, float]
 ) -> Experiment:
-    """The experiment of the model that `sizes` gives for a corpus, within the common budget.
+    """Returns the experiment for one corpus, with its model size and the common budget.
 
-    Learning rates are the best of two to four on the validation split, seed 0.
+    Learning rates are the best of two to four on the validation split with seed 0.
 
     Raises:
       UserError: the corpus is not one of the two.
@@ -38,7 +38,7 @@ def on_corpus(
 
 
 def _evaluation(model: Any, every_steps: int) -> EvaluationConfig:
-    """Windows so long that few tokens stand at their beginning, or else overlapping by half."""
+    """Returns windows of 1,024 where the model reads any length, else half-overlapping windows."""
     if family_of(model).any_length:
         return EvaluationConfig(every_steps, batch_size=8, context_length=1024)
     return EvaluationConfig(every_steps, batch_size=32, stride=model.context_length // 2)

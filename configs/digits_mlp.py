@@ -2,7 +2,7 @@
 
 python -m launch.train --config=configs/digits_mlp.py --workdir=runs/digits_mlp
 
-26,122 parameters, 12 seconds on 2 CPU cores: accuracy 0.967 +- 0.013 on the 180 held out.
+26,122 parameters, 12 seconds on 2 CPU cores: accuracy 0.967 +- 0.013 on 180 held-out images.
 """
 
 from lm_jax.config.experiment import (
@@ -17,7 +17,7 @@ from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 
 def get_config() -> Experiment:
-    """The experiment."""
+    """Returns the experiment."""
     return Experiment(
         objective="classification",
         model=DenseClassifierConfig(num_layers=3, dropout_rate=0.2),

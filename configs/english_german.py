@@ -1,13 +1,13 @@
-r"""English to German by a Transformer, and by recurrent models with and without attention.
+r"""English to German with a Transformer, and with LSTMs with and without attention.
 
   python -m launch.train --config=configs/english_german.py:transformer --workdir=runs/en_de \
       --config.data.path=en_de.tsv
   python -m launch.translate --workdir=runs/en_de --output=translations.tsv
 
-`python -m benchmarks.english_german` makes the pairs from packages. Whole documents are held out,
-without near copies of what is trained on. Perplexity and BLEU by four beams over the length, after
-37 to 45 minutes on one shared CPU core: transformer 12.5 and 15.2, lstm_attention 23.0 and 7.3,
-lstm 36.8 and 3.3 (400 sentences, standard errors 0.4 to 0.9).
+benchmarks/english_german.py makes the pairs from packages. Whole documents are held out, and
+held-out pairs that nearly stand in training are dropped. Perplexity and BLEU (four beams,
+length-normalised) after 37 to 45 minutes on one shared CPU core: transformer 12.5 and 15.2,
+lstm_attention 23.0 and 7.3, lstm 36.8 and 3.3 (400 sentences, standard errors 0.4 to 0.9).
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.model import EncoderDecoderConfig
 
 _TRANSLATORS = ("transformer", "lstm_attention", "lstm")
-_LENGTH = 128  # tokens of a row, into which several pairs are packed
+_LENGTH = 128  # tokens per row; several pairs are packed into one
 
 
 def _recurrent(attention: str) -> RecurrentSeq2SeqConfig:
@@ -54,7 +54,7 @@ def _model(name: str) -> Any:
 
 
 def get_config(translator: str = "transformer") -> Experiment:
-    """The experiment of `transformer`, `lstm_attention` or `lstm`; `data.path` is the TSV file.
+    """Returns the experiment of `transformer`, `lstm_attention` or `lstm`.
 
     Raises:
       UserError: there is no such model.

@@ -12,7 +12,7 @@ from lm_jax.models.convnet.model import ConvNetConfig
 
 
 def get_config() -> Experiment:
-    """The experiment."""
+    """Returns the experiment."""
     return on_images(
         fashion_mnist(),
         ConvNetConfig(architecture="keras"),

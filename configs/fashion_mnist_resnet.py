@@ -1,10 +1,10 @@
-"""ResNet-34 (He et al. 2016) on Fashion-MNIST, 200 steps; other architectures by its name.
+"""ResNet-34 (He et al. 2016) on Fashion-MNIST for 200 steps.
 
   python -m launch.train --config=configs/fashion_mnist_resnet.py --workdir=runs/resnet \
       --config.data.path=fashion-mnist
 
-21,280,970 parameters, about ten minutes on one CPU core: the loss falls from 2.31 to 0.72 (the mean
-of the last 20 steps).
+21,280,970 parameters, about ten minutes on one CPU core: the loss falls from 2.31 to 0.72 nats
+(mean of the last 20 steps). `--config.model.architecture` names other networks.
 """
 
 from configs.small_images import fashion_mnist
@@ -19,7 +19,7 @@ from lm_jax.models.convnet.model import ConvNetConfig
 
 
 def get_config() -> Experiment:
-    """The experiment."""
+    """Returns the experiment."""
     return Experiment(
         objective="classification",
         model=ConvNetConfig(architecture="resnet34"),

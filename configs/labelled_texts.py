@@ -1,8 +1,8 @@
-"""Three sets of labelled texts and one budget of training for each, for any text classifier.
+"""Three sets of labelled texts, each with one training budget for all text classifiers.
 
-Each is a file of `label<TAB>text` lines, given as --config.data.path: `reviews`, snippets of movie
-reviews, positive or negative; `newsgroups`, 20 Newsgroups (and --config.data.validation_path, its
-own test split); `genres`, sentences of the Brown corpus with the genre of their text.
+Each is a file of `label<TAB>text` lines, given as --config.data.path: `reviews`, positive and
+negative snippets of movie reviews; `newsgroups`, 20 Newsgroups (give its own test split as
+--config.data.validation_path); `genres`, sentences of the Brown corpus with their genre.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ _STEPS = {"reviews": 600, "newsgroups": 900, "genres": 1200}
 
 
 def on_texts(texts: str, model: Any) -> Experiment:
-    """The experiment of a classifier on one of the sets; it sets how much of a text is read.
+    """Returns the experiment of a classifier on one set; sets `model.context_length`.
 
     Raises:
       UserError: there is no such set.

@@ -12,7 +12,7 @@ from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 
 def get_config() -> Experiment:
-    """The experiment."""
+    """Returns the experiment."""
     return on_images(
         mnist(),
         DenseClassifierConfig(num_layers=3, d_hidden=512, dropout_rate=0.2),

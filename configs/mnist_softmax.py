@@ -1,4 +1,4 @@
-"""Softmax regression on MNIST (`x_train`, `y_train`, `x_test`, `y_test` of an npz file).
+"""Softmax regression on MNIST (an npz file with `x_train`, `y_train`, `x_test`, `y_test`).
 
   python -m launch.train --config=configs/mnist_softmax.py --workdir=runs/mnist_softmax \
       --config.data.path=mnist.npz
@@ -12,7 +12,7 @@ from lm_jax.models.dense_classifier import DenseClassifierConfig
 
 
 def get_config() -> Experiment:
-    """The experiment."""
+    """Returns the experiment."""
     return on_images(
         mnist(),
         DenseClassifierConfig(num_layers=1, zero_init=True),

@@ -1,10 +1,10 @@
-"""Modified Kneser-Ney over the words of tinyshakespeare, where KenLM's figures are known.
+"""Modified Kneser-Ney on the words of tinyshakespeare, for comparison with KenLM.
 
   python -m launch.train --config=configs/ngram_words.py --workdir=runs/ngram_words \
       --config.data.path=tinyshakespeare.txt
 
-8 seconds on 2 CPU cores: perplexity 125.962 over 24,629 events, 132.727 with model.order=2; see
-benchmarks/ngram_perplexity.py for the figures of KenLM.
+8 seconds on 2 CPU cores: perplexity 125.962 over 24,629 events, and 132.727 with model.order=2.
+benchmarks/ngram_perplexity.py has KenLM's figures.
 """
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
@@ -13,7 +13,7 @@ from lm_jax.models.ngram.model import NgramConfig
 
 
 def get_config() -> Experiment:
-    """The experiment: lower-case words between white space; a word seen once is unknown."""
+    """Returns the experiment: lower-case words; a word seen once is unknown."""
     return Experiment(
         model=NgramConfig(order=3),
         data=DataConfig(

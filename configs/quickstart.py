@@ -2,8 +2,8 @@
 
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-2.2M parameters, 614,400 tokens. On 2 CPU cores: about 2 minutes; 1.94 bits per character of held
-out documents, where 5-gram counts of characters cost 2.00 and `xz -9` 2.34 (Python 3.11.7).
+2.2M parameters, 614,400 tokens, about 2 minutes on 2 CPU cores: 1.94 bits per character on
+held-out documents, where character 5-grams reach 2.00 and `xz -9` 2.34 (Python 3.11.7).
 """
 
 from lm_jax.config.experiment import (
@@ -18,7 +18,7 @@ from lm_jax.models.transformer.model import TransformerConfig
 
 
 def get_config() -> Experiment:
-    """The experiment of `make demo`."""
+    """Returns the experiment of `make demo`."""
     return Experiment(
         model=TransformerConfig(
             context_length=256, num_layers=4, d_model=192, num_heads=6, positions="rotary"

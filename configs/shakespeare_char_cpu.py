@@ -3,11 +3,11 @@ r"""nanoGPT's CPU setting: 4 layers of 128 on the characters of tinyshakespeare.
   python -m launch.train --config=configs/shakespeare_char_cpu.py --workdir=runs/shakespeare \
       --config.data.path=tinyshakespeare.txt
 
-The file is Karpathy's `input.txt` of char-rnn, 1,115,394 characters; its last 10% are validation.
-0.8M parameters, 2,000 steps of 12 windows of 64; about 2 minutes on 2 CPU cores. Validation loss
-over the whole split, mean of seeds 0, 1, 2: 1.886 nats in disjoint windows of 64 (1.881, 1.883,
-1.894), 1.862 strided by 32 (`python -m launch.evaluate --workdir=... --stride=32`). nanoGPT's
-README gives 1.88; its code, measured the same ways, 1.916 and 1.891.
+The file is Karpathy's `input.txt` of char-rnn, 1,115,394 characters; the last 10% are validation.
+0.8M parameters, 2,000 steps of 12 windows of 64 tokens, about 2 minutes on 2 CPU cores. Validation
+loss over the whole split, mean of seeds 0, 1, 2: 1.886 nats in disjoint windows of 64 (1.881,
+1.883, 1.894) and 1.862 strided by 32 (launch.evaluate --stride=32). nanoGPT's README gives 1.88;
+its code, measured in the same two ways, 1.916 and 1.891.
 """
 
 from lm_jax.config.experiment import (
@@ -23,7 +23,7 @@ from lm_jax.models.transformer.model import TransformerConfig
 
 
 def get_config() -> Experiment:
-    """The experiment; `data.path` is the text file."""
+    """Returns the experiment; `data.path` is the text file."""
     return Experiment(
         model=TransformerConfig(
             context_length=64, num_layers=4, d_model=128, num_heads=4, use_bias=False

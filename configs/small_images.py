@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, and how the small networks are trained on them.
+"""MNIST and Fashion-MNIST, and the training budget of small networks on them.
 
 MNIST is `mnist.npz` (arrays x_train, y_train, x_test, y_test), Fashion-MNIST a directory of idx
 files; both are given as --config.data.path.
@@ -17,12 +17,12 @@ from lm_jax.data import ImageConfig
 
 
 def mnist() -> ImageConfig:
-    """Handwritten digits, 28 x 28."""
+    """Returns handwritten digits, 28 x 28."""
     return ImageConfig(source="npz", path="mnist.npz")
 
 
 def fashion_mnist(**augmentation: Any) -> ImageConfig:
-    """Pictures of clothes, 28 x 28; takes the fields of ImageConfig that augment."""
+    """Returns pictures of clothes, 28 x 28; `augmentation` sets fields of ImageConfig."""
     names = "T-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,boot"
     return ImageConfig(source="idx", path="fashion-mnist", label_names=names, **augmentation)
 
@@ -36,7 +36,7 @@ def on_images(
     warmup_steps: int = 100,
     weight_decay: float = 0.0,
 ) -> Experiment:
-    """The experiment of a network on images: batches of 200, Adam, a cosine schedule."""
+    """Returns the experiment of a network on images: batches of 200, AdamW, a cosine schedule."""
     return Experiment(
         objective="classification",
         model=model,

@@ -1,13 +1,12 @@
-r"""One small T5 for three tasks at once, each told by an instruction before its source.
+r"""One small T5 for three tasks at once, each named by an instruction before the source.
 
   python -m launch.train --config=configs/text_to_text.py --workdir=runs/text_to_text \
       --config.data.tasks="translate to German:=en_de.tsv; sentiment:=reviews_pairs.tsv; \
       topic:=newsgroups_train_pairs.tsv"
 
-Files hold source<TAB>target lines; a label is a target like any other. The accuracy of each task
-is told apart.
-2,000 steps of 41,767 pairs (22,000 to translate), 30 minutes on one shared core: perplexity of the
-translation 38.7, 34.6% of 20 topics right, and sentiments guessed (51.7%).
+Files hold source<TAB>target lines; a label is a target like any other. Accuracy is reported per
+task. 2,000 steps on 41,767 pairs (22,000 to translate), 30 minutes on one shared core: translation
+perplexity 38.7, 34.6% of posts with the right topic of 20, sentiment at chance (51.7%).
 """
 
 from lm_jax.config.experiment import (
@@ -23,7 +22,7 @@ from lm_jax.models.transformer.model import EncoderDecoderConfig
 
 
 def get_config() -> Experiment:
-    """The experiment; `data.tasks` names instructions and files."""
+    """Returns the experiment; `data.tasks` names instructions and files."""
     return Experiment(
         objective="seq2seq",
         model=EncoderDecoderConfig(

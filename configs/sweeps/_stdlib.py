@@ -1,4 +1,4 @@
-"""What studies on the bytes of Python's standard library have in common."""
+"""The common settings of studies on the bytes of Python's standard library."""
 
 from lm_jax.config.experiment import (
     CheckpointConfig,
@@ -11,7 +11,7 @@ from lm_jax.data import DataConfig, TokenizerConfig
 
 
 def on_stdlib() -> Experiment:
-    """Batches of 8 windows for small models; the whole validation split is measured at the end."""
+    """Returns an experiment with batches of 8 windows, evaluated on the whole split at the end."""
     return Experiment(
         data=DataConfig(
             source="stdlib",

@@ -7,10 +7,10 @@ r"""Loss by parameters in four families, on the bytes of Python's standard libra
       --group_column=family --best_per=non_embedding_parameters --where=seed=0 \
       --huber_delta=1 --output=laws/architectures
 
-What Kaplan et al. (2020) show in figure 7, in miniature: six sizes of each family, 3 to 400
-thousand parameters without embeddings, see the same 1.5 million bytes. Each is trained with several
-learning rates, a factor of two apart, and two sizes with three seeds at their best rate. 114 runs,
-1.1e14 FLOPs: an hour of 2 CPU cores.
+Figure 7 of Kaplan et al. (2020) in miniature: six sizes of each family, 3 to 400 thousand
+parameters without embeddings, train on the same 1.5 million bytes. Each size has several learning
+rates, a factor of two apart; two sizes have three seeds at their best rate. 114 runs, 1.1e14 FLOPs:
+an hour of 2 CPU cores.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from lm_jax.sweeps.search_space import grid, ladder
 
 CONTEXT_LENGTH = 128
 STEPS, NUM_SIZES = 1500, 6
-SMALL, LARGE = 2, 4  # sizes below and from here on: see `factors`
-SEEDS = (1, 2)  # of two sizes, with the factor that was best with seed 0
+SMALL, LARGE = 2, 4  # bounds of the size index in `factors`
+SEEDS = (1, 2)  # further seeds of two sizes, at the best factor of seed 0
 SEEDED = {
     1: {"transformer": 0.5, "lstm": 2.0, "cnn": 1.0, "mlp": 1.0},
     3: {"transformer": 1.0, "lstm": 2.0, "cnn": 1.0, "mlp": 1.0},
@@ -43,28 +43,28 @@ class Size(NamedTuple):
 
 
 def transformers() -> list[Size]:
-    """Of aspect ratio 16, heads 8 wide."""
+    """Returns Transformers of aspect ratio 16 with heads of width 8."""
     shape = TransformerConfig(context_length=CONTEXT_LENGTH, positions="rotary")
     models = ladder(shape, (16, 24, 32, 48, 64, 80), aspect_ratio=16, head_width=8).values()
     return [Size(model, 0.6 / model.d_model) for model in models]
 
 
 def lstms() -> list[Size]:
-    """Two layers; the embedding is the output, too, as in Transformers and CNNs."""
+    """Returns two-layer LSTMs with tied embeddings, as the Transformers and CNNs have."""
     shape = RecurrentConfig(context_length=CONTEXT_LENGTH, num_layers=2, tie_embeddings=True)
     widths = (14, 30, 40, 72, 112, 156)
     return [Size(dataclasses.replace(shape, d_hidden=d), 0.65 * d**-0.75) for d in widths]
 
 
 def cnns() -> list[Size]:
-    """Seven dilated blocks, which read 128 bytes as the Transformers do."""
+    """Returns CNNs of seven dilated blocks, which read 128 bytes as the Transformers do."""
     shape = CausalCNNConfig(context_length=CONTEXT_LENGTH, num_layers=7, dilation_cycle=7)
     widths = (10, 20, 26, 48, 76, 106)
     return [Size(dataclasses.replace(shape, d_model=d), 0.4 / d) for d in widths]
 
 
 def mlps() -> list[Size]:
-    """One hidden layer over the last eight bytes; the output is no embedding, so it counts."""
+    """Returns MLPs over the last eight bytes; their output matrix counts as a parameter."""
     shape = MLPConfig(context_length=CONTEXT_LENGTH, window=8)
     widths = ((4, 12), (8, 45), (12, 70), (20, 200), (32, 390), (48, 600))
     return [
@@ -74,7 +74,7 @@ def mlps() -> list[Size]:
 
 
 def factors(family: str, index: int) -> list[float]:
-    """What the rate of a size is multiplied by: the best, as it turned out, is not at an end."""
+    """Returns the multiples of a size's rate to try; the best measured one is at neither end."""
     found = [0.5, 1.0, 2.0]
     if index < SMALL:
         found.insert(0, 0.25)
@@ -84,7 +84,7 @@ def factors(family: str, index: int) -> list[float]:
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """Each size of each family with its learning rates, small sizes first; then the other seeds."""
+    """Returns each size of each family with its rates, small sizes first; then other seeds."""
     base = on_stdlib()
     base.training.num_steps = STEPS
     base.schedule = ScheduleConfig(warmup_steps=STEPS // 10)

@@ -5,10 +5,9 @@ r"""Loss by parameters and tokens, L(N, D): sizes of Transformers, each trained 
       --processes=2
   python -m launch.scaling_law --points=sweeps/horizons/results.csv --law=parametric
 
-5 sizes by 5 horizons, each with a cool-down of its own over its last fifth. A longer run goes on
-from where the cool-down of the shorter one begins (Hagele et al. 2024): 61% of the FLOPs that all
-of them take alone. The learning rate is the same for all: a study that means its exponents has to
-tune it for each size first.
+5 sizes by 5 horizons, each with its own decay over the last fifth. A longer run continues from the
+step where the decay of the shorter one begins (Hagele et al. 2024), which takes 61% of the FLOPs of
+separate runs. All sizes share one learning rate: tune it per size before you trust the exponents.
 """
 
 from configs.sweeps._stdlib import on_stdlib
@@ -21,7 +20,7 @@ TOKENS = (1e6, 2e6, 4e6, 8e6, 1.6e7)
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """Every size for every horizon, on the bytes of Python's standard library."""
+    """Returns every size for every horizon, on the bytes of Python's standard library."""
     base = on_stdlib()
     base.schedule = ScheduleConfig(name="wsd", peak_learning_rate=3e-3, final_fraction=0.0)
     shape = TransformerConfig(context_length=128, positions="rotary")

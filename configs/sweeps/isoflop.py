@@ -5,9 +5,9 @@ r"""IsoFLOP profiles of Transformers on the bytes of Python's standard library.
   python -m launch.scaling_law --points=sweeps/isoflop/results.csv --law=isoflop --budget=3e13
   python -m launch.sweep --config=configs/sweeps/isoflop.py:3e13,48 --sweepdir=sweeps/isoflop_check
 
-4 budgets of 6 sizes each, 2.6e13 FLOPs in all. Sizes grow with the budget, so that each profile has
-smaller and larger ones than its best. The learning rate falls with the width. The last command
-trains one width with one budget: what the profiles predicted for it.
+4 budgets of 6 sizes each, 2.6e13 FLOPs in all. Sizes grow with the budget, so that each profile
+has sizes below and above its best. The learning rate falls with the width. The last command trains
+one width with one budget, to test a prediction of the profiles.
 """
 
 import re
@@ -23,11 +23,11 @@ WIDTHS = {  # by budget, in training FLOPs
     1e12: (16, 24, 32, 40, 48, 64),
     3e12: (24, 32, 40, 48, 64, 80),
 }
-RATE_TIMES_WIDTH = 0.5  # 16 and 32 wide the highest tried were best, 0.4 to 0.8
+RATE_TIMES_WIDTH = 0.5  # at widths 16 and 32 the highest tried, 0.4 to 0.8, were best
 
 
 def get_sweep(choice: str = "") -> dict[str, Trial]:
-    """Each budget with its sizes; a run's steps follow from its budget.
+    """Returns each budget with its sizes; the steps of a run follow from its budget.
 
     Args:
       choice: a budget and a width, such as `3e13,48`, for that run alone.

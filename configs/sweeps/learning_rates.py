@@ -1,4 +1,4 @@
-r"""Which learning rate is best at which width: Transformers on CPython's language reference.
+r"""The best learning rate by width, for Transformers on CPython's language reference.
 
   python -m launch.sweep --config=configs/sweeps/learning_rates.py --plan
   python -m launch.sweep --config=configs/sweeps/learning_rates.py --sweepdir=sweeps/rates \
@@ -23,7 +23,7 @@ LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """Every width with every learning rate, 200 steps of 2,048 tokens each."""
+    """Returns every width with every learning rate, 200 steps of 2,048 tokens each."""
     base = Experiment(
         model=TransformerConfig(context_length=128, num_layers=2, positions="rotary"),
         data=DataConfig(tokenizer=TokenizerConfig(kind="bpe", vocab_size=512)),

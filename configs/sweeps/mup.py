@@ -4,11 +4,12 @@ r"""The best learning rate at widths 64 to 1,024, in muP and in the standard par
   python -m launch.sweep --config=configs/sweeps/mup.py --sweepdir=sweeps/mup \
       --processes=2 --together=5
 
-Transformers of 2 layers with heads of 32, rates a factor of two apart. muP goes from width 64, and
-from 256 with fewer rates; what it is there is the standard parametrisation, trained twice for two
-lines of one picture. That one is given lower rates where it is wider. Widths up to 256 have three
-seeds, but for the second muP. 119 runs of 31 thousand bytes each, 9e13 FLOPs in all, two thirds of
-them at width 1,024: under an hour of 2 CPU cores. They leave 6 GB of checkpoints.
+Transformers of 2 layers with heads of 32; rates are a factor of two apart. muP starts from width
+64, and from 256 with fewer rates. At its base width muP equals the standard parametrisation; that
+run is trained twice, once for each line of the plot. The standard parametrisation gets lower rates
+at larger widths. Widths up to 256 have three seeds, except in muP from 256. 119 runs of 31 thousand
+bytes each, 9e13 FLOPs in all, two thirds of them at width 1,024: under an hour of 2 CPU cores. They
+leave 6 GB of checkpoints.
 """
 
 import dataclasses
@@ -28,12 +29,18 @@ from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.sweeps.search_space import grid
 
 SEEDS = {64: 3, 128: 3, 256: 3, 512: 1, 1024: 1}  # by width
-HIGHEST = {64: 7, 128: 8, 256: 9, 512: 9, 1024: 10}  # rate 2^-k, in the standard parametrisation
+HIGHEST = {
+    64: 7,
+    128: 8,
+    256: 9,
+    512: 9,
+    1024: 10,
+}  # k of the highest rate 2^-k, standard
 HEAD_WIDTH = 32
 
 
 def get_sweep() -> dict[str, Experiment]:
-    """At each width rates 2^-k in muP from 64 and in the standard one; then in muP from 256."""
+    """Returns rates 2^-k per width in muP from 64 and standard, then in muP from 256."""
     base = Experiment(
         data=DataConfig(
             split="tail", validation_fraction=0.02, tokenizer=TokenizerConfig(kind="byte")
