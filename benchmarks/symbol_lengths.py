@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     lengths = range(_SHORTEST, LONGEST.value + 1)
     found: dict[str, list[float]] = {}
     for workdir in map(Path, arguments[1:]):
-        run = load(workdir, say=lambda line: None)
+        run = load(workdir, log=lambda line: None)
         found[workdir.name] = shares(run, lengths)
     print(f"{'length':>8}" + "".join(f"{name:>20}" for name in found))
     for index, length in enumerate(lengths):

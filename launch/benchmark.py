@@ -78,7 +78,7 @@ def main() -> dict[str, Any]:
         jax.config.update("jax_enable_compilation_cache", False)
         found = {name: _measure(experiment) for name, experiment in _cases().items()}
     for line in table_of(found):
-        program.say(line)
+        program.log(line)
     results = finite({"suite": SUITE.value, "environment": _environment(), "cases": found})
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _first_step() -> dict[str, Any]:
     name, experiment = list(_cases().items())[-1]
     measured = programs.build_experiment(experiment, _sizes_of(experiment))
     stages = startup.first_step(measured, _STARTED)
-    program.say(f"{startup.FIRST_STEP} {stages['first_step']:.1f} s of this program: {name}")
+    program.log(f"{startup.FIRST_STEP} {stages['first_step']:.1f} s of this program: {name}")
     return {"suite": SUITE.value, "case": name, "seconds": stages}
 
 

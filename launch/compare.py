@@ -29,9 +29,9 @@ def main() -> dict[str, Any]:
     cells = table_of(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
-        program.say("  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip())
+        program.log("  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip())
     path = write_comparison(rows, Path(OUTPUT.value))
-    program.say(f"curves: {path}")
+    program.log(f"curves: {path}")
     return {"rows": [row._asdict() for row in rows]}
 
 

@@ -55,20 +55,20 @@ def main() -> dict[str, Any]:
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     checked = build_experiment(experiment, sizes, device_bytes=accelerator.memory_bytes)
     mesh = checked.mesh
-    program.say(f"{mesh.size} devices: {show(mesh.shape)}; compiling")
+    program.log(f"{mesh.size} devices: {show(mesh.shape)}; compiling")
     compiled = compile_step(checked)
-    _say_parameters(compiled.placed)
-    _say_memory(compiled.memory)
-    _say_flops(compiled)
+    _log_parameters(compiled.placed)
+    _log_memory(compiled.memory)
+    _log_flops(compiled)
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, mesh)
-    _say_traffic("collectives of the program compiled for CPUs", counted)
-    _say_traffic("what its parameters and blocks ask for at the least", planned)
+    _log_traffic("collectives of the program compiled for CPUs", counted)
+    _log_traffic("what its parameters and blocks ask for at the least", planned)
     compute = compiled.model_flops / accelerator.peak_flops
     exchange = seconds(compiled.planned, mesh, accelerator)
     fit = fits(compiled.memory, accelerator)
-    _say_verdict(compiled.memory, accelerator, fit)
-    program.say(
+    _log_verdict(compiled.memory, accelerator, fit)
+    program.log(
         f"a step at the least: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
         f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
     )
@@ -117,16 +117,16 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     return experiment, program.sizes_of(experiment)
 
 
-def _say_parameters(placed: list[Placed]) -> None:
+def _log_parameters(placed: list[Placed]) -> None:
     width = max(len(row.path) for row in placed)
-    program.say(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'on a device':>22}")
+    program.log(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'on a device':>22}")
     for row in placed:
         axes = ", ".join("+".join(a) if isinstance(a, tuple) else a or "-" for a in row.axes)
         shape, local = (" x ".join(map(str, s)) for s in (row.shape, row.local_shape))
-        program.say(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
+        program.log(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
 
 
-def _say_memory(memory: Memory) -> None:
+def _log_memory(memory: Memory) -> None:
     names = {
         "parameters": "parameters",
         "optimizer_state": "optimizer state",
@@ -137,32 +137,32 @@ def _say_memory(memory: Memory) -> None:
         "temporaries": "compiled for CPUs: gradients, activations, gathered parameters",
         "total": "compiled for CPUs: all",
     }
-    program.say(f"\n{'memory of a device':64}{'MB':>14}")
+    program.log(f"\n{'memory of a device':64}{'MB':>14}")
     for name, text in names.items():
-        program.say(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
+        program.log(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
 
 
-def _say_flops(compiled: Compiled) -> None:
+def _log_flops(compiled: Compiled) -> None:
     work = compiled.work
     rows = {
         "forward and backward pass of the model": compiled.model_flops,
         "matrix products compiled, what is recomputed included": work.product_flops,
         "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
     }
-    program.say(f"\n{'of a device in a step':64}{'GFLOP':>14}")
+    program.log(f"\n{'of a device in a step':64}{'GFLOP':>14}")
     for text, flops in rows.items():
-        program.say(f"{text:64}{flops / 1e9:14,.1f}")
+        program.log(f"{text:64}{flops / 1e9:14,.1f}")
     if work.unknown_loops:
-        program.say(f"{work.unknown_loops} loops of unknown length are counted as run once")
+        program.log(f"{work.unknown_loops} loops of unknown length are counted as run once")
 
 
-def _say_traffic(title: str, traffic: dict[str, Traffic]) -> None:
-    program.say(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
+def _log_traffic(title: str, traffic: dict[str, Traffic]) -> None:
+    program.log(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
     for kind, row in traffic.items():
-        program.say(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
+        program.log(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
 
 
-def _say_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:
+def _log_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:
     usable = accelerators.USABLE * device.memory_bytes
     verdict = {
         True: "it fits",
@@ -170,8 +170,8 @@ def _say_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | N
         None: "undecided: state and gradients fit, the program compiled for CPUs does not",
     }[fit]
     of_all = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
-    program.say(f"\n{ACCELERATOR.value}, {of_all}: {verdict}")
-    program.say(
+    program.log(f"\n{ACCELERATOR.value}, {of_all}: {verdict}")
+    program.log(
         "Compilers for GPUs and TPUs gather parameters in the dtype of the products, where CPUs "
         "gather float32, and scatter the sums of gradients, where CPUs sum them whole."
     )

@@ -44,7 +44,7 @@ def main() -> dict[str, Any]:
     counted = build_experiment(experiment, sizes, jax.devices()[:1])
     results = _parameters(counted) | _flops(counted)
     if counted.model.fit is not None:
-        program.say("\nit counts instead of descending a gradient, and grows with what it reads")
+        program.log("\nit counts instead of descending a gradient, and grows with what it reads")
         return results
     results |= _memory(counted)
     return results if MODEL.value else results | _run(counted)
@@ -60,7 +60,7 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     experiment = program.experiment_of(CONFIG)
     sizes = program.sizes_of(experiment)
     if isinstance(experiment.data, data.DataConfig):
-        program.say(f"with a vocabulary of at most {sizes['vocab_size']:,}")
+        program.log(f"with a vocabulary of at most {sizes['vocab_size']:,}")
     return experiment, sizes
 
 
@@ -70,7 +70,7 @@ def _parameters(counted: BuiltExperiment) -> dict[str, Any]:
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
     width = max(map(len, rows))
     for name, count in rows.items():
-        program.say(f"{name:{width}}{count:>20,}{count / split.total:>9.2%}")
+        program.log(f"{name:{width}}{count:>20,}{count / split.total:>9.2%}")
     shares = {name: count / split.total for name, count in counts.items() if name != "total"}
     return {
         "parameters": counts,
@@ -102,11 +102,11 @@ def _flops(counted: BuiltExperiment) -> dict[str, Any]:
         "forward": "inference, all at once",
         "decoding": "inference, one after all others",
     }
-    program.say(f"\n{'FLOPs for each ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
+    program.log(f"\n{'FLOPs for each ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
     for name, text in names.items():
         if (flops := figures[name]) is not None:
             formula = f"{formulas[name]:20,}" if name in formulas else ""
-            program.say(f"{text:40}{flops:20,.0f}{formula}")
+            program.log(f"{text:40}{flops:20,.0f}{formula}")
     return {"unit": unit, "flops": figures, "formula_flops": formulas}
 
 
@@ -128,10 +128,10 @@ def _memory(counted: BuiltExperiment) -> dict[str, Any]:
         "temporaries": f"compiled for a {backend}: activations, gradients",
         "total": f"compiled for a {backend}: all",
     }
-    program.say(f"\n{'memory of training on one device':46}{'MB':>14}")
+    program.log(f"\n{'memory of training on one device':46}{'MB':>14}")
     for name, text in names.items():
         if name in memory:
-            program.say(f"{text:46}{memory[name] / 1e6:14,.1f}")
+            program.log(f"{text:46}{memory[name] / 1e6:14,.1f}")
     return {"memory": memory}
 
 
@@ -139,7 +139,7 @@ def _run(counted: BuiltExperiment) -> dict[str, Any]:
     steps = counted.experiment.training.num_steps
     targets, flops = steps * targets_per_step(counted.experiment), steps * step_flops(counted)
     unit = counted.objective.unit
-    program.say(f"\nthe run: {steps:,} steps, {targets:,} {unit}, {flops:.3g} FLOPs")
+    program.log(f"\nthe run: {steps:,} steps, {targets:,} {unit}, {flops:.3g} FLOPs")
     return {"run": {"steps": steps, unit: targets, "flops": flops}}
 
 

@@ -20,9 +20,10 @@ from absl import flags
 
 from launch import cluster, program
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.evaluation.by_position import parts, write_by_position
+from lm_jax.evaluation.by_position import position_bins
 from lm_jax.parallel import processes
 from lm_jax.runs.trained_run import Run, evaluate, evaluate_by_position, load
+from lm_jax.runs.workdir import write_by_position
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "Which text.")
@@ -39,24 +40,24 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 def main() -> dict[str, Any]:
     """Measures the split of the run's own data."""
     cluster.join()
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
-    how = EvaluationConfig(
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    eval_config = EvaluationConfig(
         batch_size=BATCH_SIZE.value, stride=STRIDE.value, context_length=CONTEXT_LENGTH.value
     )
     if BY_POSITION.value:
-        return _by_position(run, how)
-    figures = evaluate(run, split=SPLIT.value, how=how)
+        return _by_position(run, eval_config)
+    figures = evaluate(run, split=SPLIT.value, eval_config=eval_config)
     for name, value in figures.items():
-        program.say(f"{name:36} {value}")
+        program.log(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
-def _by_position(run: Run, how: EvaluationConfig) -> dict[str, Any]:
-    sums = evaluate_by_position(run, split=SPLIT.value, how=how)
-    program.say(f"{'position':>16} {'nats':>10} {'tokens':>12}")
-    for part in parts(sums, per_octave=1):
-        span = f"{part.first} to {part.last}" if part.first < part.last else str(part.first)
-        program.say(f"{span:>16} {part.nats:>10.4f} {part.tokens:>12,}")
+def _by_position(run: Run, eval_config: EvaluationConfig) -> dict[str, Any]:
+    sums = evaluate_by_position(run, split=SPLIT.value, eval_config=eval_config)
+    program.log(f"{'position':>16} {'nats':>10} {'tokens':>12}")
+    for each in position_bins(sums, per_octave=1):
+        span = f"{each.first} to {each.last}" if each.first < each.last else str(each.first)
+        program.log(f"{span:>16} {each.nats:>10.4f} {each.tokens:>12,}")
     outcome: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
     tokens = sums.tokens.sum()
     outcome[SPLIT.value] = {
@@ -64,7 +65,7 @@ def _by_position(run: Run, how: EvaluationConfig) -> dict[str, Any]:
         "tokens": int(tokens),
     }
     if processes.is_first():
-        path = write_by_position(run.workdir, SPLIT.value, sums, run.step, how)
+        path = write_by_position(run.workdir, SPLIT.value, sums, run.step, eval_config)
         outcome["by_position"] = str(path)
     return outcome
 

@@ -78,7 +78,7 @@ SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree 
 def main() -> dict[str, Any]:
     """Prints each text, then returns them all with their scores."""
     _refuse_mixed()
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     config = SamplesConfig(
         num_samples=NUM_SAMPLES.value,
         max_new_tokens=MAX_NEW_TOKENS.value,
@@ -94,13 +94,13 @@ def main() -> dict[str, Any]:
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:
             for expected in next_tokens(run, prompt):
-                program.say(_bars(expected))
+                program.log(_bars(expected))
     if SHOW_BEAMS.value:
         for prompt in PROMPT.value:
-            program.say("\n".join([repr(prompt), *search_tree(run, prompt, config)]))
+            program.log("\n".join([repr(prompt), *search_tree(run, prompt, config)]))
     found = complete(run, PROMPT.value, config, seed=SEED.value, stop=STOP.value)
     for text in found:
-        program.say(f"{text.text}\n{'-' * 80}")
+        program.log(f"{text.text}\n{'-' * 80}")
     return {
         "workdir": WORKDIR.value,
         "step": run.step,

@@ -77,7 +77,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     app.run(guarded, flags_parser=_parse)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints for people: all but the last line of stdout is theirs."""
     if processes.is_first():
         print(text, flush=True)

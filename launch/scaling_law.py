@@ -73,9 +73,9 @@ def main() -> dict[str, Any]:
     found = _study(points, budgets)
     results = found.results
     for line in _describe(results):
-        program.say(line)
+        program.log(line)
     if OUTPUT.value:
-        program.say(f"page: {_write(found, Path(OUTPUT.value), path, where)}")
+        program.log(f"page: {_write(found, Path(OUTPUT.value), path, where)}")
     return results
 
 

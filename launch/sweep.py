@@ -81,7 +81,7 @@ STOP_WITH_STDIN = flags.DEFINE_bool(
 def main() -> dict[str, Any]:
     """Prints the plan and, if it is to be run, a line after each run; returns a summary."""
     if RUN.value:
-        return train_runs(_directory(), RUN.value, STOP_WITH_STDIN.value, program.say)
+        return train_runs(_directory(), RUN.value, STOP_WITH_STDIN.value, program.log)
     # The devices are for the runs: on a GPU this process would take most of the memory.
     jax.config.update("jax_platforms", "cpu")
     if TABLE.value:
@@ -114,7 +114,7 @@ def main() -> dict[str, Any]:
     if not shares:
         return outcome
     if stopped or outcome["finished"] + len(outcome["errors"]) < outcome["runs"]:
-        program.say("stopped; the same command goes on")
+        program.log("stopped; the same command goes on")
         return outcome | {"stopped": True}
     return outcome | ({"failed": True} if outcome["errors"] else {})
 
@@ -152,7 +152,7 @@ def _execute(directory: Path, plan: list[PlannedRun], shares: list[local_executo
         shares,
         TOGETHER.value,
         command,
-        lambda rows, name: program.say(describe_progress(plan, rows, name, len(shares), rate)),
+        lambda rows, name: program.log(describe_progress(plan, rows, name, len(shares), rate)),
     )
 
 
@@ -161,7 +161,7 @@ def _print_plan(plan: list[PlannedRun], directory: Path | None) -> None:
     rows = results(directory) if directory and begun else []
     seconds = estimate_seconds(rows, FLOPS_PER_SECOND.value)
     for line in describe_plan(plan, directory, seconds):
-        program.say(line)
+        program.log(line)
 
 
 def _summary(directory: Path) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _summary(directory: Path) -> dict[str, Any]:
     path = write_results(directory, rows)
     errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}
     for name, error in errors.items():
-        program.say(f"failed: {name}: {error}")
-    program.say(f"results: {path}")
+        program.log(f"failed: {name}: {error}")
+    program.log(f"results: {path}")
     return {
         "sweepdir": str(directory),
         "runs": len(rows),

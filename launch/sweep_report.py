@@ -22,8 +22,8 @@ from absl import flags
 from launch import program
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.errors import UserError
-from lm_jax.evaluation.by_position import write_by_position
 from lm_jax.runs.trained_run import evaluate_by_position, load
+from lm_jax.runs.workdir import write_by_position
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import read_results, workdir_of_row
 
@@ -47,14 +47,14 @@ def main() -> dict[str, Any]:
     else:  # pictures need no accelerator
         jax.config.update("jax_platforms", "cpu")
     path, pictures = write_sweep_page(directory)
-    program.say(f"pictures: {', '.join(pictures) or 'none, for what varies allows none'}")
+    program.log(f"pictures: {', '.join(pictures) or 'none, for what varies allows none'}")
     return {"report": str(path), "figures": str(directory / "figures"), "pictures": pictures}
 
 
 def _measure(directory: Path, names: Sequence[str]) -> None:
     rows = read_results(directory / "results.csv")
     done = {row["name"]: row for row in rows if row["status"] == "finished"}
-    how = EvaluationConfig(batch_size=BATCH_SIZE.value)
+    eval_config = EvaluationConfig(batch_size=BATCH_SIZE.value)
     for name in done if "all" in names else names:
         if name not in done:
             raise UserError(
@@ -62,10 +62,10 @@ def _measure(directory: Path, names: Sequence[str]) -> None:
                 f"are finished are {', '.join(list(done)[:_LISTED]) or 'none'}"
                 + (", ..." if len(done) > _LISTED else "")
             )
-        run = load(workdir_of_row(directory, done[name]), say=program.say)
-        sums = evaluate_by_position(run, split="validation", how=how)
-        write_by_position(run.workdir, "validation", sums, run.step, how)
-        program.say(f"{name}: validation loss {sums.nats.sum() / sums.tokens.sum():.4f}")
+        run = load(workdir_of_row(directory, done[name]), log=program.log)
+        sums = evaluate_by_position(run, split="validation", eval_config=eval_config)
+        write_by_position(run.workdir, "validation", sums, run.step, eval_config)
+        program.log(f"{name}: validation loss {sums.nats.sum() / sums.tokens.sum():.4f}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main() -> dict[str, Any]:
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
     results = train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):
-        program.say(f"stopped and saved at step {results['step']}; the same command goes on")
+        program.log(f"stopped and saved at step {results['step']}; the same command goes on")
     else:
         _summarise(results)
     return results
@@ -63,13 +63,13 @@ def _summarise(results: dict[str, Any]) -> None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
             value = validation[name]  # of a finished run, null where it was infinite
             shown = "infinite" if value is None else f"{value:.4f}"
-            program.say(f"validation {name.replace('_', '-')}: {shown}")
+            program.log(f"validation {name.replace('_', '-')}: {shown}")
     else:
         costs = results["baselines"] | {"this model": validation["bits_per_character"]}
-        program.say("bits per character of the validation text:")
+        program.log("bits per character of the validation text:")
         for name, bits in sorted(costs.items(), key=lambda item: item[1]):
-            program.say(f"  {name:20} {bits:.3f}")
-    program.say(f"curves and samples: {Path(WORKDIR.value) / 'report.html'}")
+            program.log(f"  {name:20} {bits:.3f}")
+    program.log(f"curves and samples: {Path(WORKDIR.value) / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Translates, writes, scores, and returns the figures."""
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     if INPUT.value:
         sources, references = _read(Path(INPUT.value))
     else:
@@ -67,7 +67,7 @@ def main() -> dict[str, Any]:
         for name in ("bleu", "chrf", "exact_match"):
             error = results[f"{name}_standard_error"]
             spread = f" \u00b1 {error:.2f}" if error is not None else ""
-            program.say(f"{name:12} {results[name]:6.2f}{spread}")
+            program.log(f"{name:12} {results[name]:6.2f}{spread}")
     return results
 
 
@@ -97,10 +97,10 @@ def _show(sources: list[str], found: list[Completion], references: list[str]) ->
     """Prints examples from all over the list."""
     step = max(len(sources) // max(EXAMPLES.value, 1), 1)
     for number in range(0, len(sources), step)[: EXAMPLES.value]:
-        program.say(f"source       {sources[number]}\ntranslation  {found[number].text}")
+        program.log(f"source       {sources[number]}\ntranslation  {found[number].text}")
         if references:
-            program.say(f"reference    {references[number]}")
-        program.say("")
+            program.log(f"reference    {references[number]}")
+        program.log("")
 
 
 if __name__ == "__main__":

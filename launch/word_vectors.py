@@ -31,25 +31,25 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Prints each answer, then returns them."""
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, say=program.say)
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     vectors = vectors_of_words(run)
     results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
     if PLUS.value:
         near = word_vectors.nearest(vectors, PLUS.value, MINUS.value, COUNT.value)
         for word, cosine in near:
-            program.say(f"{cosine:6.3f}  {word}")
+            program.log(f"{cosine:6.3f}  {word}")
         results["nearest"] = [word for word, _ in near]
     if SIMILARITIES.value:
         path = Path(SIMILARITIES.value)
         correlation, asked, count = word_vectors.similarity_correlation(vectors, path)
-        program.say(f"{path.name}: Spearman's correlation {correlation:.3f}, {asked} of {count}")
+        program.log(f"{path.name}: Spearman's correlation {correlation:.3f}, {asked} of {count}")
         results["similarity"] = {"spearman": correlation, "pairs": asked, "of": count}
     if ANALOGIES.value:
         sections = word_vectors.analogy_accuracy(vectors, Path(ANALOGIES.value))
         for name, (right, asked) in sections.items():
-            program.say(f"{right:6} of {asked:6}  {name}")
+            program.log(f"{right:6} of {asked:6}  {name}")
         right, asked = np.sum(list(sections.values()) or [(0, 0)], axis=0).tolist()
-        program.say(f"{right:6} of {asked:6}  all")
+        program.log(f"{right:6} of {asked:6}  all")
         results["analogies"] = {"right": right, "asked": asked}
     if len(results) == 2:
         raise UserError("ask something: --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")

@@ -1,54 +1,35 @@
-"""How good translations are: BLEU, chrF, and how many are right to the letter."""
+"""The quality of translations: BLEU, chrF, and the share of exact matches."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm_jax.errors import UserError
 
 _RESAMPLES = 1000
-_NORMAL_95 = 1.959964  # half a 95% interval over the standard error
+_NORMAL_95 = 1.959964  # half the width of a 95% interval, in standard errors
 
 
-def _metrics() -> tuple[Any, Any]:
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-    except ImportError:
-        raise UserError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
-    return BLEU, CHRF
-
-
-def _in_floats(metric: Any) -> Any:
-    """A metric whose resampled scores are floats, of which sacrebleu then takes the mean.
-
-    Left alone (2.6), those without any match are floats and the others NumPy's float32, which
-    `statistics.mean` does not add.
-    """
-    compute = metric._compute_score_from_stats
-
-    def computed(stats: Any) -> Any:
-        score = compute(stats)
-        score.score = float(score.score)
-        return score
-
-    metric._compute_score_from_stats = computed
-    return metric
+class _CorpusScore(NamedTuple):
+    score: float
+    half_width: float | None  # of the bootstrapped 95% interval; None for one sentence
+    signature: str
 
 
 def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """The figures of translations, all from 0 to 100, against one reference each.
+    """Returns the scores of translations against one reference each, all from 0 to 100.
 
-    `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015: characters, up to 6, beta 2) are
-    sacrebleu's with its defaults, which the signatures name; `exact_match` is the share of texts
-    that equal their reference. Standard errors are over sentences: for BLEU and chrF by sacrebleu's
-    bootstrap (Koehn 2004), 1,000 resamples with a fixed seed, as half its 95% interval over 1.96;
-    null for one sentence.
+    `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015: character 1-grams to 6-grams, beta 2)
+    are sacrebleu's with its defaults, which the signatures name; `exact_match` is the share of
+    texts that equal their reference. Standard errors are over sentences: for BLEU and chrF half of
+    the 95% interval of sacrebleu's bootstrap (Koehn 2004; 1,000 resamples with a fixed seed),
+    divided by 1.96. They are None for one sentence.
 
     Raises:
-      UserError: there is nothing to compare, or not as many of both.
+      UserError: sacrebleu is not installed, there are no sentences, or the numbers of hypotheses
+        and references differ.
     """
-    BLEU, CHRF = _metrics()
     if not references or len(hypotheses) != len(references):
         raise UserError(
             f"{len(hypotheses):,} translations and {len(references):,} references; expected as "
@@ -56,13 +37,41 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
         )
     count = len(references)
     figures: dict[str, Any] = {"sentences": count}
-    for name, metric in (("bleu", _in_floats(BLEU())), ("chrf", _in_floats(CHRF()))):
-        resamples = _RESAMPLES if count > 1 else 1
-        score = metric.corpus_score(list(hypotheses), [list(references)], n_bootstrap=resamples)
-        figures[name] = score.score
-        figures[f"{name}_standard_error"] = float(score._ci) / _NORMAL_95 if count > 1 else None
-        figures[f"{name}_signature"] = str(metric.get_signature())
+    for name, found in _corpus_scores(hypotheses, references).items():
+        figures[name] = found.score
+        error = None if found.half_width is None else found.half_width / _NORMAL_95
+        figures[f"{name}_standard_error"] = error
+        figures[f"{name}_signature"] = found.signature
     is_right = np.array([a == b for a, b in zip(hypotheses, references, strict=True)])
     figures["exact_match"] = 100 * float(is_right.mean())
     error = 100 * float(is_right.std(ddof=1)) / count**0.5 if count > 1 else None
     return figures | {"exact_match_standard_error": error}
+
+
+def _corpus_scores(
+    hypotheses: Sequence[str], references: Sequence[str]
+) -> Mapping[str, _CorpusScore]:
+    """Returns sacrebleu's scores by the names `bleu` and `chrf`."""
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.significance import PairedTest
+    except ImportError:
+        raise UserError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
+    metrics = {"bleu": BLEU(), "chrf": CHRF()}
+    if len(references) == 1:  # nothing to resample
+        scores = {n: m.corpus_score(hypotheses, [references]) for n, m in metrics.items()}
+        return {
+            name: _CorpusScore(score.score, None, str(metrics[name].get_signature()))
+            for name, score in scores.items()
+        }
+    # A paired test of one system only resamples it. `corpus_score(n_bootstrap=...)` of sacrebleu
+    # 2.6 fails where some resamples have no match: it averages Python's and NumPy's floats.
+    test = PairedTest(
+        [("lm_jax", hypotheses)], metrics, [references], test_type="bs", n_samples=_RESAMPLES
+    )
+    signatures, results = test()
+    found = {}
+    for name, key in zip(metrics, signatures, strict=True):
+        result: Any = results[key][0]
+        found[name] = _CorpusScore(result.score, float(result.ci), str(signatures[key]))
+    return found

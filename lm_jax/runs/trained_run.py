@@ -42,7 +42,7 @@ class Run(NamedTuple):
     variables: Any
 
 
-def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None] = print) -> Run:
+def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None] = print) -> Run:
     """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
     Its mesh is the run's own where that fits the devices here, else one device, or on several hosts
@@ -67,7 +67,7 @@ def load(directory: Path, checkpoint: str = "last", *, say: Callable[[str], None
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
-        step, state = restore(built, checkpoints, checkpoint, say)
+        step, state = restore(built, checkpoints, checkpoint, log)
     return Run(directory, built, tokenizer, step, variables_of(state))
 
 
@@ -79,14 +79,14 @@ def abstract_state(built: BuiltExperiment) -> TrainState | None:
 
 
 def restore(
-    built: BuiltExperiment, checkpoints: Checkpoints, which: str, say: Callable[[str], None]
+    built: BuiltExperiment, checkpoints: Checkpoints, which: str, log: Callable[[str], None]
 ) -> tuple[int, TrainState]:
     """The step and the state of a checkpoint, on the program's mesh.
 
     Raises:
       UserError: there is no such checkpoint, or none that can be read.
     """
-    step, state = checkpoints.restore(abstract_state(built), which, say)
+    step, state = checkpoints.restore(abstract_state(built), which, log)
     if isinstance(state, dict):
         state = sharding.replicated(TrainState(**state), built.mesh)
     return step, state
@@ -107,20 +107,20 @@ def dataset_of(run: Run) -> Dataset:
     return dataset
 
 
-def evaluate(run: Run, *, split: str, how: EvaluationConfig) -> dict[str, Any]:
+def evaluate(run: Run, *, split: str, eval_config: EvaluationConfig) -> dict[str, Any]:
     """The measures of the run's own `train` or `validation` split.
 
     Raises:
       UserError: the text cannot be cut so, or the data is no longer that which the run was
         trained on.
     """
-    dataset = _dataset_to_evaluate(run, how)
+    dataset = _dataset_to_evaluate(run, eval_config)
     losses = make_loss_function(run.built.loss)
     examples = getattr(dataset, split)
-    return measure(run.built, losses, run.variables, examples, dataset.tokenizer, how)
+    return measure(run.built, losses, run.variables, examples, dataset.tokenizer, eval_config)
 
 
-def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> PositionSums:
+def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig) -> PositionSums:
     """The sums of each place in a window, of a model that predicts the next token.
 
     Raises:
@@ -132,17 +132,17 @@ def evaluate_by_position(run: Run, *, split: str, how: EvaluationConfig) -> Posi
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
             "models that predict the next token (causal_lm)"
         )
-    documents = getattr(_dataset_to_evaluate(run, how), split)
+    documents = getattr(_dataset_to_evaluate(run, eval_config), split)
     losses = make_loss_function(run.built.loss)
-    length = how.context_length or experiment.model.context_length
-    batches, _ = run.built.objective.evaluation_batches(experiment, documents, how)
+    length = eval_config.context_length or experiment.model.context_length
+    batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
     with sharding.on_mesh(run.built.mesh):
         return sum_by_position(losses, run.variables, batches, length, run.built.mesh)
 
 
-def _dataset_to_evaluate(run: Run, how: EvaluationConfig) -> Dataset:
-    validate(dataclasses.replace(run.built.experiment, evaluation=how))
-    sharding.check_divides(run.built.mesh, how.batch_size, "an evaluation batch")
+def _dataset_to_evaluate(run: Run, eval_config: EvaluationConfig) -> Dataset:
+    validate(dataclasses.replace(run.built.experiment, evaluation=eval_config))
+    sharding.check_divides(run.built.mesh, eval_config.batch_size, "an evaluation batch")
     return dataset_of(run)
 
 

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lm_jax import data
-from lm_jax.config.experiment import Experiment
+from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import differences, from_dict, to_dict
 from lm_jax.errors import UserError
+from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.telemetry.environment import environment, versions
 from lm_jax.telemetry.json_files import write_json
 
@@ -111,6 +114,47 @@ def read_environment(workdir: Path) -> dict[str, Any]:
         return json.loads((workdir / "environment.json").read_text())
     except (OSError, ValueError):
         return {}
+
+
+def write_by_position(
+    workdir: Path, split: str, sums: PositionSums, step: int, eval_config: EvaluationConfig
+) -> Path:
+    """Writes `by_position_SPLIT.json`, the mean loss at each position, and returns its path.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    tokens = sums.tokens.sum()
+    path = workdir / f"by_position_{split}.json"
+    record = {
+        "step": step,
+        "stride": eval_config.stride,
+        "context_length": eval_config.context_length,
+        "cross_entropy": float(sums.nats.sum() / tokens),
+        "tokens": int(tokens),
+        "nats_by_position": (sums.nats / np.where(sums.tokens, sums.tokens, np.nan)).tolist(),
+        "tokens_by_position": sums.tokens.astype(int).tolist(),
+    }
+    write_json(path, record)
+    return path
+
+
+def read_by_position(workdir: Path, step: int, split: str = "validation") -> PositionSums | None:
+    """Returns the sums that `write_by_position` recorded at a step for disjoint windows.
+
+    Returns None if the file is missing or cannot be read, or if its step, its stride or its context
+    length is another.
+    """
+    try:
+        record: dict[str, Any] = json.loads((workdir / f"by_position_{split}.json").read_text())
+        means, tokens = record["nats_by_position"], record["tokens_by_position"]
+        nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
+        measured = record["step"], record["stride"], record["context_length"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if measured != (step, 0, 0):
+        return None
+    return PositionSums(np.array(nats), np.array(tokens, float))
 
 
 def wait_for_inputs(workdir: Path, seconds: float = 60) -> None:

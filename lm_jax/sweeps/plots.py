@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_jax.evaluation.by_position import parts, read_by_position
+from lm_jax.evaluation.by_position import position_bins
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.reports.matplotlib_figures import (
     LABELS,
@@ -24,6 +24,7 @@ from lm_jax.reports.matplotlib_figures import (
     size_name,
     some_ticks,
 )
+from lm_jax.runs.workdir import read_by_position
 from lm_jax.scaling_laws.isoflop import IsoflopProfile, fit_isoflop
 from lm_jax.scaling_laws.plots import profiles
 from lm_jax.sweeps.learning_rate_curves import (
@@ -202,14 +203,15 @@ def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Picture:
         for (panel, value), of in lines.items():
             row = of[0][0]
             family = families.index(row["family"])
-            along = parts(PositionSums(*np.sum([sums for _, sums in of], axis=0)), _PER_OCTAVE)
-            middle = [(part.first * part.last) ** 0.5 for part in along]
+            total = PositionSums(*np.sum([sums for _, sums in of], axis=0))
+            bins = position_bins(total, _PER_OCTAVE)
+            middle = [(each.first * each.last) ** 0.5 for each in bins]
             colour = scale.to_rgba(row[_SIZE])
             axes = figure[family] if len(figure) > 1 else figure[0]
             style = "-" if len(figure) > 1 else _STYLES[family % len(_STYLES)]
-            axes.plot(middle, [part.nats for part in along], style, color=colour, linewidth=1.4)
+            axes.plot(middle, [each.nats for each in bins], style, color=colour, linewidth=1.4)
             name = ", ".join(filter(None, [panel, size_name(size, value)]))
-            ends.append((along[-1].nats, name, colour))
+            ends.append((bins[-1].nats, name, colour))
         for axes, title in zip(figure, panels, strict=True):
             axes.set(xscale="log", title=title)
             some_ticks(axes.xaxis, [2**k for k in range(last.bit_length())], 12 // len(panels[:2]))

@@ -80,7 +80,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def restore(
-        self, abstract_state: Any, which: str, say: Callable[[str], None]
+        self, abstract_state: Any, which: str, log: Callable[[str], None]
     ) -> tuple[int, Any]:
         """The step and the state of a checkpoint.
 
@@ -89,7 +89,7 @@ class Checkpoints:
             as it was saved, as nested dicts of NumPy arrays.
           which: `last`: the newest that can be read; `best`: of the smallest validation
             cross-entropy; or a step.
-          say: told of every checkpoint that could not be read.
+          log: called with a message for every checkpoint that could not be read.
 
         Raises:
           UserError: there is no such checkpoint, or none can be read.
@@ -107,7 +107,7 @@ class Checkpoints:
             if not problem:
                 return step, state
             problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
-            say(problems[-1])
+            log(problems[-1])
         raise UserError(
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"

@@ -1,16 +1,13 @@
-"""The loss by place in the context, against sums written out."""
-
-import json
+"""The loss by position in the context, against sums written out."""
 
 import jax
 import numpy as np
 import pytest
 
 from lm_jax import data
-from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.tokenizers import train_tokenizer
-from lm_jax.evaluation.by_position import parts, read_by_position, write_by_position
+from lm_jax.evaluation.by_position import position_bins
 from lm_jax.evaluation.loss_sums import (
     MeasuredLosses,
     PositionSums,
@@ -48,7 +45,7 @@ def plain_sums(texts, stride):
 
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[-1:]])  # one document has no positions of its own
 @pytest.mark.parametrize(("devices", "batch_size", "stride"), [(1, 3, 16), (1, 64, 5), (2, 4, 16)])
-def test_sums_are_those_of_each_place_of_each_window(texts, devices, batch_size, stride):
+def test_sums_are_those_of_each_position_of_each_window(texts, devices, batch_size, stride):
     documents = tokenize(train_tokenizer(TokenizerConfig("byte"), []), texts)
     batches = data.evaluation_batches(
         documents, context_length=CONTEXT, batch_size=batch_size, stride=stride
@@ -64,43 +61,17 @@ def test_sums_are_those_of_each_place_of_each_window(texts, devices, batch_size,
     assert found.nats.sum() == pytest.approx(whole.nats.sum(), rel=1e-12)
 
 
-def test_parts_of_an_octave_are_1_2_3_to_4_and_so_on():
+def test_bins_of_an_octave_are_1_2_3_to_4_and_so_on():
     sums = PositionSums(np.arange(1.0, 12), np.full(11, 2.0))
-    spans = [(part.first, part.last) for part in parts(sums, per_octave=1)]
+    spans = [(part.first, part.last) for part in position_bins(sums, per_octave=1)]
     assert spans == [(1, 1), (2, 2), (3, 4), (5, 8), (9, 11)]
-    assert parts(sums, per_octave=1)[3].nats == pytest.approx((5 + 6 + 7 + 8) / 8)
-    fine = parts(sums, per_octave=4)
+    assert position_bins(sums, per_octave=1)[3].nats == pytest.approx((5 + 6 + 7 + 8) / 8)
+    fine = position_bins(sums, per_octave=4)
     assert sum(part.tokens for part in fine) == 22
     assert sum(part.nats * part.tokens for part in fine) == pytest.approx(sums.nats.sum())
-    assert parts(PositionSums(np.ones(1), np.ones(1)), per_octave=4) == [(1, 1, 1.0, 1)]
+    assert position_bins(PositionSums(np.ones(1), np.ones(1)), per_octave=4) == [(1, 1, 1.0, 1)]
 
 
-def test_places_without_targets_are_left_out():
+def test_positions_without_targets_are_left_out():
     sums = PositionSums(np.array([0.0, 0.0, 6.0, 0.0]), np.array([0.0, 0.0, 3.0, 0.0]))
-    assert parts(sums, per_octave=1) == [(3, 4, 2.0, 3)]
-
-
-def test_what_is_written_is_read_back(tmp_path):
-    sums = PositionSums(np.array([6.0, 0.0, 5.0]), np.array([3.0, 0.0, 2.0]))
-    path = write_by_position(tmp_path, "validation", sums, 20, EvaluationConfig())
-    record = json.loads(path.read_text())
-    assert record["nats_by_position"] == [2.0, None, 2.5]
-    assert (record["cross_entropy"], record["tokens"]) == (11 / 5, 5)
-    found = read_by_position(tmp_path, 20)
-    np.testing.assert_array_equal(found, sums)
-    assert read_by_position(tmp_path, 20, "train") is None
-    path.write_text("{")
-    assert read_by_position(tmp_path, 20) is None
-
-
-@pytest.mark.parametrize(
-    "how",
-    [EvaluationConfig(stride=2), EvaluationConfig(context_length=4)],
-    ids=["strided", "of another context"],
-)
-def test_what_was_measured_otherwise_is_not_read(how, tmp_path):
-    sums = PositionSums(np.array([6.0, 5.0]), np.array([3.0, 2.0]))
-    write_by_position(tmp_path, "validation", sums, 20, how)
-    assert read_by_position(tmp_path, 20) is None
-    write_by_position(tmp_path, "validation", sums, 10, EvaluationConfig())
-    assert read_by_position(tmp_path, 20) is None
+    assert position_bins(sums, per_octave=1) == [(3, 4, 2.0, 3)]

@@ -51,9 +51,9 @@ def language(name):
 def test_language_models_train_generate_and_are_read_back(name, tmp_path):
     results = train(language(name), tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(257) - 0.3
-    run = load(tmp_path, say=lambda line: None)
-    how = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
-    again = evaluate(run, split="validation", how=how)
+    run = load(tmp_path, log=lambda line: None)
+    eval_config = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
+    again = evaluate(run, split="validation", eval_config=eval_config)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
     text = complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
     assert text.startswith("The ") and len(text) > 10
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
     train(language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False))
     parts = train(language(name), tmp_path / "parts")
     assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
-    one, other = (load(tmp_path / d, say=lambda line: None) for d in ("whole", "parts"))
+    one, other = (load(tmp_path / d, log=lambda line: None) for d in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
 
@@ -104,7 +104,7 @@ def larger_digits(tmp_path):
 def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
     config = images(ConvNetConfig(architecture="keras", norm="batch_norm"), data=larger_digits)
     train(config, tmp_path / "run")
-    run = load(tmp_path / "run", say=lambda line: None)
+    run = load(tmp_path / "run", log=lambda line: None)
     means = [leaf for leaf in jax.tree.leaves(run.variables["batch_stats"]) if leaf.ndim == 1]
     assert any(np.abs(leaf).max() > 0 for leaf in means)
     assert "First filters" in (tmp_path / "run" / "report.html").read_text()
@@ -117,7 +117,7 @@ def test_only_the_head_of_another_runs_model_is_trained(larger_digits, tmp_path)
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"), "head")
     config.seed = 7
     train(config, tmp_path / "tuned")
-    base, tuned = (load(tmp_path / d, say=lambda line: None) for d in ("base", "tuned"))
+    base, tuned = (load(tmp_path / d, log=lambda line: None) for d in ("base", "tuned"))
     changed = jax.tree_util.tree_map_with_path(
         lambda path, a, b: (jax.tree_util.keystr(path), bool(np.any(a != b))),
         base.variables,
@@ -159,7 +159,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     config.mesh = "auto"
     results = train(config, tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(300)
-    vectors = vectors_of_words(load(tmp_path, say=lambda line: None))
+    vectors = vectors_of_words(load(tmp_path, log=lambda line: None))
     assert vectors.vectors.shape == (299, 8)  # all but the end of a document
     assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
 
@@ -236,7 +236,7 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
     run = load(tmp_path / "run")
     assert run.tokenizer.vocab_size == 512 and run.built.experiment.model.vocab_size == 513
-    again = evaluate(run, split="validation", how=config.evaluation)
+    again = evaluate(run, split="validation", eval_config=config.evaluation)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
     with pytest.raises(ValueError, match="base holds no tokenizer that can be read"):
         train(config, tmp_path / "other")

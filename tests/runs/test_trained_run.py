@@ -7,6 +7,7 @@ import pytest
 
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data.text import corpus
+from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import complete, evaluate, evaluate_by_position, load
@@ -46,7 +47,7 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: first)
     run = load(trained)
     assert dict(run.built.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
-    figures = evaluate(run, split="validation", how=EvaluationConfig(batch_size=3))
+    figures = evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
     assert complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
@@ -55,16 +56,18 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
 def test_the_loss_by_position_sums_to_that_of_the_split(trained):
     run = load(trained)
     for stride in (0, 8):
-        how = EvaluationConfig(batch_size=8, stride=stride)
-        sums = evaluate_by_position(run, split="validation", how=how)
-        figures = evaluate(run, split="validation", how=how)
+        eval_config = EvaluationConfig(batch_size=8, stride=stride)
+        sums = evaluate_by_position(run, split="validation", eval_config=eval_config)
+        figures = evaluate(run, split="validation", eval_config=eval_config)
         assert sums.tokens.sum() == figures["tokens"] and len(sums.tokens) == 32
         assert sums.nats.sum() == pytest.approx(figures["nats"], rel=1e-12)
     assert sums.tokens[31] > sums.tokens[0]  # with a stride most have others before them
     masked = dataclasses.replace(run.built.experiment, objective="masked_lm")
-    masked = run._replace(built=run.built._replace(experiment=masked))
+    masked = run._replace(
+        built=run.built._replace(experiment=masked, objective=objective_of(masked))
+    )
     with pytest.raises(ValueError, match="is trained for masked_lm; the loss by position is of"):
-        evaluate_by_position(masked, split="validation", how=how)
+        evaluate_by_position(masked, split="validation", eval_config=eval_config)
 
 
 def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
@@ -75,7 +78,7 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     monkeypatch.setattr(corpus, "train_tokenizer", another)
     shutil.rmtree(run.built.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
-        evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+        evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=8))
     shutil.rmtree(run.built.experiment.data.cache_directory)  # for the tests that follow
 
 

@@ -49,12 +49,12 @@ def run(tmp_path_factory, one_device):
     directory = tmp_path_factory.mktemp("runs") / "copy"
     results = trainer.train(config, directory)
     assert results["validation"]["accuracy"] > 0.95
-    return load(directory, say=lambda line: None)
+    return load(directory, log=lambda line: None)
 
 
 def test_a_run_on_pairs_is_measured_again_alike(run):
     results = json.loads((run.workdir / "evaluation.json").read_text())["validation"]
-    again = evaluate(run, split="validation", how=EvaluationConfig(batch_size=8))
+    again = evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=8))
     assert again["cross_entropy"] == pytest.approx(results["cross_entropy"], abs=1e-5)
     assert again["documents"] == results["documents"] > 10
 

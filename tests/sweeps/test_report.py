@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.evaluation.by_position import write_by_position
 from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.runs.workdir import write_by_position
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import workdir_of_row, write_results
 from tests.reports.pages import Page

@@ -86,7 +86,7 @@ def assert_same(ours, theirs):
     assert found["validation"] == expected["validation"]
     assert (ours / "samples.txt").read_text() == (theirs / "samples.txt").read_text()
     for which in ("last", "best"):
-        a, b = (load(d, checkpoint=which, say=lambda _: None) for d in (ours, theirs))
+        a, b = (load(d, checkpoint=which, log=lambda _: None) for d in (ours, theirs))
         assert a.step == b.step
         jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 

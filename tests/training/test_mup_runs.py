@@ -28,12 +28,12 @@ def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(monkeypatch, tmp_
     found = trainer.train(config, tmp_path / "run")["validation"]["cross_entropy"]
     assert found == pytest.approx(one_device, abs=1e-4)
 
-    run = load(tmp_path / "run", say=lambda line: None)
-    how = EvaluationConfig(batch_size=16)
-    again = evaluate(run, split="validation", how=how)["cross_entropy"]
+    run = load(tmp_path / "run", log=lambda line: None)
+    eval_config = EvaluationConfig(batch_size=16)
+    again = evaluate(run, split="validation", eval_config=eval_config)["cross_entropy"]
     assert again == pytest.approx(found, abs=1e-5)
-    text, how = "The ", SamplesConfig(1, max_new_tokens=1, temperature=0)
-    completed = complete(run, [text], how)[0].text
+    text, samples = "The ", SamplesConfig(1, max_new_tokens=1, temperature=0)
+    completed = complete(run, [text], samples)[0].text
     tokens = np.array([[run.tokenizer.end_of_document, *run.tokenizer.encode(text)]])
     logits, _ = run.built.model.apply(run.variables, {"inputs": tokens}, train=False)
     assert completed == text + run.tokenizer.decode([int(logits[0, -1].argmax())])
