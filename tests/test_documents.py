@@ -20,10 +20,15 @@ PROGRAMS = [
 
 
 def shown():
-    """Each file's commands, without those that leave something to the reader (`...`)."""
+    """Returns each file's commands, but for those with `...` and with files of the reader."""
     found = {path: commands_of_document(path.read_text("utf-8")) for path in documents()}
     found |= {path: commands_of_docstring(path) for path in sorted(PROGRAMS)}
-    return [(str(p.relative_to(ROOT)), c) for p, cs in found.items() for c in cs if "..." not in c]
+    return [
+        (str(p.relative_to(ROOT)), c)
+        for p, cs in found.items()
+        for c in cs
+        if not re.search(r"\.\.\.|my_", c)
+    ]
 
 
 WRONG = [

@@ -1,0 +1,50 @@
+"""The files that docs/extending shows work as they stand, from outside the repository."""
+
+import re
+import subprocess
+import sys
+
+from tests.documented_commands import ROOT
+from tests.launch.test_launch import environment
+
+SMALL = [
+    "--config.training.num_steps=12",
+    "--config.training.steps_per_call=4",
+    "--config.schedule.warmup_steps=4",
+    "--config.samples.max_new_tokens=16",
+    "--config.evaluation.baselines=false",
+]
+
+
+def written(page, directory):
+    """Writes the Python file that a page shows, and returns its path."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "extending" / page).read_text(), flags=re.DOTALL
+    )
+    path = directory / code.splitlines()[0].removeprefix("# ")
+    path.write_text(code)
+    return path
+
+
+def run(*arguments):
+    process = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_the_model_trains_and_generates(tmp_path):
+    config, workdir = written("model.md", tmp_path), tmp_path / "run"
+    run("launch.train", f"--config={config}", f"--workdir={workdir}", *SMALL)
+    run("launch.generate", f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=5")
+
+
+def test_the_objective_trains(tmp_path):
+    config, workdir = written("objective.md", tmp_path), tmp_path / "run"
+    run("launch.train", f"--config={config}", f"--workdir={workdir}", *SMALL)
+    assert '"z_loss"' in (workdir / "metrics.jsonl").read_text()
