@@ -1,1 +1,1 @@
-"""Speed beside a peer, in one run."""
+"""Programs that measure the results which the documents quote."""

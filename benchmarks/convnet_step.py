@@ -1,12 +1,11 @@
-"""Images per second of a convolutional network's train step on a CPU, beside PyTorch.
+"""Images per second of a convolutional network's train step on a CPU, against PyTorch's.
 
   python -m benchmarks.convnet_step --rounds=15 --output=benchmarks/results/convnet_cpu.json
 
 The network is the `keras` architecture (Conv16, pool, Conv32, pool, Dense128, Dense10) on random
-28 x 28 x 1 images, 200 a step, with Adam. All run in one process, in turns, so that a machine
-whose speed drifts does so for all. PyTorch runs eagerly, in either of its memory layouts; the
-ratio is the median over the turns of the faster layout's seconds over ours. Needs the `torch`
-extra.
+28 x 28 x 1 images, 200 per step, with Adam. All run in one process, interleaved, so that a drift in
+clock speed affects all. PyTorch runs eagerly, in both of its memory layouts; the ratio is the
+median over the rounds of the faster layout's seconds over ours. Needs the `torch` extra.
 """
 
 import functools
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from lm_jax.benchmarking import train_step
-from lm_jax.benchmarking.interleaved_timing import Turn
+from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.benchmarking.tables import table_of
 from lm_jax.build import build_experiment
 from lm_jax.config.experiment import Experiment, OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -27,16 +26,16 @@ from lm_jax.data import ImageConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.telemetry.environment import environment, version
 
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.", lower_bound=2)
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of the interleaved timing.", lower_bound=2)
+OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write.")
 
-BATCH_SIZE, STEPS = 200, 20  # images a step, steps a turn
+BATCH_SIZE, STEPS = 200, 20  # images per step, steps per call
 LEARNING_RATE = 1e-3
 CONFIG = ConvNetConfig("keras", num_classes=10, image_height=28, image_width=28, image_channels=1)
 
 
-def torch_turn(batches: Mapping[str, np.ndarray], channels_last: bool) -> Turn:
-    """As many steps of eager PyTorch with its fused Adam, on images [K, B, 28, 28, 1]."""
+def torch_work(batches: Mapping[str, np.ndarray], channels_last: bool) -> Work:
+    """Returns K steps of eager PyTorch with its fused Adam on images [K, B, 28, 28, 1]."""
     import torch
     from torch import nn
 
@@ -54,18 +53,18 @@ def torch_turn(batches: Mapping[str, np.ndarray], channels_last: bool) -> Turn:
     ]
     targets = torch.from_numpy(batches["targets"].astype(np.int64))
 
-    def turn() -> None:
+    def work() -> None:
         for x, y in zip(inputs, targets, strict=True):
             loss = nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return turn
+    return work
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """The figures of ours and of both of PyTorch's layouts, in turns."""
+    """Returns the figures of our train step and of PyTorch's in both layouts."""
     experiment = Experiment(
         objective="classification",
         model=CONFIG,
@@ -75,12 +74,12 @@ def measure(rounds: int) -> dict[str, Any]:
         training=TrainingConfig(batch_size=BATCH_SIZE, steps_per_call=STEPS),
     )
     layouts = {"pytorch": False, "pytorch channels last": True}
-    peers = {n: functools.partial(torch_turn, channels_last=v) for n, v in layouts.items()}
-    return train_step.measure(build_experiment(experiment, {}), rounds, peers)
+    baselines = {n: functools.partial(torch_work, channels_last=v) for n, v in layouts.items()}
+    return train_step.measure(build_experiment(experiment, {}), rounds, baselines)
 
 
 def main(_: list[str]) -> None:
-    """Prints a table, and writes the JSON where asked."""
+    """Prints a table, and writes the JSON file if --output is given."""
     result = measure(ROUNDS.value)
     for line in table_of({"the Keras network, batch 200": result}):
         print(line)

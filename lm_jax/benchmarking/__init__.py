@@ -1,1 +1,1 @@
-"""What launch.benchmark times, and the same work in PyTorch."""
+"""The work that launch.benchmark times, ours and the same in PyTorch."""

@@ -1,4 +1,4 @@
-"""KV-cached greedy decoding from prompts of one token, timed beside Hugging Face's `generate`."""
+"""KV-cached greedy decoding from one-token prompts, timed against Hugging Face's `generate`."""
 
 import functools
 import importlib.util
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
+from lm_jax.benchmarking.interleaved_timing import Work, time_interleaved
 from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop
@@ -19,23 +19,25 @@ from lm_jax.training.state import init_state, variables_of
 
 
 def measure(
-    built: BuiltExperiment, batch_size: int, new_tokens: int, rounds: int, how: str
-) -> dict:
-    """The figures of continuing `batch_size` prompts by `new_tokens`, and of the peer, in turns.
+    built: BuiltExperiment, batch_size: int, new_tokens: int, rounds: int, mode: str
+) -> dict[str, Any]:
+    """Times continuing `batch_size` prompts by `new_tokens`, interleaved with the baseline.
 
-    Every token takes a read of all parameters and of the cache: beside the tokens stand the bytes
-    a second that these come to. Parameters are float32 on our side, as runs hold them, and of the
-    compute dtype on the other.
+    Each token reads all parameters and the cache, so the result also states bytes per second. Our
+    parameters are float32, as in training; Hugging Face's have the compute dtype.
 
     Args:
-      how: `none` leaves Hugging Face out; it is not compiled otherwise.
+      mode: `none` leaves Hugging Face out; with any other mode it runs eagerly.
 
     Raises:
       UserError: the model does not generate, or the tokens do not fit its context.
     """
     experiment = built.experiment
+    family = type(experiment.model).__name__
     if built.model.step is None or hasattr(experiment.model, "source_length"):
-        raise UserError("the suite decode measures models that continue a text; take another")
+        raise UserError(
+            f"{family} does not continue a text; the suite decode measures language models"
+        )
     if not 0 < new_tokens < experiment.model.context_length:
         raise UserError(
             f"{new_tokens} tokens and a prompt of one do not fit the model.context_length "
@@ -43,15 +45,15 @@ def measure(
         )
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
     variables = variables_of(state)
-    del state  # and with it the optimizer's
+    del state  # frees the optimizer state
     vocab_size = experiment.model.vocab_size
     prompts = np.random.default_rng(0).integers(0, vocab_size, (batch_size, 1)).astype(np.int32)
-    turns = {"lm_jax": _our_turn(built, variables, prompts, new_tokens)}
-    note = _why_not(built, how)
+    work = {"lm_jax": _our_work(built, variables, prompts, new_tokens)}
+    note = _why_no_baseline(built, mode)
     if not note:
-        turns["hugging_face"] = _hugging_face_turn(built, prompts, new_tokens)
-    seconds = take_turns(turns, rounds)
-    rates = {name: seconds.rate(name, batch_size * new_tokens, new_tokens) for name in turns}
+        work["hugging_face"] = _hugging_face_work(built, prompts, new_tokens)
+    timings = time_interleaved(work, rounds)
+    rates = {name: timings.rate(name, batch_size * new_tokens, new_tokens) for name in work}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     cache = _cache_bytes(experiment.model, batch_size, new_tokens, compute_dtype(experiment))
     ours = rates["lm_jax"]
@@ -59,26 +61,26 @@ def measure(
     return {
         "unit": "tokens",
         "targets_per_step": batch_size,
-        "steps_per_turn": new_tokens,
+        "steps_per_round": new_tokens,
         "rounds": rounds,
         "dtype": str(compute_dtype(experiment)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         "programs": rates,
-        **seconds.ratios("lm_jax", [name for name in turns if name != "lm_jax"]),
+        **timings.ratios("lm_jax", [name for name in work if name != "lm_jax"]),
         "bytes_per_step": {"parameters": weights, "cache": cache},
-        "peer": note or "Hugging Face generate, eager",
+        "baseline": note or "Hugging Face generate, eager",
     }
 
 
 def _cache_bytes(config: Any, batch_size: int, new_tokens: int, dtype: Any) -> int:
-    """Bytes of the keys and values that a step reads: of all the columns, filled or not."""
+    """Returns the bytes of keys and values that a step reads; it reads empty columns too."""
     if not isinstance(config, TransformerConfig):
         return 0
     width = config.kv_heads * config.head_width
     return 2 * config.num_layers * batch_size * (1 + new_tokens) * width * dtype.itemsize
 
 
-def _our_turn(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_tokens: int) -> Turn:
+def _our_work(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_tokens: int) -> Work:
     greedy = Sampling(temperature=0.0)
     generate = jax.jit(
         functools.partial(decode_loop.generate, built.model, sampling=greedy, end_tokens=(-1,))
@@ -87,37 +89,37 @@ def _our_turn(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_t
     tokens = np.pad(prompts, ((0, 0), (0, new_tokens)))
     lengths, limits = np.ones(count, np.int32), np.full(count, width, np.int32)
 
-    def turn() -> None:
+    def work() -> None:
         keys = jax.random.split(jax.random.key(0), count)
         with sharding.on_mesh(built.mesh):
             found = generate(variables, tokens, lengths, limits, keys)
         assert np.asarray(found.lengths).tolist() == [width] * count
 
-    return turn
+    return work
 
 
-def _why_not(built: BuiltExperiment, how: str) -> str:
-    """Why Hugging Face's model is not measured; '' where it is."""
-    if how == "none":
-        return "Hugging Face was not asked for"
+def _why_no_baseline(built: BuiltExperiment, mode: str) -> str:
+    """Returns why Hugging Face's model is not measured; "" if it is."""
+    if mode == "none":
+        return "Hugging Face is left out by --torch=none"
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return "torch or transformers is not installed"
     import torch
 
-    from lm_jax.benchmarking import pytorch_models as torch_peers
+    from lm_jax.benchmarking import pytorch_models
 
     platform = built.mesh.devices.flat[0].platform
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
         return f"PyTorch {torch.__version__} has no {platform} here"
     config = built.experiment.model
-    otherwise = torch_peers.unlike(built.experiment)
-    if otherwise or not isinstance(config, TransformerConfig) or not config.use_bias:
-        return f"GPT-2 is another model: {otherwise or 'its layers have biases'}"
+    difference = pytorch_models.unsupported_choice(built.experiment)
+    if difference or not isinstance(config, TransformerConfig) or not config.use_bias:
+        return f"GPT-2 is another model: {difference or 'its layers have biases'}"
     return ""
 
 
-def _hugging_face_turn(built: BuiltExperiment, prompts: np.ndarray, new_tokens: int) -> Turn:
-    """GPT-2 of transformers with random weights of the same shapes."""
+def _hugging_face_work(built: BuiltExperiment, prompts: np.ndarray, new_tokens: int) -> Work:
+    """Decodes with the GPT-2 of transformers, with random weights of the same shapes."""
     import torch
     import transformers
 
@@ -140,7 +142,7 @@ def _hugging_face_turn(built: BuiltExperiment, prompts: np.ndarray, new_tokens: 
     dtype = getattr(torch, str(compute_dtype(built.experiment)))
     model = transformers.GPT2LMHeadModel(shape).to(device, dtype).eval()
 
-    def turn() -> None:
+    def work() -> None:
         tokens = torch.tensor(prompts, device=device).long()
         with torch.inference_mode():
             found = model.generate(
@@ -155,4 +157,4 @@ def _hugging_face_turn(built: BuiltExperiment, prompts: np.ndarray, new_tokens: 
         found = found.cpu()
         assert found.shape == (len(prompts), 1 + new_tokens)
 
-    return turn
+    return work

@@ -1,4 +1,4 @@
-"""What is measured where nothing else is asked for, and a published model as it is pretrained."""
+"""The experiments that a suite measures by default, and the pretraining of published models."""
 
 import dataclasses
 from typing import Any
@@ -14,15 +14,16 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment
 
-# Adam as PyTorch's examples of LSTMs have it.
+# The Adam of PyTorch's LSTM examples.
 _ADAM = OptimizerConfig("adam", beta2=0.999, clip_norm=0.0)
 
 
-def default_cases(suite: str, accelerator: bool) -> dict[str, Experiment]:
-    """The experiments of a suite by name: small ones for a CPU, GPT-2 for an accelerator.
+def default_experiments(suite: str, accelerator: bool) -> dict[str, Experiment]:
+    """Returns the experiments of a suite by name: small ones on CPU, GPT-2 on an accelerator.
 
-    On a CPU nanoGPT's settings for one and for a small GPU; on an accelerator GPT-2 124M with
-    context 1,024 and half a million tokens a step, its vocabulary rounded up to a multiple of 64.
+    On CPU these are nanoGPT's settings for a CPU and for a small GPU. On an accelerator it is
+    GPT-2 124M with context 1,024 and half a million tokens per step, its vocabulary rounded up to
+    a multiple of 64.
     """
     if suite == "decode":
         return {"GPT-2 124M": published("gpt2_small")}

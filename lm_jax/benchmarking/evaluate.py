@@ -1,4 +1,4 @@
-"""Exact evaluation of a text, timed beside a forward pass of PyTorch's over the same windows."""
+"""Exact evaluation of a text, timed against PyTorch's forward pass over the same windows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
@@ -16,7 +16,7 @@ from lm_jax.training.state import init_state, variables_of
 
 
 def random_documents(tokens: int, vocab_size: int, length: int = 0) -> data.TokenizedDocuments:
-    """A stream of random tokens, of documents with `length` targets; 0: of one document."""
+    """Returns a stream of random tokens in documents of `length` targets; 0: one document."""
     count = max(tokens // length, 1) if length else 1
     rng = np.random.default_rng(0)
     stream = rng.integers(1, max(vocab_size, 2), tokens + 1).astype(np.int32)
@@ -27,14 +27,17 @@ def random_documents(tokens: int, vocab_size: int, length: int = 0) -> data.Toke
 
 
 def measure(
-    built: BuiltExperiment, num_batches: int, rounds: int, peers: Mapping[str, Any]
+    built: BuiltExperiment, num_batches: int, rounds: int, baselines: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The figures of evaluating one document of so many batches, and of others, in turns.
+    """Times evaluating one document of `num_batches` batches, interleaved with the baselines.
 
-    Ours ends in sums a document in float64 on the host; a peer's in one mean.
+    Ours ends in float64 sums per document on the host, a baseline in one mean.
+
+    Args:
+      baselines: by name, functions of the batches [K, B, T] that return the work to time.
 
     Raises:
-      UserError: the program is not of a causal language model.
+      UserError: the experiment is not a causal language model.
     """
     experiment = built.experiment
     if experiment.objective != "causal_lm":
@@ -49,24 +52,24 @@ def measure(
     variables = variables_of(state)
     losses = make_loss_function(built.loss)
 
-    def turn() -> None:
+    def work() -> None:
         with sharding.on_mesh(built.mesh):
             sums = sum_by_document(losses, variables, batches, 1, built.mesh)
         assert sums.tokens.sum() == num_batches * targets
 
     names = ("inputs", "targets")
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in names}
-    turns = {"lm_jax": turn, **{name: make(stacked) for name, make in peers.items()}}
-    seconds = take_turns(turns, rounds)
+    timed = {"lm_jax": work, **{name: make(stacked) for name, make in baselines.items()}}
+    timings = time_interleaved(timed, rounds)
     return {
         "unit": "tokens",
         "targets_per_step": targets,
-        "steps_per_turn": num_batches,
+        "steps_per_round": num_batches,
         "rounds": rounds,
         "dtype": str(compute_dtype(experiment)),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "programs": {
-            name: seconds.rate(name, num_batches * targets, num_batches) for name in turns
+            name: timings.rate(name, num_batches * targets, num_batches) for name in timed
         },
-        **seconds.ratios("lm_jax", list(peers)),
+        **timings.ratios("lm_jax", list(baselines)),
     }

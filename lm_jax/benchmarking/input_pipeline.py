@@ -1,4 +1,4 @@
-"""The input pipeline beside the model that it feeds: which is faster, and how long steps wait."""
+"""The input pipeline against the model that it feeds: rates of both, and how long steps wait."""
 
 import queue
 import threading
@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.benchmarking.evaluate import random_documents
-from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.benchmarking.train_step import prepare
 from lm_jax.build import BuiltExperiment, training_batches
 from lm_jax.data.interface import Batches
@@ -26,17 +26,17 @@ _DOCUMENT = 512  # targets of a random document
 
 
 def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, Any]:
-    """How fast batches are made, and consumed by the model, and how long dispatches waited.
+    """Times making batches and consuming them, and how long dispatches wait for input.
 
-    Making is stacking the host's arrays of a dispatch. The waits are of real training, `fit`: from
-    the moment when a dispatch was done to that when the next one was handed over.
+    Making means stacking the host's arrays of one dispatch. The waits come from real training by
+    `fit`: the time from the end of a dispatch until the next one is submitted.
 
     Args:
-      corpus: what `data.prepare` gave; None: random tokens in random documents.
-      dispatches: how many to time, of `training.steps_per_call` steps each.
+      corpus: from `data.prepare`; None: random tokens in random documents.
+      dispatches: the number to time, of `training.steps_per_call` steps each.
 
     Raises:
-      UserError: there is no corpus, and the program does not read a stream of tokens.
+      UserError: there is no corpus, and the experiment does not read a stream of tokens.
     """
     experiment = built.experiment
     if corpus is None:
@@ -52,18 +52,18 @@ def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, A
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     step = prepare(built, make())
-    turns: dict[str, Callable[[], Any]] = {"made": make, "consumed": step.turn}
-    seconds = take_turns(turns, dispatches)
+    work: dict[str, Callable[[], Any]] = {"made": make, "consumed": step.work}
+    timings = time_interleaved(work, dispatches)
     units = steps * targets_per_step(experiment)
-    waited = waits(*_trained(built, batches, dispatches))
-    consumed = seconds.rate("consumed", units, steps)
+    waited = wait_seconds(*_train(built, batches, dispatches))
+    consumed = timings.rate("consumed", units, steps)
     return {
         "unit": built.objective.unit,
         "targets_per_step": targets_per_step(experiment),
         "steps_per_dispatch": steps,
         "rounds": dispatches,
-        "programs": {"made": seconds.rate("made", units, steps), "consumed": consumed},
-        "made_over_consumed": seconds.ratios("made", ["consumed"])["ratio"],
+        "programs": {"made": timings.rate("made", units, steps), "consumed": consumed},
+        "made_over_consumed": timings.ratios("made", ["consumed"])["ratio"],
         "wait_seconds": {
             "median": float(np.median(waited)),
             "percentile_99": float(np.percentile(waited, 99)),
@@ -74,11 +74,12 @@ def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, A
 
 
 def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
+    """Returns training batches of random documents. Raises UserError unless causal_lm."""
     experiment = built.experiment
     if experiment.objective != "causal_lm":
         raise UserError(
-            "the suite data has random tokens for objective causal_lm, not "
-            f"{experiment.objective}; give a --config whose data can be had"
+            f"the suite data makes random tokens only for objective causal_lm, not "
+            f"{experiment.objective}; give --config with data on this machine"
         )
     per_step = targets_per_step(experiment)
     tokens = max(per_step * experiment.training.steps_per_call * dispatches // 4, 2 * per_step)
@@ -90,28 +91,28 @@ def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
     )
 
 
-def _trained(
+def _train(
     built: BuiltExperiment, batches: Batches, dispatches: int
 ) -> tuple[list[float], list[float]]:
-    """When each dispatch of a training was handed over, and when it was done."""
+    """Returns the times in seconds at which each dispatch was submitted and finished."""
     experiment = built.experiment
     experiment.training.num_steps = (dispatches + 2) * experiment.training.steps_per_call
     experiment.evaluation.every_steps = experiment.checkpoint.every_steps = 0
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
     steps = jit_train_steps(built.train_step)
-    handed: list[float] = []
-    done: list[float] = []
-    under_way: queue.Queue[Mapping[str, jax.Array] | None] = queue.Queue()
+    submitted: list[float] = []
+    finished: list[float] = []
+    in_flight: queue.Queue[Mapping[str, jax.Array] | None] = queue.Queue()
 
     def watch() -> None:
-        while (metrics := under_way.get()) is not None:
+        while (metrics := in_flight.get()) is not None:
             jax.block_until_ready(metrics)
-            done.append(time.perf_counter())
+            finished.append(time.perf_counter())
 
     def timed(state: TrainState, batch: Any) -> Any:
-        handed.append(time.perf_counter())
+        submitted.append(time.perf_counter())
         result = steps(state, batch)
-        under_way.put(result[1])
+        in_flight.put(result[1])
         return result
 
     hooks = Hooks(
@@ -126,15 +127,15 @@ def _trained(
         with sharding.on_mesh(built.mesh):
             fit(timed, state, batches, experiment, built.mesh, hooks)
     finally:
-        under_way.put(None)
+        in_flight.put(None)
         watcher.join()
-    return handed, done
+    return submitted, finished
 
 
-def waits(handed: Sequence[float], done: Sequence[float]) -> list[float]:
-    """Seconds for which the device had nothing to do before each dispatch but the first two.
+def wait_seconds(submitted: Sequence[float], finished: Sequence[float]) -> list[float]:
+    """Returns the seconds for which the device was idle before each dispatch after the second.
 
-    The first is compiled, which delays the second.
+    The first two are left out: compiling the first delays the second.
     """
-    pairs = zip(handed[1:], done, strict=False)
+    pairs = zip(submitted[1:], finished, strict=False)
     return [max(0.0, later - earlier) for later, earlier in pairs][1:]

@@ -1,26 +1,26 @@
-"""What a device can do at most, measured and as its maker states it, and what share is used."""
+"""The peak FLOP/s of a device, measured and published, and the share of it that is used (MFU)."""
 
 import jax
 import jax.numpy as jnp
 
-from lm_jax.benchmarking.interleaved_timing import Turn
+from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.accelerators import ACCELERATORS, name_of
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import formula
 from lm_jax.models.transformer.model import TransformerConfig
 
-PRODUCTS = "matrix products"  # the name of their turn
-_SIZES = {"cpu": (2048, 2)}  # platform -> rows of a square matrix, products a turn
+PRODUCTS = "matrix products"  # the name of this work in the timings
+_SIZES = {"cpu": (2048, 2)}  # platform -> rows of a square matrix, products per call
 _LARGE = (8192, 32)
 
 
-def product_turn(built: BuiltExperiment, size: int = 0, count: int = 0) -> tuple[Turn, int]:
-    """A turn of dependent products of square matrices on one device of the mesh, and its FLOPs.
+def matrix_products(built: BuiltExperiment, size: int = 0, count: int = 0) -> tuple[Work, int]:
+    """Returns a chain of square matrix products on one device of the mesh, and its FLOPs.
 
     Args:
       size: rows of a matrix; 0: 2,048 on a CPU, 8,192 elsewhere.
-      count: products a turn; 0: as many as take a fraction of a second.
+      count: products per call; 0: 2 on a CPU, 32 elsewhere, which take a fraction of a second.
     """
     device = built.mesh.devices.flat[0]
     usual = _SIZES.get(device.platform, _LARGE)
@@ -34,16 +34,16 @@ def product_turn(built: BuiltExperiment, size: int = 0, count: int = 0) -> tuple
     def products(x: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, count, lambda _, y: jnp.dot(y, x), x)
 
-    def turn() -> None:
+    def work() -> None:
         jax.block_until_ready(products(factor))
 
-    return turn, 2 * size**3 * count
+    return work, 2 * size**3 * count
 
 
 def published_peak(built: BuiltExperiment) -> tuple[str, float] | None:
-    """The accelerator that the program runs on and its peak in FLOP/s, which is that of bfloat16.
+    """Returns the accelerator's name and its published bfloat16 peak in FLOP/s.
 
-    None where it is not known, or the program computes in another dtype.
+    None if the accelerator is unknown, or the experiment computes in another dtype.
     """
     name = name_of(built.mesh.devices.flat[0].device_kind)
     if name is None or compute_dtype(built.experiment) != jnp.bfloat16:
@@ -52,10 +52,13 @@ def published_peak(built: BuiltExperiment) -> tuple[str, float] | None:
 
 
 def flops_per_target(built: BuiltExperiment, targets: int) -> tuple[str, float]:
-    """How the FLOPs of training were counted, and how many there are for each of `targets` a step.
+    """Returns how training FLOPs are counted, and their number per target.
 
-    Of a decoder-only Transformer PaLM's count, of which causality halves nothing; of others the
-    products of both passes (`step_flops`).
+    A decoder-only Transformer gets PaLM's formula, which does not halve attention for causality;
+    other models get the counted matrix products of both passes (`step_flops`).
+
+    Args:
+      targets: the number of targets in a step.
     """
     config = built.experiment.model
     if isinstance(config, TransformerConfig) and (by_formula := formula(config)):
@@ -64,5 +67,5 @@ def flops_per_target(built: BuiltExperiment, targets: int) -> tuple[str, float]:
 
 
 def utilization(flops: float, seconds: float, peak: float, devices: int = 1) -> float:
-    """The share of `devices` peaks in FLOP/s that so many FLOPs in so many seconds are (MFU)."""
+    """Returns the model FLOPs utilization: flops / (seconds x peak x devices)."""
     return flops / seconds / (peak * devices)

@@ -1,4 +1,4 @@
-"""The same models and train steps in PyTorch, to be measured against; needs the `torch` extra."""
+"""The same models and train steps in PyTorch, as a baseline; needs the `torch` extra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm_jax.benchmarking.interleaved_timing import Turn
+from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.config.experiment import Experiment, OptimizerConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
 
 
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward, with PyTorch's fused attention."""
+class GPTBlock(nn.Module):
+    """Pre-norm attention and feed-forward with PyTorch's fused attention."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -39,20 +39,20 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Learned positions, LayerNorm, GELU, tied embeddings: GPT-2's choices, as nanoGPT has them."""
+    """GPT-2 as in nanoGPT: learned positions, LayerNorm, GELU, tied embeddings."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = nn.Embedding(config.context_length, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.d_model, bias=config.use_bias)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy in nats, of tokens [B, T]."""
+        """Returns the mean cross-entropy in nats per token; inputs and targets are [B, T]."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         x = self.embedding(inputs) + self.positions(positions)
         for block in self.blocks:
@@ -62,7 +62,7 @@ class GPT(nn.Module):
 
 
 class LSTM(nn.Module):
-    """An embedding, nn.LSTM (cuDNN's on GPUs) and an output layer, time-major throughout."""
+    """An embedding, nn.LSTM (cuDNN on GPUs) and an output layer, time-major throughout."""
 
     def __init__(self, config: RecurrentConfig):
         super().__init__()
@@ -71,13 +71,13 @@ class LSTM(nn.Module):
         self.output = nn.Linear(config.d_hidden, config.vocab_size)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy in nats, of tokens [B, T]."""
+        """Returns the mean cross-entropy in nats per token; inputs and targets are [B, T]."""
         hidden, _ = self.lstm(self.embedding(inputs.T))
         return F.cross_entropy(self.output(hidden).flatten(0, 1), targets.T.flatten())
 
 
-def unlike(experiment: Experiment) -> str | None:
-    """What of an experiment PyTorch does otherwise here; None: the work is the same."""
+def unsupported_choice(experiment: Experiment) -> str | None:
+    """Returns a choice of the experiment that these models lack; None if the work is the same."""
     config, optimizer = experiment.model, experiment.optimizer
     if isinstance(config, TransformerConfig):
         expected: dict[str, Any] = {"norm": "layer_norm", "norm_order": "pre"}
@@ -102,7 +102,7 @@ def unlike(experiment: Experiment) -> str | None:
 
 
 class Trainer:
-    """Adam or AdamW (fused), with clipping by the global norm and accumulation; a call a step."""
+    """Fused Adam or AdamW with global-norm clipping and gradient accumulation."""
 
     def __init__(self, model: nn.Module, experiment: Experiment, half: bool):
         self.model, self.half = model, half
@@ -125,9 +125,9 @@ class Trainer:
 
 
 def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """With decay on the matrices of the blocks, as ours."""
+    """Returns Adam with weight decay on the matrices of the blocks, as ours."""
     decay = config.weight_decay if config.name == "adamw" else 0.0
-    inside = {p for m in model.modules() if isinstance(m, Block) for p in m.parameters()}
+    inside = {p for m in model.modules() if isinstance(m, GPTBlock) for p in m.parameters()}
     matrices = [p for p in model.parameters() if p in inside and p.dim() == 2]
     rest = [p for p in model.parameters() if not (p in inside and p.dim() == 2)]
     groups = [{"params": rest, "weight_decay": 0.0}]
@@ -137,50 +137,45 @@ def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     )
 
 
-def model_of(experiment: Experiment, how: str, device: str) -> nn.Module:
-    """The model of an experiment, `eager` or under torch.compile (`compile`)."""
+def build_model(experiment: Experiment, mode: str, device: str) -> nn.Module:
+    """Returns the model of an experiment, `eager` or under torch.compile (`compile`)."""
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     config = experiment.model
     model = GPT(config) if isinstance(config, TransformerConfig) else LSTM(config)
     model = model.to(device)
-    return torch.compile(model) if how == "compile" else model  # type: ignore[return-value]
+    return torch.compile(model) if mode == "compile" else model  # type: ignore[return-value]
 
 
-def training_turn(
-    experiment: Experiment, batches: Mapping[str, np.ndarray], *, how: str, device: str, half: bool
-) -> Turn:
-    """As many optimizer steps as there are batches [K, B, T]; computes in bfloat16 if `half`."""
-    trainer = Trainer(model_of(experiment, how, device), experiment, half)
+def training_work(
+    experiment: Experiment, batches: Mapping[str, np.ndarray], *, mode: str, device: str, half: bool
+) -> Work:
+    """Returns K optimizer steps on batches [K, B, T]; computes in bfloat16 if `half`."""
+    trainer = Trainer(build_model(experiment, mode, device), experiment, half)
     inputs, targets = _tokens(batches, device)
 
-    def turn() -> None:
+    def work() -> None:
         for x, y in zip(inputs, targets, strict=True):
             trainer.step(x, y)
-        finish(device)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-    return turn
+    return work
 
 
-def evaluation_turn(
-    experiment: Experiment, batches: Mapping[str, np.ndarray], *, how: str, device: str, half: bool
-) -> Turn:
-    """The loss of batches [K, B, T] without gradients."""
-    model = model_of(experiment, how, device)
+def evaluation_work(
+    experiment: Experiment, batches: Mapping[str, np.ndarray], *, mode: str, device: str, half: bool
+) -> Work:
+    """Returns the evaluation of the loss on batches [K, B, T], without gradients."""
+    model = build_model(experiment, mode, device)
     inputs, targets = _tokens(batches, device)
 
-    def turn() -> None:
+    def work() -> None:
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half):
             losses = [model(x, y) for x, y in zip(inputs, targets, strict=True)]
             torch.stack(losses).mean().item()
 
-    return turn
-
-
-def finish(device: str) -> None:
-    """Waits for a GPU."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return work
 
 
 def _tokens(batches: Mapping[str, np.ndarray], device: str) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Seconds from a command to its first optimizer step, with compiling and from a cache."""
+"""Seconds from a command to its first optimizer step, with and without a compilation cache."""
 
 import os
 import statistics
@@ -12,29 +12,29 @@ from lm_jax.benchmarking.train_step import prepare, random_batches
 from lm_jax.build import BuiltExperiment
 from lm_jax.errors import UserError
 
-FIRST_STEP = "first step after"  # how the line begins that a process prints at its first step
+FIRST_STEP = "first step after"  # prefix of the line that a process prints after its first step
 
 
 def first_step(built: BuiltExperiment, started: float) -> dict[str, float]:
-    """Seconds from `started` (of time.monotonic) to each stage of one dispatch of one step."""
+    """Returns the seconds from `started` (time.monotonic) to each stage of a one-step dispatch."""
     built.experiment.training.steps_per_call = 1
-    stages = {"functions": time.monotonic() - started}  # JAX knows its devices by now
+    stages = {"functions": time.monotonic() - started}  # includes finding the devices
     prepared = prepare(built, random_batches(built, 1))
     stages["compiled"] = time.monotonic() - started
-    prepared.turn()
+    prepared.work()
     stages["first_step"] = time.monotonic() - started
     return stages
 
 
 def measure(command: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Seconds until a command prints its first step: without a compilation cache, and with one.
+    """Times a command until its first step, with an empty (cold) and a filled (warm) cache.
 
     Args:
-      command: prints a line that begins with `FIRST_STEP` then, and ends soon after.
-      rounds: how many times with each, a cold and a warm one in turns.
+      command: prints a line that begins with `FIRST_STEP` after its first step, and then ends.
+      rounds: the number of measurements of each kind; cold and warm ones alternate.
 
     Raises:
-      UserError: the command failed, with the last line of its errors.
+      UserError: the command failed; the message quotes the last line of its errors.
     """
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in range(rounds):
@@ -61,6 +61,6 @@ def _until_first_step(command: Sequence[str], cache: str) -> float:
                     found = time.perf_counter() - start
         if found is None or process.returncode:
             errors.seek(0)
-            last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            last = (errors.read().strip().splitlines() or ["it printed no error"])[-1]
             raise UserError(f"{' '.join(command)} made no first step: {last}")
     return found

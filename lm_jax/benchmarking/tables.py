@@ -1,11 +1,11 @@
-"""The figures of a suite as lines for people."""
+"""Formats the results of a suite as lines of text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines, the first two columns to the left and the others to the right."""
+    """Returns rows of cells as lines; two left-aligned columns, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -17,41 +17,41 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row for each program of each case: rate, milliseconds a step, MFU, ratio to ours."""
+    """Returns a line per experiment and program: rate, milliseconds per step, MFU, ratio."""
     if not any("programs" in result for result in results.values()):
         return _startup(results)
-    rows = [["case", "", "a second", "ms a step", "quartiles", "MFU", "ratio", "range"]]
-    for case, result in results.items():
+    rows = [["experiment", "", "per second", "ms per step", "quartiles", "MFU", "ratio", "range"]]
+    for title, result in results.items():
         for name, rate in result["programs"].items():
             seconds = rate["seconds"]
             lower, median, upper = (
                 _milliseconds(seconds[key])
                 for key in ("lower_quartile", "median", "upper_quartile")
             )
-            row = [case, name, f"{rate['per_second']:,.0f} {result['unit']}", median]
+            row = [title, name, f"{rate['per_second']:,.0f} {result['unit']}", median]
             row += [f"{lower} to {upper}", f"{rate['mfu']:.1%}" if "mfu" in rate else ""]
             ours = name == "lm_jax" and "ratio" in result
             low, high = result.get("ratio_range", (0, 0))
             row += [f"{result['ratio']:.2f}", f"{low:.2f} to {high:.2f}"] if ours else ["", ""]
             rows.append(row)
-    return aligned(rows) + [line for case in results.items() for line in _notes(*case)]
+    return aligned(rows) + [line for item in results.items() for line in _notes(*item)]
 
 
 def _startup(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [["seconds to the first step", "", "without a cache", "from a cache"]]
-    for case, result in results.items():
-        rows.append([case, "", *(f"{result[kind]['median']:.1f}" for kind in ("cold", "warm"))])
+    for title, result in results.items():
+        rows.append([title, "", *(f"{result[kind]['median']:.1f}" for kind in ("cold", "warm"))])
     return aligned(rows)
 
 
-def _notes(case: str, result: Mapping[str, Any]) -> list[str]:
+def _notes(title: str, result: Mapping[str, Any]) -> list[str]:
     parts = []
     if result.get("compile_seconds"):
         parts.append(f"compiled in {result['compile_seconds']:.1f} s")
     memory = result.get("memory", {})
     parts += [f"memory {kind} {size / 1e6:,.0f} MB" for kind, size in memory.items() if size]
     if "flops" in result:
-        parts.append(f"{result['flops']['per_step'] / 1e9:,.4g} GFLOP a step")
+        parts.append(f"{result['flops']['per_step'] / 1e9:,.4g} GFLOP per step")
         parts.append(f"products at {result['peak_flops']['measured'] / 1e9:,.4g} GFLOP/s")
     if result.get("peak_flops", {}).get("published"):
         share = result["programs"]["lm_jax"]["mfu_published"]
@@ -61,12 +61,14 @@ def _notes(case: str, result: Mapping[str, Any]) -> list[str]:
         parts.append(f"lm_jax reads {rate / 1e9:,.1f} GB/s")
     if "wait_seconds" in result:
         wait, share = result["wait_seconds"]["percentile_99"], result["wait_share"]
-        parts.append(f"made at {result['made_over_consumed']:.1f} times what is consumed")
-        parts.append(f"waits of a dispatch for input: 99th percentile {1e3 * wait:.2g} ms ")
+        parts.append(
+            f"batches are made {result['made_over_consumed']:.1f} times as fast as consumed"
+        )
+        parts.append(f"wait of a dispatch for input: 99th percentile {1e3 * wait:.2g} ms ")
         parts[-1] += f"({share:.2%} of a dispatch)"
-    if "peer" in result:
-        parts.append(result["peer"])
-    return [f"{case}: {', '.join(parts)}"] if parts else []
+    if "baseline" in result:
+        parts.append(result["baseline"])
+    return [f"{title}: {', '.join(parts)}"] if parts else []
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The train step, timed beside PyTorch's: tokens a second, FLOPs, memory."""
+"""The train step, timed against PyTorch's: tokens per second, FLOPs, memory."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lm_jax.benchmarking import mfu
-from lm_jax.benchmarking.interleaved_timing import Turn, take_turns
+from lm_jax.benchmarking.interleaved_timing import Work, time_interleaved
 from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.compiled_step import batch_shapes, step_flops
 from lm_jax.objectives import targets_per_step
@@ -17,16 +17,16 @@ from lm_jax.training.state import abstract_state, init_state
 from lm_jax.training.train_step import jit_train_steps
 
 
-class Prepared(NamedTuple):
-    """A train step that is compiled, on batches that are on the devices."""
+class PreparedStep(NamedTuple):
+    """A compiled train step on batches that are already on the devices."""
 
-    turn: Turn  # one dispatch of `training.steps_per_call` optimizer steps
+    work: Work  # one dispatch of `training.steps_per_call` optimizer steps
     compile_seconds: float  # tracing and compiling
-    compiled: Any  # of jax.stages
+    compiled: jax.stages.Compiled
 
 
-def prepare(built: BuiltExperiment, batches: Mapping[str, np.ndarray]) -> Prepared:
-    """The train step compiled for batches [K, B, ...], and a state for it."""
+def prepare(built: BuiltExperiment, batches: Mapping[str, np.ndarray]) -> PreparedStep:
+    """Compiles the train step for batches [K, B, ...] and initializes a state for it."""
     mesh = built.mesh
     seed = built.experiment.seed
     state = init_state(built.model, built.optimizer, built.example, mesh, seed)
@@ -38,23 +38,24 @@ def prepare(built: BuiltExperiment, batches: Mapping[str, np.ndarray]) -> Prepar
     compile_seconds = time.perf_counter() - start
     holder = [state]
 
-    def turn() -> None:
-        with sharding.on_mesh(mesh):  # what was compiled is found again
+    def work() -> None:
+        with sharding.on_mesh(mesh):  # the same mesh, so that it is not compiled again
             holder[0], _ = steps(holder[0], placed)
         jax.block_until_ready(holder[0])
 
-    return Prepared(turn, compile_seconds, compiled)
+    return PreparedStep(work, compile_seconds, compiled)
 
 
-def _planned_bytes(compiled: Any) -> int:
-    """Bytes that a compiled program holds on a device; one from a cache does not know."""
+def _planned_bytes(compiled: jax.stages.Compiled) -> int:
+    """Returns the bytes of a compiled program on a device; needs one that no cache supplied."""
     analysis = compiled.memory_analysis()
+    assert analysis is not None
     not_aliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + not_aliased
 
 
 def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
-    """Random batches [steps, B, ...] of what the program trains on; each row is one document."""
+    """Returns random training batches [steps, B, ...]; each row is one document."""
     config, objective = built.experiment.model, built.objective
     shapes = {**batch_shapes(built), **built.example}
     if built.experiment.objective in ("causal_lm", "masked_lm"):  # others need segments
@@ -80,25 +81,26 @@ def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
     }
 
 
-def measure(built: BuiltExperiment, rounds: int, peers: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the train step of a program and of others on the same batches, in turns.
+def measure(built: BuiltExperiment, rounds: int, baselines: Mapping[str, Any]) -> dict[str, Any]:
+    """Times the train step, interleaved with baselines on the same batches.
 
     Args:
-      peers: functions of the batches [K, B, ...] that return a turn of as many optimizer steps.
+      baselines: by name, functions of the batches [K, B, ...] that return the work to time: K
+        optimizer steps.
     """
     steps = built.experiment.training.steps_per_call
     batches = random_batches(built, steps)
     ours = prepare(built, batches)
-    products, product_flops = mfu.product_turn(built)
-    turns = {"lm_jax": ours.turn, **{name: make(batches) for name, make in peers.items()}}
-    seconds = take_turns(turns | {mfu.PRODUCTS: products}, rounds)
+    products, product_flops = mfu.matrix_products(built)
+    work = {"lm_jax": ours.work, **{name: make(batches) for name, make in baselines.items()}}
+    timings = time_interleaved(work | {mfu.PRODUCTS: products}, rounds)
     targets = targets_per_step(built.experiment)
     counted_as, flops = mfu.flops_per_target(built, targets)
-    measured_peak = product_flops / min(seconds.turns[mfu.PRODUCTS])
+    measured_peak = product_flops / min(timings.rounds[mfu.PRODUCTS])
     published = mfu.published_peak(built)
     rates = {}
-    for name in turns:
-        rate = rates[name] = seconds.rate(name, steps * targets, steps)
+    for name in work:
+        rate = rates[name] = timings.rate(name, steps * targets, steps)
         step_seconds = rate["seconds"]["median"]
         used = (targets * flops, step_seconds)
         rate["mfu"] = mfu.utilization(*used, measured_peak, built.mesh.size)
@@ -113,7 +115,7 @@ def measure(built: BuiltExperiment, rounds: int, peers: Mapping[str, Any]) -> di
         "mesh": dict(built.mesh.shape),
         "parameters": _parameters(built),
         "programs": rates,
-        **seconds.ratios("lm_jax", list(peers)),
+        **timings.ratios("lm_jax", list(baselines)),
         "compile_seconds": ours.compile_seconds,
         "memory": {"planned": _planned_bytes(ours.compiled), "peak": _peak_bytes(built)},
         "flops": {
@@ -135,6 +137,6 @@ def _parameters(built: BuiltExperiment) -> int:
 
 
 def _peak_bytes(built: BuiltExperiment) -> int | None:
-    """The most that JAX has held on a device since it started; None on a CPU, which knows not."""
+    """Returns JAX's peak memory in bytes on a device; None on CPU, which does not report it."""
     stats = built.mesh.devices.flat[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use")

@@ -2,30 +2,30 @@ import itertools
 
 import pytest
 
-from lm_jax.benchmarking.interleaved_timing import Seconds, quartiles, take_turns
+from lm_jax.benchmarking.interleaved_timing import Timings, quartiles, time_interleaved
 
 
-def test_the_turns_alternate_and_the_first_round_is_kept_apart():
+def test_the_calls_alternate_and_the_first_round_is_kept_apart():
     taken, now = [], itertools.accumulate([0, 5, 0, 7, 0, 1, 0, 2, 0, 3, 0, 4])
-    turns = {name: lambda name=name: taken.append(name) for name in "ab"}
-    seconds = take_turns(turns, 2, clock=lambda: next(now))
+    work = {name: lambda name=name: taken.append(name) for name in "ab"}
+    timings = time_interleaved(work, 2, clock=lambda: next(now))
     assert taken == list("ababab")
-    assert seconds == Seconds({"a": 5, "b": 7}, {"a": [1, 3], "b": [2, 4]})
+    assert timings == Timings({"a": 5, "b": 7}, {"a": [1, 3], "b": [2, 4]})
 
 
-def test_a_rate_is_of_the_median_turn_and_a_step_is_a_part_of_it():
-    seconds = Seconds({"a": 9.0}, {"a": [4.0, 2.0, 8.0, 6.0, 10.0]})
-    rate = seconds.rate("a", units=1200, parts=4)
+def test_a_rate_uses_the_median_call_and_a_step_is_a_part_of_it():
+    timings = Timings({"a": 9.0}, {"a": [4.0, 2.0, 8.0, 6.0, 10.0]})
+    rate = timings.rate("a", units=1200, steps=4)
     assert rate["per_second"] == 200
     assert rate["seconds"] == {"median": 1.5, "lower_quartile": 1.0, "upper_quartile": 2.0}
-    assert rate["first_turn_seconds"] == 9.0
+    assert rate["first_call_seconds"] == 9.0
 
 
-def test_the_ratio_is_of_turns_of_one_round_to_the_quickest_other():
-    turns = {"ours": [1.0, 2.0, 4.0], "slow": [9.0, 9.0, 9.0], "other": [2.0, 6.0, 4.0]}
-    seconds = Seconds({}, turns | {"not compared": [0.1, 0.1, 0.1]})
-    assert seconds.ratios("ours", ["slow", "other"]) == {"ratio": 2.0, "ratio_range": [1.0, 3.0]}
-    assert seconds.ratios("ours", []) == {}
+def test_a_ratio_compares_calls_of_one_round_with_the_fastest_baseline():
+    rounds = {"ours": [1.0, 2.0, 4.0], "slow": [9.0, 9.0, 9.0], "other": [2.0, 6.0, 4.0]}
+    timings = Timings({}, rounds | {"not compared": [0.1, 0.1, 0.1]})
+    assert timings.ratios("ours", ["slow", "other"]) == {"ratio": 2.0, "ratio_range": [1.0, 3.0]}
+    assert timings.ratios("ours", []) == {}
 
 
 def test_quartiles_lie_between_the_values_next_to_them():

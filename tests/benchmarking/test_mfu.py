@@ -38,8 +38,8 @@ def test_other_models_count_the_products_of_both_passes():
 
 
 def test_products_are_as_many_as_they_say():
-    turn, flops = mfu.product_turn(small(), size=16, count=3)
-    turn()
+    work, flops = mfu.matrix_products(small(), size=16, count=3)
+    work()
     assert flops == 3 * 2 * 16**3
 
 

@@ -6,31 +6,53 @@ import pytest
 
 from lm_jax import data
 from lm_jax.benchmarking import decode, evaluate, startup
+<<<<<<< HEAD
 from lm_jax.benchmarking.input_pipeline import measure, waits
+=======
+from lm_jax.benchmarking.input_pipeline import measure, wait_seconds
+from lm_jax.benchmarking.pytorch_baseline import find_baselines
+>>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 from lm_jax.benchmarking.tables import table_of
 from tests.benchmarking.programs import small
 
 
 def test_decoding_is_measured():
-    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, how="none")
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, mode="none")
     json.dumps(result)
-    assert result["peer"] == "Hugging Face was not asked for"
+    assert result["baseline"] == "Hugging Face is left out by --torch=none"
     ours = result["programs"]["lm_jax"]
     assert ours["per_second"] == pytest.approx(2 / ours["seconds"]["median"])
     assert result["bytes_per_step"]["parameters"] == 4 * result["parameters"]
     assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.slow
+def test_hugging_face_decodes_the_same():
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, mode="auto")
+    assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
+
+
+>>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 def test_what_does_not_fit_the_context_is_refused():
     with pytest.raises(ValueError, match="do not fit the model.context_length 16"):
-        decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, how="none")
+        decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
 
 
 def test_evaluation_is_measured():
+<<<<<<< HEAD
     result = evaluate.measure(small(), 3, 1, {})
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax"]
     assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
+=======
+    built = small()
+    result = evaluate.measure(built, 3, 1, find_baselines(built, "eager").evaluation)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"]
+    assert result["targets_per_step"] == 64 and result["steps_per_round"] == 3
+>>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 
 
 def test_random_documents_fill_their_rows():
@@ -53,7 +75,7 @@ def test_the_pipeline_is_measured_beside_the_model():
 
 def test_a_wait_is_from_the_end_of_a_dispatch_to_the_next_but_one():
     # Dispatches are handed over ahead: the third while the second runs, the fourth after the third.
-    assert waits([0.0, 5.0, 6.0, 9.0], [5.0, 6.5, 7.0, 11.0]) == [0.0, 2.0]
+    assert wait_seconds([0.0, 5.0, 6.0, 9.0], [5.0, 6.5, 7.0, 11.0]) == [0.0, 2.0]
 
 
 def test_the_start_of_a_command_is_timed_cold_and_warm():
@@ -82,7 +104,7 @@ def test_tables_say_what_was_measured():
     spread = {"median": 0.25, "lower_quartile": 0.2, "upper_quartile": 0.3}
     rate = {"per_second": 4096.0, "seconds": spread, "mfu": 0.5}
     case = {"unit": "tokens", "ratio": 1.25, "ratio_range": [1.0, 1.5], "compile_seconds": 3.0}
-    case |= {"programs": {"lm_jax": rate, "pytorch": rate}, "peer": "PyTorch 3"}
+    case |= {"programs": {"lm_jax": rate, "pytorch": rate}, "baseline": "PyTorch 3"}
     lines = table_of({"a case": case})
     shown = "a case lm_jax 4,096 tokens 250.0 200.0 to 300.0 50.0% 1.25 1.00 to 1.50"
     assert lines[1].split() == shown.split()

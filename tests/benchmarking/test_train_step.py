@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lm_jax.benchmarking import mfu
-from lm_jax.benchmarking.default_experiments import default_cases, published
-from lm_jax.benchmarking.pytorch_baseline import find
+from lm_jax.benchmarking.default_experiments import default_experiments, published
+from lm_jax.benchmarking.pytorch_baseline import find_baselines
 from lm_jax.benchmarking.train_step import measure, prepare, random_batches
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models.recurrent.language_model import RecurrentConfig
@@ -22,9 +22,16 @@ def small_products(monkeypatch):
 @pytest.mark.parametrize("model", [None, LSTM])
 def test_the_train_step_is_measured(model):
     built = small(**({"model": model} if model else {}))
+<<<<<<< HEAD
     result = measure(built, 2, {})
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax"]
+=======
+    baselines = find_baselines(built, "eager")
+    result = measure(built, 2, baselines.training)
+    json.dumps(result)
+    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in baselines.note
+>>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
     assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
     assert result["parameters"] == count_parameters(built.experiment.model)["total"]
     assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
@@ -46,8 +53,8 @@ def test_a_dispatch_trains():
         "weights",
     }
     step = prepare(built, batches)
-    step.turn()
-    step.turn()  # its state was donated, and replaced
+    step.work()
+    step.work()  # its state was donated, and replaced
 
 
 @pytest.mark.parametrize("name", ["bert_base", "t5_small", "resnet18"])
@@ -61,13 +68,39 @@ def test_every_objective_gets_batches_of_its_own(name):
     assert np.all(batches["weights"] == 1)
 
 
+<<<<<<< HEAD
+=======
+def test_pytorchs_model_has_the_same_parameters():
+    from lm_jax.benchmarking import pytorch_models
+
+    config = small().experiment.model
+    for use_bias in (True, False):
+        config.use_bias = use_bias
+        theirs = sum(p.numel() for p in pytorch_models.GPT(config).parameters())
+        assert theirs == count_parameters(config)["total"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model__norm": "rms_norm"}, "model.norm rms_norm"),
+        ({"model__activation": "swiglu"}, "model.activation swiglu"),
+        ({"optimizer": OptimizerConfig("muon")}, "causal_lm by muon"),
+    ],
+)
+def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
+    found = find_baselines(small(**fields), "auto")
+    assert not found.training and what in found.note
+
+
+>>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 def test_nothing_is_compared_where_it_is_not_wanted():
-    assert find(small(), "none").training == {}
+    assert find_baselines(small(), "none").training == {}
 
 
 def test_defaults_are_small_on_a_cpu_and_gpt2_on_an_accelerator():
-    assert [e.model.d_model for e in default_cases("train", False).values()] == [128, 384]
-    (gpt2,) = default_cases("train", True).values()
+    assert [e.model.d_model for e in default_experiments("train", False).values()] == [128, 384]
+    (gpt2,) = default_experiments("train", True).values()
     tokens = gpt2.training.batch_size * gpt2.model.context_length
     assert tokens == 524_288 and gpt2.model.num_layers == 12
-    assert next(iter(default_cases("lstm", True).values())).model.d_hidden == 1024
+    assert next(iter(default_experiments("lstm", True).values())).model.d_hidden == 1024

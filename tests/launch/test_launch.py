@@ -228,9 +228,9 @@ def test_benchmark_needs_no_more_than_jax_and_flax(tmp_path):
     results = json.loads(last)
     assert json.loads(path.read_text()) == {"decode": 1, "train": results}
     assert results["suite"] == "train"
-    case = results["cases"]["quickstart, batch 4"]
+    case = results["experiments"]["quickstart, batch 4"]
     assert list(case["programs"]) == ["lm_jax"] and case["targets_per_step"] == 4 * 32
-    assert case["peer"] == "PyTorch is not installed"
+    assert case["baseline"] == "PyTorch is not installed"
     assert results["environment"]["versions"]["jax"] and "torch" not in results["environment"]
     assert any(line.startswith("quickstart, batch 4") for line in table)
 
@@ -240,7 +240,7 @@ def test_startup_is_measured_by_processes_of_their_own():
     arguments = [*TINY, "--suite=startup", "--rounds=1", "--batch_size=4"]
     status, last, err = launch("benchmark", *arguments)
     assert status == 0, err
-    (case,) = json.loads(last)["cases"].values()
+    (case,) = json.loads(last)["experiments"].values()
     assert all(len(case[kind]["all"]) == 1 for kind in ("cold", "warm"))
 
 

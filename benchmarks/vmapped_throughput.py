@@ -1,9 +1,9 @@
-"""A fan of small runs as one program beside the same runs one after another: steps a second.
+"""Steps per second of small runs as one vmapped program, against the same runs one by one.
 
-  python -m benchmarks.fan_throughput --output=benchmarks/results/fan_throughput.json
+  python -m benchmarks.vmapped_throughput --output=benchmarks/results/vmapped_throughput.json
 
 The runs are nanoGPT's CPU setting (0.8M parameters, 12 windows of 64) on random tokens, their
-learning rates and seeds different. In turns: one dispatch of all together, then one of each alone.
+learning rates and seeds different. Timing is interleaved: a dispatch of all runs, then one of each.
 """
 
 import copy
@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from lm_jax.benchmarking.default_experiments import default_cases
-from lm_jax.benchmarking.interleaved_timing import take_turns
+from lm_jax.benchmarking.default_experiments import default_experiments
+from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.benchmarking.train_step import prepare, random_batches
 from lm_jax.build import build_experiment
 from lm_jax.parallel import sharding
@@ -24,15 +24,15 @@ from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
 from lm_jax.telemetry.environment import environment
 from lm_jax.training.train_step import jit_train_steps
 
-RUNS = flags.DEFINE_integer("runs", 16, "In the fan.", lower_bound=2)
-STEPS = flags.DEFINE_integer("steps", 10, "Of a dispatch.", lower_bound=1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", None, "The JSON file.")
+RUNS = flags.DEFINE_integer("runs", 16, "The number of runs.", lower_bound=2)
+STEPS = flags.DEFINE_integer("steps", 10, "Steps per dispatch.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of the interleaved timing.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write.")
 
 
 def main(_: list[str]) -> None:
-    """Prints the figures, and writes them."""
-    name, base = next(iter(default_cases("train", accelerator=False).items()))
+    """Prints the figures, and writes the JSON file if --output is given."""
+    name, base = next(iter(default_experiments("train", accelerator=False).items()))
     base.training.steps_per_call = STEPS.value
     members = []
     for index in range(RUNS.value):
@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
         run.schedule.peak_learning_rate *= 2 ** (index / 4 - 2)
         members.append(build_experiment(run, {}, jax.devices()[:1]))
     batches = random_batches(members[0], STEPS.value)
-    alone = prepare(members[0], batches).turn
+    single = prepare(members[0], batches)
 
     mesh = members[0].mesh
     steps = jit_train_steps(make_train_step(members))
@@ -56,16 +56,16 @@ def main(_: list[str]) -> None:
 
     def one_by_one() -> None:
         for _ in members:
-            alone()
+            single.work()
 
-    seconds = take_turns({"together": together, "one by one": one_by_one}, ROUNDS.value)
+    timings = time_interleaved({"together": together, "one by one": one_by_one}, ROUNDS.value)
     count = STEPS.value * RUNS.value
     results: dict[str, Any] = {
         "environment": environment(),
         "model": name,
         "runs": RUNS.value,
-        "steps_per_second": {way: seconds.rate(way, count, count) for way in seconds.turns},
-        **seconds.ratios("together", ["one by one"]),
+        "steps_per_second": {way: timings.rate(way, count, count) for way in timings.rounds},
+        **timings.ratios("together", ["one by one"]),
     }
     for way, rate in results["steps_per_second"].items():
         print(f"{way:12} {rate['per_second']:8.1f} steps/s")
