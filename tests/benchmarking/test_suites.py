@@ -6,12 +6,7 @@ import pytest
 
 from lm_jax import data
 from lm_jax.benchmarking import decode, evaluate, startup
-<<<<<<< HEAD
-from lm_jax.benchmarking.input_pipeline import measure, waits
-=======
 from lm_jax.benchmarking.input_pipeline import measure, wait_seconds
-from lm_jax.benchmarking.pytorch_baseline import find_baselines
->>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 from lm_jax.benchmarking.tables import table_of
 from tests.benchmarking.programs import small
 
@@ -26,33 +21,16 @@ def test_decoding_is_measured():
     assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.slow
-def test_hugging_face_decodes_the_same():
-    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, mode="auto")
-    assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
-
-
->>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 def test_what_does_not_fit_the_context_is_refused():
     with pytest.raises(ValueError, match="do not fit the model.context_length 16"):
         decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
 
 
 def test_evaluation_is_measured():
-<<<<<<< HEAD
     result = evaluate.measure(small(), 3, 1, {})
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax"]
-    assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
-=======
-    built = small()
-    result = evaluate.measure(built, 3, 1, find_baselines(built, "eager").evaluation)
-    json.dumps(result)
-    assert list(result["programs"]) == ["lm_jax", "pytorch"]
     assert result["targets_per_step"] == 64 and result["steps_per_round"] == 3
->>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 
 
 def test_random_documents_fill_their_rows():

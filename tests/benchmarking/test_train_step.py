@@ -22,16 +22,9 @@ def small_products(monkeypatch):
 @pytest.mark.parametrize("model", [None, LSTM])
 def test_the_train_step_is_measured(model):
     built = small(**({"model": model} if model else {}))
-<<<<<<< HEAD
     result = measure(built, 2, {})
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax"]
-=======
-    baselines = find_baselines(built, "eager")
-    result = measure(built, 2, baselines.training)
-    json.dumps(result)
-    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in baselines.note
->>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
     assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
     assert result["parameters"] == count_parameters(built.experiment.model)["total"]
     assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
@@ -68,32 +61,6 @@ def test_every_objective_gets_batches_of_its_own(name):
     assert np.all(batches["weights"] == 1)
 
 
-<<<<<<< HEAD
-=======
-def test_pytorchs_model_has_the_same_parameters():
-    from lm_jax.benchmarking import pytorch_models
-
-    config = small().experiment.model
-    for use_bias in (True, False):
-        config.use_bias = use_bias
-        theirs = sum(p.numel() for p in pytorch_models.GPT(config).parameters())
-        assert theirs == count_parameters(config)["total"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "what"),
-    [
-        ({"model__norm": "rms_norm"}, "model.norm rms_norm"),
-        ({"model__activation": "swiglu"}, "model.activation swiglu"),
-        ({"optimizer": OptimizerConfig("muon")}, "causal_lm by muon"),
-    ],
-)
-def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
-    found = find_baselines(small(**fields), "auto")
-    assert not found.training and what in found.note
-
-
->>>>>>> 92f3eb5 (Time interleaved work against baselines, and say so)
 def test_nothing_is_compared_where_it_is_not_wanted():
     assert find_baselines(small(), "none").training == {}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lm_jax.benchmarking import decode, evaluate, mfu
-from lm_jax.benchmarking.pytorch_baseline import find
+from lm_jax.benchmarking.pytorch_baseline import find_baselines
 from lm_jax.benchmarking.train_step import measure
 from lm_jax.config.experiment import OptimizerConfig
 from lm_jax.costs.model_flops import count_parameters
@@ -24,10 +24,10 @@ def small_products(monkeypatch):
 @pytest.mark.parametrize("model", [None, LSTM])
 def test_the_train_step_is_measured_beside_pytorch(model):
     built = small(**({"model": model} if model else {}))
-    beside = find(built, "eager")
-    result = measure(built, 2, beside.training)
+    baselines = find_baselines(built, "eager")
+    result = measure(built, 2, baselines.training)
     json.dumps(result)
-    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in beside.note
+    assert list(result["programs"]) == ["lm_jax", "pytorch"] and "eager" in baselines.note
     assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
     assert result["parameters"] == count_parameters(built.experiment.model)["total"]
     assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
@@ -43,12 +43,12 @@ def test_the_train_step_is_measured_beside_pytorch(model):
 
 
 def test_pytorchs_model_has_the_same_parameters():
-    from lm_jax.benchmarking import pytorch_models as torch_peers
+    from lm_jax.benchmarking import pytorch_models
 
     config = small().experiment.model
     for use_bias in (True, False):
         config.use_bias = use_bias
-        theirs = sum(p.numel() for p in torch_peers.GPT(config).parameters())
+        theirs = sum(p.numel() for p in pytorch_models.GPT(config).parameters())
         assert theirs == count_parameters(config)["total"]
 
 
@@ -61,19 +61,19 @@ def test_pytorchs_model_has_the_same_parameters():
     ],
 )
 def test_what_pytorch_would_do_otherwise_is_not_compared(fields, what):
-    found = find(small(**fields), "auto")
+    found = find_baselines(small(**fields), "auto")
     assert not found.training and what in found.note
 
 
 def test_evaluation_is_measured():
     built = small()
-    result = evaluate.measure(built, 3, 1, find(built, "eager").evaluation)
+    result = evaluate.measure(built, 3, 1, find_baselines(built, "eager").evaluation)
     json.dumps(result)
     assert list(result["programs"]) == ["lm_jax", "pytorch"]
-    assert result["targets_per_step"] == 64 and result["steps_per_turn"] == 3
+    assert result["targets_per_step"] == 64 and result["steps_per_round"] == 3
 
 
 def test_hugging_face_decodes_the_same():
     pytest.importorskip("transformers")
-    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, how="auto")
+    result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, mode="auto")
     assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
