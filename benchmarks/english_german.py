@@ -9,11 +9,12 @@
   cd .. && python -m benchmarks.english_german --packages=packages --output=en_de.tsv
 
 Any further package with manual pages in both languages, or whose pages manpages-de translates, adds
-its own. Read are: the help's paragraphs (the same ids in both languages), the handbook's (where a
-file has as many in both), manual pages (sections whose macros are the same in both), and gettext
-catalogues. Paragraphs with as many sentences on both sides become pairs of sentences. Left out are
-pairs that are equal or hold different numbers, no letters, or far more text on one side. A
-document is a help page, a chapter, a manual page or a catalogue. Needs polib.
+pairs. The sources are paragraphs of LibreOffice's help (with equal ids), of the Debian handbook
+(where a file has equally many in both languages), sections of manual pages (with equal macros in
+both), and gettext catalogues. Paragraphs with equally many sentences on both sides become pairs of
+sentences. Pairs are dropped if they are equal, hold different numbers, hold few letters, or have
+far more text on one side. A document is a help page, a chapter, a manual page or a catalogue.
+Needs polib.
 """
 
 import gzip
@@ -25,9 +26,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-_PACKAGES = flags.DEFINE_string("packages", None, "The unpacked packages.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The file to write.", required=True)
-_LONGEST = flags.DEFINE_integer("longest", 400, "Characters of a side.", lower_bound=1)
+_PACKAGES = flags.DEFINE_string(
+    "packages", None, "Directory of the unpacked packages.", required=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "TSV file to write.", required=True)
+_LONGEST = flags.DEFINE_integer(
+    "longest", 400, "Largest number of characters per side.", lower_bound=1
+)
 
 Pairs = Iterator[tuple[str, str, str]]  # source, target, document
 _BLOCKS = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "td", "th", "dt", "dd"}
@@ -35,19 +40,19 @@ _SKIPPED = ("pre", "script", "style")
 
 
 class _Paragraphs(HTMLParser):
-    """The text of each block of a page, and its id."""
+    """Collects the id and the text of each block of an HTML page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, str]] = []
         self._id: str | None = None
         self._parts: list[str] = []
-        self._skips = 0  # open elements whose text is none of the page's
-        self._spans: list[bool] = []  # whether each open one is such
+        self._skips = 0  # number of open elements whose text is skipped
+        self._spans: list[bool] = []  # whether each open <span> is skipped
 
     def handle_starttag(self, tag, attrs):
         self._skips += tag in _SKIPPED
-        if tag == "span":  # the help has some words once for each system
+        if tag == "span":  # the help repeats some words per operating system
             self._spans.append(dict(attrs).get("class") == "MAC")
             self._skips += self._spans[-1]
         if tag in _BLOCKS:
@@ -79,7 +84,7 @@ def _paragraphs(path: Path) -> list[tuple[str, str]]:
 
 
 def help_pages(packages: Path) -> Pairs:
-    """Paragraphs of LibreOffice's help that have the same id."""
+    """Yields paragraphs of LibreOffice's help that have the same id."""
     for english in sorted(packages.glob("**/libreoffice/help/en-US/**/*.html")):
         name = str(english).split("/en-US/")[-1]
         matches = list(packages.glob(f"*/usr/share/libreoffice/help/de/{name}"))
@@ -91,7 +96,7 @@ def help_pages(packages: Path) -> Pairs:
 
 
 def handbook(packages: Path) -> Pairs:
-    """Paragraphs of the handbook's files that have as many of them in both languages."""
+    """Yields paragraphs of handbook files with equally many paragraphs in both languages."""
     for english in sorted(packages.glob("**/debian-handbook/html/en-US/*.html")):
         german = english.parents[1] / "de-DE" / english.name
         if german.exists():
@@ -102,7 +107,7 @@ def handbook(packages: Path) -> Pairs:
 
 
 def catalogues(packages: Path) -> Pairs:
-    """Messages of German gettext catalogues, without the marks of keyboard shortcuts."""
+    """Yields messages of German gettext catalogues, without marks of keyboard shortcuts."""
     import polib
 
     for path in sorted(packages.glob("**/de/LC_MESSAGES/*.[mp]o")):
@@ -139,7 +144,7 @@ _SIGNS |= {"Bq": "\u201e", "oq": "\u2018", "cq": "\u2019", "Fo": "\u00ab", "Fc":
 
 
 def _unescape(text: str) -> str:
-    """The text of a line of roff; what is not understood keeps its backslash."""
+    """Returns the text of a line of roff; unknown escapes keep their backslash."""
     text = re.sub(r"\\f(\(..|\[[^]]*\]|.)", "", text)
     text = re.sub(r"\\s[-+]?\d|\\[&/,%:|^c]", "", text)
     text = re.sub(r"\\\[u([0-9A-F]{4,5})\]", lambda m: chr(int(m[1], 16)), text)
@@ -152,7 +157,7 @@ def _unescape(text: str) -> str:
 
 
 def _sections(path: Path) -> list[list[tuple[str, str]]]:
-    """The sections of a page of man macros, each a list of macros and the texts that they open."""
+    """Returns the sections of a manual page, each a list of macros with the text after them."""
     with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
         lines = file.read().split("\n")
     starts = [number for number, line in enumerate(lines) if line.startswith(".TH")]
@@ -189,14 +194,14 @@ def _sections(path: Path) -> list[list[tuple[str, str]]]:
 
 
 def manual_pages(packages: Path) -> Pairs:
-    """Paragraphs of the sections of manual pages whose macros are the same in both languages."""
+    """Yields paragraphs of manual-page sections whose macros are equal in both languages."""
     english = {path.parts[-2:]: path for path in packages.glob("*/usr/share/man/man*/*.gz")}
     for german in sorted(packages.glob("*/usr/share/man/de/man*/*.gz")):
         if german.parts[-2:] not in english:
             continue
         sides = [_sections(path) for path in (english[german.parts[-2:]], german)]
         titles = [section[0][1][:11] for section in sides[1] if section]
-        if titles and titles[-1] == "\u00dcBERSETZUNG":  # who translated the page
+        if titles and titles[-1] == "\u00dcBERSETZUNG":  # the section that names the translators
             sides[1].pop()
         if len(sides[0]) != len(sides[1]):
             continue
@@ -208,7 +213,7 @@ def manual_pages(packages: Path) -> Pairs:
 
 
 def sentences(source: str, target: str) -> list[tuple[str, str]]:
-    """A pair of paragraphs as pairs of sentences, where both hold as many of like lengths."""
+    """Splits a pair into pairs of sentences if both have equally many of similar lengths."""
     cut = re.compile(
         r'(?<=[a-z\u00e4\u00f6\u00fc\u00df0-9)"\u201c][.!?])\s+(?=[A-Z\u00c4\u00d6\u00dc"\u201e])'
     )
@@ -221,7 +226,7 @@ def sentences(source: str, target: str) -> list[tuple[str, str]]:
 
 
 def is_pair(source: str, target: str) -> bool:
-    """Whether two texts look like each other's translation."""
+    """Returns whether two texts look like translations of each other."""
     numbers = [Counter(re.findall(r"\d+", text)) for text in (source, target)]
     return (
         source != target
@@ -234,7 +239,7 @@ def is_pair(source: str, target: str) -> bool:
 
 
 def main(_: list[str]) -> None:
-    """Writes the pairs and prints how many came from where."""
+    """Writes the pairs and prints their number by source."""
     packages, counts, seen = Path(_PACKAGES.value), Counter[str](), set()
     with open(_OUTPUT.value, "w", encoding="utf-8") as file:
         for read in (help_pages, handbook, catalogues, manual_pages):

@@ -1,10 +1,11 @@
-"""Seconds and memory that a 5-gram model takes to count 10 million tokens.
+"""Seconds and memory for counting and smoothing a 5-gram model of 10 million tokens.
 
   python -m benchmarks.ngram_counting --output=benchmarks/results/ngram_counting.json
 
-`words` are independent draws from Zipf's law over 50,000 ids, in documents of 1,000: about the most
-distinct n-grams that a text may have. `characters` are those of the standard library's source, a
-document a file. Each case runs in a process of its own; its peak memory includes JAX.
+`words` are independent draws from Zipf's law over 50,000 ids in documents of 1,000 tokens, close to
+the largest number of distinct n-grams that a text can have. `characters` are those of the standard
+library's source, one document per file. Each case runs in its own process; its peak memory includes
+JAX.
 """
 
 import json
@@ -18,20 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-_OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes, besides the terminal.")
-_TOKENS = flags.DEFINE_integer("tokens", 10_000_000, "Tokens to count.", lower_bound=1_000)
-_ORDER = flags.DEFINE_integer("order", 5, "The longest n-grams.", lower_bound=1, upper_bound=8)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_TOKENS = flags.DEFINE_integer("tokens", 10_000_000, "Number of tokens.", lower_bound=1_000)
+_ORDER = flags.DEFINE_integer("order", 5, "Largest n.", lower_bound=1, upper_bound=8)
 
 
 class Documents(NamedTuple):
-    """What `Model.fit` reads of a training split."""
+    """The part of a training split that `Model.fit` reads."""
 
     tokens: np.ndarray
     starts: np.ndarray
 
 
 def zipfian_words(num_tokens: int) -> tuple[Documents, int]:
-    """Random ids whose probability falls as 1 / rank, and the size of their vocabulary."""
+    """Returns random ids with probability proportional to 1 / rank, and the vocabulary size."""
     vocab_size, length = 50_000, 1_000
     weights = np.cumsum(1 / np.arange(1, vocab_size))
     drawn = np.random.default_rng(0).random(num_tokens) * weights[-1]
@@ -41,7 +42,7 @@ def zipfian_words(num_tokens: int) -> tuple[Documents, int]:
 
 
 def source_characters(num_tokens: int) -> tuple[Documents, int]:
-    """The characters of the standard library, and how many kinds there are with the end's."""
+    """Returns the characters of the standard library and the number of kinds, end included."""
     parts, total = [], 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         if "site-packages" in path.parts or total > num_tokens:
@@ -56,7 +57,7 @@ def source_characters(num_tokens: int) -> tuple[Documents, int]:
 
 
 def measure(name: str, num_tokens: int, order: int) -> dict[str, Any]:
-    """What counting and smoothing cost, in this process."""
+    """Returns seconds and bytes of counting and smoothing in this process."""
     import jax
 
     from lm_jax.models.ngram.model import NgramConfig, ngram
@@ -75,7 +76,7 @@ def measure(name: str, num_tokens: int, order: int) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "ngrams": [len(params[f"level_{n}"]["log_probability"]) for n in range(1, order + 1)],
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,  # less where other programs had the machine as well
+        "cpu_seconds": cpu_seconds,  # unaffected by other programs on the machine
         "tokens_per_second": len(documents.tokens) / seconds,
         "bytes_of_the_model": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
         "peak_bytes_before": before,
@@ -91,7 +92,7 @@ CASES = {"words": zipfian_words, "characters": source_characters}
 
 
 def main(_: list[str]) -> None:
-    """Prints the figures of all cases as one line of JSON."""
+    """Prints the results of all cases as one line of JSON."""
     from lm_jax.telemetry.environment import environment
 
     results: dict[str, Any] = {"environment": environment(), "order": _ORDER.value}

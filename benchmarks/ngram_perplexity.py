@@ -1,12 +1,12 @@
-"""Perplexities of modified Kneser-Ney n-grams on tinyshakespeare, beside the figures of KenLM.
+"""Perplexities of modified Kneser-Ney n-grams on tinyshakespeare, compared with KenLM.
 
   python -m benchmarks.ngram_perplexity --text=tinyshakespeare.txt \
       --output=benchmarks/results/ngram_perplexity.json
 
-Words: the file in lower case, 90% to count and the rest to test, cut at white space; every line,
-the last and empty one too, ends in a token of its own; words seen once are one unknown word. KenLM
-gives 132.7036 at order 2 and 125.9439 at order 3, over 24,630 events with the end of the text.
-Characters: the same split; the figures are nats a character, its end counted.
+Words: the file in lower case, 90% for training and the rest for testing, split at white space. The
+end of every line, the last and empty one included, is a token; words seen once are one unknown
+word. KenLM gives 132.7036 at order 2 and 125.9439 at order 3, over 24,630 events including the end
+of the text. Characters: the same split; results are nats per character, the end included.
 """
 
 import json
@@ -26,13 +26,13 @@ from lm_jax.parallel import sharding
 from lm_jax.telemetry.environment import environment
 
 TEXT = flags.DEFINE_string("text", None, "Karpathy's input.txt of char-rnn.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 _WINDOW = 1024
 
 
 def cross_entropy(train: str, test: str, tokens: TokenizerConfig, order: int) -> tuple[float, int]:
-    """Nats an event of the test text, its end included, and how many events there are."""
+    """Returns nats per event of the test text, its end included, and the number of events."""
     tokenizer = train_tokenizer(tokens, [train])
     counted, coded = tokenize(tokenizer, [train]), tokenize(tokenizer, [test])
     model = ngram(NgramConfig(tokenizer.vocab_size, context_length=_WINDOW, order=order))
@@ -51,7 +51,7 @@ def cross_entropy(train: str, test: str, tokens: TokenizerConfig, order: int) ->
 
 
 def main(_: list[str]) -> None:
-    """Prints a table, and writes the JSON where asked."""
+    """Prints a table and writes the JSON file, if one is given."""
     text = Path(TEXT.value).read_text(encoding="utf-8")
     cut = int(0.9 * len(text))
     train, test = text[:cut], text[cut:]

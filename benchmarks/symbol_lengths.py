@@ -1,11 +1,11 @@
-"""How often runs on made-up symbols are right, by the length of the sequence: a table and a plot.
+"""Accuracy of runs on symbol sequences by length: a table and a plot.
 
   python -m benchmarks.symbol_lengths --output=benchmarks/results/symbols_reverse \
       runs/encoder_decoder runs/decoder runs/lstm_attention runs/lstm
 
-The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols; new ones of 4, of which
-training holds few, up to --longest (for which the models have room) are decoded greedily.
---output.json receives the shares, --output.svg the plot.
+The runs are of configs/symbols.py, trained on sequences of 1 to 20 symbols. New sequences of 4
+symbols (training holds few of those) up to --longest, which must fit the models, are decoded
+greedily. OUTPUT.json receives the shares, OUTPUT.svg the plot.
 """
 
 import dataclasses
@@ -23,15 +23,17 @@ from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import translate
 from lm_jax.telemetry.environment import environment
 
-OUTPUT = flags.DEFINE_string("output", None, "Where the files go, without .json.", required=True)
-LONGEST = flags.DEFINE_integer("longest", 23, "The longest sequence.", lower_bound=2)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Path of the files to write, without extension.", required=True
+)
+LONGEST = flags.DEFINE_integer("longest", 23, "Symbols of the longest sequence.", lower_bound=2)
 _SHORTEST = 4
 
-SEQUENCES = flags.DEFINE_integer("sequences", 200, "Of each length.", lower_bound=2)
+SEQUENCES = flags.DEFINE_integer("sequences", 200, "Sequences per length.", lower_bound=2)
 
 
 def shares(run: Run, lengths: range) -> list[float]:
-    """The share of sequences of each length that come out right, all symbols and the end."""
+    """Returns the share of sequences per length with every symbol and the end right."""
     experiment = run.built.experiment
     config: ParallelTextConfig = experiment.data
     sources, targets = [], []
@@ -54,7 +56,7 @@ def shares(run: Run, lengths: range) -> list[float]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table, and writes the files."""
+    """Prints a table and writes the files."""
     lengths = range(_SHORTEST, LONGEST.value + 1)
     found: dict[str, list[float]] = {}
     for workdir in map(Path, arguments[1:]):

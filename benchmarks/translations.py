@@ -1,14 +1,14 @@
-"""Greedy decoding and beam search of runs on one held-out split: one table.
+"""Compares greedy decoding and beam search of translation runs on one held-out split.
 
   python -m benchmarks.translations --output=benchmarks/results/english_german.json \
       runs/transformer runs/lstm_attention runs/lstm
 
-Each held-out source of each run (configs/english_german.py) is translated greedily and by four
-beams, once by log-probability alone and once by it over the length. The table has BLEU, chrF and
-their standard errors (sacrebleu, bootstrap), the log-probability a sentence, and the shares of
-sentences for which the beams found a more and a less probable text than the greedy one: by
-log-probability alone never a less probable one, as the greedy text is among the candidates.
---limit translates so many from all over the split.
+Each held-out source of each run (configs/english_german.py) is translated greedily and with four
+beams, ranked once by log-probability and once by log-probability over length. The table has BLEU
+and chrF with standard errors (sacrebleu, bootstrap), the log-probability per sentence, and the
+shares of sentences for which the beams found a more and a less probable text than the greedy one.
+Ranked by log-probability no text is less probable, because the greedy text is a candidate. --limit
+translates that many sources, spread over the split.
 """
 
 import json
@@ -24,16 +24,18 @@ from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import held_out_pairs, translate
 from lm_jax.telemetry.environment import environment
 
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
-LIMIT = flags.DEFINE_integer("limit", 0, "Sources; 0: all.", lower_bound=0)
-EXAMPLES = flags.DEFINE_integer("examples", 10, "Translations in the JSON.", lower_bound=0)
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+LIMIT = flags.DEFINE_integer("limit", 0, "Number of sources; 0: all.", lower_bound=0)
+EXAMPLES = flags.DEFINE_integer(
+    "examples", 10, "Number of example translations in the JSON file.", lower_bound=0
+)
 
 _SEARCHES = {"greedy": (1, 0.0), "beam 4": (4, 0.0), "beam 4, over length": (4, 1.0)}
-_SLACK = 1e-3  # nats: what float32 sums of a batch's other order may differ by
+_SLACK = 1e-3  # nats; float32 sums in another order differ by less
 
 
 def measured(run: Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The figures of each search, and examples."""
+    """Returns the results of each search, and examples."""
     experiment = run.built.experiment
     sources, references = held_out_pairs(run)
     step = max(len(sources) // LIMIT.value, 1) if LIMIT.value else 1
@@ -69,7 +71,7 @@ def measured(run: Run) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the table, and writes the JSON where asked."""
+    """Prints the table and writes the JSON file, if one is given."""
     results: dict[str, Any] = {"environment": environment(), "runs": {}}
     for workdir in map(Path, arguments[1:]):
         run = load(workdir)

@@ -1,9 +1,9 @@
-"""What a device exchanges in one step as there are more of them, each with one sequence.
+"""Bytes that a device exchanges per step as devices are added, one sequence per device.
 
   python -m benchmarks.weak_scaling --output=benchmarks/results/weak_scaling.json
 
-Programs compiled for simulated devices, none of which runs. Data parallel sums the gradients of all
-parameters whatever the number of devices, and FSDP gathers and scatters all of them.
+The programs are compiled for simulated devices and never run. Data parallelism sums the gradients
+of all parameters and FSDP gathers and scatters all of them, whatever the number of devices.
 """
 
 import json
@@ -20,10 +20,10 @@ from lm_jax.costs.compiled_step import compile_step
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.telemetry.environment import environment
 
-LARGEST = flags.DEFINE_integer("largest", 512, "Devices at the most.", lower_bound=8)
-OUTPUT = flags.DEFINE_string("output", None, "Where the JSON goes.")
+LARGEST = flags.DEFINE_integer("largest", 512, "Largest number of devices.", lower_bound=8)
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
-# Its width divides by every number of devices.
+# The width is a multiple of every number of devices.
 MODEL = TransformerConfig(
     1024,
     context_length=64,
@@ -36,7 +36,7 @@ MODEL = TransformerConfig(
 
 
 def measure(axis: str, devices: int) -> dict[str, Any]:
-    """Bytes of the collectives of one device in one step, with all devices on one axis."""
+    """Returns bytes of the collectives per device and step, with all devices on one axis."""
     experiment = Experiment(
         model=MODEL,
         mesh=f"{axis}:{devices}",
@@ -58,7 +58,7 @@ def measure(axis: str, devices: int) -> dict[str, Any]:
 
 
 def main(_: list[str]) -> None:
-    """Prints a table, and writes the JSON where asked."""
+    """Prints a table and writes the JSON file, if one is given."""
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", LARGEST.value)
