@@ -9,7 +9,6 @@ median over the rounds of the faster layout's seconds over ours. Needs the `torc
 """
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lm_jax.config.experiment import Experiment, OptimizerConfig, ScheduleConfig
 from lm_jax.data import ImageConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.telemetry.environment import environment, version
+from lm_jax.telemetry.json_files import write_json
 
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of the interleaved timing.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write.")
@@ -85,8 +85,7 @@ def main(_: list[str]) -> None:
         print(line)
     if OUTPUT.value:
         about = environment() | {"torch": version("torch")}
-        text = json.dumps({"environment": about} | result, indent=2)
-        Path(OUTPUT.value).write_text(text + "\n")
+        write_json(Path(OUTPUT.value), {"environment": about} | result)
 
 
 if __name__ == "__main__":

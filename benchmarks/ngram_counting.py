@@ -94,6 +94,7 @@ CASES = {"words": zipfian_words, "characters": source_characters}
 def main(_: list[str]) -> None:
     """Prints the results of all cases as one line of JSON."""
     from lm_jax.telemetry.environment import environment
+    from lm_jax.telemetry.json_files import write_json
 
     results: dict[str, Any] = {"environment": environment(), "order": _ORDER.value}
     context = multiprocessing.get_context("spawn")
@@ -101,7 +102,7 @@ def main(_: list[str]) -> None:
         with context.Pool(1) as pool:
             results[name] = pool.apply(measure, (name, _TOKENS.value, _ORDER.value))
     if _OUTPUT.value:
-        Path(_OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(_OUTPUT.value), results)
     print(json.dumps(results))
 
 

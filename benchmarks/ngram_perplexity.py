@@ -9,7 +9,6 @@ word. KenLM gives 132.7036 at order 2 and 125.9439 at order 3, over 24,630 event
 of the text. Characters: the same split; results are nats per character, the end included.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.models.ngram.model import NgramConfig, ngram
 from lm_jax.parallel import sharding
 from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
 
 TEXT = flags.DEFINE_string("text", None, "Karpathy's input.txt of char-rnn.", required=True)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
@@ -70,7 +70,7 @@ def main(_: list[str]) -> None:
     if OUTPUT.value:
         path = Path(OUTPUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"environment": environment()} | result, indent=2) + "\n")
+        write_json(path, {"environment": environment()} | result)
 
 
 if __name__ == "__main__":

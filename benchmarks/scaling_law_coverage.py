@@ -129,6 +129,7 @@ def coverage(
 def main(_: list[str]) -> None:
     """Prints a line per law, then all results as one line of JSON."""
     from lm_jax.telemetry.environment import environment
+    from lm_jax.telemetry.json_files import write_json
 
     table: dict[str, dict[str, float]] = {}
     trials, resamples = TRIALS.value, RESAMPLES.value
@@ -146,7 +147,7 @@ def main(_: list[str]) -> None:
     setting = {"trials": trials, "resamples": resamples, "points": POINTS, "noise": NOISE}
     results = {"environment": environment(), "setting": setting, "coverage": table}
     if OUTPUT.value:
-        Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(OUTPUT.value), results)
     print(json.dumps(results))
 
 

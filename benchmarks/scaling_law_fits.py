@@ -67,6 +67,7 @@ def scipy_fit(fitted: Fit, weights: np.ndarray) -> float:
 def main(_: list[str]) -> None:
     """Prints the results as one line of JSON."""
     from lm_jax.telemetry.environment import environment
+    from lm_jax.telemetry.json_files import write_json
 
     n, d, losses = points()
     results: dict[str, Any] = {"environment": environment(), "points": len(n)}
@@ -99,7 +100,7 @@ def main(_: list[str]) -> None:
         results["fit_above_grid"] = fitted.objective / float(ends.min()) - 1
     results["scipy_from_the_fit"] = scipy_fit(fitted, np.ones(240)) / fitted.objective - 1
     if OUTPUT.value:
-        Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(Path(OUTPUT.value), results)
     print(json.dumps(results))
 
 

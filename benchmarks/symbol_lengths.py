@@ -9,7 +9,6 @@ greedily. OUTPUT.json receives the shares, OUTPUT.svg the plot.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lm_jax.reports.svg_charts import Series, coloured, line_chart, standalone
 from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import translate
 from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
 
 OUTPUT = flags.DEFINE_string(
     "output", None, "Path of the files to write, without extension.", required=True
@@ -66,9 +66,7 @@ def main(arguments: list[str]) -> None:
     for index, length in enumerate(lengths):
         print(f"{length:8}" + "".join(f"{row[index]:20.1%}" for row in found.values()))
     results: dict[str, Any] = {"environment": environment(), "lengths": list(lengths)}
-    Path(f"{OUTPUT.value}.json").write_text(
-        json.dumps(results | {"shares": found}, indent=2) + "\n"
-    )
+    write_json(Path(f"{OUTPUT.value}.json"), results | {"shares": found})
     series = [Series(name, list(lengths), row) for name, row in found.items()]
     chart = line_chart(series, "symbols", "share of sequences right", width=720, height=320)
     Path(f"{OUTPUT.value}.svg").write_text(standalone(coloured(chart)), encoding="utf-8")

@@ -7,7 +7,6 @@ learning rates and seeds different. Timing is interleaved: a dispatch of all run
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lm_jax.build import build_experiment
 from lm_jax.parallel import sharding
 from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
 from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
 from lm_jax.training.train_step import jit_train_steps
 
 RUNS = flags.DEFINE_integer("runs", 16, "The number of runs.", lower_bound=2)
@@ -74,7 +74,7 @@ def main(_: list[str]) -> None:
         f"{RUNS.value} runs together: {results['ratio']:.2f} ({low:.2f} to {high:.2f}) of the rate"
     )
     if OUTPUT.value:
-        Path(OUTPUT.value).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(OUTPUT.value), results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The programs are compiled for simulated devices and never run. Data parallelism 
 of all parameters and FSDP gathers and scatters all of them, whatever the number of devices.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lm_jax.costs.collectives import by_kind, planned_by_kind
 from lm_jax.costs.compiled_step import compile_step
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
 
 LARGEST = flags.DEFINE_integer("largest", 512, "Largest number of devices.", lower_bound=8)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
@@ -79,7 +79,7 @@ def main(_: list[str]) -> None:
             devices *= 2
     if OUTPUT.value:
         about = environment() | {"devices": f"{LARGEST.value} simulated"}
-        Path(OUTPUT.value).write_text(json.dumps({"environment": about} | results, indent=2) + "\n")
+        write_json(Path(OUTPUT.value), {"environment": about} | results)
 
 
 if __name__ == "__main__":

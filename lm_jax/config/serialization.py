@@ -10,6 +10,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.data.config import KINDS
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_named
+from lm_jax.nested import flatten
 from lm_jax.parallel import mesh
 
 # Fields that change neither the numbers of a run, but for rounding, nor what checkpoints hold.
@@ -88,16 +89,8 @@ def dumps(experiment: Experiment) -> str:
 
 
 def flat(experiment: Experiment) -> dict[str, Any]:
-    """Every field of `to_dict` by its dotted path, such as `model.d_model`."""
-
-    def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        for name, value in tree.items():
-            inner = flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
-            fields |= inner if inner is not None else {prefix + name: value}
-        return fields
-
-    return flatten(to_dict(experiment), "")
+    """Returns every field of `to_dict` by its dotted path, such as `model.d_model`."""
+    return flatten(to_dict(experiment))
 
 
 def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm_jax.errors import UserError
+from lm_jax.nested import flatten
 from lm_jax.parallel.launchers import Place
 
 T = TypeVar("T")
@@ -136,7 +137,7 @@ def agree(values: Mapping[str, Any]) -> None:
     """Raises UserError, on all processes, unless all call it with the same values of JSON."""
     if not several():
         return
-    everyone = [_flat(json.loads(text)) for text in gather(json.dumps(values, sort_keys=True))]
+    everyone = [flatten(json.loads(text)) for text in gather(json.dumps(values, sort_keys=True))]
     for index, theirs in enumerate(everyone):
         for path in sorted(everyone[0].keys() | theirs.keys()):
             first, other = everyone[0].get(path), theirs.get(path)
@@ -145,14 +146,6 @@ def agree(values: Mapping[str, Any]) -> None:
                     f"the processes of this job disagree: {path} is {first!r} in process 0 and "
                     f"{other!r} in process {index}; start all of them alike"
                 )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
 
 
 def together(work: Callable[[], T]) -> T:

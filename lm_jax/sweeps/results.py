@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lm_jax.sweeps.directory import (
 )
 from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.sweeps.warm_starts import origin
-from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.json_files import open_atomically, read_metrics
 
 # Read as text even if they look like a number, as the address 12e4567890 does.
 _TEXT_COLUMNS = {
@@ -71,12 +70,10 @@ def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
       OSError: the file cannot be written.
     """
     path = directory / "results.csv"
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with open_atomically(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, path)
     return path
 
 

@@ -1,10 +1,12 @@
 """JSON files: written atomically, read line by line."""
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def finite(value: Any) -> Any:
@@ -20,9 +22,8 @@ def _keep_until(path: Path, last_step: int, measured_again: bool) -> None:
     rows = [row for row in _rows(path) if row["step"] <= last_step]
     if measured_again:  # a run that resumes at its end evaluates its last state once more
         rows = [row for row in rows if (row["step"], row["kind"]) != (last_step, "evaluation")]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+    with open_atomically(path) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -42,7 +43,21 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON atomically; numbers that JSON lacks (nan, inf) become null."""
+    with open_atomically(path) as file:
+        file.write(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Opens a UTF-8 text file that replaces `path` when the block ends without an error.
+
+    A reader sees the old file or the whole new one, never a part.
+
+    Args:
+      newline: as for `open`.
+    """
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+    with partial.open("w", encoding="utf-8", newline=newline) as file:
+        yield file
     os.replace(partial, path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from lm_jax.sweeps.plan import make_plan
 from lm_jax.sweeps.results import (
     read_results,
     results,
+    seconds_of,
     varied_fields,
     workdir_of_row,
     write_results,
@@ -29,6 +31,7 @@ from lm_jax.sweeps.results import (
 from lm_jax.sweeps.search_space import Trial, grid, trials_of
 from tests.experiments import tiny
 
+ROOT = Path(__file__).parents[2]
 STATES = ("finished", "failed", "stopped", "waiting")
 
 
@@ -180,3 +183,23 @@ def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
                 pass
     with lock(path):
         pass
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks/results").glob("*.csv")), ids=lambda path: path.stem
+)
+def test_results_of_earlier_versions_are_read(path):
+    """Some were written before runs could fork, so they lack `branch_of` and `branch_step`."""
+    rows = read_results(path)
+    assert {"name", "status", "validation_loss", "seconds"} <= set(rows[0])
+    assert all(isinstance(row["address"], str) for row in rows)
+    known = known_columns(path)
+    points = read_points(path, {name: known[name] for name in "ndc"}, ["status=finished"])
+    assert len(points) == sum(row["status"] == "finished" for row in rows)
+
+
+@pytest.mark.parametrize("key", ["vmapped_runs", "fan"])
+def test_a_vmapped_run_has_its_share_of_the_seconds(key):
+    """Results of earlier versions call the number of runs trained together `fan`."""
+    metrics = [{"kind": "train", "seconds": s} for s in (2.0, 6.0, 1.0)]  # two processes
+    assert seconds_of({"timings": {"total_seconds": 4.0}, key: 5}, metrics) == 2.0
