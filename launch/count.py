@@ -18,7 +18,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import program
-from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.costs import model_flops
@@ -59,7 +58,7 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
 def _configured() -> tuple[Experiment, dict[str, int]]:
     experiment = program.experiment_of(CONFIG)
     sizes = program.sizes_of(experiment)
-    if isinstance(experiment.data, data.DataConfig):
+    if experiment.data.expected_sizes:
         program.log(f"with a vocabulary of at most {sizes['vocab_size']:,}")
     return experiment, sizes
 

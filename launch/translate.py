@@ -20,7 +20,7 @@ from absl import flags
 
 from launch import beams, program
 from lm_jax.config.experiment import SamplesConfig
-from lm_jax.data.sources import read_text
+from lm_jax.data.files import read_text
 from lm_jax.errors import UserError
 from lm_jax.evaluation.bleu_chrf import translation_measures
 from lm_jax.generation.generate import Completion

@@ -180,9 +180,7 @@ def expected_sizes(experiment: Experiment) -> dict[str, int]:
 
     Of a tokenizer the largest vocabulary that it may come to.
     """
-    if isinstance(experiment.data, data.DataConfig):
-        return {"vocab_size": experiment.data.tokenizer.expected_vocab_size}
-    return data.prepare(experiment.data).description["sizes"]
+    return data.expected_sizes(experiment.data)
 
 
 def fill_in(model: Any, sizes: Mapping[str, int]) -> Any:

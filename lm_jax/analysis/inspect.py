@@ -43,15 +43,11 @@ def inspect(
         only one text or image is left out.
     """
     findings: dict[str, Any] = {}
-    documents: Any = dataset.train
-    if isinstance(dataset, data.LabelledSet):
+    if dataset.labels:
         findings |= _classification(built, variables, dataset, alone)
-        documents = dataset.train.inputs
-    elif isinstance(dataset, data.ParallelSet):
-        documents = dataset.train.target
     table = embedding_table(variables)
     if table is not None and dataset.tokenizer is not None:
-        tokens = np.asarray(documents.tokens)
+        tokens = np.asarray(dataset.train.tokens)
         findings["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
     if dataset.tokenizer is not None and alone:
         findings |= analyse_text(*alone, dataset.validation, dataset.tokenizer)
@@ -116,7 +112,7 @@ def _classification(
         "confusion": confusion.reshape(classes, classes).tolist(),
         "mistakes": _mistakes(labelled, probabilities),
     }
-    if not isinstance(split.inputs, np.ndarray) or not alone:
+    if labelled.tokenizer or not alone:
         return findings
     if split.inputs.shape[1:] == (1, 2, 1):
         findings["boundary"] = _boundary(*alone, labelled)
@@ -138,7 +134,7 @@ def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dic
             "predicted": labelled.labels[best],
             "probability": float(probabilities[index, best]),
         }
-        if isinstance(split.inputs, np.ndarray):
+        if labelled.tokenizer is None:
             row["image"] = png(split.inputs[index])
         else:
             documents = split.inputs

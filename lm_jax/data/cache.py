@@ -1,11 +1,12 @@
 """Directories that are made once, whole or not at all, and read ever after."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,18 +15,27 @@ from lm_jax.data.documents import TokenizedDocuments
 T = TypeVar("T")
 
 
+def cache_directory(configured: str) -> Path:
+    """Returns the directory of prepared data: the configured one, or the user's cache if ""."""
+    if configured:
+        return Path(configured)
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "lm_jax" / "data"
+
+
 def cached(
     place: Path,
     make: Callable[[], T],
     write: Callable[[T, Path], None],
     read: Callable[[Path], T],
 ) -> T:
-    """What `read` finds at `place`, where `write` has put what `make` makes if nothing was there.
+    """Returns what `read` finds at `place`; if nothing is there, `write` puts what `make` returns.
 
-    A crash of the machine may leave the names of files only; what cannot be read is made anew.
+    A crash of the machine may leave files without their contents; what cannot be read is made anew.
 
     Raises:
-      OSError: the directory cannot be written; and all that `make` raises, before it is.
+      OSError: the directory cannot be written.
+      Exception: whatever `make` raises; nothing is written then.
     """
     if place.exists():
         try:
@@ -39,23 +49,41 @@ def cached(
         write(made, partial)
         os.replace(partial, place)
     except OSError:
-        if not place.exists():  # else another process was first, with the same
+        if not place.exists():  # else another process wrote the same first
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read(place)
 
 
-def save_documents(documents: TokenizedDocuments, directory: Path, name: str) -> None:
-    """Writes what `load_documents` reads."""
-    for field, array in documents._asdict().items():
-        np.save(directory / f"{name}_{field}.npy", array)
+def save_split(split: NamedTuple, directory: Path, name: str) -> None:
+    """Writes one split, a NamedTuple of tokenized documents, arrays and lists of JSON values."""
+    for field, value in split._asdict().items():
+        path = directory / f"{name}_{field}"
+        if isinstance(value, TokenizedDocuments):
+            save_split(value, directory, path.name)
+        elif isinstance(value, np.ndarray):
+            np.save(f"{path}.npy", value)
+        else:
+            Path(f"{path}.json").write_text(json.dumps(value))
 
 
-def load_documents(directory: Path, name: str) -> TokenizedDocuments:
-    """Documents of a directory, mapped into memory."""
-    arrays = {
-        field: np.load(directory / f"{name}_{field}.npy", mmap_mode="r")
-        for field in TokenizedDocuments._fields
-    }
-    return TokenizedDocuments(**arrays)
+def load_split(kind: type, directory: Path, name: str) -> Any:
+    """Returns the split of this type that `save_split` wrote, its arrays mapped into memory.
+
+    Inner lists come back as tuples.
+
+    Raises:
+      OSError, ValueError: a file is missing or damaged.
+    """
+    values: dict[str, Any] = {}
+    for field in kind._fields:  # type: ignore[attr-defined]
+        path = directory / f"{name}_{field}"
+        if Path(f"{path}.npy").exists():
+            values[field] = np.load(f"{path}.npy", mmap_mode="r")
+        elif Path(f"{path}.json").exists():
+            found = json.loads(Path(f"{path}.json").read_text())
+            values[field] = [tuple(v) if isinstance(v, list) else v for v in found]
+        else:
+            values[field] = load_split(TokenizedDocuments, directory, path.name)
+    return kind(**values)

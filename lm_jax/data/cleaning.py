@@ -1,19 +1,20 @@
-"""Keeping what a model trains on apart from what it is measured on."""
+"""Cleaning and splitting of texts: keeps validation text out of what a model trains on."""
 
 import hashlib
 import re
-from collections.abc import Sequence
-
-from lm_jax.data.config import DataConfig
-from lm_jax.errors import UserError
+from collections.abc import Callable, Sequence
 
 _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
+# (texts, fraction to hold out) -> training texts, validation texts
+Split = Callable[[Sequence[str], float], tuple[list[str], list[str]]]
+
 
 def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
-    """The texts without paragraphs that stood before, in any of them; and how many went.
+    """Returns the texts without paragraphs that occurred before, and the number of those dropped.
 
-    Paragraphs are what blank lines separate; they are compared without surrounding white space.
+    Blank lines separate paragraphs; paragraphs are compared across all texts without surrounding
+    white space.
     """
     seen: set[str] = set()
     kept_texts, dropped = [], 0
@@ -32,41 +33,37 @@ def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
     return [text for text in kept_texts if text.strip()], dropped
 
 
-def split_documents(texts: Sequence[str], config: DataConfig) -> tuple[list[str], list[str]]:
-    """Training and validation documents.
+def split_by_document(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Returns training and validation texts; a hash of each text alone decides.
 
-    `documents` decides by a hash of each document alone, so that a document stays on its side
-    whatever else joins the corpus; `tail` cuts the last fraction of characters off each document.
-
-    Raises:
-      UserError: one of the two would be empty.
+    A text therefore stays on its side whatever else joins the corpus.
     """
-    fraction = config.validation_fraction
-    if config.split == "tail":
-        cuts = [int(len(text) * (1 - fraction)) for text in texts]
-        train = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
-        validation = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
-    else:
-        validation = [text for text in texts if uniform(text) < fraction]
-        train = [text for text in texts if uniform(text) >= fraction]
-    train, validation = list(filter(None, train)), list(filter(None, validation))
-    if not train or not validation:
-        side = "validation" if not validation else "training"
-        raise UserError(
-            f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
-            f"data.validation_fraction {fraction}; set data.split=tail or another fraction"
-        )
-    return train, validation
+    is_held_out = [uniform(text) < fraction for text in texts]
+    train = [text for text, held in zip(texts, is_held_out, strict=True) if not held]
+    return train, [text for text, held in zip(texts, is_held_out, strict=True) if held]
+
+
+def split_tails(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Returns each text without its last `fraction` of characters, and those ends."""
+    cuts = [int(len(text) * (1 - fraction)) for text in texts]
+    train = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
+    return train, [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+
+
+SPLITS: dict[str, Split] = {"documents": split_by_document, "tail": split_tails}
 
 
 def uniform(text: str) -> float:
-    """A number in [0, 1) that the text alone decides."""
+    """Returns a number in [0, 1) that the text alone decides."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def overlap(train: Sequence[str], validation: Sequence[str]) -> float | None:
-    """The share of validation lines of 40 characters or more that also stand in training."""
+    """Returns the share of validation lines of 40 or more characters that also occur in training.
+
+    Lines are compared without surrounding white space; None if no validation line is that long.
+    """
     known = {line.strip() for text in train for line in text.splitlines()}
     lines = [line.strip() for text in validation for line in text.splitlines()]
     long = [line for line in lines if len(line) >= 40]

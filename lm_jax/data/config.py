@@ -1,12 +1,22 @@
-"""What a configuration can say about data."""
+"""Configurations of data: one dataclass for each kind, one for tokenizers.
+
+What can be chosen by name is the keys of a dictionary, which stands where the choices are
+implemented. A reader or a tokenizer from outside is named `module:ATTRIBUTE` or
+`path/to/file.py:ATTRIBUTE`.
+"""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from lm_jax.choices import choose
+from lm_jax.data import readers
+from lm_jax.data.classification import images, labelled_text
+from lm_jax.data.cleaning import SPLITS
+from lm_jax.data.seq2seq import readers as pair_readers
+from lm_jax.data.seq2seq.synthetic import TASKS
+from lm_jax.data.tokenizers import TOKENIZERS
 from lm_jax.errors import UserError
-
-_CARRIED = ("embedded", "stdlib")  # sources that every Python has
-_TOKENIZERS = ("byte", "char", "bpe", "unigram", "word", "whitespace")
 
 
 @dataclasses.dataclass
@@ -15,34 +25,28 @@ class TokenizerConfig:
 
     `byte` (UTF-8, nothing to train), `char`, `bpe` and `unigram` are lossless on any Unicode text.
     `word` (runs of letters and digits, single other signs) and `whitespace` (runs of anything but
-    white space) lose spaces and unknown words; a line's end is a word of its own.
+    white space) lose spaces and unknown words; a line end is a word.
     """
 
-    kind: str = "bpe"  # byte, char, bpe, unigram, word, whitespace
+    kind: str = "bpe"  # of lm_jax.data.tokenizers.TOKENIZERS
     vocab_size: int = 2048  # an upper bound for char, word and whitespace, unused by byte
     lowercase: bool = False  # word, whitespace
     minimum_count: int = 1  # word, whitespace: rarer words of the training split are unknown
     unknown: bool = True  # word, whitespace: whether there is an <unk> for them, or an error
-    path: str = ""  # a run whose tokenizer to take instead; nothing above then has a say
+    path: str = ""  # a run whose tokenizer is taken instead; the fields above then have no effect
 
     @property
     def expected_vocab_size(self) -> int:
         """The size before training: exact for byte, bpe and unigram, an upper bound otherwise."""
-        return 257 if self.kind == "byte" else self.vocab_size
-
-    @property
-    def lossless(self) -> bool:
-        """Whether the exact text can be had back, so that bits per character mean something."""
-        return self.kind not in ("word", "whitespace")
+        return choose(TOKENIZERS, self.kind, "data.tokenizer.kind").fixed_size or self.vocab_size
 
     def validate(self) -> None:
         """Raises UserError for an unknown kind."""
-        _check_choice("tokenizer.kind", self.kind, _TOKENIZERS)
+        _check_choice("tokenizer.kind", self.kind, TOKENIZERS)
 
 
-def _check_choice(field: str, given: str, choices: tuple[str, ...]) -> None:
-    if given not in choices:
-        raise UserError(f"data.{field} is {given!r}; expected one of {', '.join(choices)}")
+def _check_choice(field: str, given: str, choices: Mapping[str, Any]) -> None:
+    choose(choices, given, f"data.{field}")
 
 
 def _check_fraction(fraction: float) -> None:
@@ -59,7 +63,8 @@ class DataConfig:
     kind: ClassVar[str] = "text"
     has_text: ClassVar[bool] = True
 
-    # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds
+    # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds:
+    # the readers of lm_jax.data.readers.READERS, or one from outside
     source: str = "embedded"
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
     text_feature: str = ""  # tfds: the feature that holds the text; "": the only text feature
@@ -69,14 +74,24 @@ class DataConfig:
     cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
+    @property
+    def place(self) -> str:
+        """Where the data is read from, for messages and descriptions."""
+        return self.path
+
+    @property
+    def expected_sizes(self) -> dict[str, int] | None:
+        """What the data decides of a model, where it is known before reading; else None."""
+        return {"vocab_size": self.tokenizer.expected_vocab_size}
+
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
-        _check_choice("source", self.source, (*_CARRIED, "files", "tfds"))
-        _check_choice("split", self.split, ("documents", "tail"))
+        _check_choice("source", self.source, readers.READERS)
+        _check_choice("split", self.split, SPLITS)
         self.tokenizer.validate()
-        if self.source not in _CARRIED and not self.path:
+        if self.source in readers.READERS_OF_PATHS and not self.path:
             raise UserError(f"data.source={self.source} needs data.path: what should be read?")
-        if self.source in _CARRIED and self.path:
+        if self.source in readers.READERS_WITHOUT_PATH and self.path:
             raise UserError(
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
@@ -95,15 +110,26 @@ class LabelledTextConfig:
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
     validation_path: str = ""  # files: held-out texts; "": a hash of each text decides
     validation_fraction: float = 0.1  # where nothing is held out already
+    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="word", vocab_size=20_000, lowercase=True)
     )
 
+    @property
+    def place(self) -> str:
+        """Where the data is read from, for messages and descriptions."""
+        return self.path
+
+    @property
+    def expected_sizes(self) -> dict[str, int] | None:
+        """What the data decides of a model, where it is known before reading; else None."""
+        return None
+
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
-        _check_choice("source", self.source, ("files", "tfds"))
+        _check_choice("source", self.source, labelled_text.READERS)
         self.tokenizer.validate()
-        if not self.path:
+        if self.source in labelled_text.READERS and not self.path:
             raise UserError(f"data.source={self.source} needs data.path: what should be read?")
         _check_fraction(self.validation_fraction)
 
@@ -121,13 +147,25 @@ class ImageConfig:
     label_names: str = ""  # of the classes in order, comma-separated; "": the data set's or numbers
     crop_padding: int = 0  # augmentation: pad by so many pixels, then crop at random
     flip: bool = False  # augmentation: left to right, every other time
+    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
+
+    @property
+    def place(self) -> str:
+        """Where the data is read from, for messages and descriptions."""
+        return self.path
+
+    @property
+    def expected_sizes(self) -> dict[str, int] | None:
+        """What the data decides of a model, where it is known before reading; else None."""
+        return None
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
-        _check_choice("source", self.source, ("digits", "idx", "npz", "tfds", "and_gate"))
-        if (self.source in ("idx", "npz", "tfds")) != bool(self.path):
-            needs = "needs data.path" if not self.path else "takes no data.path"
-            raise UserError(f"data.source={self.source} {needs}")
+        _check_choice("source", self.source, images.READERS)
+        if self.source in images.READERS_OF_PATHS and not self.path:
+            raise UserError(f"data.source={self.source} needs data.path")
+        if self.source in images.READERS_WITHOUT_PATH and self.path:
+            raise UserError(f"data.source={self.source} takes no data.path")
         if self.crop_padding < 0:
             raise UserError(f"data.crop_padding is {self.crop_padding}; expected 0 or more")
         _check_fraction(self.validation_fraction)
@@ -161,7 +199,7 @@ class SymbolsConfig:
 
     @property
     def lengths_to_validate(self) -> tuple[int, int]:
-        """The shortest and the longest sequence of the validation split."""
+        """The lengths of the shortest and the longest sequence of the validation split."""
         longest = self.validation_longest or self.longest
         return self.validation_shortest or self.shortest, longest
 
@@ -190,26 +228,32 @@ class ParallelTextConfig:
     longest_characters: int = 0  # pairs with a longer side are left out; 0: none
     largest_length_ratio: float = 0.0  # and those whose sides differ more, by characters; 0: none
     truncate: bool = False  # cut what is longer than the model reads, instead of refusing it
+    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     symbols: SymbolsConfig = dataclasses.field(default_factory=SymbolsConfig)
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="bpe", vocab_size=8192)
     )
 
     @property
-    def is_made(self) -> bool:
-        """Whether the pairs are made up here."""
-        return self.source in ("copy", "reverse", "sort")
+    def place(self) -> str:
+        """Where the data is read from, for messages and descriptions."""
+        return self.path or self.tasks
+
+    @property
+    def expected_sizes(self) -> dict[str, int] | None:
+        """What the data decides of a model, where it is known before reading; else None."""
+        return None
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
-        _check_choice("source", self.source, ("files", "tfds", "copy", "reverse", "sort"))
+        _check_choice("source", self.source, pair_readers.READERS)
         self.tokenizer.validate()
         self.symbols.validate()
         _check_fraction(self.validation_fraction)
-        if self.is_made:
-            if self.path or self.tasks:
-                raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
-        elif bool(self.path) == bool(self.tasks):
+        if self.source in TASKS and self.place:
+            raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
+        is_read = self.source in pair_readers.READERS and self.source not in TASKS
+        if is_read and bool(self.path) == bool(self.tasks):
             raise UserError(
                 f"data.source={self.source} needs either data.path or data.tasks: "
                 "what should be read?"

@@ -1,25 +1,46 @@
-"""Tokenized documents, and the texts they stand for."""
+"""Documents before and after they are tokenized."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from lm_jax.data.tokenizers import Tokenizer
+
+T = TypeVar("T")
+
+OWN_SPLIT = "the data set's own"  # description of a validation split that the source holds out
+
+
+@dataclass(frozen=True)
+class Documents(Generic[T]):
+    """Raw documents on their way from a reader, through stages, to a tokenizer.
+
+    A document is a str, or a NamedTuple of a kind of data (a labelled text, a pair of texts).
+    """
+
+    train: list[T]
+    validation: list[T] | None = None  # None: nothing is held out yet
+    description: dict[str, Any] = field(default_factory=dict)  # joins what a run records
+
+    def noting(self, **notes: Any) -> "Documents[T]":
+        """Returns the same documents with notes added to their description."""
+        return replace(self, description=self.description | notes)
 
 
 class TokenizedDocuments(NamedTuple):
     """One split as a stream of tokens, with the sizes of the raw text of its documents."""
 
     tokens: np.ndarray  # [N] uint16 or int32
-    starts: np.ndarray  # [D + 1] int64: where the token before each document stands; N - 1 at last
+    starts: np.ndarray  # [D + 1] int64: position of the token before each document; N - 1 at last
     characters: np.ndarray  # [D] int64: Unicode code points
     bytes: np.ndarray  # [D] int64: of the UTF-8 text
     words: np.ndarray  # [D] int64: separated by white space
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
-    """Documents as one stream of tokens, with the sizes of their raw text."""
+    """Returns documents as one stream of tokens, with the sizes of their raw text."""
     end = np.array([tokenizer.end_of_document], np.int32)
     encoded = tokenizer.encode_all(texts)
     lengths = np.array([0] + [len(tokens) + 1 for tokens in encoded])
@@ -34,6 +55,6 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
 
 
 def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
-    """The raw text of each document, exactly as it was."""
+    """Returns the raw text of each document; exact if the tokenizer is lossless."""
     bounds = zip(documents.starts[:-1] + 1, documents.starts[1:], strict=True)
     return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]

@@ -1,13 +1,18 @@
 """A vocabulary of whole words: readable counts and embeddings, at the price of unknown words."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lm_jax.data.config import TokenizerConfig
+from lm_jax.data.sentencepiece_model import END_OF_DOCUMENT
 from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.data.config import TokenizerConfig
 
 UNKNOWN = "<unk>"
 _PATTERNS = {
@@ -17,20 +22,28 @@ _PATTERNS = {
 
 
 class Words(NamedTuple):
-    """Text to word ids and back; id 0 ends a document, and the most frequent words come first."""
+    """The codec of a vocabulary of words; id 0 ends a document, frequent words come first."""
 
     kind: str
     lowercase: bool
     unknown: int | None  # the id of words outside the vocabulary, if there is one
     vocabulary: list[str]
-    ids: dict[str, int]  # of all but the end of a document, which no text spells
+    ids: dict[str, int]  # without the end of a document, which no text spells
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def end_of_document(self) -> int:
+        return 0
 
     def split(self, text: str) -> list[str]:
-        """The words of a text."""
+        """Returns the words of a text."""
         return _split(text, self.kind, self.lowercase)
 
-    def encode(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """The ids of the words of each text.
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of the words of each text.
 
         Raises:
           UserError: a word is not in the vocabulary, which has no <unk>.
@@ -48,32 +61,31 @@ class Words(NamedTuple):
         return encoded  # type: ignore[return-value]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words with single spaces between them, but none at the ends of lines."""
+        """Returns the words with single spaces between them, but none at line ends."""
         joined = " ".join(self.vocabulary[index] for index in ids)
         return re.sub(r" ?\n ?", "\n", joined)
 
-    def serialized(self) -> bytes:
-        """What `load_words` reads."""
-        return json.dumps([self.kind, self.lowercase, self.unknown, self.vocabulary]).encode()
+    def outer_characters(self, index: int) -> tuple[str, str]:
+        return self.vocabulary[index][0], self.vocabulary[index][-1]
 
 
 def load_words(model: bytes) -> Words:
-    """The vocabulary that was serialized."""
+    """Returns the vocabulary that `train_words` serialized."""
     kind, lowercase, unknown, vocabulary = json.loads(model)
     return Words(
         kind, lowercase, unknown, vocabulary, {word: i for i, word in enumerate(vocabulary) if i}
     )
 
 
-def train_words(config: TokenizerConfig, texts: Sequence[str], end: str) -> bytes:
-    """The serialized vocabulary of the most frequent words; equal counts stand in word order.
+def train_words(config: TokenizerConfig, texts: Sequence[str]) -> bytes:
+    """Returns the most frequent words as JSON; words of equal count are in alphabetical order.
 
     Raises:
       UserError: the vocabulary has no room for a word.
     """
-    special = [end, UNKNOWN] if config.unknown else [end]
-    room = config.vocab_size - len(special)
-    if room < 1:
+    special = [END_OF_DOCUMENT, UNKNOWN] if config.unknown else [END_OF_DOCUMENT]
+    max_words = config.vocab_size - len(special)
+    if max_words < 1:
         raise UserError(
             f"data.tokenizer.vocab_size {config.vocab_size} has no room for a word beside "
             f"{' and '.join(special)}"
@@ -84,7 +96,7 @@ def train_words(config: TokenizerConfig, texts: Sequence[str], end: str) -> byte
     for word in special:
         counts.pop(word, None)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    kept = [word for word, count in ordered[:room] if count >= config.minimum_count]
+    kept = [word for word, count in ordered[:max_words] if count >= config.minimum_count]
     unknown = special.index(UNKNOWN) if config.unknown else None
     return json.dumps([config.kind, config.lowercase, unknown, special + kept]).encode()
 

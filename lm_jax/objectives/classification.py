@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment
-from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
@@ -22,7 +21,7 @@ def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruc
 
 
 def _reader(experiment: Experiment, examples: data.Examples) -> data.Reader:
-    if isinstance(examples.inputs, TokenizedDocuments):
+    if experiment.data.has_text:
         return data.text_reader(examples.inputs, experiment.model.context_length)
     augmentation = experiment.data
     return data.image_reader(examples.inputs, augmentation.crop_padding, augmentation.flip)

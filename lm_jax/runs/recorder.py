@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax import data
 from lm_jax.analysis.inspect import inspect
 from lm_jax.build import BuiltExperiment, measure, on_one_device
 from lm_jax.config.experiment import SamplesConfig
@@ -158,7 +157,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
 
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     """What follows the configured prompt; of pairs, without one, what held-out sources become."""
-    if config.prompt or not isinstance(dataset, data.ParallelSet):
+    if config.prompt or not run.built.objective.prompts_are_sources:
         if config.num_beams > 1:
             built, _, tokenizer = text_generator(run, config)
             prompt_length = len(encode_prompts(built, tokenizer, [config.prompt]).tokens[0])

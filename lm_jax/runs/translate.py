@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm_jax import data
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation import generate
@@ -23,9 +22,7 @@ def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
     """
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
-    dataset = dataset_of(run)
-    assert isinstance(dataset, data.ParallelSet)
-    sources, targets = zip(*dataset.validation.texts, strict=True)
+    sources, targets = zip(*dataset_of(run).validation.texts, strict=True)
     return list(sources), list(targets)
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data.text import corpus
+from lm_jax.data import pipeline
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
@@ -71,11 +71,11 @@ def test_the_loss_by_position_sums_to_that_of_the_split(trained):
 
 
 def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
-    run, train_tokenizer = load(trained), corpus.train_tokenizer
+    run, train_tokenizer = load(trained), pipeline.train_tokenizer
     another = lambda config, texts: train_tokenizer(  # noqa: E731
         dataclasses.replace(config, vocab_size=265), texts
     )
-    monkeypatch.setattr(corpus, "train_tokenizer", another)
+    monkeypatch.setattr(pipeline, "train_tokenizer", another)
     shutil.rmtree(run.built.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
         evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=8))

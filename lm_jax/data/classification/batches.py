@@ -13,7 +13,9 @@ from lm_jax.data.batches import (
     batches_in_order,
     shuffled_batches,
 )
+from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.tokenizers import Tokenizer
 
 
 class Draws(NamedTuple):
@@ -42,15 +44,13 @@ class Examples(NamedTuple):
     inputs: Any  # images [N, H, W, C] uint8 or float32, or TokenizedDocuments
     targets: np.ndarray  # [N] int32
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """The stream of tokens of texts, [N]."""
+        return self.inputs.tokens
 
-class LabelledSet(NamedTuple):
-    """Both splits, the names of the classes, and the description that a run records."""
 
-    labels: list[str]
-    train: Examples
-    validation: Examples
-    description: dict[str, Any]
-    tokenizer: Any = None  # None: the examples are images
+LabelledSet = Dataset[Examples, Tokenizer | None]
 
 
 def text_reader(documents: TokenizedDocuments, context_length: int) -> Reader:

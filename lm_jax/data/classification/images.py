@@ -1,19 +1,31 @@
-"""Images with labels: scikit-learn's digits, idx and npz files, tensorflow-datasets."""
+"""Images with labels: scikit-learn's digits, idx and npz files, tensorflow-datasets.
+
+A reader is a function of a configuration that returns `Images`. A reader of your own needs no
+change here: `--config.data.source=my_reader.py:read` calls the function `read` of that file.
+"""
+
+from __future__ import annotations
 
 import gzip
 import hashlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.choices import choose
+from lm_jax.data import tfds
 from lm_jax.data.classification.batches import Examples, LabelledSet
-from lm_jax.data.config import ImageConfig
-from lm_jax.data.sources import cache_directory, tfds_builder_of
+from lm_jax.data.dataset import Dataset
+from lm_jax.data.documents import OWN_SPLIT
 from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.data.config import ImageConfig
 
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -22,10 +34,15 @@ _IDX_FILES = {
 _NPZ_ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 
 
-class _Source(NamedTuple):
-    train: tuple[np.ndarray, np.ndarray]  # images, labels
-    test: tuple[np.ndarray, np.ndarray] | None
-    labels: list[str] | None
+class Images(NamedTuple):
+    """What a reader returns: images [N, H, W] or [N, H, W, C], and their labels [N]."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray] | None = None  # None: some of `train` are held out
+    labels: list[str] | None = None  # names of the classes; None: their numbers
+
+
+Reader = Callable[["ImageConfig"], Images]
 
 
 def prepare_images(config: ImageConfig) -> LabelledSet:
@@ -36,12 +53,17 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
     """
     config.validate()
     place = f"{config.source} {config.path}".strip()
-    source = _LOADERS[config.source](config)
-    splits = {"train": source.train} | ({"test": source.test} if source.test is not None else {})
-    checked = {name: _check(*split, f"{place} ({name})") for name, split in splits.items()}
+    source = choose(READERS, config.source, "data.source")(config)
+    splits = {"train": source.train}
+    if source.test is not None:
+        splits["test"] = source.test
+    checked = {
+        name: _check(images, labels, f"{place} ({name})")
+        for name, (images, labels) in splits.items()
+    }
     train = checked["train"]
     if "test" in checked:
-        validation, how = checked["test"], "the data set's own"
+        validation, how = checked["test"], OWN_SPLIT
         if validation.inputs.shape[1:] != train.inputs.shape[1:]:
             raise UserError(
                 f"{place}: images to test are {_size(validation.inputs)}, "
@@ -55,18 +77,18 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
             Examples(train.inputs[part], train.targets[part]) for part in (~held, held)
         )
         how = f"{config.validation_fraction:g} of the images, the same every time"
-    labels = source.labels or [str(label) for label in range(int(train.targets.max()) + 1)]
+    names = source.labels or [str(label) for label in range(int(train.targets.max()) + 1)]
     if config.label_names:
-        names = [name.strip() for name in config.label_names.split(",")]
-        if len(set(names)) != len(labels):
+        given = [name.strip() for name in config.label_names.split(",")]
+        if len(set(given)) != len(names):
             raise UserError(
-                f"data.label_names gives {len(set(names))} names, "
-                f"but {place} has {len(labels)} classes"
+                f"data.label_names gives {len(set(given))} names, "
+                f"but {place} has {len(names)} classes"
             )
-        labels = names
+        names = given
     for name, split in (("train", train), ("validation", validation)):
-        _check_labels(split.targets, len(labels), f"{place} ({name})")
-    return LabelledSet(labels, train, validation, _describe(config, train, validation, labels, how))
+        _check_labels(split.targets, len(names), f"{place} ({name})")
+    return Dataset(train, validation, _describe(config, train, validation, names, how), None)
 
 
 def _describe(
@@ -145,7 +167,7 @@ def _held_out(count: int, fraction: float) -> np.ndarray:
     return held
 
 
-def _digits(config: ImageConfig) -> _Source:
+def _digits(config: ImageConfig) -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -153,20 +175,20 @@ def _digits(config: ImageConfig) -> _Source:
             "data.source=digits needs scikit-learn: pip install 'lm_jax[digits]'"
         ) from None
     digits = load_digits()
-    return _Source(((digits.images / 16).astype(np.float32), digits.target), None, None)
+    return Images(((digits.images / 16).astype(np.float32), digits.target))
 
 
-def _and_gate(config: ImageConfig) -> _Source:
+def _and_gate(config: ImageConfig) -> Images:
     points = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
-    return _Source((points[:, None, :, None], np.array([0, 0, 0, 1])), None, ["false", "true"])
+    return Images((points[:, None, :, None], np.array([0, 0, 0, 1])), None, ["false", "true"])
 
 
-def _idx(config: ImageConfig) -> _Source:
+def _idx(config: ImageConfig) -> Images:
     def split(name: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = (_read_idx(Path(config.path), file) for file in _IDX_FILES[name])
         return images, labels
 
-    return _Source(split("train"), split("test"), None)
+    return Images(split("train"), split("test"))
 
 
 def _read_idx(directory: Path, name: str) -> np.ndarray:
@@ -186,7 +208,7 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
     return array.reshape(shape)
 
 
-def _npz(config: ImageConfig) -> _Source:
+def _npz(config: ImageConfig) -> Images:
     try:
         with np.load(config.path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -204,11 +226,11 @@ def _npz(config: ImageConfig) -> _Source:
     test = None
     if has_test:
         test = (found["x_test"], found["y_test"])
-    return _Source((images, labels), test, None)
+    return Images((images, labels), test)
 
 
-def _tfds(config: ImageConfig) -> _Source:
-    builder = tfds_builder_of(config.path, cache_directory("") / "tensorflow_datasets")
+def _tfds(config: ImageConfig) -> Images:
+    builder = tfds.builder_of(config.path, config.cache_directory)
     features = builder.info.features
     if not {"image", "label"} <= set(features):
         raise UserError(f"{config.path} has {', '.join(features)}; expected image and label")
@@ -226,7 +248,9 @@ def _tfds(config: ImageConfig) -> _Source:
 
     names = list(features["label"].names)
     test = read("test") if "test" in builder.info.splits else None
-    return _Source(read("train"), test, names)
+    return Images(read("train"), test, names)
 
 
-_LOADERS = {"digits": _digits, "and_gate": _and_gate, "idx": _idx, "npz": _npz, "tfds": _tfds}
+READERS_WITHOUT_PATH: dict[str, Reader] = {"digits": _digits, "and_gate": _and_gate}
+READERS_OF_PATHS: dict[str, Reader] = {"idx": _idx, "npz": _npz, "tfds": _tfds}
+READERS = READERS_WITHOUT_PATH | READERS_OF_PATHS

@@ -1,119 +1,71 @@
-"""Texts with labels: files of `label<TAB>text` or JSONL, and tensorflow-datasets."""
+"""Texts with a label each: how they are read, held out and described."""
+
+from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data.classification.batches import Examples, LabelledSet
+from lm_jax.data import tfds
+from lm_jax.data.classification.batches import Examples
 from lm_jax.data.cleaning import uniform
-from lm_jax.data.config import LabelledTextConfig
-from lm_jax.data.documents import tokenize
-from lm_jax.data.sources import cache_directory, find_files, read_text, tfds_builder_of, tfds_text
-from lm_jax.data.tokenizers import identity, train_tokenizer
+from lm_jax.data.documents import OWN_SPLIT, Documents, tokenize
+from lm_jax.data.files import find_files, read_lines
+from lm_jax.data.pipeline import TextKind
+from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from lm_jax.data.config import LabelledTextConfig
 
-class _Labelled(NamedTuple):
+
+class LabelledText(NamedTuple):
+    """A document with its label."""
+
     text: str
     label: str
 
 
-def prepare_labelled_text(config: LabelledTextConfig) -> LabelledSet:
-    """The texts of a configuration, none on both sides of the split.
+Labelled = Documents[LabelledText]
+Reader = Callable[["LabelledTextConfig"], Labelled]
 
-    None is trained on twice; of a text with several labels the last counts. A test split that is
-    the data set's own stays as it is, repetitions included. The tokenizer is trained on the
-    training split alone.
+
+def read_files(config: LabelledTextConfig) -> Labelled:
+    """Returns the lines of files: `label<TAB>text`, or JSONL of `label` and `text`.
 
     Raises:
-      UserError: the files cannot be had or read, or a label is held out but never trained on.
+      UserError: a file is missing, is not UTF-8, or holds a line of another form.
     """
-    config.validate()
-    everything, held_out = _read_tfds(config) if config.source == "tfds" else _read_files(config)
-    held_out_texts = {example.text for example in held_out or []}
-    unique = {e.text: e for e in everything if e.text not in held_out_texts}
-    dropped = len(everything) - len(unique)
-    conflicts = sum(e.text in unique and unique[e.text].label != e.label for e in everything)
-    if held_out is None:
-        fraction = config.validation_fraction
-        held_out = [e for e in unique.values() if uniform(e.text) < fraction]
-        train = [e for e in unique.values() if uniform(e.text) >= fraction]
-        how = f"{fraction:g} of the texts, by a hash of each"
-    else:
-        train, how = list(unique.values()), "the data set's own"
-    if not train or not held_out:
-        side = "validation" if not held_out else "training"
-        raise UserError(f"{config.path}: no text is left for {side}; check the files")
-    labels = sorted({example.label for example in train})
-    if len(labels) < 2:
-        raise UserError(f"{config.path}: every text is labelled {labels[0]!r}; expected two labels")
-    unknown = {example.label for example in held_out} - set(labels)
-    if unknown:
-        raise UserError(
-            f"{config.path}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
-            f"but not among the {len(labels)} trained on"
-        )
-    tokenizer = train_tokenizer(config.tokenizer, [example.text for example in train])
 
-    def split(examples: list[_Labelled]) -> Examples:
-        targets = [labels.index(example.label) for example in examples]
-        documents = tokenize(tokenizer, [example.text for example in examples])
-        return Examples(documents, np.array(targets, np.int32))
-
-    digest = hashlib.sha256(json.dumps([train, held_out]).encode()).hexdigest()
-    choices = json.dumps(identity(config.tokenizer), sort_keys=True)
-    counts = Counter(example.label for example in train)
-    description = {
-        "source": config.source,
-        "path": config.path,
-        "sha256": digest,
-        "fingerprint": hashlib.sha256((digest + choices).encode()).hexdigest()[:32],
-        "split": how,
-        "repeated_texts_dropped": dropped,
-        "of_which_labelled_otherwise": conflicts,
-        "labels": labels,
-        "sizes": {"vocab_size": tokenizer.vocab_size, "num_classes": len(labels)},
-        "train": {"texts": len(train)} | {f"label {label}": counts[label] for label in labels},
-        "validation": {"texts": len(held_out)},
-        "summary": (
-            f"{len(train):,} texts to train on, {len(held_out):,} to validate (split: {how}; "
-            f"{dropped:,} repeated texts dropped, {conflicts:,} of them labelled otherwise); "
-            f"{len(labels)} labels; "
-            f"{tokenizer.vocab_size:,} kinds of token; SHA-256 {digest[:12]}"
-        ),
-    }
-    return LabelledSet(labels, split(train), split(held_out), description, tokenizer)
-
-
-def _read_files(config: LabelledTextConfig) -> tuple[list[_Labelled], list[_Labelled] | None]:
-    def read(pattern: str) -> list[_Labelled]:
+    def read(pattern: str) -> list[LabelledText]:
         return [example for path in find_files(pattern) for example in _read_file(path)]
 
-    return read(config.path), read(config.validation_path) if config.validation_path else None
+    validation = read(config.validation_path) if config.validation_path else None
+    return Documents(read(config.path), validation)
 
 
-def _read_file(path: Path) -> list[_Labelled]:
-    text = read_text(path).removeprefix("\ufeff")  # else the mark would be part of a label
-    lines = io.StringIO(text, newline=None)  # unlike `splitlines`, only ends of lines end a line
-    parse = _parse_json if path.suffix == ".jsonl" else _parse_tabs
+def _read_file(path: Path) -> list[LabelledText]:
+    parse = _PARSERS.get(path.suffix, _parse_tabs)
     return [
-        parse(line.rstrip("\n"), f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()
+        parse(line, f"{path}:{number}")
+        for number, line in enumerate(read_lines(path), 1)
+        if line.strip()
     ]
 
 
-def _parse_tabs(line: str, place: str) -> _Labelled:
+def _parse_tabs(line: str, place: str) -> LabelledText:
     label, tab, text = line.partition("\t")
     if not tab or not label.strip() or not text.strip():
         raise UserError(f"{place}: {line[:60]!r} is not label<TAB>text")
-    return _Labelled(text.strip(), label.strip())
+    return LabelledText(text.strip(), label.strip())
 
 
-def _parse_json(line: str, place: str) -> _Labelled:
+def _parse_json(line: str, place: str) -> LabelledText:
     try:
         values: dict[str, Any] = json.loads(line)
         text, label = values["text"], str(values["label"])
@@ -123,19 +75,132 @@ def _parse_json(line: str, place: str) -> _Labelled:
         raise UserError(f'{place}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
     if not text.strip():
         raise UserError(f"{place}: the text of label {label!r} is empty")
-    return _Labelled(text.strip(), label)
+    return LabelledText(text.strip(), label)
 
 
-def _read_tfds(config: LabelledTextConfig) -> tuple[list[_Labelled], list[_Labelled] | None]:
-    builder = tfds_builder_of(config.path, cache_directory("") / "tensorflow_datasets")
+_PARSERS = {".jsonl": _parse_json}  # by suffix; all other files hold tabs
+
+
+def read_tfds(config: LabelledTextConfig) -> Labelled:
+    """Returns the train and test splits of a data set of tensorflow-datasets.
+
+    Raises:
+      UserError: it cannot be had, or has other features than one text and a label.
+    """
+    builder = tfds.builder_of(config.path, config.cache_directory)
     features = builder.info.features
-    texts = [name for name, feature in features.items() if type(feature).__name__ == "Text"]
+    texts = tfds.text_features(features)
     if len(texts) != 1 or "label" not in features:
         raise UserError(f"{config.path} has {', '.join(features)}; expected one text and label")
 
-    def read(split: str) -> list[_Labelled]:
+    def read(split: str) -> list[LabelledText]:
         source = builder.as_data_source(split=split)
         name = features["label"].int2str
-        return [_Labelled(tfds_text(e[texts[0]]), name(int(e["label"]))) for e in source]
+        return [LabelledText(tfds.text(e[texts[0]]), name(int(e["label"]))) for e in source]
 
-    return read("train"), read("test") if "test" in builder.info.splits else None
+    return Documents(read("train"), read("test") if "test" in builder.info.splits else None)
+
+
+READERS: dict[str, Reader] = {"files": read_files, "tfds": read_tfds}
+
+
+def _drop_repetitions(documents: Labelled, config: LabelledTextConfig) -> Labelled:
+    """Returns each training text once, with its last label, and none that is held out.
+
+    A validation split of the data set's own stays as it is, repetitions included.
+    """
+    everything = documents.train
+    held_out_texts = {example.text for example in documents.validation or []}
+    unique = {e.text: e for e in everything if e.text not in held_out_texts}
+    conflicts = sum(e.text in unique and unique[e.text].label != e.label for e in everything)
+    return Documents(list(unique.values()), documents.validation, documents.description).noting(
+        repeated_texts_dropped=len(everything) - len(unique),
+        of_which_labelled_otherwise=conflicts,
+    )
+
+
+def _hold_out(documents: Labelled, config: LabelledTextConfig) -> Labelled:
+    """Returns the documents split by a hash of each text, unless the source splits them itself."""
+    if documents.validation is None:
+        fraction = config.validation_fraction
+        held_out = [e for e in documents.train if uniform(e.text) < fraction]
+        train = [e for e in documents.train if uniform(e.text) >= fraction]
+        how = f"{fraction:g} of the texts, by a hash of each"
+        documents = Documents(train, held_out, documents.description).noting(split=how)
+    else:
+        documents = documents.noting(split=OWN_SPLIT)
+    if not documents.train or not documents.validation:
+        side = "validation" if not documents.validation else "training"
+        raise UserError(
+            f"{config.path or config.source}: no text is left for {side}; check the files"
+        )
+    return documents
+
+
+def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
+    """Returns the documents with the list of their labels, which is that of the training split."""
+    place = config.place or config.source
+    labels = sorted({example.label for example in documents.train})
+    if len(labels) < 2:
+        raise UserError(f"{place}: every text is labelled {labels[0]!r}; expected two labels")
+    unknown = {example.label for example in documents.validation or []} - set(labels)
+    if unknown:
+        raise UserError(
+            f"{place}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
+            f"but not among the {len(labels)} trained on"
+        )
+    return documents.noting(labels=labels)
+
+
+def _tokenized(
+    examples: list[LabelledText], documents: Labelled, config: Any, tokenizer: Tokenizer
+) -> Examples:
+    labels = documents.description["labels"]
+    targets = [labels.index(example.label) for example in examples]
+    texts = tokenize(tokenizer, [example.text for example in examples])
+    return Examples(texts, np.array(targets, np.int32))
+
+
+def _fingerprint(
+    documents: Labelled, config: LabelledTextConfig, digest: str, key: str
+) -> tuple[str, str]:
+    content = json.dumps([documents.train, documents.validation])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    choices = json.dumps(identity(config.tokenizer), sort_keys=True)
+    return digest, hashlib.sha256((digest + choices).encode()).hexdigest()[:32]
+
+
+def _counts(
+    documents: Labelled, train: Examples, validation: Examples
+) -> dict[str, dict[str, int]]:
+    counts = Counter(example.label for example in documents.train)
+    labels = {f"label {label}": counts[label] for label in documents.description["labels"]}
+    return {
+        "train": {"texts": len(train.targets)} | labels,
+        "validation": {"texts": len(validation.targets)},
+    }
+
+
+def _summary(description: dict[str, Any]) -> str:
+    return (
+        f"{description['train']['texts']:,} texts to train on, "
+        f"{description['validation']['texts']:,} to validate (split: {description['split']}; "
+        f"{description['repeated_texts_dropped']:,} repeated texts dropped, "
+        f"{description['of_which_labelled_otherwise']:,} of them labelled otherwise); "
+        f"{len(description['labels'])} labels; "
+        f"{description['sizes']['vocab_size']:,} kinds of token; "
+        f"SHA-256 {description['sha256'][:12]}"
+    )
+
+
+LABELLED_TEXT = TextKind(
+    readers=READERS,
+    strings=tuple,
+    stages=(_drop_repetitions, _hold_out, _list_labels),
+    texts=lambda examples, config: [example.text for example in examples],
+    split=Examples,
+    tokenized=_tokenized,
+    fingerprint=_fingerprint,
+    counts=_counts,
+    summary=_summary,
+)

@@ -1,4 +1,4 @@
-"""Finding held-out sentences that a model has all but seen in training."""
+"""Near-duplicates between held-out and training texts."""
 
 import re
 from collections.abc import Sequence
@@ -8,28 +8,30 @@ import numpy as np
 
 _GRAM = 4  # characters
 _SIMILAR = 0.7  # Jaccard: about one word in eight differs
-_BLOCK = 100_000  # texts, or pairs of them, that are compared at once
+_BLOCK = 100_000  # texts, or pairs of texts, compared at once
 
 
 def normalise(text: str) -> str:
-    """The text in lower case, each digit 0, without spaces and punctuation."""
+    """Returns the text in lower case, each digit as 0, without spaces and punctuation."""
     return re.sub(r"[\W_]+", "", re.sub(r"\d", "0", text.lower()))
 
 
-def near_copies(held_out: Sequence[str], train: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which held-out texts nearly stand in training, and which of training in them: two bool [N].
+def near_duplicates(held_out: Sequence[str], train: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds near-duplicates between held-out and training texts; returns two bool arrays [N].
 
-    Two texts are near copies if they are equal after `normalise`, or if the sets of their
-    4-grams of characters have a Jaccard similarity of at least 0.7. All are found, by prefix
-    filtering (Chaudhuri et al. 2006): a text that similar to another one shares with it one of its
-    floor(0.3 n) + 1 rarest n-grams, so that only such pairs are compared.
+    The first marks held-out texts that have a near-duplicate in training, the second training texts
+    that have one in the held-out split. Two texts are near-duplicates if they are equal after
+    `normalise`, or if the sets of their character 4-grams have a Jaccard similarity of at least
+    0.7. Prefix filtering finds all of them (Chaudhuri et al. 2006): a text with n n-grams shares
+    one of its floor(0.3 n) + 1 rarest with every text that is so similar, so only such pairs are
+    compared.
     """
     import scipy.sparse
 
     def matrix(grams: _Grams, columns: np.ndarray, chosen: np.ndarray):
-        places = (grams.rows[chosen], columns[chosen])
+        cells = (grams.rows[chosen], columns[chosen])
         shape = (len(grams.sizes), len(vocabulary))
-        return scipy.sparse.csr_array((np.ones(len(places[0]), np.int32), places), shape=shape)
+        return scipy.sparse.csr_array((np.ones(len(cells[0]), np.int32), cells), shape=shape)
 
     in_train, in_held = np.zeros(len(held_out), bool), np.zeros(len(train), bool)
     if not len(held_out):
@@ -57,11 +59,11 @@ def near_copies(held_out: Sequence[str], train: Sequence[str]) -> tuple[np.ndarr
 
 
 class _Grams(NamedTuple):
-    """The n-grams of texts, each once a text, by text."""
+    """The distinct n-grams of each text, sorted by text."""
 
-    rows: np.ndarray  # [G]: whose
-    codes: np.ndarray  # [G] uint64: a hash of each
-    sizes: np.ndarray  # [N]: how many a text has
+    rows: np.ndarray  # [G] index of the text
+    codes: np.ndarray  # [G] uint64 hash of the n-gram
+    sizes: np.ndarray  # [N] number of distinct n-grams of each text
 
 
 def _grams(texts: Sequence[str]) -> _Grams:
@@ -84,7 +86,7 @@ def _grams(texts: Sequence[str]) -> _Grams:
 
 
 def _rarest(grams: _Grams, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Which n-grams are among the rarest of their text."""
+    """Returns whether each n-gram is among the rarest of its text, bool [G]."""
     order = np.lexsort((columns, counts, grams.rows))
     ends = np.cumsum(grams.sizes)
     ranks = np.arange(len(order)) - np.repeat(ends - grams.sizes, grams.sizes)

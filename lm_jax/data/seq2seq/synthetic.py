@@ -1,24 +1,35 @@
-"""Sequences of made-up symbols and what becomes of them: a task that can be learned exactly."""
+"""Sequences of made-up symbols and their targets: tasks that can be learned exactly."""
 
-from collections.abc import Collection
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lm_jax.data.config import SymbolsConfig
 from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.data.config import SymbolsConfig
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 Sequence = tuple[int, ...]
 
+TASKS: dict[str, Callable[[Sequence], Sequence]] = {  # source -> target
+    "copy": lambda sequence: sequence,
+    "reverse": lambda sequence: sequence[::-1],
+    "sort": lambda sequence: tuple(sorted(sequence)),
+}
+
 
 def made_pairs(task: str, config: SymbolsConfig) -> tuple[list[tuple[str, str]], ...]:
-    """Training and validation pairs of a task (copy, reverse, sort), symbols parted by spaces.
+    """Returns training and validation pairs of one of `TASKS`, symbols separated by spaces.
 
-    Lengths are uniform, symbols too; a sequence occurs once. Sequences to validate are new ones, so
-    the shortest kinds, which training exhausts, may be missing there.
+    Lengths and symbols are uniform; a sequence occurs once. Validation sequences do not occur in
+    training, so the shortest lengths, which training exhausts, may be missing there.
 
     Raises:
-      UserError: there are no new sequences left to validate.
+      UserError: no new sequences are left to validate.
     """
     names = _names(config.num_symbols)
     train = _draw(config, 0, config.num_training_pairs, config.shortest, config.longest, ())
@@ -32,14 +43,14 @@ def made_pairs(task: str, config: SymbolsConfig) -> tuple[list[tuple[str, str]],
         )
 
     def texts(sequence: Sequence) -> tuple[str, str]:
-        result = {"copy": sequence, "reverse": sequence[::-1], "sort": tuple(sorted(sequence))}
-        return " ".join(names[i] for i in sequence), " ".join(names[i] for i in result[task])
+        target = TASKS[task](sequence)
+        return " ".join(names[i] for i in sequence), " ".join(names[i] for i in target)
 
     return [texts(s) for s in train], [texts(s) for s in held_out]
 
 
 def _names(count: int) -> list[str]:
-    """Names that sort as their numbers do."""
+    """Returns names whose alphabetical order is that of their numbers."""
     if count <= len(_ALPHABET):
         return list(_ALPHABET[:count])
     digits = len(str(count - 1))

@@ -1,90 +1,69 @@
-"""From a configuration to tokens on disk, made once and read back ever after."""
+"""Plain text: how documents are cleaned, held out and described."""
 
-import hashlib
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from lm_jax.data import cleaning, sources
-from lm_jax.data.cache import cached, load_documents, save_documents
+from lm_jax.choices import choose
+from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap
 from lm_jax.data.config import DataConfig
-from lm_jax.data.documents import TokenizedDocuments, tokenize
-from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+from lm_jax.data.dataset import Dataset
+from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments, tokenize
+from lm_jax.data.pipeline import TextKind
+from lm_jax.data.readers import READERS
+from lm_jax.data.tokenizers import Tokenizer
+from lm_jax.errors import UserError
 
-_FORMAT = 3  # raise it when what the cache holds changes meaning
-
-
-class Corpus(NamedTuple):
-    """Both splits in tokens, what made them tokens, and what a reader should know of them."""
-
-    tokenizer: Tokenizer
-    train: TokenizedDocuments
-    validation: TokenizedDocuments
-    description: dict[str, Any]
+Corpus = Dataset[TokenizedDocuments, Tokenizer]
 
 
-def prepare_corpus(config: DataConfig) -> Corpus:
-    """The corpus of a configuration, from the cache when the same one was prepared before.
+def _drop_repetitions(documents: Documents[str], config: DataConfig) -> Documents[str]:
+    texts, dropped = documents.train, 0
+    if config.drop_repeated_paragraphs:
+        texts, dropped = drop_repeated_paragraphs(texts)
+    return Documents(texts, documents.validation, documents.description).noting(
+        repeated_paragraphs_dropped=dropped
+    )
 
-    The cache is addressed by the raw documents and by all that decides what becomes of them.
+
+def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
+    """Returns the documents split by `config.split`, unless the source splits them itself.
 
     Raises:
-      UserError: the source, the split or the tokenizer cannot be had; nothing is cached then.
-      OSError: the cache directory cannot be written.
+      UserError: one of the splits would be empty.
     """
-    config.validate()
-    cache = sources.cache_directory(config.cache_directory)
-    documents = sources.load(config, cache)
-    digest = sources.sha256([*documents.texts, "", *(documents.validation or [])])
-    choices = asdict(config) | {"cache_directory": "", "path": "", "format": _FORMAT}
-    choices["tokenizer"] = identity(config.tokenizer)
-    key = json.dumps([digest, choices], sort_keys=True).encode()
-    fingerprint = hashlib.sha256(key).hexdigest()[:32]
-    corpus = cached(
-        cache / fingerprint,
-        lambda: _make(config, documents, digest, fingerprint),
-        _write,
-        _read,
+    if documents.validation is not None:
+        return documents.noting(split=OWN_SPLIT)
+    fraction, texts = config.validation_fraction, documents.train
+    train, validation = choose(SPLITS, config.split, "data.split")(texts, fraction)
+    train, validation = list(filter(None, train)), list(filter(None, validation))
+    if not train or not validation:
+        side = "validation" if not validation else "training"
+        raise UserError(
+            f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
+            f"data.validation_fraction {fraction}; set data.split=tail or another fraction"
+        )
+    return Documents(train, validation, documents.description).noting(
+        split=f"{config.split}, {fraction:g} of the text"
     )
-    # Equal documents share a cache, wherever they come from this time.
-    here = {"path": config.path, **documents.description}
-    return corpus._replace(description=corpus.description | here)
 
 
-def _make(
-    config: DataConfig, documents: sources.Documents, digest: str, fingerprint: str
-) -> Corpus:
-    texts, dropped = documents.texts, 0
-    if config.drop_repeated_paragraphs:
-        texts, dropped = cleaning.drop_repeated_paragraphs(texts)
-    if documents.validation is None:
-        train, validation = cleaning.split_documents(texts, config)
-        how = f"{config.split}, {config.validation_fraction:g} of the text"
-    else:
-        train, validation, how = texts, documents.validation, "the data set's own"
-    tokenizer = train_tokenizer(config.tokenizer, train)
-    splits = {"train": tokenize(tokenizer, train), "validation": tokenize(tokenizer, validation)}
-    description = {
-        "source": config.source,
-        "path": config.path,
-        **documents.description,
-        "sha256": digest,
-        "fingerprint": fingerprint,
-        "split": how,
-        "repeated_paragraphs_dropped": dropped,
-        "overlap_of_long_lines": cleaning.overlap(train, validation),
-        "sizes": {"vocab_size": tokenizer.vocab_size},
-    } | {name: _sizes(split) for name, split in splits.items()}
-    description["summary"] = _summary(description)
-    return Corpus(tokenizer, splits["train"], splits["validation"], description)
+def _measure_overlap(documents: Documents[str], config: DataConfig) -> Documents[str]:
+    return documents.noting(
+        overlap_of_long_lines=overlap(documents.train, documents.validation or [])
+    )
 
 
-def _write(corpus: Corpus, place: Path) -> None:
-    corpus.tokenizer.save(place / "tokenizer")
-    save_documents(corpus.train, place, "train")
-    save_documents(corpus.validation, place, "validation")
-    (place / "description.json").write_text(json.dumps(corpus.description, indent=2) + "\n")
+def _counts(
+    documents: Documents[str], train: TokenizedDocuments, validation: TokenizedDocuments
+) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            "documents": len(split.characters),
+            "characters": int(split.characters.sum()),
+            "words": int(split.words.sum()),
+            "tokens": int(split.starts[-1]),
+        }
+        for name, split in (("train", train), ("validation", validation))
+    }
 
 
 def _summary(description: dict[str, Any]) -> str:
@@ -100,20 +79,14 @@ def _summary(description: dict[str, Any]) -> str:
     )
 
 
-def _sizes(split: TokenizedDocuments) -> dict[str, int]:
-    return {
-        "documents": len(split.characters),
-        "characters": int(split.characters.sum()),
-        "words": int(split.words.sum()),
-        "tokens": int(split.starts[-1]),
-    }
-
-
-def _read(place: Path) -> Corpus:
-    description = json.loads((place / "description.json").read_text())
-    return Corpus(
-        load_tokenizer(place / "tokenizer"),
-        load_documents(place, "train"),
-        load_documents(place, "validation"),
-        description,
-    )
+TEXT = TextKind(
+    readers=READERS,
+    strings=lambda text: (text,),
+    stages=(_drop_repetitions, hold_out, _measure_overlap),
+    texts=lambda texts, config: texts,
+    split=TokenizedDocuments,
+    tokenized=lambda texts, documents, config, tokenizer: tokenize(tokenizer, texts),
+    fingerprint=lambda documents, config, digest, key: (digest, key),
+    counts=_counts,
+    summary=_summary,
+)

@@ -28,7 +28,7 @@ from lm_jax.data.text.corruption import (
     num_noise_spans,
 )
 from lm_jax.data.text.windows import packed_windows, shuffled_windows
-from lm_jax.data.tokenizers import WordBoundaries
+from lm_jax.data.word_boundaries import WordBoundaries
 from lm_jax.errors import UserError
 
 # One row of a batch, [T] each, and random numbers of its own -> the row spoiled

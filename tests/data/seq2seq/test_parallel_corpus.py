@@ -5,8 +5,8 @@ import pytest
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.config import SymbolsConfig
-from lm_jax.data.seq2seq.near_duplicates import near_copies, normalise
-from lm_jax.data.seq2seq.readers import load_pairs
+from lm_jax.data.seq2seq.near_duplicates import near_duplicates, normalise
+from lm_jax.data.seq2seq.readers import read_files
 
 BYTES = TokenizerConfig("byte")
 WORDS = "apple river stone cloud tiger paper green silver window garden music orange".split()
@@ -85,13 +85,13 @@ def test_whole_documents_are_held_out(tmp_path):
 def test_repeated_long_and_unequal_pairs_are_counted_and_left_out(tmp_path):
     rows = PAIRS + PAIRS[:20] + [("x" * 400, "y" * 400, "d"), ("a" * 10, "b" * 90, "d")]
     found = prepare(config(tabs(tmp_path, rows), longest_characters=300, largest_length_ratio=3.0))
-    dropped = {"repeated": 20, "too long": 1, "unequal in length": 1, "near copies": 0}
+    dropped = {"repeated": 20, "too long": 1, "unequal in length": 1, "near duplicates": 0}
     assert found.description["dropped"] == dropped
     assert "20 repeated" in found.description["summary"]
     assert len(pairs_of(found, "train")) + len(pairs_of(found, "validation")) == 300
 
 
-def test_near_copies_of_training_sentences_are_not_held_out(tmp_path):
+def test_near_duplicates_of_training_sentences_are_not_held_out(tmp_path):
     original = prepare(config(tabs(tmp_path)))
     (source, target), (other, _) = pairs_of(original, "train")[:2]
     held_document = next(row[2] for row in PAIRS if row[:2] == pairs_of(original, "validation")[0])
@@ -101,7 +101,7 @@ def test_near_copies_of_training_sentences_are_not_held_out(tmp_path):
         (other + " x", "yet another translation, unlike any", held_document),
     ]
     found = prepare(config(tabs(tmp_path, [*PAIRS, *copies])))
-    assert found.description["dropped"]["near copies"] == 3
+    assert found.description["dropped"]["near duplicates"] == 3
     assert pairs_of(found, "validation") == pairs_of(original, "validation")
     kept = prepare(config(tabs(tmp_path, [*PAIRS, *copies]), drop_near_copies=False))
     assert set(pairs_of(kept, "validation")) > {(s, t) for s, t, _ in copies}
@@ -115,7 +115,7 @@ def test_a_held_out_file_stays_whole_and_is_not_trained_on(tmp_path):
     assert len(pairs_of(found, "train")) == 299
 
 
-def test_near_copies_are_those_that_comparing_all_finds():
+def test_near_duplicates_are_those_that_comparing_all_finds():
     rng = np.random.default_rng(0)
     train = [" ".join(rng.choice(WORDS, 6)) for _ in range(300)] + ["", "Ab", "12 3"]
     held_out = [
@@ -134,7 +134,7 @@ def test_near_copies_are_those_that_comparing_all_finds():
         ]
     )
     assert 50 < similar.any(axis=1).sum() < 290
-    in_train, in_held = near_copies(held_out, train)
+    in_train, in_held = near_duplicates(held_out, train)
     np.testing.assert_array_equal(in_train, similar.any(axis=1))
     np.testing.assert_array_equal(in_held, similar.any(axis=0))
     assert in_train[-3:].all()  # equal once normalised
@@ -232,7 +232,7 @@ def test_impossible_configurations_are_refused(fields, message):
 
 def test_a_second_preparation_reads_the_cache(tmp_path, monkeypatch):
     first = prepare(config(tabs(tmp_path)))
-    monkeypatch.setattr("lm_jax.data.seq2seq.parallel_corpus.train_tokenizer", None)
+    monkeypatch.setattr("lm_jax.data.pipeline.train_tokenizer", None)
     second = prepare(config(tabs(tmp_path)))
     assert second.description == first.description
     for split in ("train", "validation"):
@@ -249,9 +249,9 @@ def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeyp
         (tmp_path / f"{name}.po").write_text(
             'msgid ""\nmsgstr "Content-Type: charset=UTF-8\\n"\n\n' + entries
         )
-    whole = [pair.document for pair in load_pairs(config(str(tmp_path)))[0]]
+    whole = [pair.document for pair in read_files(config(str(tmp_path))).train]
     monkeypatch.chdir(tmp_path)
-    assert [pair.document for pair in load_pairs(config("."))[0]] == whole
+    assert [pair.document for pair in read_files(config(".")).train] == whole
     assert len(set(whole)) == 2
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig, prepare, texts_of
-from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_documents
+from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_by_document
 from lm_jax.data.embedded import python_reference, standard_library
 
 
@@ -23,7 +23,7 @@ def test_the_embedded_corpus_is_split_by_document_with_little_overlap():
     assert sorted(train + validation) == sorted(kept)
     assert dropped == corpus.description["repeated_paragraphs_dropped"] > 100
     assert corpus.description["overlap_of_long_lines"] < 0.02
-    without_cleaning = overlap(*split_documents(python_reference(), DataConfig()))
+    without_cleaning = overlap(*split_by_document(python_reference(), 0.1))
     assert without_cleaning > 5 * corpus.description["overlap_of_long_lines"]
 
 
@@ -39,7 +39,7 @@ def test_the_standard_library_is_all_of_python_and_nothing_installed():
 def test_a_second_preparation_reads_the_cache(monkeypatch):
     config = DataConfig(tokenizer=TokenizerConfig("bpe", 700))
     first = prepare(config)
-    monkeypatch.setattr("lm_jax.data.text.corpus.train_tokenizer", None)
+    monkeypatch.setattr("lm_jax.data.pipeline.train_tokenizer", None)
     second = prepare(config)
     assert first.description == second.description
     np.testing.assert_array_equal(first.train.tokens, second.train.tokens)
@@ -105,8 +105,8 @@ def test_the_tail_split_cuts_at_the_fraction_and_keeps_every_character(tmp_path)
 
 def test_a_document_stays_on_its_side_when_others_join():
     texts = [f"document {i}" for i in range(300)]
-    train, validation = split_documents(texts, DataConfig())
-    more_train, more_validation = split_documents(texts + ["one more"], DataConfig())
+    train, validation = split_by_document(texts, 0.1)
+    more_train, more_validation = split_by_document(texts + ["one more"], 0.1)
     assert set(train) <= set(more_train) and set(validation) <= set(more_validation)
     assert 10 < len(validation) < 60
 

@@ -1,0 +1,59 @@
+"""Files of text: which ones a path names, and what they hold."""
+
+import glob
+import io
+import os
+from pathlib import Path
+
+from lm_jax.errors import UserError
+
+
+def find_files(path: str) -> list[Path]:
+    """Returns the file of a path, all files of a directory, or those that match a pattern.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = Path(path)
+    if found.is_dir():
+        # Hidden files and folders belong to editors and version control, not to the corpus.
+        paths = sorted(
+            file
+            for file in found.rglob("*")
+            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(found).parts)
+        )
+    elif found.is_file():  # whatever its name holds: `[` is no pattern then
+        paths = [found]
+    else:
+        paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
+        paths = [file for file in paths if file.is_file()]
+    if not paths:
+        raise UserError(f"no file matches data.path {path!r} (from {os.getcwd()})")
+    return paths
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file, with its line ends as they are.
+
+    Raises:
+      UserError: the file is not UTF-8.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
+            "convert it (iconv -t utf-8) or leave it out of data.path"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a file without their ends and without a byte order mark.
+
+    Raises:
+      UserError: the file is not UTF-8.
+    """
+    text = read_text(path).removeprefix("\ufeff")  # else the mark would be part of the first field
+    # Unlike `splitlines`, only line ends separate lines.
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

@@ -1,0 +1,165 @@
+"""Reader -> documents -> stages -> tokens on disk: one pipeline for every kind of text.
+
+What a kind of text decides is a `TextKind`: its readers, its stages and its splits. All else is the
+same for all: the key under which tokens are cached, and the description that a run records.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_jax.choices import choose
+from lm_jax.data.cache import cache_directory, cached, load_split, save_split
+from lm_jax.data.dataset import Dataset
+from lm_jax.data.documents import Documents
+from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+from lm_jax.errors import UserError
+
+_FORMAT = 3  # raise it when the cached files change meaning
+
+Stage = Callable[[Documents[Any], Any], Documents[Any]]  # (documents, configuration) -> documents
+
+
+class TextKind(NamedTuple):
+    """How one kind of text becomes a data set; configurations are those of the kind."""
+
+    readers: Mapping[str, Callable[[Any], Documents[Any]]]
+    strings: Callable[[Any], tuple[str, ...]]
+    """All that a document says, for the cache's key."""
+
+    stages: tuple[Stage, ...]
+    """They clean, hold out a validation split and check it, in this order."""
+
+    texts: Callable[[list[Any], Any], Iterable[str]]
+    """(training documents, configuration) -> the texts that the tokenizer is trained on."""
+
+    split: type
+    """NamedTuple of a tokenized split."""
+
+    tokenized: Callable[[list[Any], Documents[Any], Any, Tokenizer], Any]
+    """(documents of a split, all of them, configuration, tokenizer) -> the split."""
+
+    fingerprint: Callable[[Documents[Any], Any, str, str], tuple[str, str]]
+    """(documents, configuration, SHA-256 of what was read, cache key) -> SHA-256 of the data and
+    the fingerprint by which a run recognises it. Runs made before must recognise theirs."""
+
+    counts: Callable[[Documents[Any], Any, Any], dict[str, dict[str, int]]]
+    """(documents, tokenized training split, validation split) -> sizes of both for people."""
+
+    summary: Callable[[dict[str, Any]], str]
+    """The description in one line."""
+
+
+def prepare_text(kind: TextKind, config: Any) -> Dataset[Any, Tokenizer]:
+    """Returns the data set of a configuration, from the cache if it was prepared before.
+
+    The cache is addressed by the documents that were read and by all that decides what becomes of
+    them; where they were read from does not matter.
+
+    Raises:
+      UserError: the documents cannot be had, or a split or the tokenizer cannot be made of them;
+        nothing is cached then.
+      OSError: the cache directory cannot be written.
+    """
+    config.validate()
+    documents = _read(kind, config)
+    digest = _sha256(kind, documents)
+    key = _cache_key(config, digest)
+    dataset = cached(
+        cache_directory(config.cache_directory) / key,
+        lambda: _make(kind, config, documents, digest, key),
+        _write,
+        lambda place: _load(kind, place),
+    )
+    # Equal documents share a cache, wherever they come from this time.
+    here = {"path": config.place, **documents.description}
+    return dataset._replace(description=dataset.description | here)
+
+
+def _read(kind: TextKind, config: Any) -> Documents[Any]:
+    """Returns what the reader returns, without blank documents."""
+    documents = choose(kind.readers, config.source, "data.source")(config)
+    if not isinstance(documents, Documents):
+        raise UserError(
+            f"data.source {config.source!r} returned {type(documents).__name__}; "
+            "expected lm_jax.data.Documents"
+        )
+    train = [
+        document for document in documents.train if any(map(str.strip, kind.strings(document)))
+    ]
+    if not train:
+        raise UserError(
+            f"the corpus {config.place or config.source} is empty: no document holds any text"
+        )
+    return Documents(train, documents.validation, documents.description)
+
+
+def _sha256(kind: TextKind, documents: Documents[Any]) -> str:
+    """Returns the digest of all documents, each told from the next."""
+    digest = hashlib.sha256()
+
+    def update(texts: Iterable[str]) -> None:
+        for text in texts:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+
+    for document in documents.train:
+        update(kind.strings(document))
+    update([""])
+    for document in documents.validation or []:
+        update(kind.strings(document))
+    return digest.hexdigest()
+
+
+def _cache_key(config: Any, digest: str) -> str:
+    """Returns the key of a configuration and the digest of what it reads: 32 hex digits."""
+    choices = asdict(config) | {"path": "", "cache_directory": "", "format": _FORMAT}
+    choices["tokenizer"] = identity(config.tokenizer)
+    return hashlib.sha256(json.dumps([digest, choices], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _make(
+    kind: TextKind, config: Any, documents: Documents[Any], digest: str, key: str
+) -> Dataset[Any, Tokenizer]:
+    for stage in kind.stages:
+        documents = stage(documents, config)
+    held_out = documents.validation
+    assert held_out is not None, "the stages of a kind hold out a validation split"
+    tokenizer = train_tokenizer(config.tokenizer, kind.texts(documents.train, config))
+    train, validation = (
+        kind.tokenized(part, documents, config, tokenizer) for part in (documents.train, held_out)
+    )
+    sha256, fingerprint = kind.fingerprint(documents, config, digest, key)
+    sizes = {"vocab_size": tokenizer.vocab_size}
+    if "labels" in documents.description:
+        sizes["num_classes"] = len(documents.description["labels"])
+    description: dict[str, Any] = {
+        "source": config.source,
+        "path": config.place,
+        "sha256": sha256,
+        "fingerprint": fingerprint,
+        **documents.description,
+        "sizes": sizes,
+        **kind.counts(documents, train, validation),
+    }
+    description["summary"] = kind.summary(description)
+    return Dataset(train, validation, description, tokenizer)
+
+
+def _write(dataset: Dataset[Any, Tokenizer], place: Path) -> None:
+    dataset.tokenizer.save(place / "tokenizer")
+    save_split(dataset.train, place, "train")
+    save_split(dataset.validation, place, "validation")
+    (place / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
+
+
+def _load(kind: TextKind, place: Path) -> Dataset[Any, Tokenizer]:
+    return Dataset(
+        load_split(kind.split, place, "train"),
+        load_split(kind.split, place, "validation"),
+        json.loads((place / "description.json").read_text()),
+        load_tokenizer(place / "tokenizer"),
+    )

@@ -1,0 +1,86 @@
+"""Readers of plain text: what Python itself carries, files, tensorflow-datasets.
+
+A reader is a function of a configuration that returns `Documents`. A reader of your own needs no
+change here: `--config.data.source=my_reader.py:read` calls the function `read` of that file. What
+it reads may depend on `config.path`. Readers of labelled texts and of pairs of texts differ only in
+their documents; they are in `classification/labelled_text.py` and `seq2seq/readers.py`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lm_jax.data import tfds
+from lm_jax.data.documents import Documents
+from lm_jax.data.embedded import python_reference, standard_library
+from lm_jax.data.files import find_files, read_text
+from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.data.config import DataConfig
+
+Reader = Callable[["DataConfig"], Documents[str]]
+
+
+def read_embedded(config: DataConfig) -> Documents[str]:
+    """Returns the topics of CPython's language reference, which differ between releases."""
+    return Documents(python_reference(), description={"python": platform.python_version()})
+
+
+def read_stdlib(config: DataConfig) -> Documents[str]:
+    """Returns the source files of Python's standard library, which differ between releases."""
+    return Documents(standard_library(), description={"python": platform.python_version()})
+
+
+def read_files(config: DataConfig) -> Documents[str]:
+    """Returns the files of `config.path`, one document a file.
+
+    Raises:
+      UserError: there are none, or a file is not UTF-8.
+    """
+    paths = find_files(config.path)
+    return Documents([read_text(path) for path in paths], description={"files": len(paths)})
+
+
+def read_tfds(config: DataConfig) -> Documents[str]:
+    """Returns the train and validation splits of a data set of tensorflow-datasets.
+
+    Raises:
+      UserError: it cannot be had, or it has no text of that name.
+    """
+    builder = tfds.builder_of(config.path, config.cache_directory)
+    feature = _text_feature(config, builder.info.features)
+
+    def read(split: str) -> list[str]:
+        source = builder.as_data_source(split=split)
+        return [tfds.text(example[feature]) for example in source]
+
+    return Documents(
+        read("train"),
+        read("validation") if "validation" in builder.info.splits else None,
+        {"data_set": builder.info.full_name, "text_feature": feature},
+    )
+
+
+def _text_feature(config: DataConfig, features: Any) -> str:
+    names = tfds.text_features(features)
+    if config.text_feature:
+        if config.text_feature not in names:
+            raise UserError(
+                f"data.text_feature {config.text_feature!r} is no text of {config.path}; "
+                f"it has {', '.join(names) or 'none'}"
+            )
+        return config.text_feature
+    if len(names) != 1:
+        raise UserError(
+            f"{config.path} has {len(names)} text features ({', '.join(names)}); "
+            "choose one with data.text_feature"
+        )
+    return names[0]
+
+
+READERS_WITHOUT_PATH: dict[str, Reader] = {"embedded": read_embedded, "stdlib": read_stdlib}
+READERS_OF_PATHS: dict[str, Reader] = {"files": read_files, "tfds": read_tfds}
+READERS = READERS_WITHOUT_PATH | READERS_OF_PATHS

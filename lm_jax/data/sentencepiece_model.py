@@ -1,0 +1,134 @@
+"""Sentencepiece models with byte fallback and without normalisation: lossless on any text."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.data.config import TokenizerConfig
+
+END_OF_DOCUMENT = "<|endoftext|>"
+SPACE_MARK = "\u2581"  # sentencepiece writes spaces so, and would read this character as a space
+_LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once
+
+
+class Pieces:
+    """The codec of a sentencepiece model."""
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.get_piece_size()
+
+    @property
+    def end_of_document(self) -> int:
+        return self._processor.piece_to_id(END_OF_DOCUMENT)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each text; several texts are encoded in parallel."""
+        encoded = self._processor.encode(list(texts), num_threads=-1 if len(texts) > 1 else 1)
+        return [
+            self._encode_marks(text) if SPACE_MARK in text else ids
+            for text, ids in zip(texts, encoded, strict=True)
+        ]
+
+    def _encode_marks(self, text: str) -> list[int]:
+        """Returns the ids of a text that holds the space mark, which only bytes can spell."""
+        mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+        first, *rest = text.split(SPACE_MARK)
+        ids = self._processor.encode(first)
+        for part in rest:
+            ids += mark + self._processor.encode(part)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+    def outer_characters(self, index: int) -> tuple[str, str]:
+        """Returns the first and the last character; one of a space is the space mark."""
+        piece = self._processor.id_to_piece(index)
+        if not self._processor.is_byte(index):
+            return piece[0], piece[-1]
+        byte = int(piece[3:5], 16)
+        return (chr(byte), chr(byte)) if byte < 128 else ("x", "x")
+
+
+def train_pieces(config: TokenizerConfig, texts: list[str]) -> bytes:
+    """Returns a sentencepiece model of kind char, bpe or unigram, trained on these texts.
+
+    Raises:
+      UserError: the texts do not support the vocabulary asked for.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    size = _vocab_size(config, texts)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_sentences(texts)),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=size,
+            character_coverage=1.0,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            max_sentence_length=1 << 30,
+            unk_id=0,
+            eos_id=1,
+            eos_piece=END_OF_DOCUMENT,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,  # more threads may order ties differently
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(config, str(error))) from None
+    return model.getvalue()
+
+
+def _vocab_size(config: TokenizerConfig, texts: list[str]) -> int:
+    """Returns the vocabulary size to train, which must hold all bytes and characters.
+
+    A vocabulary of characters may be smaller: it spells the rarest ones in bytes.
+    """
+    characters = set().union(*texts) - {SPACE_MARK}
+    every = 256 + 2 + len(characters)  # bytes, unknown, end of document
+    smallest, size = every, config.vocab_size
+    if config.kind == "char":
+        smallest, size = 256 + 2 + 1, min(config.vocab_size, every)
+    if size < smallest:
+        raise UserError(
+            f"data.tokenizer.vocab_size {config.vocab_size} is too small: 256 bytes, 2 special "
+            f"pieces and {smallest - 258} characters of the corpus need at least {smallest}"
+        )
+    return size
+
+
+def _sentences(texts: Iterable[str]) -> list[str]:
+    """Returns what sentencepiece trains on: the texts, cut where it would fail on them.
+
+    It reads NUL as an end. Only spaces separate its words, so that a list of names or a Japanese
+    text is one word, on which the scores of unigram overflow.
+    """
+    cut = [re.sub(rf"[^ \0]{{{_LONGEST_WORD}}}", r"\g<0>\0", text) for text in texts]
+    return [part for text in cut for part in text.split("\0") if part]
+
+
+def _explain(config: TokenizerConfig, error: str) -> str:
+    asked = f"a {config.kind} vocabulary of data.tokenizer.vocab_size={config.vocab_size}"
+    largest = re.search(r"value <= (\d+)", error)
+    if largest:
+        return f"the corpus is too small for {asked}; it supports at most {largest[1]}"
+    return f"sentencepiece cannot train {asked} on this corpus ({' '.join(error.split())[:200]})"
