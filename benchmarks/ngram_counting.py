@@ -24,24 +24,24 @@ _TOKENS = flags.DEFINE_integer("tokens", 10_000_000, "Number of tokens.", lower_
 _ORDER = flags.DEFINE_integer("order", 5, "Largest n.", lower_bound=1, upper_bound=8)
 
 
-class Documents(NamedTuple):
+class CountedDocuments(NamedTuple):
     """The part of a training split that `Model.fit` reads."""
 
     tokens: np.ndarray
     starts: np.ndarray
 
 
-def zipfian_words(num_tokens: int) -> tuple[Documents, int]:
+def zipfian_words(num_tokens: int) -> tuple[CountedDocuments, int]:
     """Returns random ids with probability proportional to 1 / rank, and the vocabulary size."""
     vocab_size, length = 50_000, 1_000
     weights = np.cumsum(1 / np.arange(1, vocab_size))
     drawn = np.random.default_rng(0).random(num_tokens) * weights[-1]
     tokens = np.searchsorted(weights, drawn).astype(np.int32)
     tokens[::length] = tokens[-1] = vocab_size - 1
-    return Documents(tokens, np.flatnonzero(tokens == vocab_size - 1)), vocab_size
+    return CountedDocuments(tokens, np.flatnonzero(tokens == vocab_size - 1)), vocab_size
 
 
-def source_characters(num_tokens: int) -> tuple[Documents, int]:
+def source_characters(num_tokens: int) -> tuple[CountedDocuments, int]:
     """Returns the characters of the standard library and the number of kinds, end included."""
     parts, total = [], 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
@@ -53,7 +53,7 @@ def source_characters(num_tokens: int) -> tuple[Documents, int]:
     points = np.concatenate(parts)[:num_tokens]
     points[-1] = 0
     kinds, tokens = np.unique(points, return_inverse=True)
-    return Documents(tokens.astype(np.int32), np.flatnonzero(tokens == 0)), len(kinds)
+    return CountedDocuments(tokens.astype(np.int32), np.flatnonzero(tokens == 0)), len(kinds)
 
 
 def measure(name: str, num_tokens: int, order: int) -> dict[str, Any]:

@@ -118,12 +118,12 @@ def coverage(
     bounds: Callable[[np.random.Generator], dict[str, Any]], truth: dict[str, float], trials: int
 ) -> dict[str, float]:
     """Returns the share of trials whose bounds contain the true value, by parameter."""
-    held: dict[str, list[bool]] = {name: [] for name in truth}
+    hits: dict[str, list[bool]] = {name: [] for name in truth}
     for trial in range(trials):
         found = bounds(np.random.default_rng(trial))
         for name, value in truth.items():
-            held[name].append(found[name][0] <= value <= found[name][1])
-    return {name: float(np.mean(hits)) for name, hits in held.items()}
+            hits[name].append(found[name][0] <= value <= found[name][1])
+    return {name: float(np.mean(values)) for name, values in hits.items()}
 
 
 def main(_: list[str]) -> None:

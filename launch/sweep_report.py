@@ -1,15 +1,15 @@
-"""One page of a sweep: its pictures, its runs, what failed, and what made it.
+"""Writes the page of a sweep: its plots, its runs, their errors, and the versions behind them.
 
   python -m launch.sweep_report --sweepdir=sweeps/rates
   python -m launch.sweep_report --sweepdir=sweeps/rates --by_position=all
 
-The sweep directory receives report.html, and in `figures` each picture as SVG and PNG: bowls where
-a learning rate varies, IsoFLOP profiles where runs have budgets, the loss by compute, training
-curves, and the loss by place in the context. All but the last two come from results.csv alone, so a
-directory that holds nothing else will do. The last line of the output is JSON.
+The sweep directory receives report.html, and each plot as SVG and PNG in `figures`: learning-rate
+curves if a learning rate varies, IsoFLOP profiles if runs have FLOP budgets, the loss by compute,
+training curves, and the loss by position in the context. All but the last two need only
+results.csv. The last line of the output is JSON.
 
-The loss by place is drawn of runs that have been measured so: by --by_position here, which takes
-the name of a run or `all`, or by launch.evaluate --by_position of a run's own work directory.
+The loss by position is plotted for runs in which it was measured: by --by_position here, which
+takes the name of a run or `all`, or by launch.evaluate --by_position on a run's work directory.
 """
 
 from collections.abc import Sequence
@@ -33,33 +33,34 @@ SWEEPDIR = flags.DEFINE_string("sweepdir", None, "The directory of the sweep.", 
 BY_POSITION = flags.DEFINE_multi_string(  # names have commas
     "by_position",
     [],
-    "A finished run whose loss at each place in the context to measure, or all; several times: "
-    "several.",
+    "The name of a finished run whose loss at each position to measure, or all. Repeat the flag "
+    "for several runs.",
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows at a time.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows per batch.", lower_bound=1)
 
 
 def main() -> dict[str, Any]:
-    """Measures what is asked for, and writes the page."""
+    """Measures the loss by position if asked, and writes the page."""
     directory = Path(SWEEPDIR.value)
     if BY_POSITION.value:
         _measure(directory, BY_POSITION.value)
-    else:  # pictures need no accelerator
+    else:  # plots need no accelerator
         jax.config.update("jax_platforms", "cpu")
     path, pictures = write_sweep_page(directory)
-    program.log(f"pictures: {', '.join(pictures) or 'none, for what varies allows none'}")
+    program.log(f"pictures: {', '.join(pictures) or 'none fits the fields that vary'}")
     return {"report": str(path), "figures": str(directory / "figures"), "pictures": pictures}
 
 
 def _measure(directory: Path, names: Sequence[str]) -> None:
+    """Evaluates the loss by position of finished runs and writes it to their work directories."""
     rows = read_results(directory / "results.csv")
     done = {row["name"]: row for row in rows if row["status"] == "finished"}
     eval_config = EvaluationConfig(batch_size=BATCH_SIZE.value)
     for name in done if "all" in names else names:
         if name not in done:
             raise UserError(
-                f"--by_position={name}: {directory} has no finished run of that name; those that "
-                f"are finished are {', '.join(list(done)[:_LISTED]) or 'none'}"
+                f"--by_position={name}: {directory} has no finished run of that name; finished "
+                f"are {', '.join(list(done)[:_LISTED]) or 'none'}"
                 + (", ..." if len(done) > _LISTED else "")
             )
         run = load(workdir_of_row(directory, done[name]), log=program.log)

@@ -21,7 +21,7 @@ def test_decoding_is_measured():
     assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
 
 
-def test_what_does_not_fit_the_context_is_refused():
+def test_tokens_beyond_the_context_are_refused():
     with pytest.raises(ValueError, match="do not fit the model.context_length 16"):
         decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
 
@@ -42,7 +42,7 @@ def test_random_documents_fill_their_rows():
     assert np.count_nonzero(parts.tokens == 0) == 10
 
 
-def test_the_pipeline_is_measured_beside_the_model():
+def test_the_pipeline_is_measured_against_the_model():
     result = measure(small(), None, 3)
     json.dumps(result)
     made, consumed = (result["programs"][name]["per_second"] for name in ("made", "consumed"))
@@ -68,7 +68,7 @@ def test_the_start_of_a_command_is_timed_cold_and_warm():
     assert all(value > 0 for kind in result.values() for value in kind["all"])
 
 
-def test_a_command_that_fails_is_told_by_its_last_line():
+def test_a_failed_command_is_reported_with_its_last_line():
     with pytest.raises(ValueError, match="made no first step: error: no"):
         startup.measure([sys.executable, "-c", "raise SystemExit('error: no')"], 1)
 

@@ -61,11 +61,11 @@ def test_every_objective_gets_batches_of_its_own(name):
     assert np.all(batches["weights"] == 1)
 
 
-def test_nothing_is_compared_where_it_is_not_wanted():
+def test_mode_none_has_no_baselines():
     assert find_baselines(small(), "none").training == {}
 
 
-def test_defaults_are_small_on_a_cpu_and_gpt2_on_an_accelerator():
+def test_default_experiments_are_small_on_cpu_and_gpt2_on_an_accelerator():
     assert [e.model.d_model for e in default_experiments("train", False).values()] == [128, 384]
     (gpt2,) = default_experiments("train", True).values()
     tokens = gpt2.training.batch_size * gpt2.model.context_length

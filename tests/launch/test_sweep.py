@@ -1,4 +1,4 @@
-"""The front door `launch.sweep`: real processes, killed and started again."""
+"""`launch.sweep` as real processes that are stopped, killed and resumed."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def sweep(config, directory, *more):
 
 
 def rows_of(directory):
-    """What results.csv holds, but for the time that it took."""
+    """Returns the rows of results.csv by name, without times."""
     with (directory / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(float(row.pop("seconds") or 1) > 0 for row in rows)
@@ -87,7 +87,7 @@ def test_runs_of_one_shape_are_trained_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_path):
+def test_a_sweep_that_was_stopped_and_killed_resumes_to_the_same_table(tmp_path):
     config = write(tmp_path, 1000)
     status, _, err = sweep(config, tmp_path / "whole")
     assert status == 1, err
@@ -113,7 +113,7 @@ def test_a_sweep_stopped_killed_and_started_again_comes_to_the_same_table(tmp_pa
 
 
 def begun(arguments, directory, step, name=SOUND):
-    """A sweep of which a run has reached a step, and the work directory of that run."""
+    """Starts a sweep and returns its process when a run has reached a step, and its workdir."""
     process = start("sweep", *arguments)
     while not (found := list((directory / "runs").glob(f"{name}-*[0-9a-f]"))):
         assert process.poll() is None, process.communicate()
@@ -136,7 +136,7 @@ def log_of(directory, name):
         (SWEEP.replace("num_layers=1", "num_heads=5"), f"run {BROKEN}: model.d_model 32 is not"),
     ],
 )
-def test_a_mistaken_sweep_gets_one_line_and_leaves_nothing(tmp_path, text, message):
+def test_a_mistaken_sweep_prints_one_line_and_writes_nothing(tmp_path, text, message):
     status, _, err = sweep(write(tmp_path, 10, text), tmp_path / "sweep")
     assert status == 1 and err.startswith("error: ") and len(err.splitlines()) == 1
     assert message in err
@@ -155,8 +155,8 @@ def get_sweep():
 
 
 @pytest.mark.slow
-def test_a_longer_run_goes_on_from_a_shorter_one_and_comes_to_the_same_table(tmp_path):
-    """Killed while the longer one trains, which the plan has first."""
+def test_a_longer_run_forks_from_a_shorter_one_and_gives_the_same_table(tmp_path):
+    """Kills the sweep while the longer run, which the plan has first, trains."""
     config = tmp_path / "sweep.py"
     whole = {}
     for length in (100, 1000):

@@ -1,4 +1,4 @@
-"""The front door `launch.sweep_report`, on a sweep that was trained."""
+"""`launch.sweep_report` on a trained sweep."""
 
 import json
 
@@ -9,7 +9,7 @@ from tests.launch.test_sweep import BROKEN, SOUND, sweep, write
 
 
 @pytest.mark.slow
-def test_a_trained_sweep_has_a_page_with_curves_and_the_loss_by_place(tmp_path):
+def test_a_trained_sweep_has_a_page_with_curves_and_the_loss_by_position(tmp_path):
     directory = tmp_path / "sweep"
     status, _, err = sweep(write(tmp_path, 10), directory)
     assert status == 1, err

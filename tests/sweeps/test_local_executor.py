@@ -1,4 +1,4 @@
-"""Processes run so many at a time, with their shares, stopped together, left by nobody."""
+"""Processes that run several at a time: their shares, dependencies, stops and failures."""
 
 import json
 import os
@@ -19,17 +19,17 @@ def python(code):
 
 
 def run(tmp_path, commands, processes=1, stop=lambda: False, dependencies=None):
-    """What ended in which order, with its status and what ran still."""
-    told = []
+    """Returns (name, exit status, names still running) of each command, in the order of ending."""
+    outcomes = []
     local_executor.run_all(
         commands,
         {name: tmp_path / f"{name}.log" for name in commands},
         local_executor.shares(processes),
         stop,
-        lambda *outcome: told.append(outcome),
+        lambda *outcome: outcomes.append(outcome),
         dependencies or {},
     )
-    return told
+    return outcomes
 
 
 def test_each_process_has_its_log_and_its_status(tmp_path):
@@ -40,8 +40,8 @@ def test_each_process_has_its_log_and_its_status(tmp_path):
     assert (tmp_path / "b.log").read_text() == "error: no\n"
 
 
-def test_two_run_at_a_time_each_on_its_cores(tmp_path):
-    """Each waits for the other to have begun: were they not together, neither would end."""
+def test_two_processes_run_at_a_time_each_on_its_cores(tmp_path):
+    """Each waits until the other has started, so neither would end if they did not overlap."""
     code = (
         "import json, os, pathlib, time\n"
         f"place = pathlib.Path({str(tmp_path)!r})\n"
@@ -50,24 +50,24 @@ def test_two_run_at_a_time_each_on_its_cores(tmp_path):
     )
     before = os.sched_getaffinity(0)
     commands = {"a": python(code.format("a", "b")), "b": python(code.format("b", "a"))}
-    told = run(tmp_path, commands, processes=2)
-    assert sorted((name, status) for name, status, _ in told) == [("a", 0), ("b", 0)]
+    outcomes = run(tmp_path, commands, processes=2)
+    assert sorted((name, status) for name, status, _ in outcomes) == [("a", 0), ("b", 0)]
     cores = [json.loads((tmp_path / name).read_text()) for name in "ab"]
     assert len(cores[0]) == len(cores[1]) == max(len(before) // 2, 1)
     assert len(before) == 1 or not set(cores[0]) & set(cores[1])
     assert os.sched_getaffinity(0) == before
 
 
-def test_a_process_waits_for_those_that_have_to_end_before_and_others_go_ahead(tmp_path):
+def test_a_process_waits_for_its_dependencies_while_others_run(tmp_path):
     fails = "import sys, time; time.sleep(0.5); sys.exit(1)"
     commands = {"c": python(""), "b": python(""), "a": python(fails), "d": python("")}
-    told = run(tmp_path, commands, 2, dependencies={"c": {"b"}, "b": {"a", "of another time"}})
-    ended = [name for name, *_ in told]
+    outcomes = run(tmp_path, commands, 2, dependencies={"c": {"b"}, "b": {"a", "of another time"}})
+    ended = [name for name, *_ in outcomes]
     assert sorted(ended) == ["a", "b", "c", "d"] and ended.index("d") < ended.index("a")
     assert ended.index("a") < ended.index("b") < ended.index("c")
 
 
-def test_a_stop_reaches_those_that_run_and_no_other_begins(tmp_path):
+def test_a_stop_reaches_running_processes_and_starts_no_other(tmp_path):
     waits = (
         "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75));"
         "print(1, flush=True); time.sleep(60)"
@@ -81,7 +81,7 @@ def test_a_stop_reaches_those_that_run_and_no_other_begins(tmp_path):
     assert not (tmp_path / "b.log").exists()
 
 
-def test_a_killed_parent_takes_its_processes_along(tmp_path):
+def test_processes_end_when_their_parent_is_killed(tmp_path):
     child = (
         f"import os, sys, time; sys.path.insert(0, {str(ROOT)!r});"
         "from lm_jax.sweeps.local_executor import stop_with_parent;"
@@ -104,7 +104,7 @@ def test_a_killed_parent_takes_its_processes_along(tmp_path):
 
 
 def is_alive(pid):
-    """Whether a process runs; one that ended stays listed until somebody waits for it."""
+    """Returns whether a process runs; a zombie, which no parent waited for, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
@@ -120,7 +120,7 @@ def wait_for_text(path):
     raise AssertionError(f"{path} stays empty")
 
 
-def test_an_error_of_the_parent_leaves_no_process(tmp_path):
+def test_an_error_in_the_parent_leaves_no_process_behind(tmp_path):
     def fails(*_):
         raise OSError("the disk is full")
 
@@ -144,7 +144,7 @@ def test_gpus_are_divided_and_not_shared(monkeypatch):
     assert [share.gpus for share in local_executor.shares(2)] == [None, None]
 
 
-def test_more_processes_than_cores_have_one_each():
+def test_more_processes_than_cores_get_one_core_each():
     some = sorted(os.sched_getaffinity(0))
     found = local_executor.shares(2 * len(some))
     assert [share.cores for share in found] == [(core,) for core in [*some, *some]]

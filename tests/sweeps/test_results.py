@@ -1,4 +1,4 @@
-"""The table of a sweep, made from what runs of any state leave in its directory."""
+"""The table of a sweep, built from runs of every status in its directory."""
 
 import csv
 import json
@@ -37,7 +37,7 @@ STATES = ("finished", "failed", "stopped", "waiting")
 
 @pytest.fixture
 def directory(tmp_path):
-    """A sweep with a run of each state, as their processes would leave them."""
+    """A sweep with a run of each status, as real processes would leave them."""
     trials = {
         f"seed={seed}": Trial(tiny(seed=seed, model__d_model=32 * seed), {"budget": 2e9})
         for seed in range(1, 5)
@@ -46,21 +46,21 @@ def directory(tmp_path):
     write_plan(tmp_path, plan)
     finished, failed, stopped, _ = plan
     for run in (finished, failed, stopped):
-        place = workdir_of(tmp_path, run)
-        place.mkdir()
-        (place / "config.json").write_text(dumps(run.experiment))
+        workdir = workdir_of(tmp_path, run)
+        workdir.mkdir()
+        (workdir / "config.json").write_text(dumps(run.experiment))
     say(tmp_path, failed, "error: of an attempt before\n--- begins: b\nerror: the loss is nan\n?\n")
     say(tmp_path, stopped, "--- begins: c\nerror: a full disk\n--- begins: c\nstep 3\n")
-    place = workdir_of(tmp_path, finished)
+    workdir = workdir_of(tmp_path, finished)
     validation = {"cross_entropy": 3.25, "bits_per_character": 2.5}
     outcome = {"parameters": 7, "validation": validation, "timings": {"total_seconds": 11.0}}
-    (place / "evaluation.json").write_text(json.dumps(outcome))
+    (workdir / "evaluation.json").write_text(json.dumps(outcome))
     machine = {"commit": "abc", "versions": {"jax": "1", "numpy": "2"}, "devices": ["cpu", "cpu"]}
-    (place / "environment.json").write_text(json.dumps(machine))
+    (workdir / "environment.json").write_text(json.dumps(machine))
     # Two processes: the first one took 5 seconds until the checkpoint from which the other went on.
     rows = [{"step": step, "kind": "train", "seconds": s} for step, s in ((1, 4), (2, 5), (3, 2))]
     rows += [{"step": s, "kind": "evaluation", "cross_entropy": x} for s, x in ((1, 3.0), (2, 4.0))]
-    (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
 
@@ -68,37 +68,43 @@ def say(directory, run, text):
     log_of(directory, run).write_text(text)
 
 
-def test_a_row_says_how_far_its_run_is(directory):
+def test_a_row_has_the_status_of_its_run(directory):
     rows = results(directory)
     assert tuple(row["status"] for row in rows) == STATES
     assert [row["error"] for row in rows] == [None, "the loss is nan", "", ""]
     assert [row["status"] for row in results(directory, ["seed=3"])][2] == "running"
 
 
-def test_a_finished_run_has_its_figures(directory):
+def test_a_finished_run_has_its_results(directory):
     row = results(directory)[0]
-    told = {"validation_loss": 3.25, "best_validation_loss": 3.0, "bits_per_character": 2.5}
-    told |= {"seconds": 16.0, "commit": "abc", "versions": "jax=1 numpy=2", "device": "cpu"}
-    told |= {"family": "transformer", "seed": 1, "model.d_model": 32, "budget": 2e9, "steps": 20}
-    assert row | told == row
+    expected = {"validation_loss": 3.25, "best_validation_loss": 3.0, "bits_per_character": 2.5}
+    expected |= {"seconds": 16.0, "commit": "abc", "versions": "jax=1 numpy=2", "device": "cpu"}
+    expected |= {
+        "family": "transformer",
+        "seed": 1,
+        "model.d_model": 32,
+        "budget": 2e9,
+        "steps": 20,
+    }
+    assert row | expected == row
     (planned, *_) = read_plan(directory)
     assert row["training_flops"] == planned.cost.training_flops
     assert all(row["validation_loss"] is None for row in results(directory)[1:])
 
 
-def test_a_branch_was_also_made_by_what_made_its_beginning(directory):
+def test_a_fork_lists_the_versions_that_trained_its_prefix_too(directory):
     (planned, *_) = read_plan(directory)
     before = [{"commit": "abb", "devices": ["cpu"]}, {"commit": "abc", "versions": {"jax": "0"}}]
-    begun = {"run": "1e6", "step": 2, "environments": before}
-    place = workdir_of(directory, planned)
-    (place / "branch.json").write_text(json.dumps(begun))
+    fork = {"run": "1e6", "step": 2, "environments": before}
+    workdir = workdir_of(directory, planned)
+    (workdir / "branch.json").write_text(json.dumps(fork))
     write_results(directory, results(directory))
     row = read_results(directory / "results.csv")[0]
-    told = {"commit": "abb; abc", "versions": "jax=0; jax=1 numpy=2", "device": "cpu"}
-    assert row | told | {"branch_of": "1e6", "branch_step": 2} == row
+    expected = {"commit": "abb; abc", "versions": "jax=0; jax=1 numpy=2", "device": "cpu"}
+    assert row | expected | {"branch_of": "1e6", "branch_step": 2} == row
 
 
-def test_a_law_reads_the_finished_rows_without_being_told_a_column(directory):
+def test_a_scaling_law_finds_its_columns_by_default(directory):
     path = write_results(directory, results(directory))
     known = known_columns(path)
     columns = {name: known[name] for name in ("n", "d", "c", "s", "loss")}
@@ -111,7 +117,7 @@ def test_a_law_reads_the_finished_rows_without_being_told_a_column(directory):
     assert not list(directory.glob("*.partial"))
 
 
-def test_results_read_back_are_those_written(directory):
+def test_results_survive_a_round_trip(directory):
     rows = results(directory)
     rows[0]["address"] = "12e4567890"  # a hash, and no number
     read = read_results(write_results(directory, rows))
@@ -127,21 +133,20 @@ def test_results_read_back_are_those_written(directory):
         ("n,d,loss\n1,2,3\n", "has no column address, family, name, non_embedding_parameters"),
     ],
 )
-def test_another_table_is_no_results(tmp_path, text, message):
+def test_another_table_is_refused(tmp_path, text, message):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_results(tmp_path / "results.csv")
 
 
-def test_a_row_cut_off_is_refused(directory):
+def test_a_truncated_row_is_refused(directory):
     path = write_results(directory, results(directory))
     path.write_text(path.read_text()[:-40])
     with pytest.raises(ValueError, match="rows of another length than its header"):
         read_results(path)
 
 
-def test_columns_are_the_fields_that_differ(directory):
-    """One that only some have, as of another family, among them."""
+def test_columns_are_the_fields_that_differ_or_that_only_some_runs_have(directory):
     assert varied_fields(read_plan(directory)) == ["model.d_model"]
     models = {"gpt": tiny().model, "lstm": RecurrentConfig(context_length=32)}
     both = make_plan(trials_of(grid(tiny(), {"model": models})), lambda _: {"vocab_size": 257})
@@ -149,7 +154,7 @@ def test_columns_are_the_fields_that_differ(directory):
     assert "model.context_length" not in varied_fields(both)
 
 
-def test_a_plan_read_back_is_the_one_written(directory):
+def test_a_plan_survives_a_round_trip(directory):
     plan = read_plan(directory)
     write_plan(directory, plan)
     assert read_plan(directory) == plan
@@ -157,7 +162,7 @@ def test_a_plan_read_back_is_the_one_written(directory):
         read_plan(directory / "runs")
 
 
-def test_a_directory_of_something_else_is_refused(directory, tmp_path_factory):
+def test_a_directory_of_other_files_or_another_sweep_is_refused(directory, tmp_path_factory):
     trials = trials_of({"other": tiny(seed=9)})
     with pytest.raises(ValueError, match=r"holds another sweep \(seed=1, ...\), of which this one"):
         refuse_another_sweep(directory, trials)
@@ -168,7 +173,7 @@ def test_a_directory_of_something_else_is_refused(directory, tmp_path_factory):
     refuse_another_sweep(tmp_path_factory.mktemp("empty"), trials)
 
 
-def test_what_a_process_could_not_say_is_said_for_it(directory):
+def test_a_failure_that_a_process_could_not_log_is_logged_for_it(directory):
     run = read_plan(directory)[3]
     log_failure(directory, run, "its process ended with signal 9")
     assert status(directory, run) == "failed"

@@ -1,4 +1,4 @@
-"""Sweeps as dicts of experiments: made from one, told apart, refused when they are none."""
+"""Search spaces: grids, draws, ladders and budgets of experiments, their addresses and errors."""
 
 import copy
 import dataclasses
@@ -35,14 +35,14 @@ def bytes_of_reference(**fields):
     return tiny(data__tokenizer=dataclasses.replace(tiny().data.tokenizer, kind="byte"), **fields)
 
 
-def test_a_grid_has_every_combination_and_leaves_its_base_as_it_was():
+def test_a_grid_has_every_combination_and_does_not_change_its_base():
     base = tiny()
     before = copy.deepcopy(base)
     rates = [1e-3, 0.004]
     found = grid(base, {"schedule.peak_learning_rate": rates, "seed": range(3)})
     assert list(found)[:2] == ["peak_learning_rate=0.001,seed=0", "peak_learning_rate=0.001,seed=1"]
-    told = [(e.schedule.peak_learning_rate, e.seed) for e in found.values()]
-    assert told == [(rate, seed) for rate in rates for seed in range(3)]
+    values = [(e.schedule.peak_learning_rate, e.seed) for e in found.values()]
+    assert values == [(rate, seed) for rate in rates for seed in range(3)]
     found["peak_learning_rate=0.004,seed=2"].model.d_model = 7
     assert base == before and all(e.model.d_model != 7 for e in list(found.values())[:-1])
 
@@ -54,12 +54,12 @@ def test_values_take_the_type_of_their_field():
     assert from_dict(to_dict(first)) == first
 
 
-def test_fields_of_one_name_are_told_apart():
+def test_fields_with_one_name_appear_with_their_paths():
     found = grid(tiny(), {"optimizer.name": ["adamw"], "schedule.name": ["cosine", "linear"]})
     assert list(found)[0] == "optimizer.name=adamw,schedule.name=cosine"
 
 
-def test_whole_models_are_called_by_their_keys():
+def test_values_of_a_mapping_are_named_by_its_keys():
     models = {"lstm": RecurrentConfig(context_length=32), "gpt": TransformerConfig()}
     found = grid(tiny(), {"model": models, "seed": [0, 1]})
     assert list(found) == ["lstm,seed=0", "lstm,seed=1", "gpt,seed=0", "gpt,seed=1"]
@@ -85,7 +85,7 @@ def test_a_mistaken_grid_is_refused(fields, message):
         grid(tiny(), fields)
 
 
-def test_draws_are_seeded_within_bounds_and_stay_when_there_are_more():
+def test_draws_are_seeded_within_bounds_and_unchanged_by_a_larger_count():
     fields = {
         "schedule.peak_learning_rate": log_uniform(1e-4, 1e-1),
         "optimizer.weight_decay": uniform(0, 0.3),
@@ -112,7 +112,7 @@ def test_impossible_draws_are_refused():
         choice([])
 
 
-def test_a_ladder_keeps_its_shape():
+def test_a_ladder_keeps_its_aspect_ratio():
     rungs = ladder(TransformerConfig(context_length=32), [64, 128, 512], aspect_ratio=32)
     shapes = {name: (m.d_model, m.num_layers, m.num_heads) for name, m in rungs.items()}
     assert shapes == {"d64": (64, 2, 1), "d128": (128, 4, 2), "d512": (512, 16, 8)}
@@ -122,7 +122,7 @@ def test_a_ladder_keeps_its_shape():
 
 
 def test_steps_of_an_isoflop_profile_meet_its_budget():
-    """FLOPs of a step are counted here from the model itself, beside what the sweep solved."""
+    """Counts the FLOPs of a step from the model, independently of the sweep."""
     base = bytes_of_reference(training__batch_size=2)
     sizes = grid(base, {"model.d_model": [32, 64]})
     budgets = (4e9, 2e10)
@@ -144,7 +144,7 @@ def test_a_budget_of_few_steps_is_refused():
         isoflop({"base": bytes_of_reference()}, [1e9])
 
 
-def test_an_address_is_of_what_decides_the_numbers():
+def test_an_address_depends_on_what_decides_the_numbers():
     plain = address(tiny())
     same = [tiny(mesh="data:2"), tiny(tensorboard=True), tiny(evaluation__every_steps=7)]
     assert {address(experiment) for experiment in same} == {plain}
@@ -164,7 +164,7 @@ def test_every_family_and_every_kind_of_data_has_an_address():
 
 
 def test_a_field_that_a_later_version_adds_changes_no_address():
-    """Fields at their defaults are not hashed, so one of them may as well not be there."""
+    """Fields at their defaults are not hashed, so removing one of them changes nothing."""
     fields = to_dict(tiny())
     del fields["training"]["label_smoothing"], fields["model"]["logit_soft_cap"]
     assert address(from_dict(fields)) == address(tiny())
@@ -185,7 +185,7 @@ def test_a_field_that_a_later_version_adds_changes_no_address():
         ({"a": tiny(), "b": tiny(mesh="data:2")}, "runs a and b train the same"),
     ],
 )
-def test_what_is_no_sweep_is_refused(sweep, message):
+def test_a_mistaken_sweep_is_refused(sweep, message):
     with pytest.raises(ValueError, match=message):
         trials_of(sweep)
 

@@ -1,4 +1,4 @@
-"""A run that goes on from another one beside the same run alone."""
+"""A run that forks from another is bit for bit the same run trained on its own."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.training.loop import _end_of_dispatch
 from tests.experiments import tiny
 
-OF_A_CLOCK = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def text(tmp_path_factory):
 
 
 def base_of(text, **fields):
-    """A run whose dispatches are of 4 steps, cut at every eighth; decays take its last quarter."""
+    """A run with 4 steps per dispatch, evaluated every 8; the last quarter of a run decays."""
     model = TransformerConfig(context_length=16, d_model=32, num_layers=1, num_heads=4)
     given = {"model": model, "data": text, "training__steps_per_call": 4} | fields
     given = {"schedule__name": "wsd", "schedule__decay_fraction": 0.25} | given
@@ -65,7 +65,7 @@ def of_lengths(directory, base, lengths):
 
 
 def train(directory, plan, run, stop_requested=lambda step: False):
-    """What a process of a sweep does for a run."""
+    """Trains a run as a process of a sweep does."""
     fork(directory, plan, run)
     return trainer.train(
         run.experiment,
@@ -76,9 +76,9 @@ def train(directory, plan, run, stop_requested=lambda step: False):
 
 
 def assert_same(ours, theirs):
-    """That two work directories hold the same run, bit for bit, whatever time it took."""
+    """Asserts that two work directories hold the same run bit for bit, except for times."""
     one, other = (
-        [{k: v for k, v in row.items() if k not in OF_A_CLOCK} for row in read_metrics(place)]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(place)]
         for place in (ours, theirs)
     )
     assert one == other and one
@@ -96,7 +96,7 @@ def steps_on_disk(directory, run):
     return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal())
 
 
-def test_a_branch_is_the_same_run_alone(text, tmp_path):
+def test_a_fork_equals_the_same_run_alone(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     for run in plan:
         train(tmp_path, plan, run)
@@ -115,7 +115,7 @@ def test_a_branch_is_the_same_run_alone(text, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_chain_of_branches_is_each_of_its_runs_alone(text, tmp_path):
+def test_each_run_of_a_chain_of_forks_equals_the_same_run_alone(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
     for run in plan:
         train(tmp_path, plan, run)
@@ -126,8 +126,8 @@ def test_a_chain_of_branches_is_each_of_its_runs_alone(text, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["constant", "rsqrt", "wsd"])
-def test_a_branch_of_a_schedule_that_was_killed_is_the_same_run_alone(name, text, tmp_path):
-    """Its predecessor stopped before and after the step that it goes on from."""
+def test_a_fork_that_was_stopped_and_resumed_equals_the_same_run_alone(name, text, tmp_path):
+    """Its predecessor stopped before and after the step of the fork."""
     model = CausalCNNConfig(context_length=16, d_model=32, num_layers=2)
     fields = {"model": model, "optimizer__name": "muon", "schedule__name": name}
     plan = of_lengths(tmp_path, base_of(text, **fields), [18, 32])
@@ -168,7 +168,7 @@ def test_fans_go_on_from_fans(text, tmp_path):
 
 
 def rows_of(experiment, last_step):
-    """The kinds and steps of what a run logs on the way."""
+    """Returns the rows that a run logs, with their kinds and steps only."""
     every = experiment.evaluation.every_steps
     return [
         {"step": step, "kind": kind}
@@ -178,7 +178,7 @@ def rows_of(experiment, last_step):
 
 
 def leave(directory, run, steps, rows=None):
-    """Checkpoints in name only, and metrics, as a run would leave them."""
+    """Writes the metrics of a run and folders named like its checkpoints."""
     rows = rows_of(run.experiment, max(steps)) if rows is None else rows
     place = workdir_of(directory, run)
     for step in steps:
@@ -190,7 +190,7 @@ def leave(directory, run, steps, rows=None):
     log_start(directory, run)
 
 
-def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
+def test_a_fork_copies_what_the_run_itself_would_have_left(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24, 40])
     leave(tmp_path, plan[0], [8, 12, 16])
     assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
@@ -205,7 +205,7 @@ def test_a_run_takes_over_what_it_would_have_left_itself(text, tmp_path):
     assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
 
 
-def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
+def test_a_row_that_exists_because_a_run_ends_is_not_copied(text, tmp_path):
     base = base_of(text, schedule__name="constant")
     plan = of_lengths(tmp_path, base, [20, 24])
     rows = rows_of(plan[1].experiment, 20)
@@ -214,7 +214,7 @@ def test_a_row_that_a_run_has_because_it_ends_is_not_taken_over(text, tmp_path):
     assert read_metrics(workdir_of(tmp_path, plan[1])) == rows
 
 
-def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_path):
+def test_a_run_starts_on_its_own_if_the_other_is_missing_or_under_way(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     assert fork(tmp_path, plan, plan[1]) is None
     leave(tmp_path, plan[0], [10, 16])  # no end of a dispatch, and after the decay began
@@ -226,8 +226,8 @@ def test_a_run_begins_by_itself_where_the_other_is_gone_or_at_work(text, tmp_pat
     assert fork(tmp_path, plan, plan[1]) == ("num_steps=16", 8)
 
 
-def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
-    """As one that was trained before the plan was changed, which need not train again."""
+def test_a_run_that_logged_at_other_steps_is_not_forked(text, tmp_path):
+    """Such a run was trained before the plan changed, and does not train again."""
     leave(tmp_path, of_lengths(tmp_path, base_of(text), [16, 24])[0], [8, 12])
     base = base_of(text)
     base.evaluation.every_steps = 4
@@ -236,7 +236,7 @@ def test_a_run_that_was_measured_at_other_steps_is_no_beginning(text, tmp_path):
     assert not workdir_of(tmp_path, plan[1]).exists()
 
 
-def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypatch):
+def test_a_killed_copy_leaves_no_work_directory(text, tmp_path, monkeypatch):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     leave(tmp_path, plan[0], [8, 12])
     place = workdir_of(tmp_path, plan[1])
@@ -251,7 +251,7 @@ def test_a_copy_that_is_killed_leaves_no_work_directory(text, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("per_call", "log_every"), [(4, 1), (7, 1), (6, 4)])
-def test_a_step_to_go_on_from_ends_a_dispatch_of_every_longer_run(per_call, log_every, text):
+def test_a_fork_step_ends_a_dispatch_of_every_longer_run(per_call, log_every, text):
     fields = {"training__steps_per_call": per_call, "training__log_every_steps": log_every}
     longer, ends = base_of(text, training__num_steps=200, **fields), [0]
     while ends[-1] < 200:
@@ -265,13 +265,13 @@ def test_a_step_to_go_on_from_ends_a_dispatch_of_every_longer_run(per_call, log_
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
-def test_rates_that_fall_from_the_start_share_nothing(name, text, tmp_path):
+def test_schedules_that_decay_from_the_start_share_no_prefix(name, text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text, schedule__name=name), [16, 24])
     assert [fork_step(run.experiment) for run in plan] == [0, 0]
     assert predecessors(plan) == {} and without_shared_steps(plan) == plan
 
 
-def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_path):
+def test_runs_that_differ_in_length_and_decay_only_share_a_prefix(text, tmp_path):
     base = base_of(text)
     runs_ = grid(base, {"training.num_steps": [40, 16, 24], "seed": [0, 1]})
     runs_ |= {"longer_fall": base_of(text, training__num_steps=24)}
@@ -292,7 +292,7 @@ def test_runs_are_on_one_trunk_where_they_differ_in_length_and_fall(text, tmp_pa
     assert saved == of_step * (2 * (12 + 16) + 12)
 
 
-def test_runs_wait_for_those_that_they_go_on_from(text, tmp_path):
+def test_a_run_waits_for_the_run_that_it_forks_from(text, tmp_path):
     fields = {"training.num_steps": [24, 16], "schedule.final_fraction": [0.0, 0.1]}
     plan = plan_in(tmp_path, grid(base_of(text), fields))
     late, late_too, early, early_too = (run.name for run in plan)
