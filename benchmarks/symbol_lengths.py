@@ -17,7 +17,7 @@ from absl import app, flags
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import ParallelTextConfig
 from lm_jax.data.seq2seq.synthetic import made_pairs
-from lm_jax.reports.svg_charts import Series, coloured, line_chart, standalone
+from lm_jax.reports.svg_charts import Series, line_chart
 from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.translate import translate
 from lm_jax.telemetry.environment import environment
@@ -68,8 +68,10 @@ def main(arguments: list[str]) -> None:
     results: dict[str, Any] = {"environment": environment(), "lengths": list(lengths)}
     write_json(Path(f"{OUTPUT.value}.json"), results | {"shares": found})
     series = [Series(name, list(lengths), row) for name, row in found.items()]
-    chart = line_chart(series, "symbols", "share of sequences right", width=720, height=320)
-    Path(f"{OUTPUT.value}.svg").write_text(standalone(coloured(chart)), encoding="utf-8")
+    chart = line_chart(
+        series, "symbols", "share of sequences right", width=720, height=320, standalone=True
+    )
+    Path(f"{OUTPUT.value}.svg").write_text(f"{chart}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

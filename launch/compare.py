@@ -16,6 +16,7 @@ from absl import flags
 from launch import program
 from lm_jax.errors import UserError
 from lm_jax.reports.compare_runs import compare, table_of, write_comparison
+from lm_jax.reports.text_table import text_table
 
 OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
 
@@ -27,9 +28,8 @@ def main() -> dict[str, Any]:
         raise UserError("give the work directories of the runs to compare")
     rows = compare(workdirs)
     cells = table_of(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        program.log("  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip())
+    for line in text_table(cells, "<" * len(cells[0])):
+        program.log(line)
     path = write_comparison(rows, Path(OUTPUT.value))
     program.log(f"curves: {path}")
     return {"rows": [row._asdict() for row in rows]}

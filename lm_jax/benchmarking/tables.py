@@ -3,17 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Returns rows of cells as lines; two left-aligned columns, the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index < 2 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+from lm_jax.reports.text_table import text_table
 
 
 def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -34,14 +24,15 @@ def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             low, high = result.get("ratio_range", (0, 0))
             row += [f"{result['ratio']:.2f}", f"{low:.2f} to {high:.2f}"] if ours else ["", ""]
             rows.append(row)
-    return aligned(rows) + [line for item in results.items() for line in _notes(*item)]
+    notes = [line for item in results.items() for line in _notes(*item)]
+    return text_table(rows, "<<>>>>>>") + notes
 
 
 def _startup(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [["seconds to the first step", "", "without a cache", "from a cache"]]
     for title, result in results.items():
         rows.append([title, "", *(f"{result[kind]['median']:.1f}" for kind in ("cold", "warm"))])
-    return aligned(rows)
+    return text_table(rows, "<<>>")
 
 
 def _notes(title: str, result: Mapping[str, Any]) -> list[str]:

@@ -1,49 +1,49 @@
-"""Finished runs side by side: one table, one plot of all their curves."""
+"""Compares finished runs: one table, and one plot of all their curves."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.reports.run_report import page
-from lm_jax.reports.svg_charts import COLOURS, Series, coloured, line_chart, standalone
+from lm_jax.reports.html import render
+from lm_jax.reports.numbers import with_error
+from lm_jax.reports.svg_charts import COLOURS, Series, line_chart
 from lm_jax.telemetry.json_files import read_metrics
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 
 
 class ComparisonRow(NamedTuple):
-    """Runs that differ only in their seed (and in where they were kept)."""
+    """Runs that differ only in their seed (and in their directory)."""
 
     name: str
     runs: int
     parameters: int
-    trained_on: int  # tokens, pairs or examples: steps times a batch
-    figures: dict[str, tuple[float, float | None]]  # mean and standard error
-    seconds: float  # mean, from start to end
-    curve: list[tuple[float, float]]  # (trained on, figure) of the first run
+    trained_on: int  # tokens, pairs or examples: steps times the batch
+    figures: dict[str, tuple[float, float | None]]  # mean and standard error by measure
+    seconds: float  # mean wall time from start to end
+    curve: list[tuple[float, float]]  # (trained on, first measure) of the first run
 
 
 def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
-    """One row for each experiment, the best first.
+    """Returns one row for each experiment, the best first.
 
-    The standard error is that of the mean over seeds where there are several runs, and otherwise
-    that over the documents or examples of the validation split, if it has several.
+    With several runs the standard error is that of the mean over seeds; with one run it is the
+    error over the documents or examples of the validation split, where that has several.
 
     Raises:
-      UserError: a directory holds no finished run, the runs do not predict the same kind of
-        thing or are of different data, or the loss of one is infinite.
+      UserError: a directory holds no finished run, the runs predict different kinds of targets or
+        use different data, or the loss of a run is infinite.
     """
     runs = [_read(path) for path in workdirs]
     for run in runs:
         if any(run["data"][name] != runs[0]["data"][name] for name in ("sha256", "split")):
             raise UserError(
-                f"{run['path']} is measured on other data than {runs[0]['path']}: their figures "
+                f"{run['path']} is measured on other data than {runs[0]['path']}, so their figures "
                 "do not compare; give runs of the same data and split"
             )
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -56,47 +56,44 @@ def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
 
 
 def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
-    """The path of comparison.html; comparison.svg and comparison.json stand beside it.
+    """Writes comparison.html, comparison.svg and comparison.json; returns the path of the first.
 
     Raises:
-      OSError: they cannot be written.
+      OSError: a file cannot be written.
     """
     metric = next(iter(rows[0].figures))
-    label = {"bits_per_character": "bits per character"}.get(metric, metric.replace("_", " "))
     curves = [
         Series(row.name, [x for x, _ in row.curve], [y for _, y in row.curve])
         for row in rows[: len(COLOURS)]
     ]
-    chart = coloured(line_chart(curves, "targets trained on", label, width=960, height=440))
+    label = metric.replace("_", " ")
+    chart = line_chart(curves, "targets trained on", label, width=960, height=440, standalone=True)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "comparison.svg").write_text(standalone(chart), encoding="utf-8")
+    (directory / "comparison.svg").write_text(f"{chart}\n", encoding="utf-8")
     (directory / "comparison.json").write_text(
         json.dumps([row._asdict() for row in rows], indent=2) + "\n", encoding="utf-8"
     )
-    table = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-        for cells in table_of(rows)
-    )
-    body = f"<figure>{chart}</figure><section><table>{table}</table></section>"
+    head, *cells = table_of(rows)
+    page = render("comparison.html", title="Comparison", chart=chart, head=head, rows=cells)
     path = directory / "comparison.html"
-    path.write_text(page("Comparison", body), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 
 def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    """The cells of a table, its head first."""
-    figures = list(rows[0].figures)
-    head = ["run", "seeds", "parameters", "trained on", *(n.replace("_", " ") for n in figures)]
+    """Returns the cells of the table of a comparison, its head first."""
+    measures = list(rows[0].figures)
+    head = ["run", "seeds", "parameters", "trained on", *(n.replace("_", " ") for n in measures)]
     cells = [[*head, "seconds"]]
     for row in rows:
-        shown = [_with_error(*row.figures[name]) for name in figures]
+        shown = [_with_error(*row.figures[name]) for name in measures]
         sizes = [f"{row.parameters:,}", f"{row.trained_on:,}"]
         cells.append([row.name, str(row.runs), *sizes, *shown, f"{row.seconds:,.0f}"])
     return cells
 
 
 def _with_error(mean: float, error: float | None) -> str:
-    return f"{mean:.4f}" + (f" ± {error:.4f}" if error else "")
+    return with_error(f"{mean:.4f}", f"{error:.4f}" if error else None)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,12 +109,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the measure that ranks the runs: bits per character where all have it."""
     validations = [run["results"]["validation"] for run in runs]
     units = {unit for unit in _UNITS for found in validations if unit in found}
     if len(units) > 1:
         raise UserError(
             f"these runs predict {' and '.join(sorted(units))}, which do not compare; "
-            "give runs that predict the same"
+            "give runs that predict the same unit"
         )
     for run, found in zip(runs, validations, strict=True):
         if found.get("cross_entropy") is None:
@@ -151,7 +149,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
 
 
 def _targets_per_step(run: Mapping[str, Any]) -> float:
-    """What one step is trained on; a model that counts has one step, over the whole split."""
+    """Returns the targets of a step; the single step of a count-based model takes all of them."""
     trained = [row for row in run["rows"] if row["kind"] == "train"]
     for unit in _UNITS:
         if trained and unit in trained[-1]:

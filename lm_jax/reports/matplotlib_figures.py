@@ -1,14 +1,16 @@
-"""How pictures of scaling look, and what each leaves: SVG, PNG, and its place on a page."""
+"""The style of all matplotlib figures, their files, and the helpers that draw them."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from lm_jax.errors import UserError
+from lm_jax.reports.html import render
+from lm_jax.reports.numbers import short
 
 _STYLE: Any = {
     "figure.dpi": 150,
@@ -27,23 +29,30 @@ _STYLE: Any = {
 BLUE, RED, GREY = "#2459a8", "#d1542f", "#667085"
 LABELS = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "s": "steps S"}
 LOSS, VALIDATION = "loss", "validation loss, nats"
-_GRID = "grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); margin-top: 24px"
 _COLUMNS = 3  # panels side by side, at most
 
 
-class Picture(NamedTuple):
-    """What is drawn, and what is said below it."""
+class Plot(NamedTuple):
+    """A function that draws on axes, and the caption below."""
 
     caption: str
     draw: Callable[..., None]  # (axes) -> None, or with several panels (axes, axes, ...) -> None
     panels: int = 1
 
 
-def gallery(pictures: Mapping[str, Picture], directory: Path, provenance: str) -> str:
-    """The pictures as HTML; each is also written as NAME.svg and NAME.png.
+class _Figure(NamedTuple):
+    address: str
+    caption: str
+    is_wide: bool
+
+
+def write_figures(plots: Mapping[str, Plot], directory: Path, provenance: str) -> Markup:
+    """Writes each plot as NAME.svg and NAME.png, and returns all of them as HTML.
 
     Args:
-      provenance: what the pictures were made of; it stands in the metadata of each file.
+      plots: the plots by name.
+      directory: where the files go.
+      provenance: what the plots were made from; the metadata of each file repeats it.
 
     Raises:
       UserError: matplotlib is not installed.
@@ -51,39 +60,37 @@ def gallery(pictures: Mapping[str, Picture], directory: Path, provenance: str) -
     try:
         import matplotlib
     except ImportError:
-        raise UserError("pictures need matplotlib; pip install -e '.[plots]'") from None
+        raise UserError("plots need matplotlib; pip install -e '.[plots]'") from None
 
     matplotlib.use("Agg")
     with matplotlib.rc_context(_STYLE):
-        figures = [
-            _figure(name, picture, directory, provenance) for name, picture in pictures.items()
-        ]
-    return f'<div class="gallery" style="{_GRID}">{"".join(figures)}</div>'
+        figures = [_write(name, plot, directory, provenance) for name, plot in plots.items()]
+    return render("figures.html", figures=figures)
 
 
-def _figure(name: str, picture: Picture, directory: Path, provenance: str) -> str:
+def _write(name: str, plot: Plot, directory: Path, provenance: str) -> _Figure:
     from matplotlib import pyplot
 
-    columns = 2 if picture.panels == 4 else min(picture.panels, _COLUMNS)
-    rows = -(-picture.panels // columns)
-    size = (6.4, 4.2) if picture.panels == 1 else (1.2 + 3.4 * columns, 0.6 + 3.2 * rows)
+    columns = 2 if plot.panels == 4 else min(plot.panels, _COLUMNS)
+    rows = -(-plot.panels // columns)
+    size = (6.4, 4.2) if plot.panels == 1 else (1.2 + 3.4 * columns, 0.6 + 3.2 * rows)  # inches
     shared = {"sharex": True, "sharey": True, "squeeze": False}
     figure, grid = pyplot.subplots(rows, columns, figsize=size, **shared)
-    for unused in grid.flat[picture.panels :]:
+    for unused in grid.flat[plot.panels :]:
         unused.remove()
-    picture.draw(*grid.flat[: picture.panels])
-    about = {"Title": name, "Description": f"{picture.caption}. {provenance}"}
+    plot.draw(*grid.flat[: plot.panels])
+    about = {"Title": name, "Description": f"{plot.caption}. {provenance}"}
     for kind in ("svg", "png"):
-        dated = {"Date": None} if kind == "svg" else {}
-        figure.savefig(directory / f"{name}.{kind}", metadata=about | dated)
+        undated = {"Date": None} if kind == "svg" else {}
+        figure.savefig(directory / f"{name}.{kind}", metadata=about | undated)
     pyplot.close(figure)
-    shown = base64.b64encode((directory / f"{name}.svg").read_bytes()).decode()
-    place = "grid-column: 1 / -1" if columns > 1 else ""
-    return (
-        f'<figure style="{place}"><img style="width:100%;image-rendering:auto;background:white" '
-        f'src="data:image/svg+xml;base64,{shown}" alt="{escape(picture.caption)}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-    )
+    svg = base64.b64encode((directory / f"{name}.svg").read_bytes()).decode()
+    return _Figure(f"data:image/svg+xml;base64,{svg}", plot.caption, columns > 1)
+
+
+def plain(text: str) -> str:
+    """Returns a text whose dollar signs do not begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def scatter(axes: Any, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Any:
@@ -150,14 +157,6 @@ def some_ticks(axis: Any, values: Sequence[float], parts: int = 6) -> None:
     axis.set_major_formatter(lambda value, _: short(value))
 
 
-def short(value: float) -> str:
-    """A number in a few characters: 0.0012, 64, 1.5M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
-
-
 def size_name(column: str, size: float) -> str:
     """A size as a label: `width 64`, `1.5M`."""
     return f"width {short(size)}" if column == "width" else short(size)
@@ -197,7 +196,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
     for index, place in zip(order, places, strict=True):
         _, name, colour = ends[index]
         axes.annotate(
-            name,
+            plain(name),
             (1.02, place),
             xycoords="axes fraction",
             va="center",
@@ -222,13 +221,3 @@ def spread(places: np.ndarray, apart: float) -> np.ndarray:
             blocks[-2:] = [[lower + upper - apart * n * m, n + m]]
     found = [total / n + apart * k for total, n in blocks for k in range(int(n))]
     return np.array(found)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
-    """An HTML table."""
-    cells = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    of = f' class="{style}"' if style else ""
-    return f"<table{of}><tr>{cells}</tr>{lines}</table>"

@@ -1,27 +1,27 @@
 """Pictures of a fitted law as SVG and PNG, and one page of them; needs the `plots` extra."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lm_jax.reports.html import render
 from lm_jax.reports.matplotlib_figures import (
     BLUE,
     GREY,
     LABELS,
     LOSS,
     RED,
-    Picture,
+    Plot,
     colours,
-    gallery,
     label_ends,
+    plain,
     plain_ticks,
     scatter,
-    table,
+    write_figures,
 )
-from lm_jax.reports.run_report import page
+from lm_jax.reports.numbers import interval
 from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss
@@ -43,43 +43,48 @@ def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
     Raises:
       UserError: matplotlib is not installed.
     """
-    pictures = gallery(_pictures(study), directory, provenance)
-    body = _tables(study.results) + pictures + f"<p>{escape(provenance)}</p>"
+    page = render(
+        "scaling_law.html",
+        title=f"Scaling law: {study.results['law']}",
+        figures=write_figures(_plots(study), directory, provenance),
+        provenance=provenance,
+        **_page_values(study.results),
+    )
     path = directory / "scaling_law.html"
-    path.write_text(page(f"Scaling law: {study.results['law']}", body), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 
-def _pictures(study: Study) -> dict[str, Picture]:
+def _plots(study: Study) -> dict[str, Plot]:
     fitted = study.fit
     if isinstance(fitted, IsoflopFit):
         caption = "Loss by size at each budget; the curve, and its minimum (hollow: at the edge)"
-        isoflop = Picture(caption, lambda axes: profiles(axes, fitted.profiles))
+        isoflop = Plot(caption, lambda axes: profiles(axes, fitted.profiles))
         return {"isoflop": isoflop} | _optima(study)
     if isinstance(fitted, EnvelopeFit):
         caption = "Training curves, smoothed, and where one size overtakes the next"
-        envelope = Picture(caption, lambda axes: _envelope(axes, fitted))
+        envelope = Plot(caption, lambda axes: _envelope(axes, fitted))
         return {"envelope": envelope} | _optima(study)
-    found: dict[str, Picture] = {}
+    found: dict[str, Plot] = {}
     if study.results["law"] in ("parametric", "kaplan"):
         caption = "Loss by compute, and the frontier"
-        found["frontier"] = Picture(caption, lambda axes: _frontier(axes, study))
-        found["contours"] = Picture("Contours of the law's loss", lambda a: _contours(a, study))
+        found["frontier"] = Plot(caption, lambda axes: _frontier(axes, study))
+        found["contours"] = Plot("Contours of the law's loss", lambda a: _contours(a, study))
     elif study.by_group is not None and len(fitted.law.variables) == 1:
         own, caption = study.by_group, "The points, and the law with exponents of each group's own"
-        found["groups"] = Picture(caption, lambda axes: _groups(axes, study))
+        found["groups"] = Plot(caption, lambda axes: _groups(axes, study))
         caption = "Residuals by what the law with exponents of each group's own predicts"
-        return found | {"residuals": Picture(caption, lambda axes: _residuals(axes, own.fit))}
+        return found | {"residuals": Plot(caption, lambda axes: _residuals(axes, own.fit))}
     else:
-        found["law"] = Picture("The points and the law", lambda axes: _curve(axes, study))
+        found["law"] = Plot("The points and the law", lambda axes: _curve(axes, study))
     caption = "Residuals by what the law predicts"
-    found["residuals"] = Picture(caption, lambda axes: _residuals(axes, study.fit))
+    found["residuals"] = Plot(caption, lambda axes: _residuals(axes, study.fit))
     caption = "Profiles: 95% bounds where a curve crosses the dotted line"
-    found["profiles"] = Picture(caption, lambda axes: _profiles(axes, study))
+    found["profiles"] = Plot(caption, lambda axes: _profiles(axes, study))
     return found
 
 
-def _optima(study: Study) -> dict[str, Picture]:
+def _optima(study: Study) -> dict[str, Plot]:
     fitted = study.fit
     assert isinstance(fitted, IsoflopFit | EnvelopeFit)
     if isinstance(fitted, IsoflopFit):
@@ -89,7 +94,7 @@ def _optima(study: Study) -> dict[str, Picture]:
         c, n = fitted.budgets, fitted.sizes
     asked = [row["budget"] for row in study.results.get("predictions", [])]
     caption = "The optimal size by budget, and 95% bounds of the line"
-    drawn = Picture(caption, lambda axes: _line(axes, fitted.size, c, n, asked))
+    drawn = Plot(caption, lambda axes: _line(axes, fitted.size, c, n, asked))
     return {"optimal_size": drawn}
 
 
@@ -196,7 +201,7 @@ def _groups(axes: Any, study: Study) -> None:
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(values[of], np.exp(fitted.log_losses[of]), marker, color=colour, markersize=5)
         slope = fitted.parameters[f"alpha[{name}]"]
-        label = f"{name}, exponent {slope:.3f}"
+        label = f"{plain(name)}, exponent {slope:.3f}"
         _along_first(axes, refits, values[of], np.array([number]), label, colour, marker)
     _loss_axes(axes, fitted)
     axes.legend()
@@ -252,51 +257,40 @@ def _profiles(axes: Any, study: Study) -> None:
     axes.legend()
 
 
-def _tables(results: dict[str, Any]) -> str:
-    tables = [_parameters(results)]
+def _page_values(results: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results of a study as the cells of its page."""
     predictions = [
-        (
-            f"{row['budget']:.4g}",
-            name,
-            f"{row[name]:.5g}",
-            "{:.5g} to {:.5g}".format(*row[f"{name}_interval"]),
-        )
+        (f"{row['budget']:.4g}", name, f"{row[name]:.5g}", interval(*row[f"{name}_interval"]))
         for row in results.get("predictions", [])
         for name in ("n", "d", "loss")
         if name in row
     ]
-    if predictions:
-        tables.append(table(("FLOPs", "optimal", "value", "95%"), predictions))
-    quality = [(n.replace("_", " "), _short(v)) for n, v in results["quality"].items()]
-    tables.append(table(("quality", ""), quality))
-    edges = ", ".join(f"{budget:.4g}" for budget in results.get("edges", []))
-    note = f"<p>Left out, the minimum is at an edge: {edges}.</p>" if edges else ""
-    one = ", one law for all groups" if "groups" in results else ""
-    head = f"<p>{escape(results['formula'])}; {results['num_points']} points{one}</p>"
-    return head + "<br>".join(tables) + note + _groups_table(results)
+    quality = [(name.replace("_", " "), _short(v)) for name, v in results["quality"].items()]
+    return {
+        "formula": results["formula"],
+        "num_points": results["num_points"],
+        "fitted": _parameters(results),
+        "predictions": predictions,
+        "quality": quality,
+        "edges": ", ".join(f"{budget:.4g}" for budget in results.get("edges", [])),
+        "groups": _group_values(results["groups"]) if "groups" in results else None,
+    }
 
 
-def _groups_table(results: dict[str, Any]) -> str:
-    """What the groups have of their own, and how sure their difference is; "" without groups."""
-    if "groups" not in results:
-        return ""
-    groups = results["groups"]
-    apart = [(name, f"{a:.5g} to {b:.5g}") for name, (a, b) in groups["differences"].items()]
-    return (
-        f"<p>Exponents of each group's own; p = {groups['p_value']:.3g} if they are alike</p>"
-        + _parameters(groups["own_exponents"])
-        + "<br>"
-        + table(("difference", "95%"), apart)
-    )
+def _group_values(groups: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "p_value": f"{groups['p_value']:.3g}",
+        "fitted": _parameters(groups["own_exponents"]),
+        "differences": [(n, interval(*bounds)) for n, bounds in groups["differences"].items()],
+    }
 
 
-def _parameters(fitted: dict[str, Any]) -> str:
-    """The parameters of a fit and their `intervals` as a table."""
-    rows = [
-        (name, f"{fitted[name]:.5g}", f"{low:.5g} to {high:.5g}")
-        for name, (low, high) in fitted["intervals"].items()
+def _parameters(fitted: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns the parameters of a fit with their values and intervals."""
+    return [
+        (name, f"{fitted[name]:.5g}", interval(*bounds))
+        for name, bounds in fitted["intervals"].items()
     ]
-    return table(("parameter", "value", "95%"), rows)
 
 
 def _short(value: Any) -> str:

@@ -9,10 +9,11 @@ from lm_jax.reports.matplotlib_figures import (
     GREY,
     RED,
     VALIDATION,
-    Picture,
+    Plot,
     colours,
     label_ends,
     outer_labels,
+    plain,
     size_label,
     size_name,
     some_ticks,
@@ -26,7 +27,7 @@ _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
 _SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
 
 
-def learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Picture:
+def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
     """The loss by learning rate, a panel for what else varies and a line for each size.
 
     Args:
@@ -41,7 +42,7 @@ def learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Pic
 
     def draw(*figure: Any) -> None:
         for axes, panel in zip(figure, panels, strict=True):
-            axes.set(xscale="log", ylim=(bottom, bottom + height), title=panel)
+            axes.set(xscale="log", ylim=(bottom, bottom + height), title=plain(panel))
             if losing:  # no line is seen there
                 axes.axhspan(top, bottom + height, color="white", zorder=3)
                 place = (0.01, 1 - strip / 2)
@@ -76,7 +77,7 @@ def learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Pic
         caption += "; crosses above: runs that failed"
     if any((b.means > top).any() for b in made):
         caption += "; triangles: losses above the axis"
-    return Picture(caption, draw, len(panels))
+    return Plot(caption, draw, len(panels))
 
 
 def _limits(made: Sequence[LearningRateCurve]) -> tuple[float, float]:
@@ -95,7 +96,7 @@ def _seeds(curve: LearningRateCurve) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(curve.rates, counts), np.concatenate(curve.losses)
 
 
-def best_learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -> Picture:
+def best_learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
     """The best learning rate by size, a line for what else varies.
 
     Args:
@@ -124,4 +125,4 @@ def best_learning_rate_picture(made: Sequence[LearningRateCurve], column: str) -
         label_ends(axes, ends if len(panels) > 1 else [])
 
     caption = "The best learning rate by size, between the rates tried beside it"
-    return Picture(caption + " (hollow: at the edge)", draw)
+    return Plot(caption + " (hollow: at the edge)", draw)

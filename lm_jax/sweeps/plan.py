@@ -10,6 +10,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.costs.run_cost import Cost, cost_of, shape_of
 from lm_jax.errors import UserError
 from lm_jax.objectives.validation import validate
+from lm_jax.reports.text_table import text_table
 from lm_jax.sweeps.search_space import Trial, address
 
 Seconds = Callable[[Cost], float]  # estimated seconds of a run in a process of its own
@@ -115,12 +116,7 @@ def table_of(
     sums = [f"{len(plan)} runs", "", "", "", f"{tokens:,}", f"{total_flops(plan):.3e}"]
     took = "-" if seconds is None else f"{sum(seconds(run.cost) for run in plan):,.0f}"
     rows.append([*sums, took, ""])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<<>>>>><"
-    return [
-        "  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return text_table(rows, "<<>>>>><")
 
 
 def duration(seconds: float) -> str:

@@ -12,18 +12,19 @@ from lm_jax.reports.matplotlib_figures import (
     LABELS,
     RED,
     VALIDATION,
-    Picture,
+    Plot,
     apart,
     by_size,
     colours,
     few_decades,
     label_ends,
     outer_labels,
+    plain,
     plain_ticks,
-    short,
     size_name,
     some_ticks,
 )
+from lm_jax.reports.numbers import short
 from lm_jax.runs.workdir import read_by_position
 from lm_jax.scaling_laws.isoflop import IsoflopProfile, fit_isoflop
 from lm_jax.scaling_laws.plots import profiles
@@ -35,7 +36,7 @@ from lm_jax.sweeps.learning_rate_curves import (
     size_of,
     varied,
 )
-from lm_jax.sweeps.learning_rate_plots import best_learning_rate_picture, learning_rate_picture
+from lm_jax.sweeps.learning_rate_plots import best_learning_rate_plot, learning_rate_plot
 from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
 from lm_jax.sweeps.results import workdir_of_row
 
@@ -45,7 +46,7 @@ _STYLES = ("-", "--", ":", "-.")  # of families
 _SIZE = "non_embedding_parameters"
 
 
-def pictures_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Picture]:
+def plots_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Plot]:
     """The pictures of a sweep by name: curves, IsoFLOP profiles, compute, curves, positions.
 
     Args:
@@ -53,11 +54,11 @@ def pictures_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Picture
       rows: of `results.csv`.
     """
     done = [row for row in rows if row["validation_loss"] is not None]
-    found: dict[str, Picture] = {}
+    found: dict[str, Plot] = {}
     if made := learning_rate_curves(rows):
-        found["learning_rates"] = learning_rate_picture(made, size_column(rows))
+        found["learning_rates"] = learning_rate_plot(made, size_column(rows))
         if len({curve.size for curve in made}) > 1:
-            found["best_learning_rates"] = best_learning_rate_picture(made, size_column(rows))
+            found["best_learning_rates"] = best_learning_rate_plot(made, size_column(rows))
     if any(row.get("budget") for row in done):
         found["isoflop"] = _isoflop([row for row in done if row.get("budget")])
     flops = {row["training_flops"] for row in done if row["training_flops"]}
@@ -76,7 +77,7 @@ def pictures_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Picture
     return found
 
 
-def _isoflop(rows: Sequence[ResultRow]) -> Picture:
+def _isoflop(rows: Sequence[ResultRow]) -> Plot:
     """A panel for each family; of several runs of one size and budget the best, means of seeds."""
     families = list(dict.fromkeys(row["family"] for row in rows))
     points = [_best_of_each([row for row in rows if row["family"] == f]) for f in families]
@@ -97,12 +98,12 @@ def _isoflop(rows: Sequence[ResultRow]) -> Picture:
                 profiles(axes, fitted)
             else:
                 _unfitted(axes, n, c, losses)
-            axes.set_title(family if len(families) > 1 else "")
+            axes.set_title(plain(family) if len(families) > 1 else "")
             some_ticks(axes.xaxis, sorted({size for size, *_ in np.hstack(points).T}))
         outer_labels(figure, LABELS["n"], VALIDATION)
 
     caption = "Loss by size at each budget, and its minimum (hollow: at the edge)"
-    return Picture("; ".join([caption, *notes]), draw, len(families))
+    return Plot("; ".join([caption, *notes]), draw, len(families))
 
 
 def _unfitted(axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray) -> None:
@@ -131,7 +132,7 @@ def _best_of_each(rows: Sequence[ResultRow]) -> np.ndarray:
     return np.array(list(best.values()), float).T
 
 
-def _compute(rows: Sequence[ResultRow]) -> Picture:
+def _compute(rows: Sequence[ResultRow]) -> Plot:
     families = list(dict.fromkeys(row["family"] for row in rows))
     flops = [row["training_flops"] for row in rows]  # panels share their axis
 
@@ -144,7 +145,7 @@ def _compute(rows: Sequence[ResultRow]) -> Picture:
             axes.scatter(c, losses, color=scale.to_rgba([row[_SIZE] for row in of]), s=16)
             best = frontier(c, losses)
             axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
-            axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
+            axes.set(xscale="log", yscale="log", title=plain(family) if len(families) > 1 else "")
             plain_ticks(axes.yaxis)
             if max(flops) < 30 * min(flops):
                 few_decades(axes.xaxis)
@@ -152,10 +153,10 @@ def _compute(rows: Sequence[ResultRow]) -> Picture:
         _size_bar(figure, scale, rows)
 
     caption = "Final loss by compute; the line: the lowest that so many FLOPs have come to"
-    return Picture(caption, draw, len(families))
+    return Plot(caption, draw, len(families))
 
 
-def _curves(curves: Sequence[LossCurve], kind: str) -> Picture:
+def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
     families = list(dict.fromkeys(curve.family for curve in curves))
     # The first steps are the same for all, and would press what differs together.
     starts = [curve.losses[curve.flops >= curve.flops[-1] / 50][0] for curve in curves]
@@ -173,7 +174,7 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Picture:
                 if curve.failed:
                     axes.plot(curve.flops[-1], curve.losses[-1], "x", color=colour, markersize=6)
             axes.plot(*frontier_of_curves(of), color=RED, linewidth=1.6)
-            axes.set(xscale="log", yscale="log", title=family if len(families) > 1 else "")
+            axes.set(xscale="log", yscale="log", title=plain(family) if len(families) > 1 else "")
             axes.set(xlim=(first / 1.2, last * 1.2), ylim=(low, top))
             plain_ticks(axes.yaxis)
             if last < 30 * first:
@@ -184,10 +185,10 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Picture:
     caption = f"The {kind} loss along training, and in red the lowest of any run at each compute"
     if any(curve.failed for curve in curves):
         caption += "; a cross: the run failed there"
-    return Picture(caption, draw, len(families))
+    return Plot(caption, draw, len(families))
 
 
-def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Picture:
+def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Plot:
     """A line for runs that differ in their seed only; where they are many a panel for a family."""
     rows = [row for row, _ in measured]
     size, families = size_column(rows), list(dict.fromkeys(row["family"] for row in rows))
@@ -213,7 +214,7 @@ def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Picture:
             name = ", ".join(filter(None, [panel, size_name(size, value)]))
             ends.append((bins[-1].nats, name, colour))
         for axes, title in zip(figure, panels, strict=True):
-            axes.set(xscale="log", title=title)
+            axes.set(xscale="log", title=plain(title))
             some_ticks(axes.xaxis, [2**k for k in range(last.bit_length())], 12 // len(panels[:2]))
         outer_labels(figure, "place in the context, tokens", VALIDATION)
         if named:
@@ -222,7 +223,7 @@ def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Picture:
             _size_bar(figure, scale, rows)
 
     caption = "Loss by place in the context: place 1 is predicted from one token"
-    return Picture(caption, draw, len(panels))
+    return Plot(caption, draw, len(panels))
 
 
 def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[ResultRow]) -> None:

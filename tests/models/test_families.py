@@ -58,7 +58,7 @@ def test_language_models_train_generate_and_are_read_back(name, tmp_path):
     text = complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
     assert text.startswith("The ") and len(text) > 10
     page = (tmp_path / "report.html").read_text()
-    assert "<h2>Samples</h2>" in page and "<h2>What comes next</h2>" in page
+    assert "<h2>Samples</h2>" in page and "<h2>Next-token predictions</h2>" in page
 
 
 @pytest.mark.parametrize("name", ["carried", "ngram"])
@@ -88,7 +88,7 @@ def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
     assert np.trace(confusion) / 180 == pytest.approx(results["validation"]["accuracy"])
     wrong = findings["mistakes"][0]
     assert wrong["label"] != wrong["predicted"] and wrong["image"].startswith("data:image/png")
-    for title in ("Confusion", "Most wrong"):
+    for title in ("Confusion matrix", "Worst mistakes"):
         assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()
 
 

@@ -2,6 +2,29 @@
 
 from html.parser import HTMLParser
 
+from lm_jax.reports.html import render
+from lm_jax.reports.sections import analysis_sections
+
+HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\"& $\\frac$"
+
+
+def analysis_page(analysis):
+    """A run report that has nothing but the sections about the inside of a model."""
+    empty = dict.fromkeys(
+        ("headline", "training_charts", "measures", "data", "config", "timings"), []
+    )
+    return render(
+        "run_report.html",
+        title="run",
+        analysis=analysis_sections(analysis),
+        baselines="",
+        samples="",
+        time_charts=[],
+        environment=[],
+        **empty,
+    )
+
+
 _VOID = ("meta", "img", "br", "input", "link")
 
 

@@ -5,9 +5,7 @@ import json
 import pytest
 
 from lm_jax.reports.attention_section import attention_section
-from lm_jax.reports.run_report import page
-from lm_jax.reports.sections import analysis_sections
-from tests.reports.pages import Page
+from tests.reports.pages import Page, analysis_page
 
 CROSS = {
     "readers": ["<end>", "b"],
@@ -26,7 +24,7 @@ DECODER = {
 
 
 def test_the_first_map_is_a_table_with_empty_cells_where_nothing_is_seen():
-    html = attention_section({"cross": CROSS})
+    html = attention_section({"cross": CROSS}).replace("\n", "")
     assert (
         "<table><tr><th></th><th><span>x</span></th><th><span>&lt;/script&gt;</span></th>"
         "<th><span>z</span></th></tr>"
@@ -39,7 +37,7 @@ def test_the_first_map_is_a_table_with_empty_cells_where_nothing_is_seen():
 
 def test_a_page_has_the_choices_the_values_and_a_picture_of_every_map():
     found = {"decoder": DECODER, "cross": CROSS}
-    read = Page(page("run", "".join(analysis_sections({"attention": found}).values())))
+    read = Page(analysis_page({"attention": found}))
     assert len(read.all("select")) == 3 and len(read.all("option")) == 2 + 1 + 2
     assert [image["alt"] for image in read.all("img")] == [
         "decoder, layer 1, head 1",
@@ -48,7 +46,7 @@ def test_a_page_has_the_choices_the_values_and_a_picture_of_every_map():
         "cross, layer 2, head 1",
     ]
     assert all(image["src"].startswith("data:image/png;base64,") for image in read.all("img"))
-    values = [text for how, text in read.scripts if how.get("type") == "application/json"]
+    values = [text for tag, text in read.scripts if tag.get("type") == "application/json"]
     assert [json.loads(text) for text in values] == [[DECODER, CROSS]]
 
 

@@ -1,9 +1,8 @@
 """Next tokens and beams on the page."""
 
-from lm_jax.reports.generation_section import beams_section, next_tokens_section
-from lm_jax.reports.run_report import page
+from lm_jax.reports.generation_section import beam_search_section, next_tokens_section
 from lm_jax.reports.sections import analysis_sections
-from tests.reports.pages import Page
+from tests.reports.pages import Page, analysis_page
 
 
 def node(parent, tokens, log_probability, rank=None, score=None):
@@ -35,7 +34,8 @@ FOUND = {
 
 
 def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
-    assert beams_section(NODES).split('<div class="beams">')[1] == (
+    tree = beam_search_section(NODES).split('<div class="beams">')[1]
+    assert tree.replace("\n", "") == (
         '<svg class="tree" width="361" height="74" role="img">'
         '<path class="strong" d="M44.5 14h6V14H56.5"/>'
         '<path class="" d="M44.5 14h6V36H56.5"/>'
@@ -54,7 +54,7 @@ def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
 
 def test_of_a_very_large_tree_only_the_finished_texts_are_shown():
     chain = [node(at, "never", -9.0) for at in range(len(NODES) - 1, 700)]
-    html = beams_section([*NODES, *chain])
+    html = beam_search_section([*NODES, *chain])
     assert "never" not in html and "dead" not in html and html.count("score") == 3
 
 
@@ -65,11 +65,11 @@ def test_the_token_that_comes_is_marked_or_named():
     assert '<tr class="next"><th>a</th><td><i style="width: 75.0%"></i></td><td>75.0%' in cards[0]
     assert 'class="next"' not in cards[1] and ", before <b>z</b>" in cards[1]
     assert 'class="next"' not in cards[2] and ", before" not in cards[2]
-    assert "After each token of a text, the prompt, the" in html
+    assert "after each token of the prompt. The" in html
     assert 'The source: <span class="tokens">s &lt;end&gt;</span>' in html
 
 
 def test_the_page_is_whole():
-    read = Page(page("run", "".join(analysis_sections(FOUND).values())))
+    read = Page(analysis_page(FOUND))
     assert len(read.all("svg")) == 1 and len(read.all("figure")) == 3
-    assert analysis_sections({})["Beams"] == analysis_sections({})["What comes next"] == ""
+    assert not any(body.strip() for body in analysis_sections({}).values())

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from lm_jax.reports.matplotlib_figures import Picture, apart, gallery, short, spread
+from lm_jax.reports.matplotlib_figures import Plot, apart, spread, write_figures
+from lm_jax.reports.numbers import short
 
 
 def test_labels_move_as_little_as_keeps_them_apart():
@@ -38,19 +39,19 @@ def test_ticks_too_near_to_others_are_left_out():
 
 def test_a_picture_says_what_it_is_made_of_and_is_the_same_again(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
-    picture = Picture("A line & more", lambda axes: axes.plot([1, 2], [3, 4]))
-    page = gallery({"line": picture}, tmp_path, "From results.csv")
+    picture = Plot("A line & more", lambda axes: axes.plot([1, 2], [3, 4]))
+    page = write_figures({"line": picture}, tmp_path, "From results.csv")
     assert "A line &amp; more" in page and page.count("<figure") == 1
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.keys() == {"line.svg", "line.png"}
     assert all(b"From results.csv" in content for content in before.values())
     assert before["line.png"].startswith(b"\x89PNG")
-    assert gallery({"line": picture}, tmp_path, "From results.csv") == page
+    assert write_figures({"line": picture}, tmp_path, "From results.csv") == page
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert matplotlib.rcParams["svg.hashsalt"] != "lm_jax"  # what others draw keeps its style
 
 
 def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"pictures need matplotlib; pip install -e '.\[plots\]'"):
-        gallery({}, tmp_path, "")
+    with pytest.raises(ValueError, match=r"plots need matplotlib; pip install -e '.\[plots\]'"):
+        write_figures({}, tmp_path, "")

@@ -48,7 +48,7 @@ def test_results_alone_make_the_page_and_the_same_pictures_again(tmp_path):
     text = path.read_text()
     page = Page(text)
     assert len(page.all("img")) == 2
-    for told in ("Best learning rates", "What failed", "the loss of step 3 is nan", "jax=1"):
+    for told in ("Best learning rates", "Failed runs", "the loss of step 3 is nan", "jax=1"):
         assert told in text
     assert all(each["name"] in text and each["address"] in text for each in rows)
     assert "<strong>10</strong><span>finished" in text

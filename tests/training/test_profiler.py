@@ -67,7 +67,7 @@ def test_the_report_says_where_the_time_went(profiled):
     assert booked <= results["timings"]["total_seconds"] + 1e-6
     assert json.loads((workdir / "evaluation.json").read_text())["goodput"] == goodput
     page = (workdir / "report.html").read_text(encoding="utf-8")
-    assert "Where the time went" in page and "waiting for input" in page
+    assert "Wall time by activity" in page and "waiting for input" in page
     assert "operations in steps 6 to 15" in page
 
 

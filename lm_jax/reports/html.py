@@ -1,0 +1,38 @@
+"""Renders the templates of pages, page sections and SVG charts; everything is escaped."""
+
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+
+def render(template: str, **values: Any) -> Markup:
+    """Returns a template filled with values, as markup that other templates do not escape again.
+
+    Args:
+      template: a path below `templates/`.
+      values: what the template names; text among them is escaped, `Markup` is not.
+
+    Raises:
+      jinja2.UndefinedError: the template uses a name that `values` lacks.
+    """
+    return Markup(_ENVIRONMENT.get_template(template).render(values))  # noqa: S704
+
+
+def _asset(name: str) -> Markup:
+    """Returns a style sheet or script of `templates/` as it is."""
+    source, _, _ = _LOADER.get_source(_ENVIRONMENT, name)
+    return Markup(source)  # noqa: S704
+
+
+_LOADER = jinja2.PackageLoader("lm_jax.reports")
+_ENVIRONMENT = jinja2.Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.globals["asset"] = _asset
+_ENVIRONMENT.filters["px"] = "{:.1f}".format  # coordinates of SVG
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
