@@ -1,4 +1,4 @@
-"""The machine, versions and commit that a run was made with."""
+"""The machine, package versions and commit of a run."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ _PACKAGES = ("lm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of the packages that decide the numbers of a run."""
+    """Returns the versions of the packages that decide the numbers of a run."""
     return {name: version(name) for name in _PACKAGES}
 
 
 def environment() -> dict[str, Any]:
-    """What a reader needs to repeat a run: machine, versions, commit and command line."""
+    """Returns what a reader needs to repeat a run: machine, versions, commit, command line."""
     import jax
 
     return {
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package; None where it is not."""
+    """Returns the version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -52,21 +52,16 @@ def _cpu() -> str:
 
 def _commit() -> str | None:
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        commit = _git("rev-parse", "HEAD")
+        changes = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    commit = found.stdout.strip()
-    return commit + ("-dirty" if changes.stdout.strip() else "") if commit else None
+    return commit + ("-dirty" if changes else "") if commit else None
+
+
+def _git(*arguments: str) -> str:
+    """Returns what a git command prints in this folder; "" if it fails."""
+    found = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+    )
+    return found.stdout.strip()

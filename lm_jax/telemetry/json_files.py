@@ -1,4 +1,4 @@
-"""JSON files: written atomically, read line by line."""
+"""JSON files: written atomically, and read line by line."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 def finite(value: Any) -> Any:
-    """The value with numbers that JSON lacks (nan, inf) as null."""
+    """Returns the value with null in place of numbers that JSON lacks (nan, inf)."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -18,15 +18,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _keep_until(path: Path, last_step: int, measured_again: bool) -> None:
+def drop_rows_after(path: Path, last_step: int, measured_again: bool) -> None:
+    """Drops the rows after `last_step` from a file of metrics."""
     rows = [row for row in _rows(path) if row["step"] <= last_step]
-    if measured_again:  # a run that resumes at its end evaluates its last state once more
+    if measured_again:  # a run that resumes at its end evaluates the last state again
         rows = [row for row in rows if (row["step"], row["kind"]) != (last_step, "evaluation")]
     with open_atomically(path) as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file of metrics up to the first incomplete line."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -37,7 +39,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, in the order written; [] where there are none."""
+    """Returns the rows of a run's metrics.jsonl in the order written; [] if there is no file."""
     path = workdir / "metrics.jsonl"
     return _rows(path) if path.exists() else []
 

@@ -1,4 +1,4 @@
-"""Metrics out of a run: progress on the terminal, metrics.jsonl, TensorBoard."""
+"""Writes the metrics of a run: progress on the terminal, metrics.jsonl, TensorBoard."""
 
 import json
 import math
@@ -11,16 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lm_jax.telemetry.json_files import _keep_until, finite
+from lm_jax.telemetry.json_files import drop_rows_after, finite
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class RunLog:
-    """Where a training run writes; what people read goes to stderr.
+    """The log of a training run; progress and messages go to stderr.
 
     Opening it for a resumed run drops the rows after `first_step`, so that metrics.jsonl and
-    TensorBoard hold every step once. With `shows` False nothing is printed.
+    TensorBoard hold every step once. With `shows` False it prints nothing.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunLog:
         self._total = total_steps
         path = workdir / "metrics.jsonl"
         if path.exists():
-            _keep_until(path, first_step, measured_again=first_step >= total_steps)
+            drop_rows_after(path, first_step, measured_again=first_step >= total_steps)
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = None
         if tensorboard:
@@ -62,7 +62,7 @@ class RunLog:
         self._display.step(step, self._total, text)
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes a row of kind `evaluation` and prints its main figures."""
+        """Writes a row of kind `evaluation` and prints its main measures."""
         self._write(step, "evaluation", metrics)
         bits = metrics.get("bits_per_character")
         self.message(
@@ -72,11 +72,11 @@ class RunLog:
         )
 
     def message(self, text: str) -> None:
-        """Prints a line for people."""
+        """Prints a line."""
         self._display.message(text)
 
     def close(self) -> None:
-        """Ends the display and closes the files."""
+        """Ends the progress display and closes the files."""
         self._display.close()
         self._file.close()
         if self._tensorboard:
@@ -93,20 +93,20 @@ class RunLog:
 
 
 class Quiet(RunLog):
-    """The log of a process that leaves writing to another."""
+    """A log that writes nothing: another process of the job writes."""
 
     def __init__(self):
         self._total, self._display = 0, _Silence()
 
     def close(self) -> None:
-        """Has nothing to end."""
+        """Does nothing."""
 
     def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         pass
 
 
 class _Bar:
-    """A live bar, for terminals."""
+    """Shows a live progress bar on a terminal."""
 
     def __init__(self, console: Console, total: int, first_step: int):
         self._progress = Progress(
@@ -130,10 +130,12 @@ class _Bar:
 
 
 class _Lines:
-    """A line now and then, for logs."""
+    """Prints a line of progress at most every 10 seconds, for log files."""
 
     def __init__(self):
-        self._first: tuple[float, int] | None = None  # after the first steps: compiling is no speed
+        self._first: tuple[float, int] | None = (
+            None  # excludes the first steps, which include compiling
+        )
         self._last = -math.inf
 
     def step(self, step: int, total: int, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Throughput: targets a second, logged every few steps."""
+"""Throughput: targets per second, logged every few steps."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from lm_jax.telemetry.run_log import RunLog
 
 
 class Meter:
-    """Turns the metrics of steps into rows of the log: means since the row before, and rates."""
+    """Turns the metrics of steps into rows of the log: means since the last row, and rates."""
 
     def __init__(
         self,
@@ -25,12 +25,14 @@ class Meter:
         self._unit, self._units_per_step = unit, units_per_step
         self._log, self._started = log, started
         self._rows: list[dict[str, float]] = []
-        self._since: float | None = None  # None: the time until the next read is not only steps'
+        self._since: float | None = (
+            None  # None: the time until the next read includes other work than steps
+        )
         self._rates: list[float] = []
         self._first_read: float | None = None
 
     def log(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics [K] of the K steps up to `last_step`."""
+        """Records the metrics [K] of the K steps up to `last_step`, and logs rows that are due."""
         now, count = time.monotonic(), len(metrics["loss"])
         if self._first_read is None:
             self._first_read = now - self._started
@@ -53,11 +55,11 @@ class Meter:
         self._rows = []
 
     def pause(self) -> None:
-        """Leaves the time until the next read out of the rates."""
+        """Excludes the time until the next read from the rates."""
         self._since = None
 
     def timings(self) -> dict[str, float | None]:
-        """Seconds from the start to the first steps read, and the median rate of training."""
+        """Returns the seconds until the first steps were read, and the median training rate."""
         return {
             "seconds_to_first_steps": self._first_read,
             f"{self._unit}_per_second": float(np.median(self._rates)) if self._rates else None,

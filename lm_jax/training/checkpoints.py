@@ -1,4 +1,4 @@
-"""Saving and restoring states: all of orbax's interface that the house uses, in one file."""
+"""Saves and restores training states; the only file that uses orbax."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +17,15 @@ from lm_jax.parallel import processes
 
 
 def finished_steps(directory: Path) -> list[int]:
-    """The steps of the checkpoints in a directory, rising, of those that were saved to the end."""
+    """Returns the steps of the completely saved checkpoints in a directory, in rising order."""
     names = (path.name for path in directory.glob("[0-9]*"))
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last few and the best few, written in the background.
+    """The checkpoints of one run: the newest and the best, written in the background.
 
-    Those that were the last and the best as of `keep_step`, if that is not 0, stay, too.
+    With a `keep_step` above 0 it also keeps the newest and the best as of that step.
     """
 
     def __init__(
@@ -39,21 +39,21 @@ class Checkpoints:
         latest = preservation_policy.LatestN(config.keep_last)
         best = preservation_policy.BestN(
             get_metric_fn=_cross_entropy,
-            reverse=True,  # the smallest is the best
+            reverse=True,  # the smallest is best
             n=config.keep_best,
             keep_checkpoints_without_metrics=False,
         )
         keep: list[Any] = [latest, best] if config.keep_best else [latest]
         if keep_step:
             last = preservation_policy.LatestN(1)
-            then = [last, best] if config.keep_best else [last]
-            keep.append(_AsOf(keep_step, preservation_policy.AnyPreservationPolicy(then)))
-        # Orbax reports its phases as warnings and, before it raises, its failures with tracebacks.
+            kept = [last, best] if config.keep_best else [last]
+            keep.append(_UntilStep(keep_step, preservation_policy.AnyPreservationPolicy(kept)))
+        # Orbax logs its phases as warnings, and logs a traceback before it raises an error.
         absl_logging.set_verbosity(absl_logging.FATAL)
         self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            item_handlers=ocp.StandardCheckpointHandler(),  # else shapes are known after a restore
+            item_handlers=ocp.StandardCheckpointHandler(),  # without it, metadata lacks shapes
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
                 best_fn=_cross_entropy,  # without one, orbax writes no metrics
@@ -64,10 +64,10 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
-        """Starts to save a state; the arrays may be donated once this returns.
+        """Starts saving a state; its arrays may be donated once this returns.
 
         Raises:
-          OSError: this checkpoint or the one before it could not be written.
+          OSError: this checkpoint or the previous one could not be written.
         """
         if step in self._manager.all_steps():
             return
@@ -76,20 +76,20 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def steps(self) -> list[int]:
-        """The steps that have a finished checkpoint, newest first."""
+        """Returns the steps with a finished checkpoint, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def restore(
         self, abstract_state: Any, which: str, log: Callable[[str], None]
     ) -> tuple[int, Any]:
-        """The step and the state of a checkpoint.
+        """Returns the step and the state of a checkpoint.
 
         Args:
-          abstract_state: shapes, dtypes and shardings; the state is restored onto these. None:
-            as it was saved, as nested dicts of NumPy arrays.
-          which: `last`: the newest that can be read; `best`: of the smallest validation
+          abstract_state: shapes, dtypes and shardings to restore onto; None: the state as saved,
+            in nested dicts of NumPy arrays.
+          which: `last` is the newest readable one, `best` has the smallest validation
             cross-entropy; or a step.
-          log: called with a message for every checkpoint that could not be read.
+          log: called with a message for each checkpoint that cannot be read.
 
         Raises:
           UserError: there is no such checkpoint, or none can be read.
@@ -101,9 +101,11 @@ class Checkpoints:
             try:
                 target = self._on_host(step) if abstract_state is None else abstract_state
                 state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # orbax and tensorstore raise many kinds for broken files
+            except Exception as error:  # orbax and tensorstore raise many types for broken files
                 problem = _summary(error)
-            problem = next(filter(None, processes.gather(problem)), "")  # all read the same one
+            problem = next(
+                filter(None, processes.gather(problem)), ""
+            )  # all processes must read the same step
             if not problem:
                 return step, state
             problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
@@ -114,7 +116,7 @@ class Checkpoints:
         )
 
     def _on_host(self, step: int) -> Any:
-        """Arrays to restore into, whatever devices and processes the checkpoint was saved from."""
+        """Returns empty host arrays of the saved shapes, whatever devices they were saved from."""
         saved = self._manager.item_metadata(step)
         return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
 
@@ -132,13 +134,15 @@ class Checkpoints:
             return [min(scores, key=scores.__getitem__)]
         if which.isdecimal() and int(which) in steps:
             return [int(which)]
-        raise UserError(f"no checkpoint {which!r} in {self._directory}; last, best, or {steps}")
+        raise UserError(
+            f"no checkpoint {which!r} in {self._directory}; expected last, best or one of {steps}"
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # Where a process of the job is lost, the others would wait for its share.
+        # After losing a process of the job, closing would wait for its part forever.
         if error is None or not processes.is_lost(error):
             self.close()
 
@@ -152,17 +156,17 @@ class Checkpoints:
     def _as_os_error(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a full disk comes as one of many kinds, from a thread
+        except Exception as error:  # a full disk raises one of many types, in a thread
             if processes.is_lost(error):
                 raise
             raise OSError(
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
-                "make room and start again: finished checkpoints are whole"
+                "free some space and start again: finished checkpoints are complete"
             ) from error
 
 
-class _AsOf(NamedTuple):
-    """Orbax's interface of a policy: what another one keeps of the checkpoints up to a step."""
+class _UntilStep(NamedTuple):
+    """An orbax preservation policy: applies another policy to the checkpoints up to a step."""
 
     step: int
     policy: Any

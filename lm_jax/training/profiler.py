@@ -1,4 +1,4 @@
-"""Traces of chosen training steps, and what the operations in them took."""
+"""Traces chosen training steps and sums the time of their operations."""
 
 import re
 from collections.abc import Container
@@ -13,14 +13,14 @@ from lm_jax.parallel import processes
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import TrainStep
 
-_CONTAINERS = ("while", "call", "conditional")  # their time is that of what they run
+_CONTAINERS = ("while", "call", "conditional")  # their time counts at the operations inside
 
 
 def parse_steps(text: str) -> tuple[int, int]:
-    """The first and the last step of `10-15`, or of `10`.
+    """Returns the first and the last step of a text such as `10-15` or `10`.
 
     Raises:
-      UserError: it is neither, or they are no steps.
+      UserError: the text has another form, or the steps are not rising from 1.
     """
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
@@ -32,36 +32,36 @@ def parse_steps(text: str) -> tuple[int, int]:
 
 
 def check(steps: tuple[int, int] | None, num_steps: int) -> None:
-    """Raises UserError for steps that are not among the `num_steps` of a run; 0: it takes none."""
+    """Raises UserError if the steps exceed the `num_steps` of a run; 0: the run takes no steps."""
     if steps and steps[1] > num_steps:
         raise UserError(
             f"steps {steps[0]} to {steps[1]} cannot be profiled: "
-            + (f"this run takes {num_steps}" if num_steps else "this run takes no step")
+            + (f"this run takes {num_steps}" if num_steps else "this run takes no steps")
         )
 
 
 class Tracer:
-    """Train steps of which some, from a first to a last, are traced into a directory.
+    """Wraps train steps and traces a range of them into a directory.
 
-    Steps run in dispatches, which a trace must not cut: XLA may compile others to other roundings.
-    So whole dispatches are traced, from the one with the first step to the one with the last, with
-    the host's work and the evaluations between them. The device finishes what it was given before
-    the trace begins and before it ends. Of several processes only the first one traces.
+    It traces whole dispatches, from the one with the first step to the one with the last, including
+    the host's work and evaluations between them: dispatches of other lengths could be compiled to
+    other roundings. It waits for the device before the trace starts and before it ends. With
+    several processes only the first one traces.
     """
 
     def __init__(self, train_steps: TrainStep, directory: Path, steps: tuple[int, int], done: int):
-        """Raises UserError if the last of `steps` is among those `done` before."""
+        """Raises UserError if all `steps` are among the first `done`, which were taken earlier."""
         if done >= steps[1]:
             raise UserError(
                 f"steps {steps[0]} to {steps[1]} cannot be profiled: this run goes on after {done}"
             )
         self._train_steps, self._directory = train_steps, directory
         (self._first, self._last), self._done = steps, done
-        self._begin: int | None = None  # the first step of the trace under way
-        self.results: dict[str, Any] = {}  # once traced: directory, steps and seconds by operation
+        self._begin: int | None = None  # the first traced step
+        self.results: dict[str, Any] = {}  # after the trace: directory, steps, seconds by operation
 
     def __call__(self, state: TrainState, batches: Batch) -> tuple[TrainState, Any]:
-        """As the train steps."""
+        """Takes the train steps of a dispatch."""
         begin = self._done + 1
         self._done += len(batches["weights"])
         if self.results or self._done < self._first or not processes.is_first():
@@ -78,7 +78,7 @@ class Tracer:
         return state, metrics
 
     def close(self) -> None:
-        """Ends a trace that is under way: training stopped within it."""
+        """Ends a trace in which training stopped."""
         if self._begin is None or self.results:
             return
         jax.profiler.stop_trace()
@@ -90,12 +90,14 @@ class Tracer:
 
 
 def seconds_by_operation(directory: Path) -> dict[str, float]:
-    """Seconds of each kind of XLA's operations in the newest trace, over all threads or streams."""
+    """Returns seconds by kind of XLA operation in the newest trace, summed over threads."""
     traces = sorted(directory.glob("plugins/profile/*/*.xplane.pb"))
     if not traces:
         return {}
     seconds: dict[str, float] = {}
-    kinds: dict[str, str | None] = {}  # by name: reading an event's stats is slow
+    kinds: dict[
+        str, str | None
+    ] = {}  # cached by name, because reading the stats of an event is slow
     for plane in jax.profiler.ProfileData.from_file(str(traces[-1])).planes:
         for line in plane.lines:
             for event in line.events:
@@ -108,10 +110,10 @@ def seconds_by_operation(directory: Path) -> dict[str, float]:
 
 
 def operation(name: str, stats: Container[str]) -> str | None:
-    """The kind of XLA's operation of an event, such as `dot` of `dot.31`; None: it is none.
+    """Returns the kind of XLA operation of an event, such as `dot` for `dot.31`; None if none.
 
-    Loops and calls are none: what they run has events of its own, and so have the threads that end
-    an operation on a CPU.
+    Loops and calls give None because the operations inside have events of their own; so do the
+    events with which CPU threads end an operation.
     """
     kind = re.sub(r"[.\d]+$", "", name)
     if "hlo_op" not in stats or name.startswith("end: ") or kind in _CONTAINERS:
