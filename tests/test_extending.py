@@ -11,8 +11,10 @@ SMALL = [
     "--config.training.num_steps=12",
     "--config.training.steps_per_call=4",
     "--config.schedule.warmup_steps=4",
-    "--config.samples.max_new_tokens=16",
+    "--config.evaluation.every_steps=0",
     "--config.evaluation.baselines=false",
+    "--config.samples.num_samples=0",
+    "--config.tensorboard=false",
 ]
 
 

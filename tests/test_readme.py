@@ -18,9 +18,18 @@ SMALL = [
     "--config.training.num_steps=12",
     "--config.training.steps_per_call=4",
     "--config.schedule.warmup_steps=4",
-    "--config.samples.max_new_tokens=16",
+    "--config.evaluation.every_steps=0",
+    "--config.evaluation.baselines=false",
+    "--config.samples.num_samples=0",
+    "--config.tensorboard=false",
 ]
-SMALL_MODELS = {"quickstart": ["--config.model.d_model=48", "--config.model.num_layers=1"]}
+SMALL_MODELS = {
+    "quickstart": [
+        "--config.model.context_length=64",
+        "--config.model.d_model=48",
+        "--config.model.num_layers=1",
+    ]
+}
 
 
 def small(arguments):
