@@ -1,5 +1,7 @@
 """The files that docs/extending shows work as they stand, from outside the repository."""
 
+import json
+import mailbox
 import re
 import subprocess
 import sys
@@ -50,3 +52,27 @@ def test_the_objective_trains(tmp_path):
     config, workdir = written("objective.md", tmp_path), tmp_path / "run"
     run("launch.train", f"--config={config}", f"--workdir={workdir}", *SMALL)
     assert '"z_loss"' in (workdir / "metrics.jsonl").read_text()
+
+
+def test_the_reader_is_called(tmp_path):
+    reader = written("data.md", tmp_path)
+    box = mailbox.mbox(tmp_path / "archive.mbox")
+    for number in range(200):
+        message = mailbox.mboxMessage()
+        message.set_payload(f"Message {number} is about {number * 7919} parcels.\n")
+        box.add(message)
+    box.flush()
+    output = run(
+        "launch.train",
+        f"--config={ROOT}/configs/quickstart.py",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.source={reader}:read",
+        f"--config.data.path={tmp_path}/archive.mbox",
+        "--config.data.tokenizer.kind=byte",
+        "--config.model.context_length=64",
+        "--config.model.d_model=48",
+        "--config.model.num_layers=1",
+        *SMALL,
+    )
+    documents = json.loads(output.splitlines()[-1])["validation"]["documents"]
+    assert 0 < documents < 100  # a tenth of 200 messages, by a hash of each
