@@ -103,7 +103,7 @@ def main() -> dict[str, Any]:
     sweep_directory.refuse_another_sweep(directory, trials)
     shares = local_executor.shares(PROCESSES.value)
     # The data is prepared here, so that no two runs prepare it at the same time.
-    plan = make_plan(trials, lambda experiment: data.prepare(experiment.data).description["sizes"])
+    plan = make_plan(trials, lambda experiment: data.prepare(experiment.data).sizes)
     refuse_what_cannot_fit(plan, local_executor.bytes_per_process(PROCESSES.value))
     directory.mkdir(parents=True, exist_ok=True)
     with sweep_directory.lock(directory / "lock"):

@@ -24,12 +24,12 @@ def cache_directory(configured: str) -> Path:
 
 
 def cached(
-    place: Path,
+    directory: Path,
     make: Callable[[], T],
     write: Callable[[T, Path], None],
     read: Callable[[Path], T],
 ) -> T:
-    """Returns what `read` finds at `place`; if nothing is there, `write` puts what `make` returns.
+    """Returns what `read` finds in a directory, which `make` and `write` create if it is missing.
 
     A crash of the machine may leave files without their contents; what cannot be read is made anew.
 
@@ -37,23 +37,23 @@ def cached(
       OSError: the directory cannot be written.
       Exception: whatever `make` raises; nothing is written then.
     """
-    if place.exists():
+    if directory.exists():
         try:
-            return read(place)
+            return read(directory)
         except (OSError, EOFError, ValueError):
-            shutil.rmtree(place)
+            shutil.rmtree(directory)
     made = make()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
         write(made, partial)
-        os.replace(partial, place)
+        os.replace(partial, directory)
     except OSError:
-        if not place.exists():  # else another process wrote the same first
+        if not directory.exists():  # else another process wrote the same first
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return read(place)
+    return read(directory)
 
 
 def save_split(split: NamedTuple, directory: Path, name: str) -> None:

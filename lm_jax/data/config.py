@@ -32,7 +32,7 @@ class TokenizerConfig:
     vocab_size: int = 2048  # an upper bound for char, word and whitespace, unused by byte
     lowercase: bool = False  # word, whitespace
     minimum_count: int = 1  # word, whitespace: rarer words of the training split are unknown
-    unknown: bool = True  # word, whitespace: whether there is an <unk> for them, or an error
+    unknown: bool = True  # word, whitespace: encode unknown words as <unk>; false: refuse them
     path: str = ""  # a run whose tokenizer is taken instead; the fields above then have no effect
 
     @property
@@ -56,12 +56,29 @@ def _check_fraction(fraction: float) -> None:
         )
 
 
+class DataKind:
+    """What every configuration of data declares. A kind from outside also has `prepare()`."""
+
+    kind: ClassVar[str]  # key of `KINDS`; for a kind from outside, `module:CLASS`
+    has_text: ClassVar[bool] = True  # whether a tokenizer encodes the data
+    path: str
+
+    @property
+    def origin(self) -> str:
+        """Where the data is read from, for messages and descriptions."""
+        return self.path
+
+    @property
+    def expected_sizes(self) -> dict[str, int] | None:
+        """The sizes that the data decides of a model, if known before reading; else None."""
+        return None
+
+
 @dataclasses.dataclass
-class DataConfig:
+class DataConfig(DataKind):
     """Where documents come from, how they are split, and what turns them into tokens."""
 
     kind: ClassVar[str] = "text"
-    has_text: ClassVar[bool] = True
 
     # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds:
     # the readers of lm_jax.data.readers.READERS, or one from outside
@@ -70,18 +87,13 @@ class DataConfig:
     text_feature: str = ""  # tfds: the feature that holds the text; "": the only text feature
     split: str = "documents"  # documents (by a hash of each), tail (the end of each document)
     validation_fraction: float = 0.1
-    drop_repeated_paragraphs: bool = True  # keep the first: a split must not share them
+    drop_repeated_paragraphs: bool = True  # keep the first: splits must not share them
     cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     @property
-    def place(self) -> str:
-        """Where the data is read from, for messages and descriptions."""
-        return self.path
-
-    @property
-    def expected_sizes(self) -> dict[str, int] | None:
-        """What the data decides of a model, where it is known before reading; else None."""
+    def expected_sizes(self) -> dict[str, int]:
+        """The tokenizer's maximum vocabulary size."""
         return {"vocab_size": self.tokenizer.expected_vocab_size}
 
     def validate(self) -> None:
@@ -100,30 +112,19 @@ class DataConfig:
 
 
 @dataclasses.dataclass
-class LabelledTextConfig:
+class LabelledTextConfig(DataKind):
     """Texts with a label each: lines of `label<TAB>text`, JSONL of `label` and `text`, or tfds."""
 
     kind: ClassVar[str] = "labelled_text"
-    has_text: ClassVar[bool] = True
 
     source: str = "files"  # files, tfds
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
     validation_path: str = ""  # files: held-out texts; "": a hash of each text decides
-    validation_fraction: float = 0.1  # where nothing is held out already
+    validation_fraction: float = 0.1  # unless the source holds out a split itself
     cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="word", vocab_size=20_000, lowercase=True)
     )
-
-    @property
-    def place(self) -> str:
-        """Where the data is read from, for messages and descriptions."""
-        return self.path
-
-    @property
-    def expected_sizes(self) -> dict[str, int] | None:
-        """What the data decides of a model, where it is known before reading; else None."""
-        return None
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
@@ -135,29 +136,19 @@ class LabelledTextConfig:
 
 
 @dataclasses.dataclass
-class ImageConfig:
+class ImageConfig(DataKind):
     """Images with a label each; pixels are numbers from 0 to 1."""
 
     kind: ClassVar[str] = "images"
     has_text: ClassVar[bool] = False
 
-    source: str = "digits"  # digits (scikit-learn's), idx, npz, tfds, and_gate (four points)
+    source: str = "digits"  # digits (of scikit-learn), idx, npz, tfds, and_gate (four points)
     path: str = ""  # idx: a directory; npz: a file; tfds: the name of a data set
-    validation_fraction: float = 0.1  # of the training images, where the data set has no test split
-    label_names: str = ""  # of the classes in order, comma-separated; "": the data set's or numbers
-    crop_padding: int = 0  # augmentation: pad by so many pixels, then crop at random
-    flip: bool = False  # augmentation: left to right, every other time
+    validation_fraction: float = 0.1  # of training images, unless there is a test split
+    label_names: str = ""  # of the classes, comma-separated; "": those of the data set, or numbers
+    crop_padding: int = 0  # augmentation: pixels of zeros on each side, then a random crop
+    flip: bool = False  # augmentation: mirror left to right with probability 1/2
     cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
-
-    @property
-    def place(self) -> str:
-        """Where the data is read from, for messages and descriptions."""
-        return self.path
-
-    @property
-    def expected_sizes(self) -> dict[str, int] | None:
-        """What the data decides of a model, where it is known before reading; else None."""
-        return None
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
@@ -173,7 +164,7 @@ class ImageConfig:
 
 @dataclasses.dataclass
 class SymbolsConfig:
-    """Sequences of made-up symbols: what there is to copy, reverse or sort."""
+    """Sequences of made-up symbols to copy, reverse or sort."""
 
     num_symbols: int = 26
     num_training_pairs: int = 50_000
@@ -181,7 +172,7 @@ class SymbolsConfig:
     shortest: int = 1
     longest: int = 20
     validation_shortest: int = 0  # 0: as in training
-    validation_longest: int = 0  # 0: as in training; longer ones ask for generalisation
+    validation_longest: int = 0  # 0: as in training; longer ones test generalisation
     seed: int = 0
 
     def validate(self) -> None:
@@ -205,29 +196,29 @@ class SymbolsConfig:
 
 
 @dataclasses.dataclass
-class ParallelTextConfig:
+class ParallelTextConfig(DataKind):
     """Pairs of a source and a target text.
 
-    Files are told apart by their names: .jsonl holds `source`, `target` and optionally `document`;
-    .po is a gettext catalogue; any other holds lines of source<TAB>target, optionally with a third
-    column, the document. With `target_path` two files are aligned line by line.
+    The suffix decides the format of a file: .jsonl holds `source`, `target` and optionally
+    `document`; .po is a gettext catalogue; any other holds lines of source<TAB>target, optionally
+    with a third column, the document. With `target_path` two files are aligned line by line. With
+    `tasks` each source begins with the instruction of its task.
     """
 
     kind: ClassVar[str] = "parallel_text"
-    has_text: ClassVar[bool] = True
 
     source: str = "files"  # files, tfds; copy, reverse, sort (of made-up symbols)
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a translation set
-    target_path: str = ""  # files: the targets of the sources that stand in `path`, line by line
+    target_path: str = ""  # files: the targets of the sources in `path`, line by line
     validation_path: str = ""  # files: held-out pairs; "": whole documents, by a hash of each
     validation_target_path: str = ""  # as target_path
-    tasks: str = ""  # instead of path: "instruction=path; instruction=path", told before a source
-    source_language: str = ""  # tfds: what is translated from; "": the first language
+    tasks: str = ""  # instead of path: "instruction=path; instruction=path"
+    source_language: str = ""  # tfds: the language of the sources; "": the first one
     validation_fraction: float = 0.1
-    drop_near_copies: bool = True  # held-out pairs that training nearly holds; not of symbols
-    longest_characters: int = 0  # pairs with a longer side are left out; 0: none
-    largest_length_ratio: float = 0.0  # and those whose sides differ more, by characters; 0: none
-    truncate: bool = False  # cut what is longer than the model reads, instead of refusing it
+    drop_near_copies: bool = True  # between training and held-out pairs; symbols keep theirs
+    longest_characters: int = 0  # drop pairs with a longer side; 0: none
+    largest_length_ratio: float = 0.0  # drop pairs with a larger ratio of characters; 0: none
+    truncate: bool = False  # cut texts that are longer than the model reads; false: refuse them
     cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
     symbols: SymbolsConfig = dataclasses.field(default_factory=SymbolsConfig)
     tokenizer: TokenizerConfig = dataclasses.field(
@@ -235,14 +226,9 @@ class ParallelTextConfig:
     )
 
     @property
-    def place(self) -> str:
-        """Where the data is read from, for messages and descriptions."""
+    def origin(self) -> str:
+        """The path or the tasks, for messages and descriptions."""
         return self.path or self.tasks
-
-    @property
-    def expected_sizes(self) -> dict[str, int] | None:
-        """What the data decides of a model, where it is known before reading; else None."""
-        return None
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
@@ -250,7 +236,7 @@ class ParallelTextConfig:
         self.tokenizer.validate()
         self.symbols.validate()
         _check_fraction(self.validation_fraction)
-        if self.source in TASKS and self.place:
+        if self.source in TASKS and self.origin:
             raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
         is_read = self.source in pair_readers.READERS and self.source not in TASKS
         if is_read and bool(self.path) == bool(self.tasks):

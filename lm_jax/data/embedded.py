@@ -1,24 +1,24 @@
-"""The corpora that every Python carries."""
+"""Corpora that every Python installation contains."""
 
 import sysconfig
 from pathlib import Path
 
 
 def python_reference() -> list[str]:
-    """CPython's language reference, one document a topic, in the order of their names."""
+    """Returns CPython's language reference, one document per topic, in alphabetical order."""
     from pydoc_data.topics import topics
 
     return [topics[name] for name in sorted(topics)]
 
 
 def standard_library() -> list[str]:
-    """The source of Python's standard library, one document a file, in the order of their paths.
+    """Returns the source of Python's standard library, one document per file, sorted by path.
 
-    With its tests where they are installed: 31 million characters instead of 12. Files that are no
-    UTF-8, which some tests are about, are left out.
+    It has 12 million characters, or 31 million where the tests of Python are installed. Files that
+    are not UTF-8 are left out; some tests need such files.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    installed = ("site-packages", "dist-packages")  # what is not Python's own
+    installed = ("site-packages", "dist-packages")  # packages that do not belong to Python
     found = []
     for path in sorted(root.rglob("*.py")):
         if any(part in installed for part in path.relative_to(root).parts):

@@ -1,4 +1,4 @@
-"""What the rest of the package asks of data: batches by step."""
+"""The contract of training batches."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,6 +7,6 @@ import numpy as np
 
 
 class Batches(Protocol):
-    """Random access to the batches of a run: `batches[step]` depends on nothing else."""
+    """Random access to the batches of a run: `batches[step]` depends on the step alone."""
 
     def __getitem__(self, step: int) -> Mapping[str, np.ndarray]: ...

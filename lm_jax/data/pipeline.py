@@ -72,10 +72,10 @@ def prepare_text(kind: TextKind, config: Any) -> Dataset[Any, Tokenizer]:
         cache_directory(config.cache_directory) / key,
         lambda: _make(kind, config, documents, digest, key),
         _write,
-        lambda place: _load(kind, place),
+        lambda directory: _load(kind, directory),
     )
     # Equal documents share a cache, wherever they come from this time.
-    here = {"path": config.place, **documents.description}
+    here = {"path": config.origin, **documents.description}
     return dataset._replace(description=dataset.description | here)
 
 
@@ -92,7 +92,7 @@ def _read(kind: TextKind, config: Any) -> Documents[Any]:
     ]
     if not train:
         raise UserError(
-            f"the corpus {config.place or config.source} is empty: no document holds any text"
+            f"the corpus {config.origin or config.source} is empty: no document holds any text"
         )
     return Documents(train, documents.validation, documents.description)
 
@@ -138,7 +138,7 @@ def _make(
         sizes["num_classes"] = len(documents.description["labels"])
     description: dict[str, Any] = {
         "source": config.source,
-        "path": config.place,
+        "path": config.origin,
         "sha256": sha256,
         "fingerprint": fingerprint,
         **documents.description,
@@ -149,17 +149,17 @@ def _make(
     return Dataset(train, validation, description, tokenizer)
 
 
-def _write(dataset: Dataset[Any, Tokenizer], place: Path) -> None:
-    dataset.tokenizer.save(place / "tokenizer")
-    save_split(dataset.train, place, "train")
-    save_split(dataset.validation, place, "validation")
-    (place / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
+def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
+    dataset.tokenizer.save(directory / "tokenizer")
+    save_split(dataset.train, directory, "train")
+    save_split(dataset.validation, directory, "validation")
+    (directory / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
 
 
-def _load(kind: TextKind, place: Path) -> Dataset[Any, Tokenizer]:
+def _load(kind: TextKind, directory: Path) -> Dataset[Any, Tokenizer]:
     return Dataset(
-        load_split(kind.split, place, "train"),
-        load_split(kind.split, place, "validation"),
-        json.loads((place / "description.json").read_text()),
-        load_tokenizer(place / "tokenizer"),
+        load_split(kind.split, directory, "train"),
+        load_split(kind.split, directory, "validation"),
+        json.loads((directory / "description.json").read_text()),
+        load_tokenizer(directory / "tokenizer"),
     )

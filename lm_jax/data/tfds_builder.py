@@ -1,4 +1,4 @@
-"""The embedded corpus as a tensorflow-datasets builder: the tfds path, proved without a network.
+"""The embedded corpus as a tensorflow-datasets builder, which tests need: it has no network.
 
 Importing this module imports tensorflow_datasets, an optional dependency.
 """
@@ -11,7 +11,7 @@ NAME = "python_reference"
 
 
 class PythonReference(tfds.core.GeneratorBasedBuilder):
-    """CPython's language reference, one example a topic."""
+    """CPython's language reference, one example per topic."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = None

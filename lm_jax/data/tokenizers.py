@@ -163,20 +163,26 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """Returns the tokenizer saved in a directory.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or its kind cannot be imported.
     """
+    unreadable = UserError(f"{directory} holds no tokenizer that can be read")
     try:
-        kind = json.loads((directory / "tokenizer.json").read_text())["kind"]
-        file = _kind(kind).model_file
-        return _load(kind, (directory / file).read_bytes() if file else b"")
-    except (FileNotFoundError, ValueError, KeyError, RuntimeError):  # sentencepiece's
-        raise UserError(f"{directory} holds no tokenizer that can be read") from None
+        name = json.loads((directory / "tokenizer.json").read_text())["kind"]
+    except (FileNotFoundError, ValueError, KeyError):
+        raise unreadable from None
+    file = _kind(name).model_file
+    try:
+        return _load(name, (directory / file).read_bytes() if file else b"")
+    except (FileNotFoundError, ValueError, RuntimeError):  # RuntimeError is sentencepiece's
+        raise unreadable from None
 
 
 def _load_from_run(config: TokenizerConfig) -> Tokenizer:
     """Returns the tokenizer of the run, or of the directory, that `config.path` names."""
-    place = Path(config.path)
-    return load_tokenizer(place / "tokenizer" if (place / "config.json").exists() else place)
+    directory = Path(config.path)
+    return load_tokenizer(
+        directory / "tokenizer" if (directory / "config.json").exists() else directory
+    )
 
 
 def identity(config: TokenizerConfig) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def train(
     if finished is not None:
         profiler.check(profile_steps, 0)
         return finished
-    built = build_experiment(experiment, dataset.description["sizes"])
+    built = build_experiment(experiment, dataset.sizes)
     counts = built.model.fit is not None
     num_steps = 1 if counts else experiment.training.num_steps
     profiler.check(profile_steps, 0 if counts else num_steps)

@@ -108,7 +108,7 @@ def _train(
     started: float,
 ) -> dict[Path, dict[str, Any]]:
     """Trains runs whose newest checkpoints are of one step."""
-    sizes = dataset.description["sizes"]
+    sizes = dataset.sizes
     members = [build_experiment(experiment, sizes) for experiment in runs.values()]
     first = members[0]
     if first.model.fit is not None:

@@ -247,7 +247,7 @@ def test_batches_have_the_shapes_that_are_compiled(objective):
     if objective != "classification":
         config.data.tokenizer = TokenizerConfig("byte")
     dataset = data.prepare(config.data)
-    built = build_experiment(config, dataset.description["sizes"], jax.devices()[:1])
+    built = build_experiment(config, dataset.sizes, jax.devices()[:1])
     real = training_batches(built, dataset)[0]
     shapes = {name: (array.shape, array.dtype) for name, array in real.items()}
     assert {n: (s.shape, s.dtype) for n, s in batch_shapes(built).items()} == shapes

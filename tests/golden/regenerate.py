@@ -43,7 +43,7 @@ def losses(family: str) -> list[float]:
     config.mesh = "data:1"
     config.training.num_steps = max(STEPS, config.schedule.warmup_steps + 1)
     corpus = data.prepare(config.data)
-    built = build_experiment(config, corpus.description["sizes"], jax.devices()[:1])
+    built = build_experiment(config, corpus.sizes, jax.devices()[:1])
     batches = training_batches(built, corpus)
     state = init_state(built.model, built.optimizer, built.example, built.mesh, config.seed)
     step = jax.jit(built.train_step)

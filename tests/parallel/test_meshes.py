@@ -206,7 +206,7 @@ def test_figures_are_those_of_one_device(objective, tmp_path):
     figures = []
     for mesh in ("data:1", ALL_AXES):
         config.mesh = mesh
-        built, state = begin(config, dataset.description["sizes"])
+        built, state = begin(config, dataset.sizes)
         params = jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, state.params)
         variables = {"params": params, **state.stats}
         losses = make_loss_function(built.loss)

@@ -19,7 +19,7 @@ def losses(**fields):
     """The losses of all steps, and the final state."""
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
-    sizes = corpus.description["sizes"]
+    sizes = corpus.sizes
     built = build_experiment(config, sizes, jax.devices()[:1])
     state = init_state(built.model, built.optimizer, built.example, built.mesh, config.seed)
     found = []

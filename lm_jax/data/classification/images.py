@@ -46,19 +46,19 @@ Reader = Callable[["ImageConfig"], Images]
 
 
 def prepare_images(config: ImageConfig) -> LabelledSet:
-    """The images of a configuration; where the data set has no test split, some are held out.
+    """Returns the images of a configuration; some are held out where there is no test split.
 
     Raises:
       UserError: the files cannot be had, or hold no images with labels.
     """
     config.validate()
-    place = f"{config.source} {config.path}".strip()
+    origin = f"{config.source} {config.path}".strip()
     source = choose(READERS, config.source, "data.source")(config)
     splits = {"train": source.train}
     if source.test is not None:
         splits["test"] = source.test
     checked = {
-        name: _check(images, labels, f"{place} ({name})")
+        name: _check(images, labels, f"{origin} ({name})")
         for name, (images, labels) in splits.items()
     }
     train = checked["train"]
@@ -66,10 +66,10 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
         validation, how = checked["test"], OWN_SPLIT
         if validation.inputs.shape[1:] != train.inputs.shape[1:]:
             raise UserError(
-                f"{place}: images to test are {_size(validation.inputs)}, "
+                f"{origin}: images to test are {_size(validation.inputs)}, "
                 f"those to train on {_size(train.inputs)}"
             )
-    elif config.source == "and_gate":  # four points are the whole of it
+    elif config.source == "and_gate":  # there are only four points
         validation, how = train, "none: measured on what it was trained on"
     else:
         held = _held_out(len(train.targets), config.validation_fraction)
@@ -83,11 +83,11 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
         if len(set(given)) != len(names):
             raise UserError(
                 f"data.label_names gives {len(set(given))} names, "
-                f"but {place} has {len(names)} classes"
+                f"but {origin} has {len(names)} classes"
             )
         names = given
     for name, split in (("train", train), ("validation", validation)):
-        _check_labels(split.targets, len(names), f"{place} ({name})")
+        _check_labels(split.targets, len(names), f"{origin} ({name})")
     return Dataset(train, validation, _describe(config, train, validation, names, how), None)
 
 
@@ -117,37 +117,41 @@ def _describe(
     }
 
 
-def _check(images: np.ndarray, labels: np.ndarray, place: str) -> Examples:
-    """Images [N, H, W, C] and labels [N] int32."""
+def _check(images: np.ndarray, labels: np.ndarray, origin: str) -> Examples:
+    """Returns images [N, H, W, C] and labels [N] int32.
+
+    Raises:
+      UserError: they have other types, shapes or values.
+    """
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype not in (np.uint8, np.float32, np.float64):
         raise UserError(
-            f"{place}: images are {images.dtype} of shape {images.shape}; expected uint8, or "
+            f"{origin}: images are {images.dtype} of shape {images.shape}; expected uint8, or "
             "floats from 0 to 1, of shape [images, height, width] or [..., channels]"
         )
     if images.dtype != np.uint8:
         images = images.astype(np.float32)
         if images.size and not (images.min() >= 0 and images.max() <= 1):
             raise UserError(
-                f"{place}: pixels run from {images.min():g} to {images.max():g}; "
+                f"{origin}: pixels run from {images.min():g} to {images.max():g}; "
                 "expected floats from 0 to 1, or uint8"
             )
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iu":
         raise UserError(
-            f"{place}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} images; "
-            "expected one integer an image"
+            f"{origin}: labels are {labels.dtype} of shape {labels.shape} for {len(images)} "
+            "images; expected one integer per image"
         )
     if not len(images):
-        raise UserError(f"{place}: no images")
+        raise UserError(f"{origin}: no images")
     return Examples(images, labels.astype(np.int32))
 
 
-def _check_labels(targets: np.ndarray, num_classes: int, place: str) -> None:
+def _check_labels(targets: np.ndarray, num_classes: int, origin: str) -> None:
     wrong = np.flatnonzero((targets < 0) | (targets >= num_classes))
     if wrong.size:
         raise UserError(
-            f"{place}: the label of image {wrong[0]} is {targets[wrong[0]]}; "
+            f"{origin}: the label of image {wrong[0]} is {targets[wrong[0]]}; "
             f"expected 0 to {num_classes - 1}"
         )
 
@@ -157,7 +161,7 @@ def _size(images: np.ndarray) -> str:
 
 
 def _held_out(count: int, fraction: float) -> np.ndarray:
-    """Which examples are held out: bool [N], a function of their number alone."""
+    """Returns which examples are held out, bool [N]; it depends on their number alone."""
     held = np.random.default_rng(0).permutation(count) < round(count * fraction)
     if held.all() or not held.any():
         raise UserError(
@@ -192,7 +196,7 @@ def _idx(config: ImageConfig) -> Images:
 
 
 def _read_idx(directory: Path, name: str) -> np.ndarray:
-    """An array of the format of MNIST's files, gzipped or not: magic, sizes, then bytes."""
+    """Returns the array of an idx file, gzipped or not: MNIST's format of magic, sizes, bytes."""
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.is_file()), None)
     if path is None:
         raise UserError(f"data.path {str(directory)!r} holds no {name} and no {name}.gz")

@@ -58,23 +58,23 @@ def _read_file(path: Path) -> list[LabelledText]:
     ]
 
 
-def _parse_tabs(line: str, place: str) -> LabelledText:
+def _parse_tabs(line: str, origin: str) -> LabelledText:
     label, tab, text = line.partition("\t")
     if not tab or not label.strip() or not text.strip():
-        raise UserError(f"{place}: {line[:60]!r} is not label<TAB>text")
+        raise UserError(f"{origin}: {line[:60]!r} is not label<TAB>text")
     return LabelledText(text.strip(), label.strip())
 
 
-def _parse_json(line: str, place: str) -> LabelledText:
+def _parse_json(line: str, origin: str) -> LabelledText:
     try:
         values: dict[str, Any] = json.loads(line)
         text, label = values["text"], str(values["label"])
         if not isinstance(text, str) or not isinstance(values["label"], str | int):
             raise TypeError
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise UserError(f'{place}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
+        raise UserError(f'{origin}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
     if not text.strip():
-        raise UserError(f"{place}: the text of label {label!r} is empty")
+        raise UserError(f"{origin}: the text of label {label!r} is empty")
     return LabelledText(text.strip(), label)
 
 
@@ -139,14 +139,14 @@ def _hold_out(documents: Labelled, config: LabelledTextConfig) -> Labelled:
 
 def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
     """Returns the documents with the list of their labels, which is that of the training split."""
-    place = config.place or config.source
+    origin = config.origin or config.source
     labels = sorted({example.label for example in documents.train})
     if len(labels) < 2:
-        raise UserError(f"{place}: every text is labelled {labels[0]!r}; expected two labels")
+        raise UserError(f"{origin}: every text is labelled {labels[0]!r}; expected two labels")
     unknown = {example.label for example in documents.validation or []} - set(labels)
     if unknown:
         raise UserError(
-            f"{place}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
+            f"{origin}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
             f"but not among the {len(labels)} trained on"
         )
     return documents.noting(labels=labels)

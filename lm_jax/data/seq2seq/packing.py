@@ -1,7 +1,7 @@
-"""Pairs of a source and a target as batches: several to a row, so that one shape serves all.
+"""Pairs of a source and a target as batches, several to a row, so that all rows have one shape.
 
-An encoder-decoder reads sources and targets in rows of their own. A model that has no encoder reads
-each pair as one text, source, end, target, end, of which only the target counts.
+An encoder-decoder reads sources and targets in separate rows. A model without an encoder reads each
+pair as one text, source, end, target, end, in which only the target has weight.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _WRITTEN = ("inputs", "targets", "segments", "positions", "documents")
 
 
 class _Sides(NamedTuple):
-    """How many tokens of each pair are read, its ends included: int64 [N]."""
+    """Number of tokens that are read of each pair, ends included; int64 [N]."""
 
     source: np.ndarray
     target: np.ndarray
@@ -57,7 +57,7 @@ def _sides(
 
 
 def _halves(split: ParallelSplit, context_length: int, truncate: bool) -> _Sides:
-    """Both sides of pairs that are one text each; where that is cut, neither keeps over half."""
+    """Returns the sides of pairs that are one text each; in a cut text neither keeps over half."""
     sides = _Sides(np.diff(split.source.starts), np.diff(split.target.starts))
     found = sides.source + sides.target
     over = np.flatnonzero(found > context_length)
@@ -79,7 +79,7 @@ def _more(over: np.ndarray) -> str:
 
 
 class _Packing(NamedTuple):
-    """Which pairs share a row: row r holds pairs[firsts[r] : firsts[r + 1]]."""
+    """Row r holds pairs[firsts[r] : firsts[r + 1]]."""
 
     pairs: np.ndarray
     firsts: np.ndarray
@@ -92,26 +92,27 @@ def pack(
     context_length: int,
     order: np.ndarray,
 ) -> _Packing:
-    """Pairs packed into rows in which both sides fit, the longest first, each in the first row.
+    """Packs pairs into rows in which both sides fit.
 
-    First-fit decreasing (Johnson 1973) within pools of a few thousand pairs, taken in `order`.
+    Pools of 4,096 pairs are taken in `order`. Within a pool, the longest pair comes first and each
+    goes to the first row that has space (first-fit decreasing, Johnson 1973).
     """
     sizes = np.stack([source_lengths / source_length, target_lengths / context_length], axis=1)
     rows: list[list[int]] = []
     for first in range(0, len(order), _POOL):
         pool = order[first : first + _POOL]
         longest_first = pool[np.argsort(-sizes[pool].max(axis=1), kind="stable")]
-        room = np.empty((2, len(pool)), np.int64)  # of each row, on both sides
+        free = np.empty((2, len(pool)), np.int64)  # tokens left in each row, on both sides
         opened: list[list[int]] = []
         for pair in longest_first.tolist():
             source, target = source_lengths[pair], target_lengths[pair]
-            fits = (room[0, : len(opened)] >= source) & (room[1, : len(opened)] >= target)
+            fits = (free[0, : len(opened)] >= source) & (free[1, : len(opened)] >= target)
             row = int(fits.argmax()) if fits.any() else len(opened)
             if row == len(opened):
                 opened.append([])
-                room[:, row] = source_length, context_length
+                free[:, row] = source_length, context_length
             opened[row].append(pair)
-            room[:, row] -= source, target
+            free[:, row] -= source, target
         rows += opened
     firsts = np.cumsum([0, *map(len, rows)])
     return _Packing(np.array([pair for row in rows for pair in row], np.int64), firsts)
@@ -171,12 +172,12 @@ class PackedPairs:
 
     @staticmethod
     def _ended(documents: TokenizedDocuments, number: int, length: int) -> np.ndarray:
-        """The tokens of a text and its end, which a text that was cut has as well."""
+        """Returns the tokens of a text and its end; a text that was cut has an end as well."""
         start = documents.starts[number] + 1
         return np.append(documents.tokens[start : start + length - 1], documents.tokens[0])
 
     def padding(self) -> tuple[float, ...]:
-        """The share of the rows that holds no token, of the sources and of the targets."""
+        """Returns the share of padding in the rows of sources, if there are any, and of targets."""
         tokens = np.array([side.sum() for side in self.sides])
         widths = np.array([self.source_length or 0, self.context_length])
         if self.source_length is None:
@@ -185,7 +186,7 @@ class PackedPairs:
 
     @property
     def note(self) -> str:
-        """How well the rows are filled."""
+        """The number of rows and their share of padding, for the log of a run."""
         padding = " and ".join(f"{share:.1%}" for share in self.padding())
         widths = f"{self.context_length} tokens"
         if self.source_length is not None:
@@ -205,13 +206,13 @@ def training_packed_pairs(
     process_index: int = 0,
     process_count: int = 1,
 ) -> RandomAccessBatches:
-    """Random access to batches: `batches[step]` is a pure function of (seed, step).
+    """Returns batches of packed rows; an epoch holds each row once, in an order of its own.
 
-    Pairs are packed once, in pools that the seed decides; an epoch holds each row once, in an
-    order of its own. Batches hold `source`, `source_segments`, `source_positions` [B, S] and
-    `inputs`, `targets`, `weights`, `segments`, `positions` [B, T]: segment n of the targets
-    belongs to segment n of the sources, segment 0 is padding, positions restart in each. A source
-    is read with its end; inputs begin with the end that targets close with.
+    Pairs are packed once, in pools that the seed decides. Batches hold `source`,
+    `source_segments`, `source_positions` [B, S] and `inputs`, `targets`, `weights`, `segments`,
+    `positions` [B, T]. Segment n of the targets belongs to segment n of the sources, segment 0 is
+    padding, and positions restart in each segment. Sources include their end; inputs begin with the
+    token that ends targets.
 
     Args:
       source_length: None for a model without an encoder: a pair is then one text, source, end,
@@ -283,9 +284,9 @@ def evaluation_packed_pairs(
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvaluationBatches:
-    """All batches of a split, in which each target has weight 1 exactly once.
+    """Returns all batches of a split, in which each target has weight 1 exactly once.
 
-    `documents` [B, T] names the pair of each target; the rest is as in training.
+    `documents` [B, T] holds the index of each target's pair; the rest is as in training.
 
     Raises:
       UserError: as in training.

@@ -120,7 +120,7 @@ def _refuse_empty_splits(documents: Pairs, config: ParallelTextConfig) -> Pairs:
         if documents.description["split"] != OWN_SPLIT:
             total += len(documents.validation or [])
         raise UserError(
-            f"{config.place or config.source}: no pair is left for {side} of {total:,} "
+            f"{config.origin or config.source}: no pair is left for {side} of {total:,} "
             f"(dropped: {_counted(dropped)}); give more pairs, another "
             "data.validation_fraction, or set data.drop_near_copies=false"
         )

@@ -74,7 +74,7 @@ def _summary(description: dict[str, Any]) -> str:
         f"{train['characters']:,} characters in {train['documents']:,} documents to train on, "
         f"{validation['characters']:,} in {validation['documents']:,} to validate "
         f"(split: {description['split']}; {description['repeated_paragraphs_dropped']:,} repeated "
-        f"paragraphs dropped; {overlap or 0:.1%} of long validation lines stand in training); "
+        f"paragraphs dropped; {overlap or 0:.1%} of long validation lines occur in training); "
         f"{kinds:,} kinds of token; SHA-256 {description['sha256'][:12]}"
     )
 

@@ -1,4 +1,4 @@
-"""Texts spoiled for a model to mend: masked tokens, corrupted spans, prefixes. Pure functions."""
+"""Corruptions of a text that a model learns to undo: masks, spans, prefixes. Pure functions."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from lm_jax.errors import UserError
 
 
 class Masked(NamedTuple):
-    """Tokens as a model sees them, and which it must tell; both of the shape of the tokens."""
+    """What a model reads, and which tokens it predicts; both in the shape of the tokens."""
 
     tokens: np.ndarray  # int32
     chosen: np.ndarray  # bool
@@ -24,15 +24,15 @@ def mask_tokens(
     special: int,
     word_starts: np.ndarray | None = None,
 ) -> Masked:
-    """BERT's corruption: of the chosen tokens 80% masked, 10% random, 10% as they are.
+    """Returns BERT's corruption: 80% of chosen tokens masked, 10% random, 10% unchanged.
 
     Devlin et al. 2019, section 3.1. Each token is chosen with probability `rate`, `special` never;
-    random ones are drawn uniformly from the ids below `ordinary` but `special`.
+    random tokens are drawn uniformly from the ids below `ordinary` other than `special`.
 
     Args:
       tokens: int [..., T].
-      word_starts: bool [..., T]; when given, whole words are chosen, which begin there. What
-        becomes of a chosen token is still decided for itself.
+      word_starts: where words begin, bool [..., T]. If given, whole words are chosen; whether a
+        chosen token is masked, random or unchanged is still drawn for each token.
     """
     is_special = tokens == special
     draws = rng.random(tokens.shape)
@@ -50,7 +50,7 @@ def mask_tokens(
 
 
 def num_noise_spans(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """How many tokens of a text are noise, and in how many spans they lie (T5)."""
+    """Returns the numbers of noise tokens and of noise spans in a text of this length (T5)."""
     noise = min(max(round(length * density), 1), length - 1)
     return noise, min(max(round(noise / mean_span), 1), noise, length - noise)
 
@@ -58,13 +58,14 @@ def num_noise_spans(length: int, density: float, mean_span: float) -> tuple[int,
 def noise_spans(
     length: int, rng: np.random.Generator, density: float, mean_span: float
 ) -> np.ndarray:
-    """Which tokens of a text are noise, bool [length]: T5's random_spans_noise_mask.
+    """Returns which tokens of a text are noise, bool [length]: T5's random_spans_noise_mask.
 
-    Raffel et al. 2020, section 3.1.4. Numbers of tokens and of spans are fixed by the length; both
-    noise and the rest are cut into as many parts, at random places. The text begins with the rest.
+    Raffel et al. 2020, section 3.1.4. The length fixes the numbers of noise tokens and of spans.
+    Noise and the rest are each cut into that number of parts at random positions, and alternate,
+    beginning with the rest.
 
     Raises:
-      UserError: there is no room for a token of noise and one of the rest.
+      UserError: the text is too short for a token of noise and another one.
     """
     if length < 2:
         raise UserError(f"a text of {length} tokens has no span to corrupt; expected 2 or more")
@@ -74,7 +75,7 @@ def noise_spans(
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Random lengths of `count` parts, none empty, every way to cut equally likely."""
+    """Returns lengths of `count` non-empty parts of `total`; all ways to cut are equally likely."""
     cuts = np.sort(rng.choice(total - 1, size=count - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
@@ -82,7 +83,7 @@ def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
 def corrupt_spans(
     tokens: np.ndarray, is_noise: np.ndarray, sentinels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Source and targets of `noise_spans`: each holds a sentinel where the other holds the text.
+    """Returns source and targets: each holds a sentinel where the other holds a run of the text.
 
     The source begins with text and the targets with the sentinel of the first span, as in T5.
 
@@ -99,29 +100,20 @@ def corrupt_spans(
 
 
 def _replace_runs(tokens: np.ndarray, is_gone: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """The tokens with the n-th run of those gone replaced by the n-th sentinel."""
+    """Returns the tokens with the n-th run of those that are gone replaced by sentinel n."""
     opens = is_gone & ~np.concatenate([[False], is_gone[:-1]])
     marked = np.where(opens, sentinels[np.maximum(np.cumsum(opens) - 1, 0)], tokens)
     return marked[opens | ~is_gone].astype(np.int32)
 
 
-def restore_spans(source: np.ndarray, target: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """The text that a source and its targets came from."""
-    is_sentinel = np.isin(target, sentinels)
-    parts = np.split(target, np.flatnonzero(is_sentinel))[1:]
-    spans = {int(part[0]): part[1:] for part in parts}
-    merged = [spans[int(token)] if int(token) in spans else [token] for token in source]
-    return np.concatenate(merged).astype(np.int32)
-
-
 def corrupted_lengths(length: int, density: float, mean_span: float) -> tuple[int, int]:
-    """How long the source and the targets of a text become, each with an end."""
+    """Returns the lengths of a text's corrupted source and targets, each with an end."""
     noise, spans = num_noise_spans(length, density, mean_span)
     return length - noise + spans + 1, noise + spans + 1
 
 
 def longest_text(source_length: int, context_length: int, density: float, mean_span: float) -> int:
-    """The longest text whose corrupted source and targets fit; 0: none does."""
+    """Returns the length of the longest text whose source and targets fit; 0 if none does."""
     length = 1
     while True:
         source, target = corrupted_lengths(length + 1, density, mean_span)
@@ -131,9 +123,10 @@ def longest_text(source_length: int, context_length: int, density: float, mean_s
 
 
 def choose_prefix(segments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """1 on a random prefix of each segment of a row [T], int32; 0 elsewhere and on padding.
+    """Returns 1 on a random prefix of each segment of a row, 0 elsewhere; int32 [T].
 
-    Raffel et al. 2020, section 3.2.3: of n tokens the first 0 to n - 1, each as likely.
+    The prefix of n tokens has 0 to n - 1 tokens, all equally likely (Raffel et al. 2020, section
+    3.2.3). Segment 0 is padding.
     """
     bounds = np.flatnonzero(np.diff(segments, prepend=-1, append=-1))
     lengths = np.diff(bounds)

@@ -1,7 +1,7 @@
-"""Windows of a text with something hidden in them, as batches: rows of `batches`, spoiled.
+"""Windows of a text as batches, each row corrupted: masked tokens, prefixes, corrupted spans.
 
-In training what is hidden is a pure function of (seed, step, row); in evaluation of the row alone,
-so that figures of different models, times and batch sizes compare.
+In training, what is hidden is a pure function of (seed, step, row). In evaluation it depends on the
+row alone, so that losses of different models, steps and batch sizes can be compared.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,14 @@ from lm_jax.data.text.windows import packed_windows, shuffled_windows
 from lm_jax.data.word_boundaries import WordBoundaries
 from lm_jax.errors import UserError
 
-# One row of a batch, [T] each, and random numbers of its own -> the row spoiled
+# (one row of a batch, [T] each; random numbers of its own) -> the corrupted row
 Corruption = Callable[[Batch, np.random.Generator], Batch]
 
 
 def masking(
     *, rate: float, vocab_size: int, end: int, words: WordBoundaries | None = None
 ) -> Corruption:
-    """Masked tokens (see `mask_tokens`): `targets` are the tokens, `weights` 1 on those to tell.
+    """Masks tokens (`mask_tokens`): `targets` are the tokens, `weights` 1 where chosen.
 
     The mask is the last id of the vocabulary. Ends of documents are never chosen.
     """
@@ -61,7 +61,7 @@ def masking(
 
 
 def prefixing() -> Corruption:
-    """A random `prefix` of each segment (see `choose_prefix`), whose targets weigh 0."""
+    """Chooses a random `prefix` of each segment (`choose_prefix`), whose targets have weight 0."""
 
     def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
         segments = row.get("segments", (row["weights"] > 0).astype(np.int32))
@@ -82,16 +82,16 @@ def span_corruption(
     vocab_size: int,
     end: int,
 ) -> Corruption:
-    """Corrupted spans (see `corrupt_spans`) as a source and its target, like pairs of texts.
+    """Corrupts spans (`corrupt_spans`) into a source and its target, in rows like those of pairs.
 
-    Sentinels are the last ids of the vocabulary, the first one the very last, as in T5.
+    Sentinels are the last ids of the vocabulary: the first sentinel is the last id, as in T5.
     """
 
     def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
         is_text = row["weights"] > 0
         text = row["inputs"][is_text]
         corrupted = _pair_row(source_length, context_length)
-        if len(text) < 2:  # of a row that fills a batch up
+        if len(text) < 2:  # a row of padding
             return corrupted | ({"documents": corrupted["segments"]} if "documents" in row else {})
         is_noise = noise_spans(len(text), rng, density, mean_span)
         spans = num_noise_spans(len(text), density, mean_span)[1]
@@ -105,10 +105,10 @@ def span_corruption(
         corrupted["positions"][written] = np.arange(written.stop)
         corrupted["weights"][written] = 1
         if "documents" in row:
-            # A sentinel is of the document of the span that it opens, an end of the last one's.
-            places = np.flatnonzero(is_noise | np.append(is_noise[1:], False))
-            documents = row["documents"][is_text][np.append(places, places[-1])]
-            opened = np.append(~is_noise[places], False)
+            # A sentinel belongs to the document of its span, an end to that of the last span.
+            positions = np.flatnonzero(is_noise | np.append(is_noise[1:], False))
+            documents = row["documents"][is_text][np.append(positions, positions[-1])]
+            opened = np.append(~is_noise[positions], False)
             documents[opened] = documents[np.flatnonzero(opened) + 1]
             corrupted["documents"] = np.zeros_like(row["inputs"], shape=context_length)
             corrupted["documents"][written] = documents
@@ -132,7 +132,7 @@ def _pair_row(source_length: int, context_length: int) -> Batch:
 def text_length(
     source_length: int, context_length: int, density: float, mean_span: float
 ) -> tuple[int, int]:
-    """How many tokens of text a corrupted pair of rows holds, and how many sentinels they need.
+    """Returns the tokens of text in a corrupted pair of rows, and the sentinels that it needs.
 
     Raises:
       UserError: the rows are too short for any text.

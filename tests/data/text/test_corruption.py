@@ -10,8 +10,8 @@ from lm_jax.data.text.corruption import (
     mask_tokens,
     noise_spans,
     num_noise_spans,
-    restore_spans,
 )
+from tests.data.text.spans import restore_spans
 
 END, MASK = 7, 500
 

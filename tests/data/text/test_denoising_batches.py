@@ -11,8 +11,8 @@ from lm_jax.data import (
     tokenize,
     training_corrupted,
 )
-from lm_jax.data.text.corruption import restore_spans
 from lm_jax.data.tokenizers import train_tokenizer
+from tests.data.text.spans import restore_spans
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
 TEXTS = ["the first document", "second", "", "a third one, longer than any window " * 9, "x"] * 3
@@ -124,12 +124,13 @@ def test_every_corrupted_span_is_of_its_document():
     rows = all_rows(evaluation("span_corruption"))
     for row in range(len(rows["source"])):
         counted = rows["weights"][row] > 0
-        targets, of = rows["targets"][row][counted], rows["documents"][row][counted]
-        for token, document, following in zip(targets[:-1], of[:-1], of[1:], strict=True):
+        targets, documents = rows["targets"][row][counted], rows["documents"][row][counted]
+        following = documents[1:]
+        for token, document, after in zip(targets[:-1], documents[:-1], following, strict=True):
             if token < END:
                 assert chr(token) in TEXTS[document]
             elif token > END:
-                assert document == following
+                assert document == after
 
 
 def test_a_row_too_short_for_a_span_is_refused():
