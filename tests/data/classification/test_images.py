@@ -66,7 +66,7 @@ def test_the_embedded_digits_are_scikit_learns():
         ({"y_test": np.array([0, 1, 2, 3, 0, 1])}, "label of image 3 is 3; expected 0 to 2"),
         ({"y_train": LABELS.astype(np.int64) - 1}, "label of image 0 is -1"),
         ({"y_train": LABELS[:5]}, "labels are uint8 of shape .5,. for 20 images"),
-        ({"y_train": LABELS.astype(float)}, "expected one integer an image"),
+        ({"y_train": LABELS.astype(float)}, "expected one integer per image"),
         ({"x_train": IMAGES.astype(np.int64)}, "images are int64"),
         ({"x_train": IMAGES[:, 0]}, r"shape \(20, 5\); expected uint8"),
         ({"x_train": IMAGES.astype(np.float32)}, "expected floats from 0 to 1"),
