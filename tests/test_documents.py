@@ -68,3 +68,11 @@ def test_links_lead_to_files_and_headings(path):
         if heading:
             titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), flags=re.MULTILINE)
             assert heading in [re.sub(r"[^\w\- ]", "", t).lower().replace(" ", "-") for t in titles]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_that_are_named_exist(path):
+    for name in re.findall(
+        r"`([\w.-]+/[\w./-]*\.(?:py|csv|json|sh|sbatch|yaml|md))`", path.read_text()
+    ):
+        assert (ROOT / name).exists() or (ROOT / "lm_jax" / name).exists(), name
