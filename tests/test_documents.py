@@ -7,6 +7,16 @@ import sys
 
 import pytest
 
+from lm_jax.data.classification.images import READERS as IMAGE_READERS
+from lm_jax.data.classification.labelled_text import READERS as LABEL_READERS
+from lm_jax.data.readers import READERS
+from lm_jax.data.seq2seq.readers import READERS as PAIR_READERS
+from lm_jax.data.tokenizers import TOKENIZERS
+from lm_jax.generation.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
+from lm_jax.models import FAMILIES
+from lm_jax.models.presets import PRESETS
+from lm_jax.objectives import OBJECTIVES
+from lm_jax.parallel.mesh import AXES
 from tests.documented_commands import (
     ROOT,
     commands_of_docstring,
@@ -76,3 +86,18 @@ def test_paths_that_are_named_exist(path):
         r"`([\w.-]+/[\w./-]*\.(?:py|csv|json|sh|sbatch|yaml|md))`", path.read_text()
     ):
         assert (ROOT / name).exists() or (ROOT / "lm_jax" / name).exists(), name
+
+
+CHOICES = {
+    "docs/models.md": [FAMILIES, PRESETS, OBJECTIVES],
+    "docs/data.md": [READERS, LABEL_READERS, PAIR_READERS, IMAGE_READERS, TOKENIZERS],
+    "docs/generation.md": [LENGTH_PENALTIES, EARLY_STOPPING],
+    "docs/clusters.md": [AXES],
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_page_names_every_choice(name):
+    page = (ROOT / name).read_text("utf-8")
+    missing = [c for choices in CHOICES[name] for c in choices if not re.search(rf"\b{c}\b", page)]
+    assert not missing
