@@ -1,1 +1,1 @@
-"""What happens inside a trained model."""
+"""What happens inside a trained model: attention maps, next tokens, embeddings, mistakes."""

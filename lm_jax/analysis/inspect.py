@@ -1,8 +1,8 @@
-"""What can be seen inside a trained model, as JSON that the report draws.
+"""The inside of a trained model as JSON, which the report draws.
 
-Texts: attention, what is expected next, beams (`analyse_text`).
-Classifiers: the confusion matrix, the examples that they got most wrong, first filters and feature
-maps, the boundary that two inputs are divided by. Embeddings: a map, and nearest neighbours.
+Texts: attention maps, next-token predictions, beam search (`analyse_text`).
+Classifiers: the confusion matrix, the worst mistakes, first filters and feature maps, and the
+decision boundary of two inputs. Embeddings: a map, and nearest neighbours.
 """
 
 from collections.abc import Mapping
@@ -19,43 +19,47 @@ from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
-from lm_jax.models.convnet.model import ConvNetConfig, feature_maps, first_filters
+from lm_jax.models import family_of
+from lm_jax.models.family import FeatureMaps
 from lm_jax.parallel import sharding
 from lm_jax.reports.png import png, tiles
 
 _MISTAKES = 24
 _WORDS_ON_MAP = 150
 _WORDS_WITH_NEIGHBOURS = 24
+_FILTERS = 64
 
-
-Local = tuple[BuiltExperiment, Any] | None
+SingleDevice = tuple[BuiltExperiment, Any] | None
 
 
 def inspect(
-    built: BuiltExperiment, variables: Any, dataset: data.Dataset, alone: Local
+    built: BuiltExperiment, variables: Any, dataset: data.Dataset, single_device: SingleDevice
 ) -> dict[str, Any]:
-    """The findings of a trained model on its validation split; {} where there are none.
+    """Returns the analysis of a trained model on its validation split; it may be empty.
 
-    A collective, which all processes have to call.
+    A collective operation: all processes have to call it.
 
     Args:
-      alone: what `on_one_device` made of the program and its variables; without it, what takes
-        only one text or image is left out.
+      built: the experiment.
+      variables: the variables of the model.
+      dataset: the data it was trained on.
+      single_device: what `on_one_device` returns; where it is None, the parts that need a single
+        text or image are left out.
     """
-    findings: dict[str, Any] = {}
+    analysis: dict[str, Any] = {}
     if dataset.labels:
-        findings |= _classification(built, variables, dataset, alone)
+        analysis |= _classification(built, variables, dataset, single_device)
     table = embedding_table(variables)
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(dataset.train.tokens)
-        findings["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
-    if dataset.tokenizer is not None and alone:
-        findings |= analyse_text(*alone, dataset.validation, dataset.tokenizer)
-    return findings
+        analysis["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
+    if dataset.tokenizer is not None and single_device:
+        analysis |= analyse_text(*single_device, dataset.validation, dataset.tokenizer)
+    return analysis
 
 
 def embedding_table(variables: Mapping[str, Any]) -> np.ndarray | None:
-    """The first table of embeddings [V, d] among the parameters, or None."""
+    """Returns the first embedding table [V, d] among the parameters; None without one."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         if getattr(path[-1], "key", None) == "embedding" and leaf.ndim == 2:
             if not leaf.is_fully_addressable:  # split over several processes
@@ -65,7 +69,7 @@ def embedding_table(variables: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def project(table: np.ndarray) -> np.ndarray:
-    """The two principal components of the rows of a table [N, d], [N, 2]."""
+    """Returns the first two principal components [N, 2] of the rows of a table [N, d]."""
     centred = table - table.mean(axis=0)
     left, scales, _ = np.linalg.svd(centred, full_matrices=False)
     return left[:, :2] * scales[:2]
@@ -77,7 +81,7 @@ def _embedding_map(
     counts = np.bincount(tokens, minlength=len(table))
     order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     texts = {i: tokenizer.decode(np.array([i])) for i in order}
-    shown = [i for i, text in texts.items() if text.strip()]  # an end has none
+    shown = [i for i, text in texts.items() if text.strip()]  # the end of a document has none
     named = [(i, texts[i].strip()) for i in shown[: 3 * _WORDS_ON_MAP]]
     named = [(i, name) for i, name in named if "\ufffd" not in name][:_WORDS_ON_MAP]
     if len(named) < 3:
@@ -97,32 +101,33 @@ def _embedding_map(
 
 
 def _classification(
-    built: BuiltExperiment, variables: Any, labelled: data.LabelledSet, alone: Local
+    built: BuiltExperiment, variables: Any, labelled: data.LabelledSet, single_device: SingleDevice
 ) -> dict[str, Any]:
-    how = EvaluationConfig(batch_size=built.experiment.evaluation.batch_size)
+    eval_config = EvaluationConfig(batch_size=built.experiment.evaluation.batch_size)
     split = labelled.validation
-    batches, count = built.objective.evaluation_batches(built.experiment, split, how)
+    batches, count = built.objective.evaluation_batches(built.experiment, split, eval_config)
     with sharding.on_mesh(built.mesh):
         probabilities = predict(built.model, variables, batches, count, built.mesh)
     predicted = probabilities.argmax(axis=1)
     classes = len(labelled.labels)
     confusion = np.bincount(classes * split.targets + predicted, minlength=classes**2)
-    findings: dict[str, Any] = {
+    analysis: dict[str, Any] = {
         "labels": labelled.labels,
         "confusion": confusion.reshape(classes, classes).tolist(),
         "mistakes": _mistakes(labelled, probabilities),
     }
-    if labelled.tokenizer or not alone:
-        return findings
+    if labelled.tokenizer or not single_device:
+        return analysis
     if split.inputs.shape[1:] == (1, 2, 1):
-        findings["boundary"] = _boundary(*alone, labelled)
-    if isinstance(built.experiment.model, ConvNetConfig):
-        findings |= _filters(*alone, split)
-    return findings
+        analysis["boundary"] = _boundary(*single_device, labelled)
+    model = built.experiment.model
+    if (feature_maps := family_of(model).feature_maps(model)) is not None:
+        analysis |= _filters(feature_maps, single_device[1], split)
+    return analysis
 
 
 def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """The examples to which the model gave the least probability, when it was wrong."""
+    """Returns the wrong predictions that gave the label the lowest probability."""
     split = labelled.validation
     given = probabilities[np.arange(len(split.targets)), split.targets]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != split.targets)
@@ -145,7 +150,7 @@ def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dic
 
 
 def _boundary(built: BuiltExperiment, variables: Any, labelled: data.LabelledSet) -> dict[str, Any]:
-    """The probability of the last class over a square of inputs, from -0.5 to 1.5."""
+    """Returns the probability of the last class on a grid of inputs from -0.5 to 1.5."""
     side = np.linspace(-0.5, 1.5, 41, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 1, 2, 1)
     logits, _ = built.model.apply(variables, {"inputs": grid}, train=False, key=None)
@@ -158,17 +163,16 @@ def _boundary(built: BuiltExperiment, variables: Any, labelled: data.LabelledSet
     }
 
 
-def _filters(built: BuiltExperiment, variables: Any, split: data.Examples) -> dict[str, Any]:
-    """The first convolution's filters, and what they make of the first validation image."""
-    findings: dict[str, Any] = {}
-    kernel = first_filters(variables)
-    if kernel is not None:
-        weights = np.asarray(kernel)  # [h, w, c, filters]
-        shown = weights.mean(axis=2) if weights.shape[2] != 3 else weights
-        findings["filters"] = png(tiles(np.moveaxis(shown, -1, 0)[:64]), scale=6)
+def _filters(feature_maps: FeatureMaps, variables: Any, split: data.Examples) -> dict[str, Any]:
+    """Returns the filters of the first convolution, and its maps of the first validation image."""
     batch = data.image_reader(split.inputs)(np.arange(1), None)
-    inputs = jnp.asarray(batch["inputs"])
-    maps = np.asarray(feature_maps(built.experiment.model, variables, inputs))[0]
-    findings["feature_maps"] = png(tiles(np.moveaxis(maps, -1, 0)[:64]), scale=2)
-    findings["feature_maps_of"] = png(split.inputs[0], scale=4)
-    return findings
+    kernel, maps = feature_maps(variables, jnp.asarray(batch["inputs"]))
+    analysis: dict[str, Any] = {}
+    if kernel is not None:
+        weights = np.asarray(kernel)  # [h, w, in, out]
+        shown = weights.mean(axis=2) if weights.shape[2] != 3 else weights
+        analysis["filters"] = png(tiles(np.moveaxis(shown, -1, 0)[:_FILTERS]), scale=6)
+    sheet = tiles(np.moveaxis(np.asarray(maps)[0], -1, 0)[:_FILTERS])
+    analysis["feature_maps"] = png(sheet, scale=2)
+    analysis["feature_maps_of"] = png(split.inputs[0], scale=4)
+    return analysis

@@ -1,7 +1,4 @@
-"""One held-out text as a trained model sees it: its attention, and what it would write.
-
-Attention and generation are found in `attention_findings` and `generation_findings`.
-"""
+"""The analysis of one held-out text: its attention maps and its next-token predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,40 +6,45 @@ from typing import Any
 import numpy as np
 
 from lm_jax import data
-from lm_jax.analysis.attention_maps import attention, has_attention
-from lm_jax.analysis.next_tokens import generation
+from lm_jax.analysis.attention_maps import analyse_attention
+from lm_jax.analysis.next_tokens import analyse_generation
 from lm_jax.build import BuiltExperiment
 from lm_jax.generation.token_labels import namer
-from lm_jax.models import Variables
+from lm_jax.models import Variables, family_of
 
-_LONGEST = 40  # tokens of a side whose attention is shown
+_LONGEST = 40  # tokens of a text, and of a source, whose attention is shown
 
 
 def analyse_text(
     built: BuiltExperiment, variables: Variables, split: Any, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
-    """What a model makes of one text of a split; {} where it neither attends nor generates."""
-    config, findings = built.experiment.model, dict[str, Any]()
-    attends, generates = has_attention(config), built.model.step is not None
-    if not attends and not generates:
+    """Returns the analysis of one text of a split.
+
+    It is empty for a model that neither has attention nor generates.
+    """
+    attention_maps = family_of(built.experiment.model).attention_maps(built.experiment.model)
+    generates = built.model.step is not None
+    if attention_maps is None and not generates:
         return {}
     batches, _ = built.objective.evaluation_batches(
         built.experiment, split, built.experiment.evaluation
     )
     example = example_of(next(iter(batches)))
     name = namer(tokenizer, built.experiment)
-    if attends:
+    analysis: dict[str, Any] = {}
+    if attention_maps is not None:
         shown = {key: value[:, :_LONGEST] for key, value in example.items()}
-        findings["attention"] = attention(config, variables, shown, name)
+        analysis["attention"] = analyse_attention(attention_maps, variables, shown, name)
     if generates:
-        findings |= generation(built, variables, tokenizer, example, name)
-    return findings
+        analysis |= analyse_generation(built, variables, tokenizer, example, name)
+    return analysis
 
 
 def example_of(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """One text of a batch, [1, T]: the first one.
+    """Returns the first text of a batch, arrays [1, T].
 
-    Of pairs, [1, T] and [1, S], it is the longest that can be looked at whole, if there is one.
+    From a batch of pairs it returns the longest pair, [1, T] and [1, S], with at most 40 tokens on
+    each side; the first pair where all are longer.
     """
     arrays = {key: np.asarray(value) for key, value in batch.items() if np.ndim(value) == 2}
     source = {key: arrays.pop(key) for key in list(arrays) if key.startswith("source")}
@@ -50,8 +52,8 @@ def example_of(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not source:
         return _take(arrays, segments_bt, 0, segments_bt[0, 0])
     segments_bs = source["source_segments"]
-    place = _longest_shown(segments_bt, segments_bs)
-    return _take(arrays, segments_bt, *place) | _take(source, segments_bs, *place)
+    row, segment = _longest_shown(segments_bt, segments_bs)
+    return _take(arrays, segments_bt, row, segment) | _take(source, segments_bs, row, segment)
 
 
 def _take(
@@ -62,7 +64,7 @@ def _take(
 
 
 def _longest_shown(segments_bt: np.ndarray, segments_bs: np.ndarray) -> tuple[int, int]:
-    """Row and segment of the longest pair of which all can be shown, or of the first."""
+    """Returns row and segment of the longest pair that can be shown whole, or of the first pair."""
     lengths: dict[tuple[int, int], int] = {}
     for row, (target, source) in enumerate(zip(segments_bt, segments_bs, strict=True)):
         for segment in range(1, target.max(initial=0) + 1):

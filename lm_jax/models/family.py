@@ -3,7 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from lm_jax.models.interface import Model
+import jax
+
+from lm_jax.models.interface import Batch, Model, Variables
+
+AttentionMaps = Callable[[Variables, Batch], Mapping[str, jax.Array]]
+FeatureMaps = Callable[[Variables, jax.Array], tuple[jax.Array | None, jax.Array]]
 
 
 class Family(NamedTuple):
@@ -33,3 +38,16 @@ class Family(NamedTuple):
 
     for_any_device: Callable[[Any], Any] = lambda config: config
     """(configuration) -> one with the same parameters whose kernels run on every device."""
+
+    attention_maps: Callable[[Any], AttentionMaps | None] = lambda config: None
+    """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].
+
+    The weights stand under `encoder`, `decoder` and `cross`; None for a model without attention.
+    """
+
+    feature_maps: Callable[[Any], FeatureMaps | None] = lambda config: None
+    """(configuration) -> a function from variables and images [b, H, W, C] to the first filters.
+
+    It returns the kernel [h, w, in, out] of the first convolution, None where there is none, and
+    the feature maps [b, h', w', c'] after it; None for a model without convolutions.
+    """

@@ -1,4 +1,4 @@
-"""Attention as it is kept: the model's own weights, to three digits."""
+"""The kept attention maps are the model's own weights to three digits."""
 
 import flax.linen as nn
 import jax
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax.analysis.attention_maps import attention, has_attention
-from lm_jax.models import build_model
+from lm_jax.analysis.attention_maps import analyse_attention
+from lm_jax.models import build_model, family_of
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig, attention_weights
 from lm_jax.models.transformer.model import EncoderDecoderConfig, TransformerConfig, attention_maps
@@ -32,11 +32,15 @@ def random_model(config):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes), batch
 
 
+def attention_of(config, variables, batch):
+    return analyse_attention(family_of(config).attention_maps(config), variables, batch, str)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_maps_are_the_models_own_and_each_row_sums_to_one(kind):
     config = CONFIGS[kind]
     variables, batch = random_model(config)
-    found = attention(config, variables, batch, str)
+    found = attention_of(config, variables, batch)
     if isinstance(config, RecurrentSeq2SeqConfig):
         weights_bts = jax.jit(lambda v: attention_weights(config, v, batch))(variables)
         assert (weights_bts == 0).any() == (kind == "sharp")
@@ -46,13 +50,13 @@ def test_maps_are_the_models_own_and_each_row_sums_to_one(kind):
     assert set(found) == set(expected)
     assert list(found) == [name for name in ("encoder", "decoder", "cross") if name in found]
     target, source = ([str(token) for token in batch.get(k, [[]])[0]] for k in ("inputs", "source"))
-    for name, tower in found.items():
-        assert tower["readers"] == (source if name == "encoder" else target)
-        assert tower["read"] == (target if name == "decoder" else source)
-        cells = np.array([[[line.split() for line in m] for m in row] for row in tower["maps"]])
+    for name, maps in found.items():
+        assert maps["readers"] == (source if name == "encoder" else target)
+        assert maps["read"] == (target if name == "decoder" else source)
+        cells = np.array([[[line.split() for line in m] for m in row] for row in maps["maps"]])
         weights = np.where(cells == ".", "0", cells).astype(float) / 1000
         np.testing.assert_allclose(weights, expected[name][0], atol=5.1e-4)
-        np.testing.assert_allclose(weights.sum(-1), 1, atol=5e-4 * len(tower["read"]))
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=5e-4 * len(maps["read"]))
         sees = np.tri(5, dtype=bool) if name == "decoder" else np.ones(cells.shape[2:], bool)
         assert ((cells == ".") == ~sees).all()
 
@@ -61,20 +65,20 @@ def test_a_prefix_is_seen_by_all():
     config = CONFIGS["decoder"]
     variables, batch = random_model(config)
     batch["prefix"] = np.array([[1, 1, 1, 0, 0]])
-    lines = attention(config, variables, batch, str)["decoder"]["maps"][1][1]
+    lines = attention_of(config, variables, batch)["decoder"]["maps"][1][1]
     assert ["".join(".x"[cell != "."] for cell in line.split()) for line in lines] == [
         "xxx..", "xxx..", "xxx..", "xxxx.", "xxxxx"
     ]  # fmt: skip
 
 
-def test_of_many_heads_the_first_and_the_last_are_kept():
+def test_the_first_and_the_last_of_many_heads_are_kept():
     config = TransformerConfig(**_SHAPE | {"num_layers": 1, "d_model": 30, "num_heads": 15})
     variables, batch = random_model(config)
-    tower = attention(config, variables, batch, str)["decoder"]
-    assert tower["heads"] == [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
-    assert tower["layers"] == [1] and len(tower["maps"][0]) == 12
+    maps = attention_of(config, variables, batch)["decoder"]
+    assert maps["heads"] == [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]
+    assert maps["layers"] == [1] and len(maps["maps"][0]) == 12
 
 
 def test_models_without_attention_are_known():
-    assert not has_attention(MLPConfig()) and has_attention(CONFIGS["decoder"])
-    assert not has_attention(RecurrentSeq2SeqConfig(attention="none"))
+    for config in (MLPConfig(), RecurrentSeq2SeqConfig(attention="none")):
+        assert family_of(config).attention_maps(config) is None

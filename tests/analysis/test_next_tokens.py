@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax.analysis.next_tokens import generation, nodes
+from lm_jax.analysis.next_tokens import analyse_generation, tree_nodes
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
@@ -17,6 +17,7 @@ from lm_jax.generation.generate import TextGenerator, next_tokens, search
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import build_model
 from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
+from lm_jax.objectives import OBJECTIVES
 from tests.generation.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
@@ -35,17 +36,17 @@ def name_in(built):
     return namer(TOKENIZER, built.experiment)
 
 
-def program_of(model, config=CONFIG, **samples):
+def built_with(model, config=CONFIG, objective="causal_lm", **samples):
     experiment = SimpleNamespace(
-        objective="causal_lm", model=config, samples=SamplesConfig(**samples)
+        objective=objective, model=config, samples=SamplesConfig(**samples)
     )
-    return SimpleNamespace(model=model, experiment=experiment)
+    return SimpleNamespace(model=model, experiment=experiment, objective=OBJECTIVES[objective])
 
 
 def test_the_prompt_is_what_follows_and_is_searched_on(model):
-    built = program_of(model[0], prompt="ab", num_beams=4, num_best=4, max_new_tokens=6)
+    built = built_with(model[0], prompt="ab", num_beams=4, num_best=4, max_new_tokens=6)
     parts = built, model[1], TOKENIZER
-    found = generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(built))
+    found = analyse_generation(*parts, {"inputs": np.zeros((1, 9), np.int32)}, name_in(built))
     steps = found["next_tokens"]["steps"]
     assert [step["next"] for step in steps] == ["a", "b", None]
     for step, expected in zip(steps, next_tokens(TextGenerator(*parts), "ab"), strict=True):
@@ -59,26 +60,25 @@ def test_the_prompt_is_what_follows_and_is_searched_on(model):
         assert ranked[rank]["log_probability"] == pytest.approx(text.log_probability, abs=1e-3)
 
 
-def test_of_a_long_prompt_the_end_is_shown_and_without_one_the_example_begins(model):
-    built = program_of(model[0], prompt="abcdefghijklmnopq")
+def test_the_end_of_a_long_prompt_is_shown_and_without_a_prompt_the_example(model):
+    built = built_with(model[0], prompt="abcdefghijklmnopq")
     tokens = np.array([[256, *range(97, 127)]])
     example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-    found = generation(built, model[1], TOKENIZER, example, name_in(built))
+    found = analyse_generation(built, model[1], TOKENIZER, example, name_in(built))
     shown = "".join(step["after"] for step in found["next_tokens"]["steps"])
     assert shown == "fghijklmnopq" and "beams" not in found
-    found = generation(program_of(model[0]), model[1], TOKENIZER, example, name_in(built))
+    found = analyse_generation(built_with(model[0]), model[1], TOKENIZER, example, name_in(built))
     after = [step["after"] for step in found["next_tokens"]["steps"]]
     assert after == ["<end>", *"abcdefghijk"]
     assert [step["next"] for step in found["next_tokens"]["steps"]] == [*after[1:], "l"]
 
 
-def test_of_a_pair_as_one_text_the_target_is_shown(model):
-    built = program_of(model[0])
-    built.experiment.objective = "seq2seq"
+def test_the_target_of_a_pair_as_one_text_is_shown(model):
+    built = built_with(model[0], objective="seq2seq")
     tokens = np.array([[*b"the source of it", 256, *b"target", 256]])
     counted = np.arange(tokens.shape[1] - 1) >= 16
     example = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": counted[None]}
-    found = generation(built, model[1], TOKENIZER, example, name_in(built))
+    found = analyse_generation(built, model[1], TOKENIZER, example, name_in(built))
     after = [step["after"] for step in found["next_tokens"]["steps"]]
     assert after[-7:] == ["<end>", *"target"]
     assert found["next_tokens"]["steps"][-1]["next"] == "<end>"
@@ -101,8 +101,8 @@ def of_a_reader(**samples):
         end_of_document=26,
         encode=lambda text: np.array([ord(c) - 97 for c in text], np.int32),
     )
-    built = program_of(reader, config, max_new_tokens=8, **samples)
-    return generation(built, variables, tokenizer, PAIR, str)
+    built = built_with(reader, config, max_new_tokens=8, **samples)
+    return analyse_generation(built, variables, tokenizer, PAIR, str)
 
 
 def test_without_a_prompt_a_pair_is_read_with_its_own_target():
@@ -140,7 +140,7 @@ def test_tokens_that_only_one_other_follows_are_one_node():
     other = BeamNode(4, -4.0, None, None, [])
     tree = BeamNode(0, 0.0, None, None, [BeamNode(1, -1.0, None, None, [
         BeamNode(2, -2.0, None, None, [leaf, other])])])  # fmt: skip
-    assert [(n["parent"], n["tokens"], n["rank"]) for n in nodes(tree, str)] == [
+    assert [(n["parent"], n["tokens"], n["rank"]) for n in tree_nodes(tree, str)] == [
         (-1, ["0"], None),
         (0, ["1", "2"], None),
         (1, ["3"], 0),

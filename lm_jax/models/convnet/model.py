@@ -19,7 +19,7 @@ from lm_jax.models.convnet.layers import (
     local_response_norm,
     max_pool,
 )
-from lm_jax.models.family import Family
+from lm_jax.models.family import Family, FeatureMaps
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 
 
@@ -379,4 +379,17 @@ def first_filters(variables: Variables) -> jax.Array | None:
     return nn.unbox(layer.get("kernel"))
 
 
-FAMILY = Family(ConvNetConfig, convnet, ("classification",), reads_images=True)
+def _feature_maps(config: ConvNetConfig) -> FeatureMaps:
+    def maps(variables: Variables, inputs: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+        return first_filters(variables), feature_maps(config, variables, inputs)
+
+    return maps
+
+
+FAMILY = Family(
+    ConvNetConfig,
+    convnet,
+    ("classification",),
+    reads_images=True,
+    feature_maps=_feature_maps,
+)

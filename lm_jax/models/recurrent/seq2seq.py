@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
-from lm_jax.models.family import Family
+from lm_jax.models.family import AttentionMaps, Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.recurrent.attention import ATTENTIONS, GlobalAttention
 from lm_jax.models.recurrent.language_model import check_recurrent, check_untied
@@ -383,10 +383,22 @@ def attention_weights(
     return module.apply(variables, *_both(batch), method="attention_weights")  # type: ignore
 
 
+def _attention_maps(config: RecurrentSeq2SeqConfig) -> AttentionMaps | None:
+    if config.attention == "none":
+        return None
+
+    def maps(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        weights_bts = attention_weights(config, variables, batch)
+        return {"cross": weights_bts[:, None, None]}  # one layer with one head
+
+    return maps
+
+
 FAMILY = Family(
     RecurrentSeq2SeqConfig,
     recurrent_seq2seq,
     ("seq2seq", "span_corruption"),
     any_length=True,
     has_encoder=True,
+    attention_maps=_attention_maps,
 )

@@ -5,6 +5,7 @@ k head width, l layers, h heads.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -444,6 +445,7 @@ _COMMON: dict[str, Any] = {
     "check_mesh": check_mesh,
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
     "for_any_device": lambda config: dataclasses.replace(config, attention="auto"),
+    "attention_maps": lambda config: functools.partial(attention_maps, config),
 }
 DECODER = Family(TransformerConfig, transformer, ("causal_lm", "prefix_lm", "seq2seq"), **_COMMON)
 ENCODER = Family(
