@@ -1,1 +1,1 @@
-"""One experiment a file: `get_config() -> Experiment`."""
+"""One experiment per file: `get_config() -> Experiment`."""

@@ -5,6 +5,7 @@ negative snippets of movie reviews; `newsgroups`, 20 Newsgroups (give its own te
 --config.data.validation_path); `genres`, sentences of the Brown corpus with their genre.
 """
 
+import dataclasses
 from typing import Any
 
 from lm_jax.config.experiment import (
@@ -22,18 +23,17 @@ _STEPS = {"reviews": 600, "newsgroups": 900, "genres": 1200}
 
 
 def on_texts(texts: str, model: Any) -> Experiment:
-    """Returns the experiment of a classifier on one set; sets `model.context_length`.
+    """Returns the experiment of a classifier on one set, with the context length of that set.
 
     Raises:
       UserError: there is no such set.
     """
     if texts not in _STEPS:
         raise UserError(f"no texts {texts!r}; expected --config=FILE:{' or :'.join(_STEPS)}")
-    model.context_length = CONTEXT_LENGTHS[texts]
     steps = _STEPS[texts]
     return Experiment(
         objective="classification",
-        model=model,
+        model=dataclasses.replace(model, context_length=CONTEXT_LENGTHS[texts]),
         data=LabelledTextConfig(
             path=f"{texts}.tsv",
             tokenizer=TokenizerConfig("word", vocab_size=20_000, lowercase=True, minimum_count=2),

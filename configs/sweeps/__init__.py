@@ -1,1 +1,1 @@
-"""One sweep a file: `get_sweep() -> dict[str, Experiment]`."""
+"""One sweep per file: `get_sweep() -> dict[str, Experiment]`."""

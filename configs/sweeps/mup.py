@@ -29,13 +29,8 @@ from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.sweeps.search_space import grid
 
 SEEDS = {64: 3, 128: 3, 256: 3, 512: 1, 1024: 1}  # by width
-HIGHEST = {
-    64: 7,
-    128: 8,
-    256: 9,
-    512: 9,
-    1024: 10,
-}  # k of the highest rate 2^-k, standard
+# The highest rate of each width in the standard parametrisation is 2^-k.
+HIGHEST = {64: 7, 128: 8, 256: 9, 512: 9, 1024: 10}
 HEAD_WIDTH = 32
 
 
