@@ -1,1 +1,1 @@
-"""The front doors: `python -m launch.train|evaluate|generate|count --help`."""
+"""The programs: `python -m launch.train --help`, and likewise every other module here."""

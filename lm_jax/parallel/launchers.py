@@ -1,8 +1,8 @@
-"""Where a process stands among those of its job, as the launcher's environment says.
+"""Reads from the launcher's environment which process of which job this one is.
 
-SLURM (`srun`), Open MPI (`mpirun`), and whatever sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-and JAX_PROCESS_ID (launch/clusters/train.jobset.yaml does). TPU pods are left to JAX, which asks
-the machine.
+Supports SLURM (`srun`), Open MPI (`mpirun`), and launchers that set JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID, as launch/clusters/train.jobset.yaml does. On TPU pods JAX
+finds out itself.
 """
 
 import importlib.util
@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 from lm_jax.errors import UserError
 
 
-class Place(NamedTuple):
+class JobProcess(NamedTuple):
     """One process of a job."""
 
-    coordinator: str  # HOST:PORT where process 0 listens
+    coordinator: str  # HOST:PORT on which process 0 listens
     num_processes: int
     process_id: int
-    devices: tuple[int, ...] | None = None  # the host's GPUs that are its own; None: all it sees
+    devices: tuple[int, ...] | None = (
+        None  # this process's GPUs on its host; None: all that it sees
+    )
 
 
 def find(
@@ -28,11 +30,13 @@ def find(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-) -> Place | None:
-    """The place of this process; None: it is the only one. What is given goes before what is found.
+) -> JobProcess | None:
+    """Returns this process of a job; None if it is the only one.
+
+    Arguments that are given override the environment.
 
     Raises:
-      UserError: some of the three is said and some is not, or they contradict each other.
+      UserError: one of the three values is missing, or they contradict each other.
     """
     found = _explicit(environment) or _slurm(environment) or _open_mpi(environment)
     given = {
@@ -49,19 +53,19 @@ def find(
             f"a job of several processes, but nothing says {' or '.join(missing)}: "
             "give --coordinator=HOST:PORT --num_processes=N --process_id=I"
         )
-    place = Place(**known)
-    if not re.fullmatch(r".+:\d+", place.coordinator):
-        raise UserError(f"--coordinator is {place.coordinator!r}; expected HOST:PORT")
-    if not 0 <= place.process_id < place.num_processes:
+    process = JobProcess(**known)
+    if not re.fullmatch(r".+:\d+", process.coordinator):
+        raise UserError(f"--coordinator is {process.coordinator!r}; expected HOST:PORT")
+    if not 0 <= process.process_id < process.num_processes:
         raise UserError(
-            f"--process_id is {place.process_id} of {place.num_processes} processes; "
+            f"--process_id is {process.process_id} of {process.num_processes} processes; "
             "expected 0 <= process_id < num_processes"
         )
-    return place
+    return process
 
 
 def on_tpu(environment: Mapping[str, str]) -> bool:
-    """Whether this is a TPU machine, which may be one of a pod."""
+    """Returns whether this is a TPU machine, which may belong to a pod."""
     chips = any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
     if (environment.get("JAX_PLATFORMS") or "tpu").partition(",")[0] != "tpu":
         return False
@@ -79,7 +83,7 @@ def _explicit(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
-    # A batch script has SLURM_PROCID, too, but is no task of a step: only srun's tasks are.
+    # A batch script has SLURM_PROCID too, but only the tasks of srun belong to a step.
     if not {"SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"} <= environment.keys():
         return {}
     job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", 0))
@@ -100,7 +104,7 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
 def _open_mpi(environment: Mapping[str, str]) -> dict[str, Any]:
     if "OMPI_COMM_WORLD_SIZE" not in environment:
         return {}
-    # `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`; Open MPI 5 does not say where it started.
+    # `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`; Open MPI 5 does not give its host.
     uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
     address = re.search(r"tcp6?://\[?([^,\]:]+|[^,\]]+)[,:\]]", uri)
     job = int(uri.partition(".")[0] or 0) // 4096  # its lower 12 bits are always 0
@@ -118,18 +122,21 @@ def _open_mpi(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def first_host(nodes: str) -> str:
-    """The first of SLURM's list of hosts, such as `gpu[007-010,12],login`."""
+    """Returns the first host of a SLURM list such as `gpu[007-010,12],login`."""
     matched = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
     assert matched is not None
     return matched[1] + (matched[2] or "")
 
 
 def _port(number: int) -> int:
-    return 61440 + number % 4096  # the same on all hosts, and seldom that of a neighbour's job
+    return 61440 + number % 4096  # equal on all hosts, and rarely that of another job
 
 
 def _tasks_on_host(environment: Mapping[str, str]) -> int:
-    """Of `SLURM_STEP_TASKS_PER_NODE`, such as `2(x3),1`: 2 tasks on three hosts, 1 on the last."""
+    """Returns the number of tasks on this host from SLURM_STEP_TASKS_PER_NODE.
+
+    `2(x3),1` means 2 tasks on each of three hosts and 1 on the last.
+    """
     counts: list[int] = []
     for tasks, hosts in re.findall(
         r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
@@ -141,13 +148,13 @@ def _tasks_on_host(environment: Mapping[str, str]) -> int:
 def _share_of_gpus(
     environment: Mapping[str, str], index: int, count: int, on_host: int | None
 ) -> tuple[int, ...] | None:
-    """The GPUs of process `index` of `count` on this host; None: those it sees are its own."""
+    """Returns the GPUs of process `index` of `count` on this host; None: all that it sees."""
     if count == 1:
         return None
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if not visible:
         return (index,)
-    bound = len(visible) < (on_host or 0)  # the launcher has shared them out already
+    bound = len(visible) < (on_host or 0)  # the launcher has already divided them
     if bound or len(visible) < count:
         return None
     share = len(visible) // count

@@ -1,6 +1,6 @@
-"""Several processes that are one run: how they meet, agree, stop together and part.
+"""Several processes of one run: how they connect, agree, stop together and end.
 
-Nothing here costs a run of one process anything.
+A run of one process pays nothing for any of this.
 """
 
 import json
@@ -19,28 +19,28 @@ from jax.experimental import multihost_utils
 
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
-from lm_jax.parallel.launchers import Place
+from lm_jax.parallel.launchers import JobProcess
 
 T = TypeVar("T")
 
 # Exit status of a program that stopped on request and saved its state: EX_TEMPFAIL of sysexits.h.
 PREEMPTED = 75
 
-_joined = False  # a client of JAX that never reached the others counts as initialized
+_joined = False  # JAX counts a client as initialized even if it never reached the others
 
-# A process that is silent for so long is dead, and the others stop. The heartbeats come from a
-# thread of their own, so that compiling or reading data does not silence a process.
+# A process without a heartbeat for this long is taken for dead, and the others stop. A separate
+# thread sends the heartbeats, so compiling or reading data does not delay them.
 _HEARTBEAT_SECONDS = 40
 _LOST = ("gloo", "nccl", "connection", "coordination", "heartbeat", "socket", "barrier", "task ")
 
 
-def join(place: Place | None, timeout_seconds: int) -> None:
-    """Makes this process one of its job; it must not have used a device yet.
+def join(process: JobProcess | None, timeout_seconds: int) -> None:
+    """Connects this process to its job; it must not have used a device yet.
 
     Args:
-      place: None on a TPU pod: JAX asks the machine.
-      timeout_seconds: how long process 0, and then all others, are waited for. When they do not
-        come, JAX would abort with a trace of its own: this ends the process before, with one line.
+      process: None on a TPU pod, where JAX asks the machine.
+      timeout_seconds: how long to wait for process 0 and for all others. If they do not come, this
+        ends the process with one line, before JAX would abort it with a stack trace.
 
     Raises:
       UserError: process 0 does not answer, or cannot listen.
@@ -50,28 +50,28 @@ def join(place: Place | None, timeout_seconds: int) -> None:
         "initialization_timeout": timeout_seconds + 60,
         "heartbeat_timeout_seconds": _HEARTBEAT_SECONDS,
     }
-    if place is None:
+    if process is None:
         jax.distributed.initialize(**waiting)
         _joined = True
         return
     deadline = time.monotonic() + timeout_seconds
-    if place.process_id:
-        _wait_for(place.coordinator, deadline)
-    alarm = threading.Timer(timeout_seconds, _give_up, [place, timeout_seconds])
+    if process.process_id:
+        _wait_for(process.coordinator, deadline)
+    alarm = threading.Timer(timeout_seconds, _give_up, [process, timeout_seconds])
     alarm.daemon = True
     alarm.start()
     try:
         jax.distributed.initialize(
-            place.coordinator,
-            place.num_processes,
-            place.process_id,
-            place.devices,
+            process.coordinator,
+            process.num_processes,
+            process.process_id,
+            process.devices,
             cluster_detection_method="deactivate",
             **waiting,
         )
     except RuntimeError as error:
         raise UserError(
-            f"the processes cannot meet at {place.coordinator} ({_summary(error)}); "
+            f"the processes cannot connect at {process.coordinator} ({_summary(error)}); "
             "give another --coordinator"
         ) from None
     finally:
@@ -79,11 +79,11 @@ def join(place: Place | None, timeout_seconds: int) -> None:
     _joined = True
 
 
-def _give_up(place: Place, timeout_seconds: int) -> None:
+def _give_up(process: JobProcess, timeout_seconds: int) -> None:
     print(
-        f"error: process {place.process_id}: the {place.num_processes} processes of this job did "
-        f"not all reach the coordinator {place.coordinator} within {timeout_seconds} s; see "
-        "whether the others started, or give a longer --coordinator_timeout",
+        f"error: process {process.process_id}: the {process.num_processes} processes of this job "
+        f"did not all reach the coordinator {process.coordinator} within {timeout_seconds} s; "
+        "check whether the others started, or give a longer --coordinator_timeout",
         file=sys.stderr,
     )
     leave(1)
@@ -96,45 +96,45 @@ def _wait_for(coordinator: str, deadline: float) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
             return
-        except OSError as error:  # also a name that no server knows yet
+        except OSError as error:  # includes a host name that no server knows yet
             problem = str(error)
         time.sleep(min(0.2, left))
     raise UserError(
         f"the coordinator {coordinator} did not answer within {deadline - started:.0f} s "
-        f"({problem}); see whether process 0 runs there and the port is open, or give another "
+        f"({problem}); check that process 0 runs there and the port is open, or give another "
         "--coordinator or a longer --coordinator_timeout"
     )
 
 
 def several() -> bool:
-    """Whether there are other processes; without asking for a device where there are none."""
+    """Returns whether there are other processes; starts no device if there are none."""
     return _joined and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks for all."""
+    """Returns whether this is the process that writes and prints for all."""
     return not several() or jax.process_index() == 0
 
 
 def name() -> str:
-    """`process 3 of 8`."""
+    """Returns a text such as `process 3 of 8`."""
     return f"process {jax.process_index()} of {jax.process_count()}"
 
 
 def gather(text: str) -> list[str]:
-    """The texts of all processes in their order; a collective, which all have to call."""
+    """Returns the texts of all processes in order; a collective that all of them must call."""
     if not several():
         return [text]
-    mine = np.frombuffer(text.encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([len(mine)], np.int32))[:, 0]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(own)], np.int32))[:, 0]
     padded = np.zeros(max(lengths.max(), 1), np.uint8)
-    padded[: len(mine)] = mine
+    padded[: len(own)] = own
     rows = np.asarray(multihost_utils.process_allgather(padded), np.uint8)
     return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
 
 
 def agree(values: Mapping[str, Any]) -> None:
-    """Raises UserError, on all processes, unless all call it with the same values of JSON."""
+    """Raises UserError on all processes unless all of them pass the same JSON values."""
     if not several():
         return
     everyone = [flatten(json.loads(text)) for text in gather(json.dumps(values, sort_keys=True))]
@@ -149,11 +149,11 @@ def agree(values: Mapping[str, Any]) -> None:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What `work` returns here, once it has returned on all processes.
+    """Returns the result of `work` after it has returned on all processes.
 
     Raises:
-      UserError: on all processes, when it raised ValueError or OSError on any; in a run of one
-        process, what it raises.
+      UserError: on all processes if it raised ValueError or OSError on any of them. In a run of
+        one process its own exception passes through.
     """
     if not several():
         return work()
@@ -169,7 +169,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def first_then_others(work: Callable[[], T]) -> T:
-    """As `together`, but the first process goes before: what it leaves in a cache serves all."""
+    """Like `together`, but the first process runs first and can fill a cache for the others."""
     if not several():
         return work()
     result = together(lambda: work() if is_first() else None)
@@ -177,10 +177,10 @@ def first_then_others(work: Callable[[], T]) -> T:
 
 
 def stop_requests() -> Callable[[int], bool]:
-    """The function (step) -> whether to stop there, because SIGTERM reached any process.
+    """Returns a function (step) -> whether to stop there because SIGTERM reached any process.
 
-    To be asked after each dispatch, at steps that are the same on all processes: all get the same
-    answer, and do not wait for each other to get it.
+    Call it after each dispatch, at the same steps on all processes. All of them get the same
+    answer, without waiting for each other.
     """
     if not _joined:
         received: list[int] = []
@@ -189,8 +189,8 @@ def stop_requests() -> Callable[[int], bool]:
     asked = 0
 
     def stop(step: int) -> bool:
-        # JAX, which takes SIGTERM itself, agrees on the number after the last that any process has
-        # asked for. As that may lie inside a dispatch, none is left out.
+        # JAX handles SIGTERM itself. All processes stop at the number after the last that any of
+        # them has asked for. It may lie inside a dispatch, so this asks for every number.
         nonlocal asked
         numbers, asked = range(asked + 1, step + 1), step
         return any([multihost_utils.reached_preemption_sync_point(number) for number in numbers])
@@ -199,22 +199,22 @@ def stop_requests() -> Callable[[int], bool]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process is gone."""
+    """Returns whether an error means that another process is gone."""
     text = str(error).lower()
     is_runtime = isinstance(error, jax.errors.JaxRuntimeError)
     return several() and is_runtime and any(word in text for word in _LOST)
 
 
 def lost(error: BaseException) -> str:
-    """The one line about a lost process."""
+    """Returns a line about a lost process."""
     return (
-        f"another process of this job stopped ({_summary(error)}); so does this one: start the job "
-        "again, and it goes on from the last checkpoint"
+        f"another process of this job stopped ({_summary(error)}), so this one stops too; start "
+        "the job again to resume from the last checkpoint"
     )
 
 
 def leave(status: int) -> NoReturn:
-    """Ends a process that failed at once; the usual end waits for all others to end as well."""
+    """Ends a failed process at once; a normal exit would wait for all others."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

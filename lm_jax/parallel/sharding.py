@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, and one table from logical axes to mesh axes.
+"""Shardings of arrays: one mesh, and one table from logical axes to mesh axes.
 
 Data parallel, FSDP (ZeRO-3), tensor and context parallel are rows of `RULES`, not code paths. With
 a mesh of one device every rule is a no-op.
@@ -34,10 +34,13 @@ RULES = (
 
 
 def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh that a text such as `data:2,fsdp:-1` says, of these devices; None: all there are.
+    """Returns the mesh of a text such as `data:2,fsdp:-1`.
+
+    Args:
+      devices: None: all devices.
 
     Raises:
-      UserError: the text says no mesh, or one of another number of devices.
+      UserError: the text is not a mesh, or its sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(text, len(devices))
@@ -46,31 +49,31 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def device_memory() -> float | None:
-    """The bytes that a device here has for arrays; None where nobody knows, as of a CPU."""
+    """Returns the bytes of a device's memory for arrays; None on CPU, which does not report it."""
     statistics = jax.local_devices()[0].memory_stats()
-    # In whole gigabytes, so that all processes of a job find the same.
+    # Whole gigabytes, so that all processes of a job get the same number.
     return statistics["bytes_limit"] // 10**9 * 1e9 if statistics else None
 
 
 @contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """A context in which the models' logical constraints mean this mesh."""
+    """Applies the models' logical sharding constraints to this mesh inside the context."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def data_parts(mesh: Mesh) -> int:
-    """The number of parts into which the mesh splits a batch."""
+    """Returns the number of parts into which the mesh splits a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
-    """(i, n): a process holds the i-th of n equal shares of the rows of a batch.
+    """Returns (i, n): the process holds the i-th of n equal shares of a batch's rows.
 
-    Processes over which only other axes than those of the data are split hold the same share.
+    Processes that differ only along other axes than data and fsdp hold the same share.
 
     Raises:
-      UserError: the shares of the processes overlap, or are of different sizes.
+      UserError: the shares of the processes overlap or have different sizes.
     """
     devices_by_part = mesh.devices.reshape(data_parts(mesh), -1)
     parts_of: dict[int, set[int]] = {}
@@ -81,7 +84,7 @@ def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
     if sum(map(len, shares)) != len(devices_by_part) or len(set(map(len, shares))) > 1:
         raise UserError(
             f"mesh {show(mesh.shape)} shares a batch unevenly among {len(parts_of)} processes; "
-            "choose the axes so that each has whole rows, or all of a host the same"
+            "choose axes such that each process has whole rows, or all of a host have the same rows"
         )
     return shares.index(frozenset(parts_of[process])), len(shares)
 
@@ -97,14 +100,14 @@ def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
 
 
 def unboxed(variables: Any) -> Any:
-    """Variables as plain arrays, without their logical axis names."""
+    """Returns the variables as plain arrays, without their logical axis names."""
     return nn.unbox(variables)
 
 
 def variable_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """The sharding of each variable, from the logical axes that its box names.
+    """Returns the sharding of each variable from the logical axes that its box names.
 
-    A dimension that its mesh axes do not divide (a vocabulary of 257, say) stays whole.
+    A dimension that its mesh axes do not divide, such as a vocabulary of 257, is not split.
     """
     wanted = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
@@ -120,10 +123,10 @@ def variable_shardings(boxed: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of a state whose optimizer moments follow the parameters that they belong to.
+    """Returns the shardings of a state; optimizer moments follow their parameters.
 
-    A leaf of the state is matched to a parameter by the end of its path and its shape; all
-    others (step, key, counts) are replicated.
+    A leaf of the state matches a parameter by the end of its path and its shape. All other leaves
+    (step, key, counts) are replicated.
     """
     flat = jax.tree_util.tree_leaves_with_path(params)
     specs = jax.tree.leaves(shardings)
@@ -144,16 +147,16 @@ def state_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: Mesh
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-    """Arrays, which all processes hold alike, as copies on every device of the mesh."""
+    """Returns arrays that all processes hold as copies on every device of the mesh."""
     whole = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: placed(x, whole), tree)
 
 
 def placed(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array, which all processes hold alike, as a global one."""
+    """Returns an array that all processes hold as a global array with this sharding."""
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
-    # device_put would have every process gather every array, to see that they are alike.
+    # device_put would make every process gather every array to check that they are equal.
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(placed(jax.random.key_data(x), sharding))
     values = np.asarray(x)
@@ -161,12 +164,12 @@ def placed(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
-    """The sharding of a batch [..., B, T]: split over data and fsdp after the leading axes."""
+    """Returns the sharding of a batch [..., B, T], which splits B over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, ("data", "fsdp")))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """The global arrays of which this process holds its rows."""
+    """Returns the global arrays of a batch from this process's rows."""
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()

@@ -1,6 +1,6 @@
 import pytest
 
-from lm_jax.parallel.launchers import Place, find, first_host
+from lm_jax.parallel.launchers import JobProcess, find, first_host
 
 # What srun of SLURM 22.05 sets for task 5 of 8, four on each of two hosts.
 SLURM = {
@@ -90,11 +90,11 @@ def test_open_mpi_5_needs_to_be_told_the_coordinator():
 
 
 def test_the_environment_of_a_job_set_is_enough():
-    assert find(JOB_SET) == Place("train-hosts-0-0.train:8476", 2, 1, None)
+    assert find(JOB_SET) == JobProcess("train-hosts-0-0.train:8476", 2, 1, None)
 
 
 def test_flags_go_before_the_environment():
-    assert find(JOB_SET, "other:1", 3, 2) == Place("other:1", 3, 2, None)
+    assert find(JOB_SET, "other:1", 3, 2) == JobProcess("other:1", 3, 2, None)
 
 
 @pytest.mark.parametrize(

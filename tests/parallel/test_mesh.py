@@ -29,17 +29,20 @@ def test_what_is_shown_can_be_given(text):
         ("data:16", "does not fit 8 devices"),
         ("data:-1,tensor:3", "does not fit 8 devices"),
         ("data:-1,fsdp:-1", "at most one axis may be -1"),
-        ("data:0", "a size is a number of devices"),
-        ("data:-2", "a size is a number of devices"),
-        ("fsdp=8", "'fsdp=8' is no axis with its size; expected such as data:2,fsdp:4, of data"),
+        ("data:0", "a size must be a number of devices"),
+        ("data:-2", "a size must be a number of devices"),
+        (
+            "fsdp=8",
+            "'fsdp=8' is no axis with its size; expected for example data:2,fsdp:4, with data",
+        ),
         ("expert:8", "'expert:8' is no axis"),
-        ("data:2,data:4", "'data:4' is no axis with its size; .* each once"),
+        ("data:2,data:4", "'data:4' is no axis with its size; .* at most once each"),
         ("data:2,", "'' is no axis"),
         ("data:two", "'data:two' is no axis"),
         ("auto", "'auto' is no axis"),
     ],
 )
-def test_a_mesh_that_says_nothing_or_does_not_fit_is_refused(text, message):
+def test_a_mistaken_or_unfit_mesh_is_refused(text, message):
     with pytest.raises(ValueError, match=message) as error:
         sharding.make_mesh(text, jax.devices()[:8])
     assert "\n" not in str(error.value)
