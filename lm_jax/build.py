@@ -18,14 +18,15 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import MeasuredFunction, sum_by_document
 from lm_jax.models import Model, build_model, family_of
 from lm_jax.models.interface import LossFunction
+from lm_jax.models.parameters import Declarations, declarations
 from lm_jax.models.scale_width import of_width
 from lm_jax.objectives import Objective, objective_of
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
 from lm_jax.training import state
-from lm_jax.training.mup import configurations, fans_of, with_initial_sizes, with_rates
-from lm_jax.training.optimizers import make_optimizer, update_head_only
+from lm_jax.training.mup import configurations, fan_in_out, with_initial_sizes, with_rates
+from lm_jax.training.optimizers import is_head, make_optimizer, update_head_only
 from lm_jax.training.schedules import learning_rate_schedule
 from lm_jax.training.train_step import TrainStep, make_train_step
 
@@ -42,7 +43,8 @@ class BuiltExperiment(NamedTuple):
     optimizer: optax.GradientTransformation
     train_step: TrainStep
     example: dict[str, jax.ShapeDtypeStruct]  # the shapes of a batch
-    fans: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
+    declarations: Declarations  # what each parameter is, by its path
+    fan_in_out: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
 
     @property
     def loss(self) -> LossFunction:
@@ -82,9 +84,12 @@ def build_experiment(
         sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
     experiment = dataclasses.replace(experiment, model=fill_in(experiment.model, sizes))
     devices = jax.devices() if devices is None else devices
-    model, fans = _make_model(experiment, objective)
+    model, fan_in_out = _make_model(experiment, objective)
+    declared = declarations(model.init, objective.example(experiment, 1))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
-    optimizer, train_step = make_training(experiment, model, schedule, fans=fans)
+    optimizer, train_step = make_training(
+        experiment, model, schedule, declared, fan_in_out=fan_in_out
+    )
     smoothing = experiment.training.label_smoothing
     if smoothing and (model.fit is not None or not objective.smooths_labels):
         raise UserError(
@@ -104,7 +109,17 @@ def build_experiment(
     carries_state = family_of(experiment.model).carries_state(experiment.model)
     rows = sequences_per_step(experiment) if carries_state else sharding.data_parts(mesh)
     example = objective.example(experiment, rows)
-    return BuiltExperiment(experiment, objective, mesh, model, optimizer, train_step, example, fans)
+    return BuiltExperiment(
+        experiment,
+        objective,
+        mesh,
+        model,
+        optimizer,
+        train_step,
+        example,
+        declared,
+        fan_in_out,
+    )
 
 
 def _automatic_mesh(
@@ -127,43 +142,46 @@ def _check_mesh(mesh: Mesh, experiment: Experiment) -> None:
 
 
 def _make_model(experiment: Experiment, objective: Objective) -> tuple[Model, Any]:
-    """The model of an experiment, and in muP the fans of its parameters."""
+    """The model of an experiment, and in muP the fan-in and fan-out of its parameters."""
     config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
     if not width or of_width(config, width) == config:  # at the base width there is one program
         return build_model(config, dtype), None
     config, base_config = configurations(config, width)
     model, base = build_model(config, dtype), build_model(base_config, dtype)
     example = objective.example(experiment, 1)
-    fans = fans_of(model, base, example)
-    return with_initial_sizes(model, base, fans), fans
+    found = fan_in_out(model, base, example)
+    return with_initial_sizes(model, base, found), found
 
 
 def make_training(
     experiment: Experiment,
     model: Model,
     schedule: optax.Schedule,
+    declared: Declarations,
     weight_decay: jax.Array | float | None = None,
-    fans: Any = None,
+    fan_in_out: Any = None,
 ) -> tuple[optax.GradientTransformation, TrainStep]:
     """The optimizer of an experiment and its train step, with a schedule of learning rates.
 
     Args:
+      declared: what each parameter of the model is.
       weight_decay: instead of the experiment's own; it may be traced.
-      fans: of the parameters, in muP.
+      fan_in_out: of the parameters, in muP.
     """
     config = experiment.optimizer
     if weight_decay is not None:
         config = dataclasses.replace(config, weight_decay=weight_decay)  # type: ignore[arg-type]
     head_only = experiment.fine_tuning.parameters == "head"
-    optimizer = make_optimizer(config, schedule)
+    optimizer = make_optimizer(config, schedule, declared)
     if head_only:
-        optimizer = update_head_only(optimizer)
-    if fans is not None:
-        optimizer = with_rates(optimizer, config.name, fans)
+        optimizer = update_head_only(optimizer, declared)
+    if fan_in_out is not None:
+        optimizer = with_rates(optimizer, config.name, fan_in_out)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
     loss = functools.partial(objective_of(experiment).loss, model)
-    step = make_train_step(loss, optimizer, schedule, parts, head_only, smoothing)
+    is_trained = is_head(declared) if head_only else None
+    step = make_train_step(loss, optimizer, schedule, parts, is_trained, smoothing)
     return optimizer, step
 
 

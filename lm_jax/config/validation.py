@@ -15,8 +15,6 @@ from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import mesh
 
 _CHOICES = {
-    "optimizer.name": ("adamw", "adam", "sgd", "adafactor", "lion", "muon"),
-    "schedule.name": ("constant", "linear", "cosine", "rsqrt", "wsd"),
     "fine_tuning.parameters": ("all", "head"),
     "samples.length_penalty_kind": ("power", "gnmt"),
     "samples.early_stopping": ("false", "true", "never"),

@@ -111,7 +111,7 @@ def step_flops(built: BuiltExperiment) -> int:
     """FLOPs of the matrix products of one train step, over all devices: see `training_flops`."""
     head_only = built.experiment.fine_tuning.parameters == "head"
     shapes = batch_shapes(built)
-    return training_flops(built.model, shapes, is_head if head_only else None)
+    return training_flops(built.model, shapes, is_head(built.declarations) if head_only else None)
 
 
 def _arguments(built: BuiltExperiment) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:

@@ -15,6 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared, declared_kernel
 
 
 @dataclasses.dataclass
@@ -76,8 +77,8 @@ class Block(nn.Module):
           past_btd: None in training; in decoding the normalised inputs of the tokens before.
         """
         c = self.config
-        scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        scale = declared(nn.initializers.ones, ("norm",))
+        bias = declared(nn.initializers.zeros, ("norm",))
         norm = nn.LayerNorm(1e-5, self.dtype, scale_init=scale, bias_init=bias, name="norm")
         normed_btd = norm(x_btd)
         lags = [lag * self.dilation for lag in range(c.kernel_width - 1, -1, -1)]
@@ -98,8 +99,8 @@ class Block(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+            kernel_init=declared_kernel(nn.initializers.lecun_normal(), axes),
+            bias_init=declared(nn.initializers.zeros, axes[1:]),
             name=name,
         )
 
@@ -114,7 +115,7 @@ class CausalCNN(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt, positions_bt, past):
         c = self.config
-        table = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+        table = declared(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding_vd = self.param("embedding", table, (c.vocab_size, c.d_model))
         x_btd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt]
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
@@ -123,8 +124,8 @@ class CausalCNN(nn.Module):
             block = Block(c, self.dtype, self.train, dilation, name=f"block_{index}")
             x_btd, layer_past = block(x_btd, positions_bt, past[index] if past else None)
             new_past.append(layer_past)
-        scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        scale = declared(nn.initializers.ones, ("norm",))
+        bias = declared(nn.initializers.zeros, ("norm",))
         norm = nn.LayerNorm(1e-5, self.dtype, scale_init=scale, bias_init=bias, name="final_norm")
         output_vd, x_btd = jnp.asarray(embedding_vd, self.dtype), norm(x_btd)
         if c.logit_scale != 1.0:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared, declared_kernel
 
 
 @dataclasses.dataclass
@@ -72,12 +73,12 @@ class DenseClassifier(nn.Module):
         hidden_init = nn.initializers.variance_scaling(_GAINS[c.activation], "fan_in", "normal")
         head_init = nn.initializers.zeros if c.zero_init else nn.initializers.normal(0.01)
 
-        def dense(features: int, kernel_init, axis: str, name: str):
+        def dense(features: int, kernel_init, axis: str, name: str, head: bool = False):
             return nn.Dense(
                 features,
                 dtype=self.dtype,
-                kernel_init=nn.with_logical_partitioning(kernel_init, ("embed", axis)),
-                bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (axis,)),
+                kernel_init=declared_kernel(kernel_init, ("embed", axis), head=head),
+                bias_init=declared(nn.initializers.zeros, (axis,), head=head),
                 name=name,
             )
 
@@ -85,7 +86,8 @@ class DenseClassifier(nn.Module):
             x_bf = dense(c.d_hidden, hidden_init, "mlp", f"dense_{layer}")(x_bf)
             x_bf = _ACTIVATIONS[c.activation](x_bf)
             x_bf = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_bf)
-        return dense(c.num_classes, head_init, "vocab", "head")(x_bf).astype(jnp.float32)
+        head = dense(c.num_classes, head_init, "vocab", "head", head=True)
+        return head(x_bf).astype(jnp.float32)
 
 
 def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) -> Model:

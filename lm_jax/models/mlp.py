@@ -14,6 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared, declared_kernel
 
 
 @dataclasses.dataclass
@@ -61,7 +62,7 @@ class MLP(nn.Module):
 
     def setup(self):
         c = self.config
-        table = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        table = declared(nn.initializers.normal(1.0), ("vocab", "embed"))
         self.embedding = self.param("embedding", table, (c.vocab_size, c.d_embedding))
 
     def embed(self, tokens):
@@ -86,8 +87,8 @@ class MLP(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(init, axes),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+            kernel_init=declared_kernel(init, axes),
+            bias_init=declared(nn.initializers.zeros, axes[1:]),
             name=name,
         )
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import Declared
 
 
 @dataclasses.dataclass
@@ -55,11 +55,9 @@ def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         """All words and classes equally probable."""
-        likelihood = nn.LogicallyPartitioned(
-            jnp.full(shape, -math.log(config.vocab_size)), ("vocab", None)
-        )
+        likelihood = Declared(jnp.full(shape, -math.log(config.vocab_size)), ("vocab", None))
         prior = jnp.full(config.num_classes, -math.log(config.num_classes))
-        return variables_of(likelihood, nn.LogicallyPartitioned(prior, (None,)))
+        return variables_of(likelihood, Declared(prior, (None,)))
 
     def fit(examples: Any) -> Variables:
         documents, targets = examples.inputs, np.asarray(examples.targets)

@@ -6,13 +6,13 @@ Axes: b batch of pairs, d width, n negatives, v vocabulary.
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables, cross_entropy
+from lm_jax.models.parameters import Declared
 
 
 @dataclasses.dataclass
@@ -60,9 +60,12 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
         # As word2vec.c: small uniform inputs, and outputs that start at zero.
         scale = 0.5 / config.d_embedding
         inputs_vd = jax.random.uniform(key, shape, minval=-scale, maxval=scale)
-        tables = {"embedding": inputs_vd, "output": jnp.zeros(shape)}
-        boxed = {name: nn.LogicallyPartitioned(x, ("vocab", "embed")) for name, x in tables.items()}
-        return {"params": boxed, "frequencies": {"counts": jnp.ones(config.vocab_size, jnp.int32)}}
+        axes = ("vocab", "embed")
+        params = {
+            "embedding": Declared(inputs_vd, axes),
+            "output": Declared(jnp.zeros(shape), axes, summed=(-1,)),
+        }
+        return {"params": params, "frequencies": {"counts": jnp.ones(config.vocab_size, jnp.int32)}}
 
     def log_noise(variables: Variables) -> jax.Array:
         counts_v = variables["frequencies"]["counts"].astype(jnp.float32)

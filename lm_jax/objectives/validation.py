@@ -1,16 +1,21 @@
 """The experiments that can run, checked before anything is read or compiled."""
 
+from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment, field, sequences_per_step
 from lm_jax.config.validation import validate_values
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
 from lm_jax.objectives import objective_of
 from lm_jax.objectives.interface import is_served
+from lm_jax.training.optimizers import OPTIMIZERS
+from lm_jax.training.schedules import SCHEDULES
 
 
 def validate(experiment: Experiment) -> None:
     """Raises UserError, in one line, for a value or a combination that cannot run."""
     validate_values(experiment)
+    choose(OPTIMIZERS, experiment.optimizer.name, "optimizer.name")
+    choose(SCHEDULES, experiment.schedule.name, "schedule.name")
     _validate_objective(experiment)
     _validate_batches(experiment)
 

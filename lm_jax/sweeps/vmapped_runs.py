@@ -267,7 +267,12 @@ def make_train_step(members: Sequence[BuiltExperiment]) -> TrainStep:
 
     def of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Any):
         _, train_step = make_training(
-            configs[0], members[0].model, lambda step: rates_n[step], decay, members[0].fans
+            configs[0],
+            members[0].model,
+            lambda step: rates_n[step],
+            members[0].declarations,
+            decay,
+            members[0].fan_in_out,
         )
         return train_step(state, batch)
 

@@ -1,8 +1,8 @@
-"""The maximal update parametrisation (muP): a rate that is best at one width is best at all.
+"""The maximal update parametrisation (muP): the best learning rate is the same at every width.
 
 Yang et al. 2022, "Tensor Programs V", Table 3, relative to a base model of the same proportions: at
-its width both parametrisations are one. A parameter's growth is its fan-in, or its fan-out, over
-that of the same parameter of the base model. Times what the base model has:
+its width muP and the standard parametrisation agree. A parameter's growth is the ratio of its
+fan-in, or its fan-out, to the base model's. Factors on the base model's values:
 
   parameters                        initial size     rate of SGD              of Adam, AdamW, Lion
   grow on both sides: hidden        growth_in^-1/2   growth_out / growth_in   1 / growth_in
@@ -10,9 +10,10 @@ that of the same parameter of the base model. Times what the base model has:
   only fan-out: input, tables,      1                growth_out               1
   biases, norms
 
-Adafactor's updates are as large as Adam's. Muon's matrices get updates of a spectral norm in
-proportion to sqrt(fan_out / fan_in) (Yang et al. 2023, "A Spectral Condition for Feature Learning",
-condition 1), which optax's already have where both sides grow; its other parameters follow Adam.
+Parameters declare their fan-in where they are created (`lm_jax.models.parameters`). Adafactor's
+updates are as large as Adam's. Muon's matrices get updates whose spectral norm is proportional to
+sqrt(fan_out / fan_in) (Yang et al. 2023, "A Spectral Condition for Feature Learning", condition 1),
+which optax's already have where both sides grow; its other parameters follow Adam.
 Heads keep their width, so 1/sqrt(d_head) is as good as 1/d_head (section 8.1). A table that is also
 the output is an input here: its logits are divided by the growth in the forward pass (Table 8).
 """
@@ -26,19 +27,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables
+from lm_jax.models.parameters import declarations, path_of
 from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import sharding
 
-# Leaves besides the `kernel`s that are summed over their last axis: tables of logits, [v, d], and
-# what turns a hidden layer of attention into a score, [k].
-_SUMMED = ("output", "score")
 
+class FanInOut(NamedTuple):
+    """Fan-in and fan-out of a parameter, in the model and in its base model."""
 
-class Fans(NamedTuple):
-    """How many inputs a parameter sums over and how many outputs it has, here and in the base."""
-
-    is_matrix: bool  # a `kernel`, as Muon sees it
+    is_matrix: bool  # Muon orthogonalises it
     base_in: int
     base_out: int
     fan_in: int
@@ -54,7 +53,7 @@ class Fans(NamedTuple):
 
 
 def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
-    """The model's configuration as muP computes it, and that of its base model.
+    """Returns the model's configuration as muP computes it, and its base model's.
 
     Raises:
       UserError: the model has no widths, or no base model of that width.
@@ -66,47 +65,73 @@ def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
     return config, base
 
 
-def fans_of(model: Model, base: Model, batch: Mapping[str, Any]) -> Any:
-    """A tree of `Fans` with the structure of the model's parameters, of shapes alone."""
+def fan_in_out(model: Model, base: Model, batch: Mapping[str, Any]) -> Any:
+    """Returns a tree of `FanInOut` with the structure of the model's parameters, from shapes alone.
 
-    def shapes(of: Model) -> Any:
-        variables = jax.eval_shape(of.init, jax.random.key(0), batch)
-        return sharding.unboxed(variables)["params"]
+    Raises:
+      UserError: a parameter is not declared (`lm_jax.models.parameters`).
+    """
+    narrow, wide = (declarations(m.init, batch) for m in (base, model))
 
-    def compare(path: Any, narrow: jax.ShapeDtypeStruct, wide: jax.ShapeDtypeStruct) -> Fans:
-        name = path[-1].key
-        return Fans(name == "kernel", *_fans(name, narrow.shape), *_fans(name, wide.shape))
+    def compare(path: Any, _: Any) -> FanInOut:
+        here, there = wide[path_of(path)], narrow[path_of(path)]
+        return FanInOut(here.is_matrix, there.fan_in, there.fan_out, here.fan_in, here.fan_out)
 
-    return jax.tree_util.tree_map_with_path(compare, shapes(base), shapes(model))
-
-
-def _fans(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    if name == "kernel":  # axes before the last two are a batch of matrices
-        return shape[-2], shape[-1]
-    return (shape[-1], 1) if name in _SUMMED else (1, shape[-1])
+    shapes = sharding.unboxed(jax.eval_shape(model.init, jax.random.key(0), dict(batch)))
+    return jax.tree_util.tree_map_with_path(compare, shapes["params"])
 
 
-def initial_factor(fans: Fans) -> float:
-    """The initial size of a parameter over the base model's."""
+def initial_factor(fans: FanInOut) -> float:
+    """Returns the initial size of a parameter over the base model's."""
     grows_out = fans.fan_out != fans.base_out
     return fans.growth_in ** (-0.5 if grows_out else -1.0)
 
 
-def rate_factor(optimizer: str, fans: Fans) -> float:
-    """The learning rate of a parameter over the base model's, for an optimizer by its name."""
-    if optimizer == "sgd":
-        return fans.growth_out / fans.growth_in
-    if optimizer == "muon" and fans.is_matrix:
-        base, here = (max(1.0, o / i) for i, o in (fans[1:3], fans[3:]))  # squares of optax's
-        return math.sqrt(fans.growth_out / fans.growth_in * base / here)
+def rate_factor(optimizer: str, fans: FanInOut) -> float:
+    """Returns the learning rate of a parameter over the base model's, for an optimizer's name.
+
+    Raises:
+      UserError: muP has no rule for the optimizer.
+    """
+    if optimizer not in _RATE_FACTORS:
+        raise UserError(
+            f"mup_base_width: no rule scales the rates of optimizer.name {optimizer!r}; expected "
+            f"one of {', '.join(_RATE_FACTORS)}, or set mup_base_width to 0"
+        )
+    return _RATE_FACTORS[optimizer](fans)
+
+
+def _adam_factor(fans: FanInOut) -> float:
     return 1 / fans.growth_in
 
 
-def with_initial_sizes(model: Model, base: Model, fans: Any) -> Model:
-    """The model with an `init` that draws as before, then scales each parameter.
+def _sgd_factor(fans: FanInOut) -> float:
+    return fans.growth_out / fans.growth_in
 
-    Its root mean square becomes that of the base model's, drawn with the same key, times
-    `initial_factor`; what is zero stays zero.
+
+def _muon_factor(fans: FanInOut) -> float:
+    if not fans.is_matrix:
+        return _adam_factor(fans)
+    pairs = ((fans.base_in, fans.base_out), (fans.fan_in, fans.fan_out))
+    base, here = (max(1.0, o / i) for i, o in pairs)  # squares of optax's factors
+    return math.sqrt(fans.growth_out / fans.growth_in * base / here)
+
+
+_RATE_FACTORS: dict[str, Callable[[FanInOut], float]] = {
+    "adamw": _adam_factor,
+    "adam": _adam_factor,
+    "sgd": _sgd_factor,
+    "adafactor": _adam_factor,
+    "lion": _adam_factor,
+    "muon": _muon_factor,
+}
+
+
+def with_initial_sizes(model: Model, base: Model, fans: Any) -> Model:
+    """Returns the model with an `init` that draws as before, then scales each parameter.
+
+    The root mean square becomes `initial_factor` times the base model's, drawn with the same key;
+    zeros stay zero.
     """
 
     def init(key: jax.Array, batch: Batch) -> Variables:
@@ -126,18 +151,18 @@ def with_initial_sizes(model: Model, base: Model, fans: Any) -> Model:
 def with_rates(
     optimizer: optax.GradientTransformation, name: str, fans: Any
 ) -> optax.GradientTransformation:
-    """The optimizer of this name with the rate of each parameter times its `rate_factor`.
+    """Returns the optimizer of this name with each parameter's rate times its `rate_factor`.
 
-    A rate times a weight decay does not change with width (as in the `mup` package). Gradients are
-    clipped by a norm to which each layer adds as much at every width, that of g
-    sqrt(growth_out / growth_in): the plain one grows with that of the output weights.
+    The product of rate and weight decay does not change with width (as in the `mup` package).
+    Gradients are clipped by the norm of g sqrt(growth_out / growth_in), to which each layer
+    contributes equally at every width: the plain norm grows with the output weights' gradient.
 
     Args:
-      optimizer: reads parameters for nothing but their decay; its state stays what it is.
+      optimizer: reads parameters only to decay them; its state keeps its structure.
     """
     balance = _map(lambda f: math.sqrt(f.growth_out / f.growth_in), fans)
     rates = _map(lambda f: rate_factor(name, f), fans)
-    if name == "sgd":  # the others make no difference between a gradient and its multiple
+    if name == "sgd":  # the others ignore the scale of a gradient
         rates = jax.tree.map(lambda rate, already: rate / already, rates, balance)
 
     def update(grads: Any, state: Any, params: Any = None):
@@ -149,8 +174,8 @@ def with_rates(
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def _map(function: Callable[[Fans], float], fans: Any) -> Any:
-    return jax.tree.map(function, fans, is_leaf=lambda x: isinstance(x, Fans))
+def _map(function: Callable[[FanInOut], float], fans: Any) -> Any:
+    return jax.tree.map(function, fans, is_leaf=lambda x: isinstance(x, FanInOut))
 
 
 def _rms(x: jax.Array) -> jax.Array:

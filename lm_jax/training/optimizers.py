@@ -1,82 +1,131 @@
-"""Learning-rate schedules and optimizers by name, all of them optax's."""
+"""Optimizers by name, all of them optax's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from lm_jax.choices import choose
 from lm_jax.config.experiment import OptimizerConfig
 from lm_jax.errors import UserError
+from lm_jax.models.parameters import Declarations, Declared, where
+
+Mask = Callable[[Any], Any]
+"""(parameters) -> a tree of bools with their structure."""
 
 
-def is_matrix(params: Any) -> Any:
-    """A tree of bools: True for the weights of matrix products inside the network.
+def is_decayed(declared: Declarations) -> Mask:
+    """Returns the mask of the parameters on which weight decay acts."""
+    return where(declared, lambda parameter: parameter.decayed)
 
-    These are the leaves that Flax names `kernel`; embeddings, output tables, norms and biases
-    are not among them. Weight decay and Muon act on these leaves only.
-    """
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+def is_head(declared: Declarations) -> Mask:
+    """Returns the mask of the parameters of a classifier's or a masked model's head."""
+    return where(declared, lambda parameter: parameter.head)
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """The named optimizer behind clipping by the global norm."""
-    decay = {"weight_decay": config.weight_decay, "mask": is_matrix}
-    betas = {"b1": config.beta1, "b2": config.beta2}
-    if config.name == "adamw":
-        optimizer = optax.adamw(schedule, **betas, eps=config.epsilon, **decay)
-    elif config.name == "adam":
-        optimizer = optax.adam(schedule, **betas, eps=config.epsilon)
-    elif config.name == "sgd":
-        penalty = optax.add_decayed_weights(config.weight_decay, is_matrix)  # L2: of the gradient
-        optimizer = optax.chain(penalty, optax.sgd(schedule, momentum=config.beta1 or None))
-    elif config.name == "lion":
-        optimizer = optax.lion(schedule, **betas, **decay)
-    elif config.name == "adafactor":
-        optimizer = optax.adafactor(
-            schedule,
-            multiply_by_parameter_scale=False,
-            weight_decay_rate=None,
-            clipping_threshold=None,
-        )
-    else:
-        optimizer = _muon(config, schedule)
+    """Returns the named optimizer behind clipping by the global norm.
+
+    Args:
+      schedule: learning rate of each step.
+      declared: what each parameter is, by its path.
+
+    Raises:
+      UserError: there is no optimizer of this name.
+    """
+    optimizer = choose(OPTIMIZERS, config.name, "optimizer.name")(config, schedule, declared)
     if not config.clip_norm:
         return optimizer
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-def is_head(params: Any) -> Any:
-    """A tree of bools: True for the parameters of the module named `head`, a classifier's last."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(part.key == "head" for part in path), params
-    )
-
-
-def update_head_only(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer for the head alone; all other parameters stay as they are.
+def update_head_only(
+    optimizer: optax.GradientTransformation, declared: Declarations
+) -> optax.GradientTransformation:
+    """Returns the optimizer for the head alone; all other parameters stay as they are.
 
     Raises:
-      UserError: at init, when no parameter belongs to a head.
+      UserError: at init, when no parameter is declared as part of a head.
     """
+    mask = is_head(declared)
 
     def labels(params: Any) -> Any:
-        heads = is_head(params)
+        heads = mask(params)
         if not any(jax.tree.leaves(heads)):
-            raise UserError("fine_tuning.parameters=head: this model has no module named `head`")
+            raise UserError("fine_tuning.parameters=head: no parameter of this model is of a head")
         return jax.tree.map(lambda head: "update" if head else "keep", heads)
 
     return optax.multi_transform({"update": optimizer, "keep": optax.set_to_zero()}, labels)
 
 
-def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _adamw(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019)."""
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=is_decayed(declared),
+    )
+
+
+def _adam(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015), without weight decay."""
+    return optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+
+
+def _sgd(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """SGD, with momentum `beta1`; weight decay is an L2 penalty: it is added to the gradient."""
+    penalty = optax.add_decayed_weights(config.weight_decay, is_decayed(declared))
+    return optax.chain(penalty, optax.sgd(schedule, momentum=config.beta1 or None))
+
+
+def _lion(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """Lion (Chen et al. 2023)."""
+    return optax.lion(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=is_decayed(declared),
+    )
+
+
+def _adafactor(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern 2018), without weight decay and relative step sizes."""
+    return optax.adafactor(
+        schedule,
+        multiply_by_parameter_scale=False,
+        weight_decay_rate=None,
+        clipping_threshold=None,
+    )
+
+
+def _muon(
+    config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on the matrices, AdamW on the rest."""
 
-    def dimensions(params):
-        # The last two axes are the matrix; the axes before them (layers) are a batch of matrices.
-        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-        return jax.tree.map(lambda use: matrix if use else None, is_matrix(params))
+    def dimensions(parameter: Declared) -> optax.contrib.MuonDimensionNumbers | None:
+        if not parameter.is_matrix:
+            return None
+        # All other axes (layers, windows of a convolution) are a batch of matrices.
+        return optax.contrib.MuonDimensionNumbers(parameter.summed, parameter.output_axis)
 
     return optax.contrib.muon(
         schedule,
@@ -84,6 +133,19 @@ def _muon(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
         adam_b1=config.beta1,
         adam_b2=config.beta2,
         adam_learning_rate=lambda step: config.adam_learning_rate_ratio * schedule(step),
-        muon_weight_dimension_numbers=dimensions,
+        muon_weight_dimension_numbers=where(declared, dimensions),
         consistent_rms=None,
     )
+
+
+OPTIMIZERS: dict[
+    str,
+    Callable[[OptimizerConfig, optax.Schedule, Declarations], optax.GradientTransformation],
+] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _sgd,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "muon": _muon,
+}

@@ -1,51 +1,96 @@
 """Learning rates as functions of the step."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import optax
 
+from lm_jax.choices import choose
 from lm_jax.config.experiment import ScheduleConfig
 
 
+class Schedule(NamedTuple):
+    """A shape of the learning rate after its warm-up."""
+
+    shape: Callable[[ScheduleConfig, int], optax.Schedule]
+    """(configuration, steps of the run) -> learning rate of each step after the warm-up."""
+
+    steps_before_decay: Callable[[ScheduleConfig, int], int]
+    """(configuration, steps of the run) -> first steps whose rates every longer run has too."""
+
+
 def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
-    """The learning rate of each step: a linear warm-up from 0, then the named shape.
+    """Returns the learning rate of each step: a linear warm-up from 0, then the named shape.
 
     The warm-up reaches the peak after `warmup_steps`. `linear` and `cosine` fall to
     `final_fraction` of the peak at `num_steps`; `rsqrt` falls as 1/sqrt(step) from the warm-up's
     end (Vaswani et al. 2017, eq. 3); `wsd` stays at the peak until the last `decay_fraction` of
     the steps, then falls linearly (Hagele et al. 2024).
+
+    Raises:
+      UserError: there is no schedule of this name.
     """
-    peak, warmup = config.peak_learning_rate, config.warmup_steps
-    rest, final = num_steps - warmup, config.final_fraction * config.peak_learning_rate
-    if config.name == "constant":
-        shape = optax.constant_schedule(peak)
-    elif config.name == "linear":
-        shape = optax.linear_schedule(peak, final, rest)
-    elif config.name == "cosine":
-        shape = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
-    elif config.name == "rsqrt":
-        offset = max(warmup, 1)
-        shape = lambda step: peak * jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))  # noqa: E731
-    else:
-        decay = _decay_steps(config, num_steps)
-        stable = optax.constant_schedule(peak)
-        fall = optax.linear_schedule(peak, final, decay)
-        shape = optax.join_schedules([stable, fall], [rest - decay])
-    if not warmup:
+    shape = choose(SCHEDULES, config.name, "schedule.name").shape(config, num_steps)
+    if not config.warmup_steps:
         return shape
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), shape], [warmup])
+    warm_up = optax.linear_schedule(0.0, config.peak_learning_rate, config.warmup_steps)
+    return optax.join_schedules([warm_up, shape], [config.warmup_steps])
 
 
 def steps_before_decay(config: ScheduleConfig, num_steps: int) -> int:
-    """How many steps a run of `num_steps` takes at the learning rates that any longer one has.
+    """Returns how many first steps of a run have the learning rates of every longer run.
 
-    All of `constant` and `rsqrt`, of `wsd` those before its fall. Of `linear` and `cosine`, which
-    share no more than a warm-up, none.
+    These are all steps of `constant` and `rsqrt`, and the steps of `wsd` before its decay. For
+    `linear` and `cosine`, which share at most a warm-up, the number is 0.
     """
-    if config.name in ("linear", "cosine"):
-        return 0
-    return num_steps - (_decay_steps(config, num_steps) if config.name == "wsd" else 0)
+    schedule = choose(SCHEDULES, config.name, "schedule.name")
+    return schedule.steps_before_decay(config, num_steps)
+
+
+def _constant(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+    return optax.constant_schedule(config.peak_learning_rate)
+
+
+def _linear(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+    peak = config.peak_learning_rate
+    final = config.final_fraction * peak
+    return optax.linear_schedule(peak, final, num_steps - config.warmup_steps)
+
+
+def _cosine(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+    steps = num_steps - config.warmup_steps
+    return optax.cosine_decay_schedule(
+        config.peak_learning_rate, steps, alpha=config.final_fraction
+    )
+
+
+def _rsqrt(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+    peak, offset = config.peak_learning_rate, max(config.warmup_steps, 1)
+
+    def shape(step: jax.typing.ArrayLike) -> jax.Array:
+        return peak * jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))
+
+    return shape
+
+
+def _wsd(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+    peak, decay = config.peak_learning_rate, _decay_steps(config, num_steps)
+    stable = optax.constant_schedule(peak)
+    fall = optax.linear_schedule(peak, config.final_fraction * peak, decay)
+    return optax.join_schedules([stable, fall], [num_steps - config.warmup_steps - decay])
 
 
 def _decay_steps(config: ScheduleConfig, num_steps: int) -> int:
-    """How many steps the fall of `wsd` takes."""
+    """Returns the number of steps in which `wsd` falls."""
     return min(round(config.decay_fraction * num_steps), num_steps - config.warmup_steps)
+
+
+SCHEDULES = {
+    "constant": Schedule(_constant, lambda config, num_steps: num_steps),
+    "linear": Schedule(_linear, lambda config, num_steps: 0),
+    "cosine": Schedule(_cosine, lambda config, num_steps: 0),
+    "rsqrt": Schedule(_rsqrt, lambda config, num_steps: num_steps),
+    "wsd": Schedule(_wsd, lambda config, num_steps: num_steps - _decay_steps(config, num_steps)),
+}

@@ -1,7 +1,7 @@
 """The pure train step, and several of them as one dispatch."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from lm_jax.models.interface import (
     counting_weights,
     named_values,
 )
-from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -33,7 +32,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     gradient_accumulation_steps: int = 1,
-    head_only: bool = False,
+    is_trained: Callable[[Any], Any] | None = None,
     label_smoothing: float = 0.0,
 ) -> TrainStep:
     """Returns the pure `train_step(state, batch) -> state, metrics`.
@@ -43,12 +42,13 @@ def make_train_step(
     whose weights differ. Metrics have the cross-entropy as `loss`, each auxiliary term and metric
     by its name and, where there are auxiliary terms, what is trained as `total_loss`.
 
-    With `head_only` the rest of the model extracts features as in evaluation: no dropout, running
+    With `is_trained` the rest of the model extracts features as in evaluation: no dropout, running
     statistics as they are, and no backward pass through it. With `label_smoothing` that share of a
     target is uniform over the vocabulary (Szegedy et al. 2016, section 7), and `loss` includes it.
 
     Args:
       loss: (variables, batch, *, train, key) -> Losses, new statistics.
+      is_trained: (parameters) -> a tree of bools, which of them are trained; None: all.
 
     Raises:
       UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
@@ -56,12 +56,14 @@ def make_train_step(
     """
 
     def trained_loss(params, stats, batch, denominators: _Denominators, key):
-        if head_only:
+        if is_trained is not None:
             params = jax.tree.map(
-                lambda x, head: x if head else jax.lax.stop_gradient(x), params, is_head(params)
+                lambda x, trained: x if trained else jax.lax.stop_gradient(x),
+                params,
+                is_trained(params),
             )
         variables = {"params": params, **stats}
-        losses, new_stats = loss(variables, batch, train=not head_only, key=key)
+        losses, new_stats = loss(variables, batch, train=is_trained is None, key=key)
         nats = losses.nats
         if label_smoothing:
             if losses.uniform_nats is None:
@@ -73,7 +75,7 @@ def make_train_step(
         reported = {"loss": cross_entropy, **named}
         if losses.auxiliary:
             reported["total_loss"] = total
-        return total, (stats if head_only else new_stats, reported)
+        return total, (new_stats if is_trained is None else stats, reported)
 
     def gradients(state: TrainState, batch: Batch, key: jax.Array):
         """Gradients, new statistics, and the reported losses of a whole batch."""

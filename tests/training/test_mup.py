@@ -18,6 +18,7 @@ import pytest
 from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.config.serialization import differences, dumps, from_dict, to_dict
+from lm_jax.errors import UserError
 from lm_jax.models import FAMILIES, build_model, family_name
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
@@ -26,6 +27,7 @@ from lm_jax.models.interface import Model
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.naive_bayes import NaiveBayesConfig
 from lm_jax.models.ngram.model import NgramConfig
+from lm_jax.models.parameters import Declared
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
@@ -37,9 +39,9 @@ from lm_jax.objectives.validation import validate
 from lm_jax.runs.train import inherited_variables
 from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
 from lm_jax.training.mup import (
-    Fans,
+    FanInOut,
     _map,
-    fans_of,
+    fan_in_out,
     initial_factor,
     rate_factor,
     with_initial_sizes,
@@ -171,7 +173,7 @@ def family(name) -> BuiltExperiment:
 @pytest.mark.parametrize("name", list(FAMILY))
 def test_each_parameter_is_scaled_by_its_row_of_the_table(name):
     _, hidden, output = FAMILY[name]
-    found = by_name(family(name).fans, is_leaf=lambda x: isinstance(x, Fans))
+    found = by_name(family(name).fan_in_out, is_leaf=lambda x: isinstance(x, FanInOut))
     assert not {*hidden, *output} - found.keys()
     for path, fans in found.items():
         kind = kind_of(path, hidden, output)
@@ -193,7 +195,7 @@ def test_every_family_is_covered_or_refused():
 def test_updates_of_muons_matrices_have_spectral_norms_that_scale_as_the_root_of_out_over_in():
     def spectral_norm(fan_in, fan_out, base_in, base_out):
         optax_s = math.sqrt(max(1, fan_out / fan_in))  # of an orthogonal matrix
-        return optax_s * rate_factor("muon", Fans(True, base_in, base_out, fan_in, fan_out))
+        return optax_s * rate_factor("muon", FanInOut(True, base_in, base_out, fan_in, fan_out))
 
     for base_in, base_out in ((8, 8), (8, 32), (32, 8), (8, 257), (784, 8)):
         base = spectral_norm(base_in, base_out, base_in, base_out)
@@ -251,7 +253,7 @@ def test_at_the_base_width_losses_are_those_of_the_standard_parametrisation(conf
 
 def test_without_growth_nothing_is_scaled():
     standard = compiled(FAMILY["mlp"][0])
-    fans = fans_of(standard.model, standard.model, standard.example)
+    fans = fan_in_out(standard.model, standard.model, standard.example)
     model = with_initial_sizes(standard.model, standard.model, fans)
     before, after = params_of(standard.model, model, example=standard.example)
     jax.tree.map(np.testing.assert_array_equal, after, before)
@@ -262,9 +264,23 @@ def test_without_growth_nothing_is_scaled():
 
 PARAMS = {"hidden": {"kernel": (8, 8)}, "head": {"kernel": (8, 3), "bias": (3,)}, "table": (5, 8)}
 PARAMS_FANS = {
-    "hidden": {"kernel": Fans(True, 2, 2, 8, 8)},
-    "head": {"kernel": Fans(True, 2, 3, 8, 3), "bias": Fans(False, 1, 3, 1, 3)},
-    "table": Fans(False, 1, 2, 1, 8),
+    "hidden": {"kernel": FanInOut(True, 2, 2, 8, 8)},
+    "head": {"kernel": FanInOut(True, 2, 3, 8, 3), "bias": FanInOut(False, 1, 3, 1, 3)},
+    "table": FanInOut(False, 1, 2, 1, 8),
+}
+
+
+def _declared(path, shape):
+    summed = (-2,) if path.endswith("kernel") else ()
+    value = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return Declared(value, (None,) * len(shape), summed=summed, decayed=bool(summed))
+
+
+DECLARED = {
+    "hidden/kernel": _declared("hidden/kernel", (8, 8)),
+    "head/kernel": _declared("head/kernel", (8, 3)),
+    "head/bias": _declared("head/bias", (3,)),
+    "table": _declared("table", (5, 8)),
 }
 
 
@@ -279,9 +295,9 @@ def test_updates_are_scaled_and_decay_is_not(name):
     """Two steps against those of the optimizer without decay, times the table."""
     rate, decay, params = 0.1, 0.5, normal(0)
     config = OptimizerConfig(name=name, weight_decay=decay, clip_norm=0.0, epsilon=0.0)
-    optimizer = make_optimizer(config, lambda _: rate)
+    optimizer = make_optimizer(config, lambda _: rate, DECLARED)
     scaled = with_rates(optimizer, name, PARAMS_FANS)
-    plain = make_optimizer(dataclasses.replace(config, weight_decay=0.0), lambda _: rate)
+    plain = make_optimizer(dataclasses.replace(config, weight_decay=0.0), lambda _: rate, DECLARED)
     state, plain_state = scaled.init(params), plain.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(params))
     scaled, plain = (jax.jit(of.update) for of in (scaled, plain))
@@ -301,7 +317,7 @@ def test_updates_are_scaled_and_decay_is_not(name):
 
 def test_gradients_are_clipped_by_a_norm_that_weighs_them_by_the_rates_of_sgd():
     config = OptimizerConfig(name="sgd", beta1=0.0, weight_decay=0.0, clip_norm=1.0)
-    optimizer = with_rates(make_optimizer(config, lambda _: 1.0), "sgd", PARAMS_FANS)
+    optimizer = with_rates(make_optimizer(config, lambda _: 1.0, DECLARED), "sgd", PARAMS_FANS)
     grads = normal(0)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     rates = {"hidden": {"kernel": 1.0}, "head": {"kernel": 0.25, "bias": 1.0}, "table": 4.0}
@@ -323,6 +339,11 @@ def test_only_the_head_is_trained_in_mup_as_well():
     updates = jax.jit(lambda p: optimizer.update(ones, optimizer.init(p), p)[0])(params)
     changed = {path for path, x in by_name(updates).items() if rms(x)}
     assert changed == {"head/kernel", "head/bias"}
+
+
+def test_an_optimizer_without_a_rule_is_refused():
+    with pytest.raises(UserError, match="no rule scales .*optimizer.name 'mine.py:OURS'"):
+        rate_factor("mine.py:OURS", PARAMS_FANS["table"])
 
 
 @pytest.mark.parametrize("chunks", [1, 3])

@@ -5,8 +5,9 @@ import optax
 import pytest
 
 from lm_jax.config.experiment import OptimizerConfig, ScheduleConfig
-from lm_jax.training.optimizers import is_matrix, make_optimizer
-from lm_jax.training.schedules import learning_rate_schedule, steps_before_decay
+from lm_jax.models.parameters import Declared, declarations_of
+from lm_jax.training.optimizers import OPTIMIZERS, is_decayed, make_optimizer
+from lm_jax.training.schedules import SCHEDULES, learning_rate_schedule, steps_before_decay
 
 PARAMS = {
     "embedding": jnp.ones((5, 4)),
@@ -20,7 +21,7 @@ def schedule(name, **fields):
     return lambda step: float(learning_rate_schedule(config, 110)(step))
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_warms_up_linearly_to_its_peak(name):
     rate = schedule(name)
     assert [rate(0), rate(5), rate(10)] == pytest.approx([0.0, 1.0, 2.0])
@@ -38,7 +39,7 @@ def test_schedules_follow_their_formulas():
     assert [wsd(87), wsd(99), wsd(110)] == pytest.approx([2.0, 1.0, 0.0])
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "rsqrt", "wsd"])
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 1.0])
 def test_rates_before_a_decay_are_those_of_any_longer_run(name, fraction):
     config = ScheduleConfig(name=name, warmup_steps=10, decay_fraction=fraction)
@@ -61,18 +62,33 @@ def test_no_warm_up_starts_at_the_peak():
     assert float(learning_rate_schedule(config, 100)(0)) == pytest.approx(2.0)
 
 
-def test_only_matrices_decay():
-    mask = is_matrix(PARAMS)
+def declared(params):
+    """Declarations of parameters whose matrices are named `kernel`."""
+
+    def declare(path, x):
+        is_kernel = path[-1].key == "kernel"
+        summed = (-2,) if is_kernel else ()
+        return Declared(x, (None,) * x.ndim, summed=summed, decayed=is_kernel)
+
+    return declarations_of(jax.tree_util.tree_map_with_path(declare, params))
+
+
+def optimizer_of(config, rate, params):
+    return make_optimizer(config, lambda _: rate, declared(params))
+
+
+def test_only_what_is_declared_decayed_decays():
+    mask = is_decayed(declared(PARAMS))(PARAMS)
     assert mask["layers"]["up"] == {"kernel": True, "bias": False}
     assert not mask["embedding"] and not mask["norm"]["scale"]
-    optimizer = make_optimizer(OptimizerConfig(name="adamw", weight_decay=0.5), lambda _: 0.1)
+    optimizer = optimizer_of(OptimizerConfig(name="adamw", weight_decay=0.5), 0.1, PARAMS)
     zeros = optax.tree.zeros_like(PARAMS)
     updates, _ = optimizer.update(zeros, optimizer.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["layers"]["up"]["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["embedding"], 0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor", "lion", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_descends(name):
     target = {"a": {"kernel": jnp.ones((3, 6, 6))}, "b": {"bias": jnp.ones(6)}}
     params = optax.tree.zeros_like(target)
@@ -81,7 +97,7 @@ def test_every_optimizer_descends(name):
         for x, y in zip(jax.tree.leaves(p), jax.tree.leaves(target), strict=True)
     )
     rate = 0.2 if name == "muon" else 0.02  # muon's bias learns at a tenth of its rate
-    optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), lambda _: rate)
+    optimizer = optimizer_of(OptimizerConfig(name=name, weight_decay=0.0), rate, params)
     state, first = optimizer.init(params), float(loss(params))
 
     @jax.jit
@@ -99,7 +115,7 @@ def test_muon_orthogonalises_each_matrix_of_a_stack():
     stretched = rotations[0] @ np.diag(np.linspace(1, 5, 8)) @ rotations[1]
     grads = {"kernel": jnp.asarray(stretched, jnp.float32)}
     config = OptimizerConfig(name="muon", weight_decay=0.0, clip_norm=0.0)
-    optimizer = make_optimizer(config, lambda _: 1.0)
+    optimizer = optimizer_of(config, 1.0, grads)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     for matrix in np.asarray(updates["kernel"]):
         singular = np.linalg.svd(matrix, compute_uv=False)
@@ -108,7 +124,7 @@ def test_muon_orthogonalises_each_matrix_of_a_stack():
 
 def test_gradients_are_clipped_by_their_global_norm():
     config = OptimizerConfig(name="sgd", beta1=0.0, clip_norm=1.0)
-    optimizer = make_optimizer(config, lambda _: 1.0)
     grads = {"a": jnp.full(4, 30.0), "b": jnp.full(4, -40.0)}
+    optimizer = optimizer_of(config, 1.0, grads)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     assert float(optax.global_norm(updates)) == pytest.approx(1.0, rel=1e-5)

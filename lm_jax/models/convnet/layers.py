@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lm_jax.models.parameters import declared, declared_kernel
+
 
 def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """The cross-correlation of images with a kernel, [b, h', w', out].
@@ -97,8 +99,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x_bhwc):
         channels = x_bhwc.shape[-1:]
-        scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+        scale = declared(nn.initializers.ones, ("norm",))
+        bias = declared(nn.initializers.zeros, ("norm",))
         scale_c = jnp.asarray(self.param("scale", scale, channels))
         bias_c = jnp.asarray(self.param("bias", bias, channels))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
@@ -145,7 +147,7 @@ class ConvNorm(nn.Module):
         s = self.settings
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(s.kernel_init, (None, None, "embed", "mlp")),
+            declared_kernel(s.kernel_init, (None, None, "embed", "mlp")),
             (self.size, self.size, x_bhwc.shape[-1], self.features),
         )
         x_bhwc = convolve(x_bhwc, jnp.asarray(kernel, s.dtype), self.stride, self.padding)
@@ -158,12 +160,12 @@ class ConvNorm(nn.Module):
                 num_groups=math.gcd(32, self.features),  # 32: Wu & He 2018, section 4.1
                 epsilon=1e-5,
                 dtype=s.dtype,
-                scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-                bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
+                scale_init=declared(nn.initializers.ones, ("norm",)),
+                bias_init=declared(nn.initializers.zeros, ("norm",)),
                 name="norm",
             )(x_bhwc)
         else:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",))
+            zeros = declared(nn.initializers.zeros, ("mlp",))
             bias_c = self.param("bias", zeros, (self.features,))
             x_bhwc = x_bhwc + jnp.asarray(bias_c, s.dtype)
         return x_bhwc if self.linear else s.activation(x_bhwc)

@@ -21,6 +21,7 @@ from lm_jax.models.convnet.layers import (
 )
 from lm_jax.models.family import Family, FeatureMaps
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared, declared_kernel
 
 
 class Conv(NamedTuple):
@@ -279,9 +280,9 @@ class ConvNet(nn.Module):
         if self.depth is not None:
             return x
         # The publications' small deviation: the first guess is close to uniform.
-        logits_bv = self._dense(c.num_classes, nn.initializers.normal(0.01), "vocab", "head")(
-            x.reshape(x.shape[0], -1)
-        )
+        logits_bv = self._dense(
+            c.num_classes, nn.initializers.normal(0.01), "vocab", "head", head=True
+        )(x.reshape(x.shape[0], -1))
         return logits_bv.astype(jnp.float32)
 
     def _layer(self, layer, settings: Settings, x: jax.Array, name: str) -> jax.Array:
@@ -312,12 +313,14 @@ class ConvNet(nn.Module):
                 return nn.Dropout(rate, deterministic=not self.train)(x)
         raise TypeError(f"{layer} is no layer")
 
-    def _dense(self, features: int, kernel_init, axis: str, name: str) -> nn.Dense:
+    def _dense(
+        self, features: int, kernel_init, axis: str, name: str, head: bool = False
+    ) -> nn.Dense:
         return nn.Dense(
             features,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(kernel_init, ("embed", axis)),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (axis,)),
+            kernel_init=declared_kernel(kernel_init, ("embed", axis), head=head),
+            bias_init=declared(nn.initializers.zeros, (axis,), head=head),
             name=name,
         )
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables
 from lm_jax.models.ngram.kneser_ney import best_words, count, estimate, first_children
+from lm_jax.models.parameters import Declared
 
 _CHOICES = {
     "smoothing": ("kneser_ney", "add_k", "maximum_likelihood"),
@@ -111,9 +111,9 @@ def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
     return Model(init, apply, loss, start, step, fit)
 
 
-def _whole(leaf: np.ndarray) -> nn.LogicallyPartitioned:
+def _whole(leaf: np.ndarray) -> Declared:
     """Every device holds the whole trie: any look-up may lead anywhere in it."""
-    return nn.LogicallyPartitioned(jnp.asarray(leaf), (None,) * leaf.ndim)
+    return Declared(jnp.asarray(leaf), (None,) * leaf.ndim)
 
 
 def _nothing_counted(config: NgramConfig) -> Params:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.models.parameters import declared
 from lm_jax.models.recurrent.layer import Kernel, project, side_by_side
 
 ATTENTIONS = ("none", "additive", "dot")
@@ -41,7 +42,7 @@ class GlobalAttention(nn.Module):
             self.query = Kernel((self.d_hidden, width), lecun)
             normal = nn.initializers.normal(width**-0.5)
             self.score: Any = self.param(
-                "score", nn.with_logical_partitioning(normal, ("mlp",)), (width,)
+                "score", declared(normal, ("mlp",), summed=(-1,)), (width,)
             )
 
     def keys(self, memory_bsm: jax.Array) -> jax.Array:

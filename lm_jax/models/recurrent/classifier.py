@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared, declared_kernel
 from lm_jax.models.recurrent.language_model import check_recurrent
 from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
 
@@ -70,7 +71,7 @@ class RecurrentClassifier(nn.Module):
         time_t1 = jnp.arange(time)[:, None]
         embedding_vd = self.param(
             "embedding",
-            nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed")),
+            declared(nn.initializers.normal(1.0), ("vocab", "embed")),
             (c.vocab_size, c.d_embedding),
         )
         # Time-major; a mask that is broadcast over time is variational dropout.
@@ -88,10 +89,10 @@ class RecurrentClassifier(nn.Module):
         return nn.Dense(
             c.num_classes,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                nn.initializers.normal(0.02), ("embed", "vocab")
+            kernel_init=declared_kernel(
+                nn.initializers.normal(0.02), ("embed", "vocab"), head=True
             ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+            bias_init=declared(nn.initializers.zeros, ("vocab",), head=True),
             name="head",
         )(dropout(pooled_bd[None])[0]).astype(jnp.float32)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared
 from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_state
 
 
@@ -112,10 +113,14 @@ class RecurrentNetwork(nn.Module):
         # No sharding constraint here: with one on h, XLA's partitioner (jaxlib 0.10.2) computes
         # wrong gradients on a mesh of data 2 x fsdp 2 x tensor 2.
         x_btd = dropout(x_tbd).swapaxes(0, 1)
-        output_vd = embedding_vd if c.tie_embeddings else self._table("output", 0.02, c.d_hidden)
+        output_vd = (
+            embedding_vd
+            if c.tie_embeddings
+            else self._table("output", 0.02, c.d_hidden, summed=(-1,))
+        )
         bias_v: Any = self.param(
             "output_bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+            declared(nn.initializers.zeros, ("vocab",)),
             (c.vocab_size,),
         )
         logits_btv = jnp.einsum(
@@ -126,8 +131,8 @@ class RecurrentNetwork(nn.Module):
         )
         return logits_btv + bias_v, tuple(finals)
 
-    def _table(self, name: str, stddev: float, width: int) -> Any:
-        normal = nn.with_logical_partitioning(nn.initializers.normal(stddev), ("vocab", "embed"))
+    def _table(self, name: str, stddev: float, width: int, summed: tuple[int, ...] = ()) -> Any:
+        normal = declared(nn.initializers.normal(stddev), ("vocab", "embed"), summed=summed)
         return self.param(name, normal, (self.config.vocab_size, width))
 
 

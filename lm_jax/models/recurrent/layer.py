@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.models.parameters import declared, declared_kernel
+
 State = tuple[jax.Array, ...]  # the hidden state h, and the memory c of an lstm
 Params = dict[str, jax.Array]
 
@@ -281,7 +283,7 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self):
-        boxed = nn.with_logical_partitioning(self.initializer, ("embed", "mlp"))
+        boxed = declared_kernel(self.initializer, ("embed", "mlp"))
         return self.param("kernel", boxed, self.shape)
 
 
@@ -345,7 +347,7 @@ class RecurrentLayer(nn.Module):
         return h_tbd.astype(self.dtype), tuple(part.T for part in final)
 
     def _vector(self, name: str, initializer: Callable, gates: int) -> Any:
-        boxed = nn.with_logical_partitioning(initializer, ("mlp",))
+        boxed = declared(initializer, ("mlp",))
         return self.param(name, boxed, (gates * self.d_hidden,))
 
     def _pointwise_params(self) -> Params:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.models.parameters import declared, declared_kernel
 from lm_jax.models.transformer.attention import (
     Tokens,
     attend,
@@ -110,6 +111,7 @@ def dense(
     name=None,
     stddev: float = 0.02,
     transposed: bool = False,
+    head: bool = False,
 ):
     """A linear layer with biases where the configuration has them."""
     return nn.Dense(
@@ -117,19 +119,19 @@ def dense(
         use_bias=config.use_bias,
         dtype=dtype,
         dot_general=_product if transposed else jax.lax.dot_general,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.normal(stddev), axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
+        kernel_init=declared_kernel(nn.initializers.normal(stddev), axes, head=head),
+        bias_init=declared(nn.initializers.zeros, axes[1:], head=head),
         name=name,
     )
 
 
-def norm(config, dtype, name: str):
+def norm(config, dtype, name: str, head: bool = False):
     """The norm of the configuration."""
-    scale = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+    scale = declared(nn.initializers.ones, ("norm",), head=head)
     epsilon = config.norm_epsilon
     if config.norm == "rms_norm":
         return nn.RMSNorm(epsilon=epsilon, dtype=dtype, scale_init=scale, name=name)
-    bias = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+    bias = declared(nn.initializers.zeros, ("norm",), head=head)
     return nn.LayerNorm(
         epsilon=epsilon,
         use_bias=config.use_bias,
@@ -291,9 +293,16 @@ def _keeps_products(primitive, *arguments, **params) -> bool:
     return primitive.name == PRIMITIVE or keep_dots(primitive, *arguments, **params)
 
 
-def table(module: nn.Module, name: str, shape: tuple[int, int], axes: tuple[str, str]) -> jax.Array:
-    """A parameter of `module` of which rows are looked up."""
-    normal = nn.with_logical_partitioning(nn.initializers.normal(0.02), axes)
+def table(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, int],
+    axes: tuple[str, str],
+    summed: tuple[int, ...] = (),
+    head: bool = False,
+) -> jax.Array:
+    """Creates a parameter of `module` whose rows are looked up, or (`summed`) give logits."""
+    normal = declared(nn.initializers.normal(0.02), axes, summed=summed, head=head)
     return module.param(name, normal, shape)  # type: ignore[return-value]  # Flax unboxes it
 
 

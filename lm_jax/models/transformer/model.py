@@ -18,6 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
+from lm_jax.models.parameters import declared
 from lm_jax.models.transformer.attention import Tokens, sees, visible
 from lm_jax.models.transformer.blocks import (
     Attention,
@@ -67,12 +68,14 @@ def _head(
     x_btd: jax.Array,
     targets_bt: Any = None,
     bias_v: Any = None,
+    head: bool = False,
 ) -> jax.Array | Losses:
     """Logits [b, t, v], float32; or of targets the losses, without ever holding the logits."""
     c = module.config
     output_vd = embedding_vd
     if not c.tie_embeddings:
-        output_vd = table(module, "output", (c.vocab_size, c.d_model), ("vocab", "embed"))
+        shape, axes = (c.vocab_size, c.d_model), ("vocab", "embed")
+        output_vd = table(module, "output", shape, axes, summed=(-1,), head=head)
     if c.logit_scale != 1.0:
         x_btd = x_btd * c.logit_scale
     if targets_bt is not None:
@@ -143,11 +146,11 @@ class MaskedHead(nn.Module):
     @nn.compact
     def __call__(self, x_btd, embedding_vd, targets_bt):
         c = self.config
-        x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform")(x_btd)
-        x_btd = norm(c, self.dtype, "norm")(activate(c, x_btd))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        x_btd = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "transform", head=True)(x_btd)
+        x_btd = norm(c, self.dtype, "norm", head=True)(activate(c, x_btd))
+        zeros = declared(nn.initializers.zeros, ("vocab",), head=True)
         bias_v: Any = self.param("bias", zeros, (c.vocab_size,))
-        return _head(self, embedding_vd, x_btd, targets_bt, bias_v)
+        return _head(self, embedding_vd, x_btd, targets_bt, bias_v, head=True)
 
 
 class ClassHead(nn.Module):
@@ -161,14 +164,14 @@ class ClassHead(nn.Module):
     def __call__(self, x_btd, segments_bt):
         c = self.config
         if c.pooling == "first":
-            pooler = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "pooler")
+            pooler = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "pooler", head=True)
             pooled_bd = nn.tanh(pooler(x_btd[:, 0]))
         else:
             is_text_bt1 = (segments_bt > 0)[..., None]
             total_bd = jnp.sum(jnp.where(is_text_bt1, x_btd, 0), axis=1, dtype=jnp.float32)
             pooled_bd = total_bd / jnp.maximum(1, jnp.sum(is_text_bt1, axis=1))
         pooled_bd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(pooled_bd)
-        classes = dense(c, self.dtype, c.num_classes, ("embed", "vocab"), "classes")
+        classes = dense(c, self.dtype, c.num_classes, ("embed", "vocab"), "classes", head=True)
         return classes(pooled_bd.astype(self.dtype)).astype(jnp.float32)
 
 

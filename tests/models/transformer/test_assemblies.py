@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from lm_jax.models import build_model
+from lm_jax.models.parameters import declarations
 from lm_jax.models.transformer.model import (
     EncoderConfig,
     EncoderDecoderConfig,
@@ -253,15 +254,18 @@ def test_a_classifier_takes_all_but_its_head_from_a_masked_language_model():
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     optimizer = optax.sgd(0.1)
 
+    def encoder(**fields):
+        return build_model(tiny("encoder", **fields), jnp.float32)
+
     def state(seed, **fields):
-        model = build_model(tiny("encoder", **fields), jnp.float32)
-        return init_state(model, optimizer, batch, mesh, seed)
+        return init_state(encoder(**fields), optimizer, batch, mesh, seed)
 
     masked = variables_of(state(0))
     for pooling in ("mean", "first"):
         fresh = state(1, num_classes=3, pooling=pooling)
         found, kept, new = inherit(fresh, masked)
-        heads = is_head(found.params)
+        init = encoder(num_classes=3, pooling=pooling).init
+        heads = is_head(declarations(init, batch))(found.params)
         assert new == sum(jax.tree.leaves(heads)) == (2 if pooling == "mean" else 4)
         trunk = {name: leaf for name, leaf in found.params.items() if name != "head"}
         jax.tree.map(np.testing.assert_array_equal, trunk, {n: masked["params"][n] for n in trunk})
