@@ -17,6 +17,8 @@ from lm_jax.models import FAMILIES
 from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.parallel.mesh import AXES
+from lm_jax.training.optimizers import OPTIMIZERS
+from lm_jax.training.schedules import SCHEDULES
 from tests.documented_commands import (
     ROOT,
     commands_of_docstring,
@@ -89,7 +91,7 @@ def test_paths_that_are_named_exist(path):
 
 
 CHOICES = {
-    "docs/models.md": [FAMILIES, PRESETS, OBJECTIVES],
+    "docs/models.md": [FAMILIES, PRESETS, OBJECTIVES, OPTIMIZERS, SCHEDULES],
     "docs/data.md": [READERS, LABEL_READERS, PAIR_READERS, IMAGE_READERS, TOKENIZERS],
     "docs/generation.md": [LENGTH_PENALTIES, EARLY_STOPPING],
     "docs/clusters.md": [AXES],
