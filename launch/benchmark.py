@@ -24,15 +24,14 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from launch import program
+from launch import experiment_flags, program
 from lm_jax import data
 from lm_jax.benchmarking import decode, evaluate, input_pipeline, startup, train_step
 from lm_jax.benchmarking.default_experiments import default_experiments, published
 from lm_jax.benchmarking.pytorch_baseline import MODES, find_baselines
 from lm_jax.benchmarking.tables import table_of
-from lm_jax.build import build_experiment
+from lm_jax.build import build_experiment, expected_sizes
 from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS
@@ -43,7 +42,7 @@ SUITES = ("train", "decode", "eval", "data", "lstm", "startup", "first_step")
 _STARTED = time.monotonic()
 
 SUITE = flags.DEFINE_enum("suite", None, SUITES, "What to measure.", required=True)
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
 BATCH_SIZE = flags.DEFINE_multi_integer(
     "batch_size",
@@ -101,15 +100,14 @@ def _other_suites(path: Path) -> dict[str, Any]:
 
 def _name() -> str:
     if CONFIG.value:
-        path = Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-        return path.name.replace(".py", "")
+        return Path(CONFIG.value).name.replace(".py", "")
     return MODEL.value or "default"
 
 
 def _experiments() -> dict[str, Experiment]:
     """Returns the experiments to measure by name, with the batch sizes and steps of the flags."""
     if CONFIG.value:
-        named = {_name(): program.experiment_of(CONFIG)}
+        named = {_name(): experiment_flags.experiment()}
     elif MODEL.value:
         named = {MODEL.value: published(MODEL.value)}
     else:
@@ -132,7 +130,7 @@ def _with_batch(experiment: Experiment, sequences: int) -> Experiment:
 
 def _sizes_of(experiment: Experiment) -> dict[str, int]:
     # Without a configuration a model has its own vocabulary size, which is larger than 1.
-    return program.sizes_of(experiment) if CONFIG.value else {"vocab_size": 1}
+    return expected_sizes(experiment) if CONFIG.value else {"vocab_size": 1}
 
 
 def _measure(experiment: Experiment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import os
 
 from absl import flags
 
-from lm_jax.parallel import launchers, processes
+from lm_jax.parallel import launchers
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0; detected under SLURM, Open MPI and on TPUs."
@@ -21,11 +21,13 @@ COORDINATOR_TIMEOUT = flags.DEFINE_integer(
 
 
 def join() -> None:
-    """Joins the processes of the job, if there are others.
+    """Joins the other processes of the job, if there are any.
 
     Raises:
       UserError: flags and environment do not define the job, or the other processes do not come.
     """
+    from lm_jax.parallel import processes
+
     process = launchers.find(os.environ, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if process is not None or launchers.on_tpu(os.environ):
         processes.join(process, COORDINATOR_TIMEOUT.value)

@@ -15,14 +15,15 @@ from absl import flags
 
 from launch import program
 from lm_jax.errors import UserError
-from lm_jax.reports.compare_runs import compare, table_of, write_comparison
-from lm_jax.reports.text_table import text_table
 
 OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
 
 
 def main() -> dict[str, Any]:
     """Prints the table, then returns its rows."""
+    from lm_jax.reports.compare_runs import compare, table_of, write_comparison
+    from lm_jax.reports.text_table import text_table
+
     workdirs = [Path(name) for name in program.arguments()]
     if not workdirs:
         raise UserError("give the work directories of the runs to compare")

@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from launch import program
-from lm_jax.build import build_experiment
+from launch import experiment_flags, program
+from lm_jax.build import build_experiment, expected_sizes
 from lm_jax.config.experiment import Experiment
 from lm_jax.costs import accelerators
 from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
@@ -27,7 +26,7 @@ from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.mesh import AUTO, axis_sizes, show
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
 DEVICES = flags.DEFINE_integer("devices", 8, "How many devices to compile for.", lower_bound=1)
 MESH = flags.DEFINE_string(
@@ -108,13 +107,13 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
 
 
 def _configured() -> tuple[Experiment, dict[str, int]]:
-    experiment = program.experiment_of(CONFIG)
+    experiment = experiment_flags.experiment()
     experiment.mesh = MESH.value or experiment.mesh
     if experiment.compute_dtype == "auto":
         experiment.compute_dtype = "bfloat16"  # as on an accelerator
     if BATCH_SIZE.value:
         experiment.training.batch_size, experiment.training.batch_size_tokens = BATCH_SIZE.value, 0
-    return experiment, program.sizes_of(experiment)
+    return experiment, expected_sizes(experiment)
 
 
 def _log_parameters(placed: list[Placed]) -> None:

@@ -15,10 +15,9 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from launch import program
-from lm_jax.build import BuiltExperiment, build_experiment
+from launch import experiment_flags, program
+from lm_jax.build import BuiltExperiment, build_experiment, expected_sizes
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.costs import model_flops
 from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
@@ -27,7 +26,7 @@ from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives import targets_per_step
 from lm_jax.objectives.default_experiment import default_experiment
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
 COMPILE = flags.DEFINE_bool(
     "compile", False, "Compile the train step, for the memory that activations take."
@@ -56,8 +55,8 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
 
 
 def _configured() -> tuple[Experiment, dict[str, int]]:
-    experiment = program.experiment_of(CONFIG)
-    sizes = program.sizes_of(experiment)
+    experiment = experiment_flags.experiment()
+    sizes = expected_sizes(experiment)
     if experiment.data.expected_sizes:
         program.log(f"with a vocabulary of at most {sizes['vocab_size']:,}")
     return experiment, sizes

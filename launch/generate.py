@@ -1,4 +1,4 @@
-"""Writes text with a trained model.
+"""Generates text with a trained model.
 
   python -m launch.generate --workdir=runs/quickstart --prompt='The "for" statement'
   python -m launch.generate --workdir=runs/quickstart --temperature=0 --max_new_tokens=200
@@ -7,98 +7,63 @@
   python -m launch.generate --workdir=runs/quickstart --num_beams=4 --max_new_tokens=9
   python -m launch.generate --workdir=runs/quickstart --prompt='The' --show_probabilities
 
-Several --prompt flags are continued side by side; without one the model starts a new document. A
+Repeat --prompt to continue several prompts; without a prompt the model starts a new document. A
 model that translates takes each prompt as its source.
 
-Samples are drawn token by token. --temperature below 1 makes likely tokens likelier, 0 takes the
-likeliest each time; --top_k, --top_p and --min_p leave unlikely ones out; --repetition_penalty
-holds back those that the text has. With --num_beams above 1 nothing is drawn: beam search looks
-for the most probable whole texts, keeping that many unfinished ones at each step.
+By default texts are sampled token by token. --temperature below 1 makes probable tokens more
+probable, and 0 takes the most probable one each time; --top_k, --top_p and --min_p exclude
+improbable tokens; --repetition_penalty makes tokens that are already in the text less probable.
+--num_beams above 1 searches for the most probable whole texts instead and samples nothing.
 
-The last line of the output is JSON with the texts, the log-probability of each (nats), and its
-score: with beams, the log-probability over the length penalty.
+The last line of the output is JSON with the texts, the log-probability of each in nats, and its
+score. The score of a beam search is the log-probability divided by the length penalty.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import beams, program
-from lm_jax.config.experiment import SamplesConfig
+from launch import dataclass_flags, program
+from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
-from lm_jax.generation.generate import NextToken
-from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
+
+if TYPE_CHECKING:
+    from lm_jax.generation.generate import NextToken
 
 _BLOCK = "\u2588"
-_DEFAULT = SamplesConfig()
-_OF_SAMPLES = (
-    "num_samples",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "stop",
-)
-_OF_BEAMS = ("num_best", "length_penalty", "length_penalty_kind", "early_stopping", "show_beams")
+_SAMPLING = ("num_samples", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SEARCH = ("num_best", "length_penalty", "length_penalty_kind", "early_stopping")
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
-PROMPT = flags.DEFINE_multi_string("prompt", [""], "What the text begins with, or its source.")
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "Tokens a text.", lower_bound=1)
-SHOW_PROBABILITIES = flags.DEFINE_bool(
-    "show_probabilities", False, "Show the ten likeliest tokens after each token of each prompt."
+PROMPT = flags.DEFINE_multi_string("prompt", [""], "The beginning of the text, or its source.")
+SAMPLES = dataclass_flags.define(
+    SamplesConfig(num_samples=1), ("max_new_tokens", "num_beams", *_SAMPLING, *_SEARCH)
 )
-
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Sampled texts a prompt.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", 0, 2**32 - 1)
-TEMPERATURE = flags.DEFINE_float(
-    "temperature", _DEFAULT.temperature, "0: greedy; 1: the model's own.", 0.0
-)
-TOP_K = flags.DEFINE_integer("top_k", 0, "Draw among the k most probable; 0: all.", lower_bound=0)
-TOP_P = flags.DEFINE_float(
-    "top_p", _DEFAULT.top_p, "Draw among those with p of the mass; 1: all.", 0.0, 1.0
-)
-MIN_P = flags.DEFINE_float(
-    "min_p", 0.0, "Draw among those at least p times as probable as the likeliest.", 0.0, 1.0
-)
-REPETITION_PENALTY = flags.DEFINE_float(
-    "repetition_penalty", 1.0, "Divides the logits of tokens that the text has; 1: off, 1.2: usual."
-)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the samples.", 0, 2**32 - 1)
 STOP = flags.DEFINE_multi_string("stop", [], "End a sampled text before this string.")
-
-NUM_BEAMS = flags.DEFINE_integer("num_beams", 1, "Above 1: beam search.", lower_bound=1)
-NUM_BEST = flags.DEFINE_integer("num_best", 1, "Beam search: texts a prompt.", lower_bound=1)
-flags.adopt_module_key_flags(beams)  # --help shows them
+SHOW_PROBABILITIES = flags.DEFINE_bool(
+    "show_probabilities", False, "Show the ten most probable tokens after each prompt token."
+)
 SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree of each prompt.")
 
 
 def main() -> dict[str, Any]:
-    """Prints each text, then returns them all with their scores."""
-    _refuse_mixed()
+    """Prints each text, then returns all texts with their scores."""
+    _refuse_mixed_flags()
+    from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
+
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
-    config = SamplesConfig(
-        num_samples=NUM_SAMPLES.value,
-        max_new_tokens=MAX_NEW_TOKENS.value,
-        temperature=TEMPERATURE.value,
-        top_k=TOP_K.value,
-        top_p=TOP_P.value,
-        min_p=MIN_P.value,
-        repetition_penalty=REPETITION_PENALTY.value,
-        num_beams=NUM_BEAMS.value,
-        num_best=NUM_BEST.value,
-        **beams.choices(),
-    )
+    samples = SAMPLES()
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:
-            for expected in next_tokens(run, prompt):
-                program.log(_bars(expected))
+            for each in next_tokens(run, prompt):
+                program.log(_bars(each))
     if SHOW_BEAMS.value:
         for prompt in PROMPT.value:
-            program.log("\n".join([repr(prompt), *search_tree(run, prompt, config)]))
-    found = complete(run, PROMPT.value, config, seed=SEED.value, stop=STOP.value)
+            program.log("\n".join([repr(prompt), *search_tree(run, prompt, samples)]))
+    found = complete(run, PROMPT.value, samples, seed=SEED.value, stop=STOP.value)
     for text in found:
         program.log(f"{text.text}\n{'-' * 80}")
     return {
@@ -110,20 +75,22 @@ def main() -> dict[str, Any]:
     }
 
 
-def _refuse_mixed() -> None:
-    """Raises UserError for a flag that has nothing to say about the way that was chosen."""
-    searches = NUM_BEAMS.value > 1
-    for name in _OF_SAMPLES if searches else _OF_BEAMS:
+def _refuse_mixed_flags() -> None:
+    """Raises UserError for a flag that does not apply to the chosen method."""
+    if SAMPLES().num_beams > 1:
+        for name in (*_SAMPLING, "seed", "stop"):
+            if flags.FLAGS[name].present:
+                raise UserError(
+                    f"--{name} applies to samples, and --num_beams above 1 draws none: remove it"
+                )
+        return
+    for name in (*_SEARCH, "show_beams"):
         if flags.FLAGS[name].present:
-            raise UserError(
-                f"--{name} is about samples, and beam search draws none: leave it out"
-                if searches
-                else f"--{name} is about beam search: give --num_beams too"
-            )
+            raise UserError(f"--{name} applies to beam search: give --num_beams above 1 too")
 
 
-def _bars(expected: NextToken) -> str:
-    """The likeliest tokens after a token, each with a bar."""
+def _bars(expected: "NextToken") -> str:
+    """Returns the most probable tokens after a token, each with a bar."""
     lines = [f"after {expected.after}"]
     width = max(map(len, expected.tokens))
     for token, share in zip(expected.tokens, expected.probabilities, strict=True):

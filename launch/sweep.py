@@ -21,7 +21,6 @@ status is 75. The last line of the output is JSON.
 launch/clusters/sweep.sbatch trains the runs under SLURM, one per task of a job array.
 """
 
-import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from absl import flags
 from launch import program
 from lm_jax import data
 from lm_jax.build import expected_sizes
+from lm_jax.config.config_file import call_config_file
 from lm_jax.errors import UserError
 from lm_jax.sweeps import directory as sweep_directory
 from lm_jax.sweeps import local_executor
@@ -128,18 +128,7 @@ def _directory() -> Path:
 def _read_sweep() -> Sweep:
     if not CONFIG.value:
         raise UserError("--config is missing; give a file with get_sweep(), as in configs/sweeps")
-    path, colon, choice = CONFIG.value.partition(":")
-    if not Path(path).is_file():
-        raise UserError(
-            f"--config={path}: no such file; the shipped sweeps are configs/sweeps/*.py"
-        )
-    get_sweep = runpy.run_path(path).get("get_sweep")
-    if not callable(get_sweep):
-        raise UserError(f"{path} has no get_sweep(); expected it to return experiments by name")
-    try:
-        return get_sweep(choice) if colon else get_sweep()
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+    return call_config_file(CONFIG.value, "get_sweep", "configs/sweeps/*.py")
 
 
 def _execute(directory: Path, plan: list[PlannedRun], shares: list[local_executor.Share]) -> bool:

@@ -16,16 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
-from launch import program
-from lm_jax.config.experiment import EvaluationConfig
+from launch import dataclass_flags, program
+from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
-from lm_jax.runs.trained_run import evaluate_by_position, load
-from lm_jax.runs.workdir import write_by_position
-from lm_jax.sweeps.report import write_sweep_page
-from lm_jax.sweeps.results import read_results, workdir_of_row
 
 _LISTED = 5  # runs that a message names
 
@@ -36,11 +31,15 @@ BY_POSITION = flags.DEFINE_multi_string(  # names have commas
     "The name of a finished run whose loss at each position to measure, or all. Repeat the flag "
     "for several runs.",
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Windows per batch.", lower_bound=1)
+EVALUATION = dataclass_flags.define(EvaluationConfig(), ("batch_size",))
 
 
 def main() -> dict[str, Any]:
     """Measures the loss by position if asked, and writes the page."""
+    import jax
+
+    from lm_jax.sweeps.report import write_sweep_page
+
     directory = Path(SWEEPDIR.value)
     if BY_POSITION.value:
         _measure(directory, BY_POSITION.value)
@@ -53,9 +52,13 @@ def main() -> dict[str, Any]:
 
 def _measure(directory: Path, names: Sequence[str]) -> None:
     """Evaluates the loss by position of finished runs and writes it to their work directories."""
+    from lm_jax.runs.trained_run import evaluate_by_position, load
+    from lm_jax.runs.workdir import write_by_position
+    from lm_jax.sweeps.results import read_results, workdir_of_row
+
     rows = read_results(directory / "results.csv")
     done = {row["name"]: row for row in rows if row["status"] == "finished"}
-    eval_config = EvaluationConfig(batch_size=BATCH_SIZE.value)
+    eval_config = EVALUATION()
     for name in done if "all" in names else names:
         if name not in done:
             raise UserError(

@@ -25,29 +25,28 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from launch import cluster, program
-from lm_jax.parallel import processes
-from lm_jax.runs.train import train
-from lm_jax.training.profiler import parse_steps
+from launch import cluster, experiment_flags, program
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/.")
+CONFIG = experiment_flags.define(required=True)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run is kept; the same one resumes.", required=True
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
 )
-flags.mark_flag_as_required("config")
 flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
 def main() -> dict[str, Any]:
     """Trains, stopping at SIGTERM after the steps under way."""
+    from lm_jax.parallel import processes
+    from lm_jax.runs.train import train
+    from lm_jax.training.profiler import parse_steps
+
     cluster.join()
     stop_requested = processes.stop_requests()
-    experiment = program.experiment_of(CONFIG)
+    experiment = experiment_flags.experiment()
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
     results = train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):

@@ -12,13 +12,10 @@ answers.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from launch import program
 from lm_jax.errors import UserError
-from lm_jax.evaluation import word_vectors
-from lm_jax.runs.trained_run import load, vectors_of_words
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 PLUS = flags.DEFINE_list("plus", [], "Words to add, comma-separated.")
@@ -31,6 +28,11 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Prints each answer, then returns them."""
+    import numpy as np
+
+    from lm_jax.evaluation import word_vectors
+    from lm_jax.runs.trained_run import load, vectors_of_words
+
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     vectors = vectors_of_words(run)
     results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}

@@ -54,20 +54,23 @@ def error_of(command: str) -> str | None:
     """Returns why a command does not parse, None if it does; call it in a process of its own."""
     from absl import app, flags
 
+    from launch import experiment_flags
+
     _, _, program, *arguments = shlex.split(command, comments=True)
-    sys.argv = [program, *arguments]  # config_flags finds the overrides there
+    sys.argv = [program, *arguments]
     app.define_help_flags()
     module = importlib.import_module(program)
     if "--help" in arguments:
         return None
-    flags.FLAGS(sys.argv)
+    experiment_flags.parse(sys.argv)
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if isinstance(config, str):
-        path = Path(config.partition(":")[0])
-        return None if path.is_file() else f"there is no {path}"
-    if config is not None:
-        module.program.experiment_of(module.CONFIG)
-    return None
+    if config is None:
+        return None
+    if hasattr(module, "experiment_flags"):
+        experiment_flags.experiment()
+        return None
+    path = Path(config.partition(":")[0])  # a sweep
+    return None if path.is_file() else f"there is no {path}"
 
 
 def main() -> None:

@@ -4,11 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lm_jax.config.experiment import (
-    Experiment,
-    SamplesConfig,
-    field,
-)
+from lm_jax.config.experiment import Experiment, SamplesConfig, field
+from lm_jax.config.fields import validate_fields
 from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
 from lm_jax.models.scale_width import of_width
@@ -16,8 +13,6 @@ from lm_jax.parallel import mesh
 
 _CHOICES = {
     "fine_tuning.parameters": ("all", "head"),
-    "samples.length_penalty_kind": ("power", "gnmt"),
-    "samples.early_stopping": ("false", "true", "never"),
     "compute_dtype": ("auto", "float32", "bfloat16"),
 }
 _AT_LEAST = {
@@ -34,19 +29,9 @@ _AT_LEAST = {
     "training.gradient_accumulation_steps": 1,
     "training.steps_per_call": 1,
     "training.log_every_steps": 1,
-    "evaluation.every_steps": 0,
-    "evaluation.batch_size": 1,
-    "evaluation.stride": 0,
-    "evaluation.context_length": 0,
     "checkpoint.every_steps": 0,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_best": 0,
-    "samples.num_samples": 0,
-    "samples.max_new_tokens": 1,
-    "samples.temperature": 0,
-    "samples.top_k": 0,
-    "samples.num_beams": 1,
-    "samples.num_best": 1,
     "mup_base_width": 0,
     "seed": 0,
 }
@@ -60,6 +45,8 @@ def validate_values(experiment: Experiment) -> None:
     for path, least in _AT_LEAST.items():
         if not (given := field(experiment, path)) >= least:
             raise UserError(f"{path} is {given}; expected at least {least}")
+    validate_fields(experiment.evaluation, "evaluation")
+    validate_fields(experiment.samples, "samples")
     _validate_finite(to_dict(experiment), "")
     if experiment.mesh != mesh.AUTO:
         mesh.parse(experiment.mesh)
@@ -89,14 +76,6 @@ def validate_values(experiment: Experiment) -> None:
 
 
 def _validate_samples(samples: SamplesConfig) -> None:
-    if not 0 < samples.top_p <= 1:
-        raise UserError(f"samples.top_p is {samples.top_p}; expected 0 < top_p <= 1")
-    if not 0 <= samples.min_p <= 1:
-        raise UserError(f"samples.min_p is {samples.min_p}; expected 0 <= min_p <= 1")
-    if not samples.repetition_penalty > 0:
-        raise UserError(
-            f"samples.repetition_penalty is {samples.repetition_penalty}; expected above 0"
-        )
     if samples.num_best > samples.num_beams:
         raise UserError(
             f"samples.num_best is {samples.num_best}, but {samples.num_beams} beams find no more "

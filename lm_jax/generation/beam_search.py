@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_jax.choices import choose
+from lm_jax.config.fields import choices_of
+from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import EncoderInput, first_carry, prepare_variables
 from lm_jax.models.interface import Carry, Model, Variables
@@ -19,12 +20,7 @@ LENGTH_PENALTIES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "power": lambda n: n,  # as in Hugging Face
     "gnmt": lambda n: (5 + n) / 6,  # Wu et al. 2016, equation 14
 }
-# When a prompt with num_beams ended texts is finished, given the best log-probability of a beam.
-EARLY_STOPPING = {
-    "false": "when no beam would score better if it ended now",
-    "true": "at once",
-    "never": "when no beam can score better at any length",
-}
+EARLY_STOPPING = choices_of(SamplesConfig, "early_stopping")
 
 
 class BeamSearch(NamedTuple):
@@ -36,7 +32,7 @@ class BeamSearch(NamedTuple):
     num_beams: int = 4
     length_penalty: float = 1.0
     length_penalty_kind: str = "power"  # a key of LENGTH_PENALTIES
-    early_stopping: str = "false"  # a key of EARLY_STOPPING
+    early_stopping: str = "false"  # one of EARLY_STOPPING
 
 
 class Steps(NamedTuple):
@@ -119,8 +115,12 @@ def validate(search: BeamSearch) -> None:
     """Raises UserError for a value that a field of the search cannot have."""
     if search.num_beams < 1:
         raise UserError(f"num_beams is {search.num_beams}; expected at least 1")
-    choose(LENGTH_PENALTIES, search.length_penalty_kind, "length_penalty_kind")
-    choose(EARLY_STOPPING, search.early_stopping, "early_stopping")
+    for name, choices in (
+        ("length_penalty_kind", LENGTH_PENALTIES),
+        ("early_stopping", EARLY_STOPPING),
+    ):
+        if (given := getattr(search, name)) not in choices:
+            raise UserError(f"{name} is {given!r}; expected one of {', '.join(choices)}")
 
 
 def beam_search(

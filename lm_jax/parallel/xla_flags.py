@@ -7,8 +7,6 @@ guide, "Tips for High-Performance LLMs with JAX and XLA" (JAX-Toolbox, docs/GPU_
 
 import os
 
-from jax._src import xla_bridge  # no public function tells; jax.extend would start the devices
-
 from lm_jax.errors import UserError
 
 # Training over several GPUs: data parallel and FSDP.
@@ -41,6 +39,9 @@ def use_preset(name: str) -> None:
         raise UserError(f"XLA preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
     if not PRESETS[name]:
         return
+    # No public function tells without starting the devices. Imported here: names need no JAX.
+    from jax._src import xla_bridge
+
     if xla_bridge.backends_are_initialized():
         raise UserError(
             f"XLA preset {name} comes too late: XLA reads flags when devices are first used; "

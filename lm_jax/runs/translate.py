@@ -1,29 +1,65 @@
-"""Translating with a run that was trained on pairs: any text to text, not languages alone."""
+"""Translates with a run that was trained on pairs of texts, of any languages or tasks."""
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from lm_jax.config.experiment import SamplesConfig
+from lm_jax.data.files import read_text
 from lm_jax.errors import UserError
 from lm_jax.generation import generate
-from lm_jax.generation.generate import Completion, TextGenerator
+from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
+from lm_jax.generation.sliding_window import Completion
 from lm_jax.runs.trained_run import Run, dataset_of
 
 
 def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
-    """The sources and targets of the run's own validation split.
+    """Returns the sources and targets of the run's own validation split.
 
     Raises:
-      UserError: its data is not of pairs, or no longer that which it was trained on.
+      UserError: the run was not trained on pairs, or its data changed since.
     """
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
     sources, targets = zip(*dataset_of(run).validation.texts, strict=True)
     return list(sources), list(targets)
+
+
+def read_sources(path: Path) -> tuple[list[str], list[str]]:
+    """Returns the sources of a text file, and its references if it has a second column.
+
+    Raises:
+      UserError: a line is empty, or does not have the columns of the first line.
+    """
+    lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\n").split("\n")]
+    for number, columns in enumerate(lines, 1):
+        if len(columns) != len(lines[0]) or len(columns) > 2 or not all(map(str.strip, columns)):
+            raise UserError(
+                f"{path}:{number}: expected a source on every line, or source<TAB>reference"
+            )
+    return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
+
+
+def write_translations(
+    path: Path,
+    sources: Sequence[str],
+    translations: Sequence[Completion],
+    references: Sequence[str],
+) -> None:
+    """Writes lines of source, translation, log-probability and, if there are any, reference."""
+    columns = [
+        sources,
+        [translation.text for translation in translations],
+        [f"{translation.log_probability:.6f}" for translation in translations],
+    ]
+    columns += [references] if references else []
+    # A text may have tabs and several lines, which would break the table.
+    rows = ["\t".join(" ".join(text.split()) for text in row) for row in zip(*columns, strict=True)]
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
 def translate(
@@ -34,17 +70,17 @@ def translate(
     batch_size: int = 32,
     truncate: bool = False,
 ) -> list[Completion]:
-    """The best translation of each source that `search` finds with its beams; one is greedy.
+    """Returns the best translation of each source by beam search; one beam is greedy.
 
-    Beams may lose the greedy text and end below its score: it is always among the candidates.
-    Sources of like length are translated together; what a source becomes does not depend on it.
+    Beam search may end below the score of the greedy text, so the greedy text is always among the
+    candidates. Sources of similar length share a batch; the result does not depend on it.
 
     Args:
       truncate: cut sources that are longer than the model reads, instead of refusing them.
 
     Raises:
-      UserError: the run was not trained on pairs, the search cannot be, or a source is empty or
-        longer than the model reads.
+      UserError: the run was not trained on pairs, or a source is empty or longer than the model
+        reads.
     """
     tokenizer = run.tokenizer
     if tokenizer is None or not run.built.objective.prompts_are_sources:
@@ -57,17 +93,18 @@ def translate(
     generator = TextGenerator(run.built, run.variables, tokenizer)
     greedy = dataclasses.replace(search, num_beams=1, num_best=1)
 
-    def find(texts: Sequence[str]) -> list[Completion]:
-        ways = [search] if search.num_beams == 1 else [search, greedy]
-        found = [generate.search(generator, texts, way, truncate=truncate)[0] for way in ways]
+    def translate_batch(texts: Sequence[str]) -> list[Completion]:
+        searches = [search] if search.num_beams == 1 else [search, greedy]
+        found = [generate.search(generator, texts, s, truncate=truncate)[0] for s in searches]
         rows = zip(*found, strict=True)
         return [max(itertools.chain(*row), key=lambda found: found.score) for row in rows]
 
     order = np.argsort(lengths, kind="stable").tolist()
-    found: dict[int, Completion] = {}
+    translations: dict[int, Completion] = {}
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         texts = [sources[i] for i in chosen]
-        texts += texts[:1] * (batch_size - len(chosen))  # one shape, one program
-        found |= dict(zip(chosen, find(texts), strict=False))
-    return [found[number] for number in range(len(sources))]
+        # All batches have one shape, so that one program is compiled.
+        texts += texts[:1] * (batch_size - len(chosen))
+        translations |= dict(zip(chosen, translate_batch(texts), strict=False))
+    return [translations[number] for number in range(len(sources))]

@@ -248,7 +248,8 @@ def test_what_a_configuration_refuses_is_one_line():
     status, _, err = launch("train", "--config=configs/lstm.py:refrence", "--workdir=unused")
     assert status == 1
     assert err == (
-        "error: no corpus 'refrence'; expected --config=FILE:shakespeare or :reference\n"
+        "error: configs/lstm.py: no corpus 'refrence'; "
+        "expected --config=FILE:shakespeare or :reference\n"
     )
 
 

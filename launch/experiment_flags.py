@@ -1,0 +1,89 @@
+"""The flag --config, and a flag --config.PART.FIELD for each field of the experiment that it names.
+
+The fields are known once the file of --config has run, so the command line is parsed twice.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch import dataclass_flags
+from lm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_jax.config.experiment import Experiment
+
+_SHIPPED = "configs/*.py"
+
+flags.disclaim_key_flags()  # --help of a program lists --config as its own
+_defined: list[flags.FlagHolder[str | None]] = []
+_parsed: list[Callable[[], "Experiment"]] = []
+
+
+def define(required: bool = False) -> flags.FlagHolder[str | None]:
+    """Defines --config, whose value is FILE or FILE:CHOICE, and returns its holder."""
+    holder = flags.DEFINE_string(
+        "config", None, f"The experiment, a Python file: {_SHIPPED} or yours.", required=required
+    )
+    _defined.append(holder)
+    return holder
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses all flags and returns the other arguments, the name of the program first.
+
+    Raises:
+      UserError: the file of --config cannot be used, or a field of the experiment does not exist.
+      flags.Error: any other flag is unknown or has a value that it does not accept.
+    """
+    if _defined:
+        flags.FLAGS(argv, known_only=True)
+        if name := _defined[0].value:
+            _parsed[:] = [dataclass_flags.define(_load(name), prefix="config.")]
+        flags.FLAGS.unparse_flags()
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        if _defined and error.flagname.startswith("config."):
+            raise UserError(_unknown_field(error.flagname, error.flagvalue)) from None
+        raise
+
+
+def experiment() -> "Experiment":
+    """Returns the experiment of --config with the fields that the command line sets.
+
+    Raises:
+      UserError: it cannot run.
+    """
+    from lm_jax.objectives.validation import validate
+
+    (parsed,) = _parsed
+    result = parsed()
+    validate(result)
+    return result
+
+
+def _load(name: str) -> "Experiment":
+    from lm_jax.config.config_file import call_config_file
+    from lm_jax.config.experiment import Experiment
+
+    result = call_config_file(name, "get_config", _SHIPPED)
+    if not isinstance(result, Experiment):
+        raise UserError(
+            f"get_config() of --config={name} returned {type(result).__name__}; expected "
+            "lm_jax.config.experiment.Experiment, as in configs/quickstart.py"
+        )
+    return result
+
+
+def _unknown_field(name: str, value: str | None) -> str:
+    path = name.removeprefix("config.")
+    given = value or f"--{name}"
+    if not _parsed:
+        return f"{given} sets a field of an experiment; give the experiment with --config=FILE"
+    known = [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
+    close = difflib.get_close_matches(path, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see lm_jax/config/experiment.py"
+    return f"{given}: the configuration has no field {path}; {hint}"

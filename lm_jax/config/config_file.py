@@ -1,0 +1,43 @@
+"""Loads experiments and sweeps from Python files."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from lm_jax.choices import load_file
+from lm_jax.errors import UserError
+
+
+def call_config_file(name: str, function: str, shipped: str) -> Any:
+    """Returns what a function of a Python file returns.
+
+    The file may be anywhere. It may import its neighbors, and define a model family, an objective
+    or a reader of its own.
+
+    Args:
+      name: FILE, or FILE:CHOICE; the choice is the argument of the function.
+      function: the name of the function, such as `get_config`.
+      shipped: where files of this kind are found, for messages.
+
+    Raises:
+      UserError: there is no such file or no such function, or the function takes no such argument
+        or raises a UserError itself.
+    """
+    path, colon, choice = name.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={name}: no such file; the shipped ones are {shipped}")
+    found = getattr(load_file(Path(path)), function, None)
+    if not callable(found):
+        raise UserError(f"{path} has no {function}(); the shipped files {shipped} show what it is")
+    arguments = [choice] if colon else []
+    try:
+        inspect.signature(found).bind(*arguments)
+    except TypeError as error:
+        raise UserError(
+            f"--config={name}: {function}() of {path} cannot be called with {arguments} ({error}); "
+            "a choice is given as --config=FILE:CHOICE"
+        ) from None
+    try:
+        return found(*arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

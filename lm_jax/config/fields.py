@@ -1,0 +1,76 @@
+"""Fields of configurations that carry their help text and the values that they accept.
+
+A program derives its flags from such fields, and `validate_fields` checks their values.
+"""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from lm_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """The meaning of a field and the values that it accepts."""
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None  # an exclusive minimum
+    choices: tuple[str, ...] = ()
+
+
+def described(default: T, help: str, **accepted: Any) -> T:
+    """Returns a dataclass field with a default and a `Description` of these arguments."""
+    description = Description(help, **accepted)
+    field: Any = dataclasses.field(default=default, metadata={"description": description})
+    return field
+
+
+def description_of(field: "dataclasses.Field[Any]") -> Description:
+    """Returns the description of a field, an empty one if it was not `described`."""
+    return field.metadata.get("description", Description(""))
+
+
+def choices_of(config_type: type, name: str) -> tuple[str, ...]:
+    """Returns the values that a field of a dataclass accepts."""
+    (field,) = (field for field in dataclasses.fields(config_type) if field.name == name)
+    return description_of(field).choices
+
+
+def validate_fields(config: Any, path: str) -> None:
+    """Checks every described field of a dataclass.
+
+    Args:
+      path: where the dataclass stands in its experiment, such as `samples`, for messages.
+
+    Raises:
+      UserError: a field does not accept its value.
+    """
+    for field in dataclasses.fields(config):
+        expected = _expected(field.name, getattr(config, field.name), description_of(field))
+        if expected:
+            value = getattr(config, field.name)
+            shown = repr(value) if isinstance(value, str) else value
+            raise UserError(f"{path}.{field.name} is {shown}; expected {expected}")
+
+
+def _expected(name: str, value: Any, accepted: Description) -> str:
+    """Returns what a field accepts if that excludes the value, else an empty text."""
+    if accepted.choices and value not in accepted.choices:
+        return f"one of {', '.join(accepted.choices)}"
+    minimum, above, maximum = accepted.minimum, accepted.above, accepted.maximum
+    is_accepted = (
+        (minimum is None or value >= minimum)
+        and (above is None or value > above)
+        and (maximum is None or value <= maximum)
+    )
+    if is_accepted:
+        return ""
+    if maximum is None:
+        return f"at least {minimum}" if above is None else f"above {above}"
+    low = "" if minimum is None else f"{minimum} <= "
+    low = low if above is None else f"{above} < "
+    return f"{low}{name} <= {maximum}"
