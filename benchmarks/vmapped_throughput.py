@@ -19,9 +19,10 @@ from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.benchmarking.train_step import prepare, random_batches
 from lm_jax.build import build_experiment
 from lm_jax.parallel import sharding
-from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
+from lm_jax.runs.vmapped_runs import RunGroup
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import write_json
+from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps
 
 RUNS = flags.DEFINE_integer("runs", 16, "The number of runs.", lower_bound=2)
@@ -44,8 +45,12 @@ def main(_: list[str]) -> None:
     single = prepare(members[0], batches)
 
     mesh = members[0].mesh
-    steps = jit_train_steps(make_train_step(members))
-    holder = [stacked(init_states(members))]
+    group = RunGroup(members)
+    steps = jit_train_steps(group.train_step())
+    states = [
+        init_state(p.model, p.optimizer, p.example, p.mesh, p.experiment.seed) for p in members
+    ]
+    holder = [group.stack(states)]
     repeated = {key: np.stack([x] * RUNS.value, axis=1) for key, x in batches.items()}
     placed = sharding.place_batch(repeated, sharding.batch_sharding(mesh, leading_axes=2))
 

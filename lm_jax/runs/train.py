@@ -1,13 +1,15 @@
-"""Trains the experiment of a work directory: from the start, or on from where it was left."""
+"""Trains runs in their work directories: from the start, or on from where they were left."""
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lm_jax import data
-from lm_jax.build import BuiltExperiment, build_experiment, training_batches
+from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import Experiment
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
@@ -15,14 +17,31 @@ from lm_jax.generation import prompts
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
+from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
-from lm_jax.runs.trained_run import Dataset, abstract_state, restore
+from lm_jax.runs.trained_run import Dataset, abstract_state
+from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
-from lm_jax.training.loop import Hooks, fit
-from lm_jax.training.state import TrainState, counted_state, inherit, init_state
+from lm_jax.training.loop import Hooks, NonFiniteLoss, check_finite, fit
+from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import jit_train_steps
+
+Results = dict[str, Any]
+
+
+class Request(NamedTuple):
+    """What the caller asks of training besides the experiments."""
+
+    stop_requested: Callable[[int], bool] = lambda step: False
+    """(last step) -> whether to save and stop there; the same on all processes."""
+
+    profile_steps: tuple[int, int] | None = None
+    """First and last step to trace, into `profile` of the work directory: `profiler.Tracer`."""
+
+    keep_steps: Mapping[Path, int] = {}
+    """A step of each run, where a dispatch ends, whose checkpoint is saved and kept."""
 
 
 def train(
@@ -31,118 +50,123 @@ def train(
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
     keep_step: int = 0,
-) -> dict[str, Any]:
-    """Trains to the end, or resumes and does, and returns what the run came to.
-
-    The same work directory continues the same experiment from its newest checkpoint. When
-    `stop_requested(step)` turns true the state is saved and the result says `"stopped": True`. A
-    model that counts is fitted in one step. A finished run only returns what it came to. All
-    processes of a job call this alike; the first one writes, but for their shares of checkpoints.
-
-    Args:
-      profile_steps: the first and the last step to trace, into `profile` of the work directory: see
-        `profiling.Tracer`.
-      keep_step: a step at which a dispatch ends, whose checkpoint is saved and stays; 0: none.
+) -> Results:
+    """Trains one run to the end, or resumes it, and returns its results: see `train_runs`.
 
     Raises:
       UserError: before anything is written, when the experiment cannot run or the work directory
         belongs to another; later, when the loss is no longer finite.
       OSError: the work directory or the cache cannot be written.
     """
+    request = Request(stop_requested, profile_steps, {directory: keep_step})
+    return train_runs({directory: experiment}, request)[directory]
+
+
+_PLAIN = Request()
+
+
+def train_runs(runs: Mapping[Path, Experiment], request: Request = _PLAIN) -> dict[Path, Results]:
+    """Trains runs of one shape together, each in its work directory, and returns their results.
+
+    A work directory continues its experiment from its newest checkpoint; runs whose checkpoints are
+    of one step go on together. When `stop_requested(step)` turns true the states are saved and the
+    results say `"stopped": True`. A count-based model is fitted in one step. A finished run only
+    returns its results. All processes of a job call this alike; the first one writes, except that
+    each writes its shares of checkpoints.
+
+    A single run that fails raises. Of several, one that diverges or cannot be written down leaves
+    the others alone; its results hold an `error` and nothing else.
+
+    Raises:
+      UserError: before anything is written, when an experiment cannot run, a work directory belongs
+        to another, or the runs cannot be trained together; of a single run also when its loss is no
+        longer finite.
+      OSError: a work directory or the cache cannot be written.
+    """
     started = time.monotonic()
-    processes.agree(workdir.plan(experiment, directory))
-    validate(experiment)
-    dataset = processes.first_then_others(lambda: _dataset(experiment, directory))
-    finished = workdir.results_of(experiment, directory)
-    processes.agree(workdir.identity(dataset) | {"the run is finished": finished is not None})
-    if finished is not None:
-        profiler.check(profile_steps, 0)
-        return finished
-    built = build_experiment(experiment, dataset.sizes)
-    counts = built.model.fit is not None
-    num_steps = 1 if counts else experiment.training.num_steps
-    profiler.check(profile_steps, 0 if counts else num_steps)
-    batches = None if counts else training_batches(built, dataset)
-    resumes = bool(finished_steps(directory / "checkpoints"))
-    processes.agree({"whether there is a checkpoint": resumes})
-    inherited = None if resumes else inherited_variables(experiment, dataset.tokenizer)
-    check(built, dataset)
-    processes.together(
-        lambda: (
-            workdir.write_inputs(directory, experiment, dataset) if processes.is_first() else None
-        )
-    )
-    processes.together(lambda: workdir.wait_for_inputs(directory))
-
-    with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            Checkpoints(directory / "checkpoints", experiment.checkpoint, keep_step=keep_step)
-        )
-        processes.agree({"the steps of the checkpoints": checkpoints.steps()})
-        state, notes = first_state(built, checkpoints, dataset, inherited)
-        record = stack.enter_context(
-            open_record(directory, built, dataset, checkpoints, state, started)
-        )
-        for line in [*notes, *_introduction(built, dataset, state)]:
-            record.log.message(line)
-        if packing := getattr(batches, "note", None):
-            record.log.message(packing)
-        time_sheet = TimeSheet(started)
-        profile: dict[str, Any] = {}
-        if batches is not None:
-            hooks = Hooks(
-                record.meter.log, record.evaluate, record.save, stop_requested, time_sheet.spent
-            )
-            state, profile = _take_steps(record, state, batches, hooks, keep_step, profile_steps)
-        step = int(state.step)
-        results: dict[str, Any] = {"workdir": str(directory), "step": step} | profile
-        if step < num_steps:
-            return results | {"stopped": True}
-        results |= record.conclude(state, started)
-        if batches is not None:
-            results["goodput"] = time_sheet.goodput()
-    write_results(record, state, results)
-    return results
+    for directory, experiment in runs.items():
+        processes.agree(workdir.plan(experiment, directory))
+    refuse_several_shapes(list(runs.values()))
+    for experiment in runs.values():
+        validate(experiment)
+    dataset = processes.first_then_others(lambda: _prepare_data(runs))
+    results: dict[Path, Results] = {}
+    by_step: dict[int, dict[Path, Experiment]] = {}
+    for directory, experiment in runs.items():
+        finished = workdir.results_of(experiment, directory)
+        identity = workdir.identity(dataset)
+        processes.agree(identity | {"the run is finished": finished is not None})
+        if finished is not None:
+            profiler.check(request.profile_steps, 0)
+            results[directory] = finished
+        else:
+            by_step.setdefault(_newest_step(directory), {})[directory] = experiment
+    for step, group in by_step.items():
+        if any(found.get("stopped") for found in results.values()):
+            results |= {d: {"workdir": str(d), "step": step, "stopped": True} for d in group}
+        else:
+            results |= _train_group(group, dataset, request, started)
+    return {directory: results[directory] for directory in runs}
 
 
-def _take_steps(
-    record: Record,
-    state: TrainState,
-    batches: Batches,
-    hooks: Hooks,
-    keep_step: int,
-    profile_steps: tuple[int, int] | None,
-) -> tuple[TrainState, dict[str, Any]]:
-    """The state where training ends or is stopped, and the `profile` of the steps to trace."""
-    built, found = record.built, {}
-    train_steps = jit_train_steps(built.train_step)
-    with contextlib.ExitStack() as stack:
-        tracer = None
-        if profile_steps:
-            place = record.directory / "profile"
-            tracer = profiler.Tracer(train_steps, place, profile_steps, int(state.step))
-            train_steps = stack.enter_context(contextlib.closing(tracer))
-        with sharding.on_mesh(built.mesh):
-            state = fit(
-                train_steps,
-                state,
-                batches,
-                built.experiment,
-                built.mesh,
-                hooks,
-                save_at=[keep_step],
-            )
-        if tracer:
-            tracer.close()
-            found = {"profile": tracer.results} if tracer.results else {}
-    return state, found
-
-
-def _dataset(experiment: Experiment, directory: Path) -> Dataset:
-    workdir.refuse_another_experiment(experiment, directory)
-    dataset = data.prepare(experiment.data)
-    workdir.refuse_other_data(dataset, directory)
+def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
+    for directory, experiment in runs.items():
+        workdir.refuse_another_experiment(experiment, directory)
+    dataset = data.prepare(next(iter(runs.values())).data)
+    for directory in runs:
+        workdir.refuse_other_data(dataset, directory)
     return dataset
+
+
+def _newest_step(directory: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
+    return max(finished_steps(directory / "checkpoints"), default=0)
+
+
+def _train_group(
+    runs: Mapping[Path, Experiment], dataset: Dataset, request: Request, started: float
+) -> dict[Path, Results]:
+    """Trains runs whose newest checkpoints are of one step."""
+    group = RunGroup([build_experiment(experiment, dataset.sizes) for experiment in runs.values()])
+    first = group.members[0]
+    group.validate()
+    profiler.check(request.profile_steps, 0 if first.is_count_based else first.num_steps)
+    batches = None if first.is_count_based else group.batches(dataset)
+    resumes = any(map(_newest_step, runs))
+    processes.agree({"whether there is a checkpoint": resumes})
+    inherited = None if resumes else inherited_variables(first.experiment, dataset.tokenizer)
+    check(first, dataset)
+    for directory, experiment in runs.items():
+        _write_inputs(directory, experiment, dataset)
+    with contextlib.ExitStack() as stack:
+        progress, state, notes = _open(stack, group, runs, dataset, inherited, request, started)
+        for line in notes:
+            progress.records[0].log.message(line)
+        time_sheet = TimeSheet(started)
+        traced: Results = {}
+        if batches is not None:
+            if note := getattr(batches, "note", None):
+                progress.records[0].log.message(note)
+            hooks = Hooks(
+                progress.log,
+                progress.evaluate,
+                progress.save,
+                request.stop_requested,
+                time_sheet.record_time,
+            )
+            state, traced = _take_steps(progress, state, batches, hooks, request)
+            traced |= {"goodput": time_sheet.goodput()}
+        results = progress.conclude(state, started, traced)
+    return progress.write(state, results, started)
+
+
+def _write_inputs(directory: Path, experiment: Experiment, dataset: Dataset) -> None:
+    def write() -> None:
+        if processes.is_first():
+            workdir.write_inputs(directory, experiment, dataset)
+
+    processes.together(write)
+    processes.together(lambda: workdir.wait_for_inputs(directory))
 
 
 def check(built: BuiltExperiment, dataset: Dataset) -> None:
@@ -152,71 +176,167 @@ def check(built: BuiltExperiment, dataset: Dataset) -> None:
         prompts.validate_for(built, dataset.tokenizer, built.experiment.samples)
 
 
-def inherited_variables(
-    experiment: Experiment, tokenizer: data.Tokenizer | None
-) -> dict[str, Any] | None:
-    """The variables of the run to fine-tune from, as nested dicts; None: start afresh.
-
-    Raises:
-      UserError: there is no such run, or its embeddings are of other tokens.
-    """
-    source = experiment.fine_tuning.workdir
-    if not source:
-        return None
-    theirs = workdir.read_experiment(Path(source))
-    if theirs.mup_base_width != experiment.mup_base_width:
-        raise UserError(
-            f"fine_tuning.workdir {source} has mup_base_width {theirs.mup_base_width}, not "
-            f"{experiment.mup_base_width}, so that its parameters mean others; set it to that"
-        )
-    if tokenizer and tokenizer.model != data.load_tokenizer(Path(source) / "tokenizer").model:
-        raise UserError(
-            f"fine_tuning.workdir {source} has another tokenizer than data.tokenizer gives here: "
-            "its embeddings would stand for other tokens; set data.tokenizer.path to it"
-        )
-    with contextlib.closing(
-        Checkpoints(Path(source) / "checkpoints", theirs.checkpoint, read_only=True)
-    ) as checkpoints:
-        _, state = checkpoints.restore(None, "last", lambda _: None)
-    return {"params": state["params"], **state["stats"]}
+class _AllDiverged(Exception):
+    """No run of the group is left."""
 
 
-def first_state(
-    built: BuiltExperiment,
-    checkpoints: Checkpoints,
+class _Progress(NamedTuple):
+    """The records of the runs of a group, and why runs failed."""
+
+    group: RunGroup
+    records: list[Record]
+    failures: dict[int, str]  # by the index of the run
+
+    def _left(self) -> list[tuple[int, Record]]:
+        return [(i, record) for i, record in enumerate(self.records) if i not in self.failures]
+
+    @contextlib.contextmanager
+    def _noting_failure(self, index: int, *errors: type[Exception]) -> Iterator[None]:
+        """Notes why one run of several failed; a single run raises."""
+        try:
+            yield
+        except errors as error:
+            if self.group.is_single:
+                raise
+            self.failures[index] = str(error)
+
+    def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Checks and logs the metrics of one dispatch."""
+        for index, record in self._left():
+            of_run = self.group.member_metrics(metrics, index)
+            with self._noting_failure(index, NonFiniteLoss):
+                check_finite(step, of_run)
+                record.meter.log(step, of_run)
+        if not self._left():
+            raise _AllDiverged
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Measures the validation split with each run's parameters."""
+        for index, record in self._left():
+            with self._noting_failure(index, NonFiniteLoss):
+                record.evaluate(step, self.group.member_state(state, index))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Writes a checkpoint of each run."""
+        for index, record in self._left():
+            record.save(step, self.group.member_state(state, index))
+
+    def conclude(self, state: TrainState, started: float, traced: Results) -> list[Results]:
+        """Returns the results of each run; `validation` is among them if it is finished.
+
+        Args:
+          traced: results that all runs share.
+        """
+        step, baselines = int(state.step), None
+        found: list[Results] = []
+        for index, record in enumerate(self.records):
+            results: Results = {"workdir": str(record.directory), "step": step}
+            if index not in self.failures and step < record.built.num_steps:
+                profile = {k: v for k, v in traced.items() if k != "goodput"}
+                results |= profile | {"stopped": True}
+            elif index not in self.failures:
+                own = self.group.member_state(state, index)
+                results |= traced | record.conclude(own, started, baselines)
+                baselines = results["baselines"]
+                if not self.group.is_single:
+                    results["vmapped_runs"] = len(self.records)
+            found.append(results)
+        return found
+
+    def write(
+        self, state: TrainState, results: Sequence[Results], started: float
+    ) -> dict[Path, Results]:
+        """Writes the results, samples and page of each finished run; returns what each came to."""
+        seconds = time.monotonic() - started
+        for index, (record, found) in enumerate(zip(self.records, results, strict=True)):
+            if "validation" in found:
+                found["timings"]["total_seconds"] = seconds
+                with self._noting_failure(index, ValueError, OSError):
+                    write_results(record, self.group.member_state(state, index), found)
+        return {
+            record.directory: {"error": self.failures[index]} if index in self.failures else found
+            for index, (record, found) in enumerate(zip(self.records, results, strict=True))
+        }
+
+
+def _open(
+    stack: contextlib.ExitStack,
+    group: RunGroup,
+    runs: Mapping[Path, Experiment],
     dataset: Dataset,
-    inherited: dict[str, Any] | None = None,
-) -> tuple[TrainState, list[str]]:
-    """The state that a run goes on from: of its newest checkpoint, or a fresh one; and remarks.
-
-    Args:
-      inherited: variables of another run, which a fresh state takes over where shapes agree.
-    """
+    inherited: dict[str, Any] | None,
+    request: Request,
+    started: float,
+) -> tuple[_Progress, TrainState, list[str]]:
+    """Opens checkpoints and logs of all runs; returns their first state and remarks on it."""
+    records: list[Record] = []
+    states: list[TrainState] = []
     notes: list[str] = []
-    if checkpoints.steps():
-        step, state = restore(built, checkpoints, "last", notes.append)
-        return state, [*notes, f"resuming from the checkpoint of step {step}"]
-    if built.model.fit is not None:
-        variables = built.model.fit(dataset.train)
-        state = counted_state(variables, built.experiment.seed)
-        return sharding.replicated(state, built.mesh), notes
-    state = init_state(
-        built.model, built.optimizer, built.example, built.mesh, built.experiment.seed
-    )
-    if inherited is None:
-        return state, notes
-    state, kept, fresh = inherit(state, inherited)
-    source = built.experiment.fine_tuning.workdir
-    if not kept:
-        raise UserError(f"fine_tuning.workdir {source} has no array of this model's shapes")
-    return state, [f"{kept} arrays of parameters taken from {source}, {fresh} made anew"]
+    for built, (directory, experiment) in zip(group.members, runs.items(), strict=True):
+        kept = request.keep_steps.get(directory, 0)
+        checkpoints = stack.enter_context(
+            Checkpoints(directory / "checkpoints", experiment.checkpoint, keep_step=kept)
+        )
+        processes.agree({"the steps of the checkpoints": checkpoints.steps()})
+        state, said = first_state(built, checkpoints, dataset, inherited)
+        states.append(state)
+        notes += [note for note in said if note not in notes]
+        opened = open_record(
+            directory, built, dataset, checkpoints, state, started, shows=not records
+        )
+        record = stack.enter_context(opened)
+        losses = records[0].losses if records else record.losses  # compiled once
+        records.append(record._replace(losses=losses))
+    if len({int(state.step) for state in states}) > 1:
+        raise UserError(
+            "a newest checkpoint cannot be read, and the one before it is of another step than "
+            f"those of the other runs ({'; '.join(notes)}); train these runs one by one"
+        )
+    state = group.stack(states)
+    return _Progress(group, records, {}), state, notes + _introduction(group, dataset, state)
 
 
-def _introduction(built: BuiltExperiment, dataset: Dataset, state: TrainState) -> list[str]:
+def _take_steps(
+    progress: _Progress, state: TrainState, batches: Batches, hooks: Hooks, request: Request
+) -> tuple[TrainState, Results]:
+    """Returns the state where training ends or is stopped, and the profile of traced steps."""
+    group, found = progress.group, {}
+    train_steps = jit_train_steps(group.train_step())
+    first = group.members[0]
+    with contextlib.ExitStack() as stack:
+        tracer = None
+        if request.profile_steps:
+            directory = progress.records[0].directory / "profile"
+            tracer = profiler.Tracer(train_steps, directory, request.profile_steps, int(state.step))
+            train_steps = stack.enter_context(contextlib.closing(tracer))
+        stack.enter_context(sharding.on_mesh(first.mesh))
+        with contextlib.suppress(_AllDiverged):
+            state = fit(
+                train_steps,
+                state,
+                batches,
+                first.experiment,
+                first.mesh,
+                hooks,
+                num_runs=None if group.is_single else len(group.members),
+                save_at=list(request.keep_steps.values()),
+            )
+        if tracer:
+            tracer.close()
+            found = {"profile": tracer.results} if tracer.results else {}
+    return state, found
+
+
+def _introduction(group: RunGroup, dataset: Dataset, state: TrainState) -> list[str]:
+    built = group.members[0]
     mesh = ", ".join(f"{axis} {size}" for axis, size in built.mesh.shape.items())
     base_width = built.experiment.mup_base_width
     mup = f" in muP from width {base_width}" if base_width else ""
-    return [
+    parameters = num_parameters(group.member_state(state, 0))
+    lines = [
         f"data: {dataset.description['summary']}",
-        f"model: {num_parameters(state):,} parameters{mup}; mesh: {mesh}",
+        f"model: {parameters:,} parameters{mup}; mesh: {mesh}",
     ]
+    if not group.is_single:
+        lines.append(f"{len(group.members)} runs together, from step {int(state.step)}")
+    return lines

@@ -9,8 +9,10 @@ from typing import Any
 
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes
-from lm_jax.runs import train
-from lm_jax.sweeps import local_executor, vmapped_runs
+from lm_jax.runs.train import Request
+from lm_jax.runs.train import train_runs as train_group
+from lm_jax.runs.vmapped_runs import groups_of
+from lm_jax.sweeps import local_executor
 from lm_jax.sweeps.directory import (
     finished_results,
     lock,
@@ -84,7 +86,7 @@ def group_runs(
     trained = {run.name: run.experiment for run in runs if run.cost.flops_per_step}
     memory = local_executor.bytes_per_process(num_processes)
     groups: dict[str, list[PlannedRun]] = {}
-    for names in vmapped_runs.fans_of(trained) if together > 1 else []:
+    for names in groups_of(trained) if together > 1 else []:
         size = min(together, math.ceil(len(names) / num_processes))
         if memory:
             fit = memory / 2 // max(by_name[names[0]].cost.state_bytes, 1)
@@ -147,11 +149,11 @@ def _train(
     for run in runs.values():
         if forked_from := fork(directory, plan, run):
             log(f"{run.name} goes on from step {forked_from[1]} of {forked_from[0]}")
-    if len(runs) == 1:
-        ((path, run),) = runs.items()
-        step = fork_step(run.experiment)
-        return train.train(run.experiment, path, stop_requested, keep_step=step)
-    found = vmapped_runs.train({p: run.experiment for p, run in runs.items()}, stop_requested)
+    keep_steps = {path: fork_step(run.experiment) for path, run in runs.items()}
+    request = Request(stop_requested, keep_steps=keep_steps)
+    found = train_group({path: run.experiment for path, run in runs.items()}, request)
+    if len(found) == 1:
+        return next(iter(found.values()))
     errors = {}
     for path, outcome in found.items():
         if "error" in outcome:

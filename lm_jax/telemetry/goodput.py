@@ -23,7 +23,7 @@ class TimeSheet:
         self._last, self._clock = started, clock
         self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
 
-    def spent(self, activity: str) -> None:
+    def record_time(self, activity: str) -> None:
         """Books the time since the last call, or since the start, to an activity."""
         now = self._clock()
         self._seconds[activity] += now - self._last

@@ -16,7 +16,7 @@ from lm_jax.training.train_step import TrainStep
 
 
 class NonFiniteLoss(UserError):
-    """The loss is no longer a number; the state must not be saved."""
+    """The loss is not a finite number; the state must not be saved."""
 
 
 class Hooks(NamedTuple):
@@ -30,11 +30,11 @@ class Hooks(NamedTuple):
     stop_requested: Callable[[int], bool]
     """(last step) -> whether to save and stop there; the same on all processes."""
 
-    spent: Callable[[str], None] = lambda activity: None
-    """(activity of `goodput`) -> None, told after each what the time since the last call went to.
+    record_time: Callable[[str], None] = lambda activity: None
+    """(activity of `goodput`) -> None, called after each activity to attribute the time elapsed.
 
-    Batches made while the device was at work cost nothing and count as `steps`; where it is found
-    idle when they are ready, all that they took counts as `input`, which it can only overstate."""
+    Batches made while the device works cost nothing and count as `steps`. Where the device is idle
+    when they are ready, all of their time counts as `input`, which overstates it."""
 
 
 def fit(
@@ -44,39 +44,38 @@ def fit(
     experiment: Experiment,
     mesh: Mesh,
     hooks: Hooks,
-    runs: int | None = None,
+    num_runs: int | None = None,
     save_at: Collection[int] = (),
 ) -> TrainState:
-    """The state after `training.num_steps` steps, or after the step where a stop was requested.
+    """Returns the state after `training.num_steps` steps, or after the step of a requested stop.
 
     The host stays one dispatch ahead of the device: it prepares and sends the next batches before
-    it reads the metrics of the last. `train_steps` (of `jit_train_steps`) consumes `state`.
+    it reads the metrics of the last. `train_steps` (from `jit_train_steps`) consumes `state`.
 
     Args:
-      runs: how many are trained together: all but `state.step` then has them as an axis in front,
-        and so have batches and metrics.
-      save_at: steps whose states are saved besides, of those at which a dispatch ends: see
-        `last_dispatch_end`.
+      num_runs: number of runs that are trained together; the state except `step`, the batches and
+        the metrics then have them as an axis in front.
+      save_at: further steps whose states are saved; each must end a dispatch (`last_dispatch_end`).
 
     Raises:
-      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`; of several runs
-        `hooks.log` has to see to it.
+      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`. With `num_runs`,
+        `hooks.log` must check the losses itself.
     """
     num_steps = experiment.training.num_steps
     evaluate_every = experiment.evaluation.every_steps
     save_every = experiment.checkpoint.every_steps
-    stacked = sharding.batch_sharding(mesh, leading_axes=1 if runs is None else 2)
+    stacked = sharding.batch_sharding(mesh, leading_axes=1 if num_runs is None else 2)
 
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(value) for name, value in metrics.items()}
-        hooks.spent("steps")
-        if runs is None:
-            check_finite(last_step, values["loss"])
+        hooks.record_time("steps")
+        if num_runs is None:
+            check_finite(last_step, values)
         hooks.log(last_step, values)
-        hooks.spent("logging")
+        hooks.record_time("logging")
 
     step = int(state.step)
-    hooks.spent("starting")
+    hooks.record_time("starting")
     pending = None
     compiled: set[int] = set()  # lengths of dispatches
     while step < num_steps:
@@ -85,9 +84,9 @@ def fit(
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         placed = sharding.place_batch(batch, stacked)
         is_idle = pending is None or _is_done(pending[1]["loss"])
-        hooks.spent("input" if is_idle else "steps")
+        hooks.record_time("input" if is_idle else "steps")
         state, metrics = train_steps(state, placed)
-        hooks.spent("dispatch" if len(rows) in compiled else "compiling")
+        hooks.record_time("dispatch" if len(rows) in compiled else "compiling")
         compiled.add(len(rows))
         if pending:
             read(*pending)
@@ -102,24 +101,25 @@ def fit(
             pending = None
         if evaluates:
             hooks.evaluate(step, state)
-            hooks.spent("evaluation")
+            hooks.record_time("evaluation")
         if saves:
             hooks.save(step, state)
-            hooks.spent("checkpoints")
+            hooks.record_time("checkpoints")
         if stop:
             break
     return state
 
 
-def check_finite(last_step: int, losses: np.ndarray) -> None:
-    """Raises NonFiniteLoss if a loss of the steps up to this one, [K], is no number."""
-    broken = np.flatnonzero(~np.isfinite(losses))
-    if broken.size:
-        at = last_step - len(losses) + 1 + int(broken[0])
-        raise NonFiniteLoss(
-            f"the loss of step {at} is {losses[broken[0]]}: nothing was saved since; "
-            "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
-        )
+def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+    """Raises NonFiniteLoss if a loss of the steps up to this one, [K], is not a finite number."""
+    for losses in (metrics["loss"], metrics.get("total_loss", metrics["loss"])):
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if broken.size:
+            step = last_step - len(losses) + 1 + int(broken[0])
+            raise NonFiniteLoss(
+                f"the loss of step {step} is {losses[broken[0]]}: nothing was saved since; "
+                "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
+            )
 
 
 def _is_done(x: jax.Array) -> bool:

@@ -81,7 +81,7 @@ def test_runs_of_one_shape_are_trained_together(tmp_path):
     assert rows[BROKEN]["status"] == "failed" and "the loss of step" in rows[BROKEN]["error"]
     (workdir,) = (directory / "runs").glob(f"{SOUND}-*")
     run = json.loads((workdir / "evaluation.json").read_text())
-    assert run["fan"] == 2
+    assert run["vmapped_runs"] == 2
     assert float(rows[SOUND]["validation_loss"]) == run["validation"]["cross_entropy"] < 6
     assert "2 runs together" in log_of(directory, BROKEN)
 

@@ -12,8 +12,8 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.transformer.model import TransformerConfig
 from lm_jax.runs import train as trainer
+from lm_jax.runs.train import Request, train_runs
 from lm_jax.runs.trained_run import load
-from lm_jax.sweeps import vmapped_runs
 from lm_jax.sweeps.directory import lock, log_of, log_start, status, workdir_of, write_plan
 from lm_jax.sweeps.plan import make_plan, total_flops
 from lm_jax.sweeps.results import results
@@ -147,7 +147,7 @@ def test_a_fork_that_was_stopped_and_resumed_equals_the_same_run_alone(name, tex
 
 
 @pytest.mark.slow
-def test_fans_go_on_from_fans(text, tmp_path):
+def test_groups_go_on_from_groups(text, tmp_path):
     base = base_of(text)
     plan = plan_in(tmp_path, grid(base, {"training.num_steps": [16, 24], "seed": [0, 1]}))
     short, long = plan[:2], plan[2:]
@@ -155,8 +155,9 @@ def test_fans_go_on_from_fans(text, tmp_path):
         for run in fan:
             fork(tmp_path, plan, run)
         places = {workdir_of(tmp_path, run): run.experiment for run in fan}
-        found = vmapped_runs.train(places)
-        assert [each["fan"] for each in found.values()] == [2, 2]
+        kept = {place: fork_step(experiment) for place, experiment in places.items()}
+        found = train_runs(places, Request(keep_steps=kept))
+        assert [each["vmapped_runs"] for each in found.values()] == [2, 2]
     for run, before in zip(long, short, strict=True):
         place = workdir_of(tmp_path, run)
         begun = origin(place)

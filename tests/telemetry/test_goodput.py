@@ -10,7 +10,7 @@ def test_every_second_is_booked_to_what_it_went_to():
     next(now)
     sheet = TimeSheet(started=2, clock=lambda: next(now))
     for activity in ("starting", "compiling", "steps", "input", "steps"):
-        sheet.spent(activity)
+        sheet.record_time(activity)
     goodput = sheet.goodput()
     assert goodput["starting"] == 10 and goodput["compiling"] == 3 and goodput["steps"] == 84
     assert sum(goodput.values()) - goodput["share"] == 98

@@ -36,8 +36,8 @@ from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.objectives.validation import validate
-from lm_jax.runs.train import inherited_variables
-from lm_jax.sweeps.vmapped_runs import init_states, make_train_step, stacked
+from lm_jax.runs.initial_state import inherited_variables
+from lm_jax.runs.vmapped_runs import RunGroup
 from lm_jax.training.mup import (
     FanInOut,
     _map,
@@ -48,6 +48,7 @@ from lm_jax.training.mup import (
     with_rates,
 )
 from lm_jax.training.optimizers import make_optimizer
+from lm_jax.training.state import init_state
 from tests.models.single_models import compiled, experiment_of, in_mup, random_batch, run
 
 # Growth 4: initial size, rate of Adam, of SGD.
@@ -375,15 +376,18 @@ def test_runs_of_a_fan_are_what_they_are_alone():
     members = [in_mup(config, schedule=ScheduleConfig("cosine", r, 1)) for r in rates]
     batch = random_batch(members[0])
     alone = []
-    states = init_states(members)
+    group = RunGroup(members)
+    states = [
+        init_state(m.model, m.optimizer, m.example, m.mesh, m.experiment.seed) for m in members
+    ]
     for member, state in zip(members, states, strict=True):
         losses = []
         for _ in range(3):
             state, metrics = jax.jit(member.train_step)(state, batch)
             losses.append(float(metrics["loss"]))
         alone.append(losses)
-    train_step = jax.jit(make_train_step(members))
-    state, together = stacked(states), []
+    train_step = jax.jit(group.train_step())
+    state, together = group.stack(states), []
     for _ in range(3):
         state, metrics = train_step(state, {k: np.stack([v, v]) for k, v in batch.items()})
         together.append(metrics["loss"])

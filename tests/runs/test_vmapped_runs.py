@@ -1,4 +1,4 @@
-"""Each run of a fan beside the same run alone."""
+"""Each run of a group beside the same run alone."""
 
 import dataclasses
 import json
@@ -11,9 +11,9 @@ from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.model import TransformerConfig
-from lm_jax.runs import train as trainer
 from lm_jax.runs import trained_run as runs
-from lm_jax.sweeps import vmapped_runs as fans
+from lm_jax.runs.train import Request, train, train_runs
+from lm_jax.runs.vmapped_runs import groups_of
 from lm_jax.telemetry.json_files import read_metrics
 from tests.experiments import tiny
 
@@ -72,90 +72,92 @@ def assert_same(ours, theirs):
         pytest.param("cnn", "muon", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_of_a_fan_is_that_run_alone(model, optimizer, text, tmp_path):
-    fan = {tmp_path / name: run_of(text, model, optimizer, RUNS[name]) for name in RUNS}
-    found = fans.train(fan)
-    for place, experiment in fan.items():
-        alone = trainer.train(experiment, tmp_path / "alone" / place.name)
+def test_a_run_of_a_group_equals_that_run_alone(model, optimizer, text, tmp_path):
+    group = {tmp_path / name: run_of(text, model, optimizer, RUNS[name]) for name in RUNS}
+    found = train_runs(group)
+    for place, experiment in group.items():
+        alone = train(experiment, tmp_path / "alone" / place.name)
         assert_same(place, tmp_path / "alone" / place.name)
         assert found[place]["validation"].keys() == alone["validation"].keys()
-        assert json.loads((place / "evaluation.json").read_text())["fan"] == len(RUNS)
+        assert json.loads((place / "evaluation.json").read_text())["vmapped_runs"] == len(RUNS)
         assert (place / "report.html").stat().st_size > 0
-    first, *others = (found[place]["validation"]["cross_entropy"] for place in fan)
+    first, *others = (found[place]["validation"]["cross_entropy"] for place in group)
     assert all(abs(first - other) > 1e-3 for other in others)
 
 
 @pytest.mark.slow
-def test_a_fan_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path):
-    def fan_in(name):
+def test_a_group_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path):
+    def group_in(name):
         fields = [RUNS["low"], RUNS["seed"]]
         return {
             tmp_path / name / str(i): run_of(text, "transformer", "adamw", each)
             for i, each in enumerate(fields)
         }
 
-    stopped = fans.train(fan_in("stopped"), lambda step: step >= 10)
+    stopped = train_runs(group_in("stopped"), Request(lambda step: step >= 10))
     assert [(found["step"], found["stopped"]) for found in stopped.values()] == [(10, True)] * 2
-    fans.train(fan_in("stopped"))
-    fans.train(fan_in("whole"))
+    train_runs(group_in("stopped"))
+    train_runs(group_in("whole"))
     for name in ("0", "1"):
         ours, theirs = (rows(tmp_path / d / name, "train", "loss") for d in ("stopped", "whole"))
         assert ours == theirs and len(ours) == 20
-    again = fans.train(fan_in("stopped"), lambda step: pytest.fail("a finished run was trained"))
+    again = train_runs(
+        group_in("stopped"), Request(lambda step: pytest.fail("a finished run was trained"))
+    )
     assert all("validation" in found for found in again.values())
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(text, tmp_path):
     fields = [{"schedule__peak_learning_rate": rate} for rate in (1e-2, 1e30)]
-    fan = {
+    group = {
         tmp_path / str(i): run_of(text, "transformer", "sgd", each) for i, each in enumerate(fields)
     }
-    for experiment in fan.values():
+    for experiment in group.values():
         experiment.optimizer.clip_norm = 0.0
-    good, bad = fans.train(fan).values()
-    trainer.train(fan[tmp_path / "0"], tmp_path / "alone")
+    good, bad = train_runs(group).values()
+    train(group[tmp_path / "0"], tmp_path / "alone")
     assert_same(tmp_path / "0", tmp_path / "alone")
     assert "validation" in good and bad.keys() == {"error"}
     assert bad["error"].startswith("the loss of step ") and "is nan" in bad["error"]
     assert not (tmp_path / "1" / "evaluation.json").exists()
     assert not list((tmp_path / "1" / "checkpoints").glob("[0-9]*"))
-    worse = dataclasses.replace(fan[tmp_path / "1"], seed=1)
-    both = fans.train({tmp_path / "a": fan[tmp_path / "1"], tmp_path / "b": worse})
+    worse = dataclasses.replace(group[tmp_path / "1"], seed=1)
+    both = train_runs({tmp_path / "a": group[tmp_path / "1"], tmp_path / "b": worse})
     assert all(found["error"].startswith("the loss of step ") for found in both.values())
 
 
 @pytest.mark.slow
 def test_runs_at_different_steps_each_go_on_from_their_own(text, tmp_path):
-    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
-    ahead = dict(list(fan.items())[:1])
-    fans.train(ahead, lambda step: step >= 10)
+    group = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    ahead = dict(list(group.items())[:1])
+    train_runs(ahead, Request(lambda step: step >= 10))
     before = rows(tmp_path / "low", "train", "loss")
-    found = fans.train(fan)
-    assert [results["fan"] for results in found.values()] == [1, 2, 2]
+    found = train_runs(group)
+    assert [results.get("vmapped_runs", 1) for results in found.values()] == [1, 2, 2]
     after = rows(tmp_path / "low", "train", "loss")
     assert len(after) == 20 and {step: after[step] for step in before} == before
 
 
 @pytest.mark.slow
-def test_a_fan_begins_with_the_parameters_of_the_run_that_it_tunes(text, tmp_path):
-    trainer.train(run_of(text, "transformer", "adamw", RUNS["low"]), tmp_path / "before")
-    fan = {}
+def test_a_group_begins_with_the_parameters_of_the_run_that_it_tunes(text, tmp_path):
+    train(run_of(text, "transformer", "adamw", RUNS["low"]), tmp_path / "before")
+    group = {}
     for name in ("seed", "constant"):
-        fan[tmp_path / name] = run_of(text, "transformer", "adamw", RUNS[name])
-        fan[tmp_path / name].fine_tuning.workdir = str(tmp_path / "before")
-    fans.train(fan)
-    trainer.train(fan[tmp_path / "seed"], tmp_path / "alone")
+        group[tmp_path / name] = run_of(text, "transformer", "adamw", RUNS[name])
+        group[tmp_path / name].fine_tuning.workdir = str(tmp_path / "before")
+    train_runs(group)
+    train(group[tmp_path / "seed"], tmp_path / "alone")
     assert_same(tmp_path / "seed", tmp_path / "alone")
     first = rows(tmp_path / "seed", "train", "loss")[1]
     assert first < rows(tmp_path / "before", "train", "loss")[1] - 0.5
 
 
 def test_parameters_that_are_split_are_refused(text, tmp_path):
-    fan = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
-    for experiment in fan.values():
+    group = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
+    for experiment in group.values():
         experiment.mesh = "data:2,fsdp:4"
     with pytest.raises(ValueError, match="splits its batches only, and the mesh is data:2,fsdp:4"):
-        fans.train(fan)
+        train_runs(group)
     assert not list(tmp_path.iterdir())
 
 
@@ -167,7 +169,7 @@ def test_runs_are_grouped_by_what_their_step_is(tmp_path):
         "d": tiny(optimizer__name="sgd"),
         "e": tiny(training__num_steps=30),
     }
-    assert fans.fans_of(runs) == [["a", "c"], ["b"], ["d"], ["e"]]
+    assert groups_of(runs) == [["a", "c"], ["b"], ["d"], ["e"]]
     with pytest.raises(ValueError, match="2 runs are not of one shape"):
-        fans.train({tmp_path / name: runs[name] for name in "ab"})
+        train_runs({tmp_path / name: runs[name] for name in "ab"})
     assert not list(tmp_path.iterdir())
