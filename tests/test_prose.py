@@ -1,0 +1,28 @@
+"""Documents, docstrings and comments avoid phrases that slow a reader down."""
+
+import re
+
+import pytest
+
+from tests.documented_commands import ROOT, documents
+
+SLOW = {
+    "a sentence that begins with `Of`": r'(^|"""|# |[.:;] )Of [a-z]',
+    "that which": r"\bthat which\b",
+    "as many as": r"\bas many as\b",
+    "what it comes to": r"\bwhat (it|they|this) (come|came|comes) to\b",
+    "front door": r"\bfront doors?\b",
+    "the house": r"\bthe house\b",
+}
+CODE = [path for room in ("configs", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+
+
+@pytest.mark.parametrize("phrase", SLOW)
+def test_no_text_has_the_phrase(phrase):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in [*documents(), *CODE]
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(SLOW[phrase], line)
+    ]
+    assert not found, "\n".join(found)
