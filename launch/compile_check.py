@@ -1,12 +1,12 @@
-"""Compiles the train step for any number of devices, none of which needs to be there.
+"""Compiles the train step for any number of devices, which need not exist.
 
   python -m launch.compile_check --model=llama2_7b --devices=64
   python -m launch.compile_check --model=llama3_70b --devices=512 --mesh=fsdp:64,tensor:8
   python -m launch.compile_check --config=configs/quickstart.py --devices=8 --accelerator=v5e
 
-Prints where each parameter lies, the memory, the matrix products and the collectives of a device in
-one step, and whether they fit an accelerator. Nothing is allocated and no data is read but where a
-configuration's sizes depend on it. The last line of the output is JSON with the figures.
+Prints the sharding of each parameter; the memory, matrix products and collectives of a device in
+one step; and whether an accelerator has enough memory. It allocates nothing, and reads data only if
+the configuration's sizes depend on it. The last line of the output is JSON with the figures.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from lm_jax.build import build_experiment, expected_sizes
 from lm_jax.config.experiment import Experiment
 from lm_jax.costs import accelerators
 from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
-from lm_jax.costs.compiled_step import Compiled, Memory, Placed, compile_step, fits
+from lm_jax.costs.compiled_step import Compiled, DeviceMemory, PlacedParameter, compile_step, fits
 from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.models.presets import PRESETS, preset
@@ -28,26 +28,26 @@ from lm_jax.parallel.mesh import AUTO, axis_sizes, show
 
 CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
-DEVICES = flags.DEFINE_integer("devices", 8, "How many devices to compile for.", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", 8, "Number of devices to compile for.", lower_bound=1)
 MESH = flags.DEFINE_string(
     "mesh",
     None,
-    "Devices on its axes, such as fsdp:64,tensor:8. Default: the config's, or all fsdp.",
+    "Devices along each axis, such as fsdp:64,tensor:8. Default: the config's, or all fsdp.",
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Sequences a step. Default: the config's, or one for each data x fsdp."
+    "batch_size", None, "Sequences per step. Default: the config's, or one per data x fsdp."
 )
 ACCELERATOR = flags.DEFINE_string(
-    "accelerator", "h100", f"What must hold it: {', '.join(accelerators.ACCELERATORS)}."
+    "accelerator", "h100", f"The accelerator to fit: {', '.join(accelerators.ACCELERATORS)}."
 )
 
 
 def main() -> dict[str, Any]:
-    """Prints the tables, then returns their figures."""
+    """Prints the tables and returns their figures."""
     accelerator = accelerators.accelerator(ACCELERATOR.value)
     if (MODEL.value is None) == (CONFIG.value is None):
         raise UserError("give either --model=NAME or --config=FILE")
-    # What is compiled here is not run again, and what a cache returns has no memory analysis.
+    # This program is not run again, and a program from the cache has no memory analysis.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES.value)
@@ -62,13 +62,13 @@ def main() -> dict[str, Any]:
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, mesh)
     _log_traffic("collectives of the program compiled for CPUs", counted)
-    _log_traffic("what its parameters and blocks ask for at the least", planned)
+    _log_traffic("lower bound from its parameters and blocks", planned)
     compute = compiled.model_flops / accelerator.peak_flops
     exchange = seconds(compiled.planned, mesh, accelerator)
     fit = fits(compiled.memory, accelerator)
     _log_verdict(compiled.memory, accelerator, fit)
     program.log(
-        f"a step at the least: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
+        f"lower bound of a step: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
         f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
     )
     return {
@@ -94,7 +94,7 @@ def main() -> dict[str, Any]:
 
 
 def _published(name: str) -> tuple[Experiment, dict[str, int]]:
-    """A preset as models of its size are trained: layers in a loop, and recomputed."""
+    """Returns a preset with settings for large models: layers in a loop, and recomputed."""
     model = preset(name)
     experiment = default_experiment(family_of(model).for_low_memory(model))
     experiment.compute_dtype, experiment.mesh = "bfloat16", MESH.value or "fsdp:-1"
@@ -103,7 +103,7 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     parts = sizes["data"] * sizes["fsdp"]
     experiment.training.batch_size = BATCH_SIZE.value or parts
     experiment.evaluation.batch_size = parts
-    return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
+    return experiment, {"vocab_size": 1}  # a preset has its own vocabulary size, which is larger
 
 
 def _configured() -> tuple[Experiment, dict[str, int]]:
@@ -116,27 +116,27 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     return experiment, expected_sizes(experiment)
 
 
-def _log_parameters(placed: list[Placed]) -> None:
+def _log_parameters(placed: list[PlacedParameter]) -> None:
     width = max(len(row.path) for row in placed)
-    program.log(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'on a device':>22}")
+    program.log(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'per device':>22}")
     for row in placed:
         axes = ", ".join("+".join(a) if isinstance(a, tuple) else a or "-" for a in row.axes)
         shape, local = (" x ".join(map(str, s)) for s in (row.shape, row.local_shape))
         program.log(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
 
 
-def _log_memory(memory: Memory) -> None:
+def _log_memory(memory: DeviceMemory) -> None:
     names = {
         "parameters": "parameters",
         "optimizer_state": "optimizer state",
         "gradients": "gradients",
         "batch": "batch",
-        "least": "these together, the least that there can be",
+        "lower_bound": "these together, a lower bound",
         "arguments": "compiled for CPUs: state and batch",
         "temporaries": "compiled for CPUs: gradients, activations, gathered parameters",
         "total": "compiled for CPUs: all",
     }
-    program.log(f"\n{'memory of a device':64}{'MB':>14}")
+    program.log(f"\n{'memory per device':64}{'MB':>14}")
     for name, text in names.items():
         program.log(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
 
@@ -145,10 +145,10 @@ def _log_flops(compiled: Compiled) -> None:
     work = compiled.work
     rows = {
         "forward and backward pass of the model": compiled.model_flops,
-        "matrix products compiled, what is recomputed included": work.product_flops,
+        "compiled matrix products, including recomputation": work.product_flops,
         "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
     }
-    program.log(f"\n{'of a device in a step':64}{'GFLOP':>14}")
+    program.log(f"\n{'per device and step':64}{'GFLOP':>14}")
     for text, flops in rows.items():
         program.log(f"{text:64}{flops / 1e9:14,.1f}")
     if work.unknown_loops:
@@ -161,15 +161,15 @@ def _log_traffic(title: str, traffic: dict[str, Traffic]) -> None:
         program.log(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
 
 
-def _log_verdict(memory: Memory, device: accelerators.Accelerator, fit: bool | None) -> None:
+def _log_verdict(memory: DeviceMemory, device: accelerators.Accelerator, fit: bool | None) -> None:
     usable = accelerators.USABLE * device.memory_bytes
     verdict = {
         True: "it fits",
-        False: "it does not fit: state and gradients alone are more",
+        False: "it does not fit: state and gradients alone exceed it",
         None: "undecided: state and gradients fit, the program compiled for CPUs does not",
     }[fit]
-    of_all = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
-    program.log(f"\n{ACCELERATOR.value}, {of_all}: {verdict}")
+    capacity = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
+    program.log(f"\n{ACCELERATOR.value}, {capacity}: {verdict}")
     program.log(
         "Compilers for GPUs and TPUs gather parameters in the dtype of the products, where CPUs "
         "gather float32, and scatter the sums of gradients, where CPUs sum them whole."

@@ -1,14 +1,14 @@
-"""Counts what a model costs: parameters, FLOPs and bytes; nothing is allocated, however large.
+"""Counts a model's parameters, FLOPs and bytes without allocating any of it.
 
   python -m launch.count --model=gpt2_small
   python -m launch.count --config=configs/quickstart.py --config.model.d_model=384
   python -m launch.count --config=configs/quickstart.py --compile
 
-FLOPs are of matrix products and convolutions, a multiply-add being 2: for each token (or pair, or
-example) that is predicted. Bytes are those of training on one device, of a published model with
-AdamW and one row; `launch.compile_check` has them for many. With --config the whole run is counted,
-too; with --compile the train step is compiled for this machine's devices, which says what its
-activations take. The last line of the output is JSON with the figures.
+FLOPs are those of matrix products and convolutions per predicted token (or pair, or example); a
+multiply-add is 2 FLOPs. Bytes are for training on one device, a published model with AdamW and one
+row; `launch.compile_check` counts them for many devices. With --config it counts the whole run too.
+With --compile it compiles the train step for this machine's devices and prints the memory of its
+activations. The last line of the output is JSON with the figures.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from launch import experiment_flags, program
 from lm_jax.build import BuiltExperiment, build_experiment, expected_sizes
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.costs import model_flops
-from lm_jax.costs.compiled_step import batch_shapes, compile_step, held, step_flops
+from lm_jax.costs.compiled_step import batch_shapes, compile_step, resident_bytes, step_flops
 from lm_jax.errors import UserError
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.objectives import targets_per_step
@@ -34,7 +34,7 @@ COMPILE = flags.DEFINE_bool(
 
 
 def main() -> dict[str, Any]:
-    """Prints tables, then returns their figures."""
+    """Prints tables and returns their figures."""
     if (MODEL.value is None) == (CONFIG.value is None):
         raise UserError("give either --model=NAME or --config=FILE")
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
@@ -42,7 +42,9 @@ def main() -> dict[str, Any]:
     counted = build_experiment(experiment, sizes, jax.devices()[:1])
     results = _parameters(counted) | _flops(counted)
     if counted.model.fit is not None:
-        program.log("\nit counts instead of descending a gradient, and grows with what it reads")
+        program.log(
+            "\na count-based model takes no gradient steps and grows with the text that it reads"
+        )
         return results
     results |= _memory(counted)
     return results if MODEL.value else results | _run(counted)
@@ -51,7 +53,7 @@ def main() -> dict[str, Any]:
 def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     experiment = default_experiment(preset(name))
     experiment.training.batch_size = 1
-    return experiment, {"vocab_size": 1}  # it has a vocabulary of its own, which is larger
+    return experiment, {"vocab_size": 1}  # a preset has its own vocabulary size, which is larger
 
 
 def _configured() -> tuple[Experiment, dict[str, int]]:
@@ -97,10 +99,10 @@ def _flops(counted: BuiltExperiment) -> dict[str, Any]:
     title = ("6N + 12 L d T" if attends else "6N") if by_formula else ""
     names = {
         "training": "training",
-        "forward": "inference, all at once",
-        "decoding": "inference, one after all others",
+        "forward": "inference, all tokens at once",
+        "decoding": "inference, the last token",
     }
-    program.log(f"\n{'FLOPs for each ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
+    program.log(f"\n{'FLOPs per ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
     for name, text in names.items():
         if (flops := figures[name]) is not None:
             formula = f"{formulas[name]:20,}" if name in formulas else ""
@@ -109,10 +111,10 @@ def _flops(counted: BuiltExperiment) -> dict[str, Any]:
 
 
 def _memory(counted: BuiltExperiment) -> dict[str, Any]:
-    memory: dict[str, int] = held(counted)._asdict()
-    memory["least"] = sum(memory.values())
+    memory: dict[str, int] = resident_bytes(counted)._asdict()
+    memory["lower_bound"] = sum(memory.values())
     if COMPILE.value:
-        # What a cache returns has no memory analysis.
+        # A program from the cache has no memory analysis.
         jax.config.update("jax_enable_compilation_cache", False)
         compiled = compile_step(counted).memory
         memory |= {"temporaries": compiled.temporaries, "total": compiled.total}
@@ -122,11 +124,11 @@ def _memory(counted: BuiltExperiment) -> dict[str, Any]:
         "gradients": "gradients",
         "optimizer_state": f"optimizer state, {counted.experiment.optimizer.name}",
         "batch": f"batch of {sequences_per_step(counted.experiment):,}",
-        "least": "these together, the least that there can be",
-        "temporaries": f"compiled for a {backend}: activations, gradients",
-        "total": f"compiled for a {backend}: all",
+        "lower_bound": "these together, a lower bound",
+        "temporaries": f"compiled for {backend}: activations, gradients",
+        "total": f"compiled for {backend}: all",
     }
-    program.log(f"\n{'memory of training on one device':46}{'MB':>14}")
+    program.log(f"\n{'memory for training on one device':46}{'MB':>14}")
     for name, text in names.items():
         if name in memory:
             program.log(f"{text:46}{memory[name] / 1e6:14,.1f}")

@@ -1,4 +1,4 @@
-"""Accelerators by name: what one holds, computes and exchanges, as their makers state it."""
+"""Accelerators by name: memory, peak FLOP/s and bandwidths from their makers' datasheets."""
 
 from typing import NamedTuple
 
@@ -6,28 +6,28 @@ from lm_jax.errors import UserError
 
 
 class Accelerator(NamedTuple):
-    """One device; bandwidths are bytes a second that it sends, while it receives as many."""
+    """One device; bandwidths are bytes per second sent, with equally many received."""
 
     memory_bytes: float
-    peak_flops: float  # a second, dense matrix products in bfloat16
+    peak_flops: float  # FLOP/s of dense bfloat16 matrix products
     memory_bandwidth: float
-    link_bandwidth: float  # over all of its links to the other devices of its domain
-    domain: int  # devices joined by these links
-    network_bandwidth: float  # beyond the domain, a device's share
+    link_bandwidth: float  # over all links to the devices of its domain
+    domain: int  # devices connected by these links
+    network_bandwidth: float  # per device, beyond the domain
 
 
 # H100, H200: NVIDIA's datasheets of the SXM5 boards. 989 TFLOP/s without sparsity; NVLink 900 GB/s
-#   both ways together; eight boards and eight 400 Gb/s network ports make a DGX or HGX system.
-# v5e, v5p: cloud.google.com/tpu/docs/v5e and /v5p. ICI 400 and 1,200 GB/s both ways together, over
-#   the 4 and 6 links of a torus: what one axis of the mesh can use is a half or a third of it.
-#   The network is 6.4 Tb/s a pod of 256 and 50 Gb/s a chip.
+#   in both directions together; a DGX or HGX system has eight boards and eight 400 Gb/s ports.
+# v5e, v5p: cloud.google.com/tpu/docs/v5e and /v5p. ICI 400 and 1,200 GB/s in both directions
+#   together, over the 4 and 6 links of a torus: one mesh axis can use a half or a third of it.
+#   The network has 6.4 Tb/s per pod of 256 and 50 Gb/s per chip.
 ACCELERATORS = {
     "h100": Accelerator(80e9, 989e12, 3.35e12, 450e9, 8, 50e9),
     "h200": Accelerator(141e9, 989e12, 4.8e12, 450e9, 8, 50e9),
     "v5e": Accelerator(16e9, 197e12, 819e9, 200e9, 256, 3.125e9),
     "v5p": Accelerator(95e9, 459e12, 2.765e12, 600e9, 8960, 6.25e9),
 }
-# What JAX calls them; boards of other shapes have other peaks.
+# `device_kind` of JAX -> name; other boards have other peaks.
 _KINDS = {
     "NVIDIA H100 80GB HBM3": "h100",
     "NVIDIA H200": "h200",
@@ -36,15 +36,15 @@ _KINDS = {
     "TPU v5": "v5p",
     "TPU v5p": "v5p",
 }
-# The rest is the runtime's, the libraries' workspaces and what allocation fragments.
+# Usable share of the memory; the runtime, library workspaces and fragmentation take the rest.
 USABLE = 0.9
 
 
 def accelerator(name: str) -> Accelerator:
-    """The accelerator of a name.
+    """Returns the accelerator of a name.
 
     Raises:
-      UserError: none is known by it.
+      UserError: the name is unknown.
     """
     if name not in ACCELERATORS:
         raise UserError(f"unknown accelerator {name!r}; known are {', '.join(ACCELERATORS)}")
@@ -52,5 +52,5 @@ def accelerator(name: str) -> Accelerator:
 
 
 def name_of(device_kind: str) -> str | None:
-    """The accelerator that a device of JAX is, by its `device_kind`; None: none of these."""
+    """Returns the name of the accelerator with this `device_kind` of JAX; None if unknown."""
     return _KINDS.get(device_kind)

@@ -1,4 +1,4 @@
-"""What devices exchange: bytes on the wire, and what a train step has to exchange by arithmetic."""
+"""Collectives of a train step: the bytes that devices send, and lower bounds by arithmetic."""
 
 import math
 from collections import Counter
@@ -15,27 +15,27 @@ from lm_jax.models.transformer.config import BlocksConfig, EncoderDecoderConfig
 
 
 class Traffic(NamedTuple):
-    """The collectives of a kind, of one device in one step."""
+    """The collectives of one kind on one device in one step."""
 
     times: int
-    bytes: int  # of the arrays
-    sent: float  # by a device in a ring
+    bytes: int  # size of the arrays
+    sent: float  # bytes that a device sends in a ring
 
 
 class PlannedCollective(NamedTuple):
-    """A collective that a step cannot do without."""
+    """A collective that any implementation of a step needs."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh
-    bytes: int  # of the whole array
+    axes: tuple[str, ...]  # mesh axes
+    bytes: int  # size of the whole array
     times: int = 1
 
 
 def ring_bytes(kind: str, size: float, group: int) -> float:
-    """What each of `group` devices sends in a ring, which is the least that it can.
+    """Returns the bytes that each of `group` devices sends in a ring: a lower bound.
 
-    A reduction that all receive is a reduce-scatter and an all-gather, each of which sends all but
-    one of the array's `group` parts (Patarasuk and Yuan 2009).
+    An all-reduce is a reduce-scatter and an all-gather, each of which sends all but one of the
+    array's `group` parts (Patarasuk and Yuan 2009).
     """
     if kind in ("collective-permute", "collective-broadcast"):
         return float(size)
@@ -43,12 +43,12 @@ def ring_bytes(kind: str, size: float, group: int) -> float:
 
 
 def by_kind(collectives: Mapping[Collective, int]) -> dict[str, Traffic]:
-    """The traffic of each kind of collective, the largest first."""
+    """Returns the traffic by kind of collective, largest first."""
     return _sum((c.kind, c.bytes, c.group, times) for c, times in collectives.items())
 
 
 def planned_by_kind(planned: Iterable[PlannedCollective], mesh: Mesh) -> dict[str, Traffic]:
-    """The same of collectives over axes of a mesh."""
+    """Returns the traffic by kind of planned collectives on a mesh, largest first."""
     return _sum((p.kind, p.bytes, devices_of(p.axes, mesh), p.times) for p in planned)
 
 
@@ -62,23 +62,23 @@ def _sum(rows: Iterable[tuple[str, int, int, int]]) -> dict[str, Traffic]:
 
 
 def devices_of(axes: Iterable[str], mesh: Mesh) -> int:
-    """How many devices lie along these axes of the mesh."""
+    """Returns the number of devices along these axes of the mesh."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def planned_collectives(
     params: Any, dtype: Any, mesh: Mesh, parts: int = 1, splits_time: bool = False
 ) -> list[PlannedCollective]:
-    """What parameters and gradients cost in one step, from their shardings alone.
+    """Returns the collectives of parameters and gradients in one step, from their shardings.
 
-    A parameter that is split over `fsdp` is gathered twice, for the forward and for the backward
-    pass, and its gradient is reduced and scattered (ZeRO-3, Rajbhandari et al. 2020, section 7.2).
-    The gradients are then summed over the axes that split the tokens and not the parameter. All of
-    it is in `dtype`, that of the products.
+    A parameter that is split over `fsdp` is gathered twice, for the forward and the backward pass,
+    and its gradient is reduce-scattered (ZeRO-3, Rajbhandari et al. 2020, section 7.2). The
+    gradients are then summed over the axes that split the tokens but not the parameter.
 
     Args:
       params: arrays, or `ShapeDtypeStruct`s with shardings.
-      parts: of the batch over which the gradient is accumulated; each does all of this.
+      dtype: the dtype of the matrix products, in which everything is sent.
+      parts: number of parts over which the gradient is accumulated; each does all of this.
       splits_time: whether the model splits rows of tokens over `sequence`.
     """
     splits = ("data", "fsdp", "sequence") if splits_time else ("data", "fsdp")
@@ -103,18 +103,21 @@ def _names(axes: Any) -> tuple[str, ...]:
 def planned_activations(
     config: BlocksConfig, sequences: int, dtype: Any, mesh: Mesh
 ) -> list[PlannedCollective]:
-    """What splitting activations of a Transformer costs in a step, for `sequences` a device.
+    """Returns the collectives of a Transformer's split activations in one step.
 
-    Over `tensor` each attention and each feed-forward block sums its output once forward and the
-    gradient of its input once backward (Shoeybi et al. 2019, section 3). Over `sequence` each
-    attention gathers its keys and values, and reduces and scatters their gradients; or sends them
-    round, and backward once more with their gradients. Recomputation comes on top.
+    Over `tensor`, each attention and feed-forward block sums its output once in the forward pass
+    and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3). Over
+    `sequence`, each attention gathers its keys and values and reduce-scatters their gradients, or
+    passes them around a ring, in the backward pass with their gradients. Recomputation is extra.
+
+    Args:
+      sequences: per device.
     """
     if not isinstance(config, EncoderDecoderConfig):
-        towers = [(config.context_length, config.num_layers, 2)]
+        stacks = [(config.context_length, config.num_layers, 2)]
         attentions = [(config.context_length, config.num_layers)]
     else:
-        towers = [
+        stacks = [
             (config.source_length, config.encoder_layers, 2),
             (config.context_length, config.num_layers, 3),
         ]
@@ -122,27 +125,29 @@ def planned_activations(
             (config.source_length, config.encoder_layers + config.num_layers),
             (config.context_length, config.num_layers),
         ]
-    of_position = sequences * np.dtype(dtype).itemsize
+    bytes_per_value = sequences * np.dtype(dtype).itemsize
     tensor, parts = mesh.shape["tensor"], mesh.shape["sequence"]
     planned = []
     if tensor > 1:
-        width = of_position * config.d_model
+        width = bytes_per_value * config.d_model
         planned += [
             PlannedCollective(
                 "all-reduce", ("tensor",), width * length // parts, 2 * blocks * layers
             )
-            for length, layers, blocks in towers
+            for length, layers, blocks in stacks
         ]
     if parts > 1:
-        width = of_position * 2 * config.kv_heads * config.head_width // tensor
+        width = bytes_per_value * 2 * config.kv_heads * config.head_width // tensor
         for length, layers in attentions:
             planned += _keys_and_values(config.context_parallel, width * length, layers, parts)
     return planned
 
 
-def _keys_and_values(how: str, size: int, layers: int, parts: int) -> list[PlannedCollective]:
-    if how == "ring":
-        # Forward all but the own block arrive; backward again, and their gradients come home.
+def _keys_and_values(
+    collective: str, size: int, layers: int, parts: int
+) -> list[PlannedCollective]:
+    if collective == "ring":
+        # All blocks but the own arrive, twice; in the backward pass their gradients return, too.
         times = layers * (2 * (parts - 1) + parts)
         return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
     kinds = ("all-gather", "reduce-scatter")
@@ -150,10 +155,10 @@ def _keys_and_values(how: str, size: int, layers: int, parts: int) -> list[Plann
 
 
 def seconds(planned: Iterable[PlannedCollective], mesh: Mesh, device: Accelerator) -> float:
-    """How long the collectives take at the least, one after another, at full bandwidth.
+    """Returns a lower bound of the seconds of the collectives in sequence at full bandwidth.
 
-    Devices are numbered along the mesh's last axis first, so an axis whose devices are all within
-    one domain uses its links, and any other the network.
+    Devices are numbered along the mesh's last axis first. An axis whose devices are all within one
+    domain uses the domain's links, any other axis the network.
     """
     sizes = list(mesh.shape.items())
     total = 0.0

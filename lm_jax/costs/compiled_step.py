@@ -1,4 +1,4 @@
-"""The train step of an experiment, compiled for devices that need not exist: what it will take."""
+"""The cost of a train step, compiled for devices that need not exist."""
 
 import math
 import time
@@ -19,18 +19,18 @@ from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import TrainState, abstract_state
 
 
-class Placed(NamedTuple):
+class PlacedParameter(NamedTuple):
     """A parameter and its part on one device."""
 
     path: str
     shape: tuple[int, ...]
-    axes: tuple[Any, ...]  # of the mesh, for each dimension
+    axes: tuple[Any, ...]  # mesh axes of each dimension
     local_shape: tuple[int, ...]
     local_bytes: int
 
 
-class Held(NamedTuple):
-    """Bytes on each device by arithmetic, from shapes and shardings: what no compiler can spare."""
+class ResidentBytes(NamedTuple):
+    """Bytes on each device from shapes and shardings, which no compiler can avoid."""
 
     parameters: int
     optimizer_state: int
@@ -38,62 +38,62 @@ class Held(NamedTuple):
     batch: int
 
 
-class Memory(NamedTuple):
-    """Bytes on each device: what is `Held`, and what the compiled program takes."""
+class DeviceMemory(NamedTuple):
+    """Bytes on each device: the fields of `ResidentBytes`, and those of the compiled program."""
 
     parameters: int
     optimizer_state: int
     gradients: int
     batch: int
-    # Of the compiled program.
-    arguments: int  # the state and the batch; the new state takes the old one's place
+    # The compiled program:
+    arguments: int  # the state and the batch; the new state reuses the buffers of the old one
     temporaries: int  # gradients, activations, gathered parameters
     total: int
 
     @property
-    def least(self) -> int:
-        """What no compiler can do without: state, gradients and batch."""
+    def lower_bound(self) -> int:
+        """Bytes that no compiler can avoid: state, gradients and batch."""
         return self.parameters + self.optimizer_state + self.gradients + self.batch
 
 
 class Compiled(NamedTuple):
-    """A train step, of one device unless said otherwise."""
+    """A compiled train step; figures are per device."""
 
-    placed: list[Placed]
-    memory: Memory
+    placed: list[PlacedParameter]
+    memory: DeviceMemory
     model_flops: float  # its share of `training_flops`
     work: hlo.Work
     xla_flops: float | None  # XLA's cost analysis, which counts the body of a loop once
-    planned: list[PlannedCollective]  # exchanges without which the step cannot be
+    planned: list[PlannedCollective]  # exchanges that any implementation needs
     compile_seconds: float
 
 
-# Nothing that is compiled here runs, so its machine code need not be good.
-_QUICKLY: dict[str, str | bool] = {
+# Nothing that is compiled here runs, so its machine code needs no optimization.
+_FAST_COMPILATION: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
 }
 
 
 def compile_step(built: BuiltExperiment) -> Compiled:
-    """Compiles the train step on the mesh of the program; no array is allocated.
+    """Compiles the train step on the experiment's mesh without allocating an array.
 
-    The devices of the mesh may be simulated: see `jax_num_cpu_devices`. XLA's memory and
-    collectives are those of the backend whose devices they are.
+    The devices of the mesh may be simulated: see `jax_num_cpu_devices`. XLA reports memory and
+    collectives for the backend of these devices.
     """
     mesh = built.mesh
     state, batch = _arguments(built)
-    # A loop over steps hands the state on as it took it.
+    # The new state has the shardings of the old one, as in a loop over steps.
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(built.train_step, donate_argnums=0, out_shardings=(shardings, None))
     start = time.monotonic()
     with sharding.on_mesh(mesh):
-        compiled = step.lower(state, batch).compile(_QUICKLY)
+        compiled = step.lower(state, batch).compile(_FAST_COMPILATION)
     compile_seconds = time.monotonic() - start
     costs = compiled.cost_analysis() or {}
     return Compiled(
         placed=placed_parameters(state.params),
-        memory=_memory(compiled.memory_analysis(), _held(state, batch)),
+        memory=_memory(compiled.memory_analysis(), _resident_bytes(state, batch)),
         model_flops=step_flops(built) / mesh.size,
         work=hlo.read_work(compiled.as_text() or ""),
         xla_flops=costs.get("flops"),
@@ -102,30 +102,31 @@ def compile_step(built: BuiltExperiment) -> Compiled:
     )
 
 
-def held(built: BuiltExperiment) -> Held:
-    """What a train step holds whatever compiles it; nothing is compiled or allocated."""
-    return _held(*_arguments(built))
+def resident_bytes(built: BuiltExperiment) -> ResidentBytes:
+    """Returns the bytes that a train step needs under any compiler; compiles nothing."""
+    return _resident_bytes(*_arguments(built))
 
 
 def step_flops(built: BuiltExperiment) -> int:
-    """FLOPs of the matrix products of one train step, over all devices: see `training_flops`."""
+    """Returns the matrix-product FLOPs of one train step on all devices: see `training_flops`."""
     head_only = built.experiment.fine_tuning.parameters == "head"
     shapes = batch_shapes(built)
     return training_flops(built.model, shapes, is_head(built.declarations) if head_only else None)
 
 
 def _arguments(built: BuiltExperiment) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """A state and a batch as they lie on the mesh."""
+    """Returns the shapes of a state and a batch with their shardings on the mesh."""
     mesh = built.mesh
     state = abstract_state(built.model, built.optimizer, built.example, mesh)
-    where = sharding.batch_sharding(mesh)
+    batch_sharding = sharding.batch_sharding(mesh)
     return state, jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), batch_shapes(built)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding),
+        batch_shapes(built),
     )
 
 
 def batch_shapes(built: BuiltExperiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of a whole training batch whose rows hold several documents."""
+    """Returns the shapes of a whole training batch whose rows hold several documents."""
     experiment = built.experiment
     sequences = sequences_per_step(experiment)
     batch = dict(built.objective.example(experiment, sequences))
@@ -137,27 +138,27 @@ def batch_shapes(built: BuiltExperiment) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """What one device holds of arrays, or of `ShapeDtypeStruct`s with shardings."""
+    """Returns the bytes per device of arrays, or of `ShapeDtypeStruct`s with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
 
 
-def placed_parameters(params: Any) -> list[Placed]:
-    """Where each parameter lies."""
+def placed_parameters(params: Any) -> list[PlacedParameter]:
+    """Returns each parameter with its part on one device."""
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = "/".join(str(getattr(part, "key", part)) for part in path)
         spec = (*leaf.sharding.spec, *(None,) * (leaf.ndim - len(leaf.sharding.spec)))
         local = leaf.sharding.shard_shape(leaf.shape)
-        rows.append(Placed(name, leaf.shape, spec, local, bytes_per_device(leaf)))
+        rows.append(PlacedParameter(name, leaf.shape, spec, local, bytes_per_device(leaf)))
     return rows
 
 
-def _held(state: TrainState, batch: Any) -> Held:
+def _resident_bytes(state: TrainState, batch: Any) -> ResidentBytes:
     parameters = bytes_per_device(state.params)
-    return Held(
+    return ResidentBytes(
         parameters=parameters,
         optimizer_state=bytes_per_device(state.opt_state),
         gradients=parameters,  # of the same shape, dtype and sharding
@@ -165,11 +166,11 @@ def _held(state: TrainState, batch: Any) -> Held:
     )
 
 
-def _memory(analysis: Any, by_arithmetic: Held) -> Memory:
+def _memory(analysis: Any, resident: ResidentBytes) -> DeviceMemory:
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     not_aliased = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return Memory(
-        *by_arithmetic,
+    return DeviceMemory(
+        *resident,
         arguments=arguments,
         temporaries=temporaries,
         total=arguments + temporaries + not_aliased,
@@ -188,13 +189,13 @@ def _planned(built: BuiltExperiment, params: Any) -> list[PlannedCollective]:
     return planned
 
 
-def fits(memory: Memory, device: Accelerator) -> bool | None:
-    """Whether the step fits; None: the compiled program does not, but what it must hold does.
+def fits(memory: DeviceMemory, device: Accelerator) -> bool | None:
+    """Returns whether the step fits; None if only the lower bound fits, not the compiled program.
 
-    Programs compiled for a CPU hold more than others: products in float32, and gradients summed
-    whole before they are split.
+    Programs compiled for CPUs need more memory than others: their matrix products are float32, and
+    they sum whole gradients before splitting them.
     """
     usable = USABLE * device.memory_bytes
     if memory.total <= usable:
         return True
-    return False if memory.least > usable else None
+    return False if memory.lower_bound > usable else None

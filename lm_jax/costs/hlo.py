@@ -1,7 +1,6 @@
-"""What a compiled program does, read from the text that XLA gives of it.
+"""Counts the collectives and matrix products of a compiled program from its HLO text.
 
-Collectives and matrix products are counted as often as they run: XLA's own cost analysis counts the
-body of a loop once.
+Each counts as often as it runs, while XLA's own cost analysis counts the body of a loop once.
 """
 
 import math
@@ -25,17 +24,17 @@ KINDS = (
 class Collective(NamedTuple):
     """One exchange among devices."""
 
-    kind: str  # of KINDS
-    bytes: int  # of the whole array: what is gathered, reduced, scattered or sent round
-    group: int  # devices that take part together
+    kind: str  # one of KINDS
+    bytes: int  # size of the whole array that is gathered, reduced, scattered or passed on
+    group: int  # number of devices in a group
 
 
 class Work(NamedTuple):
-    """What one device does in one run of a program."""
+    """The work of one device in one run of a program."""
 
-    collectives: Counter[Collective]  # how often each runs
-    product_flops: int  # of matrix products and convolutions; a multiply-add is 2
-    unknown_loops: int  # that hold any of these; XLA does not know their length, they count once
+    collectives: Counter[Collective]  # number of runs of each
+    product_flops: int  # matrix products and convolutions; a multiply-add is 2 FLOPs
+    unknown_loops: int  # loops with such work whose length XLA does not know; they count once
 
 
 class _Instruction(NamedTuple):
@@ -53,12 +52,12 @@ class _Module(NamedTuple):
 
 
 def read_work(text: str) -> Work:
-    """The work of a program, from `compiled.as_text()`.
+    """Returns the work of a program from `compiled.as_text()`.
 
     Every branch of a conditional counts as if it ran.
 
     Raises:
-      UserError: the text is of no HLO module.
+      UserError: the text is not an HLO module.
     """
     module = _parse(text)
 
@@ -113,7 +112,7 @@ def _parse(text: str) -> _Module:
 
 
 def _instruction(name: str, text: str) -> _Instruction:
-    """`type opcode(operands), attributes`; a type in parentheses is a tuple."""
+    """Parses `type opcode(operands), attributes`; a type in parentheses is a tuple."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     opens = text.index("(", end)
     closes = _closing(text, opens)
@@ -143,7 +142,7 @@ def _called(instruction: _Instruction) -> list[str]:
 
 
 def _trip_count(instruction: _Instruction) -> int | None:
-    """How often what an instruction calls runs; None: XLA does not know."""
+    """Returns how often an instruction runs what it calls; None if XLA does not know."""
     if instruction.opcode != "while":
         return 1
     known = _TRIP_COUNT.search(instruction.attributes)
@@ -154,7 +153,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 
 
 def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The (element type, shape) of each array in a type; a dynamic size is its bound."""
+    """Returns the (element type, shape) of each array in a type; a dynamic size is its bound."""
     return [
         (element, tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size))
         for element, sizes in _ARRAY.findall(type_)
@@ -182,16 +181,16 @@ def _collective(
 
 
 def _group(attributes: str, devices: int) -> int:
-    """The devices that take part together, from `replica_groups` in any of XLA's notations."""
+    """Returns the devices per group from `replica_groups` in any of XLA's notations."""
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
         return pairs[1].count("{")
     text = attributes.partition("replica_groups=")[2]
-    if text.startswith("mesh["):  # mesh['x'=2,'y'=4] {'y'}; of a part of an axis: 'y':(1)2
+    if text.startswith("mesh["):  # mesh['x'=2,'y'=4] {'y'}; a part of an axis is 'y':(1)2
         mesh, _, axes = text.partition("{")
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh))
         named = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes.partition("}")[0])
         return math.prod(int(part or sizes[axis]) for axis, part in named)
-    if iota := re.match(r"\[(\d+),(\d+)\]<=", text):  # [groups,devices of each]<=[devices]
+    if iota := re.match(r"\[(\d+),(\d+)\]<=", text):  # [groups,devices per group]<=[devices]
         return int(iota[2])
     if listed := re.match(r"\{\{([\d,]+)\}", text):
         return listed[1].count(",") + 1

@@ -1,4 +1,4 @@
-"""FLOPs of matrix products and convolutions, read from a traced function; nothing runs."""
+"""Counts the FLOPs of matrix products and convolutions in a jaxpr, without running it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,18 +9,19 @@ from jax.extend.core import Literal
 
 from lm_jax.models.transformer.flash_attention import PRIMITIVE
 
-# What an input or a result of an equation is: whether a gradient is taken through it.
-_Flags = Sequence[bool]
+_Flags = Sequence[bool]  # for each input or result: whether a gradient flows through it
 _Counted = tuple[int, list[bool]]  # FLOPs, and the flags of the results
 
 
 def product_flops(jaxpr: Any, differentiated: _Flags | None = None) -> int:
-    """FLOPs of the matrix products and convolutions of a jaxpr; a multiply-add is 2.
+    """Returns the FLOPs of the matrix products and convolutions; a multiply-add is 2 FLOPs.
 
-    With `differentiated`, a flag for each input, those of the backward pass are counted too: one
-    product more for each factor that depends on a flagged input. What is recomputed to save memory
-    does not count. A loop of unknown length counts once, and of a conditional the dearest branch.
-    Convolutions count the padding that they read.
+    A loop of unknown length counts once, a conditional counts its most expensive branch, and
+    convolutions count the padding that they read. Recomputation to save memory does not count.
+
+    Args:
+      differentiated: a flag for each input. The backward pass then counts too: one more product
+        for each factor that depends on a flagged input. None: the forward pass only.
     """
     return _of_jaxpr(jaxpr, differentiated or [False] * len(jaxpr.invars))[0]
 
@@ -58,7 +59,7 @@ def _of_equation(equation: Any, flags: _Flags) -> _Counted:
         return flops + product_flops(condition), results
     if name == "cond":
         branches = [_of_jaxpr(branch, flags[1:]) for branch in inner]
-        results = [any(of_branches) for of_branches in zip(*(r for _, r in branches), strict=True)]
+        results = [any(flags) for flags in zip(*(r for _, r in branches), strict=True)]
         return max(flops for flops, _ in branches), results
     if inner and all(len(called.invars) == len(flags) for called in inner):
         counted = [_of_jaxpr(called, flags) for called in inner]
@@ -68,7 +69,7 @@ def _of_equation(equation: Any, flags: _Flags) -> _Counted:
 
 
 def _of_loop(body: Any, flags: _Flags, start: int, end: int) -> _Counted:
-    """One turn of a loop whose state is the inputs from `start` to `end`; results begin with it."""
+    """Counts one iteration of a loop; its state is inputs `start` to `end` and first results."""
     flags = list(flags)
     while True:
         flops, results = _of_jaxpr(body, flags)
@@ -79,7 +80,7 @@ def _of_loop(body: Any, flags: _Flags, start: int, end: int) -> _Counted:
 
 
 def _parts(equation: Any) -> int:
-    """Of how many devices the shapes of a `shard_map` show one."""
+    """Returns the number of devices whose local shapes a `shard_map` body shows."""
     if equation.primitive.name != "shard_map":
         return 1
     mesh = equation.params["mesh"]
@@ -87,7 +88,7 @@ def _parts(equation: Any) -> int:
 
 
 def _of_product(equation: Any) -> int:
-    """FLOPs of an equation's product; 0 if it is none."""
+    """Returns the FLOPs of an equation's product; 0 if it is not a product."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         left = equation.invars[0].aval.shape

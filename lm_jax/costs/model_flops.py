@@ -1,4 +1,4 @@
-"""What a model costs, by formula or by shape; nothing is allocated."""
+"""Parameters and FLOPs of a model, counted from shapes or by formula, without allocation."""
 
 import functools
 import math
@@ -21,8 +21,7 @@ from lm_jax.parallel.sharding import unboxed
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
-# Module names in a parameter's path -> the component that it counts towards; the first that
-# matches, from the left, decides.
+# Module name in a parameter's path -> component; the leftmost match in a path decides.
 _COMPONENTS = {
     "embedding": "embedding",
     "positions": "positions",
@@ -38,7 +37,7 @@ _COMPONENTS = {
     "final_norm": "norm",
     "output": "output",
 }
-# The components of which rows are looked up.
+# Components whose rows are looked up.
 _TABLES = ("embedding", "source_embedding", "positions", "segment_types")
 
 
@@ -46,15 +45,17 @@ class Parameters(NamedTuple):
     """The parameters of a model, as scaling laws count them."""
 
     total: int
-    embedding: int  # in tables of which rows are looked up: tokens, positions, segment types
+    embedding: int  # tables whose rows are looked up: tokens, positions, segment types
     non_embedding: int  # the rest (Kaplan et al. 2020, section 2.1)
 
 
 def count_parameters(config: Any) -> dict[str, int]:
-    """Parameters of a model by component, and their `total`, from shapes alone.
+    """Returns the number of parameters by component and their `total`, from shapes alone.
 
-    A tied output is counted once, as `embedding`. Of a model that counts, nothing has been counted.
-    Raises UserError if the model cannot be built.
+    A tied output counts once, as `embedding`. A count-based model is counted before its fit.
+
+    Raises:
+      UserError: the model cannot be built.
     """
     family = family_of(config)
     model = build_model(family.for_any_device(config), jnp.float32)
@@ -70,9 +71,9 @@ def count_parameters(config: Any) -> dict[str, int]:
 
 
 def embedding_split(counts: Mapping[str, int]) -> Parameters:
-    """What `count_parameters` gives, in two parts.
+    """Splits the result of `count_parameters` into embedding and non-embedding parameters.
 
-    A table that is the output, too, is an embedding; an output of its own is none.
+    A table that is also the output is an embedding; a separate output is not.
     """
     embedding = sum(counts.get(name, 0) for name in _TABLES)
     return Parameters(counts["total"], embedding, counts["total"] - embedding)
@@ -81,15 +82,14 @@ def embedding_split(counts: Mapping[str, int]) -> Parameters:
 def training_flops(
     model: Model, batch: Shapes, differentiated: Callable[[Any], Any] | None = None
 ) -> int:
-    """FLOPs of the matrix products of one train step on a batch.
+    """Returns the matrix-product FLOPs of one train step on a batch.
 
-    Those of the forward pass, and of the backward pass one for each factor that depends on what is
-    trained: twice as many again, but for products with the data themselves, such as the pixels that
-    a first layer reads. What is recomputed to save memory does not count, and of causal attention
-    only what is computed.
+    The backward pass adds one product for each factor that depends on a trained parameter: twice
+    the forward pass, except for products with the data itself, such as a first layer's pixels.
+    Recomputation to save memory does not count; causal attention counts what is computed.
 
     Args:
-      differentiated: (parameters) -> a tree of bools, which of them are trained; None: all.
+      differentiated: (parameters) -> a tree of bools that say which are trained; None: all.
     """
     variables = _variables(model, batch)
     trained = differentiated or (lambda params: jax.tree.map(lambda _: True, params))
@@ -100,15 +100,15 @@ def training_flops(
 
 
 def forward_flops(model: Model, batch: Shapes) -> int:
-    """FLOPs of the matrix products of `apply` on a batch: the logits of all its targets."""
+    """Returns the matrix-product FLOPs of `apply` on a batch: the logits of all targets."""
     apply = functools.partial(model.apply, train=False)
     return _product_flops(apply, (_variables(model, batch), dict(batch)))
 
 
 def decoding_flops(model: Model, batch: Shapes) -> int | None:
-    """FLOPs of the matrix products that the last token of a row of the batch takes to be written.
+    """Returns the matrix-product FLOPs of generating the last token of a row, with full caches.
 
-    Its caches are full; an encoder has read the source before. None: the model does not generate.
+    An encoder's pass over the source is not included. None if the model does not generate.
     """
     if model.start is None or model.step is None:
         return None
@@ -136,17 +136,17 @@ def _variables(model: Model, batch: Shapes) -> dict[str, Any]:
 
 
 class Formula(NamedTuple):
-    """FLOPs a token by formula: 2 (N + 2 L d T) forward, and three times that in training.
+    """FLOPs per token by formula: 2 (N + 2 L d T) forward, and three times that in training.
 
     Kaplan et al. 2020, section 2.1, with all of attention (Chowdhery et al. 2022, appendix B).
     """
 
-    parameters: int  # N: without the tables that are only looked up in
-    attention: int  # L d T, of all layers; 0 where nothing attends
+    parameters: int  # N: without tables that are only looked up
+    attention: int  # L d T over all layers; 0 without attention
 
     @property
     def forward(self) -> int:
-        """2 N + 4 L d T; also those of decoding one token with full caches."""
+        """2 N + 4 L d T; also the FLOPs of decoding one token with full caches."""
         return 2 * self.parameters + 4 * self.attention
 
     @property
@@ -155,16 +155,17 @@ class Formula(NamedTuple):
         return 3 * self.forward
 
 
-# Of these every parameter takes part in one product a token, but for biases and norms.
+# In these every parameter except biases and norms takes part in one product per token.
 _ONE_STACK = (TransformerConfig, EncoderConfig, MLPConfig, CausalCNNConfig, RecurrentConfig)
 
 
 def formula(config: Any) -> Formula | None:
-    """The formula of a model that predicts each token from one stack of layers; None: another.
+    """Returns the formula of a model that predicts each token from one stack of layers, or None.
 
-    Encoder-decoders, whose parameters see tokens of two texts, and networks of images, whose
-    weights are used at many positions, have none. Causality halves nothing. A recurrent model
-    computes less for a batch of more tokens than its vocabulary, whose table it then projects.
+    Encoder-decoders have none because their parameters see tokens of two texts, and image networks
+    have none because they use a weight at many positions. Causality halves nothing. A recurrent
+    model computes less if a batch has more tokens than its vocabulary, since it then projects the
+    embedding table instead.
     """
     if not isinstance(config, _ONE_STACK):
         return None

@@ -1,4 +1,4 @@
-"""What a run costs before it starts: parameters, targets, FLOPs, memory; nothing is allocated."""
+"""The cost of a run before it starts: parameters, targets, FLOPs, memory; allocates nothing."""
 
 import dataclasses
 import functools
@@ -25,27 +25,26 @@ from lm_jax.training.state import state_bytes
 
 
 class Cost(NamedTuple):
-    """Of a whole run; zeros for a model that counts, but for its size where that is known."""
+    """The cost of a whole run; a count-based model has zeros, except for known sizes."""
 
     parameters: int
     non_embedding_parameters: int  # Kaplan et al. 2020: without tables of tokens and positions
     steps: int
-    training_tokens: int  # targets: pairs or examples where these are what is predicted
+    training_tokens: int  # targets: tokens, pairs or examples
     flops_per_step: int
     state_bytes: int  # parameters, gradients and optimizer state
 
     @property
     def training_flops(self) -> int:
-        """Of the matrix products of all steps: see `compiled.step_flops`."""
+        """Matrix-product FLOPs of all steps: see `compiled_step.step_flops`."""
         return self.steps * self.flops_per_step
 
 
 def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> Cost:
-    """What a run of the experiment costs; runs of equal shapes are traced once.
+    """Returns the cost of a run; runs of equal shapes are traced once.
 
     Args:
-      sizes: what the data decides of the model (`vocab_size`, ...); None: the configuration says
-        all of it.
+      sizes: sizes that the data decides (`vocab_size`, ...); None: the configuration has all.
 
     Raises:
       UserError: the experiment cannot run, or its model cannot be built.
@@ -58,11 +57,11 @@ def cost_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> C
 
 
 def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> str:
-    """What decides the shapes of a train step, as JSON; equal for runs of equal shapes."""
+    """Returns as JSON what decides the shapes of a train step; equal for runs of equal shapes."""
     rows = sequences_per_step(experiment)
     parts = experiment.training.gradient_accumulation_steps
     model = experiment.model
-    if getattr(model, "attention", "xla") != "xla":  # no such kernel need be here
+    if getattr(model, "attention", "xla") != "xla":  # this machine may lack such a kernel
         model = dataclasses.replace(model, attention="xla")
     shape = Experiment(
         objective=experiment.objective,
@@ -82,13 +81,13 @@ def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> 
 
 @functools.cache
 def _trace(shape: str) -> Cost:
-    """The cost of one step."""
+    """Returns the cost of one step."""
     values = json.loads(shape)
     experiment = from_dict(values["experiment"])
     built = build_experiment(experiment, values["sizes"], jax.local_devices()[:1])
     counts = count_parameters(built.experiment.model)
-    flops = held = 0
+    flops = bytes_of_state = 0
     if not built.is_count_based:
         flops = step_flops(built)
-        held = state_bytes(built.model, built.optimizer, built.example)
-    return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, held)
+        bytes_of_state = state_bytes(built.model, built.optimizer, built.example)
+    return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, bytes_of_state)

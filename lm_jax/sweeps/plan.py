@@ -90,7 +90,7 @@ def as_measured(flops: Sequence[float], seconds: Sequence[float]) -> Seconds | N
 
     Both are fitted by non-negative least squares. None if no run is finished yet.
     """
-    if not flops:
+    if len(flops) == 0:
         return None
     scale = max(max(flops), 1)
     columns = np.stack([np.ones(len(flops)), np.asarray(flops) / scale], axis=1)

@@ -19,12 +19,12 @@ from lm_jax.costs.collectives import (
     seconds,
 )
 from lm_jax.costs.compiled_step import (
-    Memory,
+    DeviceMemory,
     batch_shapes,
     bytes_per_device,
     compile_step,
     fits,
-    held,
+    resident_bytes,
 )
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
@@ -77,7 +77,7 @@ def test_memory_by_arithmetic_is_that_of_arrays_really_split(mesh, optimizer):
 def test_the_compiler_holds_what_arithmetic_says():
     built = program_on("fsdp:4,tensor:2")
     memory = compile_step(built).memory
-    assert held(built) == memory[:4]
+    assert resident_bytes(built) == memory[:4]
     state = memory.parameters + memory.optimizer_state + memory.batch
     assert memory.optimizer_state == pytest.approx(2 * memory.parameters, abs=64)
     # The step is an argument too; what the step does not read (the key, positions) is none.
@@ -217,7 +217,7 @@ def test_an_axis_within_a_node_uses_its_links():
 def test_what_fits_what_does_not_and_what_cannot_be_told():
     device = ACCELERATORS["v5e"]
     usable = int(USABLE * device.memory_bytes)
-    memory = Memory(100, 200, 100, 0, 300, 0, 0)
+    memory = DeviceMemory(100, 200, 100, 0, 300, 0, 0)
     assert fits(memory._replace(total=usable), device) is True
     assert fits(memory._replace(total=usable + 1), device) is None
     assert fits(memory._replace(total=2 * usable, optimizer_state=usable), device) is False

@@ -108,5 +108,5 @@ def test_time_is_estimated_from_the_runs_that_finished():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
-def test_durations_are_said_as_people_do(seconds, text):
+def test_durations_have_a_fitting_unit(seconds, text):
     assert duration(seconds) == text
