@@ -1,7 +1,7 @@
-"""What counting characters and compressing cost on the same text, in bits per character.
+"""Bits per character of n-gram models and compressors on the same text.
 
-The counting models code what a language model codes: every character of every document, and the
-document's end, each document from its own start.
+The n-gram models code what a language model codes: every character and the end of every document,
+each document from its own start.
 """
 
 import bz2
@@ -18,14 +18,14 @@ from lm_jax.evaluation.loss_sums import make_loss_function
 from lm_jax.models.ngram.model import NgramConfig, ngram
 
 _CODE_POINTS = 0x110000
-_WINDOW = 512  # characters coded at once; windows overlap by what the longest n-gram looks back on
+_WINDOW = 512  # characters in a window; windows overlap by the order of the n-gram
 
 
 def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, float]:
-    """Bits per character of the validation documents, by the name of the method.
+    """Returns bits per character of the validation documents, by the name of the method.
 
-    `uniform` guesses among the training characters; unigram, bigram and 5-gram are counts of the
-    training characters under interpolated modified Kneser-Ney smoothing; `bz2 -9` and `xz -9`
+    `uniform` guesses among the training characters. Unigram, bigram and 5-gram are models of
+    training characters with interpolated modified Kneser-Ney smoothing. `bz2 -9` and `xz -9`
     compress the validation text alone.
     """
     characters = sum(map(len, validation))
@@ -34,7 +34,7 @@ def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, floa
     unseen_bits = math.log2(_CODE_POINTS - len(alphabet))
     unseen = int(np.sum(coded.tokens == len(alphabet))) * unseen_bits
     events = characters + len(validation)
-    outcomes = len(alphabet) + 2  # the characters, one for all that is unseen, and the end
+    outcomes = len(alphabet) + 2  # the characters, one symbol for unseen characters, and the end
     bits = {"uniform": (events * math.log2(outcomes) + unseen) / characters}
     longest = int(np.diff(counted.starts).max()) + 1
     for order, name in ((1, "unigram"), (2, "bigram"), (5, "5-gram")):
@@ -48,7 +48,7 @@ def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, floa
 
 
 def _symbols(texts: Sequence[str], alphabet: Sequence[str]) -> TokenizedDocuments:
-    """Documents as places in the alphabet, then one symbol for unseen characters and the end's."""
+    """Returns documents as indices into the alphabet, one for unseen characters, and the end."""
     symbol_of = np.full(_CODE_POINTS, len(alphabet), np.int32)
     symbol_of[np.array([ord(character) for character in alphabet], int)] = np.arange(len(alphabet))
     end = np.array([len(alphabet) + 1], np.int32)
@@ -66,7 +66,7 @@ def _symbols(texts: Sequence[str], alphabet: Sequence[str]) -> TokenizedDocument
 
 
 def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedDocuments) -> float:
-    """Total nats of the validation documents; every symbol has the whole context of its order."""
+    """Returns the total nats of the validation documents, each symbol with its full context."""
     model = ngram(config)
     assert model.fit is not None
     variables, losses = model.fit(train), make_loss_function(model.loss)

@@ -1,8 +1,8 @@
-"""Exact sums over a data set, and the measures derived from them once.
+"""Exact sums of losses over a data set.
 
-Every token of every document is predicted exactly once, and so is the end of every document.
-Sums are kept a document in float64, so that no figure depends on the batch size, on how windows
-are packed, or on the mesh.
+Every token of every document, and the end of every document, is predicted exactly once. The sums
+are float64 per document, so no figure depends on the batch size, on the packing of windows or on
+the mesh.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,14 +39,14 @@ class DocumentSums(NamedTuple):
 
 
 class PositionSums(NamedTuple):
-    """Sums over the targets at each place of a window, float64 [T]."""
+    """Sums over the targets at each position of a window, float64 [T]."""
 
     nats: np.ndarray
     tokens: np.ndarray
 
 
 class MeasuredLosses(NamedTuple):
-    """What evaluation reads of `Losses`: arrays of the targets' shape, and sums by name."""
+    """The part of `Losses` that evaluation reads: arrays shaped like the targets, named sums."""
 
     nats: jax.Array
     correct: jax.Array
@@ -82,11 +82,11 @@ def sum_by_document(
     num_documents: int,
     mesh: Mesh,
 ) -> DocumentSums:
-    """The sums of each document, the same on every process.
+    """Returns the sums of each document, the same on every process.
 
     Args:
-      batches: this process's rows; `documents` [B, T] names the document of each target, and a
-        target counts iff its weight is 1.
+      batches: the rows of this process; `documents` [B, T] holds the index of each target's
+        document. A target counts if its weight is 1.
     """
     sums = np.zeros((3, num_documents))
     totals: dict[str, np.ndarray] = {}
@@ -110,10 +110,10 @@ def sum_by_position(
     context_length: int,
     mesh: Mesh,
 ) -> PositionSums:
-    """The sums of each place in a window, the same on every process.
+    """Returns the sums at each position of a window, the same on every process.
 
-    A place is counted in the piece of a document that a window holds, not in the row that it shares
-    with others; both sums over places are those over documents.
+    A row may hold windows of several documents; positions count from the start of each window. The
+    sums over all positions equal the sums over all documents.
 
     Args:
       batches: as for `sum_by_document`; without `positions` a row is one window.
@@ -142,13 +142,18 @@ def _counted(
     key: Callable[[Mapping[str, np.ndarray]], np.ndarray],
     add: Callable[[Mapping[str, tuple[jax.Array, jax.Array]]], None] = lambda named: None,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """(nats, correct, weights, key), each [K], of the targets of each batch that count."""
+    """Yields (nats, correct, weights, key), each [K], for the targets of each batch that count.
+
+    Args:
+      key: the array of a batch that tells where a target is counted.
+      add: called with the named sums of each batch.
+    """
     placed = sharding.batch_sharding(mesh)
 
     def read(batch: Mapping[str, np.ndarray], result: MeasuredLosses) -> tuple[np.ndarray, ...]:
         add(result.named)
         ours = (batch["weights"], key(batch))
-        rows = _of_all_rows((result.nats, result.correct), ours, placed)
+        rows = _global_rows((result.nats, result.correct), ours, placed)
         counted = rows[2] > 0
         return tuple(values[counted] for values in rows)
 
@@ -156,20 +161,20 @@ def _counted(
     for batch in batches:
         arrays = {name: value for name, value in batch.items() if name != "documents"}
         result = losses(variables, sharding.place_batch(arrays, placed))
-        if pending:  # read one batch late: the device is already at work on the next
+        if pending:  # read one batch late, while the device computes the next
             yield read(*pending)
         pending = (batch, result)
     if pending:
         yield read(*pending)
 
 
-def _of_all_rows(
+def _global_rows(
     results: tuple[jax.Array, ...], ours: tuple[np.ndarray, ...], placed: NamedSharding
 ) -> tuple[np.ndarray, ...]:
-    """Results and arrays of the whole batch, of which `ours` are those of our share."""
+    """Gathers results and this process's arrays `ours` into the global batch."""
     if jax.process_count() == 1:
         return tuple(np.asarray(x) for x in (*results, *ours))
-    # Placed as the batch was: several processes may hold the same rows of it.
+    # The same placement as the batch has: several processes may hold the same rows.
     there = sharding.place_batch({str(i): array for i, array in enumerate(ours)}, placed)
     return multihost_utils.process_allgather((*results, *there.values()), tiled=True)
 
@@ -181,14 +186,14 @@ def predict(
     num_examples: int,
     mesh: Mesh,
 ) -> np.ndarray:
-    """The probability of each class for each example, [N, C], the same on every process.
+    """Returns the probability of each class for each example, [N, C], the same on every process.
 
     Args:
-      batches: this process's rows, as for `sum_by_document`; one target an example.
+      batches: as for `sum_by_document`, with one target per example.
     """
 
     @jax.jit
-    def probabilities(variables: Variables, batch: Batch):
+    def probabilities(variables: Variables, batch: Batch) -> jax.Array:
         return jax.nn.softmax(model.apply(variables, batch, train=False, key=None)[0])
 
     placed, found = sharding.batch_sharding(mesh), None
@@ -196,7 +201,7 @@ def predict(
         arrays = {name: value for name, value in batch.items() if name != "documents"}
         result = (probabilities(variables, sharding.place_batch(arrays, placed)),)
         ours = (batch["documents"], batch["weights"])
-        rows, documents, weights = _of_all_rows(result, ours, placed)
+        rows, documents, weights = _global_rows(result, ours, placed)
         found = np.zeros((num_examples, rows.shape[1]), np.float32) if found is None else found
         found[documents[weights > 0]] = rows[weights > 0]
     assert found is not None

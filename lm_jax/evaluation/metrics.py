@@ -9,9 +9,12 @@ from lm_jax.evaluation.loss_sums import DocumentSums
 
 
 def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
-    """The figures of any data set: cross-entropy in nats, perplexity, accuracy, and the count.
+    """Returns cross-entropy in nats, perplexity, accuracy and the number of targets.
 
-    Standard errors are over documents (or examples), of the ratio of two sums; null for one.
+    Standard errors are for the ratio of two sums over documents (or examples); None for one.
+
+    Args:
+      unit: name of the targets, such as `tokens`.
     """
     nats, targets = float(sums.nats.sum()), float(sums.tokens.sum())
     return {
@@ -33,11 +36,15 @@ def text_measures(
     words: np.ndarray,
     lossless: bool = True,
 ) -> dict[str, Any]:
-    """The figures of a text, from the sums and the sizes of the raw text of each document.
+    """Returns `prediction_measures` of a text, and bits per character, byte and word.
 
-    Bits per character, byte and word divide by what the raw text holds (Unicode code points, UTF-8
-    bytes, white-space separated words), so that models with different tokenizers compare; they are
-    null where the tokenizer loses text. The nats of the ends of documents are included.
+    Bits are divided by counts of the raw text (Unicode code points, UTF-8 bytes, words between
+    white space), so that models with different tokenizers can be compared. They include the ends of
+    documents, and are None if the tokenizer loses text.
+
+    Args:
+      characters, bytes_, words: counts for each document, [D].
+      lossless: whether the tokenizer restores the text exactly.
     """
     bits = sums.nats / math.log(2)
 
@@ -67,7 +74,7 @@ def _exp(nats: float) -> float:
 
 
 def _ratio_standard_error(numerators: np.ndarray, denominators: np.ndarray) -> float | None:
-    """Standard error of sum(numerators) / sum(denominators) over n sampled pairs.
+    """Returns the standard error of sum(numerators) / sum(denominators) over n sampled pairs.
 
     Cochran, Sampling Techniques (1977), eq. 6.13, for an infinite population.
     """

@@ -1,4 +1,4 @@
-"""What word vectors know: neighbours, analogies, and human judgements of similarity."""
+"""Measures word vectors: neighbors, analogies, and correlation with human judgements."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,21 @@ from lm_jax.errors import UserError
 
 
 class WordVectors(NamedTuple):
-    """Words and their unit vectors [V, d], the most frequent first."""
+    """Words and their unit vectors [V, d], most frequent word first."""
 
     words: list[str]
     vectors: np.ndarray
     rows: dict[str, int]
 
     def row(self, word: str) -> int:
-        """The row of a word. Raises UserError if it has none."""
+        """Returns the row of a word. Raises UserError if it has none."""
         if word not in self.rows:
             raise UserError(f"{word!r} is not among the {len(self.words):,} words of this model")
         return self.rows[word]
 
 
 def word_vectors(words: Sequence[str], table: np.ndarray) -> WordVectors:
-    """The vectors of words, from a table [V, d] of any lengths."""
+    """Returns the unit vectors of words, from a table [V, d]."""
     lengths = np.linalg.norm(table, axis=1, keepdims=True)
     unit = table / np.maximum(lengths, 1e-12)
     return WordVectors(list(words), unit, {word: row for row, word in enumerate(words)})
@@ -33,10 +33,13 @@ def word_vectors(words: Sequence[str], table: np.ndarray) -> WordVectors:
 def nearest(
     vectors: WordVectors, plus: Sequence[str], minus: Sequence[str] = (), count: int = 5
 ) -> list[tuple[str, float]]:
-    """The words with the largest cosine to the sum of some words less others, best first.
+    """Returns the words with the largest cosine to sum(plus) - sum(minus), best first.
 
-    With two added and one taken away it is 3CosAdd (Mikolov et al. 2013): king - man + woman. The
-    given words are left out. Raises UserError if one of them has no vector.
+    With two words in `plus` and one in `minus` this is 3CosAdd (Mikolov et al. 2013): king - man +
+    woman. The given words are left out.
+
+    Raises:
+      UserError: a given word has no vector.
     """
     added, taken = [vectors.row(w) for w in plus], [vectors.row(w) for w in minus]
     query = vectors.vectors[added].sum(axis=0) - vectors.vectors[taken].sum(axis=0)
@@ -47,13 +50,14 @@ def nearest(
 
 
 def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, int]]:
-    """How many analogies of each section come out exactly, and how many could be asked.
+    """Returns for each section the number of correct analogies and of those asked.
 
-    The file holds lines `a b c d` (b is to a as d is to c) under headings `: section`, as
-    questions-words.txt; those with a word that has no vector are left out, in any letter case.
+    The file has the format of questions-words.txt: lines `a b c d` (b is to a as d is to c) under
+    headings `: section`. Words are lower-cased; analogies with a word that has no vector are
+    skipped.
 
     Raises:
-      UserError: the file cannot be read so.
+      UserError: the file cannot be read, or a line is no analogy.
     """
     results: dict[str, tuple[int, int]] = {}
     section = ""
@@ -74,14 +78,15 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
 
 
 def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int, int]:
-    """Spearman's correlation of cosines with judgements; pairs that could be asked, and all.
+    """Returns Spearman's correlation of cosines with judgements, the pairs asked, and all pairs.
 
-    The file holds lines `word<TAB>word<TAB>score`, as WordSim-353; `#` opens a comment.
+    The file has the format of WordSim-353: lines `word<TAB>word<TAB>score`; `#` starts a comment.
 
     Raises:
-      UserError: the file cannot be read so, or fewer than 3 of its pairs have vectors.
+      UserError: the file cannot be read, a line has another format, or fewer than 3 pairs have
+        vectors.
     """
-    from scipy.stats import spearmanr  # a second to import: not at every start
+    from scipy.stats import spearmanr  # takes a second to import
 
     cosines, scores, count = [], [], 0
     for number, line in _lines(path):
@@ -103,7 +108,7 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a file that are not blank, each with its number."""
+    """Returns the lines of a file that are not blank, each with its number."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]

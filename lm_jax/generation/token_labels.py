@@ -1,4 +1,4 @@
-"""What tokens are called where people see them."""
+"""Labels of tokens in pages and on the command line."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,11 @@ _DOT = "\u00b7"
 
 
 def namer(tokenizer: data.Tokenizer, experiment: Experiment) -> Callable[[int], str]:
-    """Tokens as texts, spaces as dots; in angle brackets what is no text.
+    """Returns a function from a token to its label.
 
-    Ids beyond the tokenizer's are the mask, or sentinels, which count from the last id. A part of
-    a character has its own id.
+    The label is the token's text with spaces shown as dots. Angle brackets mark tokens without
+    text: the end of a document, the mask, sentinels (numbered from the last id of the vocabulary),
+    and, by their id, tokens that hold a part of a character.
     """
 
     def name(token: int) -> str:

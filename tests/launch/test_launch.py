@@ -1,4 +1,4 @@
-"""The front doors, used as people use them: real processes, real signals, real mistakes."""
+"""The programs, run as processes, with signals and with mistaken input."""
 
 import contextlib
 import json

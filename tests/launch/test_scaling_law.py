@@ -1,4 +1,4 @@
-"""The front door `launch.scaling_law` on files as people have them."""
+"""The program `launch.scaling_law`, run on CSV files."""
 
 import csv
 import json

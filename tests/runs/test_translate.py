@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch import program as front_door
-from launch import translate as front_door_translate
+from launch import program
+from launch import translate as translate_program
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
@@ -108,7 +108,7 @@ def test_sources_that_cannot_be_read_are_refused(run):
     assert translate(run, ["a " * 24], GREEDY, truncate=True)[0].text
 
 
-def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
+def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "in.tsv").write_text("a b c\ta b c\nd c\td d\n")
     arguments = [
         "translate", f"--workdir={run.workdir}", f"--input={tmp_path / 'in.tsv'}",
@@ -116,7 +116,7 @@ def test_the_front_door_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as exited:
-        front_door.run(front_door_translate.main)
+        program.run(translate_program.main)
     assert exited.value.code == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert results["exact_match"] == 50 and results["sentences"] == 2

@@ -1,0 +1,52 @@
+"""Fields with a description accept exactly the values that it names."""
+
+import dataclasses
+
+import pytest
+
+from lm_jax.config.fields import choices_of, described, validate_fields
+from lm_jax.config.parts import SamplesConfig
+from lm_jax.errors import UserError
+from lm_jax.generation.beam_search import LENGTH_PENALTIES, BeamSearch
+from lm_jax.generation.generate import settings
+from lm_jax.generation.sampling import Sampling
+
+
+@dataclasses.dataclass
+class Part:
+    count: int = described(3, "A count.", minimum=1)
+    share: float = described(0.5, "A share.", above=0, maximum=1)
+    kind: str = described("a", "A kind.", choices=("a", "b"))
+    free: int = -7
+
+
+@pytest.mark.parametrize(
+    "part", [Part(), Part(1), Part(share=1.0), Part(share=1e-9), Part(kind="b"), Part(free=0)]
+)
+def test_values_that_are_accepted(part):
+    validate_fields(part, "part")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(0), "part.count is 0; expected at least 1"),
+        (Part(share=0.0), "part.share is 0.0; expected 0 < share <= 1"),
+        (Part(share=1.5), "part.share is 1.5; expected 0 < share <= 1"),
+        (Part(share=float("nan")), "part.share is nan; expected 0 < share <= 1"),
+        (Part(kind="c"), "part.kind is 'c'; expected one of a, b"),
+    ],
+)
+def test_values_that_are_refused(part, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        validate_fields(part, "part")
+
+
+def test_length_penalties_are_the_choices_of_their_field():
+    assert tuple(LENGTH_PENALTIES) == choices_of(SamplesConfig, "length_penalty_kind")
+
+
+def test_the_decoder_reads_its_settings_from_the_fields_of_the_same_name():
+    config = SamplesConfig(top_k=5, min_p=0.1, num_beams=3, early_stopping="never")
+    assert settings(Sampling, config) == Sampling(1.0, 0.8, 5, 0.95, 0.1)
+    assert settings(BeamSearch, config) == BeamSearch(3, 1.0, "power", "never")

@@ -1,0 +1,99 @@
+"""Flags that are derived from dataclasses, parsed in a process of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = """
+import sys
+from absl import flags
+from launch import dataclass_flags
+from lm_jax.config.parts import SamplesConfig
+names = ("num_samples", "temperature", "early_stopping")
+samples = dataclass_flags.define(SamplesConfig(num_samples=1), names)
+flags.FLAGS(["program", *sys.argv[1:]])
+print(samples())
+assert "top_k" not in flags.FLAGS and "jax" not in sys.modules
+"""
+EXPERIMENT = """
+import sys
+from launch import experiment_flags
+experiment_flags.define()
+try:
+    print(experiment_flags.parse(["program", *sys.argv[1:]]))
+    print(experiment_flags.experiment().model)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+CONFIG = """
+import dataclasses
+from neighbour import WIDTH
+from lm_jax.config.experiment import Experiment
+def get_config(width: str = WIDTH):
+    experiment = Experiment()
+    experiment.model.d_model = int(width)
+    return experiment
+"""
+
+
+def output(code, *arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_flag_sets_the_field_of_its_name_and_the_others_keep_their_defaults():
+    found = output(SAMPLES, "--temperature=0", "--early_stopping=never")
+    assert found.returncode == 0, found.stderr
+    for field in ("num_samples=1", "temperature=0.0", "early_stopping='never'", "top_p=0.95"):
+        assert field in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--temperature=-1", "a non-negative number"),
+        ("--early_stopping=perhaps", "<false|true|never>"),
+        ("--top_k=3", "Unknown command line flag 'top_k'"),
+    ],
+)
+def test_a_flag_accepts_what_its_field_accepts(argument, message):
+    found = output(SAMPLES, argument)
+    assert found.returncode != 0 and message in found.stderr
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A configuration outside of the repository, which imports a file beside it."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "neighbour.py").write_text("WIDTH = '24'\n")
+    (folder / "mine.py").write_text(CONFIG)
+    return folder / "mine.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config={}"], "d_model=24"),
+        (["--config={}:48"], "d_model=48"),
+        (["--config.model.num_heads", "4", "--config={}", "left"], "num_heads=4"),
+        (["--config={}", "--config.model.scale_embeddings"], "scale_embeddings=True"),
+        (["--config={}", "--noconfig.model.tie_embeddings"], "tie_embeddings=False"),
+        (["--config={}", "--config.model.d_modle=3"], "UserError: --config.model.d_modle=3: the"),
+        (["--config={}", "--config.model.d_model=3.5"], "IllegalFlagValueError"),
+        (["--config={}:"], "ValueError"),  # a fault of the file: its traceback is shown
+        (["--config.model.d_model=3"], "UserError: --config.model.d_model=3 sets a field of an"),
+        (["--config=missing.py"], "UserError: --config=missing.py: no such file"),
+    ],
+)
+def test_fields_of_the_experiment_of_config_are_flags(arguments, expected, config):
+    found = output(EXPERIMENT, *(argument.format(config) for argument in arguments))
+    assert expected in found.stdout, found.stdout + found.stderr
