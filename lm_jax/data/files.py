@@ -7,6 +7,18 @@ from pathlib import Path
 
 from lm_jax.errors import UserError
 
+_FORMATS = {  # first bytes of files that are not text -> their name and what to do
+    b"\x1f\x8b": ("a gzip file", "unpack it (gunzip)"),
+    b"BZh": ("a bzip2 file", "unpack it (bunzip2)"),
+    b"\xfd7zXZ": ("an xz file", "unpack it (unxz)"),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it (unzstd)"),
+    b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
+    b"PAR1": ("a parquet file", "export its text, such as one JSON object per line"),
+    b"%PDF": ("a PDF", "extract its text"),
+    b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
+    b"\xfe\xff": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
+}
+
 
 def find_files(path: str) -> list[Path]:
     """Returns the file of a path, all files of a directory, or those that match a pattern.
@@ -36,12 +48,17 @@ def read_text(path: Path) -> str:
     """Returns the text of a file, with its line ends as they are.
 
     Raises:
-      UserError: the file is not UTF-8.
+      UserError: the file is not UTF-8; the message names a format that is recognised.
     """
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        for first, (name, advice) in _FORMATS.items():
+            if raw.startswith(first):
+                raise UserError(
+                    f"{path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
+                ) from None
         raise UserError(
             f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
             "convert it (iconv -t utf-8) or leave it out of data.path"

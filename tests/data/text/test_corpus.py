@@ -1,3 +1,5 @@
+import bz2
+import gzip
 import inspect
 import json
 import os
@@ -163,3 +165,18 @@ def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError):
         prepare(config)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"some text"), "is a gzip file, not UTF-8 text; unpack it"),
+        (bz2.compress(b"some text"), "is a bzip2 file"),
+        ("some text".encode("utf-16"), "is UTF-16, .*iconv -f utf-16"),
+        (b"PAR1 and columns \xff", "is a parquet file"),
+    ],
+)
+def test_a_format_that_is_recognised_is_named(tmp_path, content, message):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        prepare(files(tmp_path))
