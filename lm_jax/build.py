@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
-from lm_jax.errors import UserError
+from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import MeasuredFunction, sum_by_document
 from lm_jax.models import Model, build_model, family_of
 from lm_jax.models.interface import LossFunction
@@ -76,7 +76,7 @@ def build_experiment(
       device_bytes: memory of a device, which decides what mesh `auto` is; None: ask the devices.
 
     Raises:
-      UserError: the experiment cannot run on these devices or with this data set.
+      UserError: the experiment cannot run with this data set; MeshError: on these devices.
     """
     validate(experiment)
     objective = objective_of(experiment)
@@ -103,8 +103,7 @@ def build_experiment(
         decides = len(devices) > 1 and model.fit is None
         sizes_of_axes = _automatic_mesh(devices, device_bytes, state_bytes if decides else None)
         experiment = dataclasses.replace(experiment, mesh=sizes_of_axes)
-    mesh = sharding.make_mesh(experiment.mesh, devices)
-    _check_mesh(mesh, experiment)
+    mesh = _make_mesh(experiment, devices)
     # A state that is carried from batch to batch has as many rows as a batch.
     carries_state = family_of(experiment.model).carries_state(experiment.model)
     rows = sequences_per_step(experiment) if carries_state else sharding.data_parts(mesh)
@@ -133,12 +132,17 @@ def _automatic_mesh(
     return automatic(len(devices), needed, device_bytes)
 
 
-def _check_mesh(mesh: Mesh, experiment: Experiment) -> None:
-    """Raises UserError if batches or the model do not divide over the mesh."""
+def _make_mesh(experiment: Experiment, devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh; raises MeshError if devices, batches or the model do not divide over it."""
     parts = experiment.training.gradient_accumulation_steps
-    sharding.check_divides(mesh, sequences_per_step(experiment) // parts, "a training batch")
-    sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
-    family_of(experiment.model).check_mesh(experiment.model, mesh.shape)
+    try:
+        mesh = sharding.make_mesh(experiment.mesh, devices)
+        sharding.check_divides(mesh, sequences_per_step(experiment) // parts, "a training batch")
+        sharding.check_divides(mesh, experiment.evaluation.batch_size, "an evaluation batch")
+        family_of(experiment.model).check_mesh(experiment.model, mesh.shape)
+    except UserError as error:
+        raise MeshError(str(error)) from error
+    return mesh
 
 
 def _make_model(experiment: Experiment, objective: Objective) -> tuple[Model, Any]:
@@ -161,7 +165,7 @@ def make_training(
     weight_decay: jax.Array | float | None = None,
     fan_in_out: Any = None,
 ) -> tuple[optax.GradientTransformation, TrainStep]:
-    """The optimizer of an experiment and its train step, with a schedule of learning rates.
+    """Returns the optimizer of an experiment and its train step.
 
     Args:
       declared: what each parameter of the model is.
@@ -186,7 +190,7 @@ def make_training(
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:
-    """The dtype in which models compute."""
+    """Returns the dtype in which models compute."""
     name = experiment.compute_dtype
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -194,9 +198,9 @@ def compute_dtype(experiment: Experiment) -> jnp.dtype:
 
 
 def expected_sizes(experiment: Experiment) -> dict[str, int]:
-    """What the data decides of a model's shape; a text is not read, nor its tokenizer trained.
+    """Returns the sizes that the data decides, without reading a text or training a tokenizer.
 
-    Of a tokenizer the largest vocabulary that it may come to.
+    For text, `vocab_size` is the tokenizer's maximum vocabulary size.
     """
     return data.expected_sizes(experiment.data)
 
@@ -225,10 +229,10 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def on_one_device(built: BuiltExperiment, variables: Any) -> tuple[BuiltExperiment, Any] | None:
-    """The program and its variables where this process alone can run them, for small works.
+    """Returns a built experiment and its variables that this process can run by itself.
 
-    As they are, if there is one process; None if they are too large to be copied to every host. A
-    collective, which all processes have to call.
+    With one process they are returned unchanged. Returns None if the variables are too large to be
+    copied to every host. A collective: every process must call it.
     """
     if jax.process_count() == 1:
         return built, variables
@@ -240,7 +244,7 @@ def on_one_device(built: BuiltExperiment, variables: Any) -> tuple[BuiltExperime
 
 
 def training_batches(built: BuiltExperiment, dataset: data.Dataset) -> Batches:
-    """The batches of a run: this process's rows of each."""
+    """Returns this process's rows of the training batches."""
     return built.objective.training_batches(built.experiment, dataset)
 
 
@@ -250,11 +254,11 @@ def measure(
     variables: Any,
     split: Any,
     tokenizer: data.Tokenizer | None,
-    how: EvaluationConfig,
+    eval_config: EvaluationConfig,
 ) -> dict[str, Any]:
-    """The measures of a split of the data set: see `evaluation`."""
+    """Returns the measures of a split of the data set, by name."""
     objective = built.objective
-    batches, documents = objective.evaluation_batches(built.experiment, split, how)
+    batches, documents = objective.evaluation_batches(built.experiment, split, eval_config)
     with sharding.on_mesh(built.mesh):
         sums = sum_by_document(losses, variables, batches, documents, built.mesh)
     return objective.measures(sums, split, tokenizer)

@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """Says in one line what was given, what was expected, and what to do; programs print it."""
+
+
+class MeshError(UserError):
+    """A mesh does not fit the devices, the batches or the model."""

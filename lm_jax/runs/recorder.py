@@ -1,4 +1,4 @@
-"""What is measured, saved and shown of a run while it trains, and when it has ended."""
+"""Measures, saves and shows a run while it trains and after it has ended."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ from lm_jax.training.state import TrainState, variables_of
 
 
 class Record(NamedTuple):
-    """What is measured and saved while a run trains."""
+    """Measures and saves a run while it trains."""
 
     directory: Path
     built: BuiltExperiment
@@ -67,10 +67,10 @@ class Record(NamedTuple):
         started: float,
         baselines: dict[str, float] | None = None,
     ) -> dict[str, Any]:
-        """What a run came to whose last state this is.
+        """Returns the results of a run from its last state.
 
         Args:
-          baselines: those of its data, where they are known.
+          baselines: the baselines of its data if they are known; None: compute them.
         """
         step = int(state.step)
         if step not in self.measured:  # resumed at its end, or counted
@@ -99,10 +99,10 @@ def open_record(
     started: float,
     shows: bool = True,
 ) -> Iterator[Record]:
-    """The record of a run that goes on from this state; its log is open as long as the context.
+    """Opens the record of a run that continues from this state; closes its log on exit.
 
     Args:
-      shows: whether people see its progress.
+      shows: whether progress is printed.
     """
     experiment = built.experiment
     num_steps = built.num_steps
@@ -129,7 +129,7 @@ def open_record(
 
 
 def write_results(record: Record, state: TrainState, results: dict[str, Any]) -> None:
-    """Writes what a finished run came to, what it says, what is seen inside it, and the report."""
+    """Writes results, samples, analysis and report of a finished run."""
     dataset = record.dataset
     run = Run(
         record.directory,
@@ -156,7 +156,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
 
 
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
-    """What follows the configured prompt; of pairs, without one, what held-out sources become."""
+    """Texts that follow the configured prompt; for pairs without one, held-out sources answered."""
     if config.prompt or not run.built.objective.prompts_are_sources:
         if config.num_beams > 1:
             built, _, tokenizer = text_generator(run, config)

@@ -1,4 +1,4 @@
-"""A trained run, read back from its work directory: to measure it, and to have it write."""
+"""A trained run, read back from its work directory, to evaluate it and to generate with it."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.errors import UserError
+from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation import generate
@@ -43,10 +43,10 @@ class Run(NamedTuple):
 
 
 def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None] = print) -> Run:
-    """The run of a work directory at its `last` readable checkpoint, its `best`, or a step.
+    """Returns the run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
-    Its mesh is the run's own where that fits the devices here, else one device, or on several hosts
-    all as data parallel.
+    Its mesh is the run's own if it fits the devices here. Otherwise it is one device or, on several
+    hosts, all devices as data parallel.
 
     Raises:
       UserError: the directory holds no run, no such checkpoint, or none that can be read.
@@ -57,11 +57,12 @@ def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None
         tokenizer = data.load_tokenizer(directory / "tokenizer")
     sizes = workdir.read_sizes(directory)
     # A model that is read need not run the kernels that it was trained with.
-    experiment.model = family_of(experiment.model).for_any_device(experiment.model)
+    model = family_of(experiment.model).for_any_device(experiment.model)
+    experiment = dataclasses.replace(experiment, model=model)
     try:
         built = build_experiment(experiment, sizes)
-    except ValueError:  # trained on other devices than are here: to read it, one will do
-        experiment.mesh = AUTO
+    except MeshError:  # trained on other devices than are here; one is enough to read it
+        experiment = dataclasses.replace(experiment, mesh=AUTO)
         devices = None if processes.several() else jax.devices()[:1]
         built = build_experiment(experiment, sizes, devices)
     with contextlib.closing(
@@ -72,7 +73,7 @@ def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None
 
 
 def abstract_state(built: BuiltExperiment) -> TrainState | None:
-    """The shapes of the run's checkpoints; None: a model that counts takes them from the data."""
+    """Returns the shapes of checkpoints; None for count-based models, whose data decides them."""
     if built.model.fit is not None:
         return None
     return state.abstract_state(built.model, built.optimizer, built.example, built.mesh)
@@ -81,7 +82,7 @@ def abstract_state(built: BuiltExperiment) -> TrainState | None:
 def restore(
     built: BuiltExperiment, checkpoints: Checkpoints, which: str, log: Callable[[str], None]
 ) -> tuple[int, TrainState]:
-    """The step and the state of a checkpoint, on the program's mesh.
+    """Returns the step and the state of a checkpoint, on the experiment's mesh.
 
     Raises:
       UserError: there is no such checkpoint, or none that can be read.
@@ -93,13 +94,13 @@ def restore(
 
 
 def dataset_of(run: Run) -> Dataset:
-    """The data that the run was trained on, prepared again.
+    """Returns the data that the run was trained on, prepared again.
 
     Raises:
-      UserError: it cannot be had, or changed since.
+      UserError: the data cannot be read, or it changed since.
     """
     config = run.built.experiment.data
-    if getattr(config, "tokenizer", None) and config.tokenizer.path:
+    if config.has_text and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)
     dataset = processes.first_then_others(lambda: data.prepare(config))
@@ -108,11 +109,10 @@ def dataset_of(run: Run) -> Dataset:
 
 
 def evaluate(run: Run, *, split: str, eval_config: EvaluationConfig) -> dict[str, Any]:
-    """The measures of the run's own `train` or `validation` split.
+    """Returns the measures of the run's own `train` or `validation` split.
 
     Raises:
-      UserError: the text cannot be cut so, or the data is no longer that which the run was
-        trained on.
+      UserError: the windows do not fit the text, or the data changed since training.
     """
     dataset = _dataset_to_evaluate(run, eval_config)
     losses = make_loss_function(run.built.loss)
@@ -121,7 +121,7 @@ def evaluate(run: Run, *, split: str, eval_config: EvaluationConfig) -> dict[str
 
 
 def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig) -> PositionSums:
-    """The sums of each place in a window, of a model that predicts the next token.
+    """Returns the sums at each position of a window, for a model that predicts the next token.
 
     Raises:
       UserError: as `evaluate`, or the run predicts something else.
@@ -155,9 +155,9 @@ def complete(
     stop: Sequence[str] = (),
     truncate: bool = False,
 ) -> list[generate.Completion]:
-    """Texts of each prompt: `num_samples` samples, or with several beams the `num_best` best.
+    """Returns `num_samples` samples of each prompt or, with several beams, the `num_best` best.
 
-    A sampled text that outgrows the model's context goes on from its last half context.
+    A sampled text that outgrows the model's context continues from its last half context.
 
     Args:
       stop: strings that end a sampled text; they are left out, and so is all that follows.
@@ -178,7 +178,7 @@ def complete(
 
 
 def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
-    """The beams of one prompt as lines of text.
+    """Returns the beams of one prompt as lines of text.
 
     Raises:
       UserError: as `complete`.
@@ -189,7 +189,7 @@ def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
 
 
 def next_tokens(run: Run, prompt: str) -> list[generate.NextToken]:
-    """What the model expects at the beginning of a text and after each token of a prompt.
+    """Returns the most probable next tokens at the start of a text and after each prompt token.
 
     Raises:
       UserError: the model does not generate, or the prompt does not fit its context.
@@ -201,7 +201,7 @@ def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:
     """Returns the model and the tokenizer that generate the samples of a configuration.
 
     Raises:
-      UserError: the configuration cannot be, or the model does not generate text.
+      UserError: the configuration is not valid, or the model does not generate text.
     """
     validate(dataclasses.replace(run.built.experiment, samples=config))
     if run.tokenizer is None or run.built.model.step is None:
@@ -210,7 +210,7 @@ def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:
 
 
 def vectors_of_words(run: Run) -> WordVectors:
-    """The embeddings of a run's vocabulary of words.
+    """Returns the embeddings of a run's vocabulary of words.
 
     Raises:
       UserError: its model has no embeddings, or its vocabulary is not one of words.

@@ -1,4 +1,4 @@
-"""What a run starts from, as its work directory records it, and whether another may go on in it."""
+"""A work directory: the inputs of a run, its results, and whether a run may continue in it."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from lm_jax.telemetry.json_files import write_json
 
 
 def read_experiment(workdir: Path) -> Experiment:
-    """The experiment of a run. Raises UserError if the directory holds none."""
+    """Returns the experiment of a run. Raises UserError if the directory holds none."""
     path = workdir / "config.json"
     try:
         return from_dict(json.loads(path.read_text()))
@@ -29,7 +29,7 @@ def read_experiment(workdir: Path) -> Experiment:
 
 
 def read_sizes(workdir: Path) -> dict[str, int]:
-    """What the run's data set decided of its model (`vocab_size`, ...)."""
+    """Returns the sizes that the run's data set decided (`vocab_size`, ...)."""
     try:
         return json.loads((workdir / "data.json").read_text())["sizes"]
     except (OSError, ValueError, KeyError):
@@ -37,7 +37,7 @@ def read_sizes(workdir: Path) -> dict[str, int]:
 
 
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
-    """What a finished run of this very experiment came to; None if there is none."""
+    """Returns the results of a finished run of exactly this experiment; None if there is none."""
     try:
         results = json.loads((workdir / "evaluation.json").read_text())
         trained = to_dict(read_experiment(workdir))
@@ -62,7 +62,7 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
 
 
 def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
-    """Raises UserError if the directory was begun with other data, or another tokenizer of it."""
+    """Raises UserError if the directory was begun with other data or another tokenizer."""
     path = workdir / "data.json"
     if not path.exists():
         return
@@ -83,14 +83,14 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
 
 
 def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:
-    """What all processes of a run have to agree on before they look at anything else."""
+    """Returns what all processes of a run must agree on before anything else."""
     config = to_dict(experiment)
     config["data"].pop("cache_directory", None)  # may be a host's own disk
     return {"config": config, "--workdir": str(workdir.absolute()), "version": versions()}
 
 
 def identity(dataset: data.Dataset) -> dict[str, Any]:
-    """What identifies the data that a process reads."""
+    """Returns what identifies the data that a process reads."""
     model = dataset.tokenizer.model if dataset.tokenizer is not None else b""
     return {
         "the data's fingerprint": dataset.description["fingerprint"],
@@ -99,7 +99,7 @@ def identity(dataset: data.Dataset) -> dict[str, Any]:
 
 
 def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
-    """Writes all that a run starts from; a directory with a config.json holds all of it."""
+    """Writes the inputs of a run; a directory that has config.json has all of them."""
     workdir.mkdir(parents=True, exist_ok=True)
     if dataset.tokenizer is not None:
         dataset.tokenizer.save(workdir / "tokenizer")
@@ -109,7 +109,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
 
 
 def read_environment(workdir: Path) -> dict[str, Any]:
-    """Where and by what versions a run was started last; {} where that cannot be read."""
+    """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
         return json.loads((workdir / "environment.json").read_text())
     except (OSError, ValueError):
