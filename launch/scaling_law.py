@@ -1,4 +1,4 @@
-r"""Fits a scaling law to the points of a CSV, with intervals, predictions and pictures.
+r"""Fits a scaling law to the points of a CSV, with intervals, predictions and plots.
 
   python -m launch.scaling_law --points=runs.csv --law=parametric --d_column=tokens --budget=1e22
   python -m launch.scaling_law --points=runs.csv --law=isoflop --flops_column=flops --output=laws
@@ -8,11 +8,11 @@ r"""Fits a scaling law to the points of a CSV, with intervals, predictions and p
   python -m launch.scaling_law --points=sweeps/rates/results.csv --law=power \
       --best_per=non_embedding_parameters,seed
 
-The results.csv of launch.sweep needs no columns named: N is without embeddings, runs that did not
-finish are left out, and the budgets of profiles are those asked for.
+The columns of a results.csv of launch.sweep are known: N excludes embeddings, unfinished runs are
+skipped, and profiles go by the budgets that the sweep asked for.
 
 docs/sweeps_and_laws.md has the equations. With --output the directory receives scaling_law.html,
-its pictures as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the
+its plots as SVG and PNG, and scaling_law.json. The last line of the output is JSON with the
 parameters of the law by name, `objective`, `num_points`, and their 95% bounds in `intervals`.
 """
 
@@ -39,23 +39,33 @@ _NAMES = [*_LAWS, *_POWERS, "isoflop", "envelope"]
 
 POINTS = flags.DEFINE_string("points", None, "The CSV file, with a header.", required=True)
 LAW = flags.DEFINE_enum("law", None, _NAMES, "What to fit.", required=True)
-VARIABLE = flags.DEFINE_enum("variable", "n", ["n", "d", "c"], "What a power law is of.")
-N_COLUMN = flags.DEFINE_string("n_column", None, "The column of parameters; `n`.")
-D_COLUMN = flags.DEFINE_string("d_column", None, "The column of tokens; `d` without FLOPs either.")
-FLOPS_COLUMN = flags.DEFINE_string("flops_column", None, "The column of FLOPs; then D = C / 6N.")
-STEPS_COLUMN = flags.DEFINE_string("steps_column", None, "Of optimizer steps; `steps`.")
-LOSS_COLUMN = flags.DEFINE_string("loss_column", None, "The column of losses; `loss`.")
+VARIABLE = flags.DEFINE_enum("variable", "n", ["n", "d", "c"], "The variable of a power law.")
+N_COLUMN = flags.DEFINE_string("n_column", None, "The column of parameters; default: n.")
+D_COLUMN = flags.DEFINE_string("d_column", None, "The column of tokens; default: d.")
+FLOPS_COLUMN = flags.DEFINE_string(
+    "flops_column", None, "The column of FLOPs, if there are no tokens: D = C / 6N."
+)
+STEPS_COLUMN = flags.DEFINE_string(
+    "steps_column", None, "The column of optimizer steps; default: steps."
+)
+LOSS_COLUMN = flags.DEFINE_string("loss_column", None, "The column of losses; default: loss.")
 WHERE = flags.DEFINE_list("where", [], "Rows to keep: column=value, comma-separated.")
 BEST_PER = flags.DEFINE_list(
-    "best_per", [], "Columns; of rows alike in all of them, keep that of lowest loss: tuned rates."
+    "best_per", [], "Columns: keep the row of lowest loss among rows that agree in all of them."
 )
-GROUP_COLUMN = flags.DEFINE_string("group_column", None, "Compare exponents between its values.")
-MINIMUM = flags.DEFINE_enum("minimum", "akima", ["akima", "parabola"], "Of IsoFLOP profiles.")
-HUBER_DELTA = flags.DEFINE_float("huber_delta", DELTA, "Where Huber's loss on log L turns linear.")
-RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Of the bootstrap.", lower_bound=100)
-SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap.")
+GROUP_COLUMN = flags.DEFINE_string(
+    "group_column", None, "Fit each value of this column and compare exponents."
+)
+MINIMUM = flags.DEFINE_enum(
+    "minimum", "akima", ["akima", "parabola"], "How to find the minimum of an IsoFLOP profile."
+)
+HUBER_DELTA = flags.DEFINE_float(
+    "huber_delta", DELTA, "The residual of log L at which Huber's loss turns linear."
+)
+RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Resamples of the bootstrap.", lower_bound=100)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
 BUDGET = flags.DEFINE_list("budget", [], "Training FLOPs to predict for, comma-separated.")
-OUTPUT = flags.DEFINE_string("output", None, "The directory for pictures and a page.")
+OUTPUT = flags.DEFINE_string("output", None, "The directory for plots and a page.")
 
 
 def main() -> dict[str, Any]:
@@ -80,7 +90,7 @@ def main() -> dict[str, Any]:
 
 
 def _write(found: study.Study, directory: Path, points: Path, where: list[str]) -> Path:
-    """Writes scaling_law.json and the page, both with what they are of; the path of the page."""
+    """Writes scaling_law.json and the page, with their source; returns the path of the page."""
     from lm_jax.scaling_laws.plots import write_page
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -98,11 +108,11 @@ def _write(found: study.Study, directory: Path, points: Path, where: list[str]) 
 
 
 def _columns(known: dict[str, str]) -> dict[str, str]:
-    """The columns that the law needs, by the names of its variables."""
+    """Returns the columns that the law needs, by the names of its variables."""
     of_tokens, of_flops = D_COLUMN.value, FLOPS_COLUMN.value
     if not of_tokens and not of_flops:
         of_tokens, of_flops = known.get("d"), known.get("c")
-        if LAW.value == "isoflop":  # runs of a profile take what whole steps of their budget do
+        if LAW.value == "isoflop":  # the FLOPs of whole steps differ from the budget of a profile
             of_flops = known.get("budget", of_flops)
     tokens = {"d": of_tokens} if of_tokens else {}
     flops = {"c": of_flops} if of_flops else {}
@@ -159,12 +169,12 @@ def _describe(results: dict[str, Any]) -> list[str]:
         lines.append(f"at {row['budget']:.4g} FLOPs: " + ", ".join(parts))
     if "groups" in results:
         groups = results["groups"]
-        lines.append("exponents of each group's own")
+        lines.append("exponents of each group")
         for name, (low, high) in groups["own_exponents"]["intervals"].items():
             value = groups["own_exponents"][name]
             lines.append(f"{name:>24} {value:>12.5g}   95%: {low:.5g} to {high:.5g}")
         chance = f"p = {groups['p_value']:.3g}"
-        lines.append(f"exponents that are alike would seem to differ as much with {chance}")
+        lines.append(f"equal exponents would show differences this large with {chance}")
     return lines
 
 

@@ -1,4 +1,4 @@
-r"""Trains a model, or goes on where the same work directory stopped.
+r"""Trains a model; the same command resumes it.
 
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m launch.train --config=configs/quickstart.py --workdir=runs/wide \
@@ -11,12 +11,12 @@ The work directory receives config.json, metrics.jsonl, tensorboard/, checkpoint
 evaluation.json and report.html. SIGTERM saves the state and exits with status 75; the same
 command resumes. The last line of the output is JSON with the results.
 
---profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) that hold these steps
-into profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps
-after the first dispatches, which compile. The steps compute the same bits as without.
+--profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) with these steps into
+profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps after
+the first dispatches, which compile. Tracing does not change the numbers.
 
-Under srun or mpirun, in a JobSet and on a TPU pod the same command on every host is one run:
-docs/clusters.md. Elsewhere, on each host I of N:
+Under srun or mpirun, in a JobSet and on a TPU pod, the same command on every host is one run
+(docs/clusters.md). Elsewhere, run this on each host I of N:
 
   python -m launch.train --coordinator=HOST:PORT --num_processes=N --process_id=I --config=...
 """
@@ -30,7 +30,7 @@ from launch import cluster, experiment_flags, program
 
 CONFIG = experiment_flags.define(required=True)
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is kept; the same one resumes.", required=True
+    "workdir", None, "The directory of the run, to start or resume.", required=True
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
@@ -39,7 +39,7 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
 def main() -> dict[str, Any]:
-    """Trains, stopping at SIGTERM after the steps under way."""
+    """Trains until the end, or until SIGTERM; then it saves after the current dispatch."""
     from lm_jax.parallel import processes
     from lm_jax.runs.train import train
     from lm_jax.training.profiler import parse_steps
@@ -50,17 +50,17 @@ def main() -> dict[str, Any]:
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
     results = train(experiment, Path(WORKDIR.value), stop_requested, profiled)
     if results.get("stopped"):
-        program.log(f"stopped and saved at step {results['step']}; the same command goes on")
+        program.log(f"stopped and saved at step {results['step']}; the same command resumes")
     else:
-        _summarise(results)
+        _print_summary(results)
     return results
 
 
-def _summarise(results: dict[str, Any]) -> None:
+def _print_summary(results: dict[str, Any]) -> None:
     validation = results["validation"]
     if validation.get("bits_per_character") is None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
-            value = validation[name]  # of a finished run, null where it was infinite
+            value = validation[name]  # None in the JSON of a finished run stands for infinity
             shown = "infinite" if value is None else f"{value:.4f}"
             program.log(f"validation {name.replace('_', '-')}: {shown}")
     else:

@@ -1,12 +1,12 @@
-"""Asks the word vectors of a run for neighbours and analogies, and measures them.
+"""Finds nearest words and analogies in the word vectors of a run, and measures the vectors.
 
   python -m launch.word_vectors --workdir=runs/word2vec --plus=king,woman --minus=man
   python -m launch.word_vectors --workdir=runs/word2vec --plus=river
   python -m launch.word_vectors --workdir=runs/word2vec --similarities=wordsim353.tsv \
       --analogies=questions-words.txt
 
-Without --minus, --plus lists the nearest words. The last line of the output is JSON with the
-answers.
+Prints the words nearest to the sum of --plus minus the sum of --minus. The last line of the output
+is JSON with the answers.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from absl import flags
 from launch import program
 from lm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 PLUS = flags.DEFINE_list("plus", [], "Words to add, comma-separated.")
-MINUS = flags.DEFINE_list("minus", [], "Words to take away, comma-separated.")
-COUNT = flags.DEFINE_integer("count", 10, "Nearest words to list.", lower_bound=1)
-SIMILARITIES = flags.DEFINE_string("similarities", None, "A file of word, word, score.")
+MINUS = flags.DEFINE_list("minus", [], "Words to subtract, comma-separated.")
+COUNT = flags.DEFINE_integer("count", 10, "Number of nearest words to list.", lower_bound=1)
+SIMILARITIES = flags.DEFINE_string("similarities", None, "A file of lines word<TAB>word<TAB>score.")
 ANALOGIES = flags.DEFINE_string("analogies", None, "A file of analogies, four words a line.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
@@ -54,7 +54,7 @@ def main() -> dict[str, Any]:
         program.log(f"{right:6} of {asked:6}  all")
         results["analogies"] = {"right": right, "asked": asked}
     if len(results) == 2:
-        raise UserError("ask something: --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
+        raise UserError("give --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
     return results
 
 

@@ -385,7 +385,7 @@ from absl import flags
 from launch import train
 flags.FLAGS(["train", "--workdir=run", "--config=configs/ngram.py"])
 figures = {"cross_entropy": None, "perplexity": None, "accuracy": 0.5}
-train._summarise({"validation": figures, "baselines": {}})
+train._print_summary({"validation": figures, "baselines": {}})
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "validation cross-entropy: infinite" in shown.stdout

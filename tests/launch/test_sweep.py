@@ -128,11 +128,14 @@ def log_of(directory, name):
     return path.read_text()
 
 
+USER_ERROR = "from lm_jax.errors import UserError\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("def get_config(): pass", "has no get_sweep()"),
-        ("def get_sweep(): int('x')", "sweep.py: invalid literal"),
+        (f"{USER_ERROR}def get_sweep(): raise UserError('no rates')", "sweep.py: no rates"),
         (SWEEP.replace("num_layers=1", "num_heads=5"), f"run {BROKEN}: model.d_model 32 is not"),
     ],
 )
