@@ -31,7 +31,7 @@ from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import abstract_state
-from tests.sweeps.costs import MODELS, program_of, unrolled
+from tests.costs.families import MODELS, program_of, unrolled
 
 
 def tokens(rows, time):

@@ -1,4 +1,4 @@
-"""Rows of made-up results, as launch.sweep writes them."""
+"""Made-up rows of results in the form that launch.sweep writes."""
 
 COLUMNS = {
     "name": "", "address": "", "status": "finished", "family": "transformer", "seed": 0,
@@ -21,7 +21,7 @@ OUTCOME = {
 
 
 def row(name, varied=None, **fields):
-    """A row whose columns of varied fields stand where they do in results.csv."""
+    """Returns a row with its columns of varied fields in the order of results.csv."""
     address = f"{sum(map(ord, name)):010x}"
     made = COLUMNS | {"name": name, "address": address} | (varied or {}) | OUTCOME
     unknown = fields.keys() - made.keys()
@@ -29,8 +29,8 @@ def row(name, varied=None, **fields):
     return made | fields
 
 
-def fan(loss_of, widths=(64, 128), rates=(1e-3, 2e-3, 4e-3), seeds=(0,), **varied):
-    """A run of each width, rate and seed; what has no loss failed."""
+def grid_rows(loss_of, widths=(64, 128), rates=(1e-3, 2e-3, 4e-3), seeds=(0,), **varied):
+    """Returns a row for each width, rate and seed; a run without a loss has failed."""
     rows = []
     for width in widths:
         for rate in rates:
@@ -38,19 +38,19 @@ def fan(loss_of, widths=(64, 128), rates=(1e-3, 2e-3, 4e-3), seeds=(0,), **varie
                 loss = loss_of(width, rate, seed)
                 fields = {"model.d_model": width, "schedule.peak_learning_rate": rate}
                 name = "-".join(map(str, [*varied.values(), width, rate, seed]))
-                of = row(name, varied | fields, seed=seed, validation_loss=loss)
-                of["non_embedding_parameters"] = 24 * width**2
-                of["training_flops"] = 6 * 24 * width**2 * 6400
+                found = row(name, varied | fields, seed=seed, validation_loss=loss)
+                found["non_embedding_parameters"] = 24 * width**2
+                found["training_flops"] = 6 * 24 * width**2 * 6400
                 if loss is None:
-                    of |= {"status": "failed", "error": "the loss of step 3 is nan"}
-                rows.append(of)
+                    found |= {"status": "failed", "error": "the loss of step 3 is nan"}
+                rows.append(found)
     return rows
 
 
 def with_column(rows, name, value_of):
-    """The rows with one more varied field."""
-    place = list(rows[0]).index("steps")
+    """Returns the rows with one more varied field."""
+    index = list(rows[0]).index("steps")
     return [
-        dict([*list(each.items())[:place], (name, value_of(each)), *list(each.items())[place:]])
+        dict([*list(each.items())[:index], (name, value_of(each)), *list(each.items())[index:]])
         for each in rows
     ]

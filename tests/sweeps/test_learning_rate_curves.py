@@ -9,7 +9,7 @@ from lm_jax.sweeps.learning_rate_curves import (
     panels_of,
     size_column,
 )
-from tests.sweeps.sweep_rows import fan, row, with_column
+from tests.sweeps.sweep_rows import grid_rows, row, with_column
 
 
 def curve(rates, losses, failed=None):
@@ -42,7 +42,7 @@ def test_beside_what_failed_the_lowest_mean_is_the_minimum_and_no_edge():
 
 
 def test_a_bowl_is_what_differs_in_rate_and_seed_only():
-    rows = fan(lambda w, rate, seed: 2 + seed + 100 * rate, seeds=(0, 1))
+    rows = grid_rows(lambda w, rate, seed: 2 + seed + 100 * rate, seeds=(0, 1))
     narrow, wide = learning_rate_curves(rows)
     assert (narrow.panel, narrow.size, wide.size) == ("", 64, 128)
     np.testing.assert_array_equal(narrow.rates, [1e-3, 2e-3, 4e-3])
@@ -51,7 +51,7 @@ def test_a_bowl_is_what_differs_in_rate_and_seed_only():
 
 
 def test_runs_that_failed_count_and_runs_under_way_do_not():
-    rows = fan(lambda w, rate, seed: None if rate == 4e-3 else 2.0, widths=(64,))
+    rows = grid_rows(lambda w, rate, seed: None if rate == 4e-3 else 2.0, widths=(64,))
     rows[0] |= {"status": "running", "validation_loss": None}
     (found,) = learning_rate_curves(rows)
     np.testing.assert_array_equal(found.rates, [2e-3, 4e-3])
@@ -59,7 +59,9 @@ def test_runs_that_failed_count_and_runs_under_way_do_not():
 
 
 def test_what_else_varies_has_panels_of_its_own():
-    rows = fan(lambda *_: 2.0, mup_base_width=0) + fan(lambda *_: 2.0, mup_base_width=64)
+    rows = grid_rows(lambda *_: 2.0, mup_base_width=0) + grid_rows(
+        lambda *_: 2.0, mup_base_width=64
+    )
     rows = with_column(rows, "model.num_heads", lambda each: each["model.d_model"] // 16)
     panels = [(b.panel, b.size) for b in learning_rate_curves(rows)]
     standard, mup = "standard parametrisation", "muP from width 64"
@@ -78,10 +80,10 @@ def test_what_follows_from_columns_before_it_is_not_named():
 
 
 def test_a_rate_tuned_for_each_budget_makes_no_curve_of_several_budgets():
-    rows = fan(lambda *_: 2.0, rates=(1e-3,), budget=1e9)
-    rows += fan(lambda *_: 1.9, rates=(5e-4,), budget=2e9)
+    rows = grid_rows(lambda *_: 2.0, rates=(1e-3,), budget=1e9)
+    rows += grid_rows(lambda *_: 1.9, rates=(5e-4,), budget=2e9)
     assert learning_rate_curves(rows) == []
-    tuned = rows + fan(lambda *_: 1.8, rates=(2e-3,), budget=2e9)
+    tuned = rows + grid_rows(lambda *_: 1.8, rates=(2e-3,), budget=2e9)
     assert [(b.panel, b.size) for b in learning_rate_curves(tuned)] == [
         ("budget=2e+09", 64),
         ("budget=2e+09", 128),
@@ -89,7 +91,7 @@ def test_a_rate_tuned_for_each_budget_makes_no_curve_of_several_budgets():
 
 
 def test_families_stand_apart_whatever_their_widths_are_called():
-    rows = fan(lambda *_: 2.0, widths=(64,)) + fan(lambda *_: 3.0, widths=(96,))
+    rows = grid_rows(lambda *_: 2.0, widths=(64,)) + grid_rows(lambda *_: 3.0, widths=(96,))
     for each in rows[3:]:
         each |= {"family": "recurrent", "model.d_model": None}
     rows = with_column(rows, "model.d_hidden", lambda each: None if each["model.d_model"] else 96)
@@ -100,10 +102,10 @@ def test_families_stand_apart_whatever_their_widths_are_called():
 
 
 def test_without_a_width_sizes_are_parameters_and_without_rates_there_is_no_curve():
-    rows = fan(lambda *_: 2.0, widths=(64,))
+    rows = grid_rows(lambda *_: 2.0, widths=(64,))
     assert size_column(rows) == "non_embedding_parameters"
     assert [b.size for b in learning_rate_curves(rows)] == [24 * 64**2]
-    assert learning_rate_curves(fan(lambda *_: 2.0, rates=(1e-3,))) == []
+    assert learning_rate_curves(grid_rows(lambda *_: 2.0, rates=(1e-3,))) == []
     assert (
         learning_rate_curves([row("alone", validation_loss=2.0)]) == [] == learning_rate_curves([])
     )

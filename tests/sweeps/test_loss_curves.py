@@ -10,10 +10,10 @@ from lm_jax.sweeps.results import workdir_of_row
 from tests.sweeps.sweep_rows import row
 
 
-def write(directory, of, metrics):
-    place = workdir_of_row(directory, of)
-    place.mkdir(parents=True)
-    (place / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in metrics))
+def write(directory, row_of_run, metrics):
+    workdir = workdir_of_row(directory, row_of_run)
+    workdir.mkdir(parents=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in metrics))
 
 
 def trained(losses):

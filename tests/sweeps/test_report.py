@@ -12,7 +12,7 @@ from lm_jax.runs.workdir import write_by_position
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import workdir_of_row, write_results
 from tests.reports.pages import Page
-from tests.sweeps.sweep_rows import fan, row
+from tests.sweeps.sweep_rows import grid_rows, row
 
 
 def bowl(width, rate, seed):
@@ -39,7 +39,7 @@ def profiles():
 
 
 def test_results_alone_make_the_page_and_the_same_pictures_again(tmp_path):
-    rows = fan(bowl, seeds=(0, 1))
+    rows = grid_rows(bowl, seeds=(0, 1))
     source = write_results(tmp_path, rows)
     path, pictures = write_sweep_page(tmp_path)
     assert pictures == ["learning_rates", "best_learning_rates"]
@@ -91,7 +91,7 @@ def test_runs_that_are_there_have_curves_and_positions(tmp_path):
 
 
 def test_a_sweep_of_which_nothing_is_finished_has_a_page(tmp_path):
-    rows = fan(lambda *_: None)
+    rows = grid_rows(lambda *_: None)
     write_results(tmp_path, rows)
     assert write_sweep_page(tmp_path)[1] == ["learning_rates", "best_learning_rates"]
     write_results(tmp_path, [r | {"status": "waiting"} for r in rows])

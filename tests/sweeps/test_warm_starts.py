@@ -78,8 +78,8 @@ def train(directory, plan, run, stop_requested=lambda step: False):
 def assert_same(ours, theirs):
     """Asserts that two work directories hold the same run bit for bit, except for times."""
     one, other = (
-        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(place)]
-        for place in (ours, theirs)
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(workdir)]
+        for workdir in (ours, theirs)
     )
     assert one == other and one
     found, expected = (json.loads((d / "evaluation.json").read_text()) for d in (ours, theirs))
@@ -92,17 +92,17 @@ def assert_same(ours, theirs):
 
 
 def steps_on_disk(directory, run):
-    place = workdir_of(directory, run) / "checkpoints"
-    return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal())
+    workdir = workdir_of(directory, run) / "checkpoints"
+    return sorted(int(path.name) for path in workdir.iterdir() if path.name.isdecimal())
 
 
 def test_a_fork_equals_the_same_run_alone(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     for run in plan:
         train(tmp_path, plan, run)
-    place = workdir_of(tmp_path, plan[1])
+    workdir = workdir_of(tmp_path, plan[1])
     trainer.train(plan[1].experiment, tmp_path / "alone")
-    assert_same(place, tmp_path / "alone")
+    assert_same(workdir, tmp_path / "alone")
     assert steps_on_disk(tmp_path, plan[0]) == [8, 12, 16]  # 8 was the best until 12
     rows = results(tmp_path)
     assert [row["branch_step"] for row in rows] == [None, 12]
@@ -110,7 +110,7 @@ def test_a_fork_equals_the_same_run_alone(text, tmp_path):
     assert [row["steps"] for row in rows] == [16, 24]
     assert rows[1]["training_flops"] == plan[1].cost.training_flops
     # By the clock of its own steps only: what stands before was another's time.
-    found = json.loads((place / "evaluation.json").read_text())
+    found = json.loads((workdir / "evaluation.json").read_text())
     assert rows[1]["seconds"] == found["timings"]["total_seconds"]
 
 
@@ -139,32 +139,32 @@ def test_a_fork_that_was_stopped_and_resumed_equals_the_same_run_alone(name, tex
     assert fork_step(plan[0].experiment) == expected
     train(tmp_path, plan, plan[1], lambda step: step >= 20)
     train(tmp_path, plan, plan[1])
-    place = workdir_of(tmp_path, plan[1])
-    begun = origin(place)
-    assert (begun["run"], begun["step"]) == ("num_steps=18", expected)
+    workdir = workdir_of(tmp_path, plan[1])
+    forked = origin(workdir)
+    assert (forked["run"], forked["step"]) == ("num_steps=18", expected)
     trainer.train(plan[1].experiment, tmp_path / "alone")
-    assert_same(place, tmp_path / "alone")
+    assert_same(workdir, tmp_path / "alone")
 
 
 @pytest.mark.slow
-def test_groups_go_on_from_groups(text, tmp_path):
+def test_groups_fork_from_groups(text, tmp_path):
     base = base_of(text)
     plan = plan_in(tmp_path, grid(base, {"training.num_steps": [16, 24], "seed": [0, 1]}))
     short, long = plan[:2], plan[2:]
-    for fan in (short, long):
-        for run in fan:
+    for group in (short, long):
+        for run in group:
             fork(tmp_path, plan, run)
-        places = {workdir_of(tmp_path, run): run.experiment for run in fan}
-        kept = {place: fork_step(experiment) for place, experiment in places.items()}
-        found = train_runs(places, Request(keep_steps=kept))
+        runs = {workdir_of(tmp_path, run): run.experiment for run in group}
+        kept = {workdir: fork_step(experiment) for workdir, experiment in runs.items()}
+        found = train_runs(runs, Request(keep_steps=kept))
         assert [each["vmapped_runs"] for each in found.values()] == [2, 2]
     for run, before in zip(long, short, strict=True):
-        place = workdir_of(tmp_path, run)
-        begun = origin(place)
-        assert (begun["run"], begun["step"]) == (before.name, 12)
-        assert [each["devices"] for each in begun["environments"]] == [["cpu"] * 8]
+        workdir = workdir_of(tmp_path, run)
+        forked = origin(workdir)
+        assert (forked["run"], forked["step"]) == (before.name, 12)
+        assert [each["devices"] for each in forked["environments"]] == [["cpu"] * 8]
         alone = trainer.train(run.experiment, tmp_path / "alone" / run.name)
-        ours = json.loads((place / "evaluation.json").read_text())["validation"]["cross_entropy"]
+        ours = json.loads((workdir / "evaluation.json").read_text())["validation"]["cross_entropy"]
         assert ours == pytest.approx(alone["validation"]["cross_entropy"], abs=1e-5)
 
 
@@ -181,13 +181,13 @@ def rows_of(experiment, last_step):
 def leave(directory, run, steps, rows=None):
     """Writes the metrics of a run and folders named like its checkpoints."""
     rows = rows_of(run.experiment, max(steps)) if rows is None else rows
-    place = workdir_of(directory, run)
+    workdir = workdir_of(directory, run)
     for step in steps:
-        (place / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
-        (place / "checkpoints" / str(step) / "state").write_text(run.name)
-    (place / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
-    (place / "data.json").write_text("{}")
-    (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (workdir / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        (workdir / "checkpoints" / str(step) / "state").write_text(run.name)
+    (workdir / "checkpoints" / "44.orbax-checkpoint-tmp").mkdir(exist_ok=True)
+    (workdir / "data.json").write_text("{}")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     log_start(directory, run)
 
 
@@ -196,13 +196,13 @@ def test_a_fork_copies_what_the_run_itself_would_have_left(text, tmp_path):
     leave(tmp_path, plan[0], [8, 12, 16])
     assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[2]) == [8, 12]  # 8 was the best until then
-    place = workdir_of(tmp_path, plan[2])
-    assert read_metrics(place) == rows_of(plan[2].experiment, 12)
+    workdir = workdir_of(tmp_path, plan[2])
+    assert read_metrics(workdir) == rows_of(plan[2].experiment, 12)
     assert status(tmp_path, plan[2]) == "waiting"
     assert fork(tmp_path, plan, plan[2]) is None  # it has its own now
     leave(tmp_path, plan[1], [18, 20])
     assert fork(tmp_path, plan, plan[1]) is None
-    shutil.rmtree(place)
+    shutil.rmtree(workdir)
     assert fork(tmp_path, plan, plan[2]) == ("num_steps=16", 12)  # 20 is not shared: >18
 
 
@@ -240,15 +240,15 @@ def test_a_run_that_logged_at_other_steps_is_not_forked(text, tmp_path):
 def test_a_killed_copy_leaves_no_work_directory(text, tmp_path, monkeypatch):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     leave(tmp_path, plan[0], [8, 12])
-    place = workdir_of(tmp_path, plan[1])
+    workdir = workdir_of(tmp_path, plan[1])
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             fork(tmp_path, plan, plan[1])
-    assert not place.exists()
+    assert not workdir.exists()
     assert fork(tmp_path, plan, plan[1]) == ("num_steps=16", 12)
     assert steps_on_disk(tmp_path, plan[1]) == [8, 12]
-    assert not list(place.parent.glob("*.partial"))
+    assert not list(workdir.parent.glob("*.partial"))
 
 
 @pytest.mark.parametrize(("per_call", "log_every"), [(4, 1), (7, 1), (6, 4)])
@@ -299,7 +299,7 @@ def test_a_run_waits_for_the_run_that_it_forks_from(text, tmp_path):
     late, late_too, early, early_too = (run.name for run in plan)
     alone = dependencies(plan, {run.name: [run] for run in plan})
     assert alone == {early_too: {early}, late: {early}, late_too: {late}}
-    # As fans, of which those of one length share nothing: the longer one waits for the shorter.
+    # In groups of two, runs of equal length never wait for each other.
     assert dependencies(plan, {"long": plan[:2], "short": plan[2:]}) == {"long": {"short"}}
     assert dependencies(plan, {"long": plan[:2]}) == {}  # the short ones have ended
 

@@ -41,7 +41,7 @@ MODELS = {
 
 
 def program_of(family: str) -> BuiltExperiment:
-    """The functions of a model of the family, on one device."""
+    """Builds a model of the family on one device."""
     model, rows = MODELS[family]
     experiment = default_experiment(model)
     experiment.mesh, experiment.compute_dtype = "data:1", "float32"
@@ -52,7 +52,7 @@ def program_of(family: str) -> BuiltExperiment:
 
 
 def unrolled():
-    """While it lasts, `jax.lax.scan` repeats its body: XLA's cost analysis counts a loop's once."""
+    """Makes `jax.lax.scan` repeat its body, because XLA counts the body of a loop once."""
     scan = jax.lax.scan
 
     def repeat(f, init, xs=None, length=None, reverse=False, unroll=1, **options):
