@@ -170,7 +170,7 @@ def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"some text"), "is a gzip file, not UTF-8 text; unpack it"),
+        (gzip.compress(b"some text", mtime=0), "is a gzip file, not UTF-8 text; unpack it"),
         (bz2.compress(b"some text"), "is a bzip2 file"),
         ("some text".encode("utf-16"), "is UTF-16, .*iconv -f utf-16"),
         (b"PAR1 and columns \xff", "is a parquet file"),
