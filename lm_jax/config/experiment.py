@@ -8,6 +8,7 @@ and `lm_jax/objectives/validation.py` check them.
 import dataclasses
 from typing import Any
 
+from lm_jax.config.fields import described
 from lm_jax.config.parts import (
     CheckpointConfig,
     DenoisingConfig,
@@ -27,26 +28,37 @@ from lm_jax.parallel import mesh as meshes
 class Experiment:
     """One run, whole: what `configs/*.py` return and `config.json` records."""
 
-    objective: str = "causal_lm"  # a key of lm_jax.objectives.OBJECTIVES, or file.py:ATTRIBUTE
+    objective: str = described(
+        "causal_lm", "A key of lm_jax.objectives.OBJECTIVES, or file.py:ATTRIBUTE."
+    )
     model: Any = dataclasses.field(default_factory=TransformerConfig)  # a family's configuration
-    # 0: the standard parametrisation. Else muP (`lm_jax.training.mup`), which is the same for a
-    # model of this d_model (or d_hidden, or d_embedding: the first of its `widths`).
-    mup_base_width: int = 0
+    mup_base_width: int = described(
+        0,
+        "0: standard parametrization; else muP, equal to it at this d_model (or d_hidden, or "
+        "d_embedding: the first of the family's widths).",
+        minimum=0,
+    )
     data: Any = dataclasses.field(default_factory=DataConfig)  # a class of lm_jax.data.config
     denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
-    # Devices on each axis, as in data:2,fsdp:4 (data, fsdp, tensor, sequence; -1: all the rest), or
-    # auto: see `lm_jax.parallel.mesh.automatic`.
-    mesh: str = meshes.AUTO
+    mesh: str = described(
+        meshes.AUTO,
+        "Devices on each axis, such as data:2,fsdp:-1 (-1: all the rest), or auto: see "
+        "lm_jax/parallel/mesh.py.",
+    )
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     fine_tuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)
     samples: SamplesConfig = dataclasses.field(default_factory=SamplesConfig)
-    seed: int = 0
-    compute_dtype: str = "auto"  # auto (bfloat16 on accelerators, float32 on CPU), or one of these
-    tensorboard: bool = True
+    seed: int = described(0, "Seed of parameters, data order and dropout.", minimum=0)
+    compute_dtype: str = described(
+        "auto",
+        "auto: bfloat16 on accelerators, float32 on CPUs.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    tensorboard: bool = described(True, "Write metrics for TensorBoard.")
 
 
 def field(config: Any, path: str) -> Any:

@@ -19,6 +19,7 @@ class Description:
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None  # an exclusive minimum
+    below: float | None = None  # an exclusive maximum
     choices: tuple[str, ...] = ()
 
 
@@ -44,7 +45,7 @@ def validate_fields(config: Any, path: str) -> None:
     """Checks every described field of a dataclass.
 
     Args:
-      path: where the dataclass stands in its experiment, such as `samples`, for messages.
+      path: prefix of the names of the fields in messages, such as `samples.`.
 
     Raises:
       UserError: a field does not accept its value.
@@ -54,23 +55,29 @@ def validate_fields(config: Any, path: str) -> None:
         if expected:
             value = getattr(config, field.name)
             shown = repr(value) if isinstance(value, str) else value
-            raise UserError(f"{path}.{field.name} is {shown}; expected {expected}")
+            raise UserError(f"{path}{field.name} is {shown}; expected {expected}")
 
 
 def _expected(name: str, value: Any, accepted: Description) -> str:
     """Returns what a field accepts if that excludes the value, else an empty text."""
     if accepted.choices and value not in accepted.choices:
         return f"one of {', '.join(accepted.choices)}"
-    minimum, above, maximum = accepted.minimum, accepted.above, accepted.maximum
+    minimum, above, maximum, below = (
+        accepted.minimum,
+        accepted.above,
+        accepted.maximum,
+        accepted.below,
+    )
     is_accepted = (
         (minimum is None or value >= minimum)
         and (above is None or value > above)
         and (maximum is None or value <= maximum)
+        and (below is None or value < below)
     )
     if is_accepted:
         return ""
-    if maximum is None:
+    if maximum is None and below is None:
         return f"at least {minimum}" if above is None else f"above {above}"
     low = "" if minimum is None else f"{minimum} <= "
     low = low if above is None else f"{above} < "
-    return f"{low}{name} <= {maximum}"
+    return f"{low}{name} <= {maximum}" if below is None else f"{low}{name} < {below}"

@@ -7,39 +7,57 @@ from lm_jax.config.fields import described
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """One of optax's optimizers and what it needs; a field that it does not have is ignored."""
+    """An optimizer; it ignores the fields that it does not have."""
 
-    name: str = "adamw"  # adamw, adam, sgd, adafactor, lion, muon
-    beta1: float = 0.9  # sgd: the momentum
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1  # matrices only: not norms, biases or embeddings
-    clip_norm: float = 1.0  # global norm of the gradient; 0: off
-    adam_learning_rate_ratio: float = 0.1  # muon: AdamW's rate for all but matrices, over the peak
+    name: str = described("adamw", "A key of lm_jax.training.optimizers.OPTIMIZERS.")
+    beta1: float = described(
+        0.9, "Decay of the first moment; sgd: the momentum.", minimum=0, below=1
+    )
+    beta2: float = described(0.95, "Decay of the second moment.", minimum=0, below=1)
+    epsilon: float = described(1e-8, "Added to the denominator of an update.", minimum=0)
+    weight_decay: float = described(
+        0.1, "Of matrices only, not of norms, biases or embeddings.", minimum=0
+    )
+    clip_norm: float = described(1.0, "Maximum global norm of the gradient; 0: off.", minimum=0)
+    adam_learning_rate_ratio: float = described(
+        0.1, "muon: AdamW's learning rate for all but matrices, over the peak.", minimum=0
+    )
 
 
 @dataclasses.dataclass
 class ScheduleConfig:
     """The learning rate as a function of the step."""
 
-    name: str = "cosine"  # constant, linear, cosine, rsqrt, wsd
-    peak_learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    final_fraction: float = 0.1  # linear, cosine, wsd: last learning rate over the peak
-    decay_fraction: float = 0.2  # wsd: share of the steps that the final decay takes
+    name: str = described("cosine", "A key of lm_jax.training.schedules.SCHEDULES.")
+    peak_learning_rate: float = described(1e-3, "The largest learning rate.", minimum=0)
+    warmup_steps: int = described(100, "Steps of linear warmup.", minimum=0)
+    final_fraction: float = described(
+        0.1, "linear, cosine, wsd: last learning rate over the peak.", minimum=0, maximum=1
+    )
+    decay_fraction: float = described(
+        0.2, "wsd: share of the steps that the final decay takes.", minimum=0, maximum=1
+    )
 
 
 @dataclasses.dataclass
 class TrainingConfig:
-    """How long, how many at once, and how many steps a dispatch."""
+    """The number of steps, the size of a batch, and the steps in a dispatch."""
 
-    num_steps: int = 1000
-    batch_size: int = 32  # sequences a step, over all devices
-    batch_size_tokens: int = 0  # when not 0, sets batch_size = batch_size_tokens / context_length
-    gradient_accumulation_steps: int = 1
-    label_smoothing: float = 0.0  # share of a target that is uniform; evaluation knows none
-    steps_per_call: int = 10  # optimizer steps in one dispatch to the devices
-    log_every_steps: int = 10
+    num_steps: int = described(1000, "Optimizer steps.", minimum=1)
+    batch_size: int = described(32, "Sequences per step, over all devices.", minimum=1)
+    batch_size_tokens: int = described(
+        0, "Tokens per step, instead of batch_size; 0: off.", minimum=0
+    )
+    gradient_accumulation_steps: int = described(
+        1, "Parts in which a batch is computed.", minimum=1
+    )
+    label_smoothing: float = described(
+        0.0, "Share of a target that is uniform, in training only.", minimum=0, below=1
+    )
+    steps_per_call: int = described(
+        10, "Optimizer steps in one dispatch to the devices.", minimum=1
+    )
+    log_every_steps: int = described(10, "Steps between two lines of the log.", minimum=1)
 
 
 @dataclasses.dataclass
@@ -57,19 +75,25 @@ class EvaluationConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """When the state is saved, and which checkpoints stay."""
+    """When the state is saved, and which checkpoints are kept."""
 
-    every_steps: int = 500  # 0: only at the end
-    keep_last: int = 2
-    keep_best: int = 1  # by validation cross-entropy
+    every_steps: int = described(500, "Steps between checkpoints; 0: only at the end.", minimum=0)
+    keep_last: int = described(2, "Number of last checkpoints to keep.", minimum=1)
+    keep_best: int = described(
+        1, "Number of checkpoints of lowest validation cross-entropy to keep.", minimum=0
+    )
 
 
 @dataclasses.dataclass
 class FineTuningConfig:
-    """What a run begins with, when not with fresh parameters."""
+    """The trained run that a run starts from, if any."""
 
-    workdir: str = ""  # another run's: its parameters, but for those whose shapes differ
-    parameters: str = "all"  # all, head: what is trained; the rest then only extracts features
+    workdir: str = described(
+        "", "The run whose parameters to start from, except those of another shape."
+    )
+    parameters: str = described(
+        "all", "What is trained: all, or the head on fixed features.", choices=("all", "head")
+    )
 
 
 @dataclasses.dataclass
@@ -113,8 +137,12 @@ class SamplesConfig:
 
 @dataclasses.dataclass
 class DenoisingConfig:
-    """What is hidden of a text: objectives masked_lm and span_corruption."""
+    """How a text is corrupted, for the objectives masked_lm and span_corruption."""
 
-    fraction: float = 0.15  # of the tokens
-    mean_span_length: float = 3.0  # span_corruption
-    whole_words: bool = False  # masked_lm: in training; evaluation hides single tokens always
+    fraction: float = described(0.15, "Share of the tokens that is hidden.", above=0, below=1)
+    mean_span_length: float = described(
+        3.0, "span_corruption: mean number of tokens in a span.", minimum=1
+    )
+    whole_words: bool = described(
+        False, "masked_lm: hide whole words in training; evaluation hides single tokens."
+    )

@@ -17,6 +17,7 @@ class Part:
     count: int = described(3, "A count.", minimum=1)
     share: float = described(0.5, "A share.", above=0, maximum=1)
     kind: str = described("a", "A kind.", choices=("a", "b"))
+    rate: float = described(0.0, "A rate.", minimum=0, below=1)
     free: int = -7
 
 
@@ -24,7 +25,7 @@ class Part:
     "part", [Part(), Part(1), Part(share=1.0), Part(share=1e-9), Part(kind="b"), Part(free=0)]
 )
 def test_values_that_are_accepted(part):
-    validate_fields(part, "part")
+    validate_fields(part, "part.")
 
 
 @pytest.mark.parametrize(
@@ -34,12 +35,13 @@ def test_values_that_are_accepted(part):
         (Part(share=0.0), "part.share is 0.0; expected 0 < share <= 1"),
         (Part(share=1.5), "part.share is 1.5; expected 0 < share <= 1"),
         (Part(share=float("nan")), "part.share is nan; expected 0 < share <= 1"),
+        (Part(rate=1.0), "part.rate is 1.0; expected 0 <= rate < 1"),
         (Part(kind="c"), "part.kind is 'c'; expected one of a, b"),
     ],
 )
 def test_values_that_are_refused(part, message):
     with pytest.raises(UserError, match=f"^{message}$"):
-        validate_fields(part, "part")
+        validate_fields(part, "part.")
 
 
 def test_length_penalties_are_the_choices_of_their_field():
