@@ -94,14 +94,14 @@ def plain(text: str) -> str:
 
 
 def scatter(axes: Any, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Any:
-    """Points coloured by the logarithm of a third value."""
+    """Draws points coloured by the logarithm of a third value."""
     from matplotlib.colors import LogNorm
 
     return axes.scatter(x, y, c=colour, s=14, cmap="viridis", norm=LogNorm())
 
 
 def plain_ticks(axis: Any) -> None:
-    """Numbers as 2.5 and not as powers of ten: losses span less than a decade."""
+    """Labels an axis with plain numbers such as 2.5: losses span less than a decade."""
     from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
     axis.set_major_locator(MaxNLocator(6))
@@ -110,7 +110,7 @@ def plain_ticks(axis: Any) -> None:
 
 
 def few_decades(axis: Any) -> None:
-    """Ticks of a logarithmic axis that spans little more than a decade: 1, 2 and 5 of each."""
+    """Puts ticks at 1, 2 and 5 of each decade, for an axis that spans few decades."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -119,14 +119,14 @@ def few_decades(axis: Any) -> None:
 
 
 def colours(count: int) -> Any:
-    """Colours from dark to light, in an order that nobody has to see hues for."""
+    """Returns colours [count, 4] from dark to light, which differ without hues too."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](np.linspace(0, 0.85, count))
 
 
 def by_size(sizes: Sequence[float]) -> Any:
-    """The colours of sizes, by their logarithms: `to_rgba(size)`, and what a colour bar needs."""
+    """Returns the colour map of log sizes, with `to_rgba(size)`, for lines and a colour bar."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
@@ -136,20 +136,22 @@ def by_size(sizes: Sequence[float]) -> Any:
 
 
 def apart(values: Sequence[float], parts: int) -> list[float]:
-    """Of rising positive values the first, and each that is far enough from the one before.
+    """Thins sorted positive values to a minimum distance on a logarithmic axis.
 
-    That is at least as many octaves as a part has, if all of them are cut into so many.
+    Args:
+      values: rising; the first one is kept.
+      parts: the minimum distance is this part of the whole span.
     """
     kept = list(values[:1])
-    least = (values[-1] / values[0]) ** ((1 - 1e-9) / parts) if kept else 1.0
+    ratio = (values[-1] / values[0]) ** ((1 - 1e-9) / parts) if kept else 1.0
     for value in values[1:]:
-        if value >= least * kept[-1]:
+        if value >= ratio * kept[-1]:
             kept.append(value)
     return kept
 
 
 def some_ticks(axis: Any, values: Sequence[float], parts: int = 6) -> None:
-    """Ticks of a logarithmic axis at values that there are, but for those too near to others."""
+    """Puts ticks of a logarithmic axis at the given values, thinned by `apart`."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(apart(values, parts)))
@@ -158,28 +160,28 @@ def some_ticks(axis: Any, values: Sequence[float], parts: int = 6) -> None:
 
 
 def size_name(column: str, size: float) -> str:
-    """A size as a label: `width 64`, `1.5M`."""
+    """Returns a size as a label: `width 64`, `1.5M`."""
     return f"width {short(size)}" if column == "width" else short(size)
 
 
 def size_label(column: str) -> str:
-    """What an axis of sizes is of."""
+    """Returns the label of an axis of sizes."""
     return "width" if column == "width" else LABELS["n"]
 
 
 def outer_labels(figure: Sequence[Any], x: str, y: str) -> None:
-    """Names of axes that several panels share: y at the left, x at the bottom of each column."""
+    """Labels the axes that panels share: y at the left, x at the bottom of each column."""
     for axes in figure:
-        place = axes.get_subplotspec()
-        if place.is_first_col():
+        cell = axes.get_subplotspec()
+        if cell.is_first_col():
             axes.set_ylabel(y)
-        below = len(figure) - 1 < figure.index(axes) + place.get_gridspec().ncols
+        below = len(figure) - 1 < figure.index(axes) + cell.get_gridspec().ncols
         axes.set_xlabel(x if below else "")
         axes.tick_params(labelbottom=below)
 
 
 def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
-    """Names of lines to the right of the axes, at the height where each ends, but not on another.
+    """Names lines to the right of the axes, at the height of their ends, without overlaps.
 
     Args:
       axes: with its limits set.
@@ -187,17 +189,17 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
     """
     if not ends:
         return
-    apart = 0.05  # of the height of the axes
+    apart = 0.05  # share of the height of the axes
     heights = axes.transAxes.inverted().transform(
         axes.transData.transform([(axes.get_xlim()[0], y) for y, _, _ in ends])
     )[:, 1]
     order = np.argsort(heights, kind="stable")
-    places = spread(np.clip(heights[order], 0, 1), apart)
-    for index, place in zip(order, places, strict=True):
+    positions = spread(np.clip(heights[order], 0, 1), apart)
+    for index, position in zip(order, positions, strict=True):
         _, name, colour = ends[index]
         axes.annotate(
             plain(name),
-            (1.02, place),
+            (1.02, position),
             xycoords="axes fraction",
             va="center",
             fontsize=8,
@@ -206,14 +208,14 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
         )
 
 
-def spread(places: np.ndarray, apart: float) -> np.ndarray:
-    """Rising places moved as little as makes neighbours at least so far apart.
+def spread(positions: np.ndarray, apart: float) -> np.ndarray:
+    """Returns rising positions moved as little as possible to a distance of at least `apart`.
 
-    Those that touch stand evenly about their common middle.
+    The method is least squares: positions that touch form a block about their common mean.
     """
-    blocks: list[list[float]] = []  # sum of (place - own offset), how many
-    for place in places:
-        blocks.append([float(place), 1])
+    blocks: list[list[float]] = []  # sum of (position - own offset), number of positions
+    for position in positions:
+        blocks.append([float(position), 1])
         while len(blocks) > 1:
             (lower, n), (upper, m) = blocks[-2:]
             if lower / n + apart * n <= upper / m:

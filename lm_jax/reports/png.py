@@ -9,11 +9,13 @@ import numpy as np
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> str:
-    """A picture as a `data:` address: pixels [H, W] or [H, W, channels].
+    """Returns a picture as a `data:` address.
 
-    One channel is grey and three are colours; of any other number the mean is shown, as grey.
-    Bytes are shown as they are, floats from their smallest (black) to their largest (white);
-    `scale` repeats each pixel so many times in both directions.
+    Args:
+      pixels: [H, W] or [H, W, channels]. One channel is grey, three are red, green and blue; any
+        other number is averaged to grey. Floats are scaled from their minimum (black) to their
+        maximum (white); uint8 is not scaled.
+      scale: repeats each pixel so many times in both directions.
     """
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
         pixels = pixels.mean(axis=2).astype(pixels.dtype)
@@ -38,9 +40,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def tiles(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, H, W, ...] of equal size in a rectangle, one pixel apart.
+    """Returns pictures [N, H, W, ...] side by side in one picture, one pixel apart.
 
-    Each is stretched to its own range, so that weak ones are seen as well.
+    Each is scaled to its own range, so that pictures of low contrast are visible too.
     """
     count, height, width = pictures.shape[:3]
     axes = tuple(range(1, pictures.ndim))

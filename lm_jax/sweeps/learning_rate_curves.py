@@ -1,11 +1,11 @@
-"""Learning-rate curves: the final loss by learning rate at each size, and where it is smallest."""
+"""Learning-rate curves: the final loss by learning rate at each size, and its minimum."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-RATE = "schedule.peak_learning_rate"  # columns of `results.csv`
+RATE = "schedule.peak_learning_rate"  # column of `results.csv`
 _WIDTHS = ("model.d_model", "model.d_hidden")
 _PARAMETERS = "non_embedding_parameters"
 
@@ -13,35 +13,35 @@ ResultRow = Mapping[str, Any]  # a row of `results.csv`, as `read_results` retur
 
 
 class Best(NamedTuple):
-    """Where a curve is lowest."""
+    """The minimum of a learning-rate curve."""
 
     rate: float
     loss: float
-    low: float  # the rates tried beside the lowest mean: the best one lies between them
-    high: float
-    at_edge: bool  # nothing was tried beyond it: it need not be a minimum
+    low: float  # the rate tried below the one with the lowest mean
+    high: float  # the rate tried above it
+    at_edge: bool  # no rate was tried beyond it, so that it may be no minimum
 
 
 class LearningRateCurve(NamedTuple):
-    """Runs that differ in nothing but learning rate and seed."""
+    """Runs that differ only in learning rate and seed."""
 
-    panel: str  # what else this curve has in common with those of other sizes
-    size: float  # width, or parameters
+    panel: str  # label of what this curve shares with the curves of other sizes
+    size: float  # width or parameters
     rates: np.ndarray  # [R], rising
-    losses: list[np.ndarray]  # of each rate, of the seeds that came to one
-    failed: np.ndarray  # [R] int: seeds that came to none
+    losses: list[np.ndarray]  # for each rate, the final losses of its finished runs
+    failed: np.ndarray  # [R] int: failed runs of each rate
 
     @property
     def means(self) -> np.ndarray:
-        """The mean loss of each rate [R]; NaN where a seed failed, which no mean tells."""
+        """Returns the mean loss of each rate [R]; NaN where a run failed."""
         seeds = zip(self.losses, self.failed, strict=True)
         return np.array([np.nan if lost else losses.mean() for losses, lost in seeds])
 
     def best(self) -> Best | None:
-        """The vertex of the parabola through the lowest mean and its neighbours; None: all failed.
+        """Returns the vertex of the parabola through the lowest mean and its neighbours.
 
-        Losses over the logarithm of the rate. Beside a rate at which runs failed it is the lowest
-        mean itself.
+        The parabola fits losses over log rate. Beside a rate at which runs failed, the lowest mean
+        itself is returned; None where every rate has a failed run.
         """
         means, rates = self.means, self.rates
         if np.isnan(means).all():
@@ -63,9 +63,9 @@ class LearningRateCurve(NamedTuple):
 
 
 def learning_rate_curves(rows: Sequence[ResultRow]) -> list[LearningRateCurve]:
-    """The curves of a sweep's results, by panel and size; [] where no learning rate varies.
+    """Returns the curves of a sweep by panel and size; [] where no learning rate varies.
 
-    Runs that are not over are left out.
+    Runs that have not ended are left out.
     """
     ended = [row for row in rows if row.get(RATE) and row["status"] in ("finished", "failed")]
     size = size_column(rows)
@@ -73,8 +73,8 @@ def learning_rate_curves(rows: Sequence[ResultRow]) -> list[LearningRateCurve]:
     found: dict[tuple[str, float], list[ResultRow]] = {}
     for row, panel in zip(ended, panels, strict=True):
         found.setdefault((panel, size_of(row, size)), []).append(row)
-    made = [_curve(panel, value, of) for (panel, value), of in sorted(found.items())]
-    order = list(dict.fromkeys(panels))  # as in the table
+    made = [_curve(panel, value, group) for (panel, value), group in sorted(found.items())]
+    order = list(dict.fromkeys(panels))  # the order of the table
     made.sort(key=lambda curve: order.index(curve.panel))
     return [curve for curve in made if len(curve.rates) > 1]
 
@@ -82,28 +82,28 @@ def learning_rate_curves(rows: Sequence[ResultRow]) -> list[LearningRateCurve]:
 def _curve(panel: str, size: float, rows: Sequence[ResultRow]) -> LearningRateCurve:
     rates = sorted({row[RATE] for row in rows})
     seeds = [[row["validation_loss"] for row in rows if row[RATE] == rate] for rate in rates]
-    losses = [np.array([x for x in of if x is not None], float) for of in seeds]
-    failed = [sum(x is None for x in of) for of in seeds]
+    losses = [np.array([x for x in row if x is not None], float) for row in seeds]
+    failed = [sum(x is None for x in row) for row in seeds]
     return LearningRateCurve(panel, size, np.array(rates), losses, np.array(failed))
 
 
 def size_column(rows: Sequence[ResultRow]) -> str:
-    """What tells sizes apart: `width`, where one is a varied field, else the parameters."""
+    """Returns `width` where a width is a varied field, else the column of parameters."""
     width = any(name in varied(rows) for name in _WIDTHS)
     return "width" if width else _PARAMETERS
 
 
 def size_of(row: ResultRow, column: str) -> Any:
-    """What a run has in a column, or its `width`."""
+    """Returns the value of a column, or the run's `width`."""
     if column != "width":
         return row[column]
     return next((row[name] for name in _WIDTHS if row.get(name)), 0)
 
 
 def varied(rows: Sequence[ResultRow]) -> list[str]:
-    """The columns of labels and varied fields that are not the same in all rows.
+    """Returns the columns of labels and varied fields whose values differ between rows.
 
-    In `results.csv` they stand between `seed` and `steps`.
+    These are among the columns between `seed` and `steps` of `results.csv`.
     """
     names = list(rows[0]) if rows else []
     between = names[names.index("seed") + 1 : names.index("steps")] if names else []
@@ -111,14 +111,15 @@ def varied(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def panels_of(rows: Sequence[ResultRow], size: str, unnamed: Sequence[str] = ()) -> list[str]:
-    """What tells each run from others, besides its size and seed; "" if nothing does.
+    """Returns a label for each run: the values, besides size and seed, that differ between runs.
 
-    A column that follows from the size and from columns before it is not named, as the layers of a
-    ladder follow from its width, and the steps of a profile from its budget.
+    A column that follows from the size and from earlier columns is left out: the layers of a
+    ladder follow from its width, the steps of a profile from its budget.
 
     Args:
-      size: of `size_column`.
-      unnamed: columns that are not named either.
+      rows: rows of `results.csv`.
+      size: what `size_column` returns.
+      unnamed: further columns to leave out.
     """
     families = {row["family"] for row in rows}
     names = [[row["family"]] if len(families) > 1 else [] for row in rows]

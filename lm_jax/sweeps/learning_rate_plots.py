@@ -1,7 +1,7 @@
-"""Pictures of learning-rate curves, and of where they are lowest."""
+"""Plots of learning-rate curves and of their minima."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,86 +21,117 @@ from lm_jax.reports.matplotlib_figures import (
 from lm_jax.reports.svg_charts import COLOURS
 from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
-_ABOVE = 1.25  # the highest loss shown, over the highest of the minima
-_ROW = 0.035  # of the height: for what has no loss, a row a size
+_ABOVE = 1.25  # highest loss shown / highest minimum
+_ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
 _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
 _SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
 
 
+class _Limits(NamedTuple):
+    """The vertical axis of all panels: losses below, a strip for failed runs above."""
+
+    bottom: float  # lowest loss shown
+    top: float  # highest loss shown
+    strip: float  # height of the strip of failed runs, as a share of the axes
+    sizes: list[float]  # sizes with failed runs, one row each in the strip
+
+    @property
+    def height(self) -> float:
+        return (self.top - self.bottom) / (1 - self.strip)
+
+    def row(self, size: float) -> float:
+        """Returns the height, on the axis of losses, of the failed runs of a size."""
+        share = 1 - self.strip + _ROW * (self.sizes.index(size) + 0.75)
+        return self.bottom + self.height * share
+
+
 def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
-    """The loss by learning rate, a panel for what else varies and a line for each size.
+    """Returns the loss by learning rate, with a line for each size.
+
+    Runs that differ in more than size, learning rate and seed get panels of their own.
 
     Args:
-      column: what the sizes are, of `size_column`.
+      made: the curves.
+      column: what the sizes are, from `size_column`.
     """
-    panels, sizes = list(dict.fromkeys(b.panel for b in made)), sorted({b.size for b in made})
+    panels, sizes = list(dict.fromkeys(c.panel for c in made)), sorted({c.size for c in made})
     shade = dict(zip(sizes, colours(len(sizes)), strict=True))
-    top, bottom = _limits(made)
-    losing = [size for size in sizes if any(b.failed.any() for b in made if b.size == size)]
-    strip = _ROW * (len(losing) + 0.5) if losing else 0.0
-    height = (top - bottom) / (1 - strip)
+    limits = _limits(made)
 
     def draw(*figure: Any) -> None:
         for axes, panel in zip(figure, panels, strict=True):
-            axes.set(xscale="log", ylim=(bottom, bottom + height), title=plain(panel))
-            if losing:  # no line is seen there
-                axes.axhspan(top, bottom + height, color="white", zorder=3)
-                place = (0.01, 1 - strip / 2)
-                axes.annotate("failed", place, xycoords="axes fraction", **_SMALL)
-                axes.set_yticks([y for y in axes.get_yticks() if bottom <= y <= top])
+            axes.set(
+                xscale="log",
+                ylim=(limits.bottom, limits.bottom + limits.height),
+                title=plain(panel),
+            )
+            _draw_strip(axes, limits)
             ends, minima = [], []
-            for curve in (b for b in made if b.panel == panel):
-                colour, means = shade[curve.size], curve.means
-                axes.plot(curve.rates, means, color=colour, linewidth=1.4)
-                axes.plot(*_seeds(curve), ".", color=colour, markersize=5, alpha=0.7)
-                high = curve.rates[means > top]
-                axes.plot(high, np.full(len(high), top), "^", color=colour, markersize=5, zorder=4)
-                if curve.failed.any():
-                    lost = curve.rates[curve.failed > 0]
-                    row = 1 - strip + _ROW * (losing.index(curve.size) + 0.75)
-                    y = np.full(len(lost), bottom + height * row)
-                    axes.plot(lost, y, "x", color=colour, markersize=5, zorder=4)
-                best, known = curve.best(), means[np.isfinite(means)]
-                if best:
-                    face = "white" if best.at_edge else RED
-                    axes.plot(best.rate, best.loss, "o", **_MINIMUM, markerfacecolor=face)
+            for curve in (c for c in made if c.panel == panel):
+                colour = shade[curve.size]
+                _draw_curve(axes, curve, colour, limits)
+                if best := curve.best():
                     minima.append((best.rate, best.loss))
-                    ends.append((min(known[-1], top), size_name(column, curve.size), colour))
+                    last = curve.means[np.isfinite(curve.means)][-1]
+                    ends.append((min(last, limits.top), size_name(column, curve.size), colour))
             axes.plot(*np.array(minima or [(np.nan, np.nan)]).T, ":", color=RED, linewidth=1)
-            some_ticks(axes.xaxis, sorted({rate for b in made for rate in b.rates}), 5)
+            some_ticks(axes.xaxis, sorted({rate for c in made for rate in c.rates}), 5)
             label_ends(axes, ends)
         outer_labels(figure, "learning rate", VALIDATION)
 
     caption = "Final loss by learning rate: seeds, their mean, the minimum (hollow: at the edge"
-    caption += " of what was tried)"
-    if losing:
+    caption += " of the rates tried)"
+    if limits.sizes:
         caption += "; crosses above: runs that failed"
-    if any((b.means > top).any() for b in made):
+    if any((c.means > limits.top).any() for c in made):
         caption += "; triangles: losses above the axis"
     return Plot(caption, draw, len(panels))
 
 
-def _limits(made: Sequence[LearningRateCurve]) -> tuple[float, float]:
-    """The highest and the lowest loss shown: far from any minimum they would press all together."""
+def _limits(made: Sequence[LearningRateCurve]) -> _Limits:
+    """Returns limits that leave out losses far above every minimum."""
+    failing = sorted({curve.size for curve in made if curve.failed.any()})
+    strip = _ROW * (len(failing) + 0.5) if failing else 0.0
     losses = np.concatenate([x for curve in made for x in curve.losses])
-    best = [found.loss for curve in made if (found := curve.best())]
     if not len(losses):
-        return 1.0, 0.0
+        return _Limits(0.0, 1.0, strip, failing)
+    best = [found.loss for curve in made if (found := curve.best())]
     top = min(losses.max(), _ABOVE * max(best, default=losses.max()))
     low = min([losses.min(), *best])
-    return top, low - 0.05 * (top - low)
+    return _Limits(low - 0.05 * (top - low), top, strip, failing)
 
 
-def _seeds(curve: LearningRateCurve) -> tuple[np.ndarray, np.ndarray]:
+def _draw_strip(axes: Any, limits: _Limits) -> None:
+    if not limits.sizes:
+        return
+    end = limits.bottom + limits.height
+    axes.axhspan(limits.top, end, color="white", zorder=3)  # hides the lines that end there
+    position = (0.01, 1 - limits.strip / 2)
+    axes.annotate("failed", position, xycoords="axes fraction", **_SMALL)
+    axes.set_yticks([y for y in axes.get_yticks() if limits.bottom <= y <= limits.top])
+
+
+def _draw_curve(axes: Any, curve: LearningRateCurve, colour: Any, limits: _Limits) -> None:
+    means, marks = curve.means, {"color": colour, "markersize": 5}
     counts = [len(x) for x in curve.losses]
-    return np.repeat(curve.rates, counts), np.concatenate(curve.losses)
+    axes.plot(curve.rates, means, color=colour, linewidth=1.4)
+    axes.plot(np.repeat(curve.rates, counts), np.concatenate(curve.losses), ".", **marks, alpha=0.7)
+    high = curve.rates[means > limits.top]
+    axes.plot(high, np.full(len(high), limits.top), "^", **marks, zorder=4)
+    if curve.failed.any():
+        lost = curve.rates[curve.failed > 0]
+        axes.plot(lost, np.full(len(lost), limits.row(curve.size)), "x", **marks, zorder=4)
+    if best := curve.best():
+        face = "white" if best.at_edge else RED
+        axes.plot(best.rate, best.loss, "o", **_MINIMUM, markerfacecolor=face)
 
 
 def best_learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
-    """The best learning rate by size, a line for what else varies.
+    """Returns the best learning rate by size, with a line for each panel of the other plot.
 
     Args:
-      column: what the sizes are, of `size_column`.
+      made: the curves.
+      column: what the sizes are, from `size_column`.
     """
     panels = list(dict.fromkeys(curve.panel for curve in made))
 
@@ -110,19 +141,19 @@ def best_learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> P
         ends = []
         for index, panel in enumerate(panels):
             colour, marker = COLOURS[index % len(COLOURS)], "osD^vP*X"[index % 8]
-            of = [(b.size, best) for b in made if b.panel == panel and (best := b.best())]
-            if not of:
+            found = [(c.size, best) for c in made if c.panel == panel and (best := c.best())]
+            if not found:
                 continue
-            axes.plot([size for size, _ in of], [b.rate for _, b in of], color=colour)
-            for size, best in of:
+            axes.plot([size for size, _ in found], [b.rate for _, b in found], color=colour)
+            for size, best in found:
                 face = "white" if best.at_edge else colour
                 axes.plot([size, size], [best.low, best.high], color=colour, linewidth=0.8)
                 axes.plot(size, best.rate, marker, color=colour, markerfacecolor=face, zorder=5)
-            ends.append((of[-1][1].rate, panel, colour))
-        some_ticks(axes.xaxis, sorted({b.size for b in made}))
-        some_ticks(axes.yaxis, sorted({rate for b in made for rate in b.rates}), 8)
+            ends.append((found[-1][1].rate, panel, colour))
+        some_ticks(axes.xaxis, sorted({c.size for c in made}))
+        some_ticks(axes.yaxis, sorted({rate for c in made for rate in c.rates}), 8)
         axes.autoscale_view()
         label_ends(axes, ends if len(panels) > 1 else [])
 
-    caption = "The best learning rate by size, between the rates tried beside it"
-    return Plot(caption + " (hollow: at the edge)", draw)
+    caption = "The best learning rate by size, with the rates tried below and above it"
+    return Plot(caption + " (hollow: at the edge of the rates tried)", draw)

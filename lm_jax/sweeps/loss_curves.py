@@ -1,4 +1,4 @@
-"""The loss along the training of the runs of a sweep, and the frontier of compute."""
+"""The loss curves of the runs of a sweep, and their compute frontier."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 from lm_jax.sweeps.results import workdir_of_row
 from lm_jax.telemetry.json_files import read_metrics
 
-_FEWEST_EVALUATIONS = 3  # of a finished run, to be drawn as a curve
-_PER_OCTAVE = 8  # parts of a curve of training losses, which a batch at a time are noise
-_GRID = 400
+_FEWEST_EVALUATIONS = 3  # in a finished run, for a curve of validation losses
+_PER_OCTAVE = 8  # bins of training losses, which are noisy for single batches
+_GRID = 400  # budgets of a frontier
 
 
 class LossCurve(NamedTuple):
-    """One run: its loss by the FLOPs that it has taken so far."""
+    """The loss of one run by the training FLOPs spent so far."""
 
     family: str
     parameters: int  # non-embedding
@@ -25,14 +25,14 @@ class LossCurve(NamedTuple):
 
 
 def read_curves(directory: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[list[LossCurve], str]:
-    """The curves of all runs that have one, and which losses they are: `validation` or `training`.
+    """Returns the curves of all runs with metrics, and their kind: `validation` or `training`.
 
-    All are of one kind: of validation where every finished run was measured at least three times
-    on its way, else of training, the means of neighbouring steps.
+    All curves are of one kind: validation where every finished run was evaluated at least three
+    times, else training, averaged over neighbouring steps.
 
     Args:
-      directory: that of the sweep.
-      rows: of its `results.csv`.
+      directory: the directory of the sweep.
+      rows: the rows of its `results.csv`.
     """
     along = [read_metrics(workdir_of_row(directory, row)) for row in rows]
     found = [(r, m) for r, m in zip(rows, along, strict=True) if m and r["training_flops"]]
@@ -59,7 +59,7 @@ def read_curves(directory: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[lis
 
 
 def frontier(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """The indices [F], by rising FLOPs, of points that no point of as few FLOPs is below."""
+    """Returns the indices [F] of the Pareto frontier of loss against FLOPs, by rising FLOPs."""
     order = np.lexsort((losses, flops))
     lowest = np.minimum.accumulate(losses[order])
     first = np.append(np.inf, lowest[:-1])
@@ -67,9 +67,9 @@ def frontier(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def frontier_of_curves(curves: Sequence[LossCurve]) -> tuple[np.ndarray, np.ndarray]:
-    """FLOPs and losses of the lowest that any run has come to with so much compute.
+    """Returns FLOPs and the lowest loss of any run with at most so many FLOPs.
 
-    Between two points a curve is a line in the logarithms of both.
+    Curves are interpolated linearly in the logarithms of FLOPs and loss.
     """
     ends = [end for curve in curves for end in (curve.flops[0], curve.flops[-1])]
     even = np.clip(np.geomspace(min(ends), max(ends), _GRID), min(ends), max(ends))
@@ -87,7 +87,7 @@ def frontier_of_curves(curves: Sequence[LossCurve]) -> tuple[np.ndarray, np.ndar
 def _losses(
     metrics: Sequence[Mapping[str, Any]], kind: str, column: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses of the rows of a kind that have a finite loss."""
+    """Returns steps and losses of the rows of one kind with a finite loss."""
     points = {
         row["step"]: row[column]
         for row in metrics
@@ -98,10 +98,10 @@ def _losses(
 
 
 def _means(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over steps within an eighth of an octave: geometric of steps, plain of losses."""
+    """Averages over an eighth of an octave: geometric mean of steps, mean of losses."""
     if not len(steps):
         return steps, losses
-    part = np.floor(np.log2(steps) * _PER_OCTAVE)
-    _, where, counts = np.unique(part, return_inverse=True, return_counts=True)
+    bins = np.floor(np.log2(steps) * _PER_OCTAVE)
+    _, where, counts = np.unique(bins, return_inverse=True, return_counts=True)
     means = np.bincount(where, losses) / counts
     return np.exp(np.bincount(where, np.log(steps)) / counts), means

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: what its results and the metrics of its runs allow."""
+"""The plots that the results of a sweep and the metrics of its runs allow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,18 +40,22 @@ from lm_jax.sweeps.learning_rate_plots import best_learning_rate_plot, learning_
 from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
 from lm_jax.sweeps.results import workdir_of_row
 
-_PER_OCTAVE = 4  # parts of a window
-_MOST_NAMES = 12  # lines that are named; of more, colours tell the size
-_STYLES = ("-", "--", ":", "-.")  # of families
+_PER_OCTAVE = 4  # bins of positions
+_MOST_NAMES = 12  # lines with names beside them; more lines get a colour bar of sizes
+_STYLES = ("-", "--", ":", "-.")  # one a family
 _SIZE = "non_embedding_parameters"
 
 
 def plots_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Plot]:
-    """The pictures of a sweep by name: curves, IsoFLOP profiles, compute, curves, positions.
+    """Returns the plots of a sweep by name.
+
+    These are `learning_rates`, `best_learning_rates`, `isoflop`, `compute`, `curves` and
+    `positions`, where the results have what they show.
 
     Args:
-      directory: that of the sweep; without its `runs` there are no curves and no positions.
-      rows: of `results.csv`.
+      directory: the directory of the sweep; without its `runs` there are neither curves nor
+        positions.
+      rows: the rows of `results.csv`.
     """
     done = [row for row in rows if row["validation_loss"] is not None]
     found: dict[str, Plot] = {}
@@ -62,7 +66,9 @@ def plots_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Plot]:
     if any(row.get("budget") for row in done):
         found["isoflop"] = _isoflop([row for row in done if row.get("budget")])
     flops = {row["training_flops"] for row in done if row["training_flops"]}
-    if len(flops) > 2 and max(flops) > 2 * min(flops):  # one budget in whole steps is not several
+    if len(flops) > 2 and max(flops) > 2 * min(
+        flops
+    ):  # whole steps make one budget differ a little
         found["compute"] = _compute([row for row in done if row["training_flops"]])
     curves, kind = read_curves(directory, rows)
     if curves:
@@ -78,7 +84,7 @@ def plots_of(directory: Path, rows: Sequence[ResultRow]) -> dict[str, Plot]:
 
 
 def _isoflop(rows: Sequence[ResultRow]) -> Plot:
-    """A panel for each family; of several runs of one size and budget the best, means of seeds."""
+    """Returns one panel a family, with the lowest loss (mean over seeds) by size and budget."""
     families = list(dict.fromkeys(row["family"] for row in rows))
     points = [_best_of_each([row for row in rows if row["family"] == f]) for f in families]
     fits: list[Sequence[IsoflopProfile] | None] = []
@@ -107,28 +113,28 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
 
 
 def _unfitted(axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray) -> None:
-    """Profiles that have no minima: their points, joined."""
+    """Draws profiles without minima: their points, joined by lines."""
     budgets, ends = np.unique(c), []
     for budget, colour in zip(budgets, colours(len(budgets)), strict=True):
-        of = np.flatnonzero(c == budget)
-        of = of[np.argsort(n[of])]
-        axes.plot(n[of], losses[of], ".-", color=colour)
-        ends.append((losses[of[-1]], f"{budget:.3g} FLOPs", colour))
+        rows = np.flatnonzero(c == budget)
+        rows = rows[np.argsort(n[rows])]
+        axes.plot(n[rows], losses[rows], ".-", color=colour)
+        ends.append((losses[rows[-1]], f"{budget:.3g} FLOPs", colour))
     axes.set(xscale="log")
     label_ends(axes, ends)
 
 
 def _best_of_each(rows: Sequence[ResultRow]) -> np.ndarray:
-    """Parameters, tokens, budget and loss [4, P] of each size at each budget."""
+    """Returns parameters, tokens, budget and lowest loss [4, P] of each size at each budget."""
     others = [name for name in varied(rows) if name != "budget"]
     alike: dict[Any, list[ResultRow]] = {}
     for row in rows:
         alike.setdefault((row["budget"], row[_SIZE], *(row[n] for n in others)), []).append(row)
     best: dict[Any, tuple[float, ...]] = {}
-    for (budget, size, *_), of in alike.items():
-        loss = float(np.mean([row["validation_loss"] for row in of]))
+    for (budget, size, *_), seeds in alike.items():
+        loss = float(np.mean([row["validation_loss"] for row in seeds]))
         if loss < best.get((budget, size), (np.inf,))[-1]:
-            best[budget, size] = (size, of[0]["training_tokens"], budget, loss)
+            best[budget, size] = (size, seeds[0]["training_tokens"], budget, loss)
     return np.array(list(best.values()), float).T
 
 
@@ -139,10 +145,10 @@ def _compute(rows: Sequence[ResultRow]) -> Plot:
     def draw(*figure: Any) -> None:
         scale = by_size([row[_SIZE] for row in rows])
         for axes, family in zip(figure, families, strict=True):
-            of = [row for row in rows if row["family"] == family]
-            c = np.array([row["training_flops"] for row in of], float)
-            losses = np.array([row["validation_loss"] for row in of])
-            axes.scatter(c, losses, color=scale.to_rgba([row[_SIZE] for row in of]), s=16)
+            own = [row for row in rows if row["family"] == family]
+            c = np.array([row["training_flops"] for row in own], float)
+            losses = np.array([row["validation_loss"] for row in own])
+            axes.scatter(c, losses, color=scale.to_rgba([row[_SIZE] for row in own]), s=16)
             best = frontier(c, losses)
             axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
             axes.set(xscale="log", yscale="log", title=plain(family) if len(families) > 1 else "")
@@ -152,13 +158,15 @@ def _compute(rows: Sequence[ResultRow]) -> Plot:
         outer_labels(figure, LABELS["c"], VALIDATION)
         _size_bar(figure, scale, rows)
 
-    caption = "Final loss by compute; the line: the lowest that so many FLOPs have come to"
+    caption = (
+        "Final loss by compute; line: the lowest loss of any run at each compute"
+    )
     return Plot(caption, draw, len(families))
 
 
 def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
     families = list(dict.fromkeys(curve.family for curve in curves))
-    # The first steps are the same for all, and would press what differs together.
+    # The axis leaves out the first steps, which are alike and would squeeze the differences.
     starts = [curve.losses[curve.flops >= curve.flops[-1] / 50][0] for curve in curves]
     top, low = max(starts) * 1.02, min(curve.losses.min() for curve in curves) * 0.98
     first = min(curve.flops[curve.losses <= top][0] for curve in curves)
@@ -167,13 +175,13 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
     def draw(*figure: Any) -> None:
         scale = by_size([curve.parameters for curve in curves])
         for axes, family in zip(figure, families, strict=True):
-            of = [curve for curve in curves if curve.family == family]
-            for curve in of:
+            own = [curve for curve in curves if curve.family == family]
+            for curve in own:
                 colour = scale.to_rgba(curve.parameters)
                 axes.plot(curve.flops, curve.losses, color=colour, linewidth=0.9)
                 if curve.failed:
                     axes.plot(curve.flops[-1], curve.losses[-1], "x", color=colour, markersize=6)
-            axes.plot(*frontier_of_curves(of), color=RED, linewidth=1.6)
+            axes.plot(*frontier_of_curves(own), color=RED, linewidth=1.6)
             axes.set(xscale="log", yscale="log", title=plain(family) if len(families) > 1 else "")
             axes.set(xlim=(first / 1.2, last * 1.2), ylim=(low, top))
             plain_ticks(axes.yaxis)
@@ -182,14 +190,14 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
         outer_labels(figure, LABELS["c"], f"{kind} loss, nats")
         _size_bar(figure, scale, [{_SIZE: curve.parameters} for curve in curves])
 
-    caption = f"The {kind} loss along training, and in red the lowest of any run at each compute"
+    caption = f"The {kind} loss along training; red: the lowest loss of any run at each compute"
     if any(curve.failed for curve in curves):
-        caption += "; a cross: the run failed there"
+        caption += "; cross: the run failed there"
     return Plot(caption, draw, len(families))
 
 
 def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Plot:
-    """A line for runs that differ in their seed only; where they are many a panel for a family."""
+    """Returns one line for runs that differ only in seed; many lines get one panel a family."""
     rows = [row for row, _ in measured]
     size, families = size_column(rows), list(dict.fromkeys(row["family"] for row in rows))
     lines: dict[Any, list[tuple[ResultRow, PositionSums]]] = {}
@@ -201,10 +209,10 @@ def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Plot:
 
     def draw(*figure: Any) -> None:
         scale, ends = by_size([row[_SIZE] for row in rows]), []
-        for (panel, value), of in lines.items():
-            row = of[0][0]
+        for (panel, value), seeds in lines.items():
+            row = seeds[0][0]
             family = families.index(row["family"])
-            total = PositionSums(*np.sum([sums for _, sums in of], axis=0))
+            total = PositionSums(*np.sum([sums for _, sums in seeds], axis=0))
             bins = position_bins(total, _PER_OCTAVE)
             middle = [(each.first * each.last) ** 0.5 for each in bins]
             colour = scale.to_rgba(row[_SIZE])
@@ -216,18 +224,18 @@ def _positions(measured: Sequence[tuple[ResultRow, PositionSums]]) -> Plot:
         for axes, title in zip(figure, panels, strict=True):
             axes.set(xscale="log", title=plain(title))
             some_ticks(axes.xaxis, [2**k for k in range(last.bit_length())], 12 // len(panels[:2]))
-        outer_labels(figure, "place in the context, tokens", VALIDATION)
+        outer_labels(figure, "position in the context, tokens", VALIDATION)
         if named:
             label_ends(figure[0], ends)
         else:
             _size_bar(figure, scale, rows)
 
-    caption = "Loss by place in the context: place 1 is predicted from one token"
+    caption = "Loss by position in the context: position 1 is predicted from one token"
     return Plot(caption, draw, len(panels))
 
 
 def _size_bar(figure: Sequence[Any], scale: Any, rows: Sequence[ResultRow]) -> None:
-    """The colours of sizes beside all panels, where sizes differ."""
+    """Draws the colour bar of sizes beside all panels, where sizes differ."""
     sizes = sorted({row[_SIZE] for row in rows})
     if len(sizes) > 1:
         bar = figure[0].figure.colorbar(scale, ax=list(figure), label=LABELS["n"])
