@@ -71,7 +71,7 @@ def analyse_generation(
 def _context(
     built: BuiltExperiment, tokenizer: data.Tokenizer, example: Mapping[str, Any]
 ) -> _Context:
-    """Returns the encoded prompt, or what stands before the target of the example without one."""
+    """Returns the encoded prompt, or without a prompt what precedes the target of the example."""
     prompt = built.experiment.samples.prompt
     encoded = encode_prompts(built, tokenizer, [prompt])
     tokens, source = encoded.tokens[0], encoded.source

@@ -15,7 +15,7 @@ def png(pixels: np.ndarray, scale: int = 1) -> str:
       pixels: [H, W] or [H, W, channels]. One channel is grey, three are red, green and blue; any
         other number is averaged to grey. Floats are scaled from their minimum (black) to their
         maximum (white); uint8 is not scaled.
-      scale: repeats each pixel so many times in both directions.
+      scale: number of repetitions of each pixel in both directions.
     """
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
         pixels = pixels.mean(axis=2).astype(pixels.dtype)

@@ -8,7 +8,7 @@ def text_table(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
 
     Args:
       rows: all of the same length.
-      sides: `<` or `>` for each column, whether its cells stand at the left or the right.
+      sides: `<` or `>` for each column, the side to which its cells are aligned.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""The compute-optimal size and tokens that a law of N and D implies, for C = 6 N D."""
+"""The compute-optimal size and tokens under a law of N and D, for C = 6 N D."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ FLOPS_PER_PARAMETER_AND_TOKEN = 6  # forward 2, backward 4 (Kaplan et al. 2020, 
 
 
 class Optimum(NamedTuple):
-    """What to train with a budget, and what comes out; arrays as those of the parameters."""
+    """The compute-optimal model of a budget; arrays have the shape of the law's parameters."""
 
     parameters: np.ndarray
     tokens: np.ndarray
@@ -19,14 +19,20 @@ class Optimum(NamedTuple):
 
 
 def optimum(law: str, parameters: Mapping[str, Any], budget: float) -> Optimum:
-    """N*, D* and L* at a budget in FLOPs: Hoffmann et al. 2022, equation 4.
+    """Returns N*, D* and L* at a budget in FLOPs (Hoffmann et al. 2022, equation 4).
 
-    `min A/N^alpha + B/D^beta` with `6 N D = C` is at `N* = G (C/6)^a`, `D* = (C/6)^b / G`, where
+    The minimum of `A/N^alpha + B/D^beta` under `6 N D = C` is at `N* = G (C/6)^a`,
+    `D* = (C/6)^b / G`, where
     `G = (alpha A / (beta B))^(1/(alpha+beta))`, `a = beta/(alpha+beta)` and `b = 1 - a`. Kaplan's
     L(N, D) is a power of such a sum.
 
+    Args:
+      law: `parametric` or `kaplan`.
+      parameters: the published parameters by name, numbers or arrays.
+      budget: training FLOPs.
+
     Raises:
-      UserError: the law is not one of N and D.
+      UserError: the law is no law of N and D.
     """
     log_a, log_b, alpha, beta = _terms(law, parameters)
     product = np.log(budget / FLOPS_PER_PARAMETER_AND_TOKEN)
@@ -40,13 +46,13 @@ def optimum(law: str, parameters: Mapping[str, Any], budget: float) -> Optimum:
 
 
 def exponents(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """a and b of `N* ~ C^a`, `D* ~ C^b`. Raises UserError as `optimum` does."""
+    """Returns a and b of `N* ~ C^a`, `D* ~ C^b`. Raises UserError as `optimum` does."""
     _, _, alpha, beta = _terms(law, parameters)
     return beta / (alpha + beta), alpha / (alpha + beta)
 
 
 def _terms(law: str, parameters: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    """log A, log B, alpha and beta of the sum to be minimised."""
+    """Returns log A, log B, alpha and beta of the sum to minimise."""
     if law == "parametric":
         a, b, alpha, beta = (np.asarray(parameters[name]) for name in ("A", "B", "alpha", "beta"))
         return np.log(a), np.log(b), alpha, beta

@@ -1,9 +1,10 @@
-"""The envelope of training curves: which size is ahead at each budget (Hoffmann et al. 2022, 1).
+"""The envelope of training curves, after approach 1 of Hoffmann et al. 2022.
 
-They fit lines to the winner at each of many budgets. The winners are a staircase, whose line is
-flatter than the law by 1/m^2 for m sizes; here the lines go through the budgets at which one size
-overtakes the next, where the geometric mean of both sizes is optimal. For sizes in a geometric
-series under L(N,D) = E + A/N^alpha + B/D^beta this gives the exponent exactly.
+The paper fits lines to the best size at each of many budgets. These sizes form a staircase, whose
+line is flatter than the law by 1/m^2 for m sizes. Here the lines go through the crossovers: the
+budgets at which a size overtakes the next smaller one, where the geometric mean of both sizes is
+optimal. For sizes in a geometric series under L(N,D) = E + A/N^alpha + B/D^beta the exponent of
+this line is exact.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +19,14 @@ from lm_jax.scaling_laws.laws import power_offset
 from lm_jax.scaling_laws.log_log_regression import Line, fit_line
 
 _GRID = 1_500  # budgets, as in the paper
-_FEWEST_POINTS = 4  # of a curve: a local parabola leaves one to judge it by
+_FEWEST_POINTS = 4  # a curve; a local parabola has 3 parameters
 _LAW_SIZE = 3  # parameters of a power law with offset
 _LEAST_SQUARES = 10.0  # Huber's delta above every residual
 _BANDWIDTHS = (0.15, 0.3, 0.6, 1.2, 2.4, 4.8)  # of the kernel, in log C
 
 
 class SmoothedCurve(NamedTuple):
-    """One run: its loss along training, as measured and smoothed."""
+    """The loss along the training of one run, measured and smoothed."""
 
     size: float
     budgets: np.ndarray  # [T] training FLOPs so far
@@ -37,23 +38,23 @@ class EnvelopeFit(NamedTuple):
     """Power laws of the optimal size and tokens over budgets."""
 
     curves: list[SmoothedCurve]
-    budgets: np.ndarray  # [X] where a size overtakes the next smaller one
-    sizes: np.ndarray  # [X] geometric means of both
+    budgets: np.ndarray  # [X] crossovers: FLOPs where a size overtakes the next smaller one
+    sizes: np.ndarray  # [X] geometric means of the two sizes
     losses: np.ndarray  # [X]
-    edges: list[float]  # crossovers left out: there one of the two runs begins or ends
+    edges: list[float]  # budgets of crossovers left out, where one of the two runs begins or ends
     size: Line
     tokens: Line
 
 
 def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> EnvelopeFit:
-    """Lines through the crossovers of all curves, smoothed.
+    """Returns lines through the crossovers of all smoothed curves.
 
-    They are smoothed by local parabolas of one of six widths, or by a power law with offset each:
-    whatever predicts points left out best, over all curves.
+    The smoother is a local parabola of one of six widths, or a power law with offset for each
+    curve: whichever has the lowest leave-one-out error over all curves.
 
     Args:
-      sizes: [P], parameters; rows of equal size are one curve.
-      budgets: [P], training FLOPs spent when the loss was measured.
+      sizes: [P] parameters; points of equal size form one curve.
+      budgets: [P] training FLOPs spent when the loss was measured.
       losses: [P].
 
     Raises:
@@ -65,11 +66,13 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
     if short:
         raise UserError(
             f"{len(short)} of {len(runs)} sizes have fewer than {_FEWEST_POINTS} points, such as "
-            f"{sizes[short[0][0]]:.4g}; an envelope needs the loss along training, several rows a "
-            "size"
+            f"{sizes[short[0][0]]:.4g}; an envelope needs the loss along training, several rows "
+            "for each size"
         )
     if len(runs) < 3:
-        raise UserError(f"an envelope of {len(runs)} sizes has no two crossovers; give at least 3")
+        raise UserError(
+            f"an envelope of {len(runs)} sizes has fewer than two crossovers; give at least 3 sizes"
+        )
     logs = [(np.log(budgets[rows]), np.log(losses[rows])) for rows in runs]
     grid = np.linspace(min(x[0] for x, _ in logs), max(x[-1] for x, _ in logs), _GRID)
     curves, ahead = [], np.full((len(runs), _GRID), np.inf)
@@ -83,8 +86,8 @@ def fit_envelope(sizes: np.ndarray, budgets: np.ndarray, losses: np.ndarray) -> 
 
 def _crossovers(curves: list[SmoothedCurve], grid: np.ndarray, ahead: np.ndarray) -> EnvelopeFit:
     winners = ahead.argmin(axis=0)
-    # Noise lets the lead change to and fro: what counts is the share of budgets that each size
-    # leads, in the order of the sizes.
+    # Noise makes the lead change several times. The crossovers follow from the share of budgets
+    # that each size leads, in the order of sizes.
     leaders, counts = np.unique(winners, return_counts=True)
     found, edges = [], []
     for smaller, larger, count in zip(leaders, leaders[1:], np.cumsum(counts), strict=False):
@@ -108,7 +111,7 @@ _Smooth = Callable[[np.ndarray], np.ndarray]
 
 
 def _smoothers(logs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[_Smooth]:
-    """A function of log C for each curve: kernels of one width, or a power law with offset."""
+    """Returns a function of log C for each curve: kernels of one width, or power laws."""
     errors = {w: sum(_left_out(_kernel(x, x, w), y) for x, y in logs) for w in _BANDWIDTHS}
     laws = [_law(x, y) for x, y in logs] if min(len(x) for x, _ in logs) > _LAW_SIZE else []
     spared = [len(x) / (len(x) - _LAW_SIZE) for x, _ in logs] if laws else []
@@ -127,15 +130,15 @@ def _parabolas(x: np.ndarray, y: np.ndarray, width: float, at: np.ndarray) -> np
 
 
 def _law(x: np.ndarray, y: np.ndarray) -> _Smooth:
-    """`E + A / C^alpha`, by least squares of log L."""
+    """Returns `E + A / C^alpha`, fitted by least squares of log L."""
     fitted = fit(power_offset("c"), [np.exp(x)], np.exp(y), delta=_LEAST_SQUARES)
     return lambda at: log_loss(fitted.law, fitted.theta, at[None] - fitted.centre)
 
 
 def _kernel(x: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
-    """The matrix [A, T] that turns values at x [T] into local parabolas at `at` [A]."""
+    """Returns the matrix [A, T] from values at x [T] to local parabolas at `at` [A]."""
     distance = x[None] - at[:, None]
-    # At least four neighbours carry weight, however far they are.
+    # The width reaches at least four neighbours.
     reach = np.sort(np.abs(distance), axis=1)[:, min(_FEWEST_POINTS, len(x)) - 1]
     scaled = distance / np.maximum(width, reach)[:, None]
     weights = np.exp(-0.5 * scaled**2)
@@ -146,6 +149,6 @@ def _kernel(x: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
 
 
 def _left_out(matrix: np.ndarray, y: np.ndarray) -> float:
-    """Sum of squared errors of each point predicted from the others."""
+    """Returns the sum of squared leave-one-out errors."""
     leverage = np.minimum(np.diag(matrix), 0.99)
     return float(np.sum(((y - matrix @ y) / (1 - leverage)) ** 2))

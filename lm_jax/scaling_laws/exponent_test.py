@@ -1,4 +1,4 @@
-"""One law for several architectures: do they share exponents, and differ by factors only?"""
+"""Tests whether architectures share the exponents of a law and differ only in its scales."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from lm_jax.scaling_laws.uncertainty import residual_bootstrap
 
 
 class Comparison(NamedTuple):
-    """A law with common exponents beside one with an exponent for each group."""
+    """A law with shared exponents, and one with exponents for each group."""
 
-    shared: Fit  # exponents and E common, scales of each group
-    separate: Fit  # E common
-    drop: float  # of the objective, that exponents of their own bring, as a share of it
-    p_value: float  # how often data of the shared law show such a drop
+    shared: Fit  # shared exponents and E; scales for each group
+    separate: Fit  # shared E; scales and exponents for each group
+    drop: float  # of the objective from shared to separate, as a share of the former
+    p_value: float  # share of data sets drawn under the shared law with such a drop
 
 
 def compare_exponents(
@@ -29,32 +29,32 @@ def compare_exponents(
     delta: float = DELTA,
     seed: int = 0,
 ) -> Comparison:
-    """Fits both laws, and tests whether the exponents differ.
+    """Fits both laws and tests whether the exponents differ.
 
-    The p-value is bootstrapped under the hypothesis: residuals of the shared law are drawn anew
+    The p-value is bootstrapped under the null hypothesis: residuals of the shared law are resampled
     around it, and both laws are fitted again (Davison & Hinkley 1997, section 4.4).
 
     Args:
-      law: of V variables.
+      law: a law of V variables.
       variables: V arrays [P].
       losses: [P].
       groups: [P], the name of each point's architecture.
-      resamples: how many data sets are drawn.
+      resamples: the number of data sets drawn.
       delta: where Huber's loss turns linear.
-      seed: of the draws.
+      seed: the seed of the draws.
 
     Raises:
-      UserError: there is one group only, or a group has too few points.
+      UserError: there is only one group, or a group has too few points.
     """
     names, numbers = np.unique(np.asarray(groups, str), return_inverse=True)
     if len(names) < 2:
-        raise UserError(f"one group, {names[0]!r}, has nothing to compare with; give at least two")
+        raise UserError(f"there is only one group, {names[0]!r}; give at least two to compare")
     own = len(law.parameters) - ("E" in law.parameters)
     for name, count in zip(names, np.bincount(numbers), strict=True):
         if count <= own:
             raise UserError(
-                f"group {name!r} has {count} points, too few for the {own} parameters of its own "
-                f"of {law.formula}"
+                f"group {name!r} has {count} points, too few for its {own} own parameters of "
+                f"{law.formula}; give at least {own + 1}"
             )
     common = tuple(n for n in law.parameters if n == "E")
     exponents = tuple(n for n, log in zip(law.parameters, law.is_log, strict=True) if not log)
@@ -73,14 +73,14 @@ def compare_exponents(
     widened = _widened(shared._replace(theta=small), larger)
     _, above = minimise(larger, widened, shared.x, drawn, **options)
     drop = 1 - separate.objective / shared.objective
-    # Data that the shared law fits without a rest show no drop.
+    # Data that the shared law fits exactly show no drop.
     drops = 1 - np.divide(above, under, out=np.ones(resamples), where=under > 0)
     p_value = (1 + np.sum(drops >= drop)) / (1 + resamples)
     return Comparison(shared, separate, float(drop), float(p_value))
 
 
 def _widened(shared: Fit, larger: Law) -> np.ndarray:
-    """Parameters of the law with more of them that say the same as those of the shared one."""
+    """Embeds the shared fit in the larger law's parameters."""
     names = list(shared.law.parameters)
     slots = [
         names.index(n) if n in names else names.index(n.split("[")[0]) for n in larger.parameters

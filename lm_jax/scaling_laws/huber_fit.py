@@ -1,11 +1,11 @@
-"""Fits of laws in float64: Huber's loss on log residuals, minimised for many starts at once.
+"""Fits laws in float64: minimises Huber's loss of log residuals from many starts at once.
 
-Hoffmann et al. 2022, section 3.3: `min sum_i Huber_delta(log L(x_i) - log L_i)`, delta 1e-3. Where
-noise is above delta this is nearly least absolute deviations, and its minimum is sharp:
-quasi-Newton methods at their usual tolerances stop short of it (Besiroglu et al. 2024). Here every
-start runs a damped Newton method whose damping is the curvature of the quadratic that touches
-Huber's loss from above: with full damping each step descends, as reweighted least squares do, and
-without damping the end is quadratic.
+Hoffmann et al. 2022, section 3.3: `min sum_i Huber_delta(log L(x_i) - log L_i)`, delta 1e-3. With
+noise above delta this is nearly least absolute deviations, whose minimum is sharp: quasi-Newton
+methods at their usual tolerances stop short of it (Besiroglu et al. 2024). Here every start runs a
+damped Newton method. Its damping is the curvature of the quadratic that touches Huber's loss from
+above: with full damping each step descends, as in iteratively reweighted least squares, and
+without damping convergence is quadratic.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from lm_jax.errors import UserError
 from lm_jax.scaling_laws.laws import Law
 
 DELTA = 1e-3
-_BATCH = 128  # fits at once: their arrays stay in the cache of a core
+_BATCH = 128  # fits at once, so that their arrays stay in the cache of a core
 _LONGEST_STEP = 2.0
-_TOLERANCE = 1e-13  # of the objective, that the next step promises to gain
+_TOLERANCE = 1e-13  # predicted gain of the next step, as a share of the objective
 
 
 class Fit(NamedTuple):
@@ -30,20 +30,20 @@ class Fit(NamedTuple):
 
     law: Law
     theta: np.ndarray  # [K]
-    centre: np.ndarray  # [V]: means of the logs of the variables
+    centre: np.ndarray  # [V]: means of the log variables
     x: np.ndarray  # [V, P]: centred logs
     log_losses: np.ndarray  # [P]
-    objective: float  # summed, not averaged
+    objective: float  # summed over points
     delta: float
 
     @property
     def residuals(self) -> np.ndarray:
-        """log L of the points above that of the law [P]."""
+        """Returns log L of the points minus log L of the law [P]."""
         return self.log_losses - log_loss(self.law, self.theta, self.x)
 
     @property
     def parameters(self) -> dict[str, float]:
-        """The published parameters by their names."""
+        """Returns the published parameters by name."""
         return {n: float(v) for n, v in named(self.law, self.theta, self.centre).items()}
 
 
@@ -54,19 +54,19 @@ def fit(
     delta: float = DELTA,
     starts: np.ndarray | None = None,
 ) -> Fit:
-    """The best fit over all starts.
+    """Returns the best fit over all starts.
 
     Args:
-      law: K parameters of V variables.
+      law: a law with K parameters and V variables.
       variables: V arrays [P], such as parameters and tokens, all positive. The last variable of a
-        law by group is the number of each point's group.
-      losses: [P], positive; nats or any other unit.
-      delta: where Huber's loss turns linear, in log L. The published fits have 1e-3; a value far
-        above the noise makes it least squares.
+        law by group is the index of each point's group.
+      losses: [P], positive, in nats or any other unit.
+      delta: where Huber's loss turns linear, in log L. The published fits use 1e-3; a value far
+        above the noise gives least squares.
       starts: [S, K] in the law's own coordinates; by default the law's grid.
 
     Raises:
-      UserError: there are not more points than parameters, or a value is not positive.
+      UserError: there are no more points than parameters, or a value is not positive.
     """
     if len(losses) <= len(law.parameters):
         raise UserError(
@@ -84,7 +84,7 @@ def fit(
 
 
 def centred(law: Law, variables: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Logs of the variables less their means [V, P], and the means [V]."""
+    """Returns the centred log variables [V, P], and the means of the logs [V]."""
     rows, centre = [], []
     for name, values in zip(law.variables, variables, strict=True):
         if name == "group":
@@ -109,7 +109,7 @@ def _positive(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def named(law: Law, theta: np.ndarray, centre: np.ndarray) -> dict[str, np.ndarray]:
-    """The published parameters [...] of theta [..., K]."""
+    """Returns the published parameters [...] of theta [..., K] by name."""
     values = law.natural(theta, centre)
     with np.errstate(over="ignore"):
         return {
@@ -119,7 +119,7 @@ def named(law: Law, theta: np.ndarray, centre: np.ndarray) -> dict[str, np.ndarr
 
 
 def log_loss(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """log L [..., P] of theta [..., K] at centred logs x [V, P], in float64."""
+    """Returns log L [..., P] of theta [..., K] at centred logs x [V, P], in float64."""
     with jax.enable_x64(True):
         flat = jnp.asarray(np.reshape(theta, (-1, theta.shape[-1])))
         logs = np.asarray(_log_losses(law, flat, jnp.asarray(x)))
@@ -142,17 +142,17 @@ def minimise(
     delta: float = DELTA,
     steps: int = 300,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where S descents end, thetas [S, K], and their summed objectives [S].
+    """Returns the thetas [S, K] at which S descents end, and their summed objectives [S].
 
     Args:
       law: the law.
       starts: [S, K].
-      x: [V, P].
-      log_losses: [P], or [S, P] for data of each descent.
+      x: [V, P], centred logs.
+      log_losses: [P], or [S, P] with other data for each descent.
       weights: [S, P], how often each point counts in each descent; ones by default.
-      basis: [K, M], the directions in which a descent may go; all by default.
+      basis: [K, M], the directions in which a descent may move; all by default.
       delta: where Huber's loss turns linear.
-      steps: the most that a descent may take.
+      steps: the maximum number of steps.
     """
     count, (size, points) = len(starts), (starts.shape[1], x.shape[1])
     weights = np.ones((count, points)) if weights is None else weights
@@ -161,7 +161,7 @@ def minimise(
     thetas, objectives = np.empty((count, size)), np.empty(count)
     with jax.enable_x64(True):
         for first in range(0, count, _BATCH):
-            # The last batch is filled up by repetition, so that all are one compiled program.
+            # Repeated rows fill the last batch, so that all batches share one compiled program.
             rows = np.arange(first, min(first + _BATCH, count))
             full = np.resize(rows, _BATCH)
             ends = _descents(
@@ -180,7 +180,7 @@ def _descents(law, starts, log_losses, weights, x, basis, delta, steps):
 
 
 def _descend(law, start, y, weights, x, basis, delta, steps):
-    """Levenberg's method on one data set: the optimum [K] and its objective."""
+    """Runs Levenberg's method on one data set; returns the optimum [K] and its objective."""
 
     def residual(u):
         return law.log_loss(start + basis @ u, x) - y

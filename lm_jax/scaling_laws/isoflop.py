@@ -1,4 +1,4 @@
-"""IsoFLOP profiles: which size is best at each budget (Hoffmann et al. 2022, approach 2)."""
+"""IsoFLOP profiles: the best size at each budget (Hoffmann et al. 2022, approach 2)."""
 
 from typing import Any, NamedTuple
 
@@ -7,23 +7,23 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.scaling_laws.log_log_regression import Line, fit_line
 
-_WINDOW = np.log(10)  # of a parabola: a factor in parameters, each way
+_WINDOW = np.log(10)  # half width of a parabola's window in log N
 _FEWEST_IN_WINDOW = 5
-_ROUNDS = 10
+_ROUNDS = 10  # of moving the window
 _FEWEST_SIZES = 3  # a minimum inside a profile has a neighbour on each side
 
 
 class IsoflopProfile(NamedTuple):
-    """One budget: its points by rising size, and the smallest loss on a curve through them."""
+    """The points of one budget by rising size, and the minimum of a curve through them."""
 
     budget: float  # training FLOPs
     sizes: np.ndarray  # [S] parameters
     losses: np.ndarray  # [S]
-    size: float  # where the minimum is
+    size: float  # at the minimum, as are tokens and loss
     tokens: float
     loss: float
-    at_edge: bool  # the minimum lies at the smallest or the largest size: it is no optimum
-    curve: tuple[np.ndarray, np.ndarray]  # sizes and losses of the curve, for pictures
+    at_edge: bool  # the minimum is at the smallest or the largest size, and so no optimum
+    curve: tuple[np.ndarray, np.ndarray]  # sizes and losses of the curve, for plots
 
 
 class IsoflopFit(NamedTuple):
@@ -36,7 +36,7 @@ class IsoflopFit(NamedTuple):
 
     @property
     def edges(self) -> list[float]:
-        """Budgets left out because their minimum lies at an edge."""
+        """Returns the budgets left out because their minimum lies at an edge."""
         return [profile.budget for profile in self.profiles if profile.at_edge]
 
 
@@ -47,20 +47,20 @@ def fit_isoflop(
     losses: np.ndarray,
     minimum: str = "akima",
 ) -> IsoflopFit:
-    """Minima of all profiles, then least squares of their logs on log C.
+    """Finds the minima of all profiles, and fits lines to their logs over log C.
 
-    Budgets whose minimum lies at an edge are left out of the lines and kept in `profiles`.
+    The lines leave out budgets whose minimum lies at an edge; `profiles` keeps them.
 
     Args:
-      sizes: [P], parameters.
+      sizes: [P] parameters.
       tokens: [P].
-      budgets: [P], training FLOPs; points of equal value are one profile.
+      budgets: [P] training FLOPs; points of equal value form one profile.
       losses: [P].
-      minimum: `akima`, of the Akima interpolant of log L over log N (Porian et al. 2024), or
-        `parabola`, of the parabola fitted to them (Hoffmann et al. 2022).
+      minimum: `akima` takes the minimum of the Akima interpolant of log L over log N (Porian et
+        al. 2024), `parabola` that of a fitted parabola (Hoffmann et al. 2022).
 
     Raises:
-      UserError: a budget has fewer than three sizes, or fewer than two minima are inside.
+      UserError: a budget has fewer than three sizes, or fewer than two minima lie inside.
     """
     if minimum not in ("akima", "parabola"):
         raise UserError(f"minimum {minimum!r}; expected akima or parabola")
@@ -94,7 +94,7 @@ def _profile(
 ) -> IsoflopProfile:
     distinct, where = np.unique(sizes, return_inverse=True)
     counts = np.bincount(where)
-    # Seeds of one size count as one point, their mean.
+    # Runs of one size count as one point, their mean.
     x, y = np.log(distinct), np.bincount(where, np.log(losses)) / counts
     log_tokens = np.bincount(where, np.log(tokens)) / counts
     dense = np.linspace(x[0], x[-1], 200)
@@ -115,7 +115,7 @@ def _profile(
 
 
 def _akima(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
-    """A curve through the points, and where it is smallest, exactly."""
+    """Returns a curve through the points, its exact minimum, and whether that is at an edge."""
     from scipy.interpolate import Akima1DInterpolator
 
     curve = Akima1DInterpolator(x, y)
@@ -126,10 +126,11 @@ def _akima(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
 
 
 def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[Any, float, bool]:
-    """Least squares in a window about the minimum, which reaches as far on both sides.
+    """Returns a parabola, its minimum, and whether that is at an edge.
 
-    Profiles are steeper on one side; far points of one side only would pull the minimum over.
-    A parabola that opens downward has its minimum at an edge.
+    It is fitted by least squares in a window symmetric about the minimum: profiles are steeper on
+    one side, and distant points on one side only would shift the minimum. A parabola that opens
+    downward has its minimum at an edge.
     """
     inside = np.ones(len(x), bool)
     for _ in range(_ROUNDS):

@@ -1,8 +1,8 @@
 """Scaling laws as formulas: log L from an array of parameters and the logs of N, D, C or steps.
 
-A law is fitted in coordinates in which its parameters hardly depend on each other: variables are
-centred on the mean of their logs, scales are logarithms. `natural` leads back to the published
-parameters, by an affine map, with the scales still as logarithms.
+A law is fitted in coordinates in which its parameters are nearly uncorrelated: variables are
+centred logs, and scales are logarithms. `natural` maps them to the published parameters, affinely
+and with the scales still as logarithms.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +16,18 @@ import numpy as np
 
 from lm_jax.errors import UserError
 
-_EXPONENTS = (0.1, 0.3, 0.9)  # where fits start
-_SHARES = (0.2, 0.5, 0.8)
+_EXPONENTS = (0.1, 0.3, 0.9)  # of the starts of fits
+_SHARES = (0.2, 0.5, 0.8)  # of the terms of a sum, at the starts of fits
 
 
 class Law(NamedTuple):
-    """A formula and its parameters: K of them, V variables, points p."""
+    """A formula with K parameters of V variables, at points p."""
 
     name: str
     formula: str
     variables: tuple[str, ...]
     parameters: tuple[str, ...]
-    is_log: tuple[bool, ...]  # which of `natural` are logarithms
+    is_log: tuple[bool, ...]  # which values of `natural` are logarithms
     log_loss: Callable[[jax.Array, jax.Array], jax.Array]  # theta [K] or [K, p], x [V, p] -> [p]
     natural: Callable[[np.ndarray, np.ndarray], np.ndarray]  # theta [..., K], centre [V]
     starts: Callable[[np.ndarray, np.ndarray], np.ndarray]  # x [V, p], log losses [p] -> [S, K]
@@ -42,7 +42,7 @@ class _Term(NamedTuple):
 def _sum_of_powers(
     name: str, formula: str, variables: tuple[str, ...], terms: Sequence[_Term]
 ) -> Law:
-    """The law whose loss is a sum of terms `scale / variable^exponent`."""
+    """Returns the law whose loss is a sum of terms `scale / variable^exponent`."""
     powers = [(k, term) for k, term in enumerate(terms) if term.exponent]
     slot = {k: len(terms) + j for j, (k, _) in enumerate(powers)}
     names = [term.scale for term in terms] + [str(term.exponent) for _, term in powers]
@@ -91,16 +91,16 @@ def _grid(count: int) -> list[tuple[float, ...]]:
 
 @lru_cache
 def power(variable: str) -> Law:
-    """`L(X) = A / X^alpha` of X = n, d or c: Kaplan et al. 2020, equations 1.1 to 1.3.
+    """Returns `L(X) = A / X^alpha` for X = n, d or c (Kaplan et al. 2020, equations 1.1 to 1.3).
 
-    They write it `(X_c / X)^alpha`: `X_c = A^(1 / alpha)`.
+    The paper writes `(X_c / X)^alpha`, with `X_c = A^(1 / alpha)`.
     """
     return _sum_of_powers("power", f"L = A/{variable.upper()}^alpha", (variable,), [_A])
 
 
 @lru_cache
 def power_offset(variable: str) -> Law:
-    """`L(X) = E + A / X^alpha` of X = n, d or c: a power law above what no model can know."""
+    """Returns `L(X) = E + A / X^alpha` for X = n, d or c: a power law above the entropy E."""
     formula = f"L = E + A/{variable.upper()}^alpha"
     return _sum_of_powers("power_offset", formula, (variable,), [_Term("E"), _A])
 
@@ -113,7 +113,7 @@ PARAMETRIC = _sum_of_powers(
     ("n", "d"),
     [_Term("E"), _A, _Term("B", "beta", 1)],
 )
-"""Hoffmann et al. 2022, equation 2: of parameters and tokens."""
+"""The law of parameters and tokens of Hoffmann et al. 2022, equation 2."""
 
 
 def _kaplan_log_loss(theta: jax.Array, x: jax.Array) -> jax.Array:
@@ -135,7 +135,7 @@ def _shifted(theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def _kaplan_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Shares of the two terms in L^(1 / alpha_d) at the centre, and both exponents."""
+    """Varies the shares of the two terms of L^(1 / alpha_d) at the centre, and both exponents."""
     found = []
     for share, (alpha_n, alpha_d) in product(_SHARES, _grid(2)):
         inner = np.mean(y) / alpha_d
@@ -168,7 +168,7 @@ KAPLAN = Law(
     _shifted,
     _kaplan_starts,
 )
-"""Kaplan et al. 2020, equation 1.5: of parameters and tokens."""
+"""The law of parameters and tokens of Kaplan et al. 2020, equation 1.5."""
 
 LEARNING_CURVE = Law(
     "learning_curve",
@@ -180,18 +180,18 @@ LEARNING_CURVE = Law(
     _shifted,
     _learning_curve_starts,
 )
-"""Kaplan et al. 2020, equation 1.6: of parameters and optimizer steps (their S_min)."""
+"""The law of parameters and optimizer steps (S_min) of Kaplan et al. 2020, equation 1.6."""
 
 
 @lru_cache
 def by_group(law: Law, groups: tuple[str, ...], shared: tuple[str, ...]) -> Law:
-    """One law for several architectures: `shared` parameters are common, the others a group's own.
+    """Returns one law for several groups, with its own parameters for each but the `shared` ones.
 
-    A parameter `A` of group `lstm` is called `A[lstm]`. The last row of `x` is the number of each
+    A parameter `A` of group `lstm` is called `A[lstm]`. The last row of `x` is the index of each
     point's group.
 
     Raises:
-      UserError: a shared parameter is none of the law's.
+      UserError: the law has no parameter of a shared name.
     """
     unknown = set(shared) - set(law.parameters)
     if unknown:

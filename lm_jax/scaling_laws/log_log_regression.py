@@ -1,4 +1,4 @@
-"""Power laws of optima, `y = coefficient * x^exponent`, as straight lines in logarithms."""
+"""Power laws `y = coefficient * x^exponent`, fitted as straight lines in logarithms."""
 
 from typing import NamedTuple
 
@@ -10,34 +10,34 @@ from lm_jax.scaling_laws.uncertainty import LEVEL
 
 
 class Line(NamedTuple):
-    """Least squares of log y on log x, with Student's intervals of B - 2 degrees of freedom.
+    """The least-squares line of log y over log x, with Student's intervals (B - 2 degrees).
 
-    With two points there is a line and no interval: the bounds are infinite.
+    With two points the bounds of the intervals are infinite.
     """
 
     exponent: float
     height: float  # log y at the centre
     centre: float  # mean log x
-    spread: float  # sum of squares of log x about it
+    spread: float  # sum of squares of log x about the centre
     deviation: float  # residual standard deviation of log y
     points: int
 
     @property
     def coefficient(self) -> float:
-        """y at x = 1."""
+        """Returns y at x = 1."""
         return float(np.exp(self.height - self.exponent * self.centre))
 
     def exponent_interval(self) -> list[float]:
-        """The 95% bounds of the exponent."""
+        """Returns the 95% bounds of the exponent."""
         half = self._quantile() * self.deviation / np.sqrt(self.spread)
         return [self.exponent - half, self.exponent + half]
 
     def coefficient_interval(self) -> list[float]:
-        """The 95% bounds of the coefficient."""
+        """Returns the 95% bounds of the coefficient."""
         return np.exp(self._bounds(0.0, new=False)).tolist()
 
     def predict(self, x: float, new: bool = False) -> tuple[float, list[float]]:
-        """y at x and its 95% bounds: of the line, or of one more measurement where `new`."""
+        """Returns y at x and its 95% bounds, for the line or (`new`) for one more measurement."""
         middle = self.height + self.exponent * (np.log(x) - self.centre)
         return float(np.exp(middle)), np.exp(self._bounds(np.log(x), new)).tolist()
 
@@ -52,19 +52,21 @@ class Line(NamedTuple):
 
 
 def fit_line(x: np.ndarray, y: np.ndarray) -> Line:
-    """The line through at least two points, of positive x and y [B].
+    """Returns the line through positive x and y [B].
 
     Raises:
       UserError: there are fewer than two distinct x.
     """
     if len(np.unique(x)) < 2:
-        raise UserError(f"{len(np.unique(x))} usable budgets make no power law; give at least 2")
+        raise UserError(
+            f"{len(np.unique(x))} usable budgets do not determine a power law; give at least 2"
+        )
     log_x, log_y = np.log(x), np.log(y)
     centre, height = log_x.mean(), log_y.mean()
     spread = float(np.sum((log_x - centre) ** 2))
     exponent = float(np.sum((log_x - centre) * (log_y - height)) / spread)
     residuals = log_y - height - exponent * (log_x - centre)
     freedom = len(x) - 2
-    # Without a degree of freedom the deviation is unknown; 1 keeps the infinite bounds infinite.
+    # Two points leave no degree of freedom; a deviation of 1 keeps the infinite bounds infinite.
     deviation = float(np.sqrt(np.sum(residuals**2) / freedom)) if freedom else 1.0
     return Line(exponent, float(height), float(centre), spread, deviation, len(x))

@@ -1,4 +1,4 @@
-"""The points that a law is fitted to, from anybody's CSV."""
+"""Reads the points that a law is fitted to from a CSV file."""
 
 import csv
 import math
@@ -13,8 +13,8 @@ from lm_jax.errors import UserError
 from lm_jax.scaling_laws.compute_optimal import FLOPS_PER_PARAMETER_AND_TOKEN
 
 _LISTED = 5  # bad rows that a message names
-_OF_ANYBODY = {"n": "n", "s": "steps", "loss": "loss"}
-_OF_A_SWEEP = {  # in `results.csv`
+_PLAIN_COLUMNS = {"n": "n", "s": "steps", "loss": "loss"}
+_SWEEP_COLUMNS = {  # of `results.csv`
     "n": "non_embedding_parameters",
     "d": "training_tokens",
     "c": "training_flops",
@@ -29,9 +29,9 @@ CsvRow = Mapping[str, str | None]
 
 @dataclass(frozen=True)
 class Points:
-    """P runs, or points along runs; what a law does not need may be absent."""
+    """P runs, or points along runs; columns that a law does not need may be absent."""
 
-    columns: dict[str, np.ndarray]  # of n, d, c, s and loss: float64 [P], all positive
+    columns: dict[str, np.ndarray]  # by n, d, c, s and loss: float64 [P], all positive
     groups: np.ndarray | None  # [P] names
     lines: np.ndarray  # [P] line numbers in the file
 
@@ -49,18 +49,18 @@ def read_points(
     group_column: str | None = None,
     best_per: Sequence[str] = (),
 ) -> Points:
-    """The rows of a CSV with a header that pass all filters.
+    """Returns the rows of a CSV with a header that pass all filters.
 
-    Of parameters `n`, tokens `d` and training FLOPs `c`, a third that has no column follows from
-    C = 6 N D.
+    Where two of parameters `n`, tokens `d` and training FLOPs `c` are given, the third follows
+    from C = 6 N D.
 
     Args:
       path: the file.
-      columns: the file's column for each of n, d, c, s (optimizer steps) and loss that it has.
+      columns: the file's columns by n, d, c, s (optimizer steps) and loss.
       where: filters `column=value`; numbers are compared as numbers.
-      group_column: the architecture of each row.
-      best_per: columns; of rows that are alike in all of them, and of one group, the one of lowest
-        loss stays. A loss that is no positive number loses to one that is.
+      group_column: the column with the architecture of each row.
+      best_per: columns; among rows of one group with equal values in all of them, the one with
+        the lowest loss is kept. A loss that is no positive number loses to one that is.
 
     Raises:
       UserError: a column is missing, a filter is malformed or leaves no row, or a value is no
@@ -95,27 +95,27 @@ def read_points(
 
 
 def known_columns(path: Path) -> dict[str, str]:
-    """The columns that need not be named: more of them where a sweep has written the file.
+    """Returns the default columns by variable; a sweep's `results.csv` has more of them.
 
     Raises:
-      UserError: it is no CSV file.
+      UserError: the file is no CSV file.
       OSError: it cannot be read.
     """
     header = set(_read(path)[0])
-    if not header >= set(_OF_A_SWEEP.values()):
-        return _OF_ANYBODY
-    return _OF_A_SWEEP | ({"budget": "budget"} if "budget" in header else {})
+    if not header >= set(_SWEEP_COLUMNS.values()):
+        return _PLAIN_COLUMNS
+    return _SWEEP_COLUMNS | ({"budget": "budget"} if "budget" in header else {})
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, CsvRow]]]:
-    """The header, and the rows with their line numbers."""
+    """Returns the header, and the rows with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             header = list(reader.fieldnames or [])
             return header, [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no UTF-8 text; expected a CSV file") from None
+        raise UserError(f"{path} is not UTF-8 text; expected a CSV file") from None
     except csv.Error as error:
         raise UserError(f"{path} is no CSV file: {error}") from None
 
@@ -139,7 +139,7 @@ def _numbers(path: Path, column: str, lines: np.ndarray, cells: Sequence[str | N
         more = ", ..." if len(bad) > _LISTED else ""
         raise UserError(
             f"{path}, column {column}: {len(bad)} of {len(cells)} values are no positive numbers "
-            f"({listed}{more}); mend these rows or leave them out"
+            f"({listed}{more}); correct these rows or leave them out (--where)"
         )
     return values
 
@@ -154,7 +154,7 @@ def _number(cell: str | None) -> float:
 def _best(
     rows: Sequence[tuple[int, CsvRow]], columns: Sequence[str], loss_column: str
 ) -> list[tuple[int, CsvRow]]:
-    """The row of lowest loss of those that are alike, in the order of the file."""
+    """Returns the row of lowest loss for each key, in the order of the file."""
     best: dict[Any, tuple[float, int, CsvRow]] = {}
     for line, row in rows:
         loss = _number(row[loss_column])
@@ -166,7 +166,7 @@ def _best(
 
 
 def _as_number(cell: str | None) -> float | str | None:
-    """1e3 is 1000, in whatever way it is written."""
+    """Returns a number where the cell holds one, so that 1e3 equals 1000."""
     return cell if math.isnan(found := _number(cell)) else found
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a fitted law as SVG and PNG, and one page of them; needs the `plots` extra."""
+"""Plots of a fitted law, and the page that shows them; needs the `plots` extra."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,14 +31,16 @@ from lm_jax.scaling_laws.study import Study
 from lm_jax.scaling_laws.uncertainty import Resamples
 
 _TAKEN = 200  # resamples that a band is drawn from
-_MARKERS = "o^sDvP"  # of groups
+_MARKERS = "o^sDvP"  # one a group
 
 
 def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
-    """The path of scaling_law.html; each of its pictures stands beside it as SVG and PNG.
+    """Writes scaling_law.html, and each plot beside it as SVG and PNG; returns the page's path.
 
     Args:
-      provenance: what the points are; it stands on the page and in the metadata of the pictures.
+      study: the study.
+      directory: where the files go.
+      provenance: where the points come from; the page and the metadata of the plots repeat it.
 
     Raises:
       UserError: matplotlib is not installed.
@@ -62,24 +64,24 @@ def _plots(study: Study) -> dict[str, Plot]:
         isoflop = Plot(caption, lambda axes: profiles(axes, fitted.profiles))
         return {"isoflop": isoflop} | _optima(study)
     if isinstance(fitted, EnvelopeFit):
-        caption = "Training curves, smoothed, and where one size overtakes the next"
+        caption = "Smoothed training curves, and the crossovers between sizes"
         envelope = Plot(caption, lambda axes: _envelope(axes, fitted))
         return {"envelope": envelope} | _optima(study)
     found: dict[str, Plot] = {}
     if study.results["law"] in ("parametric", "kaplan"):
-        caption = "Loss by compute, and the frontier"
+        caption = "Loss by compute, and the frontier of the law"
         found["frontier"] = Plot(caption, lambda axes: _frontier(axes, study))
         found["contours"] = Plot("Contours of the law's loss", lambda a: _contours(a, study))
     elif study.by_group is not None and len(fitted.law.variables) == 1:
-        own, caption = study.by_group, "The points, and the law with exponents of each group's own"
+        own, caption = study.by_group, "The points, and the law with exponents for each group"
         found["groups"] = Plot(caption, lambda axes: _groups(axes, study))
-        caption = "Residuals by what the law with exponents of each group's own predicts"
+        caption = "Residuals by predicted loss, with exponents for each group"
         return found | {"residuals": Plot(caption, lambda axes: _residuals(axes, own.fit))}
     else:
         found["law"] = Plot("The points and the law", lambda axes: _curve(axes, study))
-    caption = "Residuals by what the law predicts"
+    caption = "Residuals by predicted loss"
     found["residuals"] = Plot(caption, lambda axes: _residuals(axes, study.fit))
-    caption = "Profiles: 95% bounds where a curve crosses the dotted line"
+    caption = "Profiles of the parameters; curves cross the dotted line at their 95% bounds"
     found["profiles"] = Plot(caption, lambda axes: _profiles(axes, study))
     return found
 
@@ -93,13 +95,13 @@ def _optima(study: Study) -> dict[str, Plot]:
     else:
         c, n = fitted.budgets, fitted.sizes
     asked = [row["budget"] for row in study.results.get("predictions", [])]
-    caption = "The optimal size by budget, and 95% bounds of the line"
+    caption = "The optimal size by budget, and the 95% bounds of the line"
     drawn = Plot(caption, lambda axes: _line(axes, fitted.size, c, n, asked))
     return {"optimal_size": drawn}
 
 
 def profiles(axes: Any, fitted: Sequence[IsoflopProfile]) -> None:
-    """IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge."""
+    """Draws IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge."""
     for profile, colour in zip(fitted, colours(len(fitted)), strict=True):
         axes.plot(*profile.curve, color=colour, linewidth=1.2)
         axes.plot(profile.sizes, profile.losses, ".", color=colour, markersize=5)
@@ -108,7 +110,7 @@ def profiles(axes: Any, fitted: Sequence[IsoflopProfile]) -> None:
     losses = np.concatenate([profile.losses for profile in fitted])
     best = np.array([profile.loss for profile in fitted])
     axes.set(xscale="log", xlabel=LABELS["n"], ylabel=LOSS)
-    # Sizes far from any optimum would press the minima together.
+    # Sizes far from any optimum would squeeze the minima together.
     top = min(losses.max() * 1.02, best.max() * 1.25)
     axes.set_ylim(best.min() * 0.98, top)
     ends = zip(fitted, colours(len(fitted)), strict=True)
@@ -180,7 +182,7 @@ def _contours(axes: Any, study: Study) -> None:
 
 
 def _curve(axes: Any, study: Study) -> None:
-    """The law along its first variable, at the middle of the second."""
+    """Draws the law along its first variable, at the mean log of the second."""
     fitted, refits = study.fit, study.resamples
     assert isinstance(fitted, Fit) and refits is not None
     values = np.exp(fitted.x + fitted.centre[:, None])
@@ -191,18 +193,18 @@ def _curve(axes: Any, study: Study) -> None:
 
 
 def _groups(axes: Any, study: Study) -> None:
-    """The points of each group of a law of one variable, and the law between them."""
+    """Draws the points of each group, and the law with its own exponent."""
     refits, names = study.by_group, np.unique(np.asarray(study.points.groups, str))
     assert refits is not None
     fitted = refits.fit
     values = np.exp(fitted.x[0] + fitted.centre[0])
     for number, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True)):
-        of = fitted.x[-1] == number
+        own = fitted.x[-1] == number
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(values[of], np.exp(fitted.log_losses[of]), marker, color=colour, markersize=5)
+        axes.plot(values[own], np.exp(fitted.log_losses[own]), marker, color=colour, markersize=5)
         slope = fitted.parameters[f"alpha[{name}]"]
         label = f"{plain(name)}, exponent {slope:.3f}"
-        _along_first(axes, refits, values[of], np.array([number]), label, colour, marker)
+        _along_first(axes, refits, values[own], np.array([number]), label, colour, marker)
     _loss_axes(axes, fitted)
     axes.legend()
 
@@ -216,10 +218,16 @@ def _along_first(
     colour: Any,
     marker: str = "",
 ) -> None:
-    """A fitted law and its 95% band over the values of its first variable.
+    """Draws a fitted law and its 95% band over the range of its first variable.
 
     Args:
-      others: centred logs of its other variables, which stay as they are.
+      axes: where to draw.
+      refits: the law with its resamples.
+      values: values of the first variable.
+      others: centred logs of the other variables, which are constant.
+      label: the name in the legend.
+      colour: the colour of line and band.
+      marker: the marker in the legend.
     """
     fitted = refits.fit
     grid = np.geomspace(values.min(), values.max(), 80)

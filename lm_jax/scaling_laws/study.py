@@ -1,4 +1,4 @@
-"""A law fitted, judged and extrapolated: all that a page or a line of JSON says of it."""
+"""Studies of scaling laws: the fit with its intervals, quality and predictions, as JSON."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,19 +16,19 @@ from lm_jax.scaling_laws.log_log_regression import Line
 from lm_jax.scaling_laws.observations import Points
 from lm_jax.scaling_laws.uncertainty import ParameterProfile, Resamples, bootstrap, profile, quality
 
-_OF_N_AND_D = ("parametric", "kaplan")
+_LAWS_OF_N_AND_D = ("parametric", "kaplan")
 _PROFILE_SPAN = 4.0  # standard errors
 
 
 class Study(NamedTuple):
-    """What was found, and what pictures need of it."""
+    """The results of a study, and what its plots need."""
 
     results: dict[str, Any]
     points: Points
     fit: Fit | IsoflopFit | EnvelopeFit
     resamples: Resamples | None = None
     profiles: dict[str, ParameterProfile] | None = None
-    by_group: Resamples | None = None  # of the law with exponents of each group's own
+    by_group: Resamples | None = None  # the law with exponents for each group
 
 
 def study_law(
@@ -40,10 +40,18 @@ def study_law(
     delta: float = DELTA,
     seed: int = 0,
 ) -> Study:
-    """A law of single points: its fit, intervals, profiles, quality and predictions.
+    """Fits a law to single points; returns its fit, intervals, profiles, quality and predictions.
+
+    Args:
+      points: the points.
+      law: the law.
+      budgets: training FLOPs to predict for.
+      resamples: the number of bootstrap resamples.
+      delta: where Huber's loss on log L turns linear.
+      seed: the seed of the bootstrap.
 
     Raises:
-      UserError: as `fit` does, or predictions are asked of a law that has no budgets.
+      UserError: as `fit` does, or budgets are given for a law without training FLOPs.
     """
     fitted = fit(law, [points[name] for name in law.variables], points["loss"], delta)
     refits = bootstrap(fitted, resamples, seed)
@@ -51,7 +59,7 @@ def study_law(
     results |= fitted.parameters
     results |= {"objective": fitted.objective, "num_points": len(points)}
     intervals = refits.intervals()
-    if law.name in _OF_N_AND_D:
+    if law.name in _LAWS_OF_N_AND_D:
         names = ("exponent_n", "exponent_d")
         values = compute_optimal.exponents(law.name, fitted.parameters)
         several = compute_optimal.exponents(law.name, refits.parameters)
@@ -62,11 +70,7 @@ def study_law(
         results["scale"] = float(scale)
         intervals["scale"] = refits.interval(_scale(refits.parameters))
     results["intervals"] = intervals
-    profiles = {}
-    for k, name in enumerate(law.parameters):
-        natural = law.natural(refits.thetas, fitted.centre)[:, k]
-        span = _PROFILE_SPAN / 2 * np.subtract(*np.percentile(natural, [84.1, 15.9]))
-        profiles[name] = profile(fitted, name, max(float(span), 1e-9))
+    profiles = _profiles(refits)
     results["profile_intervals"] = {name: found.interval for name, found in profiles.items()}
     order = points.columns.get("c", points[law.variables[-1]])
     found = quality(fitted, order)
@@ -77,15 +81,26 @@ def study_law(
     return Study(results, points, fitted, refits, profiles)
 
 
+def _profiles(refits: Resamples) -> dict[str, ParameterProfile]:
+    """Returns the profile of each parameter, 4 standard errors to both sides."""
+    law, fitted = refits.fit.law, refits.fit
+    profiles = {}
+    for k, name in enumerate(law.parameters):
+        natural = law.natural(refits.thetas, fitted.centre)[:, k]
+        span = _PROFILE_SPAN / 2 * np.subtract(*np.percentile(natural, [84.1, 15.9]))
+        profiles[name] = profile(fitted, name, max(float(span), 1e-9))
+    return profiles
+
+
 def _scale(parameters: dict[str, Any]) -> Any:
-    """X_c of `(X_c / X)^alpha`."""
+    """Returns X_c of `(X_c / X)^alpha`."""
     with np.errstate(over="ignore"):
         return np.exp(np.log(parameters["A"]) / parameters["alpha"])
 
 
 def _prediction(refits: Resamples, budget: float) -> dict[str, Any]:
     law, fitted = refits.fit.law, refits.fit
-    if law.name in _OF_N_AND_D:
+    if law.name in _LAWS_OF_N_AND_D:
         best = compute_optimal.optimum(law.name, fitted.parameters, budget)
         several = compute_optimal.optimum(law.name, refits.parameters, budget)
         outcome: dict[str, Any] = {
@@ -101,11 +116,11 @@ def _prediction(refits: Resamples, budget: float) -> dict[str, Any]:
         loss, losses = (_at(p, budget) for p in (fitted.parameters, refits.parameters))
     else:
         raise UserError(
-            f"--budget asks for a loss by training FLOPs, which {law.formula} does not know; "
+            f"--budget asks for a loss by training FLOPs, but {law.formula} has no FLOPs; "
             "take --law=parametric, kaplan, isoflop or envelope, or --variable=c"
         )
     outcome |= {"loss": float(loss), "loss_interval": refits.interval(losses)}
-    # One more run scatters about the law as the points did.
+    # One more run scatters about the law as the points do.
     drawn = np.random.default_rng(0).choice(fitted.residuals, len(losses))
     outcome["run_interval"] = refits.interval(losses * np.exp(drawn))
     return outcome
@@ -118,9 +133,9 @@ def _at(parameters: dict[str, Any], x: float) -> Any:
 def with_groups(
     study: Study, law: Law, *, resamples: int = 1_000, delta: float = DELTA, seed: int = 0
 ) -> Study:
-    """The same study, that also says whether the groups of its points share exponents.
+    """Returns the study with a test of whether the groups of its points share exponents.
 
-    `results["groups"]` holds both fits with intervals, a test, and the exponents' differences.
+    `results["groups"]` has both fits with intervals, the test, and the differences of exponents.
 
     Raises:
       UserError: as `compare_exponents` does.
@@ -134,8 +149,8 @@ def with_groups(
         for fitted in (found.shared, found.separate)
     )
     groups = {
-        "shared_exponents": _parameters_of(shared),
-        "own_exponents": _parameters_of(separate),
+        "shared_exponents": _parameters_with_intervals(shared),
+        "own_exponents": _parameters_with_intervals(separate),
         "drop": found.drop,
         "p_value": found.p_value,
         "differences": _differences(separate),
@@ -143,13 +158,13 @@ def with_groups(
     return study._replace(results=study.results | {"groups": groups}, by_group=separate)
 
 
-def _parameters_of(refits: Resamples) -> dict[str, Any]:
+def _parameters_with_intervals(refits: Resamples) -> dict[str, Any]:
     fitted = refits.fit
     return fitted.parameters | {"objective": fitted.objective, "intervals": refits.intervals()}
 
 
 def _differences(refits: Resamples) -> dict[str, list[float]]:
-    """95% bounds of the differences between exponents of two groups."""
+    """Returns the 95% bounds of the differences between exponents of two groups."""
     law, several = refits.fit.law, refits.parameters
     names = [n for n, log in zip(law.parameters, law.is_log, strict=True) if not log]
     return {
@@ -163,7 +178,18 @@ def _differences(refits: Resamples) -> dict[str, list[float]]:
 def study_isoflop(
     points: Points, *, minimum: str = "akima", budgets: Sequence[float] = ()
 ) -> Study:
-    """Minima of profiles and their power laws; the other kind of minimum stands beside them."""
+    """Fits IsoFLOP profiles and the power laws of their minima.
+
+    The results also have the exponent by the other kind of minimum.
+
+    Args:
+      points: the points.
+      minimum: the kind of minimum, as in `fit_isoflop`.
+      budgets: training FLOPs to predict for.
+
+    Raises:
+      UserError: as `fit_isoflop` does.
+    """
     n, d, c, losses = (points[name] for name in ("n", "d", "c", "loss"))
     fitted = fit_isoflop(n, d, c, losses, minimum)
     results: dict[str, Any] = {
@@ -181,15 +207,22 @@ def study_isoflop(
     results["edges"] = fitted.edges
     other = "parabola" if minimum == "akima" else "akima"
     try:
-        beside = fit_isoflop(n, d, c, losses, other).size
-        results[f"exponent_n_by_{other}"] = beside.exponent
-    except ValueError:  # its minima lie at edges: nothing to stand beside
+        results[f"exponent_n_by_{other}"] = fit_isoflop(n, d, c, losses, other).size.exponent
+    except ValueError:  # its minima lie at edges
         results[f"exponent_n_by_{other}"] = None
     return Study(results, points, fitted, loss)
 
 
 def study_envelope(points: Points, *, budgets: Sequence[float] = ()) -> Study:
-    """Where sizes overtake each other along training, and the power laws of that."""
+    """Fits the crossovers of training curves and their power laws.
+
+    Args:
+      points: the points along training.
+      budgets: training FLOPs to predict for.
+
+    Raises:
+      UserError: as `fit_envelope` does.
+    """
     fitted = fit_envelope(points["n"], points["c"], points["loss"])
     results: dict[str, Any] = {"law": "envelope", "formula": "N* = coefficient_n C^exponent_n"}
     loss = _loss_law(fitted.budgets, fitted.losses)
@@ -201,7 +234,7 @@ def study_envelope(points: Points, *, budgets: Sequence[float] = ()) -> Study:
 
 
 def _loss_law(budgets: np.ndarray, losses: np.ndarray) -> Resamples | None:
-    """The loss at the optima as a power law of C, above an offset where there are enough."""
+    """Returns the loss at the optima as a power law of C, with an offset from 5 optima on."""
     if len(losses) < 3:
         return None
     law = power_offset("c") if len(losses) > 4 else power("c")

@@ -1,4 +1,4 @@
-"""How far a fitted law can be trusted: bootstrap, profiles, and what they say of other budgets."""
+"""The uncertainty of fitted laws: bootstrap, profiles, goodness of fit."""
 
 from typing import NamedTuple
 
@@ -9,29 +9,29 @@ from lm_jax.errors import UserError
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss, minimise, named
 
 LEVEL = 0.95
-_CHECKED = 100  # resamples that are fitted from other starts as well
+_CHECKED = 100  # resamples that are fitted from other starts too
 
 
 class Resamples(NamedTuple):
-    """Refits of a law on data as they might have been."""
+    """Refits of a law on resampled data."""
 
     fit: Fit
     thetas: np.ndarray  # [R, K]
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
-        """The published parameters [R] of every refit."""
+        """Returns the published parameters [R] of every refit."""
         return named(self.fit.law, self.thetas, self.fit.centre)
 
     def intervals(self) -> dict[str, list[float]]:
-        """The 95% bounds of each parameter."""
+        """Returns the 95% bounds of each parameter."""
         return {name: self.interval(values) for name, values in self.parameters.items()}
 
     def interval(self, values: np.ndarray) -> list[float]:
-        """The 95% bounds of a function [R] of the parameters.
+        """Returns the 95% bounds of a function [R] of the parameters.
 
-        Percentiles, moved outward for few points (Hesterberg 2015, "expanded percentile"): a
-        resample has the variance of P and not of P - K points, and no Student's tail.
+        These are percentiles, moved outward for few points (Hesterberg 2015, "expanded
+        percentile"): a resample has the variance of P instead of P - K points, and no Student tail.
         """
         points, freedom = len(self.fit.log_losses), len(self.fit.log_losses) - len(self.fit.theta)
         tail = ndtr(stdtrit(freedom, (1 - LEVEL) / 2) * np.sqrt(points / freedom))
@@ -44,15 +44,15 @@ def bootstrap(
 ) -> Resamples:
     """Refits on points drawn with replacement (Efron 1979), within each stratum where given.
 
-    A draw is a weight for each point, so that all refits are one program. They start from the
-    optimum; some are tried from other starts too, and if these end lower, all are. A draw of fewer
-    points than the law has parameters would say nothing of these, and is drawn anew.
+    A draw is a weight for each point, so that all refits share one compiled program. Refits start
+    from the optimum; some are also tried from other starts, and if these end lower, all are. A
+    draw with fewer distinct points than the law has parameters is repeated.
 
     Args:
       fit: a law at its optimum on P points.
-      resamples: how many.
-      seed: of the draws.
-      strata: [P], numbers of groups whose sizes stay as they are.
+      resamples: the number of draws.
+      seed: the seed of the draws.
+      strata: [P], indices of groups whose sizes the draws keep.
     """
     rng = np.random.default_rng(seed)
     points = len(fit.log_losses)
@@ -62,17 +62,17 @@ def bootstrap(
     for stratum in names:
         members = np.flatnonzero(strata == stratum)
         shares = np.full(len(members), 1 / len(members))
-        least = min(-(-len(fit.theta) // len(names)), len(members))  # different points
+        fewest = min(-(-len(fit.theta) // len(names)), len(members))  # distinct points
         rows = np.arange(resamples)
         while len(rows):
             drawn = rng.multinomial(len(members), shares, size=len(rows))
             weights[np.ix_(rows, members)] = drawn
-            rows = rows[np.count_nonzero(drawn, axis=1) < least]
+            rows = rows[np.count_nonzero(drawn, axis=1) < fewest]
     return Resamples(fit, _refits(fit, fit.log_losses, weights))
 
 
 def residual_bootstrap(fit: Fit, resamples: int = 1_000, seed: int = 0) -> np.ndarray:
-    """Log losses [R, P] as the law would have them: its own, with residuals drawn anew."""
+    """Returns log losses [R, P]: those of the law plus resampled residuals."""
     rng = np.random.default_rng(seed)
     residuals = fit.residuals
     drawn = rng.choice(residuals, (resamples, len(residuals)))
@@ -97,15 +97,15 @@ def _refits(fit: Fit, log_losses: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 class ParameterProfile(NamedTuple):
-    """The best objective for each value of one parameter, all others free."""
+    """The best objective for each value of one parameter, with all others free."""
 
     values: np.ndarray  # [G]
-    deviances: np.ndarray  # [G]: about chi-squared of one degree of freedom at the truth
+    deviances: np.ndarray  # [G]: about chi-squared with one degree of freedom at the truth
     interval: list[float]  # where the deviance stays below 3.84
 
 
 def profile(fit: Fit, name: str, span: float, count: int = 33) -> ParameterProfile:
-    """A profile "likelihood" of one parameter, from `span` below to `span` above the optimum.
+    """Returns the profile of one parameter, from `span` below to `span` above the optimum.
 
     The objective is no likelihood, so its rise is scaled: twice the rise, times
     `mean(psi') / mean(psi^2)` of Huber's psi, is about chi-squared (Heritier & Ronchetti 1994).
@@ -113,8 +113,8 @@ def profile(fit: Fit, name: str, span: float, count: int = 33) -> ParameterProfi
     Args:
       fit: a law at its optimum.
       name: one of its parameters.
-      span: half the width, in the parameter itself, or in its logarithm if it is a scale.
-      count: how many values.
+      span: half the width, in the parameter, or in its logarithm for a scale.
+      count: the number of values.
 
     Raises:
       UserError: the law has no such parameter.
@@ -125,7 +125,7 @@ def profile(fit: Fit, name: str, span: float, count: int = 33) -> ParameterProfi
     k = law.parameters.index(name)
     origin = law.natural(np.zeros_like(theta), fit.centre)[k]
     direction = law.natural(np.eye(len(theta)), fit.centre)[:, k] - origin
-    # Every move that leaves the parameter as it is: the null space of its direction.
+    # All moves that keep the parameter: the null space of its direction.
     basis = np.linalg.svd(direction[None])[2][1:].T
     offsets = np.linspace(-span, span, count)
     starts = theta + offsets[:, None] * direction / (direction @ direction)
@@ -138,14 +138,14 @@ def profile(fit: Fit, name: str, span: float, count: int = 33) -> ParameterProfi
     return ParameterProfile(values, deviances, inside.tolist())
 
 
-_CHI_SQUARED = 3.841458820694124  # of one degree of freedom, 95%
+_CHI_SQUARED = 3.841458820694124  # 95% quantile, one degree of freedom
 
 
 def _crossings(values: np.ndarray, deviances: np.ndarray) -> np.ndarray:
-    """Where the deviance passes the limit on both sides; infinite where it does not."""
+    """Returns where the deviance passes the limit on both sides; infinite where it does not."""
     low, high = -np.inf, np.inf
     middle = int(np.argmin(deviances))
-    roots = np.sqrt(np.maximum(deviances, 0))  # nearly straight lines
+    roots = np.sqrt(np.maximum(deviances, 0))  # roots are nearly straight lines
     for i in range(middle, 0, -1):
         if deviances[i - 1] > _CHI_SQUARED:
             low = np.interp(_CHI_SQUARED**0.5, roots[[i, i - 1]], values[[i, i - 1]])
@@ -158,10 +158,10 @@ def _crossings(values: np.ndarray, deviances: np.ndarray) -> np.ndarray:
 
 
 def _dispersion(fit: Fit) -> float:
-    """`mean(psi^2) / mean(psi')`, with the share of residuals below delta smoothed.
+    """Returns `mean(psi^2) / mean(psi')`, with a smoothed share of residuals below delta.
 
-    Few residuals lie below delta where noise is far above it; the share is read from a Gaussian
-    density estimate instead, without the K residuals that a sharp minimum sets to zero.
+    With noise far above delta few residuals lie below it. The share therefore comes from a
+    Gaussian density estimate, without the K residuals that a sharp minimum sets to zero.
     """
     residuals, size, lost = fit.residuals, len(fit.residuals), len(fit.theta)
     kept = residuals[np.argsort(np.abs(residuals))[lost:]]
@@ -173,25 +173,25 @@ def _dispersion(fit: Fit) -> float:
 
 
 class Quality(NamedTuple):
-    """How well a law describes its points."""
+    """Goodness of fit of a law."""
 
-    r_squared: float  # of log losses
-    rms_residual: float  # of log losses: about the relative error
+    r_squared: float  # in log losses
+    rms_residual: float  # in log losses, about the relative error
     largest_residual: float
     left_out_points: int
-    left_out_error: float | None  # rms of log losses at the largest budgets, predicted without them
-    left_out_bias: float | None  # mean of the same
+    left_out_error: float | None  # rms error of log L at the largest budgets, when left out
+    left_out_bias: float | None  # mean error of the same points
 
 
 def quality(fit: Fit, budgets: np.ndarray) -> Quality:
-    """Goodness of fit, and the error at the largest budgets when they are left out.
+    """Returns the goodness of fit, and the prediction error at the largest budgets.
 
-    Left out are the points of the largest budget, or the largest tenth of all points if fewer
-    than three share it; None if too few would remain.
+    The error is that of a fit without the points of the largest budget, or without the largest
+    tenth of all points if fewer than three share it; None if too few points would remain.
 
     Args:
       fit: a law at its optimum on P points.
-      budgets: [P], what orders the points, such as their training FLOPs.
+      budgets: [P], what orders the points, such as training FLOPs.
     """
     residuals, y = fit.residuals, fit.log_losses
     at_top = budgets >= budgets.max() * (1 - 1e-3)

@@ -129,8 +129,8 @@ def panels_of(rows: Sequence[ResultRow], size: str, unnamed: Sequence[str] = ())
             continue
         seen: dict[Any, Any] = {}
         cells = [row[column] for row in rows]
-        told = zip(keys, cells, strict=True)
-        if not all(seen.setdefault(key, cell) == cell for key, cell in told):
+        follows = (seen.setdefault(k, c) == c for k, c in zip(keys, cells, strict=True))
+        if not all(follows):
             keys = [(*key, cell) for key, cell in zip(keys, cells, strict=True)]
             for name, cell in zip(names, cells, strict=True):
                 name.append(_shown(column, cell))

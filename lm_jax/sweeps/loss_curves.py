@@ -67,7 +67,7 @@ def frontier(flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def frontier_of_curves(curves: Sequence[LossCurve]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns FLOPs and the lowest loss of any run with at most so many FLOPs.
+    """Returns FLOPs and the lowest loss of any run within these FLOPs.
 
     Curves are interpolated linearly in the logarithms of FLOPs and loss.
     """

@@ -158,9 +158,7 @@ def _compute(rows: Sequence[ResultRow]) -> Plot:
         outer_labels(figure, LABELS["c"], VALIDATION)
         _size_bar(figure, scale, rows)
 
-    caption = (
-        "Final loss by compute; line: the lowest loss of any run at each compute"
-    )
+    caption = "Final loss by compute; line: the lowest loss of any run at each compute"
     return Plot(caption, draw, len(families))
 
 
