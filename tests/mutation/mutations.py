@@ -1,0 +1,239 @@
+"""Lines of the core to break, and the tests that should notice, by part of the package."""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One broken line: `old` occurs once in `path`, and `new` takes its place."""
+
+    path: str  # below lm_jax/
+    old: str
+    new: str
+    tests: str  # files or folders below tests/, separated by spaces
+
+
+def _of(path: str, tests: str, *lines: tuple[str, str]) -> list[Mutation]:
+    return [Mutation(path, old, new, tests) for old, new in lines]
+
+
+MUTATIONS = [
+    *_of(
+        "models/interface.py",
+        "models/test_dense_classifier.py models/test_chunked_cross_entropy.py training",
+        ("return Losses(log_normalizer - target_logits,", "return Losses(target_logits,"),
+        ("jnp.argmax(logits, axis=-1) == targets", "jnp.argmin(logits, axis=-1) == targets"),
+        (
+            "uniform_nats = log_normalizer - jnp.mean(logits, axis=-1)",
+            "uniform_nats = log_normalizer - jnp.max(logits, axis=-1)",
+        ),
+        ("rows_b = jnp.any(weights", "rows_b = jnp.all(weights"),
+    ),
+    *_of(
+        "training/train_step.py",
+        "training",
+        (
+            'cross_entropy = jnp.sum(nats * batch["weights"]) / denominators.targets',
+            "cross_entropy = jnp.mean(nats)",
+        ),
+        (
+            "nats = (1 - label_smoothing) * nats + label_smoothing * losses.uniform_nats",
+            "nats = nats + label_smoothing * losses.uniform_nats",
+        ),
+        ("total = total + term.coefficient * averages[name]", "total = total + averages[name]"),
+        (
+            "whole = denominators.targets if is_per_target else denominators.rows",
+            "whole = denominators.rows",
+        ),
+        (
+            "key = jax.random.fold_in(state.key, state.step)",
+            "key = state.key",
+        ),
+        (
+            "x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)",
+            "x.reshape(parts, -1, *x.shape[1:])[::-1]",
+        ),
+        ("return total, (new_stats if", "return 2 * total, (new_stats if"),
+    ),
+    *_of(
+        "training/schedules.py",
+        "training/test_optimizers.py training/test_loop.py",
+        (
+            "optax.linear_schedule(0.0, config.peak_learning_rate, config.warmup_steps)",
+            "optax.constant_schedule(config.peak_learning_rate)",
+        ),
+        ("steps, alpha=config.final_fraction", "steps, alpha=0.0"),
+        ("jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))", "jnp.sqrt(offset / (offset + 1))"),
+        ("[num_steps - config.warmup_steps - decay]", "[num_steps - decay]"),
+    ),
+    *_of(
+        "training/loop.py",
+        "training/test_loop.py runs golden",
+        ("range(step, end)", "range(step + 1, end + 1)"),
+        ("saves = stop or step == num_steps", "saves = step == num_steps"),
+        ("ends.append((step // every + 1) * every)", "pass"),
+        ("broken = np.flatnonzero(~np.isfinite(losses))", "broken = np.flatnonzero(losses > 1e9)"),
+    ),
+    *_of(
+        "training/checkpoints.py",
+        "training/test_checkpoints.py runs",
+        ("return sorted(self._manager.all_steps(), reverse=True)", "return []"),
+        ("[min(scores, key=scores.__getitem__)]", "[max(scores, key=scores.__getitem__)]"),
+    ),
+    *_of(
+        "runs/workdir.py",
+        "runs launch",
+        (
+            'if before["fingerprint"] != now["fingerprint"]:',
+            'if before["fingerprint"] is now["fingerprint"] is None:',
+        ),
+    ),
+    *_of(
+        "evaluation/loss_sums.py",
+        "evaluation",
+        ("counted = rows[2] > 0", "counted = rows[2] >= 0"),
+        (
+            "named[name] = (jnp.sum(values * weights), jnp.sum(weights))",
+            "named[name] = (jnp.sum(values), jnp.sum(weights))",
+        ),
+        (
+            "totals.get(name, np.zeros(2)) + np.array(pair, np.float64)",
+            "np.array(pair, np.float64)",
+        ),
+        ("row += np.bincount(documents, column.astype(np.float64), num_documents)", "pass"),
+    ),
+    *_of(
+        "evaluation/metrics.py",
+        "evaluation objectives",
+        ('"cross_entropy": nats / targets,', '"cross_entropy": nats / max(targets - 1, 1),'),
+        ("bits = sums.nats / math.log(2)", "bits = sums.nats"),
+        ("math.sqrt(n / (n - 1) * np.sum(residuals**2))", "math.sqrt(np.sum(residuals**2))"),
+    ),
+    *_of(
+        "models/transformer/attention.py",
+        "models/transformer",
+        (
+            "keys_bs[:, None, :] <= queries_bt[:, :, None]",
+            "keys_bs[:, None, :] <= queries_bt[:, :, None] + 1",
+        ),
+        (
+            "return queries_bt[:, :, None] == keys_bs[:, None, :]",
+            "return queries_bt[:, :, None] >= keys_bs[:, None, :]",
+        ),
+        (
+            "left * cos - right * sin, right * cos + left * sin",
+            "left * cos - right * sin, right * cos",
+        ),
+        (
+            "return same_bts if mask_bts is None else mask_bts & same_bts",
+            "return same_bts if mask_bts is None else mask_bts | same_bts",
+        ),
+    ),
+    *_of(
+        "data/text/windows.py",
+        "data/text evaluation",
+        (
+            "inputs, targets = tokens[:, :-1], tokens[:, 1:]",
+            "inputs, targets = tokens[:, :-1], tokens[:, :-1]",
+        ),
+        (
+            "skip = np.where(number == 0, 0, context_length - stride)",
+            "skip = np.where(number == 0, 0, 0)",
+        ),
+        (
+            'row["positions"][here] = np.arange(length)',
+            'row["positions"][here] = np.arange(length) + at',
+        ),
+        (
+            'row["segments"][here], row["documents"][here] = segment, document',
+            'row["segments"][here], row["documents"][here] = 1, document',
+        ),
+    ),
+    *_of(
+        "data/batches.py",
+        "data",
+        ('batch["weights"][is_padding] = 0', "pass"),
+        (
+            "numbers = step * self.batch_size + slots\n        examples",
+            "numbers = slots\n        examples",
+        ),
+        ("range(process_index * share, (process_index + 1) * share)", "range(0, share)"),
+    ),
+    *_of(
+        "parallel/sharding.py",
+        "parallel",
+        ('return mesh.shape["data"] * mesh.shape["fsdp"]', 'return mesh.shape["data"]'),
+        ("return size % math.prod(mesh.shape[name] for name in names if name) == 0", "return True"),
+        ("return shares.index(frozenset(parts_of[process])), len(shares)", "return 0, len(shares)"),
+    ),
+    *_of(
+        "generation/beam_search.py",
+        "generation/test_beam_search.py parity/test_beam_search.py",
+        ("return base**self.search.length_penalty", "return base"),
+        (
+            "is_among_best_c = jnp.arange(stops_rc.shape[1]) < num_beams",
+            "is_among_best_c = jnp.arange(stops_rc.shape[1]) >= 0",
+        ),
+        (
+            "open_rc = jnp.where(found.is_end_rc, -jnp.inf, found.log_p_rc)",
+            "open_rc = found.log_p_rc",
+        ),
+        ("carry = _reordered(carry, chosen.parents_rb)", "pass"),
+        ("nothing_rb.at[:, 0].set(0),", "nothing_rb.at[:, :].set(0),"),
+        ("generated_r = column + 1 - self.lengths_r", "generated_r = column - self.lengths_r"),
+    ),
+    *_of(
+        "generation/sampling.py",
+        "generation/test_sampling.py parity/test_sampling.py",
+        (
+            "jnp.where(logits < threshold, -jnp.inf, logits)",
+            "jnp.where(logits <= threshold, -jnp.inf, logits)",
+        ),
+        (
+            "before = jnp.cumsum(ordered, axis=-1) - ordered",
+            "before = jnp.cumsum(ordered, axis=-1)",
+        ),
+        ("jnp.where(logits < 0, logits * penalty, logits / penalty)", "logits / penalty"),
+        ("probabilities < p * probabilities.max(axis=-1, keepdims=True)", "probabilities < p"),
+    ),
+    *_of(
+        "models/ngram/kneser_ney.py",
+        "models/ngram evaluation/test_baselines.py",
+        (
+            "counts = np.where(extensions, extensions, counts)",
+            "counts = np.where(extensions, counts, counts)",
+        ),
+        (
+            "at = np.flatnonzero(context_lengths >= n - 1)",
+            "at = np.flatnonzero(context_lengths >= n)",
+        ),
+    ),
+    *_of(
+        "costs/jaxpr_flops.py",
+        "costs/test_jaxpr_flops.py costs/test_model_flops.py",
+        ('return params["length"] * flops, results', "return flops, results"),
+        ("return sum(flags[:2])", "return 2"),
+    ),
+    *_of(
+        "scaling_laws/compute_optimal.py",
+        "scaling_laws launch/test_scaling_law.py",
+        ("FLOPS_PER_PARAMETER_AND_TOKEN = 6", "FLOPS_PER_PARAMETER_AND_TOKEN = 2"),
+        (
+            "return beta / (alpha + beta), alpha / (alpha + beta)",
+            "return alpha / (alpha + beta), beta / (alpha + beta)",
+        ),
+    ),
+    *_of(
+        "scaling_laws/laws.py",
+        "scaling_laws",
+        ("values[..., k] += values[..., slot[k]] * centre[term.variable]", "pass"),
+        (
+            "return alpha_d * jax.nn.logsumexp(jnp.stack(logs), axis=0)",
+            "return jax.nn.logsumexp(jnp.stack(logs), axis=0)",
+        ),
+    ),
+    *_of(
+        "scaling_laws/log_log_regression.py",
+        "scaling_laws",
+        ("freedom = len(x) - 2", "freedom = len(x) - 1"),
+    ),
+]
