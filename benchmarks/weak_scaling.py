@@ -16,7 +16,7 @@ from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig, Experiment, TrainingConfig
 from lm_jax.costs.collectives import by_kind, planned_by_kind
 from lm_jax.costs.compiled_step import compile_step
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import write_json
 

@@ -19,7 +19,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.models.transformer.model import EncoderConfig
+from lm_jax.models.transformer.config import EncoderConfig
 
 CONTEXT_LENGTH = 128
 

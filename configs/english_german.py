@@ -24,7 +24,7 @@ from lm_jax.config.experiment import (
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
-from lm_jax.models.transformer.model import EncoderDecoderConfig
+from lm_jax.models.transformer.config import EncoderDecoderConfig
 
 _TRANSLATORS = ("transformer", "lstm_attention", "lstm")
 _LENGTH = 128  # tokens per row; several pairs are packed into one

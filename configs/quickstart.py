@@ -14,7 +14,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 
 
 def get_config() -> Experiment:

@@ -18,7 +18,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
-from lm_jax.models.transformer.model import EncoderDecoderConfig
+from lm_jax.models.transformer.config import EncoderDecoderConfig
 
 
 def get_config() -> Experiment:

@@ -10,7 +10,7 @@ reference 1.960 +- 0.043 (over documents, 267 s).
 
 from configs.corpora import on_corpus
 from lm_jax.config.experiment import Experiment
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 
 SIZES = {
     "shakespeare": TransformerConfig(context_length=64, num_layers=4, d_model=128, num_heads=4),

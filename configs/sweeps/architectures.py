@@ -22,7 +22,7 @@ from lm_jax.config.experiment import Experiment, SamplesConfig, ScheduleConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.search_space import grid, ladder
 
 CONTEXT_LENGTH = 128

@@ -12,7 +12,7 @@ separate runs. All sizes share one learning rate: tune it per size before you tr
 
 from configs.sweeps._stdlib import on_stdlib
 from lm_jax.config.experiment import Experiment, ScheduleConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.search_space import grid, horizons, ladder
 
 WIDTHS = (32, 48, 64, 96, 128)

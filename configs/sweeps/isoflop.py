@@ -14,7 +14,7 @@ import re
 
 from configs.sweeps._stdlib import on_stdlib
 from lm_jax.errors import UserError
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.search_space import Trial, grid, isoflop, ladder
 
 WIDTHS = {  # by budget, in training FLOPs

@@ -15,7 +15,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.search_space import grid
 
 WIDTHS = (32, 64, 128)

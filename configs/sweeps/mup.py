@@ -25,7 +25,7 @@ from lm_jax.config.experiment import (
     TrainingConfig,
 )
 from lm_jax.data import DataConfig, TokenizerConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.search_space import grid
 
 SEEDS = {64: 3, 128: 3, 256: 3, 512: 1, 1024: 1}  # by width

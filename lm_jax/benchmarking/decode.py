@@ -13,7 +13,7 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state, variables_of
 

@@ -11,7 +11,7 @@ from lm_jax.config.experiment import (
 )
 from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment
 
 # The Adam of PyTorch's LSTM examples.

@@ -8,7 +8,7 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.accelerators import ACCELERATORS, name_of
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import formula
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 
 PRODUCTS = "matrix products"  # the name of this work in the timings
 _SIZES = {"cpu": (2048, 2)}  # platform -> rows of a square matrix, products per call

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.config.experiment import Experiment, OptimizerConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 
 
 class GPTBlock(nn.Module):

@@ -20,7 +20,7 @@ from lm_jax.config.parts import (
     TrainingConfig,
 )
 from lm_jax.data.config import DataConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import mesh as meshes
 
 

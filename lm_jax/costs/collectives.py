@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lm_jax.costs.accelerators import Accelerator
 from lm_jax.costs.hlo import Collective
-from lm_jax.models.transformer.config import BlocksConfig, EncoderDecoderConfig
+from lm_jax.models.transformer.config import BlocksConfig
 
 
 class Traffic(NamedTuple):
@@ -113,18 +113,11 @@ def planned_activations(
     Args:
       sequences: per device.
     """
-    if not isinstance(config, EncoderDecoderConfig):
-        stacks = [(config.context_length, config.num_layers, 2)]
-        attentions = [(config.context_length, config.num_layers)]
-    else:
-        stacks = [
-            (config.source_length, config.encoder_layers, 2),
-            (config.context_length, config.num_layers, 3),
-        ]
-        attentions = [
-            (config.source_length, config.encoder_layers + config.num_layers),
-            (config.context_length, config.num_layers),
-        ]
+    attentions: Counter[int] = Counter()  # length of the keys -> layers that read them
+    for length, layers, source_length in config.stacks():
+        attentions[length] += layers
+        if source_length:
+            attentions[source_length] += layers
     bytes_per_value = sequences * np.dtype(dtype).itemsize
     tensor, parts = mesh.shape["tensor"], mesh.shape["sequence"]
     planned = []
@@ -132,13 +125,16 @@ def planned_activations(
         width = bytes_per_value * config.d_model
         planned += [
             PlannedCollective(
-                "all-reduce", ("tensor",), width * length // parts, 2 * blocks * layers
+                "all-reduce",
+                ("tensor",),
+                width * length // parts,
+                2 * (3 if source_length else 2) * layers,
             )
-            for length, layers, blocks in stacks
+            for length, layers, source_length in config.stacks()
         ]
     if parts > 1:
         width = bytes_per_value * 2 * config.kv_heads * config.head_width // tensor
-        for length, layers in attentions:
+        for length, layers in attentions.items():
             planned += _keys_and_values(config.context_parallel, width * length, layers, parts)
     return planned
 

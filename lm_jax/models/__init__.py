@@ -13,10 +13,10 @@ from lm_jax.models.interface import Model as Model
 from lm_jax.models.interface import Variables as Variables
 from lm_jax.models.ngram.model import FAMILY as NGRAM
 from lm_jax.models.recurrent import classifier, language_model, seq2seq
-from lm_jax.models.transformer.model import DECODER, ENCODER, ENCODER_DECODER
+from lm_jax.models.transformer import decoder, encoder, encoder_decoder
 
 FAMILIES: dict[str, Family] = {
-    "transformer": DECODER,
+    "transformer": decoder.FAMILY,
     "ngram": NGRAM,
     "mlp": mlp.FAMILY,
     "causal_cnn": causal_cnn.FAMILY,
@@ -26,8 +26,8 @@ FAMILIES: dict[str, Family] = {
     "naive_bayes": naive_bayes.FAMILY,
     "dense_classifier": dense_classifier.FAMILY,
     "convnet": CONVNET,
-    "encoder": ENCODER,
-    "encoder_decoder": ENCODER_DECODER,
+    "encoder": encoder.FAMILY,
+    "encoder_decoder": encoder_decoder.FAMILY,
     "skip_gram": skip_gram.FAMILY,
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax.errors import UserError
 from lm_jax.models.convnet.model import ConvNetConfig
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 
 Config = TransformerConfig | EncoderConfig | EncoderDecoderConfig | ConvNetConfig
 

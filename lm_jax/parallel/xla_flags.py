@@ -29,6 +29,22 @@ PRESETS: dict[str, dict[str, bool | int]] = {
 }
 
 
+def _devices_are_started() -> bool:
+    """Whether JAX has started its devices, which every other public question would start.
+
+    JAX refuses another number of CPU devices once they are started; the number is set back.
+    """
+    import jax  # here, because the names of presets need no JAX
+
+    given = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    try:
+        jax.config.update("jax_num_cpu_devices", given + 1)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", given)
+    return False
+
+
 def use_preset(name: str) -> None:
     """Adds the flags of a preset to `XLA_FLAGS`; flags that are already set keep their values.
 
@@ -39,10 +55,7 @@ def use_preset(name: str) -> None:
         raise UserError(f"XLA preset {name!r} is unknown; expected one of {', '.join(PRESETS)}")
     if not PRESETS[name]:
         return
-    # No public function tells without starting the devices. Imported here: names need no JAX.
-    from jax._src import xla_bridge
-
-    if xla_bridge.backends_are_initialized():
+    if _devices_are_started():
         raise UserError(
             f"XLA preset {name} comes too late: XLA reads flags when devices are first used; "
             "call it before anything else of JAX"

@@ -17,7 +17,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import decisive, flat
 from lm_jax.costs.run_cost import cost_of
 from lm_jax.errors import UserError
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives import targets_per_step
 
 _FEWEST_STEPS = 50  # rounding to whole steps then misses a budget by at most 1%

@@ -10,7 +10,7 @@ from lm_jax.analysis.attention_maps import analyse_attention
 from lm_jax.models import build_model, family_of
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig, attention_weights
-from lm_jax.models.transformer.model import EncoderDecoderConfig, TransformerConfig, attention_maps
+from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
 
 _SHAPE = {"vocab_size": 11, "context_length": 8, "num_layers": 2, "d_model": 8, "num_heads": 2}
 CONFIGS = {
@@ -46,7 +46,7 @@ def test_maps_are_the_models_own_and_each_row_sums_to_one(kind):
         assert (weights_bts == 0).any() == (kind == "sharp")
         expected = {"cross": weights_bts[:, None, None]}
     else:
-        expected = jax.jit(lambda v: attention_maps(config, v, batch))(variables)
+        expected = jax.jit(lambda v: family_of(config).attention_maps(config)(v, batch))(variables)
     assert set(found) == set(expected)
     assert list(found) == [name for name in ("encoder", "decoder", "cross") if name in found]
     target, source = ([str(token) for token in batch.get(k, [[]])[0]] for k in ("inputs", "source"))

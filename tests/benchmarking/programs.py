@@ -4,7 +4,7 @@ import jax
 
 from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.config.experiment import Experiment
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from tests.experiments import tiny
 
 

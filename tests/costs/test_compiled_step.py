@@ -29,7 +29,7 @@ from lm_jax.costs.compiled_step import (
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.training.state import abstract_state, init_state
 from tests.experiments import tiny
 from tests.launch.test_launch import launch

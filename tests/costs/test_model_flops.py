@@ -26,7 +26,7 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer import flash_attention
-from lm_jax.models.transformer.model import EncoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, TransformerConfig
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head

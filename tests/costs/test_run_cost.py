@@ -8,7 +8,7 @@ import pytest
 from lm_jax.build import expected_sizes
 from lm_jax.costs.run_cost import cost_of
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.sweeps.plan import (
     as_measured,
     at_rate,

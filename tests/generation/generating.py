@@ -13,7 +13,7 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 
 VOCAB = 27
 _CONFIGS = {

@@ -3,7 +3,7 @@
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.generation.token_labels import namer
-from lm_jax.models.transformer.model import EncoderConfig
+from lm_jax.models.transformer.config import EncoderConfig
 from tests.experiments import tiny
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])

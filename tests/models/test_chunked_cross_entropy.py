@@ -14,7 +14,7 @@ from lm_jax.costs.hlo import read_work
 from lm_jax.models import build_model
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.interface import cross_entropy
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding
 
 

@@ -18,7 +18,7 @@ from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer.model import EncoderConfig
+from lm_jax.models.transformer.config import EncoderConfig
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
 from tests.experiments import tiny

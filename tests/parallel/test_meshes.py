@@ -18,7 +18,7 @@ from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import parse
 from lm_jax.training.loop import Hooks, fit

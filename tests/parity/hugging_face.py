@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from tests.parity.recorded import draws, reference
 
 LIBRARIES = ("torch", "transformers")

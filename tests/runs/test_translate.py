@@ -13,7 +13,7 @@ from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.trained_run import evaluate, load
 from lm_jax.runs.translate import held_out_pairs, translate

@@ -10,7 +10,7 @@ import pytest
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import trained_run as runs
 from lm_jax.runs.train import Request, train, train_runs
 from lm_jax.runs.vmapped_runs import groups_of

@@ -13,7 +13,7 @@ from lm_jax.costs.model_flops import training_flops
 from lm_jax.data.config import KINDS
 from lm_jax.models import FAMILIES, build_model, family_name
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import (
     Trial,

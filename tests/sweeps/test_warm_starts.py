@@ -10,7 +10,7 @@ import pytest
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.train import Request, train_runs
 from lm_jax.runs.trained_run import load

@@ -33,7 +33,7 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
 from lm_jax.models.scale_width import of_width
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer.model import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.objectives.validation import validate
 from lm_jax.runs.initial_state import inherited_variables

@@ -9,7 +9,7 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.scale_width import of_width
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from tests.models.single_models import compiled, run
 
 

@@ -61,7 +61,7 @@ def same_segment(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
     return queries_bt[:, :, None] == keys_bs[:, None, :]
 
 
-def sees(queries: Tokens, keys: Tokens) -> jax.Array | None:
+def attention_mask(queries: Tokens, keys: Tokens) -> jax.Array | None:
     """Which key each query may read, bool [b, t, s]; None: all."""
     mask_bts = None
     if queries.index_bt is not None and keys.index_bt is not None:

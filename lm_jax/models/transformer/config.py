@@ -3,8 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from lm_jax.errors import UserError
+from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORMS
+
+
+class StackShape(NamedTuple):
+    """A stack of layers: the length of its sequences, and of the source that it reads."""
+
+    length: int
+    num_layers: int
+    source_length: int = 0  # 0: no cross-attention
 
 
 @dataclasses.dataclass
@@ -53,7 +63,15 @@ class BlocksConfig:
     def feed_forward_width(self) -> int:
         if self.d_ff:
             return self.d_ff
-        return 64 * math.ceil(self.d_model / 24) if self.activation in GATED else 4 * self.d_model
+        return 64 * math.ceil(self.d_model / 24) if self.activation in GATES else 4 * self.d_model
+
+    def lengths(self) -> dict[str, int]:
+        """Returns the fields that are lengths of sequences, with their values."""
+        return {"context_length": self.context_length}
+
+    def stacks(self) -> tuple[StackShape, ...]:
+        """Returns the stacks of layers, an encoder first."""
+        return (StackShape(self.context_length, self.num_layers),)
 
     def widths(self) -> tuple[str, ...]:
         """The fields that muP scales, heads keeping their width; UserError where it cannot."""
@@ -108,11 +126,10 @@ class BlocksConfig:
             raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
-GATED = ("swiglu", "geglu")
-_CHOICES = {
-    "norm": ("layer_norm", "rms_norm"),
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "norm": tuple(NORMS),
     "norm_order": ("pre", "post"),
-    "activation": ("gelu", "gelu_tanh", "relu", *GATED),
+    "activation": (*ACTIVATIONS, *GATES),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "attention": ("xla", "cudnn", "auto"),
     "remat": ("none", "dots", "full"),
@@ -164,6 +181,17 @@ class EncoderDecoderConfig(BlocksConfig):
     def encoder_layers(self) -> int:
         return self.num_encoder_layers or self.num_layers
 
+    def lengths(self) -> dict[str, int]:
+        """Returns the fields that are lengths of sequences, with their values."""
+        return super().lengths() | {"source_length": self.source_length}
+
+    def stacks(self) -> tuple[StackShape, ...]:
+        """Returns the encoder and the decoder."""
+        return (
+            StackShape(self.source_length, self.encoder_layers),
+            StackShape(self.context_length, self.num_layers, self.source_length),
+        )
+
     def validate(self) -> None:
         """Raises UserError for a shape or a choice that cannot be built."""
         super().validate()
@@ -177,19 +205,16 @@ class EncoderDecoderConfig(BlocksConfig):
 
 def check_mesh(config: BlocksConfig, mesh: Mapping[str, int]) -> None:
     """Raises UserError for a mesh, sizes by axis, that cannot split heads or time evenly."""
-    splits = {
-        "tensor": ("num_heads", "num_kv_heads"),
-        "sequence": ("context_length", "source_length"),
-    }
-    for axis, fields in splits.items():
-        for field in fields:
-            if (given := getattr(config, field, 0)) % (parts := mesh[axis]):
+    heads = {"num_heads": config.num_heads, "num_kv_heads": config.num_kv_heads}
+    for axis, fields in {"tensor": heads, "sequence": config.lengths()}.items():
+        for field, given in fields.items():
+            if given % (parts := mesh[axis]):
                 raise UserError(
                     f"model.{field} {given} does not divide over mesh {axis}:{parts}; "
                     f"choose a multiple of {parts}, or another mesh"
                 )
     if config.attention == "cudnn" and mesh["sequence"] > 1:
         raise UserError(
-            "model.attention is cudnn, whose kernels see the whole context, but the mesh splits it "
-            f"over sequence:{mesh['sequence']}; take auto or xla, or another mesh"
+            "model.attention is cudnn, whose kernels read the whole context, but the mesh splits "
+            f"it over sequence:{mesh['sequence']}; take auto or xla, or another mesh"
         )

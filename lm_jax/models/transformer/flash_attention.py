@@ -61,8 +61,8 @@ def _obstacle(config: BlocksConfig, dtype: jnp.dtype) -> str | None:
     width = config.head_width
     if width % 8 or width > 128:
         return f"the head width (d_model / num_heads) is {width}, no multiple of 8 up to 128"
-    for name in ("context_length", "source_length"):
-        if (length := getattr(config, name, 0)) % 2:
+    for name, length in config.lengths().items():
+        if length % 2:
             return f"model.{name} is {length}, an odd number"
     return None
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lm_jax.models.transformer.attention import HIDDEN, Tokens, sees
+from lm_jax.models.transformer.attention import HIDDEN, Tokens, attention_mask
 
 KeysValues = tuple[jax.Array, jax.Array, Tokens]
 
@@ -28,7 +28,7 @@ def time_axis() -> str | None:
     return axis if jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1 else None
 
 
-def can_turn(*lengths: int) -> bool:
+def ring_applies(*lengths: int) -> bool:
     """Whether time is split, and all of these lengths can be split evenly."""
     axis = time_axis()
     parts = jax.sharding.get_abstract_mesh().shape.get(axis, 1)
@@ -130,7 +130,7 @@ def _scores(q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
     scores_bhts = scores_bgmts.reshape(batch, heads, time, length)
     if bias_hts is not None:
         scores_bhts += jax.lax.dynamic_slice_in_dim(bias_hts, owner * length, length, axis=2)
-    mask_bts = sees(queries, keys)
+    mask_bts = attention_mask(queries, keys)
     if mask_bts is None:
         return scores_bhts, True
     return jnp.where(mask_bts[:, None], scores_bhts, HIDDEN), mask_bts[:, None]

@@ -7,13 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from lm_jax.models import build_model
+from lm_jax.models import build_model, family_of
 from lm_jax.models.parameters import declarations
-from lm_jax.models.transformer.model import (
+from lm_jax.models.transformer.config import (
     EncoderConfig,
     EncoderDecoderConfig,
     TransformerConfig,
-    attention_maps,
 )
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
@@ -208,7 +207,7 @@ def test_attention_maps_are_the_softmax_of_what_is_visible(kind):
     batch = batch_of(kind, sources, targets)
     config = tiny(kind, positions="learned", norm_order="pre")
     model, variables = built(config, batch)
-    maps = attention_maps(config, variables, batch)
+    maps = family_of(config).attention_maps(config)(variables, batch)
     names = {"encoder_decoder": {"encoder", "decoder", "cross"}}.get(kind, {kind})
     assert set(maps) == names
     queries = batch["segments"][0]

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from lm_jax.costs.model_flops import training_flops
-from lm_jax.models import build_model
+from lm_jax.models import build_model, family_of
 from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.attention import attend, same_segment, visible
-from lm_jax.models.transformer.flash_attention import attend_fused, kernel
-from lm_jax.models.transformer.model import (
+from lm_jax.models.transformer.config import (
     EncoderConfig,
     EncoderDecoderConfig,
     TransformerConfig,
-    attention_maps,
 )
+from lm_jax.models.transformer.flash_attention import attend_fused, kernel
 
 
 @pytest.fixture
@@ -109,17 +108,17 @@ def test_a_model_is_the_same_with_either_kernel(monkeypatch, plain_kernel, kind,
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype("f"), shapes)
     expected, _ = jax.jit(partial(model.apply, train=False))(variables, batch)
-    monkeypatch.setattr("lm_jax.models.transformer.model.kernel", lambda config, dtype: "cudnn")
+    monkeypatch.setattr("lm_jax.models.transformer.assembly.kernel", lambda config, dtype: "cudnn")
     fused = build_model(config, jnp.float32)
     found, _ = jax.jit(partial(fused.apply, train=False))(variables, batch)
     assert {options["mask"] is not None for options in plain_kernel} == {packed}
     causal = {"decoder": {True}, "encoder": {False}, "encoder_decoder": {True, False}}[kind]
     assert {options["is_causal"] for options in plain_kernel} == causal
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
-    maps = attention_maps(config, variables, batch)
+    maps = family_of(config).attention_maps(config)(variables, batch)
     config.attention = "cudnn"
     try:
-        again = attention_maps(config, variables, batch)
+        again = family_of(config).attention_maps(config)(variables, batch)
     finally:
         config.attention = "xla"
     jax.tree.map(np.testing.assert_array_equal, again, maps)

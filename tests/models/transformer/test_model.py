@@ -10,8 +10,8 @@ from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models import build_model
 from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
-from lm_jax.models.transformer.blocks import product
-from lm_jax.models.transformer.model import TransformerConfig
+from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models.transformer.layers import product
 
 VARIANTS = {
     "gpt2": {},

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lm_jax.costs.hlo import read_work
-from lm_jax.models.transformer.attention import Tokens, attend, sees
-from lm_jax.models.transformer.ring_attention import can_turn, ring_attend, time_axis
+from lm_jax.models.transformer.attention import Tokens, attend, attention_mask
+from lm_jax.models.transformer.ring_attention import ring_applies, ring_attend, time_axis
 from lm_jax.parallel import sharding
 
 BATCH, TIME, SOURCE, HEADS, WIDTH = 4, 16, 24, 4, 8
@@ -41,7 +41,7 @@ def tokens(kind):
 
 
 def plain(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
-    return attend(q_bthk, k_bsgk, v_bsgk, sees(queries, keys), bias_hts)
+    return attend(q_bthk, k_bsgk, v_bsgk, attention_mask(queries, keys), bias_hts)
 
 
 def with_gradients(attention, given, queries, keys, direction):
@@ -100,12 +100,12 @@ def test_a_ring_sends_blocks_and_gathers_nothing():
 
 
 def test_time_is_whole_where_no_mesh_splits_it():
-    assert time_axis() is None and not can_turn(16)
+    assert time_axis() is None and not ring_applies(16)
     with sharding.on_mesh(sharding.make_mesh("fsdp:8", jax.devices()[:8])):
-        assert time_axis() is None and not can_turn(16)
+        assert time_axis() is None and not ring_applies(16)
     with sharding.on_mesh(sharding.make_mesh("fsdp:2,sequence:4", jax.devices()[:8])):
         assert time_axis() == "sequence"
-        assert can_turn(16, 8) and not can_turn(16, 6)
+        assert ring_applies(16, 8) and not ring_applies(16, 6)
 
 
 def test_products_of_bfloat16_are_summed_in_float32():

@@ -1,0 +1,245 @@
+"""What decoder, encoder and encoder-decoder share: embeddings, logits, masks, and the `Model`.
+
+Axes: b batch, t time, s source time, d model width, v vocabulary, l layers, h heads.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.errors import UserError
+from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
+from lm_jax.models.family import AttentionMaps
+from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
+from lm_jax.models.transformer.attention import Tokens, attention_mask, visible
+from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
+from lm_jax.models.transformer.config import BlocksConfig, check_mesh
+from lm_jax.models.transformer.flash_attention import kernel
+from lm_jax.models.transformer.layers import product, table
+from lm_jax.models.transformer.ring_attention import ring_applies, time_axis
+
+Call = Callable[[Any, Any, bool, Batch], tuple[nn.Module, tuple[Any, ...]]]
+"""(configuration, dtype, train, batch) -> a module, and what it is called with."""
+
+
+class Cache(NamedTuple):
+    """Keys and values that were read, by layer, and the number of tokens."""
+
+    layers: tuple[LayerCache, ...]
+    length: jax.Array  # int32 scalar, the same for every sequence
+    source_mask_bs: jax.Array | None = None
+
+
+def embedding_table(module: Any) -> jax.Array:
+    """Creates the table of token embeddings, [v, d]."""
+    c = module.config
+    return table(module, "embedding", (c.vocab_size, c.d_model), ("vocab", "embed"))
+
+
+def embed(module: Any, embedding_vd: jax.Array, tokens_bt: jax.Array) -> jax.Array:
+    """Returns the embeddings of tokens, [b, t, d]."""
+    x_btd = jnp.asarray(embedding_vd, module.dtype)[tokens_bt]
+    return x_btd * math.sqrt(module.config.d_model) if module.config.scale_embeddings else x_btd
+
+
+def logits_or_losses(
+    module: Any,
+    embedding_vd: jax.Array,
+    x_btd: jax.Array,
+    targets_bt: jax.Array | None = None,
+    bias_v: jax.Array | None = None,
+    head: bool = False,
+) -> jax.Array | Losses:
+    """Returns float32 logits [b, t, v]; or the losses of targets, without holding the logits.
+
+    Args:
+      head: an output table of its own belongs to the model's head.
+    """
+    c = module.config
+    output_vd = embedding_vd
+    if not c.tie_embeddings:
+        shape, axes = (c.vocab_size, c.d_model), ("vocab", "embed")
+        output_vd = table(module, "output", shape, axes, summed=(-1,), head=head)
+    if c.logit_scale != 1.0:
+        x_btd = x_btd * c.logit_scale
+    if targets_bt is not None:
+        return chunked_cross_entropy(
+            x_btd, output_vd, targets_bt, c.loss_chunks, soft_cap=c.logit_soft_cap, bias_v=bias_v
+        )
+    logits_btv = product(x_btd, jnp.asarray(output_vd, module.dtype).T, jnp.float32)
+    if c.logit_soft_cap:
+        logits_btv = c.logit_soft_cap * jnp.tanh(logits_btv / c.logit_soft_cap)
+    return logits_btv if bias_v is None else logits_btv + bias_v
+
+
+def _time(tokens_bt: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
+
+
+def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
+    """Whether attention is a ring over devices, which makes its masks itself."""
+    lengths = (x_bt.shape[1] for x_bt in tokens)
+    return config.context_parallel == "ring" and ring_applies(*lengths)
+
+
+def decoder_inputs(config: BlocksConfig, batch: Batch, ring: bool) -> AttentionInputs:
+    """Lets each token read the earlier ones of its segment, and the prefix of its segment."""
+    time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
+    prefix_bt, positions_bt = batch.get("prefix"), batch.get("positions", time_bt)
+    if ring:
+        tokens = Tokens(time_bt, segments_bt, prefix_bt)
+        return AttentionInputs(positions_bt, Keys(ring=(tokens, tokens)))
+    fused = config.attention == "cudnn" and not time_axis()
+    if fused and segments_bt is None and prefix_bt is None:
+        return AttentionInputs(positions_bt, Keys())
+    # Rows of one document each share one mask.
+    index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
+    tokens = Tokens(index_bt, segments_bt, prefix_bt)
+    return AttentionInputs(positions_bt, Keys(attention_mask(tokens, tokens)))
+
+
+def encoder_inputs(
+    tokens_bt: jax.Array,
+    segments_bt: jax.Array | None,
+    positions_bt: jax.Array | None,
+    ring: bool = False,
+) -> AttentionInputs:
+    """Lets each token read its whole segment; padding is segment 0."""
+    positions_bt = _time(tokens_bt) if positions_bt is None else positions_bt
+    tokens = Tokens(segments_bt=segments_bt)
+    if ring:
+        return AttentionInputs(positions_bt, Keys(ring=(tokens, tokens)))
+    return AttentionInputs(positions_bt, Keys(attention_mask(tokens, tokens)))
+
+
+def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool = True) -> Model:
+    """Returns `init`, `apply` and `loss` of a Transformer.
+
+    Args:
+      chunks_loss: the loss may be summed over `loss_chunks` pieces of the vocabulary.
+
+    Raises:
+      UserError: the configuration names an unknown choice or an impossible shape.
+    """
+    config.validate()
+    if config.vocab_size < 1:
+        raise UserError("model.vocab_size is 0: give the size of the vocabulary")
+    config = dataclasses.replace(config, attention=kernel(config, dtype))
+
+    def init(key: jax.Array, batch: Batch) -> Variables:
+        module, arguments = call(config, dtype, False, batch)
+        return module.init(key, *arguments)
+
+    def apply(
+        variables: Variables,
+        batch: Batch,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        targets: jax.Array | None = None,
+    ):
+        module, arguments = call(config, dtype, train, batch)
+        rngs = {} if key is None else {"dropout": key}
+        return module.apply(variables, *arguments, targets_bt=targets, rngs=rngs)[0], {}
+
+    def chunked_loss(
+        variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None
+    ):
+        return apply(variables, batch, train=train, key=key, targets=batch["targets"])
+
+    in_chunks = chunks_loss and config.loss_chunks > 1
+    return Model(init, apply, chunked_loss if in_chunks else loss_from_apply(apply))
+
+
+def with_decoding(
+    model: Model,
+    config: BlocksConfig,
+    dtype: Any,
+    module_class: Callable[..., nn.Module],
+    prepare_params: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> Model:
+    """Returns the model with `read`, `step`, which is `read` for one token, and `prepare`.
+
+    Args:
+      prepare_params: parameters -> the same with the decoder's layers unstacked.
+    """
+
+    def read(variables: Variables, carry: Cache, tokens: jax.Array):
+        layers, start, source_mask_bs = carry
+        now_t = start + jnp.arange(tokens.shape[1])
+        keys_s = jnp.arange(layers[0].own[0].shape[2])
+        positions_bt = jnp.broadcast_to(now_t, tokens.shape)
+        inputs = AttentionInputs(positions_bt, Keys(visible(now_t[None], keys_s[None])), start)
+        if source_mask_bs is not None:
+            inputs = inputs._replace(source=Keys(source_mask_bs[:, None]))
+        module = module_class(config, dtype, train=False)
+        result: Any = module.apply(variables, tokens, inputs, caches=layers)
+        logits_btv, layers = result
+        return logits_btv[:, -1], Cache(layers, start + tokens.shape[1], source_mask_bs)
+
+    def step(variables: Variables, carry: Cache, tokens: jax.Array):
+        return read(variables, carry, tokens[:, None])
+
+    def prepare(variables: Variables) -> Variables:
+        return {**variables, "params": prepare_params(variables["params"])}
+
+    return model._replace(step=step, read=read, prepare=prepare)
+
+
+def empty_cache(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> KeysValues:
+    """Returns keys and values of a layer before the first token, [b, g, s, k] each.
+
+    Raises:
+      UserError: the model has learned positions, and fewer than `max_length`.
+    """
+    if config.positions == "learned" and max_length > config.context_length:
+        raise UserError(
+            f"{max_length} tokens asked of a model with learned positions up to "
+            f"{config.context_length}; ask for fewer"
+        )
+    empty = jnp.zeros((batch_size, config.kv_heads, max_length, config.head_width), dtype)
+    return empty, empty
+
+
+def maps_of(
+    config: BlocksConfig,
+    call: Call,
+    paths: Mapping[str, tuple[str, ...]],
+    dtype: Any = jnp.float32,
+) -> AttentionMaps:
+    """Returns a function from variables and a batch to attention weights [b, l, h, t, s], float32.
+
+    Each row of a map sums to one.
+
+    Args:
+      paths: name of a map -> module in which attention sows it.
+    """
+    config = dataclasses.replace(config, attention="xla")
+
+    def attention_maps(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        module, arguments = call(config, dtype, False, batch)
+        _, kept = module.apply(variables, *arguments, mutable=["intermediates"])
+        found = {}
+        for name, path in paths.items():
+            sown: Any = kept["intermediates"]
+            for part in (*path, "map"):
+                sown = sown[part]
+            (map_lbhts,) = sown
+            found[name] = map_lbhts.swapaxes(0, 1)
+        return found
+
+    return attention_maps
+
+
+DECLARED: dict[str, Any] = {
+    "splits_time": True,
+    "check_mesh": check_mesh,
+    "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
+    "for_any_device": lambda config: dataclasses.replace(config, attention="auto"),
+}
+"""What all three families declare alike."""

@@ -1,0 +1,130 @@
+"""Layers that all Transformers share: products, norms, activations and tables.
+
+Axes: b batch, t time, d model width, i inputs, o outputs.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_jax.models.parameters import declared, declared_kernel
+
+if TYPE_CHECKING:  # the configuration takes its choices from here
+    from lm_jax.models.transformer.config import BlocksConfig
+
+GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "swiglu": nn.silu,
+    "geglu": lambda x: nn.gelu(x, approximate=True),
+}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+}
+_FEW_ROWS = 64  # up to here a CPU multiplies faster from the right
+
+
+def product(x: jax.Array, kernel_io: jax.Array, dtype: Any = None) -> jax.Array:
+    """Returns x [..., i] times a matrix that is stored transposed, [..., o].
+
+    At most 64 rows are multiplied as columns, from the right: a CPU then reads the matrix twice as
+    fast.
+
+    Args:
+      dtype: of the result; None: that of the inputs.
+    """
+    rows, (inputs, outputs) = math.prod(x.shape[:-1]), kernel_io.shape
+    if rows > _FEW_ROWS:
+        return jnp.matmul(x, kernel_io, preferred_element_type=dtype)
+    y_or = jnp.matmul(kernel_io.T, x.reshape(rows, inputs).T, preferred_element_type=dtype)
+    return y_or.T.reshape(*x.shape[:-1], outputs)
+
+
+def _product(x, kernel_io, dimension_numbers, precision=None, preferred_element_type=None):
+    """Calls `product` with the arguments that Flax gives a `dot_general`."""
+    return product(x, kernel_io, preferred_element_type)
+
+
+def dense(
+    config: "BlocksConfig",
+    dtype: Any,
+    features: int,
+    axes: tuple[str, str],
+    name: str | None = None,
+    stddev: float = 0.02,
+    transposed: bool = False,
+    head: bool = False,
+) -> nn.Dense:
+    """Returns a linear layer, with biases where the configuration has them.
+
+    Args:
+      axes: logical axes of the kernel [in, out].
+      transposed: the kernel is stored transposed, as `unstacked` leaves it.
+      head: the layer belongs to the model's head.
+    """
+    return nn.Dense(
+        features,
+        use_bias=config.use_bias,
+        dtype=dtype,
+        dot_general=_product if transposed else jax.lax.dot_general,
+        kernel_init=declared_kernel(nn.initializers.normal(stddev), axes, head=head),
+        bias_init=declared(nn.initializers.zeros, axes[1:], head=head),
+        name=name,
+    )
+
+
+def _layer_norm(config: "BlocksConfig", dtype: Any, name: str, head: bool) -> nn.Module:
+    return nn.LayerNorm(
+        epsilon=config.norm_epsilon,
+        use_bias=config.use_bias,
+        dtype=dtype,
+        scale_init=declared(nn.initializers.ones, ("norm",), head=head),
+        bias_init=declared(nn.initializers.zeros, ("norm",), head=head),
+        name=name,
+    )
+
+
+def _rms_norm(config: "BlocksConfig", dtype: Any, name: str, head: bool) -> nn.Module:
+    scale = declared(nn.initializers.ones, ("norm",), head=head)
+    return nn.RMSNorm(epsilon=config.norm_epsilon, dtype=dtype, scale_init=scale, name=name)
+
+
+NORMS: dict[str, Callable[["BlocksConfig", Any, str, bool], nn.Module]] = {
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+}
+
+
+def norm(config: "BlocksConfig", dtype: Any, name: str, head: bool = False) -> Any:
+    """Returns the norm that the configuration chooses, as a module of this name."""
+    return NORMS[config.norm](config, dtype, name, head)
+
+
+def residual_stddev(config: "BlocksConfig") -> float:
+    """Returns the initial deviation of kernels that write to the residual stream.
+
+    Radford et al. 2019, section 2.3.
+    """
+    return 0.02 / math.sqrt(2 * config.num_layers)
+
+
+def activate(config: "BlocksConfig", x: jax.Array) -> jax.Array:
+    """Applies the non-linearity of a configuration; for a gated unit, the gate's."""
+    return (ACTIVATIONS | GATES)[config.activation](x)
+
+
+def table(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, int],
+    axes: tuple[str, str],
+    summed: tuple[int, ...] = (),
+    head: bool = False,
+) -> jax.Array:
+    """Creates a parameter of `module` whose rows are looked up, or (`summed`) give logits."""
+    normal = declared(nn.initializers.normal(0.02), axes, summed=summed, head=head)
+    return module.param(name, normal, shape)  # type: ignore[return-value]  # Flax unboxes it
