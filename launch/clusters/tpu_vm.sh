@@ -7,7 +7,7 @@
 #   gcloud compute tpus tpu-vm create NAME --zone=ZONE --accelerator-type=v5litepod-32 \
 #       --version=v2-alpha-tpuv5-lite --spot
 #   gcloud compute tpus tpu-vm delete NAME --zone=ZONE
-# Started again, on the same machine or another, it goes on from the last checkpoint.
+# The same command resumes from the last checkpoint, on the same machine or another.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"

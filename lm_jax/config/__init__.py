@@ -1,1 +1,1 @@
-"""What a configuration can say, its JSON form, and its validation."""
+"""The configuration of an experiment, its JSON form, and the checks of its values."""

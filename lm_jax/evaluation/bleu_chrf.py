@@ -32,8 +32,8 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
     """
     if not references or len(hypotheses) != len(references):
         raise UserError(
-            f"{len(hypotheses):,} translations and {len(references):,} references; expected as "
-            "many of both, and at least one"
+            f"{len(hypotheses):,} translations and {len(references):,} references; expected the "
+            "same number of both, and at least one"
         )
     count = len(references)
     figures: dict[str, Any] = {"sentences": count}

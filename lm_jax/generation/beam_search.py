@@ -252,7 +252,7 @@ def _next_beams(here: _StepRows, loop: _LoopState, found: _Candidates) -> _NextB
     open_rc = jnp.where(found.is_end_rc, -jnp.inf, found.log_p_rc)
     log_p_rb, kept_rb = jax.lax.top_k(open_rc, num_beams)
     beam_rb = jnp.broadcast_to(jnp.arange(num_beams), (rows, num_beams))
-    select = lambda free, held: jnp.where(here.is_free_r[:, None], free, held)  # noqa: E731
+    select = lambda free, unread: jnp.where(here.is_free_r[:, None], free, unread)  # noqa: E731
     return _NextBeams(
         select(log_p_rb, loop.log_p_rb),
         select(_take(found.parent_rc, kept_rb), beam_rb),

@@ -13,7 +13,7 @@ TEST = ["the cat and the dog", "a mat", "", "a very mad log of 日本", "on the 
 ALPHABET = sorted(set("".join(TRAIN)))
 
 
-def test_counting_costs_what_dictionaries_say():
+def test_n_gram_bits_equal_those_of_counts_in_dictionaries():
     found = baselines(TRAIN, TEST)
     unseen = sum(character not in ALPHABET for text in TEST for character in text)
     unseen_bits = unseen * math.log2(0x110000 - len(ALPHABET))
@@ -35,7 +35,7 @@ def test_text_too_short_for_a_5_gram_is_counted_as_far_as_it_goes():
     assert found["character 5-gram"] == pytest.approx(nats / math.log(2) / 3, rel=1e-6)
 
 
-def test_the_embedded_corpus_costs_what_counting_should():
+def test_n_gram_bits_of_the_embedded_corpus():
     texts = python_reference()
     found = baselines(texts[:70], texts[70:])
     assert found["uniform"] > found["character unigram"] > found["character bigram"]
@@ -46,13 +46,13 @@ def test_the_embedded_corpus_costs_what_counting_should():
     assert found["xz -9"] == pytest.approx(expected)
 
 
-def test_an_unseen_character_costs_its_place_among_all_code_points():
+def test_an_unseen_character_costs_the_bits_of_a_code_point():
     known, unseen = baselines(["aab" * 50], ["aab"]), baselines(["aab" * 50], ["aa日"])
     assert unseen["uniform"] - known["uniform"] == pytest.approx(math.log2(0x110000 - 2) / 3)
 
 
 def test_repetitive_text_costs_finitely_many_bits():
-    # Nearly every context occurs three times or more, and what is new costs what is left to it.
+    # Nearly every context occurs three times or more, so little probability is left for new ones.
     draw = random.Random(0).choice
     ten = "alpha beta gamma delta epsilon zeta eta theta iota kappa".split()
     words = " ".join(draw(ten) for _ in range(2000))

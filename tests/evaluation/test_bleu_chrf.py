@@ -13,7 +13,7 @@ HYPOTHESES = [
 ]
 
 
-def test_figures_are_sacrebleus():
+def test_figures_equal_sacrebleus():
     found = translation_measures(HYPOTHESES, REFERENCES)
     bleu = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES])
     chrf = sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES])
@@ -50,6 +50,6 @@ def test_resamples_without_a_match_have_a_score_too():
 
 
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], []), (["a"], ["a", "b"])])
-def test_what_cannot_be_compared_is_refused(hypotheses, references):
-    with pytest.raises(ValueError, match="expected as many of both"):
+def test_unequal_or_empty_lists_are_refused(hypotheses, references):
+    with pytest.raises(ValueError, match="expected the same number of both"):
         translation_measures(hypotheses, references)

@@ -1,4 +1,4 @@
-"""A small model of random weights of every family that generates, and one that reads a source."""
+"""Small random models of every family that generates, and one that reads a source."""
 
 import functools
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ FAMILIES = tuple(_CONFIGS)
 
 @functools.cache
 def model_of(name: str):
-    """A model and its variables; its logits are far apart."""
+    """Returns a model and variables that are large enough for its logits to differ."""
     model = build_model(_CONFIGS[name], jnp.float32)
     rng = np.random.default_rng(0)
     if model.fit is not None:
@@ -48,7 +48,7 @@ def model_of(name: str):
 
 
 def reader_of_a_source() -> tuple[Model, dict]:
-    """A recurrent network with a bag of source tokens as a further input, and a `read`."""
+    """Returns a recurrent network that also reads the sum of the source's embeddings."""
     keys = jax.random.split(jax.random.key(0), 3)
     tables = [
         jax.random.normal(key, shape)

@@ -1,4 +1,4 @@
-"""Beam search beside greedy and exhaustive search; tests/parity has it beside Hugging Face's."""
+"""Compares beam search with greedy and exhaustive search; tests/parity compares Hugging Face's."""
 
 import itertools
 
@@ -21,7 +21,7 @@ SEARCH = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", 
 
 @pytest.fixture(scope="module")
 def gpt2():
-    """A GPT-2 of two layers of 16 that often ends a text, and its variables."""
+    """Returns a GPT-2 of two layers and width 16 that often ends a text, and its variables."""
     pair = ending_gpt2(VOCAB, END)
     return build_model(pair.config, jnp.float32), pair.variables
 
@@ -32,14 +32,14 @@ def prompts():
 
 
 def fifty_prompts():
-    """Prompts of 1 to 8 random tokens that do not end the text."""
+    """Returns prompts of 1 to 8 random tokens that do not end the text."""
     rng = np.random.default_rng(0)
     others = [token for token in range(VOCAB) if token != END]
     return [rng.choice(others, rng.integers(1, 9)).tolist() for _ in range(50)]
 
 
 def ours(model, variables, prompts, search, limit=NEW, ends=(END,), **how):
-    """The n-best of each prompt as [(tokens, score, log-probability)], their ends included."""
+    """Returns the n-best [(tokens, score, log-probability)] of each prompt, ends included."""
     longest = max(map(len, prompts))
     tokens, lengths = batch_of_prompts(prompts, longest + limit, 10**6)
     beams = SEARCH(
@@ -56,7 +56,7 @@ def ours(model, variables, prompts, search, limit=NEW, ends=(END,), **how):
     ]
 
 
-def test_the_prompts_above_tell_the_kinds_of_early_stopping_apart(gpt2, prompts):
+def test_the_kinds_of_early_stopping_find_different_texts(gpt2, prompts):
     model, variables = gpt2
     kinds = [
         ours(model, variables, prompts, BeamSearch(4, 1.0, "power", kind))
@@ -97,7 +97,7 @@ def test_one_beam_is_the_greedy_text_of_every_family(name):
 
 
 def confined(model, allowed):
-    """The model with all but the allowed tokens so improbable that no search finds them."""
+    """Returns the model with all other tokens so improbable that no search finds them."""
     bias = jnp.full(SMALL, -200.0).at[jnp.array(allowed)].set(0.0)
 
     def step(variables, carry, tokens):
@@ -108,7 +108,7 @@ def confined(model, allowed):
 
 
 def every_text(length, others, end):
-    """All that can follow a prompt: texts that end, and unended ones of the full length."""
+    """Returns all continuations of a prompt: ended texts, and texts of the full length."""
     for count in range(length):
         yield from ([*text, end] for text in itertools.product(others, repeat=count))
     yield from map(list, itertools.product(others, repeat=length))
@@ -138,7 +138,7 @@ def test_enough_beams_find_the_best_of_all_texts(name, penalty, kind):
     )
 
 
-def test_a_prompt_gets_what_it_gets_alone_whatever_is_read_at_once():
+def test_a_result_does_not_depend_on_other_prompts_or_on_the_prefix():
     model, variables = reader_of_a_source()
     prompts, sources = [[1, 2, 3, 4], [5, 6, 7]], jnp.array([[3, 8, 1], [4, 9, 9]])
     source = {"source": sources, "source_segments": jnp.ones_like(sources)}
@@ -213,6 +213,6 @@ def test_the_steps_of_a_search_lead_to_its_texts(gpt2, prompts):
         (BeamSearch(early_stopping="no"), "early_stopping is 'no'; expected one of false, true"),
     ],
 )
-def test_searches_that_cannot_be_are_refused(gpt2, search, message):
+def test_invalid_searches_are_refused(gpt2, search, message):
     with pytest.raises(ValueError, match=message):
         ours(*gpt2, [[1]], search)

@@ -20,7 +20,7 @@ GENERATE = jax.jit(generate, static_argnames=("model", "sampling", "end_tokens",
 
 
 def run(model, variables, prompts, limit, sampling=GREEDY, ends=(), seed=0, keys=None, **how):
-    """Each text as a list of tokens, and all arrays of the result."""
+    """Returns each text as a list of tokens, and all arrays of the result."""
     tokens, lengths = batch_of_prompts(prompts, WIDTH, VOCAB)
     if keys is None:
         keys = jax.random.split(jax.random.key(seed), len(prompts))
@@ -139,7 +139,7 @@ def test_interruptions_change_nothing(small):
 
 
 @pytest.mark.parametrize("has_read", [True, False])
-def test_a_prefix_read_at_once_and_a_source_give_the_same_texts(has_read):
+def test_the_length_of_the_prefix_does_not_change_the_texts(has_read):
     model, variables = reader_of_a_source()
     if not has_read:
         model = model._replace(read=None)
@@ -203,4 +203,4 @@ def test_the_repetition_penalty_lets_a_text_end_that_begins_with_an_end():
     )
     penalised = Sampling(repetition_penalty=2.0, temperature=0.0)
     texts, _ = run(constant, variables, [[2]], limit=6, sampling=penalised, ends=(2,))
-    assert texts == [[2, 5]]  # then 5 counts half, and the end as much as at first
+    assert texts == [[2, 5]]  # 5 is penalized the second time, the end is not

@@ -1,4 +1,4 @@
-"""Texts of prompts, with a small random model in place of a trained one."""
+"""Texts that a small random model generates from prompts."""
 
 from types import SimpleNamespace
 
@@ -54,7 +54,7 @@ def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(generator):
     assert whole.log_probability < cut.log_probability < 0
 
 
-def test_beams_find_what_scores_higher_and_draw_their_way(generator):
+def test_beam_search_ranks_texts_by_score_and_returns_its_tree(generator):
     config = SamplesConfig(max_new_tokens=6, num_beams=4, num_best=3, length_penalty=0.0)
     (texts,), (tree,) = search(generator, ["ab"], config)
     scores = [text.score for text in texts]

@@ -1,4 +1,4 @@
-"""What each filter keeps, and draws beside their distribution."""
+"""The tokens that each filter keeps, and the distribution of draws."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What tokens are called."""
+"""Labels of tokens with and without text."""
 
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
@@ -9,7 +9,7 @@ from tests.experiments import tiny
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
 
 
-def test_tokens_are_named_by_what_they_stand_for():
+def test_labels_of_text_spaces_ends_and_sentinels():
     experiment = tiny(objective="masked_lm", model=EncoderConfig(vocab_size=258))
     name = namer(TOKENIZER, experiment)
     assert [name(token) for token in (104, 32, 10, 226, 256, 257)] == [

@@ -1,4 +1,4 @@
-"""A tiny encoder-decoder through the one path: train on pairs, read back, translate, score."""
+"""Trains a tiny encoder-decoder on pairs, loads it, translates and scores."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def run(tmp_path_factory, one_device):
     return load(directory, log=lambda line: None)
 
 
-def test_a_run_on_pairs_is_measured_again_alike(run):
+def test_evaluation_of_a_run_on_pairs_repeats_its_figures(run):
     results = json.loads((run.workdir / "evaluation.json").read_text())["validation"]
     again = evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=8))
     assert again["cross_entropy"] == pytest.approx(results["cross_entropy"], abs=1e-5)

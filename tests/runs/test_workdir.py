@@ -28,7 +28,7 @@ def test_what_is_written_is_read_back(tmp_path):
     [EvaluationConfig(stride=2), EvaluationConfig(context_length=4)],
     ids=["strided", "of another context"],
 )
-def test_what_was_measured_otherwise_is_not_read(eval_config, tmp_path):
+def test_a_measurement_of_other_windows_or_another_step_is_not_read(eval_config, tmp_path):
     sums = PositionSums(np.array([6.0, 5.0]), np.array([3.0, 2.0]))
     write_by_position(tmp_path, "validation", sums, 20, eval_config)
     assert read_by_position(tmp_path, 20) is None
