@@ -74,7 +74,7 @@ def _headline(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
 
 
 def _best_rates_head(rows: Sequence[ResultRow]) -> tuple[str, ...]:
-    return ("runs", size_label(size_column(rows)), "best rate", "bracketed by", "loss", "")
+    return ("runs", size_label(size_column(rows)), "best rate", "bracketed by", "loss", "note")
 
 
 def _best_rates(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Attention on the page: values as they were found, and nothing where nothing is seen."""
+"""Attention maps on the page: the values that were found, and empty masked cells."""
 
 import json
 
@@ -23,7 +23,7 @@ DECODER = {
 }
 
 
-def test_the_first_map_is_a_table_with_empty_cells_where_nothing_is_seen():
+def test_the_first_map_is_a_table_whose_masked_cells_are_empty():
     html = attention_section({"cross": CROSS}).replace("\n", "")
     assert (
         "<table><tr><th></th><th><span>x</span></th><th><span>&lt;/script&gt;</span></th>"

@@ -1,4 +1,4 @@
-"""Next tokens and beams on the page."""
+"""Next-token predictions and beam search on the page."""
 
 from lm_jax.reports.generation_section import beam_search_section, next_tokens_section
 from lm_jax.reports.sections import analysis_sections
@@ -33,7 +33,7 @@ FOUND = {
 }
 
 
-def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
+def test_the_best_text_of_a_search_is_marked_and_on_the_top_line():
     tree = beam_search_section(NODES).split('<div class="beams">')[1]
     assert tree.replace("\n", "") == (
         '<svg class="tree" width="361" height="74" role="img">'
@@ -52,13 +52,13 @@ def test_the_best_text_of_a_search_goes_straight_along_the_top_and_is_marked():
     )
 
 
-def test_of_a_very_large_tree_only_the_finished_texts_are_shown():
+def test_a_very_large_tree_shows_only_the_finished_texts():
     chain = [node(at, "never", -9.0) for at in range(len(NODES) - 1, 700)]
     html = beam_search_section([*NODES, *chain])
     assert "never" not in html and "dead" not in html and html.count("score") == 3
 
 
-def test_the_token_that_comes_is_marked_or_named():
+def test_the_token_that_follows_is_marked_or_named():
     html = next_tokens_section(FOUND["next_tokens"])
     cards = html.split("<figure>")[1:]
     assert cards[0].count('class="next"') == 1 and ", before" not in cards[0]

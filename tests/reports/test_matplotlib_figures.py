@@ -1,4 +1,4 @@
-"""What all pictures of scaling share."""
+"""The style, labels and files of all matplotlib figures."""
 
 import sys
 
@@ -9,8 +9,8 @@ from lm_jax.reports.matplotlib_figures import Plot, apart, spread, write_figures
 from lm_jax.reports.numbers import short
 
 
-def test_labels_move_as_little_as_keeps_them_apart():
-    """Against least squares whose gaps are bounded from below."""
+def test_labels_move_no_further_than_they_must():
+    """Compares with least squares under lower bounds on the gaps."""
     from scipy.optimize import lsq_linear
 
     rng = np.random.default_rng(0)
@@ -30,28 +30,28 @@ def test_numbers_are_short():
     assert shown == ["0.00098", "0.016", "2.5", "64", "1024", "98.3k", "1.57M", "2B"]
 
 
-def test_ticks_too_near_to_others_are_left_out():
+def test_ticks_close_to_others_are_left_out():
     assert apart([1, 2, 4, 8, 16], 4) == [1, 2, 4, 8, 16]
     assert apart([1, 2, 4, 8, 16], 2) == [1, 4, 16]
     assert apart([3312, 3505, 3870, 14_496, 14_747, 390_881], 12) == [3312, 14_496, 390_881]
     assert apart([64], 6) == [64] and apart([], 6) == []
 
 
-def test_a_picture_says_what_it_is_made_of_and_is_the_same_again(tmp_path):
+def test_a_plot_records_its_provenance_and_is_reproducible(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
-    picture = Plot("A line & more", lambda axes: axes.plot([1, 2], [3, 4]))
-    page = write_figures({"line": picture}, tmp_path, "From results.csv")
+    plot = Plot("A line & more", lambda axes: axes.plot([1, 2], [3, 4]))
+    page = write_figures({"line": plot}, tmp_path, "From results.csv")
     assert "A line &amp; more" in page and page.count("<figure") == 1
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert before.keys() == {"line.svg", "line.png"}
     assert all(b"From results.csv" in content for content in before.values())
     assert before["line.png"].startswith(b"\x89PNG")
-    assert write_figures({"line": picture}, tmp_path, "From results.csv") == page
+    assert write_figures({"line": plot}, tmp_path, "From results.csv") == page
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert matplotlib.rcParams["svg.hashsalt"] != "lm_jax"  # what others draw keeps its style
+    assert matplotlib.rcParams["svg.hashsalt"] != "lm_jax"  # other figures keep their style
 
 
-def test_without_matplotlib_it_is_said_what_to_install(tmp_path, monkeypatch):
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"plots need matplotlib; pip install -e '.\[plots\]'"):
         write_figures({}, tmp_path, "")

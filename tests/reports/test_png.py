@@ -9,7 +9,7 @@ from lm_jax.reports.png import png, tiles
 
 
 def pixels_of(address):
-    """The pixels of a `data:` address, decoded by hand from the PNG's chunks."""
+    """Returns the pixels of a `data:` address, decoded from the chunks of the PNG."""
     raw = base64.b64decode(address.removeprefix("data:image/png;base64,"))
     assert raw[:8] == b"\x89PNG\r\n\x1a\n"
     at, chunks = 8, {}
@@ -28,7 +28,7 @@ def pixels_of(address):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_bytes_are_shown_as_they_are(channels):
+def test_bytes_are_not_scaled(channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
     np.testing.assert_array_equal(pixels_of(png(image)), image)
     np.testing.assert_array_equal(
@@ -49,7 +49,7 @@ def test_tiles_stand_one_pixel_apart():
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_the_mean_of_channels_that_are_no_colours_is_shown(channels):
+def test_two_or_four_channels_are_averaged_to_grey(channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, channels), np.uint8)
     found = pixels_of(png(image))
     np.testing.assert_array_equal(found[..., 0], image.mean(axis=2).astype(np.uint8))

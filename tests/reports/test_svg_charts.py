@@ -1,4 +1,4 @@
-"""Charts say their numbers as people write them."""
+"""Axes have round numbers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Trees are as low as their labels allow."""
+"""Trees take as few lines as their labels allow."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Laws on points made from known parameters."""
+"""Fits of laws to points made from known parameters."""
 
 import numpy as np
 import pytest
@@ -53,12 +53,12 @@ CASES = [
 @pytest.mark.parametrize(
     "law, variables, losses, truth", CASES, ids=lambda v: getattr(v, "name", "")
 )
-def test_points_without_noise_give_their_parameters_back(law, variables, losses, truth):
+def test_points_without_noise_give_back_their_parameters(law, variables, losses, truth):
     found = fit(law, variables, losses).parameters
     assert found == pytest.approx(truth, rel=1e-5)
 
 
-def test_the_fit_is_where_scipy_cannot_descend_further():
+def test_scipy_cannot_descend_below_the_fit():
     from scipy.optimize import minimize
     from scipy.special import huber
 
@@ -88,7 +88,7 @@ def test_far_starts_end_no_lower_than_the_fit():
     assert np.mean(objectives < fitted.objective * (1 + 1e-6)) > 0.3
 
 
-def test_intervals_hold_the_truth_and_agree_with_profiles():
+def test_intervals_contain_the_truth_and_agree_with_profiles():
     fitted = fit(laws.PARAMETRIC, (N, D), chinchilla(N, D) * noise(200))
     found = bootstrap(fitted, 300).intervals()
     for name, value in TRUTH.items():
@@ -116,7 +116,7 @@ def test_the_largest_budget_is_predicted_without_it():
     assert found.r_squared == pytest.approx(1)
 
 
-def test_the_optimum_is_the_least_loss_on_its_budget():
+def test_the_optimum_has_the_lowest_loss_of_its_budget():
     kaplan = {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_n": 0.076, "alpha_d": 0.095}
     n = np.geomspace(1e6, 1e12, 200_001)
     d = 1e21 / (6 * n)
@@ -139,7 +139,7 @@ def test_minima_of_profiles_follow_the_law(minimum, tolerance):
     assert found.edges == []
 
 
-def test_a_minimum_at_the_edge_is_left_out_and_said():
+def test_a_minimum_at_the_edge_is_left_out_and_listed():
     c = np.repeat(np.geomspace(1e18, 1e21, 6), 25)
     n = np.array([best_size(x) for x in c]) * np.tile(np.geomspace(1 / 20, 20, 25), 6)
     whole = n < 0.4 * best_size(1e18)  # the smallest budget keeps its falling side only
@@ -166,13 +166,13 @@ def test_crossovers_of_curves_follow_the_law():
 
 
 def two_architectures(second):
-    """Losses of two groups, whose exponents of N are 0.1 and `second`."""
+    """Losses of two groups with exponents 0.1 and `second` of N."""
     n, group = np.tile(np.geomspace(1e6, 1e9, 20), 2), np.repeat(["cnn", "lstm"], 20)
     alpha = np.where(group == "cnn", 0.1, second)
     return n, np.where(group == "cnn", 20.0, 24.0) / n**alpha * noise(40), group
 
 
-def test_exponents_that_differ_are_told_from_those_that_do_not():
+def test_different_exponents_are_told_from_equal_ones():
     n, losses, group = two_architectures(0.1)
     same = compare_exponents(laws.power("n"), (n,), losses, group, resamples=200)
     assert same.p_value > 0.05
@@ -185,8 +185,8 @@ def test_exponents_that_differ_are_told_from_those_that_do_not():
     assert other.separate.parameters["alpha[lstm]"] == pytest.approx(0.13, abs=0.005)
 
 
-def test_bounds_of_few_points_are_those_of_their_pairs():
-    """A draw of one point thrice has no exponent; losses that follow one exactly show no other."""
+def test_bounds_of_three_points_come_from_their_pairs():
+    """A draw of one point three times has no exponent, and is repeated."""
     n, group = np.tile(np.geomspace(1e4, 1e6, 3), 2), np.repeat(["lstm", "mlp"], 3)
     losses = np.where(group == "lstm", 5.0, 6.0) * n**-0.06 * np.tile([1, 1.002, 1], 2)
     found = compare_exponents(laws.power("n"), (n,), losses, group, resamples=100)

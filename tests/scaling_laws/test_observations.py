@@ -21,8 +21,8 @@ def path(tmp_path):
     return tmp_path / "runs.csv"
 
 
-def test_the_best_of_rows_that_are_alike_in_numbers_and_in_their_group(path):
-    """One size of another family is not alike; a loss that is no number loses; of two the first."""
+def test_best_per_keeps_the_lowest_loss_of_rows_with_equal_numbers_and_group(path):
+    """A loss that is no number loses to one that is; the first of equal rows wins."""
     points = read_points(path, COLUMNS, group_column="family", best_per=["n"])
     assert points.lines.tolist() == [3, 4, 6]
     assert points["n"].tolist() == [1000, 1000, 2000]
@@ -30,11 +30,11 @@ def test_the_best_of_rows_that_are_alike_in_numbers_and_in_their_group(path):
     assert points.groups is not None and points.groups.tolist() == ["lstm", "cnn", "lstm"]
 
 
-def test_the_best_is_of_the_rows_that_pass_the_filters(path):
+def test_best_per_looks_at_rows_that_pass_the_filters(path):
     points = read_points(path, COLUMNS, ["rate=1.0"], best_per=["n", "family"])
     assert points.lines.tolist() == [2, 4, 6]
 
 
-def test_rows_of_which_none_has_a_loss_are_named(path):
+def test_groups_without_any_loss_are_named(path):
     with pytest.raises(ValueError, match="line 5: nan"):
         read_points(path, COLUMNS, ["rate=2", "family=cnn"], best_per=["n"])

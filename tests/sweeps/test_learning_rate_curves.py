@@ -1,4 +1,4 @@
-"""Learning-rate curves: whose minimum is where, and what is drawn beside what."""
+"""Learning-rate curves: their minima, and which runs share a curve or a panel."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def test_the_minimum_of_a_parabola_in_the_log_of_the_rate_is_found_exactly():
         assert found.low <= found.rate <= found.high and not found.at_edge
 
 
-def test_a_minimum_at_the_edge_of_what_was_tried_is_told():
+def test_a_minimum_at_the_edge_of_the_rates_is_marked():
     found = curve([1e-3, 2e-3, 4e-3], [3.0, 2.0, 1.0]).best()
     assert found.at_edge and (found.rate, found.loss) == (4e-3, 1.0)
     assert curve([1e-3, 2e-3], [1.0, 2.0]).best().at_edge
 
 
-def test_beside_what_failed_the_lowest_mean_is_the_minimum_and_no_edge():
+def test_beside_a_failed_rate_the_lowest_mean_is_the_minimum_and_no_edge():
     rates, losses = [1e-3, 2e-3, 4e-3], [[2.0, 2.2], [1.0, 1.2], [0.5]]
     found = curve(rates, losses, failed=[0, 0, 1])
     np.testing.assert_allclose(found.means, [2.1, 1.1, np.nan])
@@ -41,7 +41,7 @@ def test_beside_what_failed_the_lowest_mean_is_the_minimum_and_no_edge():
     assert curve([1e-3, 2e-3], [[], []], failed=[1, 2]).best() is None
 
 
-def test_a_bowl_is_what_differs_in_rate_and_seed_only():
+def test_runs_of_a_curve_differ_only_in_rate_and_seed():
     rows = grid_rows(lambda w, rate, seed: 2 + seed + 100 * rate, seeds=(0, 1))
     narrow, wide = learning_rate_curves(rows)
     assert (narrow.panel, narrow.size, wide.size) == ("", 64, 128)
@@ -50,7 +50,7 @@ def test_a_bowl_is_what_differs_in_rate_and_seed_only():
     np.testing.assert_allclose(narrow.means, [2.6, 2.7, 2.9])
 
 
-def test_runs_that_failed_count_and_runs_under_way_do_not():
+def test_failed_runs_count_and_running_ones_do_not():
     rows = grid_rows(lambda w, rate, seed: None if rate == 4e-3 else 2.0, widths=(64,))
     rows[0] |= {"status": "running", "validation_loss": None}
     (found,) = learning_rate_curves(rows)
@@ -58,7 +58,7 @@ def test_runs_that_failed_count_and_runs_under_way_do_not():
     np.testing.assert_array_equal(found.failed, [0, 1])
 
 
-def test_what_else_varies_has_panels_of_its_own():
+def test_other_varied_fields_make_panels():
     rows = grid_rows(lambda *_: 2.0, mup_base_width=0) + grid_rows(
         lambda *_: 2.0, mup_base_width=64
     )
@@ -68,7 +68,7 @@ def test_what_else_varies_has_panels_of_its_own():
     assert panels == [(standard, 64), (standard, 128), (mup, 64), (mup, 128)]
 
 
-def test_what_follows_from_columns_before_it_is_not_named():
+def test_columns_that_follow_from_earlier_ones_are_not_named():
     rows = [
         row(
             f"{budget}-{width}", {"budget": budget, "model.d_model": width, "training.num_steps": n}
@@ -90,7 +90,7 @@ def test_a_rate_tuned_for_each_budget_makes_no_curve_of_several_budgets():
     ]
 
 
-def test_families_stand_apart_whatever_their_widths_are_called():
+def test_families_have_curves_of_their_own_whatever_their_widths_are_called():
     rows = grid_rows(lambda *_: 2.0, widths=(64,)) + grid_rows(lambda *_: 3.0, widths=(96,))
     for each in rows[3:]:
         each |= {"family": "recurrent", "model.d_model": None}

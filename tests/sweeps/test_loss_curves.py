@@ -1,4 +1,4 @@
-"""Training curves of a sweep by compute, and the frontier of many."""
+"""Loss curves of a sweep by compute, and their frontier."""
 
 import json
 
@@ -24,7 +24,7 @@ def measured(steps):
     return [{"step": s, "kind": "evaluation", "cross_entropy": 5 - s / 50} for s in steps]
 
 
-def test_curves_are_of_validation_where_finished_runs_were_measured_on_their_way(tmp_path):
+def test_curves_show_validation_losses_where_finished_runs_have_several(tmp_path):
     rows = [row("a"), row("b", status="failed", training_flops=1_000_000)]
     write(tmp_path, rows[0], trained([9.0] * 100) + measured((25, 50, 100)))
     write(tmp_path, rows[1], trained([9.0] * 60) + measured((20, 40)))
@@ -35,7 +35,7 @@ def test_curves_are_of_validation_where_finished_runs_were_measured_on_their_way
     np.testing.assert_allclose(broken.flops, 10_000 * np.array([20, 40]))
 
 
-def test_a_curve_of_training_is_of_means_of_neighbouring_steps(tmp_path):
+def test_curves_of_training_losses_average_neighbouring_steps(tmp_path):
     rows = [row("a"), row("b"), row("c")]  # the last one has not begun
     losses = 3 + 2 / np.sqrt(np.arange(1, 101))
     write(tmp_path, rows[0], trained(losses) + measured((100,)))
@@ -55,7 +55,7 @@ def test_a_run_without_steps_has_no_curve(tmp_path):
     assert read_curves(tmp_path / "nowhere", [row("a")])[0] == []
 
 
-def test_the_frontier_is_what_nothing_as_cheap_is_below():
+def test_no_run_is_below_the_frontier_at_its_compute():
     rng = np.random.default_rng(0)
     flops, losses = rng.integers(1, 20, 200).astype(float), rng.integers(1, 50, 200).astype(float)
     plainly = {
@@ -68,7 +68,7 @@ def test_the_frontier_is_what_nothing_as_cheap_is_below():
 
 
 def test_the_frontier_of_curves_changes_runs_where_they_cross():
-    """Of power laws, which are lines in the logarithms, the envelope is exact."""
+    """The envelope of power laws, straight lines in the logarithms, is exact."""
     grid = np.geomspace(1e6, 1e10, 5)
     small = LossCurve("transformer", 10, False, grid[:4], 40 * grid[:4] ** -0.1)
     large = LossCurve("transformer", 100, False, grid[1:], 400 * grid[1:] ** -0.22)

@@ -1,4 +1,4 @@
-"""The page of a sweep, from results that are made up."""
+"""The page of a sweep, from made-up results."""
 
 import json
 import shutil
@@ -15,15 +15,15 @@ from tests.reports.pages import Page
 from tests.sweeps.sweep_rows import grid_rows, row
 
 
-def bowl(width, rate, seed):
-    """One that is lowest at 2e-3 and fails for wide models at high rates."""
+def final_loss(width, rate, seed):
+    """Lowest at 2e-3; None, a failed run, for wide models at high rates."""
     if width == 128 and rate == 4e-3:
         return None
     return 2 + (1e3 * rate - 2) ** 2 / 10 + 8 / width + seed / 100
 
 
 def profiles():
-    """Three budgets of four sizes, each best in its middle."""
+    """Three budgets of five sizes, each with its minimum inside."""
     return [
         row(
             f"{budget}-{width}",
@@ -38,8 +38,8 @@ def profiles():
     ]
 
 
-def test_results_alone_make_the_page_and_the_same_pictures_again(tmp_path):
-    rows = grid_rows(bowl, seeds=(0, 1))
+def test_results_alone_make_the_page_and_the_same_plots_again(tmp_path):
+    rows = grid_rows(final_loss, seeds=(0, 1))
     source = write_results(tmp_path, rows)
     path, pictures = write_sweep_page(tmp_path)
     assert pictures == ["learning_rates", "best_learning_rates"]
@@ -48,8 +48,8 @@ def test_results_alone_make_the_page_and_the_same_pictures_again(tmp_path):
     text = path.read_text()
     page = Page(text)
     assert len(page.all("img")) == 2
-    for told in ("Best learning rates", "Failed runs", "the loss of step 3 is nan", "jax=1"):
-        assert told in text
+    for text_shown in ("Best learning rates", "Failed runs", "the loss of step 3 is nan", "jax=1"):
+        assert text_shown in text
     assert all(each["name"] in text and each["address"] in text for each in rows)
     assert "<strong>10</strong><span>finished" in text
     assert "<strong>2</strong><span>failed" in text
@@ -76,7 +76,7 @@ def test_a_sweep_of_budgets_has_profiles_and_compute(tmp_path):
     )
 
 
-def test_runs_that_are_there_have_curves_and_positions(tmp_path):
+def test_runs_with_metrics_have_curves_and_positions(tmp_path):
     rows = [row("a", {"model.d_model": 32}), row("b", {"model.d_model": 64}, status="running")]
     for each in rows:
         place = workdir_of_row(tmp_path, each)
@@ -90,7 +90,7 @@ def test_runs_that_are_there_have_curves_and_positions(tmp_path):
     assert write_sweep_page(tmp_path)[1] == ["curves", "positions"]
 
 
-def test_a_sweep_of_which_nothing_is_finished_has_a_page(tmp_path):
+def test_a_sweep_without_finished_runs_has_a_page(tmp_path):
     rows = grid_rows(lambda *_: None)
     write_results(tmp_path, rows)
     assert write_sweep_page(tmp_path)[1] == ["learning_rates", "best_learning_rates"]
@@ -98,6 +98,6 @@ def test_a_sweep_of_which_nothing_is_finished_has_a_page(tmp_path):
     assert write_sweep_page(tmp_path)[1] == []
 
 
-def test_what_is_no_sweep_is_refused(tmp_path):
+def test_a_directory_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no results.csv; launch.sweep --table writes it"):
         write_sweep_page(tmp_path)
