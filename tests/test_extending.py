@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from tests.documented_commands import ROOT
-from tests.launch.test_launch import environment
+from tests.launch.programs import environment
 
 SMALL = [
     "--config.training.num_steps=12",

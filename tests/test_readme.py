@@ -11,7 +11,7 @@ import pytest
 
 from configs.quickstart import get_config
 from lm_jax.objectives.validation import validate
-from tests.launch.test_launch import ROOT, environment
+from tests.launch.programs import ROOT, environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = [

@@ -10,7 +10,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import dumps, from_dict, to_dict
 from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import trials_of
-from tests.launch.test_launch import ROOT
+from tests.launch.programs import ROOT
 
 FILES = sorted(Path(ROOT, "configs").glob("[!_]*.py"))
 MODULES = [importlib.import_module(f"configs.{path.stem}") for path in FILES]

@@ -32,7 +32,7 @@ from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.training.state import abstract_state, init_state
 from tests.experiments import tiny
-from tests.launch.test_launch import launch
+from tests.launch.programs import launch
 
 VOCABULARY = 512
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.launch.test_launch import launch
+from tests.launch.programs import launch
 
 
 def write(path, header, rows):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.launch.test_launch import launch, start, wait_for_step
+from tests.launch.programs import launch, start, wait_for_step
 
 SWEEP = """
 from lm_jax.sweeps.search_space import grid

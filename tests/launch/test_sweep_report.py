@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.launch.test_launch import launch
+from tests.launch.programs import launch
 from tests.launch.test_sweep import BROKEN, SOUND, sweep, write
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_jax.telemetry.json_files import read_metrics
-from tests.launch.test_launch import ROOT, TINY, environment, parameters, wait_for_step
+from tests.launch.programs import ROOT, TINY, environment, parameters, wait_for_step
 
 CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]
 CONFIG += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]

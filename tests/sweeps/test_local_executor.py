@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lm_jax.sweeps import local_executor
-from tests.launch.test_launch import ROOT
+from tests.launch.programs import ROOT
 
 
 def python(code):

@@ -1,0 +1,47 @@
+"""Runs programs in forks of one process that has already imported what they import.
+
+  python -m tests.launch.fork_server
+
+Reads one request a line: {"module", "arguments", "cwd", "environment", "stdout", "stderr"}, the
+last two being paths of files. Runs the module as `python -m` does, but without the 2 s that the
+imports take, and answers with its exit status. A fork has its own flags, its own JAX and its own
+signals, as a process started anew has.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import sys
+
+import lm_jax
+
+
+def run(request: dict) -> None:
+    """Becomes the program of a request: it ends as the program ends."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = [request["module"], *request["arguments"]]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Serves requests until the input ends."""
+    for module in pkgutil.walk_packages(lm_jax.__path__, "lm_jax."):
+        if "pytorch" not in module.name:
+            importlib.import_module(module.name)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            return run(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

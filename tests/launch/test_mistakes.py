@@ -1,0 +1,87 @@
+"""A mistake on the command line: one line on stderr, and nothing on disk."""
+
+import shutil
+
+import pytest
+
+from tests.launch.programs import TINY, launch, train
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("train", ["--config.model.d_modle=1"], "did you mean model.d_model?"),
+        ("train", ["--config.model.d_model=wide"], "invalid literal"),
+        ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
+        ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
+        ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
+        ("train", ["--config.mesh=data:3"], "does not fit 1 devices"),
+        ("train", ["--config.mesh.data=2"], "the configuration has no field mesh.data"),
+        ("train", ["--profile_steps=15-10"], "--profile_steps=15-10; expected FIRST-LAST"),
+        ("train", ["--profile_steps=30-41"], "this run takes 40"),
+        ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
+        ("train", ["--config=configs/missing.py"], "missing.py"),
+        ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
+        ("train", ["stray"], "unexpected argument 'stray'"),
+        ("train", ["--confg.x=1"], "Unknown command line flag"),
+        ("evaluate", [], "is no work directory"),
+        ("generate", [], "is no work directory"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message, tmp_path):
+    workdir = tmp_path / "run"
+    config = TINY if program == "train" else []
+    status, _, err = launch(program, *config, f"--workdir={workdir}", *arguments)
+    assert status == 1
+    assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
+    assert message in err
+    assert not workdir.exists()
+
+
+def test_what_a_configuration_refuses_is_one_line():
+    status, _, err = launch("train", "--config=configs/lstm.py:refrence", "--workdir=unused")
+    assert status == 1
+    assert err == (
+        "error: configs/lstm.py: no corpus 'refrence'; "
+        "expected --config=FILE:shakespeare or :reference\n"
+    )
+
+
+@pytest.mark.parametrize("config", [["--config=configs/no.py"], ["--config", "configs/no.py"]])
+def test_a_missing_configuration_is_named_also_without_overrides(config):
+    status, _, err = launch("count", *config)
+    assert status == 1 and err.startswith("error: --config=configs/no.py: no such file")
+
+
+def test_a_work_directory_of_another_experiment_is_refused(trained):
+    workdir, _ = trained
+    before = (workdir / "config.json").read_bytes()
+    status, _, err = launch("train", *TINY, f"--workdir={workdir}", "--config.model.d_model=64")
+    assert status == 1 and "model.d_model: 32 -> 64" in err
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_work_directory_of_other_data_is_refused(tmp_path):
+    text, workdir = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("some words to learn " * 200)
+    source = ["--config.data.source=files", f"--config.data.path={text}"]
+    source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
+    source += ["--config.training.num_steps=5", "--config.schedule.warmup_steps=1"]
+    train(workdir, *source)
+    text.write_text("other words to learn " * 200)
+    status, _, err = launch("train", *TINY, f"--workdir={workdir}", *source)
+    assert status == 1 and "the data changed since" in err
+
+
+def test_an_unwritable_work_directory_is_refused_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = launch("train", *TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert status == 1 and len(err.strip().splitlines()) == 1
+
+
+def test_a_run_without_checkpoints_says_so(trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").mkdir()
+    status, _, err = launch("evaluate", f"--workdir={workdir}")
+    assert status == 1 and "holds no checkpoint" in err
