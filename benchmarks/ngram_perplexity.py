@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from lm_jax.data import TokenizerConfig, evaluation_batches, tokenize, train_tokenizer
+from lm_jax.data import TokenizerConfig, tokenize, train_tokenizer
+from lm_jax.data.text.windows import evaluation_batches
 from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.models.ngram.model import NgramConfig, ngram
 from lm_jax.parallel import sharding

@@ -17,6 +17,7 @@ from lm_jax import data
 from lm_jax.analysis.text_example import analyse_text
 from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.data.classification.batches import Examples, LabelledSet, image_reader
 from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
 from lm_jax.models import family_of
@@ -101,7 +102,7 @@ def _embedding_map(
 
 
 def _classification(
-    built: BuiltExperiment, variables: Any, labelled: data.LabelledSet, single_device: SingleDevice
+    built: BuiltExperiment, variables: Any, labelled: LabelledSet, single_device: SingleDevice
 ) -> dict[str, Any]:
     eval_config = EvaluationConfig(batch_size=built.experiment.evaluation.batch_size)
     split = labelled.validation
@@ -126,7 +127,7 @@ def _classification(
     return analysis
 
 
-def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dict[str, Any]]:
+def _mistakes(labelled: LabelledSet, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """Returns the wrong predictions that gave the label the lowest probability."""
     split = labelled.validation
     given = probabilities[np.arange(len(split.targets)), split.targets]
@@ -149,7 +150,7 @@ def _mistakes(labelled: data.LabelledSet, probabilities: np.ndarray) -> list[dic
     return rows
 
 
-def _boundary(built: BuiltExperiment, variables: Any, labelled: data.LabelledSet) -> dict[str, Any]:
+def _boundary(built: BuiltExperiment, variables: Any, labelled: LabelledSet) -> dict[str, Any]:
     """Returns the probability of the last class on a grid of inputs from -0.5 to 1.5."""
     side = np.linspace(-0.5, 1.5, 41, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 1, 2, 1)
@@ -163,9 +164,9 @@ def _boundary(built: BuiltExperiment, variables: Any, labelled: data.LabelledSet
     }
 
 
-def _filters(feature_maps: FeatureMaps, variables: Any, split: data.Examples) -> dict[str, Any]:
+def _filters(feature_maps: FeatureMaps, variables: Any, split: Examples) -> dict[str, Any]:
     """Returns the filters of the first convolution, and its maps of the first validation image."""
-    batch = data.image_reader(split.inputs)(np.arange(1), None)
+    batch = image_reader(split.inputs)(np.arange(1), None)
     kernel, maps = feature_maps(variables, jnp.asarray(batch["inputs"]))
     analysis: dict[str, Any] = {}
     if kernel is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from lm_jax import data
 from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.build import BuiltExperiment, compute_dtype
+from lm_jax.data.text.windows import evaluation_batches
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.parallel import sharding
@@ -45,9 +46,7 @@ def measure(
     model, rows = experiment.model, experiment.evaluation.batch_size
     targets = rows * model.context_length
     documents = random_documents(num_batches * targets, model.vocab_size)
-    batches = data.evaluation_batches(
-        documents, context_length=model.context_length, batch_size=rows
-    )
+    batches = evaluation_batches(documents, context_length=model.context_length, batch_size=rows)
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
     variables = variables_of(state)
     losses = make_loss_function(built.loss)

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_jax import data
 from lm_jax.benchmarking.evaluate import random_documents
 from lm_jax.benchmarking.interleaved_timing import time_interleaved
 from lm_jax.benchmarking.train_step import prepare
 from lm_jax.build import BuiltExperiment, training_batches
 from lm_jax.data.interface import Batches
+from lm_jax.data.text import windows
 from lm_jax.errors import UserError
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
@@ -83,7 +83,7 @@ def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
         )
     per_step = targets_per_step(experiment)
     tokens = max(per_step * experiment.training.steps_per_call * dispatches // 4, 2 * per_step)
-    return data.training_batches(
+    return windows.training_batches(
         random_documents(tokens, experiment.model.vocab_size, _DOCUMENT),
         context_length=experiment.model.context_length,
         batch_size=per_step // experiment.model.context_length,

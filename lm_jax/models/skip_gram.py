@@ -24,7 +24,7 @@ class SkipGramConfig:
     negatives: int = 5
     noise_power: float = 0.75  # negatives are drawn by frequency to this power
     window: int = 5  # the farthest word of a pair
-    subsampling: float = 1e-3  # how often frequent words are kept: see `data.training_pairs`
+    subsampling: float = 1e-3  # t of Mikolov et al. 2013, eq. 5; 0 keeps every word
 
     def widths(self) -> tuple[str, ...]:
         """The field that muP scales."""

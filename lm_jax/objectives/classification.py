@@ -3,8 +3,16 @@
 import jax
 import jax.numpy as jnp
 
-from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.data.classification.batches import (
+    Examples,
+    LabelledSet,
+    Reader,
+    evaluation_examples,
+    image_reader,
+    text_reader,
+    training_examples,
+)
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
@@ -20,15 +28,15 @@ def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruc
     return {"inputs": text, "segments": text}
 
 
-def _reader(experiment: Experiment, examples: data.Examples) -> data.Reader:
+def _reader(experiment: Experiment, examples: Examples) -> Reader:
     if experiment.data.has_text:
-        return data.text_reader(examples.inputs, experiment.model.context_length)
+        return text_reader(examples.inputs, experiment.model.context_length)
     augmentation = experiment.data
-    return data.image_reader(examples.inputs, augmentation.crop_padding, augmentation.flip)
+    return image_reader(examples.inputs, augmentation.crop_padding, augmentation.flip)
 
 
-def _training_batches(experiment: Experiment, labelled: data.LabelledSet) -> Batches:
-    return data.training_examples(
+def _training_batches(experiment: Experiment, labelled: LabelledSet) -> Batches:
+    return training_examples(
         labelled.train,
         _reader(experiment, labelled.train),
         batch_size=experiment.training.batch_size,
@@ -38,9 +46,9 @@ def _training_batches(experiment: Experiment, labelled: data.LabelledSet) -> Bat
 
 
 def _evaluation_batches(
-    experiment: Experiment, examples: data.Examples, config: EvaluationConfig
+    experiment: Experiment, examples: Examples, config: EvaluationConfig
 ) -> Evaluated:
-    batches = data.evaluation_examples(
+    batches = evaluation_examples(
         examples,
         _reader(experiment, examples),
         batch_size=config.batch_size,

@@ -8,35 +8,46 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.interface import Batches
+from lm_jax.data.text.corpus import Corpus
+from lm_jax.data.text.denoising_batches import (
+    Corruption,
+    evaluation_corrupted,
+    masking,
+    prefixing,
+    span_corruption,
+    text_length,
+    training_corrupted,
+)
+from lm_jax.data.word_boundaries import word_boundaries
 from lm_jax.errors import UserError
 from lm_jax.objectives import language_modeling, seq2seq
 from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows
 
 # (experiment, end of document, tokenizer or None) -> how a row is corrupted, its text's tokens
-Corrupter = Callable[[Experiment, int, data.Tokenizer | None], tuple[data.Corruption, int]]
+Corrupter = Callable[[Experiment, int, data.Tokenizer | None], tuple[Corruption, int]]
 
 
 def _prefixes(
     experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
-) -> tuple[data.Corruption, int]:
-    return data.prefixing(), experiment.model.context_length
+) -> tuple[Corruption, int]:
+    return prefixing(), experiment.model.context_length
 
 
 def _masks(
     experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
-) -> tuple[data.Corruption, int]:
+) -> tuple[Corruption, int]:
     model, denoising = experiment.model, experiment.denoising
-    words = data.word_boundaries(tokenizer) if tokenizer and denoising.whole_words else None
-    mask = data.masking(rate=denoising.fraction, words=words, vocab_size=model.vocab_size, end=end)
+    words = word_boundaries(tokenizer) if tokenizer and denoising.whole_words else None
+    mask = masking(rate=denoising.fraction, words=words, vocab_size=model.vocab_size, end=end)
     return mask, model.context_length
 
 
 def _spans(
     experiment: Experiment, end: int, tokenizer: data.Tokenizer | None
-) -> tuple[data.Corruption, int]:
+) -> tuple[Corruption, int]:
     shapes = _span_shapes(experiment)
-    corrupt = data.span_corruption(**shapes, vocab_size=experiment.model.vocab_size, end=end)
-    return corrupt, data.text_length(**shapes)[0]
+    corrupt = span_corruption(**shapes, vocab_size=experiment.model.vocab_size, end=end)
+    return corrupt, text_length(**shapes)[0]
 
 
 def _span_shapes(experiment: Experiment) -> dict[str, Any]:
@@ -48,10 +59,10 @@ def _span_shapes(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: data.Corpus) -> Batches:
+def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: Corpus) -> Batches:
     tokenizer = corpus.tokenizer
     corrupt, length = corrupter(experiment, tokenizer.end_of_document, tokenizer)
-    return data.training_corrupted(
+    return training_corrupted(
         corpus.train,
         corrupt,
         context_length=length,
@@ -68,7 +79,7 @@ def _evaluation_batches(
     config: EvaluationConfig,
 ) -> Evaluated:
     corrupt, length = corrupter(experiment, int(documents.tokens[0]), None)
-    batches = data.evaluation_corrupted(
+    batches = evaluation_corrupted(
         documents,
         corrupt,
         context_length=length,
@@ -118,6 +129,6 @@ OBJECTIVES = [
         "span_corruption",
         _spans,
         example=seq2seq.example,
-        special_ids=lambda experiment: data.text_length(**_span_shapes(experiment))[1],
+        special_ids=lambda experiment: text_length(**_span_shapes(experiment))[1],
     ),
 ]

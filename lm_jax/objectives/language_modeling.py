@@ -8,6 +8,8 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.documents import TokenizedDocuments, texts_of
 from lm_jax.data.interface import Batches
+from lm_jax.data.text.corpus import Corpus
+from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
 from lm_jax.evaluation.baselines import baselines
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import text_measures
@@ -20,9 +22,9 @@ def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct
     return {"inputs": tokens(rows, experiment.model.context_length)}
 
 
-def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
+def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
     carries_state = family_of(experiment.model).carries_state(experiment.model)
-    batches = data.contiguous_batches if carries_state else data.training_batches
+    batches = contiguous_batches if carries_state else training_batches
     return batches(
         corpus.train,
         context_length=experiment.model.context_length,
@@ -35,7 +37,7 @@ def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
 def _evaluation_batches(
     experiment: Experiment, documents: TokenizedDocuments, config: EvaluationConfig
 ) -> Evaluated:
-    batches = data.evaluation_batches(
+    batches = evaluation_batches(
         documents,
         context_length=config.context_length or experiment.model.context_length,
         batch_size=config.batch_size,
@@ -53,7 +55,7 @@ def _measures(
     )
 
 
-def _baselines(corpus: data.Corpus) -> dict[str, float]:
+def _baselines(corpus: Corpus) -> dict[str, float]:
     if not corpus.tokenizer.lossless:
         return {}
     train, validation = (

@@ -8,6 +8,8 @@ import numpy as np
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
+from lm_jax.data.seq2seq.packing import evaluation_packed_pairs, training_packed_pairs
+from lm_jax.data.seq2seq.parallel_corpus import ParallelSet, ParallelSplit
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import prediction_measures, text_measures
 from lm_jax.models import family_of
@@ -33,11 +35,11 @@ def _lengths(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _training_batches(experiment: Experiment, pairs: data.ParallelSet) -> Batches:
+def _training_batches(experiment: Experiment, pairs: ParallelSet) -> Batches:
     lengths = _lengths(experiment)
     # A pair that is too long is refused before training, not after it.
-    data.evaluation_packed_pairs(pairs.validation, batch_size=1, **lengths)
-    return data.training_packed_pairs(
+    evaluation_packed_pairs(pairs.validation, batch_size=1, **lengths)
+    return training_packed_pairs(
         pairs.train,
         batch_size=sequences_per_step(experiment),
         seed=experiment.seed,
@@ -46,16 +48,16 @@ def _training_batches(experiment: Experiment, pairs: data.ParallelSet) -> Batche
 
 
 def _evaluation_batches(
-    experiment: Experiment, split: data.ParallelSplit, config: EvaluationConfig
+    experiment: Experiment, split: ParallelSplit, config: EvaluationConfig
 ) -> Evaluated:
-    batches = data.evaluation_packed_pairs(
+    batches = evaluation_packed_pairs(
         split, batch_size=config.batch_size, **_lengths(experiment) | process_rows(experiment)
     )
     return batches, len(split.origins)
 
 
 def _measures(
-    sums: DocumentSums, split: data.ParallelSplit, tokenizer: data.Tokenizer
+    sums: DocumentSums, split: ParallelSplit, tokenizer: data.Tokenizer
 ) -> dict[str, Any]:
     """Returns the metrics of the targets and, where there are several tasks, of each task."""
     target = split.target

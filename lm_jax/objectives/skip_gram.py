@@ -2,10 +2,11 @@
 
 import jax
 
-from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.interface import Batches
+from lm_jax.data.text.corpus import Corpus
+from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
 from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows, tokens
 
 
@@ -13,8 +14,8 @@ def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruc
     return {"inputs": tokens(rows)}
 
 
-def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
-    return data.training_pairs(
+def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
+    return training_pairs(
         corpus.train,
         vocab_size=corpus.tokenizer.vocab_size,
         window=experiment.model.window,
@@ -28,7 +29,7 @@ def _training_batches(experiment: Experiment, corpus: data.Corpus) -> Batches:
 def _evaluation_batches(
     experiment: Experiment, documents: TokenizedDocuments, config: EvaluationConfig
 ) -> Evaluated:
-    batches = data.evaluation_pairs(
+    batches = evaluation_pairs(
         documents,
         window=experiment.model.window,
         batch_size=config.batch_size,

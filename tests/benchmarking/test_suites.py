@@ -4,10 +4,10 @@ import sys
 import numpy as np
 import pytest
 
-from lm_jax import data
 from lm_jax.benchmarking import decode, evaluate, startup
 from lm_jax.benchmarking.input_pipeline import measure, wait_seconds
 from lm_jax.benchmarking.tables import table_of
+from lm_jax.data.text.windows import evaluation_batches
 from tests.benchmarking.programs import small
 
 
@@ -35,7 +35,7 @@ def test_evaluation_is_measured():
 
 def test_random_documents_fill_their_rows():
     whole = evaluate.random_documents(96, 50)
-    batches = data.evaluation_batches(whole, context_length=16, batch_size=2)
+    batches = evaluation_batches(whole, context_length=16, batch_size=2)
     assert sum(batch["weights"].sum() for batch in batches) == 96 and len(batches) == 3
     parts = evaluate.random_documents(96, 50, 10)
     assert len(parts.characters) == 9 and np.all(parts.tokens[parts.starts] == 0)

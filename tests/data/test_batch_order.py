@@ -12,6 +12,26 @@ import numpy as np
 import pytest
 
 from lm_jax import data
+from lm_jax.data.classification.batches import (
+    Examples,
+    evaluation_examples,
+    image_reader,
+    text_reader,
+    training_examples,
+)
+from lm_jax.data.seq2seq.packing import evaluation_packed_pairs, training_packed_pairs
+from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
+from lm_jax.data.text.denoising_batches import (
+    evaluation_corrupted,
+    masking,
+    prefixing,
+    span_corruption,
+    text_length,
+    training_corrupted,
+)
+from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
+from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
+from lm_jax.data.word_boundaries import word_boundaries
 
 RECORDED = Path(__file__).parent / "batch_order.json"
 BYTES = data.train_tokenizer(data.TokenizerConfig("byte"), [])
@@ -25,8 +45,8 @@ def _texts(count: int, seed: int, longest: int = 60) -> list[str]:
     return ["".join(rng.choice(letters, size=rng.integers(2, longest))) for _ in range(count)]
 
 
-def _pairs() -> data.ParallelSplit:
-    return data.ParallelSplit(
+def _pairs() -> ParallelSplit:
+    return ParallelSplit(
         source=data.tokenize(BYTES, _texts(90, 1)),
         target=data.tokenize(BYTES, _texts(90, 2)),
         texts=[],
@@ -36,82 +56,74 @@ def _pairs() -> data.ParallelSplit:
     )
 
 
-def _examples() -> data.Examples:
+def _examples() -> Examples:
     targets = np.arange(23, dtype=np.int32) % 3
-    return data.Examples(data.tokenize(BYTES, _texts(23, 3)), targets)
+    return Examples(data.tokenize(BYTES, _texts(23, 3)), targets)
 
 
-def _images() -> data.Examples:
+def _images() -> Examples:
     images = np.random.default_rng(4).integers(256, size=(23, 8, 8, 1)).astype(np.uint8)
-    return data.Examples(images, np.arange(23, dtype=np.int32) % 3)
+    return Examples(images, np.arange(23, dtype=np.int32) % 3)
 
 
 def kinds() -> dict:
     """A function (process_index, process_count) -> batches for each kind, and for each use."""
     documents, one = data.tokenize(BYTES, _texts(30, 0)), data.tokenize(BYTES, ["only one " * 99])
     texts, pictures, pairs = _examples(), _images(), _pairs()
-    read_text = data.text_reader(texts.inputs, 24)
-    read_image = data.image_reader(pictures.inputs, crop_padding=2, flip=True)
-    words = data.word_boundaries(BYTES)
-    mask = data.masking(rate=0.3, vocab_size=258, end=256)
-    whole_words = data.masking(rate=0.3, vocab_size=258, end=256, words=words)
-    spans = data.span_corruption(
+    read_text = text_reader(texts.inputs, 24)
+    read_image = image_reader(pictures.inputs, crop_padding=2, flip=True)
+    words = word_boundaries(BYTES)
+    mask = masking(rate=0.3, vocab_size=258, end=256)
+    whole_words = masking(rate=0.3, vocab_size=258, end=256, words=words)
+    spans = span_corruption(
         source_length=24, context_length=16, density=0.2, mean_span=2.0, vocab_size=270, end=256
     )
-    length = data.text_length(24, 16, 0.2, 2.0)[0]
+    length = text_length(24, 16, 0.2, 2.0)[0]
     common = {"context_length": 16, "batch_size": 6}
     seeded = common | {"seed": 5}
     made = {
-        "windows": lambda **p: data.training_batches(documents, **seeded, **p),
-        "windows of one document": lambda **p: data.training_batches(one, **seeded, **p),
-        "contiguous streams": lambda **p: data.contiguous_batches(documents, **seeded, **p),
-        "pairs": lambda **p: data.training_packed_pairs(
+        "windows": lambda **p: training_batches(documents, **seeded, **p),
+        "windows of one document": lambda **p: training_batches(one, **seeded, **p),
+        "contiguous streams": lambda **p: contiguous_batches(documents, **seeded, **p),
+        "pairs": lambda **p: training_packed_pairs(
             pairs, source_length=70, **seeded | {"context_length": 80}, **p
         ),
-        "pairs as one text": lambda **p: data.training_packed_pairs(
+        "pairs as one text": lambda **p: training_packed_pairs(
             pairs, source_length=None, **seeded | {"context_length": 40}, truncate=True, **p
         ),
-        "texts": lambda **p: data.training_examples(texts, read_text, batch_size=6, seed=5, **p),
-        "images": lambda **p: data.training_examples(
-            pictures, read_image, batch_size=6, seed=5, **p
-        ),
-        "skip-gram": lambda **p: data.training_pairs(
+        "texts": lambda **p: training_examples(texts, read_text, batch_size=6, seed=5, **p),
+        "images": lambda **p: training_examples(pictures, read_image, batch_size=6, seed=5, **p),
+        "skip-gram": lambda **p: training_pairs(
             documents, vocab_size=257, window=3, subsampling=0.01, batch_size=6, seed=5, **p
         ),
-        "evaluation: windows": lambda **p: data.evaluation_batches(documents, **common, **p),
-        "evaluation: strided": lambda **p: data.evaluation_batches(
-            documents, **common, stride=5, **p
-        ),
-        "evaluation: one document": lambda **p: data.evaluation_batches(one, **common, **p),
-        "evaluation: pairs": lambda **p: data.evaluation_packed_pairs(
+        "evaluation: windows": lambda **p: evaluation_batches(documents, **common, **p),
+        "evaluation: strided": lambda **p: evaluation_batches(documents, **common, stride=5, **p),
+        "evaluation: one document": lambda **p: evaluation_batches(one, **common, **p),
+        "evaluation: pairs": lambda **p: evaluation_packed_pairs(
             pairs, source_length=70, **common | {"context_length": 80}, **p
         ),
-        "evaluation: pairs as one text": lambda **p: data.evaluation_packed_pairs(
+        "evaluation: pairs as one text": lambda **p: evaluation_packed_pairs(
             pairs, source_length=None, **common | {"context_length": 40}, truncate=True, **p
         ),
-        "evaluation: texts": lambda **p: data.evaluation_examples(
-            texts, read_text, batch_size=6, **p
-        ),
-        "evaluation: images": lambda **p: data.evaluation_examples(
+        "evaluation: texts": lambda **p: evaluation_examples(texts, read_text, batch_size=6, **p),
+        "evaluation: images": lambda **p: evaluation_examples(
             pictures, read_image, batch_size=6, **p
         ),
-        "evaluation: skip-gram": lambda **p: data.evaluation_pairs(
+        "evaluation: skip-gram": lambda **p: evaluation_pairs(
             documents, window=3, batch_size=6, **p
         ),
     }
     for name, corruption, width in (
         ("masked", mask, 16),
         ("masked words", whole_words, 16),
-        ("prefixes", data.prefixing(), 16),
+        ("prefixes", prefixing(), 16),
         ("spans", spans, length),
     ):
-        made[name] = lambda corruption=corruption, width=width, **p: data.training_corrupted(
+        made[name] = lambda corruption=corruption, width=width, **p: training_corrupted(
             documents, corruption, **seeded | {"context_length": width}, **p
         )
         made[f"evaluation: {name}"] = lambda corruption=corruption, width=width, **p: (
-            data.evaluation_corrupted(
-                documents, corruption, **common | {"context_length": width}, **p
-            )
+            evaluation_corrupted(documents, corruption, **common | {"context_length": width}, **p)
         )
     return made
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm_jax import data
 from lm_jax.data import TokenizerConfig, tokenize
+from lm_jax.data.text.windows import evaluation_batches
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation.by_position import position_bins
 from lm_jax.evaluation.loss_sums import (
@@ -47,7 +47,7 @@ def plain_sums(texts, stride):
 @pytest.mark.parametrize(("devices", "batch_size", "stride"), [(1, 3, 16), (1, 64, 5), (2, 4, 16)])
 def test_sums_are_those_of_each_position_of_each_window(texts, devices, batch_size, stride):
     documents = tokenize(train_tokenizer(TokenizerConfig("byte"), []), texts)
-    batches = data.evaluation_batches(
+    batches = evaluation_batches(
         documents, context_length=CONTEXT, batch_size=batch_size, stride=stride
     )
     mesh = sharding.make_mesh(f"data:{devices}", jax.devices()[:devices])

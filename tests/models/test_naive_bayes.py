@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.naive_bayes import MultinomialNB
 
-from lm_jax.data import Examples, TokenizerConfig, text_reader, tokenize, train_tokenizer
+from lm_jax.data import TokenizerConfig, tokenize, train_tokenizer
+from lm_jax.data.classification.batches import Examples, text_reader
 from lm_jax.models import build_model
 from lm_jax.models.naive_bayes import NaiveBayesConfig
 

@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from lm_jax.data import TokenizerConfig, evaluation_pairs, tokenize, train_tokenizer, training_pairs
+from lm_jax.data import TokenizerConfig, tokenize, train_tokenizer
+from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
 from lm_jax.models import build_model
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel.sharding import unboxed

@@ -4,8 +4,8 @@ import struct
 import numpy as np
 import pytest
 
-from lm_jax.data import ImageConfig, image_reader, prepare
-from lm_jax.data.classification.batches import Draws
+from lm_jax.data import ImageConfig, prepare
+from lm_jax.data.classification.batches import Draws, image_reader
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 5), np.uint8)

@@ -3,14 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from lm_jax.data import (
-    LabelledTextConfig,
-    TokenizerConfig,
-    evaluation_examples,
-    prepare,
-    text_reader,
-    training_examples,
-)
+from lm_jax.data import LabelledTextConfig, TokenizerConfig, prepare
+from lm_jax.data.classification.batches import evaluation_examples, text_reader, training_examples
 
 LINES = [(("good", "bad")[i % 2], f"text number {i} of many") for i in range(200)]
 

@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from lm_jax.data import (
-    ParallelTextConfig,
-    TokenizerConfig,
-    evaluation_packed_pairs,
-    prepare,
-    training_packed_pairs,
-)
-from lm_jax.data.seq2seq.packing import pack_pairs
+from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax.data.seq2seq.packing import evaluation_packed_pairs, pack_pairs, training_packed_pairs
 
 SIZES = {"source_length": 78, "context_length": 82}
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lm_jax.data import TokenizerConfig, train_tokenizer, word_boundaries
+from lm_jax.data import TokenizerConfig, train_tokenizer
 from lm_jax.data.text.corruption import (
     choose_prefix,
     corrupt_spans,
@@ -11,6 +11,7 @@ from lm_jax.data.text.corruption import (
     noise_spans,
     num_noise_spans,
 )
+from lm_jax.data.word_boundaries import word_boundaries
 from tests.data.text.spans import restore_spans
 
 END, MASK = 7, 500

@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from lm_jax.data import (
-    TokenizerConfig,
+from lm_jax.data import TokenizerConfig, tokenize
+from lm_jax.data.text.denoising_batches import (
     evaluation_corrupted,
     masking,
     prefixing,
     span_corruption,
     text_length,
-    tokenize,
     training_corrupted,
 )
 from lm_jax.data.tokenizers import train_tokenizer

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from lm_jax.data import (
-    TokenizerConfig,
-    contiguous_batches,
-    evaluation_batches,
-    tokenize,
-    training_batches,
-)
+from lm_jax.data import TokenizerConfig, tokenize
+from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
 from lm_jax.data.tokenizers import train_tokenizer
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
