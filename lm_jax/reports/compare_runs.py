@@ -92,6 +92,11 @@ def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     return cells
 
 
+def split_targets(sizes: Mapping[str, Any]) -> int:
+    """Returns the tokens or texts of a split, from its sizes in `data.json`; 0 without either."""
+    return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
+
+
 def _with_error(mean: float, error: float | None) -> str:
     return with_error(f"{mean:.4f}", f"{error:.4f}" if error else None)
 
@@ -154,5 +159,4 @@ def _targets_per_step(run: Mapping[str, Any]) -> float:
     for unit in _UNITS:
         if trained and unit in trained[-1]:
             return trained[-1][unit] / trained[-1]["step"]
-    sizes = run["data"]["train"]
-    return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
+    return split_targets(run["data"]["train"])

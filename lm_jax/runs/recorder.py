@@ -144,13 +144,13 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     if alone and run.built.model.step is not None:
         here = run._replace(built=alone[0], variables=alone[1])
         samples = _samples(here, dataset, config)
-    findings = inspect(run.built, run.variables, dataset, alone)
+    analysis = inspect(run.built, run.variables, dataset, alone)
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
-        if findings:
-            write_json(run.workdir / "inspection.json", findings)
+        if analysis:
+            write_json(run.workdir / "inspection.json", analysis)
         write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir)
 

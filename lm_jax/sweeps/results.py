@@ -10,6 +10,7 @@ from typing import Any
 from lm_jax.config import serialization
 from lm_jax.errors import UserError
 from lm_jax.models import family_name
+from lm_jax.reports.compare_runs import split_targets
 from lm_jax.runs.workdir import read_environment
 from lm_jax.sweeps.directory import (
     failure_message,
@@ -195,7 +196,7 @@ def _tokens_counted(workdir: Path) -> int:
         sizes = json.loads((workdir / "data.json").read_text())["train"]
     except (OSError, ValueError, KeyError):
         return 0
-    return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
+    return split_targets(sizes)
 
 
 def _versions(machine: Mapping[str, Any]) -> str:

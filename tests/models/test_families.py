@@ -82,11 +82,11 @@ def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
     config.schedule.peak_learning_rate, config.training.num_steps = 1e-2, 40
     results = train(config, tmp_path)
     assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
-    findings = json.loads((tmp_path / "inspection.json").read_text())
-    confusion = np.array(findings["confusion"])
+    analysis = json.loads((tmp_path / "inspection.json").read_text())
+    confusion = np.array(analysis["confusion"])
     assert confusion.sum() == 180
     assert np.trace(confusion) / 180 == pytest.approx(results["validation"]["accuracy"])
-    wrong = findings["mistakes"][0]
+    wrong = analysis["mistakes"][0]
     assert wrong["label"] != wrong["predicted"] and wrong["image"].startswith("data:image/png")
     for title in ("Confusion matrix", "Worst mistakes"):
         assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()

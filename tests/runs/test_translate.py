@@ -60,8 +60,8 @@ def test_evaluation_of_a_run_on_pairs_repeats_its_figures(run):
 
 
 def test_a_run_on_pairs_shows_how_it_translates_one(run):
-    findings = json.loads((run.workdir / "inspection.json").read_text())
-    cross, following = findings["attention"]["cross"], findings["next_tokens"]
+    analysis = json.loads((run.workdir / "inspection.json").read_text())
+    cross, following = analysis["attention"]["cross"], analysis["next_tokens"]
     assert cross["read"] == following["source"] and cross["read"][-1] == "<end>"
     assert cross["readers"][1:] == cross["read"][:-1]  # it copies
     written = [step["next"] for step in following["steps"]]
