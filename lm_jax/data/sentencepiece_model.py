@@ -27,10 +27,12 @@ class Pieces:
 
     @property
     def vocab_size(self) -> int:
+        """The number of ids."""
         return self._processor.get_piece_size()
 
     @property
     def end_of_document(self) -> int:
+        """The id that separates documents."""
         return self._processor.piece_to_id(END_OF_DOCUMENT)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -51,6 +53,7 @@ class Pieces:
         return ids
 
     def decode(self, ids: list[int]) -> str:
+        """Returns the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self._processor.decode(ids)
 
     def outer_characters(self, index: int) -> tuple[str, str]:

@@ -28,14 +28,18 @@ class Codec(Protocol):
     """A trained model that encodes and decodes."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The number of ids."""
+        ...
 
     @property
     def end_of_document(self) -> int:
         """The id that separates documents; no text is encoded with it."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]: ...
+    def encode(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
+        """Returns the ids of each text."""
+        ...
 
     def decode(self, ids: list[int]) -> str:
         """Returns the text of ids below `vocab_size`, none of which ends a document."""
@@ -62,6 +66,7 @@ class Bytes:
     vocab_size, end_of_document = 257, 256
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the bytes of each text, uint8."""
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
 
     def decode(self, ids: list[int]) -> str:
@@ -69,6 +74,7 @@ class Bytes:
         return bytes(ids).decode(errors="replace")
 
     def outer_characters(self, index: int) -> tuple[str, str]:
+        """Returns an ASCII character twice; any other byte is a letter, "x"."""
         return (chr(index), chr(index)) if index < 128 else ("x", "x")
 
 
@@ -99,10 +105,12 @@ class Tokenizer(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
+        """The number of ids."""
         return self.codec.vocab_size
 
     @property
     def end_of_document(self) -> int:
+        """The id that separates documents."""
         return self.codec.end_of_document
 
     @property

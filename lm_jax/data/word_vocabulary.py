@@ -32,10 +32,12 @@ class Words(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
+        """The number of ids."""
         return len(self.vocabulary)
 
     @property
     def end_of_document(self) -> int:
+        """The id that separates documents."""
         return 0
 
     def split(self, text: str) -> list[str]:
@@ -66,6 +68,7 @@ class Words(NamedTuple):
         return re.sub(r" ?\n ?", "\n", joined)
 
     def outer_characters(self, index: int) -> tuple[str, str]:
+        """Returns the first and the last character of a word."""
         return self.vocabulary[index][0], self.vocabulary[index][-1]
 
 
