@@ -15,6 +15,11 @@ from lm_jax.reports.svg_charts import COLOURS, Series, line_chart
 from lm_jax.telemetry.json_files import read_metrics
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
+_LABELS = {
+    "bits_per_character": "bits per character",
+    "cross_entropy": "cross-entropy, nats",
+    "accuracy": "accuracy",
+}
 
 
 class ComparisonRow(NamedTuple):
@@ -66,8 +71,8 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
         Series(row.name, [x for x, _ in row.curve], [y for _, y in row.curve])
         for row in rows[: len(COLOURS)]
     ]
-    label = metric.replace("_", " ")
-    chart = line_chart(curves, "targets trained on", label, width=960, height=440, standalone=True)
+    axes = "targets trained on", _LABELS[metric]
+    chart = line_chart(curves, *axes, width=960, height=440, standalone=True)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "comparison.svg").write_text(f"{chart}\n", encoding="utf-8")
     (directory / "comparison.json").write_text(
@@ -83,7 +88,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
 def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     """Returns the cells of the table of a comparison, its head first."""
     measures = list(rows[0].figures)
-    head = ["run", "seeds", "parameters", "trained on", *(n.replace("_", " ") for n in measures)]
+    head = ["run", "seeds", "parameters", "trained on", *(_LABELS[name] for name in measures)]
     cells = [[*head, "seconds"]]
     for row in rows:
         shown = [_with_error(*row.figures[name]) for name in measures]
