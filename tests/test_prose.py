@@ -1,6 +1,8 @@
 """Documents, docstrings and comments avoid phrases that slow a reader down."""
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,8 @@ SLOW = {
     "front door": r"\bfront doors?\b",
     "the house": r"\bthe house\b",
 }
-CODE = [path for room in ("configs", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+ROOMS = ("lm_jax", "launch", "configs", "benchmarks", "tests")
+CODE = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path != Path(__file__)]
 
 
 @pytest.mark.parametrize("phrase", SLOW)
@@ -26,3 +29,13 @@ def test_no_text_has_the_phrase(phrase):
         if re.search(SLOW[phrase], line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_variable_is_called_of():
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if getattr(node, "id", getattr(node, "arg", None)) == "of"
+    ]
+    assert not found

@@ -105,7 +105,7 @@ def _forward(x_btd, output_vd, bias_v, targets_bt, num_chunks: int, soft_cap: fl
             logits_btc, _ = _logits(x_btd, rows, soft_cap)
             highest_bt = jnp.maximum(sums.highest, jnp.max(logits_btc, axis=-1))
             is_highest_btc = logits_btc == highest_bt[..., None]
-            # Of equal logits the first counts, as jnp.argmax would have it.
+            # The first of equal logits wins, as in jnp.argmax.
             first_bt = jnp.min(jnp.where(is_highest_btc, rows.id_c, vocab_size), axis=-1)
             kept_bt = jnp.where(sums.highest == highest_bt, sums.first, vocab_size)
             is_target_btc = rows.id_c == targets_bt[..., None]

@@ -74,8 +74,8 @@ def train_runs(runs: Mapping[Path, Experiment], request: Request = _PLAIN) -> di
     returns its results. All processes of a job call this alike; the first one writes, except that
     each writes its shares of checkpoints.
 
-    A single run that fails raises. Of several, one that diverges or cannot be written down leaves
-    the others alone; its results hold an `error` and nothing else.
+    A single run that fails raises. In a group, a run that diverges or cannot be written leaves the
+    others alone; its results hold an `error` and nothing else.
 
     Raises:
       UserError: before anything is written, when an experiment cannot run, a work directory belongs

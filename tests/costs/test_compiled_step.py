@@ -110,7 +110,7 @@ def test_recomputation_costs_a_forward_pass_of_the_layers():
 
 
 def test_data_parallel_sums_all_gradients_once():
-    # Of a tied table both gradients would be summed, that of its rows and that of the logits.
+    # A tied table would have two summed gradients: of its rows and of the logits.
     compiled = compile_step(program_on("data:8", model__tie_embeddings=False))
     counted, planned = by_kind(compiled.work.collectives), compiled.planned
     assert planned == [PlannedCollective("all-reduce", ("data",), compiled.memory.gradients)]

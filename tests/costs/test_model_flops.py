@@ -152,7 +152,7 @@ def test_all_at_once_and_one_by_one_an_lstm_costs_the_same():
 
 
 def test_what_is_not_trained_has_no_gradients_to_compute():
-    """Of pixels there are none; of a frozen network only the head's weights have one."""
+    """Pixels have no gradients; in a frozen network only the weights of the head have them."""
     config = ConvNetConfig("lenet5", 10, 28, 28, 1)
     model, rows = build_model(config, jnp.float32), 2
     images = {

@@ -75,7 +75,7 @@ def tuned(tmp_path):
 
 
 def test_families_by_their_best_rates(tuned, tmp_path):
-    """Of each size the best rate alone counts; each family has its exponent and its line."""
+    """Each size counts with its best rate; each family has its own exponent and line."""
     page = tmp_path / "page"
     options = ["--law=power", "--group_column=family", "--resamples=100", f"--output={page}"]
     code, last, err = launch("scaling_law", tuned, "--best_per=n", *options)

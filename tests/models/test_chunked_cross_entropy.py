@@ -45,7 +45,7 @@ def chunked(x_btd, output_vd, bias_v, targets_bt, soft_cap, num_chunks):
 
 
 def losses_and_gradients(loss, parameters, weights, *arguments):
-    """Of a sum in which every nat counts differently, also those of smoothing."""
+    """Returns losses and gradients of a sum that weights every nat differently."""
 
     def total(parameters):
         losses = loss(*parameters, *arguments)

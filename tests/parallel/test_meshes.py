@@ -90,12 +90,12 @@ def one_device():
     """The losses of a model on one device, trained once."""
     found = {}
 
-    def of(name):
+    def losses_of(name):
         if name not in found:
             found[name] = train(name, "data:1")[0]
         return found[name]
 
-    return of
+    return losses_of
 
 
 def most_on_a_device(tree):
@@ -246,8 +246,8 @@ def test_windows_that_time_does_not_divide_are_read_whole():
         built, state = begin(experiment("decoder, ring", mesh), {"vocab_size": VOCABULARY})
         tokens = np.random.default_rng(0).integers(0, VOCABULARY, (2, 15)).astype(np.int32)
         batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
-        of = make_loss_function(built.loss)
+        loss = make_loss_function(built.loss)
         with sharding.on_mesh(built.mesh):
             placed = sharding.place_batch(batch, sharding.batch_sharding(built.mesh))
-            losses.append(of(variables_of(state), placed).nats)
+            losses.append(loss(variables_of(state), placed).nats)
     np.testing.assert_allclose(*losses, atol=1e-5)

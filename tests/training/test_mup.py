@@ -301,7 +301,7 @@ def test_updates_are_scaled_and_decay_is_not(name):
     plain = make_optimizer(dataclasses.replace(config, weight_decay=0.0), lambda _: rate, DECLARED)
     state, plain_state = scaled.init(params), plain.init(params)
     assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(params))
-    scaled, plain = (jax.jit(of.update) for of in (scaled, plain))
+    scaled, plain = (jax.jit(each.update) for each in (scaled, plain))
     factors = _map(functools.partial(rate_factor, name), PARAMS_FANS)
     decayed = 0.0  # sgd's decay is in its momentum
     for seed in (1, 2):
@@ -432,7 +432,7 @@ def test_a_run_is_fine_tuned_in_its_own_parametrisation(tmp_path):
     theirs = experiment_of(TransformerConfig(), mup_base_width=32)
     (tmp_path / "config.json").write_text(dumps(theirs))
     ours = experiment_of(TransformerConfig(), fine_tuning=FineTuningConfig(str(tmp_path)))
-    with pytest.raises(ValueError, match="has mup_base_width 32, not 0, so that its parameters"):
+    with pytest.raises(ValueError, match="has mup_base_width 32, not 0, which gives parameters"):
         inherited_variables(ours, None)
 
 

@@ -24,14 +24,14 @@ class Level(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """What the levels store, in the manner of an ARPA file."""
+    """Log-probabilities and back-off weights of each level, as in an ARPA file."""
 
     log_probability: list[np.ndarray]
-    """Of levels 1 up, float32 [N]: log p(word | context), interpolated."""
+    """Levels from 1 on, float32 [N]: log p(word | context), interpolated."""
 
     log_back_off: list[np.ndarray]
-    """Of levels 0 to order - 1, float32 [N]: the log of what a shorter context's probability is
-    multiplied by where the n-gram, as a context, was never continued by the word."""
+    """Levels 0 to order - 1, float32 [N]: log of the factor on a shorter context's probability, for
+    words that never continued the n-gram."""
 
 
 def count(

@@ -41,14 +41,14 @@ def _spec(*axes: str | None) -> PartitionSpec:
 
 def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
     """How the arrays of each letter are split: Queries, Keys (or values), a Bias, Tokens, Rows."""
-    of = {
+    axes = {
         "q": _spec("batch", "time", "heads", None),
         "k": _spec("batch", "time", "kv_heads", None),
         "b": _spec("heads", "time", None),
         "t": _spec("batch", "time"),
         "r": _spec("batch", "heads", "time"),
     }
-    return tuple(of[letter] for letter in tensors)
+    return tuple(axes[letter] for letter in tensors)
 
 
 @jax.custom_vjp

@@ -154,7 +154,7 @@ def test_attention_is_computed_again_under_full_remat_only(on_cuda):
 
 
 def test_what_the_kernel_computes_is_counted(on_cuda):
-    """Of causal attention half; the plain path computes all of so few tokens."""
+    """The kernel computes half of causal attention; the plain path computes all of 16 tokens."""
     config, batch = TransformerConfig(**SHAPE), {"inputs": jnp.zeros((2, 16), jnp.int32)}
     batch["targets"] = batch["inputs"]
     whole = training_flops(build_model(config, jnp.bfloat16), batch)

@@ -26,7 +26,7 @@ def tokens(kind):
     index_bt = jnp.broadcast_to(jnp.arange(TIME), (BATCH, TIME))
     segments_bt = jnp.int32(np.sort(rng.integers(1, 4, (BATCH, TIME))))
     prefix_bt = jnp.int32(rng.integers(0, 2, (BATCH, TIME)))
-    # Of segments 3 and 4 there is no source: these queries see nothing.
+    # Segments 3 and 4 have no source, so their queries attend to nothing.
     source_bs = jnp.int32(np.sort(rng.integers(1, 3, (BATCH, SOURCE))))
     of_kind = {
         "all": Tokens(),
