@@ -1,27 +1,62 @@
-"""Counts the FLOPs of matrix products and convolutions in a jaxpr, without running it."""
+"""FLOPs of matrix products and convolutions, read from a traced function; nothing runs."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
+from lm_jax.errors import UserError
 from lm_jax.models.transformer.flash_attention import PRIMITIVE
 
-_Flags = Sequence[bool]  # for each input or result: whether a gradient flows through it
+# Primitives without matrix products: they work element by element, move data, reduce, sort or draw.
+_WITHOUT_PRODUCTS = frozenset(
+    """
+    abs acos acosh add add_any after_all all_gather all_gather_invariant all_to_all and
+    approx_top_k argmax argmin asin asinh atan atan2 atanh axis_index bessel_i0e bessel_i1e
+    bitcast_convert_type broadcast_in_dim cbrt ceil clamp clz complex concatenate conj
+    convert_element_type copy cos cosh create_token cumlogsumexp cummax cummin cumprod cumsum
+    device_put digamma div dynamic_slice dynamic_update_slice empty2 eq eq_to erf erf_inv erfc
+    exp exp2 expm1 floor gather ge gt igamma igammac imag integer_pow iota is_finite le le_to
+    lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter not
+    optimization_barrier or pad pmax pmin polygamma population_count pow ppermute psum
+    psum_invariant pvary random_bits random_clone random_fold_in random_gamma random_seed
+    random_split random_unwrap random_wrap real reduce reduce_and reduce_max reduce_min
+    reduce_or reduce_precision reduce_prod reduce_scatter reduce_sum reduce_window
+    reduce_window_max reduce_window_min reduce_window_sum reduce_xor rem reshape reshard rev
+    rng_bit_generator rng_uniform round rsqrt scatter scatter-add scatter-max scatter-min
+    scatter-mul scatter-sub select_and_gather_add select_and_scatter select_and_scatter_add
+    select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin
+    sinh slice sort split sqrt square squeeze stop_gradient sub tan tanh threefry2x32 top_k
+    transpose xor zeta
+    """.split()
+)
+# Primitives that call a jaxpr once.
+_CALLS = frozenset(
+    """
+    call checkpoint closed_call core_call custom_jvp_call custom_lin custom_vjp_call
+    custom_vjp_call_jaxpr jit pjit remat remat2 shard_map
+    """.split()
+)
+
+# What an input or a result of an equation is: whether a gradient is taken through it.
+_Flags = Sequence[bool]
 _Counted = tuple[int, list[bool]]  # FLOPs, and the flags of the results
 
 
 def product_flops(jaxpr: Any, differentiated: _Flags | None = None) -> int:
-    """Returns the FLOPs of the matrix products and convolutions; a multiply-add is 2 FLOPs.
+    """Returns the FLOPs of a jaxpr's matrix products and convolutions; a multiply-add is 2.
 
-    A loop of unknown length counts once, a conditional counts its most expensive branch, and
-    convolutions count the padding that they read. Recomputation to save memory does not count.
+    A loop of unknown length counts once, a conditional counts its most expensive branch, and a
+    convolution counts the padding that it reads. Recomputation that saves memory does not count.
 
     Args:
-      differentiated: a flag for each input. The backward pass then counts too: one more product
-        for each factor that depends on a flagged input. None: the forward pass only.
+      differentiated: a flag for each input; the backward pass is then counted too: one more
+        product for each factor that depends on a flagged input.
+
+    Raises:
+      UserError: the jaxpr has a primitive whose cost is not known.
     """
     return _of_jaxpr(jaxpr, differentiated or [False] * len(jaxpr.invars))[0]
 
@@ -45,8 +80,10 @@ def _of_jaxpr(jaxpr: Any, flags: _Flags) -> _Counted:
 def _of_equation(equation: Any, flags: _Flags) -> _Counted:
     name, params = equation.primitive.name, equation.params
     results = [any(flags) and name != "stop_gradient"] * len(equation.outvars)
-    if flops := _of_product(equation):
-        return flops * (1 + _backward_products(name, flags)), results
+    if name in _PRODUCTS:
+        return _PRODUCTS[name](equation) * (1 + _backward_products(name, flags)), results
+    if name in _WITHOUT_PRODUCTS:
+        return 0, results
     inner = list(_jaxprs(params.values()))
     if name == "scan":
         start = params["num_consts"]
@@ -59,17 +96,24 @@ def _of_equation(equation: Any, flags: _Flags) -> _Counted:
         return flops + product_flops(condition), results
     if name == "cond":
         branches = [_of_jaxpr(branch, flags[1:]) for branch in inner]
-        results = [any(flags) for flags in zip(*(r for _, r in branches), strict=True)]
+        results = [any(of_branches) for of_branches in zip(*(r for _, r in branches), strict=True)]
         return max(flops for flops, _ in branches), results
-    if inner and all(len(called.invars) == len(flags) for called in inner):
+    if name not in _CALLS:
+        raise UserError(
+            f"FLOPs of the primitive {name!r} are not known; write the model with products that "
+            "jax.lax counts (dot_general, ragged_dot, conv_general_dilated), or teach "
+            "lm_jax/costs/jaxpr_flops.py what it costs"
+        )
+    if all(len(called.invars) == len(flags) for called in inner):
         counted = [_of_jaxpr(called, flags) for called in inner]
-        return _parts(equation) * sum(flops for flops, _ in counted), counted[0][1]
+        results = counted[0][1] if counted else results
+        return _parts(equation) * sum(flops for flops, _ in counted), results
     flops = sum(_of_jaxpr(called, [any(flags)] * len(called.invars))[0] for called in inner)
     return flops, results
 
 
 def _of_loop(body: Any, flags: _Flags, start: int, end: int) -> _Counted:
-    """Counts one iteration of a loop; its state is inputs `start` to `end` and first results."""
+    """Counts one iteration; the state is inputs `start` to `end`, and results begin with it."""
     flags = list(flags)
     while True:
         flops, results = _of_jaxpr(body, flags)
@@ -80,34 +124,58 @@ def _of_loop(body: Any, flags: _Flags, start: int, end: int) -> _Counted:
 
 
 def _parts(equation: Any) -> int:
-    """Returns the number of devices whose local shapes a `shard_map` body shows."""
+    """Number of devices whose local shapes a `shard_map` body shows; 1 for other calls."""
     if equation.primitive.name != "shard_map":
         return 1
     mesh = equation.params["mesh"]
     return math.prod(mesh.shape[axis] for axis in equation.params["newly_manual_axes"])
 
 
-def _of_product(equation: Any) -> int:
-    """Returns the FLOPs of an equation's product; 0 if it is not a product."""
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        left = equation.invars[0].aval.shape
-        (contracted, _), _ = params["dimension_numbers"]
-        size = math.prod(equation.outvars[0].aval.shape)
-        return 2 * size * math.prod(left[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-    if name == PRIMITIVE:
-        batch, queries, heads, width = equation.invars[0].aval.shape
-        pairs = queries * equation.invars[1].aval.shape[1]
-        spared = 2 if params["mask_type"].name == "CAUSAL" else 1
-        return 4 * batch * heads * width * pairs // spared
-    return 0
+def _dot_general(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return _contraction(equation, contracted)
+
+
+def _ragged_dot(equation: Any) -> int:
+    """FLOPs with all rows in some group; each row of the ragged axis meets one group's matrix."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    flops = _contraction(equation, contracted)
+    if set(numbers.lhs_ragged_dimensions) <= set(contracted):  # one result for each group
+        return flops // equation.invars[2].aval.shape[-1]
+    return flops
+
+
+def _contraction(equation: Any, contracted: Sequence[int]) -> int:
+    left = equation.invars[0].aval.shape
+    size = math.prod(equation.outvars[0].aval.shape)
+    return 2 * size * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+
+
+def _fused_attention(equation: Any) -> int:
+    """FLOPs of q k^T and of the weights times v; half of them under a causal mask."""
+    batch, queries, heads, width = equation.invars[0].aval.shape
+    pairs = queries * equation.invars[1].aval.shape[1]
+    spared = 2 if equation.params["mask_type"].name == "CAUSAL" else 1
+    return 4 * batch * heads * width * pairs // spared
+
+
+_PRODUCTS: dict[str, Callable[[Any], int]] = {
+    "dot_general": _dot_general,
+    "ragged_dot_general": _ragged_dot,
+    "conv_general_dilated": _convolution,
+    PRIMITIVE: _fused_attention,
+}
 
 
 def _backward_products(name: str, flags: _Flags) -> int:
+    """Products of the backward pass, in units of the forward pass."""
     if name == PRIMITIVE:
         return 2 * any(flags)
     return sum(flags[:2])

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a model, counted from shapes or by formula, without allocation."""
+"""Parameters and FLOPs of a model, by formula or from shapes; nothing is allocated."""
 
 import functools
 import math
@@ -10,18 +10,15 @@ import jax.numpy as jnp
 
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.models import build_model, family_of
-from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.interface import Model
-from lm_jax.models.mlp import MLPConfig
-from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.transformer.config import BlocksConfig, EncoderConfig, TransformerConfig
 from lm_jax.objectives import objective_of
 from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.sharding import unboxed
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
-# Module name in a parameter's path -> component; the leftmost match in a path decides.
+# Module names in a parameter's path -> the component that it counts towards; the first that
+# matches, from the left, decides.
 _COMPONENTS = {
     "embedding": "embedding",
     "positions": "positions",
@@ -37,7 +34,7 @@ _COMPONENTS = {
     "final_norm": "norm",
     "output": "output",
 }
-# Components whose rows are looked up.
+# The components of which rows are looked up.
 _TABLES = ("embedding", "source_embedding", "positions", "segment_types")
 
 
@@ -45,14 +42,15 @@ class Parameters(NamedTuple):
     """The parameters of a model, as scaling laws count them."""
 
     total: int
-    embedding: int  # tables whose rows are looked up: tokens, positions, segment types
+    embedding: int  # in tables of which rows are looked up: tokens, positions, segment types
     non_embedding: int  # the rest (Kaplan et al. 2020, section 2.1)
 
 
 def count_parameters(config: Any) -> dict[str, int]:
-    """Returns the number of parameters by component and their `total`, from shapes alone.
+    """Returns the parameters of a model by component, and their `total`, from shapes alone.
 
-    A tied output counts once, as `embedding`. A count-based model is counted before its fit.
+    A tied output is counted once, as `embedding`. A count-based model is measured before it has
+    counted anything.
 
     Raises:
       UserError: the model cannot be built.
@@ -71,9 +69,9 @@ def count_parameters(config: Any) -> dict[str, int]:
 
 
 def embedding_split(counts: Mapping[str, int]) -> Parameters:
-    """Splits the result of `count_parameters` into embedding and non-embedding parameters.
+    """Splits what `count_parameters` returns into embeddings and the rest.
 
-    A table that is also the output is an embedding; a separate output is not.
+    A tied table is an embedding; an output table of its own is not.
     """
     embedding = sum(counts.get(name, 0) for name in _TABLES)
     return Parameters(counts["total"], embedding, counts["total"] - embedding)
@@ -82,14 +80,14 @@ def embedding_split(counts: Mapping[str, int]) -> Parameters:
 def training_flops(
     model: Model, batch: Shapes, differentiated: Callable[[Any], Any] | None = None
 ) -> int:
-    """Returns the matrix-product FLOPs of one train step on a batch.
+    """Returns the FLOPs of the matrix products of one train step on a batch.
 
-    The backward pass adds one product for each factor that depends on a trained parameter: twice
-    the forward pass, except for products with the data itself, such as a first layer's pixels.
-    Recomputation to save memory does not count; causal attention counts what is computed.
+    The backward pass has one product for each factor of a forward product that depends on trained
+    parameters: two, except for products with the data, such as the pixels that a first layer reads.
+    Recomputation that saves memory does not count, nor scores that causal attention skips.
 
     Args:
-      differentiated: (parameters) -> a tree of bools that say which are trained; None: all.
+      differentiated: (parameters) -> a tree of bools, which of them are trained; None: all.
     """
     variables = _variables(model, batch)
     trained = differentiated or (lambda params: jax.tree.map(lambda _: True, params))
@@ -100,15 +98,15 @@ def training_flops(
 
 
 def forward_flops(model: Model, batch: Shapes) -> int:
-    """Returns the matrix-product FLOPs of `apply` on a batch: the logits of all targets."""
+    """Returns the FLOPs of the matrix products of `apply` on a batch: logits of all targets."""
     apply = functools.partial(model.apply, train=False)
     return _product_flops(apply, (_variables(model, batch), dict(batch)))
 
 
 def decoding_flops(model: Model, batch: Shapes) -> int | None:
-    """Returns the matrix-product FLOPs of generating the last token of a row, with full caches.
+    """Returns the FLOPs of the matrix products that generate the last token of a row of the batch.
 
-    An encoder's pass over the source is not included. None if the model does not generate.
+    Caches are full, and an encoder has read the source before. None: the model does not generate.
     """
     if model.start is None or model.step is None:
         return None
@@ -141,12 +139,12 @@ class Formula(NamedTuple):
     Kaplan et al. 2020, section 2.1, with all of attention (Chowdhery et al. 2022, appendix B).
     """
 
-    parameters: int  # N: without tables that are only looked up
-    attention: int  # L d T over all layers; 0 without attention
+    parameters: int  # N: without tables whose rows are only looked up
+    attention: int  # L d T, of all layers; 0 where nothing attends
 
     @property
     def forward(self) -> int:
-        """2 N + 4 L d T; also the FLOPs of decoding one token with full caches."""
+        """2 N + 4 L d T; also the cost of decoding one token with full caches."""
         return 2 * self.parameters + 4 * self.attention
 
     @property
@@ -155,26 +153,18 @@ class Formula(NamedTuple):
         return 3 * self.forward
 
 
-# In these every parameter except biases and norms takes part in one product per token.
-_ONE_STACK = (TransformerConfig, EncoderConfig, MLPConfig, CausalCNNConfig, RecurrentConfig)
-
-
 def formula(config: Any) -> Formula | None:
-    """Returns the formula of a model that predicts each token from one stack of layers, or None.
+    """Returns the formula of a model that predicts each token from one stack of layers, else None.
 
-    Encoder-decoders have none because their parameters see tokens of two texts, and image networks
-    have none because they use a weight at many positions. Causality halves nothing. A recurrent
-    model computes less if a batch has more tokens than its vocabulary, since it then projects the
-    embedding table instead.
+    Encoder-decoders, whose parameters read tokens of two texts, and networks of images, whose
+    weights are used at many positions, have none. The formula does not halve attention for
+    causality. A recurrent model computes less for a batch of more tokens than its vocabulary,
+    whose table it then projects.
     """
-    if not isinstance(config, _ONE_STACK):
+    family = family_of(config)
+    attention = family.attention_per_token(config)
+    if attention is None:
         return None
-    if isinstance(config, EncoderConfig) and config.num_classes:
-        return None
-    counts = count_parameters(config)
-    tied = getattr(config, "tie_embeddings", False)
+    counts, tied = count_parameters(config), family.ties_embeddings(config)
     looked_up = sum(counts.get(name, 0) for name in _TABLES if not (tied and name == "embedding"))
-    attention = 0
-    if isinstance(config, BlocksConfig):
-        attention = config.num_layers * config.d_model * config.context_length
     return Formula(counts["total"] - looked_up, attention)

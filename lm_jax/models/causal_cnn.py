@@ -30,7 +30,6 @@ class CausalCNNConfig:
     dilation_cycle: int = 6  # the dilation of block i is 2 ** (i % dilation_cycle)
     logit_scale: float = 1.0  # logits are times this
     dropout_rate: float = 0.0  # of the embedding and of each block
-    tie_embeddings = True  # no choice: the embedding is always the output, too
 
     @property
     def dilations(self) -> list[int]:
@@ -165,4 +164,10 @@ def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
     return Model(init, apply, loss_from_apply(apply), start, step)
 
 
-FAMILY = Family(CausalCNNConfig, causal_cnn, any_length=True)
+FAMILY = Family(
+    CausalCNNConfig,
+    causal_cnn,
+    any_length=True,
+    ties_embeddings=lambda config: True,
+    attention_per_token=lambda config: 0,
+)

@@ -39,6 +39,16 @@ class Family(NamedTuple):
     for_any_device: Callable[[Any], Any] = lambda config: config
     """(configuration) -> one with the same parameters whose kernels run on every device."""
 
+    ties_embeddings: Callable[[Any], bool] = lambda config: False
+    """(configuration) -> whether the table of embeddings is the output, too."""
+
+    attention_per_token: Callable[[Any], int | None] = lambda config: None
+    """(configuration) -> L d T, layers x width x context length; 0 for a model without attention.
+
+    With it a model declares that each parameter, but for tables, takes part in one product per
+    token, so that a forward pass costs 2 N + 4 L d T FLOPs per token. None: it does not.
+    """
+
     attention_maps: Callable[[Any], AttentionMaps | None] = lambda config: None
     """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].
 

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.errors import UserError
+from lm_jax.models import family_of
 from lm_jax.models.interface import Batch, Model, Variables
 from lm_jax.models.parameters import declarations, path_of
 from lm_jax.models.scale_width import of_width
@@ -59,7 +60,7 @@ def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
       UserError: the model has no widths, or no base model of that width.
     """
     base = of_width(config, base_width)
-    if getattr(config, "tie_embeddings", False):
+    if family_of(config).ties_embeddings(config):
         scale = base.logit_scale * base_width / getattr(config, config.widths()[0])
         config = dataclasses.replace(config, logit_scale=scale)
     return config, base

@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from lm_jax.costs.jaxpr_flops import product_flops
+from lm_jax.errors import UserError
 
 
 def counted(function, *shapes, gradients=None):
@@ -43,6 +44,29 @@ def test_a_convolution_counts_each_weight_at_each_position():
         return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=names)
 
     assert counted(convolve, (2, 8, 8, 3), (5, 5, 3, 7)) == 2 * (2 * 4 * 4 * 7) * (5 * 5 * 3)
+
+
+def test_a_ragged_product_meets_one_matrix_for_each_row():
+    """Mixtures of experts: rows [m, k] in groups, each with a matrix [k, n] of its own."""
+    m, k, n, groups = 12, 4, 5, 3
+    sizes = jnp.array([2, 4, 6], jnp.int32)
+
+    def experts(x, kernels):
+        return jax.lax.ragged_dot(x, kernels, sizes)
+
+    shapes = (m, k), (groups, k, n)
+    assert counted(experts, *shapes) == 2 * m * k * n
+    assert counted(experts, *shapes, gradients=[True, True]) == 3 * 2 * m * k * n
+    gradient = jax.grad(lambda x, kernels: experts(x, kernels).sum(), argnums=(0, 1))
+    assert counted(gradient, *shapes) in (2 * 2 * m * k * n, 3 * 2 * m * k * n)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(jnp.linalg.cholesky, "cholesky"), (jnp.fft.fft, "fft")]
+)
+def test_a_primitive_of_unknown_cost_is_refused_by_its_name(function, name):
+    with pytest.raises(UserError, match=f"FLOPs of the primitive '{name}' are not known"):
+        counted(lambda x: function(jnp.tanh(x)), (8, 8))
 
 
 N = 8

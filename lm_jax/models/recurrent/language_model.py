@@ -209,4 +209,6 @@ FAMILY = Family(
     recurrent,
     any_length=True,
     carries_state=lambda config: config.carry_state,
+    ties_embeddings=lambda config: config.tie_embeddings,
+    attention_per_token=lambda config: 0,
 )

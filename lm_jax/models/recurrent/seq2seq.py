@@ -401,5 +401,6 @@ FAMILY = Family(
     ("seq2seq", "span_corruption"),
     any_length=True,
     has_encoder=True,
+    ties_embeddings=lambda config: config.tie_embeddings,
     attention_maps=_attention_maps,
 )

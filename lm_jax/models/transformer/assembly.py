@@ -236,8 +236,14 @@ def maps_of(
     return attention_maps
 
 
+def attention_per_token(config: BlocksConfig) -> int:
+    """Returns layers x width x context length, as `Family.attention_per_token`."""
+    return config.num_layers * config.d_model * config.context_length
+
+
 DECLARED: dict[str, Any] = {
     "splits_time": True,
+    "ties_embeddings": lambda config: config.tie_embeddings,
     "check_mesh": check_mesh,
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
     "for_any_device": lambda config: dataclasses.replace(config, attention="auto"),

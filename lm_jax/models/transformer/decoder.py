@@ -14,6 +14,7 @@ from lm_jax.models.interface import Batch, Model, Variables
 from lm_jax.models.transformer.assembly import (
     DECLARED,
     Cache,
+    attention_per_token,
     decoder_inputs,
     embed,
     embedding_table,
@@ -81,6 +82,7 @@ FAMILY = Family(
     TransformerConfig,
     transformer,
     ("causal_lm", "prefix_lm", "seq2seq"),
+    attention_per_token=attention_per_token,
     attention_maps=lambda config: maps_of(config, _call, {"decoder": ("layers", "attention")}),
     **DECLARED,
 )

@@ -13,6 +13,7 @@ from lm_jax.models.interface import Batch, Model
 from lm_jax.models.parameters import declared
 from lm_jax.models.transformer.assembly import (
     DECLARED,
+    attention_per_token,
     embed,
     embedding_table,
     encoder_inputs,
@@ -121,6 +122,7 @@ FAMILY = Family(
     encoder,
     ("masked_lm", "classification"),
     has_mask_id=True,
+    attention_per_token=lambda config: None if config.num_classes else attention_per_token(config),
     attention_maps=lambda config: maps_of(config, _call, {"encoder": ("layers", "attention")}),
     **DECLARED,
 )
