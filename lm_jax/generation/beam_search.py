@@ -173,21 +173,7 @@ def beam_search(
     def advance(loop: _LoopState) -> _LoopState:
         last = loop.tokens_rbn[:, :, loop.position].reshape(-1)
         logits, carry = step(variables, loop.carry, last)
-        here = task.rows_at(loop)
-        found = _candidates(task, loop.log_p_rb, logits)
-        finished = _add_finished(task, here, loop, found)
-        chosen = _next_beams(here, loop, found)
-        if num_beams > 1:
-            carry = _reordered(carry, chosen.parents_rb)
-        tokens_rbn = _take(loop.tokens_rbn, chosen.parents_rb)
-        return _LoopState(
-            here.column,
-            carry,
-            tokens_rbn.at[:, :, here.column].set(chosen.tokens_rb),
-            chosen.log_p_rb,
-            _stay_open(task, here, loop.is_open_r, chosen.log_p_rb[:, 0], finished.scores[:, -1]),
-            finished._replace(steps=_recorded(here, loop.finished.steps, chosen)),
-        )
+        return _next_state(task, loop, logits, carry)
 
     first = _first_state(task, tokens, carry, prefix_length)
     return jax.lax.while_loop(lambda loop: jnp.any(loop.is_open_r), advance, first).finished
@@ -213,6 +199,25 @@ def _first_state(task: _Task, tokens: jax.Array, carry: Carry, position: int) ->
         nothing_rb.at[:, 0].set(0),  # the other beams start as copies of the first
         task.lengths_r < task.limits_r,
         finished,
+    )
+
+
+def _next_state(task: _Task, loop: _LoopState, logits: jax.Array, carry: Carry) -> _LoopState:
+    """Returns the state after one step, from the logits [R x B, V] and the carry of that step."""
+    here = task.rows_at(loop)
+    found = _candidates(task, loop.log_p_rb, logits)
+    finished = _add_finished(task, here, loop, found)
+    chosen = _next_beams(here, loop, found)
+    if task.search.num_beams > 1:
+        carry = _reordered(carry, chosen.parents_rb)
+    tokens_rbn = _take(loop.tokens_rbn, chosen.parents_rb)
+    return _LoopState(
+        here.column,
+        carry,
+        tokens_rbn.at[:, :, here.column].set(chosen.tokens_rb),
+        chosen.log_p_rb,
+        _stay_open(task, here, loop.is_open_r, chosen.log_p_rb[:, 0], finished.scores[:, -1]),
+        finished._replace(steps=_recorded(here, loop.finished.steps, chosen)),
     )
 
 
