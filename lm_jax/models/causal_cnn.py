@@ -1,6 +1,6 @@
 """A causal convolutional language model: dilated, gated, residual.
 
-The line of WaveNet (van den Oord et al. 2016, eq. 2) and ByteNet (Kalchbrenner et al. 2016).
+It follows WaveNet (van den Oord et al. 2016, eq. 2) and ByteNet (Kalchbrenner et al. 2016).
 Axes: b batch, t time, d model width, v vocabulary.
 """
 
@@ -20,15 +20,15 @@ from lm_jax.models.parameters import declared, declared_kernel
 
 @dataclasses.dataclass
 class CausalCNNConfig:
-    """Blocks of d_model channels; the dilation doubles from block to block, then starts again."""
+    """The shape of the network; dilations double from block to block and restart in cycles."""
 
     vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 64  # of a training window, not of what is read
+    context_length: int = 64  # tokens of a training window; see `receptive_field`
     num_layers: int = 6
     d_model: int = 128
     kernel_width: int = 2
     dilation_cycle: int = 6  # the dilation of block i is 2 ** (i % dilation_cycle)
-    logit_scale: float = 1.0  # logits are times this
+    logit_scale: float = 1.0  # factor on the logits
     dropout_rate: float = 0.0  # of the embedding and of each block
 
     @property
@@ -37,15 +37,15 @@ class CausalCNNConfig:
 
     @property
     def receptive_field(self) -> int:
-        """How many tokens a prediction depends on."""
+        """The number of tokens that a prediction depends on."""
         return 1 + (self.kernel_width - 1) * sum(self.dilations)
 
     def widths(self) -> tuple[str, ...]:
-        """The field that muP scales."""
+        """Returns the field that muP scales."""
         return ("d_model",)
 
     def validate(self) -> None:
-        """Raises UserError for a shape that cannot be built."""
+        """Raises UserError for an impossible shape."""
         for field in ("context_length", "num_layers", "d_model", "kernel_width", "dilation_cycle"):
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
@@ -57,10 +57,10 @@ class CausalCNNConfig:
             raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
-class Block(nn.Module):
-    """x + W (tanh(F * norm(x)) . sigmoid(G * norm(x))), * a causal convolution.
+class GatedConvBlock(nn.Module):
+    """x + W (tanh(F * norm(x)) . sigmoid(G * norm(x))), where * is a causal convolution.
 
-    The convolutions are one product of the concatenated taps: XLA's own are slow on a CPU.
+    Both convolutions are one product of the concatenated taps; XLA's own are slow on a CPU.
     """
 
     config: CausalCNNConfig
@@ -70,10 +70,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_btd, positions_bt, past_btd):
-        """x_btd after the block, and the past that the next token needs.
+        """Returns x_btd after the block, and the past that the next token needs.
 
         Args:
-          past_btd: None in training; in decoding the normalised inputs of the tokens before.
+          past_btd: in decoding, the normalized inputs of earlier tokens; None in training.
         """
         c = self.config
         scale = declared(nn.initializers.ones, ("norm",))
@@ -105,7 +105,7 @@ class Block(nn.Module):
 
 
 class CausalCNN(nn.Module):
-    """Embedding, blocks, norm, and the embedding again as the output."""
+    """Embedding, blocks, norm, and the embedding as the output."""
 
     config: CausalCNNConfig
     dtype: Any
@@ -120,7 +120,7 @@ class CausalCNN(nn.Module):
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
         new_past = []
         for index, dilation in enumerate(c.dilations):
-            block = Block(c, self.dtype, self.train, dilation, name=f"block_{index}")
+            block = GatedConvBlock(c, self.dtype, self.train, dilation, name=f"block_{index}")
             x_btd, layer_past = block(x_btd, positions_bt, past[index] if past else None)
             new_past.append(layer_past)
         scale = declared(nn.initializers.ones, ("norm",))
@@ -134,7 +134,7 @@ class CausalCNN(nn.Module):
 
 
 def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
-    """The convolutional language model of a configuration; `dtype` is that of its computation.
+    """Returns the convolutional language model of a configuration, which computes in `dtype`.
 
     Raises:
       UserError: the configuration has an impossible shape.

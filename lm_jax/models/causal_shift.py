@@ -1,4 +1,4 @@
-"""What a model of bounded memory reads: activations of earlier tokens of the same document."""
+"""Activations of earlier tokens of the same document, for models with a bounded window."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ from lm_jax.models.interface import Batch
 
 
 def positions_of(batch: Batch) -> jax.Array:
-    """How many tokens of its document stand before each token in its row, int32 [b, t]."""
+    """Returns the number of earlier tokens of each token's document in its row, int32 [b, t]."""
     inputs_bt = batch["inputs"]
     index_bt = jnp.broadcast_to(jnp.arange(inputs_bt.shape[1]), inputs_bt.shape)
     return batch.get("positions", index_bt)
 
 
 def lagged(x_btd: jax.Array, lag: int, positions_bt: jax.Array) -> jax.Array:
-    """x_btd as it was `lag` tokens before; zeros where the document had not begun."""
+    """Returns x_btd from `lag` tokens earlier; zeros before the start of the document."""
     if lag == 0:
         return x_btd
     time = x_btd.shape[1]

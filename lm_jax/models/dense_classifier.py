@@ -20,26 +20,26 @@ from lm_jax.models.parameters import declared, declared_kernel
 class DenseClassifierConfig:
     """The shape of a dense classifier; one layer is softmax regression.
 
-    With two classes and two inputs, one layer is the single neuron: the softmax of two logits is
-    the sigmoid of their difference.
+    One layer with two classes and two inputs is a single neuron: the softmax of two logits is the
+    sigmoid of their difference.
     """
 
     num_classes: int = 0  # 0: the data set's
-    image_height: int = 0  # 0: the data set's; left 0, inputs of any size are taken
+    image_height: int = 0  # 0: the data set's; if it stays 0, any input size is accepted
     image_width: int = 0
     image_channels: int = 0
-    num_layers: int = 3  # matrix products, the last one included
+    num_layers: int = 3  # matrix products, including the last
     d_hidden: int = 128
     activation: str = "relu"  # relu, tanh, sigmoid
     dropout_rate: float = 0.0  # after each hidden layer
     zero_init: bool = False  # the last layer starts at zero: every class equally likely
 
     def widths(self) -> tuple[str, ...]:
-        """The field that muP scales."""
+        """Returns the field that muP scales."""
         return ("d_hidden",)
 
     def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
+        """Raises UserError for an unknown choice or an impossible shape."""
         if self.activation not in _ACTIVATIONS:
             raise UserError(
                 f"model.activation is {self.activation!r}; "
@@ -56,11 +56,11 @@ class DenseClassifierConfig:
 
 
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
-_GAINS = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}  # variance of a kernel times its fan-in
+_GAINS = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}  # fan-in times the variance of a kernel
 
 
 class DenseClassifier(nn.Module):
-    """Inputs [b, ...], flattened, to float32 logits [b, v]."""
+    """Maps flattened inputs [b, ...] to float32 logits [b, v]."""
 
     config: DenseClassifierConfig
     dtype: Any
@@ -91,7 +91,7 @@ class DenseClassifier(nn.Module):
 
 
 def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) -> Model:
-    """The dense classifier of a configuration; `dtype` is that of its computation.
+    """Returns the dense classifier of a configuration, which computes in `dtype`.
 
     Raises:
       UserError: the configuration names an unknown choice or an impossible shape; or, when the

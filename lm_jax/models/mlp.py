@@ -1,4 +1,4 @@
-"""The neural probabilistic language model (Bengio et al. 2003): an MLP on the last n embeddings.
+"""The neural probabilistic language model: an MLP on the last n embeddings (Bengio et al. 2003).
 
 Axes: b batch, t time, d width, v vocabulary.
 """
@@ -19,23 +19,26 @@ from lm_jax.models.parameters import declared, declared_kernel
 
 @dataclasses.dataclass
 class MLPConfig:
-    """Bengio et al. 2003, eq. 1; a window of 1 and no hidden layer is the neural bigram."""
+    """The shape of an MLP language model (Bengio et al. 2003, eq. 1).
+
+    A window of 1 without hidden layers is the neural bigram model.
+    """
 
     vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 64  # of a training window, not of what is read
-    window: int = 8  # the last tokens, whose embeddings are concatenated
+    context_length: int = 64  # tokens of a training window; `window` limits what is read
+    window: int = 8  # last tokens whose embeddings are concatenated
     d_embedding: int = 64
     d_hidden: int = 512
     num_layers: int = 1  # hidden tanh layers
-    direct: bool = False  # a linear path from the embeddings to the output beside them
+    direct: bool = False  # a linear path from the embeddings to the output (Bengio et al. 2003, W)
     dropout_rate: float = 0.0  # of each hidden layer
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales."""
+        """Returns the fields that muP scales."""
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises UserError for a shape that cannot be built."""
+        """Raises UserError for an impossible shape."""
         for field in ("context_length", "window", "d_embedding", "d_hidden"):
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
@@ -46,15 +49,15 @@ class MLPConfig:
             raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
-class Carry(NamedTuple):
-    """The last tokens [b, window], the newest last, and how many there have been."""
+class TokenWindow(NamedTuple):
+    """The last tokens [b, window], the newest last, and the number of tokens so far."""
 
     tokens_bt: jax.Array
     length: jax.Array
 
 
 class MLP(nn.Module):
-    """Logits from the concatenated embeddings of a window."""
+    """Maps the concatenated embeddings of a window to logits."""
 
     config: MLPConfig
     dtype: Any
@@ -66,17 +69,17 @@ class MLP(nn.Module):
         self.embedding = self.param("embedding", table, (c.vocab_size, c.d_embedding))
 
     def embed(self, tokens):
-        """Embeddings [..., d] of tokens [...]."""
+        """Returns embeddings [..., d] of tokens [...]."""
         return jnp.asarray(self.embedding, self.dtype)[tokens]
 
     @nn.compact
     def predict(self, window_btd):
-        """Logits [b, t, v] from windows [b, t, window * d_embedding]."""
+        """Returns logits [b, t, v] from windows [b, t, window * d_embedding]."""
         c, x_btd = self.config, window_btd
         for index in range(c.num_layers):
             x_btd = nn.tanh(self._dense(c.d_hidden, ("embed", "mlp"), f"hidden_{index}")(x_btd))
             x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
-        # Small, so that a new model guesses uniformly.
+        # Small, so that a new model predicts nearly uniformly.
         logits_btv = self._dense(c.vocab_size, ("embed", "vocab"), "output", 0.1)(x_btd)
         if c.direct and c.num_layers:
             logits_btv += self._dense(c.vocab_size, ("embed", "vocab"), "direct", 0.1)(window_btd)
@@ -99,7 +102,7 @@ class MLP(nn.Module):
         return self.predict(jnp.concatenate(window, axis=-1))
 
     def step(self, tokens_bt, length):
-        """Logits [b, v] after the last tokens [b, window], of which `length` are there."""
+        """Returns logits [b, v] after the last `length` of the tokens [b, window]."""
         x_btd = self.embed(tokens_bt)
         age_t = jnp.arange(self.config.window - 1, -1, -1)
         x_btd = jnp.where((age_t < length)[None, :, None], x_btd, 0)
@@ -107,7 +110,7 @@ class MLP(nn.Module):
 
 
 def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
-    """The MLP language model of a configuration; `dtype` is that of its computation.
+    """Returns the MLP language model of a configuration, which computes in `dtype`.
 
     Raises:
       UserError: the configuration has an impossible shape.
@@ -123,15 +126,15 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
         module, rngs = MLP(config, dtype, train), {} if key is None else {"dropout": key}
         return module.apply(variables, batch["inputs"], positions_of(batch), rngs=rngs), {}
 
-    def start(variables: Variables, batch_size: int, max_length: int) -> Carry:
-        return Carry(jnp.zeros((batch_size, config.window), jnp.int32), jnp.int32(0))
+    def start(variables: Variables, batch_size: int, max_length: int) -> TokenWindow:
+        return TokenWindow(jnp.zeros((batch_size, config.window), jnp.int32), jnp.int32(0))
 
-    def step(variables: Variables, carry: Carry, tokens: jax.Array):
+    def step(variables: Variables, carry: TokenWindow, tokens: jax.Array):
         tokens_bt = jnp.concatenate([carry.tokens_bt[:, 1:], tokens[:, None]], axis=1)
         length = carry.length + 1
         module = MLP(config, dtype, train=False)
         logits = module.apply(variables, tokens_bt, length, method="step")
-        return logits, Carry(tokens_bt, length)
+        return logits, TokenWindow(tokens_bt, length)
 
     return Model(init, apply, loss_from_apply(apply), start, step)
 

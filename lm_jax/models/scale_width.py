@@ -1,4 +1,4 @@
-"""A model's configuration at another width, all of its widths in the same proportions."""
+"""Scales a model's configuration to another width, with all widths in proportion."""
 
 import dataclasses
 import math
@@ -8,16 +8,16 @@ from lm_jax.errors import UserError
 
 
 def of_width(config: Any, width: int) -> Any:
-    """The configuration whose main width is `width`, the other widths times the same ratio.
+    """Returns the configuration with main width `width`, and other widths scaled by the same ratio.
 
     `config.widths()` names these fields, the main one first; a field that is 0 stays 0.
 
     Raises:
-      UserError: the model has no widths or cannot be scaled, or a field does not come out whole.
+      UserError: the model has no widths or cannot be scaled, or a scaled field is not an integer.
     """
     if not hasattr(config, "widths"):
         raise UserError(
-            f"mup_base_width is {width}, but a {type(config).__name__} has no width that grows; "
+            f"mup_base_width is {width}, but a {type(config).__name__} has no widths to scale; "
             "set it to 0"
         )
     main, *others = config.widths()

@@ -1,9 +1,9 @@
-"""n-grams counted and smoothed, in numpy.
+"""Counts and smooths n-grams with NumPy.
 
 Words are token ids. Level n lists the distinct n-grams sorted by (first n - 1 words, last word),
-the former as their row in level n - 1: the levels are a trie in which the n-grams that extend a
-context lie side by side. Level 0 is the empty context; level 1 has a row for each id of the
-vocabulary, seen or not, so that a word is its own row.
+where the first words are given by their row in level n - 1. The levels form a trie in which the
+n-grams that extend one context are adjacent. Level 0 is the empty context. Level 1 has a row for
+each id of the vocabulary, seen or not, so that a word is its own row.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,39 +15,40 @@ from lm_jax.errors import UserError
 
 
 class Level(NamedTuple):
-    """The n-grams of one length; all arrays [N], the first three int32."""
+    """The n-grams of one length; arrays are [N], the first three int32."""
 
-    context: np.ndarray  # the row, one level up, of the first n - 1 words
+    context: np.ndarray  # row in level n - 1 of the first n - 1 words
     word: np.ndarray  # the last word
-    suffix: np.ndarray  # the row, one level up, of the last n - 1 words
-    occurrences: np.ndarray  # int64: how often it stands in the text
+    suffix: np.ndarray  # row in level n - 1 of the last n - 1 words
+    occurrences: np.ndarray  # int64: number of occurrences in the text
 
 
 class Estimates(NamedTuple):
-    """Log-probabilities and back-off weights of each level, as in an ARPA file."""
+    """Probabilities of the levels, as in an ARPA file."""
 
     log_probability: list[np.ndarray]
-    """Levels from 1 on, float32 [N]: log p(word | context), interpolated."""
+    """log p(word | context), interpolated, for levels 1 and up; float32 [N] each."""
 
     log_back_off: list[np.ndarray]
-    """Levels 0 to order - 1, float32 [N]: log of the factor on a shorter context's probability, for
-    words that never continued the n-gram."""
+    """log of the back-off weight for levels 0 to order - 1; float32 [N] each. It multiplies the
+    shorter context's probability of a word that never followed the n-gram."""
 
 
 def count(
     tokens: np.ndarray, starts: np.ndarray, vocab_size: int, order: int, *, across: bool
 ) -> list[Level]:
-    """The levels 1 to `order` of a stream `end doc end doc ... end`; each token but the first is
-    predicted once.
+    """Counts levels 1 to `order` of a stream `end doc end doc ... end`.
+
+    Each token except the first is predicted once.
 
     Args:
       tokens: [N] ids below `vocab_size`.
-      starts: [D + 1], where the token before each document stands, and N - 1 at last.
-      across: contexts run on across documents; otherwise a context reaches back to the end token
-        that opens its document, and no further.
+      starts: [D + 1] positions of the token before each document, and N - 1 at the end.
+      across: whether contexts cross document boundaries; otherwise a context reaches back at most
+        to the end token that opens its document.
 
     Raises:
-      UserError: an id is not in the vocabulary, or no context is as long as the order wants.
+      UserError: an id is not in the vocabulary, or no context is long enough for the order.
     """
     if len(tokens) >= 1 << 31:
         raise UserError(f"{len(tokens):,} tokens to count; the n-gram model takes fewer than 2^31")
@@ -76,7 +77,7 @@ def count(
 
 
 def _context_lengths(num_tokens: int, starts: np.ndarray, across: bool) -> np.ndarray:
-    """How many tokens may stand before each position's token in an n-gram, int32 [N]."""
+    """Returns the longest context of each position in tokens, int32 [N]."""
     lengths = np.arange(num_tokens, dtype=np.int32)
     if not across:
         starts = np.asarray(starts)
@@ -87,9 +88,9 @@ def _context_lengths(num_tokens: int, starts: np.ndarray, across: bool) -> np.nd
 def _longer(
     tokens: np.ndarray, rows: np.ndarray, at: np.ndarray, vocab_size: int
 ) -> tuple[Level, np.ndarray]:
-    """The level of the n-grams that end at the positions `at`, and the row of each position's.
+    """Returns the level of the n-grams that end at positions `at`, and each position's row.
 
-    Rows and ids are below 2^31, so that a row and an id fit the 64 bits of a key at any order.
+    Rows and ids are below 2^31, so a row and an id fit a 64-bit key at any order.
     """
     keys = rows[at - 1].astype(np.int64) * vocab_size + tokens[at]
     keys, origin = _sort(keys)
@@ -109,25 +110,24 @@ def _longer(
 
 
 def _sort(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted keys >= 0, and where each came from."""
+    """Returns the sorted keys, which are at least 0, and their original indices."""
     bits = len(keys).bit_length()
     if int(keys.max()).bit_length() + bits > 63:
         origin = np.argsort(keys)
         return keys[origin], origin
-    # Sorting integers that carry their origin takes a third of the time of sorting indices.
+    # Sorting keys packed with their indices takes a third of the time of argsort.
     packed = np.sort(keys << bits | np.arange(len(keys)))
     return packed >> bits, packed & ((1 << bits) - 1)
 
 
 def estimate(levels: Sequence[Level], smoothing: str, k: float) -> Estimates:
-    """Probabilities in float64, stored in float32.
+    """Returns smoothed probabilities, computed in float64 and stored in float32.
 
     `kneser_ney` is interpolated modified Kneser-Ney (Chen & Goodman 1998, section 3, eq. 24 to
-    27), with KenLM's conventions (Heafield et al. 2013): the counts of the highest order are
-    those of the text; below it, an n-gram counts the distinct words before it, unless nothing
-    ever stands before it: n-grams that begin a document keep the counts of the text. The words are
-    interpolated with the uniform distribution over the kinds seen and one more, whose share all
-    ids never seen divide evenly (where all were seen, there is no such share).
+    27) with KenLM's conventions (Heafield et al. 2013). The highest order uses counts in the text.
+    Lower orders count the distinct words before an n-gram; n-grams that only begin documents keep
+    their counts in the text. Unigrams are interpolated with a uniform distribution over the words
+    seen and, if any were not seen, one more share that the unseen ids divide evenly.
 
     `maximum_likelihood` is count / count of the context, for the longest suffix of the context
     that was ever continued; a word that never followed it has probability 0.
@@ -150,21 +150,21 @@ def estimate(levels: Sequence[Level], smoothing: str, k: float) -> Estimates:
         lower = shorter[level.suffix] if n else shorter
         shorter, back_off = steps[smoothing](counts, level.context, num_contexts, lower)
         num_contexts = len(counts)
-        with np.errstate(divide="ignore"):  # log 0 is -inf, and meant
+        with np.errstate(divide="ignore"):  # log 0 = -inf is intended
             logs.log_probability.append(np.minimum(np.log(shorter), 0).astype(np.float32))
             logs.log_back_off.append(np.log(back_off).astype(np.float32))
     return logs
 
 
 def _uniform(counts: np.ndarray) -> np.ndarray:
-    """The distribution below that of words: one share a kind seen, one for all never seen."""
+    """Returns the order-0 distribution: a share per word seen, and one for all unseen words."""
     num_unseen = int(np.sum(counts == 0))
     shares = len(counts) - num_unseen + (num_unseen > 0)
     return np.where(counts > 0, 1.0, 1.0 / max(num_unseen, 1)) / shares
 
 
 def _kneser_ney(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.ndarray]:
-    """p of each n-gram, and the mass that each context leaves to the order below."""
+    """Returns p of each n-gram, and the mass that each context leaves to the lower order."""
     discount = discounts(counts)[np.minimum(counts, 3)]
     total = np.bincount(context, counts, num_contexts)
     left = np.bincount(context, discount, num_contexts)
@@ -173,10 +173,10 @@ def _kneser_ney(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.nd
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from counts of 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 26).
+    """Returns the discounts of counts 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 26).
 
-    Where the counts of counts give no estimate (no n-gram counted once, twice or three times, as
-    among characters, or a discount that is not above 0): KenLM's fallback of 0.5, 1 and 1.5.
+    Falls back to KenLM's 0.5, 1 and 1.5 if no n-gram has a count of 1, 2 or 3, as among
+    characters, or if an estimated discount is not above 0.
     """
     n1, n2, n3, n4 = (int(np.sum(counts == times)) for times in (1, 2, 3, 4))
     fallback = np.array([0.0, 0.5, 1.0, 1.5])
@@ -193,7 +193,7 @@ def _maximum_likelihood(counts, context, num_contexts, lower) -> tuple[np.ndarra
 
 
 def _add(k: float, vocab_size: int):
-    """Add-k as an interpolation with 1 / V, which takes the place of the order below."""
+    """Returns add-k as an interpolation with 1 / V in place of the lower order."""
 
     def add_k(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.ndarray]:
         total = np.bincount(context, counts, num_contexts) + k * vocab_size
@@ -205,13 +205,13 @@ def _add(k: float, vocab_size: int):
 def best_words(
     levels: Sequence[Level], estimates: Estimates, floor: float | None
 ) -> list[np.ndarray]:
-    """The most probable word after each context of levels 0 to order - 1; the lower id of two.
+    """Returns the most probable word after each context of levels 0 to order - 1.
 
-    It is the best of the words that followed the context, or else the best of the shorter context
-    at this one's back-off weight, in the float32 arithmetic of a look-up.
+    It is the best word that followed the context, or the best of the shorter context times the
+    back-off weight, in the float32 arithmetic of a look-up. Ties go to the lower id.
 
     Args:
-      floor: the log p that takes the shorter context's place for each word (add-k), if one does.
+      floor: log p that replaces the shorter context's for every word (add-k); None: not used.
     """
     score, word = np.full(1, -np.inf, np.float32), np.zeros(1, np.int32)
     found = []
@@ -235,6 +235,6 @@ def best_words(
 
 
 def first_children(level: Level, num_contexts: int) -> np.ndarray:
-    """Where in a level the n-grams of each context begin, and its length, int32 [contexts + 1]."""
+    """Returns the first row of each context's n-grams, and the end, int32 [contexts + 1]."""
     sizes = np.bincount(level.context, minlength=num_contexts)
     return np.append(0, np.cumsum(sizes)).astype(np.int32)

@@ -1,8 +1,8 @@
-"""The n-gram language model: its parameters are counts made probabilities, in a sorted trie.
+"""The n-gram language model; its parameters are smoothed probabilities in a sorted trie.
 
-Level n of the trie holds the n-grams; `counting.py` says in which order, and how they are
-estimated. A look-up needs 32-bit integers and a fixed number of steps only, so that it runs inside
-`jax.jit` like any other model. Axes: b batch, t time, v vocabulary; r rows of a level.
+Level n of the trie holds the n-grams; `kneser_ney.py` defines their order and estimates them. A
+look-up uses 32-bit integers and a fixed number of steps, so it runs inside `jax.jit` like any other
+model. Axes: b batch, t time, v vocabulary; r rows of a level.
 """
 
 import dataclasses
@@ -24,28 +24,28 @@ _CHOICES = {
     "smoothing": ("kneser_ney", "add_k", "maximum_likelihood"),
     "boundaries": ("document", "stream"),
 }
-_BLOCK = 64  # children of a context that are written into its logits at a time
+_BLOCK = 64  # children of a context written into its logits per iteration
 
 Params = Mapping[str, Any]
 
 
 @dataclasses.dataclass
 class NgramConfig:
-    """An n-gram model: how long its n-grams are, and what becomes of those never seen.
+    """The order, smoothing and document boundaries of an n-gram model.
 
     `maximum_likelihood` gives a word that never followed its context probability 0, so that the
     loss of a text may be infinite.
     """
 
     vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 1024  # the windows in which text is evaluated; the order is the memory
-    order: int = 5  # the words of an n-gram, 1 to 8
+    context_length: int = 1024  # tokens of an evaluation window; contexts are `order` - 1 tokens
+    order: int = 5  # words of the longest n-gram, 1 to 8
     smoothing: str = "kneser_ney"  # kneser_ney (interpolated, modified), add_k, maximum_likelihood
-    k: float = 1.0  # what add_k adds to each count
+    k: float = 1.0  # added to each count by add_k
     boundaries: str = "document"  # document: contexts end at an end token; stream: they run across
 
     def validate(self) -> None:
-        """Raises UserError for a choice or a number that cannot be counted with."""
+        """Raises UserError for an unknown choice or an impossible number."""
         for field, choices in _CHOICES.items():
             if (given := getattr(self, field)) not in choices:
                 raise UserError(f"model.{field} is {given!r}; expected one of {', '.join(choices)}")
@@ -60,19 +60,19 @@ class NgramConfig:
 
 
 class _Contexts(NamedTuple):
-    """What stands before the targets of a batch; every array has their shape."""
+    """The contexts of a batch's targets; arrays have the shape of the targets."""
 
-    rows: list[jax.Array]  # of the last 1, 2, ... order - 1 tokens in their level; -1: never seen
-    reach: jax.Array  # how many tokens may be looked back upon
+    rows: list[jax.Array]  # rows of the last 1, 2, ... order - 1 tokens; -1: never seen
+    reach: jax.Array  # length of the longest context
 
 
 def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
-    """The n-gram model of a configuration, fitted by counting; it computes in float32 always.
+    """Returns the n-gram model of a configuration, fitted by counting; it computes in float32.
 
-    `apply` gives log-probabilities. Contexts reach back to the start of a row or of a segment and,
-    unless boundaries are those of the stream, to an end token. Variables hold integers, and their
-    shapes change when fitted: nothing descends a gradient here. `fit` reads the `tokens` and
-    `starts` of a split, and raises UserError where they cannot be counted.
+    `apply` returns log-probabilities. Contexts reach back to the start of a row or segment and,
+    with `document` boundaries, to an end token. Variables hold integers, and their shapes change
+    in a fit, so there are no gradients. `fit` reads the `tokens` and `starts` of a split, and
+    raises UserError if they cannot be counted.
 
     Raises:
       UserError: the configuration names an unknown choice or an impossible number.
@@ -112,16 +112,16 @@ def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
 
 
 def _whole(leaf: np.ndarray) -> Declared:
-    """Every device holds the whole trie: any look-up may lead anywhere in it."""
+    """Declares an array that every device holds whole, because a look-up may reach any row."""
     return Declared(jnp.asarray(leaf), (None,) * leaf.ndim)
 
 
 def _nothing_counted(config: NgramConfig) -> Params:
-    """The parameters before counting: every word is as probable, and no level has any n-gram."""
+    """Returns the parameters before a fit: a uniform distribution and no n-grams."""
     vocab_size = config.vocab_size
 
     def level(n: int) -> dict[str, np.ndarray]:
-        size = vocab_size if n == 1 else 1  # no array is empty: XLA gathers nothing from those
+        size = vocab_size if n == 1 else 1  # not 0: XLA cannot gather from empty arrays
         arrays = {"log_probability": np.full(size, -math.log(vocab_size), np.float32)}
         if n > 1:
             arrays["word"] = np.zeros(size, np.int32)
@@ -136,7 +136,7 @@ def _nothing_counted(config: NgramConfig) -> Params:
 
 
 def _counted(config: NgramConfig, documents: Any) -> Params:
-    """The parameters that a stream of documents gives."""
+    """Returns the parameters estimated from a stream of documents."""
     across = config.boundaries == "stream"
     levels = count(
         documents.tokens, documents.starts, config.vocab_size, config.order, across=across
@@ -160,14 +160,14 @@ def _counted(config: NgramConfig, documents: Any) -> Params:
 
 
 def _floor(config: NgramConfig) -> float | None:
-    """What stands below the whole context, where that is not the shorter context: log 1 / V."""
+    """Returns log 1 / V for add-k, which uses no shorter contexts; else None."""
     return -math.log(config.vocab_size) if config.smoothing == "add_k" else None
 
 
 def _contexts(
     config: NgramConfig, params: Params, inputs_bt: jax.Array, segments_bt: jax.Array | None
 ) -> _Contexts:
-    """The contexts that end at each input; the row of n tokens is a child of the row before it."""
+    """Returns the contexts that end at each input; a longer one is a child of the one before."""
     index_bt = jnp.broadcast_to(jnp.arange(inputs_bt.shape[1]), inputs_bt.shape)
     opens_bt = (index_bt == 0) | (inputs_bt == params["boundary"])
     if segments_bt is not None:
@@ -181,7 +181,7 @@ def _contexts(
 
 
 def _children(params: Params, n: int, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the n-grams that extend rows of level n - 1 begin and end in level n."""
+    """Returns first and end row in level n of the n-grams that extend rows of level n - 1."""
     first_child = params[f"level_{n - 1}"]["first_child"]
     first = first_child[jnp.maximum(row, 0)]
     return first, jnp.where(row < 0, first, first_child[jnp.maximum(row, 0) + 1])
@@ -190,9 +190,9 @@ def _children(params: Params, n: int, row: jax.Array) -> tuple[jax.Array, jax.Ar
 def _child(
     config: NgramConfig, params: Params, n: int, row: jax.Array, word: jax.Array
 ) -> jax.Array:
-    """The row in level n of these rows of level n - 1 followed by a word; -1 where never seen.
+    """Returns the row in level n of rows of level n - 1 followed by a word; -1 if never seen.
 
-    A binary search in as many steps as the most children that a row may have ask for.
+    It is a binary search with enough steps for the largest possible number of children.
     """
     words = params[f"level_{n}"]["word"]
     first, last = _children(params, n, row)
@@ -211,7 +211,7 @@ def _child(
 def _log_probability(
     config: NgramConfig, params: Params, contexts: _Contexts, word: jax.Array
 ) -> jax.Array:
-    """log p(word | context): that of the longest n-gram seen, times the longer back-off weights."""
+    """Returns log p(word | context): the longest n-gram seen, plus log back-off weights."""
     score = params["level_1"]["log_probability"][word]
     for n, row in enumerate(contexts.rows, 1):
         at = _child(config, params, n + 1, row, word)
@@ -222,7 +222,7 @@ def _log_probability(
 
 
 def _log_probabilities(config: NgramConfig, params: Params, contexts: _Contexts) -> jax.Array:
-    """log p of every word [..., V]: as `_log_probability`, with all children of a row at once."""
+    """Returns log p of every word [..., V], with all children of a row at once."""
     shape = (*contexts.reach.shape, config.vocab_size)
     score_bv = jnp.broadcast_to(params["level_1"]["log_probability"], shape).reshape(-1, shape[-1])
     for n, row in enumerate(contexts.rows, 1):
@@ -236,7 +236,7 @@ def _log_probabilities(config: NgramConfig, params: Params, contexts: _Contexts)
 def _backed_off(
     config: NgramConfig, params: Params, n: int, row: jax.Array, shorter: jax.Array
 ) -> jax.Array:
-    """log p of a word that never followed these rows of level n, from that of a shorter context."""
+    """Returns log p of a word that never followed these rows, from a shorter context's log p."""
     floor = _floor(config)
     log_back_off = params[f"level_{n}"]["log_back_off"][row]
     lower = shorter if floor is None else jnp.full_like(shorter, floor)
@@ -244,7 +244,7 @@ def _backed_off(
 
 
 def _write_children(params: Params, n: int, row_b1: jax.Array, score_bv: jax.Array) -> jax.Array:
-    """Scores with the log p of all n-grams that extend the rows of level n - 1 in their place."""
+    """Returns the scores with the log p of all n-grams that extend rows of level n - 1."""
     level, vocab_size = params[f"level_{n}"], score_bv.shape[1]
     first_b1, last_b1 = _children(params, n, row_b1)
     batch_b1 = jnp.arange(len(score_bv))[:, None]
@@ -263,7 +263,7 @@ def _write_children(params: Params, n: int, row_b1: jax.Array, score_bv: jax.Arr
 
 
 def _best_words(config: NgramConfig, params: Params, contexts: _Contexts) -> jax.Array:
-    """The arg-max of `_log_probabilities`, stored with the longest context that was seen."""
+    """Returns the arg-max of `_log_probabilities`, stored with the longest context seen."""
     best = jnp.broadcast_to(params["level_0"]["best_word"][0], contexts.reach.shape)
     for n, row in enumerate(contexts.rows, 1):
         unseen = best if _floor(config) is None else jnp.zeros_like(best)

@@ -1,7 +1,7 @@
 """Attention of a recurrent decoder over the states of an encoder.
 
-Axes: b batch, t target time, s source time, d width of the decoder, m of the encoder's states,
-k the width in which the two are compared.
+Axes: b batch, t target time, s source time, d width of the decoder, m width of the encoder's
+states, k width in which the two are compared.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ ATTENTIONS = ("none", "additive", "dot")
 
 
 class GlobalAttention(nn.Module):
-    """Decoder states to attentional states, tanh(W_c [context; h]) (Luong et al. 2015, eq. 5).
+    """Maps decoder states to attentional states, tanh(W_c [context; h]) (Luong et al. 2015, eq. 5).
 
-    Both kinds attend with the state after each step, for all steps at once, as Luong et al. place
-    it. Bahdanau et al. 2015 attend with the state before the step and feed the context into it,
-    which would put the attention inside the scan; only their score is taken over.
+    Both kinds attend with the state after each step, as Luong et al. do, for all steps at once.
+    Bahdanau et al. 2015 attend with the state before the step and feed the context into it, which
+    would put the attention inside the scan; `additive` uses only their score.
 
       dot:      e = h^T W m (Luong et al. 2015, eq. 8, "general")
       additive: e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2)
@@ -30,7 +30,7 @@ class GlobalAttention(nn.Module):
     kind: str  # additive, dot
     d_hidden: int
     d_memory: int
-    d_attention: int  # additive: the width k; dot compares in the decoder's
+    d_attention: int  # additive: the width k; dot uses the decoder's width
     dtype: Any
 
     def setup(self):
@@ -46,11 +46,11 @@ class GlobalAttention(nn.Module):
             )
 
     def keys(self, memory_bsm: jax.Array) -> jax.Array:
-        """What decoder states are compared with, keys_bsk: once for each source."""
+        """Returns keys_bsk, computed once for each source, to compare decoder states with."""
         return self._project(memory_bsm, self.memory)
 
     def weights(self, h_btd: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
-        """The share of each source token, float32 [b, t, s]: rows sum to 1, or to 0 unmasked."""
+        """Returns the weight of each source token, float32 [b, t, s]; masked rows sum to 0."""
         weights_bts, total_bt1 = self._weights(h_btd, keys_bsk, mask_bts)
         return weights_bts / total_bt1
 
@@ -59,7 +59,7 @@ class GlobalAttention(nn.Module):
         sums_btm = jnp.matmul(
             weights_bts.astype(self.dtype), memory_bsm, preferred_element_type=jnp.float32
         )
-        # Normalised last: a division of [t, m] rather than [t, s], forward and backward.
+        # Normalized last: divides [t, m] instead of [t, s], forward and backward.
         context_btm = (sums_btm / total_bt1).astype(self.dtype)
         joined_btd = side_by_side([context_btm, h_btd], batch_axis=0)
         return jnp.tanh(self._project(joined_btd, self.combine))
@@ -75,17 +75,17 @@ class GlobalAttention(nn.Module):
         highest_bt1 = jax.lax.stop_gradient(scores_bts.max(axis=-1, keepdims=True))
         weights_bts = jnp.where(mask_bts, jnp.exp(scores_bts - highest_bt1), 0)
         total_bt1 = weights_bts.sum(axis=-1, keepdims=True)
-        return weights_bts, total_bt1 + (total_bt1 == 0)  # padding reads nothing
+        return weights_bts, total_bt1 + (total_bt1 == 0)  # padding attends to nothing
 
     def _project(self, x_btd, kernel: Kernel):
         return project(x_btd, jnp.asarray(kernel(), self.dtype))
 
 
 def additive_scores(query_btk: jax.Array, keys_bsk: jax.Array, score_k: jax.Array) -> jax.Array:
-    """score^T tanh(query + key) of every pair, float32 [b, t, s].
+    """Returns score^T tanh(query + key) of every pair, float32 [b, t, s].
 
-    A target step at a time, forward and backward, so that no more than [b, s, k] is ever held. Each
-    pair costs k hyperbolic tangents, those of other segments of its row included.
+    It takes one target step at a time, forward and backward, so memory is [b, s, k]. Each pair
+    costs k hyperbolic tangents, even across segments of a row.
     """
 
     @jax.checkpoint

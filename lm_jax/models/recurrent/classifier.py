@@ -1,4 +1,4 @@
-"""Recurrent text classifiers: a text of any length to one of a few classes.
+"""Recurrent text classifiers, for texts of any length.
 
 Axes: b batch, t time, d width of the embedding or of a hidden state, c classes.
 """
@@ -34,11 +34,11 @@ class RecurrentClassifierConfig:
     dropout_rate: float = 0.0  # variational: on the input of each layer; and before the head
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales."""
+        """Returns the fields that muP scales."""
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
+        """Raises UserError for an unknown choice or an impossible shape."""
         check_recurrent(self)
         if self.pooling not in _POOLINGS:
             raise UserError(
@@ -55,7 +55,7 @@ _POOLINGS = ("last", "mean", "max")
 
 
 class RecurrentClassifier(nn.Module):
-    """Tokens [b, t], of which those of segment 1 are text, to float32 logits [b, c]."""
+    """Maps tokens [b, t] to float32 logits [b, c]; only tokens of segment 1 are text."""
 
     config: RecurrentClassifierConfig
     dtype: Any
@@ -74,14 +74,14 @@ class RecurrentClassifier(nn.Module):
             declared(nn.initializers.normal(1.0), ("vocab", "embed")),
             (c.vocab_size, c.d_embedding),
         )
-        # Time-major; a mask that is broadcast over time is variational dropout.
+        # Time-major; a mask broadcast over time is variational dropout.
         dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         x_tbd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt.T]
         for index in range(c.num_layers):
             x_tbd = dropout(x_tbd)
             directions = [self._layer(f"forward_{index}", x_tbd, None)]
             if c.bidirectional:
-                # From the end: the padding read before the last token of the text is forgotten.
+                # Reads from the end, and resets the state after the padding.
                 keep_tb = None if segments_bt is None else (time_t1 != lengths_b - 1)[::-1]
                 directions.append(self._layer(f"backward_{index}", x_tbd[::-1], keep_tb)[::-1])
             x_tbd = side_by_side(directions, batch_axis=1)
@@ -110,15 +110,15 @@ class RecurrentClassifier(nn.Module):
             return jnp.max(jnp.where(is_text_tb[..., None], h_tbd, -jnp.inf), axis=0)
         rows = jnp.arange(lengths_b.shape[0])
         forward_bd = h_tbd[lengths_b - 1, rows, : c.d_hidden]
-        # Reading from the end, the last state is at the first token; empty in one direction.
+        # The backward direction ends at the first token; without it this part is empty.
         return side_by_side([forward_bd, h_tbd[0, :, c.d_hidden :]], batch_axis=0)
 
 
 def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.float32) -> Model:
-    """The recurrent text classifier of a configuration; it does not generate.
+    """Returns the recurrent text classifier of a configuration; it does not generate.
 
-    Logits are [b, c] and targets [b]. `segments` is 1 on text and 0 on the padding after it, and
-    may be left out where there is none; a text of no token is read as one token of padding.
+    Logits are [b, c] and targets [b]. `segments` is 1 on text and 0 on the padding after it;
+    without padding it can be left out. A text without tokens is read as one token of padding.
 
     Raises:
       UserError: the configuration names an unknown choice or an impossible shape.

@@ -29,22 +29,22 @@ class RecurrentConfig:
     d_hidden: int = 256
     layer_norm: bool = False  # inside the cell (Ba et al. 2016)
     tie_embeddings: bool = False
-    # Both are variational (Gal & Ghahramani 2016): one mask a sequence, the same at every step.
+    # Both are variational (Gal & Ghahramani 2016): one mask per sequence, equal at every step.
     dropout_rate: float = 0.0  # on the input of each layer and before the output
     recurrent_dropout_rate: float = 0.0  # on the previous hidden state inside its product
-    carry_state: bool = False  # training windows start from the state that the previous batch left
+    carry_state: bool = False  # training windows continue the state of the previous batch
 
     @property
     def embedding_width(self) -> int:
         return self.d_embedding or self.d_hidden
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales; UserError where it cannot."""
+        """Returns the fields that muP scales. Raises UserError for tied embeddings."""
         check_untied(self)
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
+        """Raises UserError for an unknown choice or an impossible shape."""
         check_recurrent(self)
         for field in ("vocab_size", "d_embedding"):
             if getattr(self, field) < 0:
@@ -57,7 +57,7 @@ class RecurrentConfig:
 
 
 def check_recurrent(config: Any) -> None:
-    """Raises UserError for what no recurrent model of any kind can be built with."""
+    """Raises UserError for values that no recurrent model can have."""
     if config.cell not in CELLS:
         raise UserError(f"model.cell is {config.cell!r}; expected one of {', '.join(CELLS)}")
     for field in ("context_length", "num_layers", "d_hidden"):
@@ -69,16 +69,16 @@ def check_recurrent(config: Any) -> None:
 
 
 def check_untied(config: Any) -> None:
-    """Raises UserError for a table whose rows are read sqrt(d_hidden) times as long."""
+    """Raises UserError for tied embeddings, whose scale muP cannot keep."""
     if config.tie_embeddings:
         raise UserError(
-            "mup_base_width wants embeddings of one size at all widths, and model.tie_embeddings "
-            "has recurrent models read them sqrt(d_hidden) times as long; set that to False"
+            "mup_base_width needs embeddings of one scale at all widths, and recurrent models "
+            "with model.tie_embeddings multiply them by sqrt(d_hidden); set that to False"
         )
 
 
 class RecurrentNetwork(nn.Module):
-    """Tokens [b, t] and the states of all layers to float32 logits [b, t, v] and the states."""
+    """Maps tokens [b, t] and all layers' states to float32 logits [b, t, v] and new states."""
 
     config: RecurrentConfig
     dtype: Any
@@ -87,16 +87,16 @@ class RecurrentNetwork(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt, states: tuple[State, ...], keep_bt):
         c = self.config
-        # Tied, the table is also the output: its rows are short, but read sqrt(d) times as long
-        # (Vaswani et al. 2017, section 3.4).
+        # If tied, the table is also the output, so its rows are small and inputs are multiplied by
+        # sqrt(d) (Vaswani et al. 2017, section 3.4).
         stretch = c.d_hidden**0.5 if c.tie_embeddings else 1.0
         stddev = 0.5 / stretch if c.tie_embeddings else 1.0
         embedding_vd = self._table("embedding", stddev, c.embedding_width)
-        # Time-major; a mask that is broadcast over time is variational dropout.
+        # Time-major; a mask broadcast over time is variational dropout.
         dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         recurrent_dropout = nn.Dropout(c.recurrent_dropout_rate, deterministic=not self.train)
         x_tbd, index_tb = jnp.asarray(embedding_vd, self.dtype)[None] * stretch, tokens_bt.T
-        # What the first layer projects of a token depends on the token alone.
+        # The first layer's projection depends on the token alone, so it can project the table.
         if c.vocab_size >= tokens_bt.size or (self.train and c.dropout_rate):
             x_tbd, index_tb = x_tbd[0, index_tb], None
         keep_tb = None if keep_bt is None else keep_bt.T
@@ -137,11 +137,11 @@ class RecurrentNetwork(nn.Module):
 
 
 def _keep(batch: Batch) -> jax.Array | None:
-    """0 where a document begins, so that nothing of the one before it is read; None for nowhere.
+    """Returns 0 where a document begins, which resets the state, else 1; None without segments.
 
-    In a window of a stream, segment 1 of the first column continues the document that the previous
-    window was in; what opens there, a document or an epoch, is segment 2 or more (`data.batches`).
-    The state before the first column is therefore that of a segment 1.
+    In a window of a stream, segment 1 in the first column continues the previous window's document;
+    a document or epoch that begins there has segment 2 or more (`data.batches`). The state before
+    the first column therefore belongs to segment 1.
     """
     if "segments" not in batch:
         return None
@@ -151,11 +151,14 @@ def _keep(batch: Batch) -> jax.Array | None:
 
 
 def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
-    """The recurrent language model of a configuration; `dtype` is that of its matrix products.
+    """Returns the recurrent language model of a configuration.
 
-    With `carry_state`, `variables["carry"]` holds the state that the last training window ended
-    in, for batches whose rows continue those of the batch before (truncated back-propagation
-    through time); evaluation and generation start from zeros.
+    With `carry_state`, `variables["carry"]` holds the state after the last training window, for
+    batches whose rows continue the previous batch's rows (truncated back-propagation through time).
+    Evaluation and generation start from zeros.
+
+    Args:
+      dtype: the dtype of the matrix products.
 
     Raises:
       UserError: the configuration names an unknown choice or an impossible shape.

@@ -1,9 +1,9 @@
-"""Recurrent layers: the cells, and one scan over time with a backward pass of its own.
+"""Recurrent layers: cells, and one scan over time with a custom backward pass.
 
-Axes: t time, b batch, d hidden width, g pre-activations of all gates, side by side.
+Axes: t time, b batch, d hidden width, g pre-activations of all gates.
 
-Arrays run time-major outside of the scan, and features before batch inside of it: the recurrent
-product is then `kernel^T [g, d] @ h [d, b]`, which a CPU computes 1.5 times as fast as
+Arrays are time-major outside the scan, and have features before batch inside it: the recurrent
+product is then `kernel^T [g, d] @ h [d, b]`, which is 1.5 times as fast on a CPU as
 `h [b, d] @ kernel [d, g]`.
 """
 
@@ -17,22 +17,22 @@ import jax.numpy as jnp
 
 from lm_jax.models.parameters import declared, declared_kernel
 
-State = tuple[jax.Array, ...]  # the hidden state h, and the memory c of an lstm
+State = tuple[jax.Array, ...]  # the hidden state h, and the memory c of an LSTM
 Params = dict[str, jax.Array]
 
 
 class Cell(NamedTuple):
-    """What tells one recurrent cell from another."""
+    """The properties of a recurrent cell."""
 
-    gates: int  # pre-activations of each hidden unit
+    gates: int  # pre-activations per hidden unit
     states: int
-    norms: tuple[int, ...]  # how many gates each layer norm spans (Ba et al. 2016, eqs. 20 to 28)
+    norms: tuple[int, ...]  # gates per layer norm (Ba et al. 2016, eqs. 20 to 28)
     pointwise: Callable[[Params, jax.Array, jax.Array, State], State]
     """(params, x_gb of the input, r_gb of the previous h, previous state) -> state."""
 
 
 def _sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(-x)), by tanh, which XLA computes several times as fast on a CPU."""
+    """Returns 1 / (1 + exp(-x)) by tanh, which XLA computes several times as fast on a CPU."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
@@ -62,7 +62,7 @@ def _gru(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> Stat
     return (n_db + z_db * (state[0] - n_db),)
 
 
-# The order of the gates is PyTorch's: i, f, g, o and r, z, n.
+# Gates are in PyTorch's order: i, f, g, o and r, z, n.
 CELLS = {
     "rnn": Cell(1, 1, (1,), _rnn),
     "lstm": Cell(4, 2, (4,), _lstm),
@@ -71,13 +71,13 @@ CELLS = {
 
 
 def _standardize(x: jax.Array, axis: int) -> jax.Array:
-    """x with mean 0 and variance 1 along an axis."""
+    """Returns x with mean 0 and variance 1 along an axis."""
     centred = x - x.mean(axis, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis, keepdims=True) + 1e-5)
 
 
 def _standardize_gates(cell: Cell, x: jax.Array, axis: int) -> jax.Array:
-    """Pre-activations standardized over the groups of gates that share a layer norm."""
+    """Standardizes pre-activations over the groups of gates that share a layer norm."""
     width = x.shape[axis] // cell.gates
     ends = [width * sum(cell.norms[:count]) for count in range(1, len(cell.norms))]
     parts = jnp.split(x, ends, axis)
@@ -92,10 +92,10 @@ def _recurrent_norm(name: str, params: Params, r_gb: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def project(x_tbd: jax.Array, kernel_dg: jax.Array) -> jax.Array:
-    """x_tbd @ kernel_dg for all steps at once, x_tbg.
+    """Returns x_tbd @ kernel_dg for all steps at once, x_tbg.
 
-    Autodiff writes the kernel's gradient as the transpose of a product, which XLA then computes at
-    0.4 of the speed on a CPU.
+    Autodiff would write the kernel's gradient as a transposed product, which XLA computes at 0.4 of
+    the speed on a CPU.
     """
     return x_tbd @ kernel_dg
 
@@ -113,21 +113,21 @@ project.defvjp(_project_forward, _project_backward)
 
 
 class Sequence(NamedTuple):
-    """What the recurrence reads besides its parameters."""
+    """The inputs of the recurrence besides its parameters."""
 
-    x_tbg: jax.Array  # input projections, biases included
+    x_tbg: jax.Array  # input projections with biases
     initial: State  # each [d, b]
-    keep_tb: jax.Array | None  # 0 where the state before a step is forgotten, 1 elsewhere
-    dropout_db: jax.Array | None  # factors on the previous h inside the product, for all steps
+    keep_tb: jax.Array | None  # 0 resets the state before a step; 1 elsewhere
+    dropout_db: jax.Array | None  # factors on the previous h in the product, at all steps
     entering: State | None = None  # each [t, b, d], added to the state before a step
 
 
 def recur(
     pointwise: Callable[..., State], params: Params, kernel_dg: jax.Array, sequence: Sequence
 ) -> tuple[jax.Array, State]:
-    """The hidden states h_tbd of all steps, and the final state, each [d, b].
+    """Returns the hidden states h_tbd of all steps, and the final state, each [d, b].
 
-    The state is float32 (or wider); products take the kernel's dtype. Gradients reach `params`,
+    The state is float32 or wider; products use the kernel's dtype. Gradients reach `params`,
     `kernel_dg`, `x_tbg`, `initial` and `entering`.
     """
     (h_tbd,), final = _recur(pointwise, 1, params, kernel_dg, sequence)
@@ -137,18 +137,18 @@ def recur(
 def recur_states(
     pointwise: Callable[..., State], params: Params, kernel_dg: jax.Array, sequence: Sequence
 ) -> State:
-    """The whole state after each step, each [t, b, d]: with the memory, which `recur` keeps."""
+    """Returns the whole state after each step, each [t, b, d], including an LSTM's memory."""
     return _recur(pointwise, len(sequence.initial), params, kernel_dg, sequence)[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recur(pointwise, outputs: int, params: Params, kernel_dg: jax.Array, sequence: Sequence):
-    """The first parts of the state after each step, [t, b, d], and the final state, [d, b]."""
+    """Returns the first `outputs` parts of the states, [t, b, d], and the final state, [d, b]."""
     return _recur_forward(pointwise, outputs, params, kernel_dg, sequence)[0]
 
 
 def _recur_forward(pointwise, outputs, params, kernel_dg, sequence: Sequence):
-    # Copied once, so that every step reads its rows in order.
+    # Copied once, so that every step reads rows in order.
     kernel_gd = kernel_dg.T
 
     def advance(state: State, step):
@@ -168,9 +168,9 @@ def _recur_forward(pointwise, outputs, params, kernel_dg, sequence: Sequence):
 
 
 def _recur_backward(pointwise, outputs, saved, cotangents):
-    """Back-propagation through time, with the kernel's gradient as one product after the scan.
+    """Back-propagates through time, with the kernel's gradient as one product after the scan.
 
-    Left to autodiff, the scan would add a [d, g] product to an accumulator at every step.
+    Autodiff would instead add a [d, g] product to an accumulator at every step.
     """
     params, kernel_dg, sequence, x_tgb, before, r_tgb = saved
     dafter, dfinal = cotangents
@@ -186,7 +186,7 @@ def _recur_backward(pointwise, outputs, saved, cotangents):
         dentering = None if sequence.entering is None else dstate
         if keep_b is not None:
             dstate = tuple(keep_b * part for part in dstate)
-        # Where x and r enter as a sum, their cotangents are one array.
+        # If x and r enter as a sum, their cotangents are one array.
         dx_gb = None if dx_gb is dr_gb else dx_gb
         return (dstate, jax.tree.map(jnp.add, dparams, more)), (dx_gb, dr_gb.T, dentering)
 
@@ -211,7 +211,7 @@ _recur.defvjp(_recur_forward, _recur_backward)
 
 
 def _swapped(state: State | None) -> State | None:
-    """Each part [t, b, d] as [t, d, b], or the other way round."""
+    """Swaps the last two axes of each part: [t, b, d] and [t, d, b]."""
     return state if state is None else tuple(part.swapaxes(1, 2) for part in state)
 
 
@@ -224,10 +224,10 @@ def _dropped(h_db: jax.Array, dropout_db: jax.Array | None) -> jax.Array:
 
 
 def side_by_side(parts: list[jax.Array], batch_axis: int) -> jax.Array:
-    """Arrays joined along their features, of which a device holds all those of its rows.
+    """Concatenates arrays along their features, which are not split over devices.
 
-    Left free to split them, XLA's partitioner (jaxlib 0.10.2) computes wrong gradients of the parts
-    on a mesh of data, fsdp and tensor axes.
+    If XLA's partitioner (jaxlib 0.10.2) may split them, it computes wrong gradients of the parts on
+    a mesh with data, fsdp and tensor axes.
     """
     joined = jnp.concatenate(parts, axis=-1)
     axes: list[str | None] = [None] * joined.ndim
@@ -236,15 +236,15 @@ def side_by_side(parts: list[jax.Array], batch_axis: int) -> jax.Array:
 
 
 def zero_state(cell: str, batch_size: int, d_hidden: int) -> State:
-    """The state before the first step, float32 [b, d] each."""
+    """Returns the state before the first step, float32 [b, d] each."""
     return (jnp.zeros((batch_size, d_hidden), jnp.float32),) * CELLS[cell].states
 
 
 def _orthogonal(gates: int) -> Callable:
-    """An initializer of [d, gates * d] whose gates are orthogonal matrices, each drawn by itself.
+    """Returns an initializer of [d, gates * d] with an independent orthogonal matrix per gate.
 
-    Uniform over them: a product of d random reflections (Stewart 1980, section 3). Not by
-    `jnp.linalg.qr`, of which LAPACK under jaxlib 0.10.2 sometimes never returns on a CPU.
+    Each is uniform, as a product of d random reflections (Stewart 1980, section 3). It avoids
+    `jnp.linalg.qr`, which can hang on CPU with jaxlib 0.10.2.
     """
 
     def draw_gate(normal_dd: jax.Array) -> jax.Array:
@@ -265,7 +265,7 @@ def _orthogonal(gates: int) -> Callable:
 
 
 def _bias(cell: str) -> Callable:
-    """Zeros, but 1 for the forget gate of an lstm (Gers et al. 2000, Jozefowicz et al. 2015)."""
+    """Returns an initializer of zeros, with 1 for an LSTM's forget gate (Gers et al. 2000)."""
 
     def draw(key: jax.Array, shape: tuple[int], dtype: Any = jnp.float32) -> jax.Array:
         bias_g = jnp.zeros(shape, dtype)
@@ -276,7 +276,7 @@ def _bias(cell: str) -> Callable:
 
 
 class Kernel(nn.Module):
-    """Holds a matrix of this shape, named `kernel`."""
+    """A matrix parameter of this shape, named `kernel`."""
 
     shape: tuple[int, int]
     initializer: Callable
@@ -288,16 +288,15 @@ class Kernel(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """One layer in one direction: x_tbd and a state [b, d] to h_tbd and the final state, [b, d].
+    """Maps x_tbd and a state [b, d] to h_tbd and the final state [b, d], in one direction.
 
     Args of the call:
-      index_tb: where given, x_tbd is a table [1, v, d] and the layer reads its rows at this index:
-        the product is of v rows, and looked up afterwards.
-      keep_tb: 0 where the state before a step is forgotten, 1 elsewhere; None keeps it throughout.
-      dropout_bd: factors on the previous h inside the recurrent product, the same at all steps
-        (Gal & Ghahramani 2016, eq. 7); None for no dropout.
-      entering: each [t, b, d], added to the state before a step, after what `keep_tb` leaves of it;
-        None adds nothing.
+      index_tb: if given, x_tbd is a table [1, v, d] that the layer reads at this index; it projects
+        the v rows and looks up the result.
+      keep_tb: 0 resets the state before a step, 1 keeps it; None keeps it throughout.
+      dropout_bd: factors on the previous h in the recurrent product, equal at all steps (Gal &
+        Ghahramani 2016, eq. 7); None: no dropout.
+      entering: each [t, b, d], added to the state before a step, after `keep_tb`; None: no change.
       all_states: return the state after each step, each [t, b, d], instead of the final one.
     """
 
@@ -323,7 +322,7 @@ class RecurrentLayer(nn.Module):
         input_dg = Kernel((x_tbd.shape[-1], width), lecun, name="input")()
         kernel_dg = Kernel((self.d_hidden, width), orthogonal, name="recurrent")()
         bias_g = self._vector("bias", _bias(self.cell), cell.gates)
-        # One product for all steps; only the recurrence is left to the scan.
+        # One product for all steps; the scan only computes the recurrence.
         x_tbg = project(jnp.asarray(x_tbd, self.dtype), jnp.asarray(input_dg, self.dtype))
         x_tbg = x_tbg.astype(state[0].dtype)
         if self.layer_norm:

@@ -1,8 +1,8 @@
-"""Recurrent encoder-decoders: a source read to states, from which a decoder writes the target.
+"""Recurrent encoder-decoders, with and without attention.
 
-Without attention all that the decoder knows of the source is the encoder's last state (Sutskever et
-al. 2014, Cho et al. 2014); with it, every step also reads the encoder's states of all source tokens
-(Bahdanau et al. 2015, Luong et al. 2015).
+Without attention the decoder reads only the encoder's last state (Sutskever et al. 2014, Cho et al.
+2014). With attention every step also reads the encoder's states of all source tokens (Bahdanau et
+al. 2015, Luong et al. 2015).
 
 Axes: b batch, t target time, s source time, d width of the embedding or of a hidden state, m width
 of the encoder's states (both directions), v vocabulary.
@@ -43,13 +43,15 @@ class RecurrentSeq2SeqConfig:
     num_layers: int = 1  # of the encoder, and of the decoder
     d_embedding: int = 0  # 0: d_hidden
     d_hidden: int = 256  # of the decoder, and of each direction of the encoder
-    bidirectional: bool = True  # the encoder reads both ways
-    reverse_source: bool = False  # it reads from the end only (Sutskever et al. 2014, section 3.3)
+    bidirectional: bool = True  # the encoder reads in both directions
+    reverse_source: bool = (
+        False  # the encoder reads from the end (Sutskever et al. 2014, section 3.3)
+    )
     attention: str = "dot"  # none, additive, dot
     d_attention: int = 128  # additive: width of its hidden layer
     layer_norm: bool = False  # inside the cell (Ba et al. 2016)
     tie_embeddings: bool = False  # one table for source, target and output
-    # Variational (Gal & Ghahramani 2016): one mask a row, the same at every step.
+    # Variational (Gal & Ghahramani 2016): one mask per row, equal at every step.
     dropout_rate: float = 0.0  # on the input of each layer and before the output
 
     @property
@@ -61,18 +63,18 @@ class RecurrentSeq2SeqConfig:
         return self.d_hidden * (2 if self.bidirectional else 1)
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales; UserError where it cannot."""
+        """Returns the fields that muP scales. Raises UserError for choices that it cannot scale."""
         check_untied(self)
         if self.attention == "dot":
             raise UserError(
-                "mup_base_width wants scores of one size at all widths, and model.attention dot "
-                "sums them over the width; set that to additive or none"
+                "mup_base_width needs attention scores of one scale at all widths, and "
+                "model.attention dot sums them over the width; set it to additive or none"
             )
         widths = ("d_hidden", "d_embedding")
         return (*widths, "d_attention") if self.attention == "additive" else widths
 
     def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
+        """Raises UserError for an unknown choice or an impossible shape."""
         check_recurrent(self)
         if self.attention not in ATTENTIONS:
             raise UserError(
@@ -97,36 +99,36 @@ class RecurrentSeq2SeqConfig:
 
 
 class Source(NamedTuple):
-    """What the encoder reads; segment n of the target belongs to segment n of its row."""
+    """Source rows; segment n of a target row belongs to segment n of its source row."""
 
     tokens_bs: jax.Array
     segments_bs: jax.Array  # 0: padding
 
 
 class Encoded(NamedTuple):
-    """A source as the encoder leaves it."""
+    """The states of an encoder after reading a source."""
 
-    memory_bsm: jax.Array  # of the last layer, both directions
-    states: tuple[tuple[State, ...], ...]  # of layers, of directions, [s, b, d] in reading order
+    memory_bsm: jax.Array  # hidden states of the last layer, both directions
+    states: tuple[tuple[State, ...], ...]  # by layer and direction, [s, b, d] in reading order
 
 
-class Memory(NamedTuple):
-    """What attention reads of a source."""
+class AttentionMemory(NamedTuple):
+    """The source states that attention reads, and their keys."""
 
     states_bsm: jax.Array
     keys_bsk: jax.Array
 
 
-class Carry(NamedTuple):
-    """A decoder between two tokens; all arrays have the sequences first."""
+class DecoderCarry(NamedTuple):
+    """The state of a decoder between two tokens; arrays have the batch axis first."""
 
-    states: tuple[State, ...]  # of layers, each [b, d]
-    memory: Memory | None
+    states: tuple[State, ...]  # by layer, each [b, d]
+    memory: AttentionMemory | None
     mask_bs: jax.Array  # true on the tokens of the source
 
 
 class RecurrentSeq2Seq(nn.Module):
-    """A source and a target to float32 logits [b, t, v]; its methods are the parts of that."""
+    """Maps a source and a target to float32 logits [b, t, v]."""
 
     config: RecurrentSeq2SeqConfig
     dtype: Any
@@ -149,9 +151,9 @@ class RecurrentSeq2Seq(nn.Module):
             self.attention = GlobalAttention(
                 c.attention, c.d_hidden, c.memory_width, c.d_attention, self.dtype
             )
-        # Time-major; a mask that is broadcast over time is variational dropout.
+        # Time-major; a mask broadcast over time is variational dropout.
         self.dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
-        # Tied, the table is also the output: its rows are short, but are read at unit variance.
+        # If tied, the table is also the output, so its rows are small; inputs are scaled up.
         stddev = 0.5 * c.d_hidden**-0.5 if c.tie_embeddings else 1.0
         self.embedding = self._table("embedding", stddev, c.embedding_width)
         if not c.tie_embeddings:
@@ -165,20 +167,20 @@ class RecurrentSeq2Seq(nn.Module):
         return self._logits(h_btd, memory, mask_bts)
 
     def attention_weights(self, source: Source, inputs_bt, segments_bt):
-        """The share that each target step reads of each source token, float32 [b, t, s]."""
+        """Returns the attention weights of source tokens, float32 [b, t, s]."""
         h_btd, memory, mask_bts = self._decode_segments(source, inputs_bt, segments_bt)
         return self.attention.weights(h_btd, memory.keys_bsk, mask_bts)
 
-    def start(self, source: Source) -> Carry:
-        """The state before the first token of the targets of segment 1."""
+    def start(self, source: Source) -> DecoderCarry:
+        """Returns the state before the first token of segment 1 of the targets."""
         encoded = self._encode(source)
         segments_b1 = jnp.ones_like(source.segments_bs[:, :1])
         entering = self._hand_over(encoded, source.segments_bs, segments_b1)
         states = tuple(tuple(part[0] for part in state) for state in entering)
-        return Carry(states, self._memory(encoded), source.segments_bs == 1)
+        return DecoderCarry(states, self._memory(encoded), source.segments_bs == 1)
 
-    def read(self, carry: Carry, tokens_bt) -> tuple[jax.Array, Carry]:
-        """The logits [b, v] after the last of these tokens, and the state there."""
+    def read(self, carry: DecoderCarry, tokens_bt) -> tuple[jax.Array, DecoderCarry]:
+        """Returns the logits [b, v] and the state after the last of these tokens."""
         h_btd, states = self._decode(tokens_bt, carry.states)
         mask_b1s = carry.mask_bs[:, None]
         return self._logits(h_btd[:, -1:], carry.memory, mask_b1s)[:, 0], carry._replace(
@@ -190,12 +192,12 @@ class RecurrentSeq2Seq(nn.Module):
         return self.param(name, normal, (self.config.vocab_size, width))
 
     def _embed(self, table_vd, tokens_bt):
-        """x_tbd and None; or a table [1, v, d] and the index of its rows that a layer reads."""
+        """Returns x_tbd and None, or a table [1, v, d] and the index of its rows to read."""
         c = self.config
         x_vd = jnp.asarray(table_vd, self.dtype)
         if c.tie_embeddings:
             x_vd = x_vd * (2 * c.d_hidden**0.5)
-        # What a first layer projects of a token depends on the token alone.
+        # The first layer's projection depends on the token alone, so it can project the table.
         if c.vocab_size >= tokens_bt.size or (self.train and c.dropout_rate):
             return x_vd[tokens_bt.T], None
         return x_vd[None], tokens_bt.T
@@ -211,7 +213,7 @@ class RecurrentSeq2Seq(nn.Module):
             outputs, of_directions = [], []
             for layers, order in self._directions():
                 keep_sb = 1.0 - _opens(source.segments_bs[:, ::order]).T
-                # A table has no order.
+                # A table has no time axis to reverse.
                 read_sbd = x_sbd[::order] if index_sb is None else x_sbd
                 read_index_sb = None if index_sb is None else index_sb[::order]
                 h_sbd, states = layers[index](
@@ -224,15 +226,15 @@ class RecurrentSeq2Seq(nn.Module):
         return Encoded(x_sbd.swapaxes(0, 1), tuple(of_layers))
 
     def _directions(self) -> list[tuple[list[RecurrentLayer], int]]:
-        """The layers of each direction of the encoder, and the step by which they read."""
+        """Returns the encoder's layers by direction, with 1 for forward or -1 for backward."""
         first = (self.encoder, -1 if self.config.reverse_source else 1)
         return [first, (self.encoder_backward, -1)] if self.config.bidirectional else [first]
 
     def _hand_over(self, encoded: Encoded, source_segments_bs, segments_bt) -> tuple[State, ...]:
-        """The states that the decoder's layers start segments with, [t, b, d]; 0 at other steps.
+        """Returns the initial decoder states where segments start, [t, b, d]; 0 at other steps.
 
-        They are those after the last token that each direction of the encoder reads of a segment;
-        of two directions, a learned map (Bahdanau et al. 2015, section A.2.2).
+        A state comes from the last token that the encoder reads of a segment; a learned map joins
+        two directions (Bahdanau et al. 2015, section A.2.2).
         """
         opens_tb1 = (_opens(segments_bt) & (segments_bt > 0)).T[..., None]
         lasts = [
@@ -251,19 +253,19 @@ class RecurrentSeq2Seq(nn.Module):
                 if self.config.bidirectional:
                     kernel_md = jnp.asarray(self.bridge[index][kind](), self.dtype)
                     part_tbd = project(part_tbd.astype(self.dtype), kernel_md).astype(jnp.float32)
-                    # The memory of an lstm has no bounds, its hidden state has.
+                    # An LSTM's hidden state is bounded, its memory is not.
                     part_tbd = part_tbd if kind else jnp.tanh(part_tbd)
                 state.append(jnp.where(opens_tb1, part_tbd, 0))
             entering.append(tuple(state))
         return tuple(entering)
 
-    def _memory(self, encoded: Encoded) -> Memory | None:
+    def _memory(self, encoded: Encoded) -> AttentionMemory | None:
         if self.config.attention == "none":
             return None
-        return Memory(encoded.memory_bsm, self.attention.keys(encoded.memory_bsm))
+        return AttentionMemory(encoded.memory_bsm, self.attention.keys(encoded.memory_bsm))
 
     def _decode(self, tokens_bt, states: tuple[State, ...], keep_tb=None, entering=None):
-        """The last layer's h_btd, and the states [b, d] of all layers after the last token."""
+        """Returns the last layer's h_btd, and all layers' states [b, d] after the last token."""
         x_tbd, index_tb = self._embed(self.embedding, tokens_bt)
         finals = []
         for index, (layer, state) in enumerate(zip(self.decoder, states, strict=True)):
@@ -279,7 +281,7 @@ class RecurrentSeq2Seq(nn.Module):
         return x_tbd.swapaxes(0, 1), tuple(finals)
 
     def _decode_segments(self, source: Source, inputs_bt, segments_bt):
-        """The last layer's h_btd, and what attention reads: the memory, under mask_bts."""
+        """Returns the last layer's h_btd, the attention memory, and its mask_bts."""
         c = self.config
         encoded = self._encode(source)
         entering = self._hand_over(encoded, source.segments_bs, segments_bt)
@@ -289,7 +291,7 @@ class RecurrentSeq2Seq(nn.Module):
         mask_bts = segments_bt[:, :, None] == source.segments_bs[:, None]
         return h_btd, self._memory(encoded), mask_bts & (segments_bt > 0)[:, :, None]
 
-    def _logits(self, h_btd, memory: Memory | None, mask_bts):
+    def _logits(self, h_btd, memory: AttentionMemory | None, mask_bts):
         if memory is not None:
             h_btd = self.attention(h_btd, memory.states_bsm, memory.keys_bsk, mask_bts)
         h_btd = self.dropout(h_btd.swapaxes(0, 1)).swapaxes(0, 1)
@@ -300,19 +302,19 @@ class RecurrentSeq2Seq(nn.Module):
 
 
 def _opens(segments_bt: jax.Array) -> jax.Array:
-    """Where a segment (or padding) begins, bool [b, t]: in the first column too."""
+    """Returns where a segment or padding begins, bool [b, t]; the first column is true."""
     opens_bt = segments_bt[:, 1:] != segments_bt[:, :-1]
     return jnp.concatenate([jnp.ones_like(segments_bt[:, :1], bool), opens_bt], axis=1)
 
 
 def _last_of_segments(source_segments_bs: jax.Array, segments_bt: jax.Array) -> jax.Array:
-    """Where the source of each target step's segment ends, [b, t]; -1 if it has none."""
+    """Returns the last source index of each target step's segment, [b, t]; -1 if none."""
     same_bts = source_segments_bs[:, None] == segments_bt[:, :, None]
     return jnp.max(jnp.where(same_bts, jnp.arange(source_segments_bs.shape[1]), -1), axis=-1)
 
 
 def _rows(x_sbd: jax.Array, index_bt: jax.Array) -> jax.Array:
-    """Row index_bt of each sequence, [t, b, d]; 0 for index -1."""
+    """Returns row index_bt of each sequence, [t, b, d]; 0 for index -1."""
     rows = jax.vmap(lambda x_sd, index_t: x_sd[index_t], in_axes=(1, 0), out_axes=1)
     return jnp.where((index_bt >= 0).T[..., None], rows(x_sbd, index_bt), 0)
 
@@ -327,16 +329,19 @@ def _source(batch: Batch) -> Source:
 
 
 def _both(batch: Batch) -> tuple[Source, jax.Array, jax.Array]:
-    """The arguments of a `RecurrentSeq2Seq`; without segments, each row is one pair."""
+    """Returns the arguments of `RecurrentSeq2Seq`; without segments each row is one pair."""
     inputs_bt = batch["inputs"]
     return _source(batch), inputs_bt, batch.get("segments", jnp.ones_like(inputs_bt))
 
 
 def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) -> Model:
-    """The recurrent encoder-decoder of a configuration; `dtype` is that of its matrix products.
+    """Returns the recurrent encoder-decoder of a configuration.
 
-    Several pairs may share a row: segment n of the target starts from the states that segment n of
-    the source ends in, and attends to it alone.
+    Several pairs may share a row: segment n of the target starts from the final states of segment n
+    of the source, and attends only to that segment.
+
+    Args:
+      dtype: the dtype of the matrix products.
 
     Raises:
       UserError: the configuration names an unknown choice or an impossible shape.
@@ -354,15 +359,17 @@ def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) 
         module = RecurrentSeq2Seq(config, dtype, train)
         return module.apply(variables, *_both(batch), rngs=rngs), {}
 
-    def start(variables: Variables, batch_size: int, max_length: int, source: Batch) -> Carry:
+    def start(
+        variables: Variables, batch_size: int, max_length: int, source: Batch
+    ) -> DecoderCarry:
         if (given := source["source"].shape[0]) != batch_size:
             raise UserError(f"{given} sources for {batch_size} targets; give one for each")
         return network.apply(variables, _source(source), method="start")  # type: ignore
 
-    def read(variables: Variables, carry: Carry, tokens: jax.Array):
+    def read(variables: Variables, carry: DecoderCarry, tokens: jax.Array):
         return network.apply(variables, carry, tokens, method="read")
 
-    def step(variables: Variables, carry: Carry, tokens: jax.Array):
+    def step(variables: Variables, carry: DecoderCarry, tokens: jax.Array):
         return read(variables, carry, tokens[:, None])
 
     return Model(init, apply, loss_from_apply(apply), start, step, read=read)  # type: ignore
@@ -371,15 +378,15 @@ def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) 
 def attention_weights(
     config: RecurrentSeq2SeqConfig, variables: Variables, batch: Batch, dtype: Any = jnp.float32
 ) -> jax.Array:
-    """The share of each source token in what each target step reads, float32 [B, T, S].
+    """Returns the attention weights of source tokens at each target step, float32 [B, T, S].
 
-    Rows sum to 1 over the source of their segment; those of padding are 0.
+    Rows sum to 1 over the source of their segment; rows of padding are 0.
 
     Raises:
       UserError: the model has no attention.
     """
     if config.attention == "none":
-        raise UserError("model.attention is none: there are no weights to show")
+        raise UserError("model.attention is none, so there are no attention weights")
     module = RecurrentSeq2Seq(config, dtype, train=False)
     return module.apply(variables, *_both(batch), method="attention_weights")  # type: ignore
 
