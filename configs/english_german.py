@@ -23,7 +23,7 @@ from lm_jax.config.experiment import (
 )
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.errors import UserError
-from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import EncoderDecoderConfig
 
 _TRANSLATORS = ("transformer", "lstm_attention", "lstm")

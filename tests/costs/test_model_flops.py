@@ -23,7 +23,7 @@ from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.parameters import declarations
 from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.config import EncoderConfig, TransformerConfig

@@ -15,7 +15,7 @@ from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding

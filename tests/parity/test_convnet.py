@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_jax.models.convnet import model as convnet_model
 from lm_jax.models.convnet.layers import (
     BatchNorm,
     InceptionBlock,
@@ -15,7 +14,8 @@ from lm_jax.models.convnet.layers import (
     local_response_norm,
     max_pool,
 )
-from lm_jax.models.convnet.model import NETWORKS, ConvNetConfig, feature_maps, first_filters
+from lm_jax.models.convnet.model import ConvNetConfig, feature_maps, first_filters
+from lm_jax.models.convnet.networks import NETWORKS, resnet
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
 from tests.models.convnet.test_model import built, filled, images
 from tests.parity.recorded import reference
@@ -99,7 +99,7 @@ def test_batch_norm_in_training_and_evaluation():
     ids=["resnet18", "bottleneck"],
 )
 def test_residual_networks_with_the_same_weights(monkeypatch, depths, bottleneck):
-    monkeypatch.setitem(NETWORKS, "resnet18", convnet_model._resnet(depths, bottleneck))
+    monkeypatch.setitem(NETWORKS, "resnet18", resnet(depths, bottleneck))
     model, variables, batch = built(ConvNetConfig("resnet18", 10, 64, 64, 3))
     logits, stats = model.apply(variables, batch, train=False)
     case = f"residual network of {'-'.join(map(str, depths))}"

@@ -12,7 +12,7 @@ from launch import translate as translate_program
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
-from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.trained_run import evaluate, load

@@ -30,7 +30,7 @@ from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.parameters import Declared
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
-from lm_jax.models.recurrent.seq2seq import RecurrentSeq2SeqConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.scale_width import of_width
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig

@@ -10,12 +10,12 @@ from lm_jax.models.convnet.layers import (
     max_pool,
 )
 from lm_jax.models.convnet.model import (
-    NETWORKS,
     ConvNetConfig,
     convnet,
     feature_maps,
     first_filters,
 )
+from lm_jax.models.convnet.networks import NETWORKS
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
