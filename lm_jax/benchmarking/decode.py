@@ -13,6 +13,7 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
+from lm_jax.models import family_of
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state, variables_of
@@ -34,7 +35,7 @@ def measure(
     """
     experiment = built.experiment
     family = type(experiment.model).__name__
-    if built.model.step is None or hasattr(experiment.model, "source_length"):
+    if built.model.step is None or family_of(experiment.model).has_encoder:
         raise UserError(
             f"{family} does not continue a text; the suite decode measures language models"
         )

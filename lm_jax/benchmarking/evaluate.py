@@ -41,8 +41,11 @@ def measure(
       UserError: the experiment is not a causal language model.
     """
     experiment = built.experiment
-    if experiment.objective != "causal_lm":
-        raise UserError(f"the suite eval measures objective causal_lm, not {experiment.objective}")
+    if not built.objective.in_windows:
+        raise UserError(
+            "the suite eval measures objectives that predict the next token, such as causal_lm, "
+            f"not {experiment.objective}"
+        )
     model, rows = experiment.model, experiment.evaluation.batch_size
     targets = rows * model.context_length
     documents = random_documents(num_batches * targets, model.vocab_size)

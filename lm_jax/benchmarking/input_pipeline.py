@@ -76,7 +76,7 @@ def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, A
 def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
     """Returns training batches of random documents. Raises UserError unless causal_lm."""
     experiment = built.experiment
-    if experiment.objective != "causal_lm":
+    if not built.objective.in_windows:
         raise UserError(
             f"the suite data makes random tokens only for objective causal_lm, not "
             f"{experiment.objective}; give --config with data on this machine"

@@ -58,7 +58,7 @@ def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
     """Returns random training batches [steps, B, ...]; each row is one document."""
     config, objective = built.experiment.model, built.objective
     shapes = {**batch_shapes(built), **built.example}
-    if built.experiment.objective in ("causal_lm", "masked_lm"):  # others need segments
+    if "prefix" not in shapes:  # one document a row needs neither segments nor positions
         shapes = {name: shapes[name] for name in (*built.example, "targets", "weights")}
     rows = batch_shapes(built)["inputs"].shape[0]
     rng = np.random.default_rng(0)

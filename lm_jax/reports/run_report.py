@@ -36,10 +36,13 @@ _MEASURES = {
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
-def write_report(workdir: Path) -> Path:
+def write_report(workdir: Path, loss_note: str = "") -> Path:
     """Returns the path of the page, written from the files of a work directory.
 
     Files that are missing leave out their sections.
+
+    Args:
+      loss_note: what the training loss is where it is not the cross-entropy, for the legend.
 
     Raises:
       UserError: the run has no metrics yet.
@@ -53,7 +56,7 @@ def write_report(workdir: Path) -> Path:
         "run_report.html",
         title=workdir.resolve().name,
         headline=_headline(results),
-        training_charts=_training_charts(rows, config.get("objective", "")),
+        training_charts=_training_charts(rows, loss_note),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
         measures=_measures(validation),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
@@ -92,7 +95,7 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(form.format(value), name) for name, value, form in facts if value is not None]
 
 
-def _training_charts(rows: Sequence[Mapping[str, Any]], objective: str) -> list[Markup]:
+def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str) -> list[Markup]:
     """Returns the charts of losses, rates and gradient norms by step; none without train rows."""
     train = [row for row in rows if row["kind"] == "train"]
     if not train:  # a count-based model takes no steps
@@ -102,20 +105,20 @@ def _training_charts(rows: Sequence[Mapping[str, Any]], objective: str) -> list[
         "gradient_norm": "gradient norm before clipping",
     } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     measured = [row for row in rows if row["kind"] == "evaluation"]
-    charts = [_loss_chart(train, measured, objective)]
+    charts = [_loss_chart(train, measured, loss_note)]
     charts += [line_chart([_column(train, name)], "step", label) for name, label in small.items()]
     return [chart for chart in charts if chart]
 
 
 def _loss_chart(
-    train: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], objective: str
+    train: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], loss_note: str
 ) -> Markup:
     steps = [row["step"] for row in train]
     losses = [row.get("loss") or float("nan") for row in train]
-    sampled = " (negative sampling)" if objective == "skip_gram" else ""  # another loss
+    note = f" ({loss_note})" if loss_note else ""
     curves = [
         Series("training", steps, losses, "faint"),
-        Series(f"training{sampled}, smoothed", steps, _smooth(losses)),
+        Series(f"training{note}, smoothed", steps, _smooth(losses)),
         _column(measured, "cross_entropy")._replace(name="validation", style="dots"),
     ]
     return line_chart(curves, "step", "cross-entropy, nats", width=960, height=360)

@@ -139,12 +139,12 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         variables_of(state),
     )
     config = run.built.experiment.samples
-    alone = on_one_device(run.built, run.variables)
+    single_device = on_one_device(run.built, run.variables)
     samples = []
-    if alone and run.built.model.step is not None:
-        here = run._replace(built=alone[0], variables=alone[1])
+    if single_device and run.built.model.step is not None:
+        here = run._replace(built=single_device[0], variables=single_device[1])
         samples = _samples(here, dataset, config)
-    analysis = inspect(run.built, run.variables, dataset, alone)
+    analysis = inspect(run.built, run.variables, dataset, single_device)
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
@@ -152,7 +152,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         if analysis:
             write_json(run.workdir / "inspection.json", analysis)
         write_json(run.workdir / "evaluation.json", results)
-        write_report(run.workdir)
+        write_report(run.workdir, run.built.objective.loss_note)
 
 
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
