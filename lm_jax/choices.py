@@ -43,14 +43,20 @@ def import_object(name: str, field: str) -> Any:
       UserError: it cannot be imported, or has no such attribute.
     """
     where, _, attribute = name.rpartition(":")
+    is_file = where.endswith(".py")
+    if not is_file and not all(part.isidentifier() for part in where.split(".")):
+        raise UserError(f"{field} is {name!r}; expected module:ATTRIBUTE or file.py:ATTRIBUTE")
     try:
-        if not where.endswith(".py"):
-            module = importlib.import_module(where)
-        elif Path(where).is_file():
+        if is_file and Path(where).is_file():
             module = load_file(Path(where))
         else:
-            module = importlib.import_module(Path(where).stem)
+            module = importlib.import_module(Path(where).stem if is_file else where)
     except ImportError as error:
+        if is_file:
+            raise UserError(
+                f"{field} is {name!r}, but there is no file {where}, nor a module "
+                f"{Path(where).stem} on PYTHONPATH ({error}); restore the file or set PYTHONPATH"
+            ) from error
         raise UserError(
             f"{field} is {name!r}, which cannot be imported ({error}); put its folder on PYTHONPATH"
         ) from error
@@ -63,6 +69,9 @@ def load_file(path: Path) -> ModuleType:
     """Returns the module of a Python file anywhere, which runs once in a process.
 
     Its folder joins the import path, as the folder of a script does.
+
+    Raises:
+      UserError: the file has a syntax error, or a module that it imports is missing.
     """
     path = path.resolve()
     for module in list(sys.modules.values()):
@@ -77,10 +86,20 @@ def load_file(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        del sys.modules[name]
+        raise UserError(f"{path} cannot be imported ({type(error).__name__}: {error})") from error
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def absolute(name: str) -> str:
+    """Returns a choice as it is recorded: with the absolute path of a `file.py:ATTRIBUTE`."""
+    where, colon, attribute = name.rpartition(":")
+    is_file = colon and where.endswith(".py")
+    return f"{Path(where).resolve()}:{attribute}" if is_file else name
 
 
 def name_of(

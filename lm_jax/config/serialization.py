@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lm_jax.choices import choose
+from lm_jax.choices import absolute, choose
 from lm_jax.config.experiment import Experiment
 from lm_jax.data.config import KINDS
 from lm_jax.errors import UserError
@@ -43,8 +43,10 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
       UserError: the model's configuration belongs to no family.
     """
     values = dataclasses.asdict(experiment)
+    values["objective"] = absolute(values["objective"])
     values["model"] = {"family": family_name(experiment.model), **values["model"]}
     values["data"] = {"kind": experiment.data.kind, **values["data"]}
+    values["data"]["source"] = absolute(values["data"]["source"])
     return values
 
 

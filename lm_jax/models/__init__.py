@@ -38,7 +38,12 @@ def family_named(name: str) -> Family:
     Raises:
       UserError: there is none, or it cannot be imported.
     """
-    return choose(FAMILIES, name, "model.family")
+    family = choose(FAMILIES, name, "model.family")
+    if not isinstance(family, Family):
+        raise UserError(
+            f"model.family is {name!r}, a {type(family).__name__}; expected an lm_jax.models.Family"
+        )
+    return family
 
 
 def family_of(config: Any) -> Family:

@@ -55,7 +55,17 @@ LossFunction = Callable[..., tuple[Losses, Variables]]
 
 
 def named_values(losses: Losses) -> dict[str, jax.Array]:
-    """Returns the values of auxiliary terms and metrics by name."""
+    """Returns the values of auxiliary terms and metrics by name.
+
+    Raises:
+      UserError: a term is no `Auxiliary`.
+    """
+    for name, term in losses.auxiliary.items():
+        if not isinstance(term, Auxiliary):
+            raise UserError(
+                f"the auxiliary loss {name} is a {type(term).__name__}; expected an Auxiliary of "
+                "values and a coefficient"
+            )
     return {name: term.values for name, term in losses.auxiliary.items()} | dict(losses.metrics)
 
 

@@ -8,6 +8,7 @@ import pkgutil
 
 from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment, sequences_per_step
+from lm_jax.errors import UserError
 from lm_jax.objectives.interface import Objective as Objective
 
 OBJECTIVES: dict[str, Objective] = {}  # by name; filled below
@@ -19,7 +20,13 @@ def objective_of(experiment: Experiment) -> Objective:
     Raises:
       UserError: there is none of that name, or it cannot be imported.
     """
-    return choose(OBJECTIVES, experiment.objective, "objective")
+    objective = choose(OBJECTIVES, experiment.objective, "objective")
+    if not isinstance(objective, Objective):
+        raise UserError(
+            f"objective is {experiment.objective!r}, a {type(objective).__name__}; "
+            "expected an lm_jax.objectives.Objective"
+        )
+    return objective
 
 
 def targets_per_step(experiment: Experiment) -> int:

@@ -64,17 +64,16 @@ def _baselines(corpus: Corpus) -> dict[str, float]:
     return baselines(train, validation)
 
 
-OBJECTIVES = [
-    Objective(
-        name="causal_lm",
-        data_kinds=("text",),
-        unit="tokens",
-        example=example,
-        training_batches=_training_batches,
-        evaluation_batches=_evaluation_batches,
-        measures=_measures,
-        in_windows=True,
-        packed=("segments", "positions"),
-        baselines=_baselines,
-    )
-]
+CAUSAL_LM = Objective(
+    name="causal_lm",
+    data_kinds=("text",),
+    unit="tokens",
+    example=example,
+    training_batches=_training_batches,
+    evaluation_batches=_evaluation_batches,
+    measures=_measures,
+    in_windows=True,
+    packed=("segments", "positions"),
+    baselines=_baselines,
+)
+OBJECTIVES = [CAUSAL_LM]

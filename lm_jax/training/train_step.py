@@ -64,6 +64,11 @@ def make_train_step(
             )
         variables = {"params": params, **stats}
         losses, new_stats = loss(variables, batch, train=is_trained is None, key=key)
+        if losses.nats.shape != batch["weights"].shape:
+            raise UserError(
+                f"the loss gives nats of shape {losses.nats.shape}; expected that of the targets "
+                f"{batch['weights'].shape}, one value a target"
+            )
         nats = losses.nats
         if label_smoothing:
             if losses.uniform_nats is None:

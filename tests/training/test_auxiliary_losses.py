@@ -146,3 +146,18 @@ def test_a_trained_loss_that_is_not_finite_stops_the_run():
     metrics = {"loss": np.ones(3), "total_loss": np.array([1.0, np.inf, 1.0])}
     with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf"):
         check_finite(10, metrics)
+
+
+def test_what_a_loss_of_ones_own_gets_wrong_is_named():
+    def scalar(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        return losses._replace(nats=jnp.sum(losses.nats)), stats
+
+    def bare(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        return losses._replace(auxiliary={"balance": losses.nats}), stats
+
+    with pytest.raises(UserError, match=r"nats of shape \(\); expected that of the targets"):
+        step_once(loss=scalar)
+    with pytest.raises(UserError, match="the auxiliary loss balance is a .*expected an Auxiliary"):
+        step_once(loss=bare)
