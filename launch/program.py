@@ -43,11 +43,11 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     Of several processes the first one prints the results; a process that fails does not wait for
     the others.
     """
-    logging.set_verbosity(logging.FATAL)
     # An error in a thread that writes a checkpoint is raised again, and shown, in the main thread.
     threading.excepthook = lambda _: None
 
     def guarded(arguments: list[str]) -> int:
+        logging.set_verbosity(logging.FATAL)  # after parsing, which sets the default
         _arguments[:] = arguments[1:]
         if arguments[1:] and not takes_arguments:
             return _print_error(f"unexpected argument {arguments[1]!r}; options begin with --")

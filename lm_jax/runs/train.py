@@ -227,6 +227,8 @@ class _Progress(NamedTuple):
         Args:
           traced: results that all runs share.
         """
+        if not self._left():  # the last step consumed the state
+            return [{} for _ in self.records]
         step, baselines = int(state.step), None
         found: list[Results] = []
         for index, record in enumerate(self.records):

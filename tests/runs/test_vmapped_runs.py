@@ -156,7 +156,7 @@ def test_parameters_that_are_split_are_refused(text, tmp_path):
     group = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
     for experiment in group.values():
         experiment.mesh = "data:2,fsdp:4"
-    with pytest.raises(ValueError, match="splits its batches only, and the mesh is data:2,fsdp:4"):
+    with pytest.raises(ValueError, match="split their batches only, and the mesh is data:2,fsdp:4"):
         train_runs(group)
     assert not list(tmp_path.iterdir())
 

@@ -414,8 +414,16 @@ SEQ2SEQ = FAMILY["recurrent_seq2seq"][0]
             "50 into 6.25; expected a multiple of 256",
         ),
         (TransformerConfig(scale_embeddings=True), 32, "model.scale_embeddings makes them grow"),
-        (RecurrentConfig(tie_embeddings=True), 32, "model.tie_embeddings has recurrent models"),
-        (dataclasses.replace(SEQ2SEQ, tie_embeddings=True), 8, "model.tie_embeddings has"),
+        (
+            RecurrentConfig(tie_embeddings=True),
+            32,
+            "recurrent models with model.tie_embeddings multiply them",
+        ),
+        (
+            dataclasses.replace(SEQ2SEQ, tie_embeddings=True),
+            8,
+            "models with model.tie_embeddings multiply",
+        ),
         (dataclasses.replace(SEQ2SEQ, attention="dot"), 8, "model.attention dot sums them"),
         (TransformerConfig(), -1, "mup_base_width is -1; expected at least 0"),
     ],
