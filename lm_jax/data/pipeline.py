@@ -87,6 +87,12 @@ def _read(kind: TextKind, config: Any) -> Documents[Any]:
             f"data.source {config.source!r} returned {type(documents).__name__}; "
             "expected lm_jax.data.Documents"
         )
+    for text in (text for document in documents.train for text in kind.strings(document)):
+        if not isinstance(text, str):
+            raise UserError(
+                f"data.source {config.source!r} returned a document of {type(text).__name__} "
+                f"({text!r:.40}); expected text"
+            )
     train = [
         document for document in documents.train if any(map(str.strip, kind.strings(document)))
     ]

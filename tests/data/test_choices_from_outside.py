@@ -38,6 +38,10 @@ def images(config):
 def wrong(config):
     return ["a text"]
 
+
+def numbers(config):
+    return Documents([3, 4])
+
 class Letters(Bytes):
     vocab_size, end_of_document = 128, 0
 
@@ -72,6 +76,8 @@ def test_readers_of_labelled_texts_pairs_and_images_may_stand_outside(outside):
 def test_a_reader_that_returns_something_else_is_refused(outside):
     with pytest.raises(ValueError, match="returned list; expected lm_jax.data.Documents"):
         prepare(DataConfig(source=outside("wrong"), tokenizer=BYTES))
+    with pytest.raises(ValueError, match=r"returned a document of int \(3\); expected text"):
+        prepare(DataConfig(source=outside("numbers"), tokenizer=BYTES))
 
 
 def test_a_tokenizer_from_outside_is_trained_and_loaded(outside, tmp_path):
