@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 # Simulated devices would divide the threads, and with them the sums.
@@ -23,6 +22,7 @@ from lm_jax import data
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
+from tests.golden.machine import machine
 
 FAMILIES = ("quickstart", "shakespeare_char_cpu")
 HERE = Path(__file__).parent
@@ -54,18 +54,6 @@ def losses(family: str) -> list[float]:
             state, metrics = step(state, placed)
             found.append(float(metrics["loss"]))
     return found
-
-
-def machine() -> dict[str, str | int | None]:
-    """What decides the bits: the compiler, the instructions it may use, the number of threads."""
-    wide = [name for name in ("avx2", "avx512f", "amx_tile", "sve") if name in _cpu_flags()]
-    versions = {name: metadata.version(name) for name in ("jaxlib", "flax", "optax")}
-    return {"instructions": " ".join(wide), "cores": len(os.sched_getaffinity(0)), **versions}
-
-
-def _cpu_flags() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().split() if path.exists() else []
 
 
 def main() -> None:

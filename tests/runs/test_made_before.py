@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.regenerate import machine
+from tests.golden.machine import machine
 
 HERE = Path(__file__).parent / "made_before"
 FINISHED = json.loads((HERE / "finished.json").read_text())
