@@ -11,7 +11,6 @@ import importlib
 import io
 import json
 import os
-import pkgutil
 import re
 import shlex
 import sys
@@ -19,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import lm_jax
+from tests.every_module import import_every_module
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,9 +74,7 @@ def error_of(command: str) -> str | None:
 
 def main() -> None:
     """Parses each command in a fork of this process, so that no two share their flags."""
-    for module in pkgutil.walk_packages(lm_jax.__path__, "lm_jax."):
-        if "pytorch" not in module.name:
-            importlib.import_module(module.name)  # once, for all forks
+    import_every_module()  # once, for all forks
     found: list[str | None] = []
     for command in json.load(sys.stdin):
         reader, writer = os.pipe()

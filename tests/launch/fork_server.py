@@ -8,14 +8,12 @@ imports take, and answers with its exit status. A fork has its own flags, its ow
 signals, as a process started anew has.
 """
 
-import importlib
 import json
 import os
-import pkgutil
 import runpy
 import sys
 
-import lm_jax
+from tests.every_module import import_every_module
 
 
 def run(request: dict) -> None:
@@ -32,9 +30,7 @@ def run(request: dict) -> None:
 
 def main() -> None:
     """Serves requests until the input ends."""
-    for module in pkgutil.walk_packages(lm_jax.__path__, "lm_jax."):
-        if "pytorch" not in module.name:
-            importlib.import_module(module.name)
+    import_every_module()  # once, for all forks
     for line in sys.stdin:
         child = os.fork()
         if not child:
