@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import family_of
-from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state, variables_of
 
@@ -56,7 +56,7 @@ def measure(
     timings = time_interleaved(work, rounds)
     rates = {name: timings.rate(name, batch_size * new_tokens, new_tokens) for name in work}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    cache = _cache_bytes(experiment.model, batch_size, new_tokens, compute_dtype(experiment))
+    cache = _cache_bytes(built, variables, batch_size, new_tokens)
     ours = rates["lm_jax"]
     ours["bytes_per_second"] = (weights + cache) / ours["seconds"]["median"]
     return {
@@ -73,12 +73,14 @@ def measure(
     }
 
 
-def _cache_bytes(config: Any, batch_size: int, new_tokens: int, dtype: Any) -> int:
-    """Returns the bytes of keys and values that a step reads; it reads empty columns too."""
-    if not isinstance(config, TransformerConfig):
-        return 0
-    width = config.kv_heads * config.head_width
-    return 2 * config.num_layers * batch_size * (1 + new_tokens) * width * dtype.itemsize
+def _cache_bytes(built: BuiltExperiment, variables: Any, batch_size: int, new_tokens: int) -> int:
+    """Returns the bytes of the carry that a step reads, empty columns of caches too."""
+    start: Callable[..., Any] = built.model.start  # type: ignore[assignment]
+    carry = jax.eval_shape(
+        lambda variables: start(variables, batch_size, 1 + new_tokens), variables
+    )
+    arrays = [leaf for leaf in jax.tree.leaves(carry) if leaf.ndim]  # scalars are common to all
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
 
 
 def _our_work(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_tokens: int) -> Work:
@@ -112,36 +114,26 @@ def _why_no_baseline(built: BuiltExperiment, mode: str) -> str:
     platform = built.mesh.devices.flat[0].platform
     if platform != "cpu" and not (platform == "gpu" and torch.cuda.is_available()):
         return f"PyTorch {torch.__version__} has no {platform} here"
-    config = built.experiment.model
-    difference = pytorch_models.unsupported_choice(built.experiment)
-    if difference or not isinstance(config, TransformerConfig) or not config.use_bias:
-        return f"GPT-2 is another model: {difference or 'its layers have biases'}"
+    counterparts = pytorch_models.HUGGING_FACE
+    if choice := pytorch_models.unsupported_choice(built.experiment, counterparts):
+        return f"GPT-2 is another model: {choice} is not among its choices"
     return ""
 
 
 def _hugging_face_work(built: BuiltExperiment, prompts: np.ndarray, new_tokens: int) -> Work:
-    """Decodes with the GPT-2 of transformers, with random weights of the same shapes."""
+    """Decodes with Hugging Face's model, with random weights of the same shapes."""
     import torch
-    import transformers
+
+    from lm_jax.benchmarking import pytorch_models
 
     config = built.experiment.model
     device = "cuda" if built.mesh.devices.flat[0].platform == "gpu" else "cpu"
     if device == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
-    shape = transformers.GPT2Config(
-        vocab_size=config.vocab_size,
-        n_positions=config.context_length,
-        n_embd=config.d_model,
-        n_layer=config.num_layers,
-        n_head=config.num_heads,
-        n_inner=config.feed_forward_width,
-        activation_function="gelu_new" if config.activation == "gelu_tanh" else "gelu",
-        eos_token_id=None,
-        bos_token_id=None,
-    )
     dtype = getattr(torch, str(compute_dtype(built.experiment)))
-    model = transformers.GPT2LMHeadModel(shape).to(device, dtype).eval()
+    model: Any = pytorch_models.HUGGING_FACE[type(config)].build(config)
+    model = model.to(device, dtype).eval()
 
     def work() -> None:
         tokens = torch.tensor(prompts, device=device).long()

@@ -38,12 +38,12 @@ def measure(
       baselines: by name, functions of the batches [K, B, T] that return the work to time.
 
     Raises:
-      UserError: the experiment is not a causal language model.
+      UserError: the objective does not predict the next token of running text.
     """
     experiment = built.experiment
     if not built.objective.in_windows:
         raise UserError(
-            "the suite eval measures objectives that predict the next token, such as causal_lm, "
+            "the suite eval measures objectives that predict the next token of running text, "
             f"not {experiment.objective}"
         )
     model, rows = experiment.model, experiment.evaluation.batch_size

@@ -74,12 +74,12 @@ def measure(built: BuiltExperiment, corpus: Any, dispatches: int) -> dict[str, A
 
 
 def _random_batches(built: BuiltExperiment, dispatches: int) -> Batches:
-    """Returns training batches of random documents. Raises UserError unless causal_lm."""
+    """Returns training batches of random documents; UserError if it reads no running text."""
     experiment = built.experiment
     if not built.objective.in_windows:
         raise UserError(
-            f"the suite data makes random tokens only for objective causal_lm, not "
-            f"{experiment.objective}; give --config with data on this machine"
+            "the suite data makes random tokens only for objectives that predict the next token "
+            f"of running text, not {experiment.objective}; give --config with data on this machine"
         )
     per_step = targets_per_step(experiment)
     tokens = max(per_step * experiment.training.steps_per_call * dispatches // 4, 2 * per_step)

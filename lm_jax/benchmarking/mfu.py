@@ -8,7 +8,6 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.accelerators import ACCELERATORS, name_of
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import formula
-from lm_jax.models.transformer.config import TransformerConfig
 
 PRODUCTS = "matrix products"  # the name of this work in the timings
 _SIZES = {"cpu": (2048, 2)}  # platform -> rows of a square matrix, products per call
@@ -54,14 +53,14 @@ def published_peak(built: BuiltExperiment) -> tuple[str, float] | None:
 def flops_per_target(built: BuiltExperiment, targets: int) -> tuple[str, float]:
     """Returns how training FLOPs are counted, and their number per target.
 
-    A decoder-only Transformer gets PaLM's formula, which does not halve attention for causality;
-    other models get the counted matrix products of both passes (`step_flops`).
+    A model with attention that has a formula gets PaLM's, which does not halve attention for
+    causality; other models get the counted matrix products of both passes (`step_flops`).
 
     Args:
       targets: the number of targets in a step.
     """
-    config = built.experiment.model
-    if isinstance(config, TransformerConfig) and (by_formula := formula(config)):
+    by_formula = formula(built.experiment.model)
+    if by_formula and by_formula.attention:
         return "6N + 12 L d T", by_formula.training
     return "products of both passes", step_flops(built) / targets
 

@@ -1,7 +1,7 @@
 """The same models and train steps in PyTorch, as a baseline; needs the `torch` extra."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.config.experiment import Experiment, OptimizerConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.objectives import objective_of
+from lm_jax.objectives.interface import model_loss
 
 
 class GPTBlock(nn.Module):
@@ -76,28 +78,91 @@ class LSTM(nn.Module):
         return F.cross_entropy(self.output(hidden).flatten(0, 1), targets.T.flatten())
 
 
-def unsupported_choice(experiment: Experiment) -> str | None:
+def _hugging_face_gpt2(config: TransformerConfig) -> nn.Module:
+    """Returns the GPT-2 of transformers with random weights."""
+    import transformers
+
+    shape = transformers.GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.context_length,
+        n_embd=config.d_model,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        n_inner=config.feed_forward_width,
+        activation_function="gelu_new" if config.activation == "gelu_tanh" else "gelu",
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    return transformers.GPT2LMHeadModel(shape)
+
+
+class Counterpart(NamedTuple):
+    """A model of PyTorch, and the choices for which it does the same work as ours."""
+
+    build: Callable[[Any], nn.Module]
+    choices: Callable[[Any], Mapping[str, tuple[Any, ...]]]
+    """(configuration) -> the values of each field that the model has."""
+
+
+def _gpt_choices(config: TransformerConfig) -> dict[str, tuple[Any, ...]]:
+    return {
+        "activation": ("gelu", "gelu_tanh"),
+        "norm": ("layer_norm",),
+        "norm_order": ("pre",),
+        "positions": ("learned",),
+        "tie_embeddings": (True,),
+        "kv_heads": (config.num_heads,),
+        "embedding_norm": (False,),
+        "scale_embeddings": (False,),
+        "logit_soft_cap": (0,),
+        "logit_scale": (1,),
+        "dropout_rate": (0,),
+    }
+
+
+def _lstm_choices(config: RecurrentConfig) -> dict[str, tuple[Any, ...]]:
+    return {
+        "cell": ("lstm",),
+        "layer_norm": (False,),
+        "tie_embeddings": (False,),
+        "recurrent_dropout_rate": (0,),
+        "carry_state": (False,),
+        "dropout_rate": (0,),
+    }
+
+
+# By the configuration of our model.
+COUNTERPARTS: dict[type, Counterpart] = {
+    TransformerConfig: Counterpart(GPT, _gpt_choices),
+    RecurrentConfig: Counterpart(LSTM, _lstm_choices),
+}
+HUGGING_FACE: dict[type, Counterpart] = {
+    TransformerConfig: Counterpart(
+        _hugging_face_gpt2, lambda config: _gpt_choices(config) | {"use_bias": (True,)}
+    )
+}
+# Optimizer -> the weight decay of its configuration.
+_WEIGHT_DECAY: dict[str, Callable[[OptimizerConfig], float]] = {
+    "adamw": lambda config: config.weight_decay,
+    "adam": lambda config: 0.0,
+}
+
+
+def unsupported_choice(
+    experiment: Experiment, counterparts: Mapping[type, Counterpart] = COUNTERPARTS
+) -> str | None:
     """Returns a choice of the experiment that these models lack; None if the work is the same."""
-    config, optimizer = experiment.model, experiment.optimizer
-    if isinstance(config, TransformerConfig):
-        expected: dict[str, Any] = {"norm": "layer_norm", "norm_order": "pre"}
-        expected |= {"positions": "learned", "tie_embeddings": True, "kv_heads": config.num_heads}
-        expected |= {"embedding_norm": False, "scale_embeddings": False, "logit_soft_cap": 0}
-        expected |= {"logit_scale": 1}
-        if config.activation not in ("gelu", "gelu_tanh"):
-            return f"model.activation {config.activation}"
-    elif isinstance(config, RecurrentConfig):
-        expected = {"cell": "lstm", "layer_norm": False, "tie_embeddings": False}
-        expected |= {"recurrent_dropout_rate": 0, "carry_state": False}
-    else:
+    config, objective = experiment.model, objective_of(experiment)
+    if type(config) not in counterparts:
         return f"a {type(config).__name__}"
-    for name, value in (expected | {"dropout_rate": 0}).items():
-        if getattr(config, name) != value:
-            return f"model.{name} {getattr(config, name)}"
+    for name, accepted in counterparts[type(config)].choices(config).items():
+        if (given := getattr(config, name)) not in accepted:
+            return f"model.{name} {given}"
     if experiment.mup_base_width:
         return f"mup_base_width {experiment.mup_base_width}"
-    if experiment.objective != "causal_lm" or optimizer.name not in ("adamw", "adam"):
-        return f"{experiment.objective} by {optimizer.name}"
+    is_next_token = objective.in_windows and objective.loss is model_loss
+    if not is_next_token or experiment.optimizer.name not in _WEIGHT_DECAY:
+        return f"{experiment.objective} by {experiment.optimizer.name}"
     return None
 
 
@@ -126,7 +191,7 @@ class Trainer:
 
 def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Returns Adam with weight decay on the matrices of the blocks, as ours."""
-    decay = config.weight_decay if config.name == "adamw" else 0.0
+    decay = _WEIGHT_DECAY[config.name](config)
     inside = {p for m in model.modules() if isinstance(m, GPTBlock) for p in m.parameters()}
     matrices = [p for p in model.parameters() if p in inside and p.dim() == 2]
     rest = [p for p in model.parameters() if not (p in inside and p.dim() == 2)]
@@ -141,9 +206,7 @@ def build_model(experiment: Experiment, mode: str, device: str) -> nn.Module:
     """Returns the model of an experiment, `eager` or under torch.compile (`compile`)."""
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    config = experiment.model
-    model = GPT(config) if isinstance(config, TransformerConfig) else LSTM(config)
-    model = model.to(device)
+    model = COUNTERPARTS[type(experiment.model)].build(experiment.model).to(device)
     return torch.compile(model) if mode == "compile" else model  # type: ignore[return-value]
 
 

@@ -1,5 +1,6 @@
 """The train step, timed against PyTorch's: tokens per second, FLOPs, memory."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.costs.compiled_step import batch_shapes, step_flops
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
+from lm_jax.parallel.sharding import unboxed
 from lm_jax.training.state import abstract_state, init_state
 from lm_jax.training.train_step import jit_train_steps
 
@@ -56,13 +58,12 @@ def _planned_bytes(compiled: jax.stages.Compiled) -> int:
 
 def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
     """Returns random training batches [steps, B, ...]; each row is one document."""
-    config, objective = built.experiment.model, built.objective
     shapes = {**batch_shapes(built), **built.example}
     if "prefix" not in shapes:  # one document a row needs neither segments nor positions
         shapes = {name: shapes[name] for name in (*built.example, "targets", "weights")}
     rows = batch_shapes(built)["inputs"].shape[0]
     rng = np.random.default_rng(0)
-    choices = {"targets": getattr(config, "num_classes", 0)} if objective.unit == "examples" else {}
+    num_choices = {"targets": _num_outputs(built)}
 
     def fill(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         if name == "weights" or name.endswith("segments"):
@@ -73,12 +74,22 @@ def random_batches(built: BuiltExperiment, steps: int) -> dict[str, np.ndarray]:
             return np.broadcast_to(np.arange(shape[-1], dtype=dtype), shape).copy()
         if np.issubdtype(dtype, np.floating):
             return rng.normal(size=shape).astype(dtype)
-        return rng.integers(choices.get(name) or config.vocab_size, size=shape).astype(dtype)
+        highest = num_choices.get(name) or built.experiment.model.vocab_size
+        return rng.integers(highest, size=shape).astype(dtype)
 
     return {
         name: fill(name, (steps, rows, *shape.shape[1:]), shape.dtype)
         for name, shape in shapes.items()
     }
+
+
+def _num_outputs(built: BuiltExperiment) -> int:
+    """Returns the number of tokens or classes among which the model chooses."""
+    variables = unboxed(jax.eval_shape(built.model.init, jax.random.key(0), built.example))
+    apply = functools.partial(built.model.apply, train=False)
+    with sharding.on_mesh(built.mesh):
+        logits, _ = jax.eval_shape(apply, variables, built.example)
+    return logits.shape[-1]
 
 
 def measure(built: BuiltExperiment, rounds: int, baselines: Mapping[str, Any]) -> dict[str, Any]:

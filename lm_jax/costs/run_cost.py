@@ -1,6 +1,5 @@
 """The cost of a run before it starts: parameters, targets, FLOPs, memory; allocates nothing."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from lm_jax.config.experiment import (
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.costs.model_flops import count_parameters, embedding_split
+from lm_jax.models import family_of
 from lm_jax.objectives import targets_per_step
 from lm_jax.objectives.validation import validate
 from lm_jax.training.state import state_bytes
@@ -60,9 +60,7 @@ def shape_of(experiment: Experiment, sizes: Mapping[str, int] | None = None) -> 
     """Returns as JSON what decides the shapes of a train step; equal for runs of equal shapes."""
     rows = sequences_per_step(experiment)
     parts = experiment.training.gradient_accumulation_steps
-    model = experiment.model
-    if getattr(model, "attention", "xla") != "xla":  # this machine may lack such a kernel
-        model = dataclasses.replace(model, attention="xla")
+    model = family_of(experiment.model).for_any_device(experiment.model)
     shape = Experiment(
         objective=experiment.objective,
         model=model,

@@ -7,7 +7,7 @@ implemented. A reader or a tokenizer from outside is named `module:ATTRIBUTE` or
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lm_jax.choices import choose
 from lm_jax.data import readers
@@ -67,6 +67,11 @@ class DataKind:
     def origin(self) -> str:
         """Where the data is read from, for messages and descriptions."""
         return self.path
+
+    @classmethod
+    def small(cls) -> Self:
+        """Returns a configuration of small or made-up data; labelled texts have no path yet."""
+        return cls()
 
     @property
     def expected_sizes(self) -> dict[str, int] | None:
@@ -224,6 +229,11 @@ class ParallelTextConfig(DataKind):
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="bpe", vocab_size=8192)
     )
+
+    @classmethod
+    def small(cls) -> Self:
+        """Returns pairs of a made-up sequence of symbols and its copy."""
+        return cls(source="copy")
 
     @property
     def origin(self) -> str:

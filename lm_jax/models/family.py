@@ -30,6 +30,9 @@ class Family(NamedTuple):
     carries_state: Callable[[Any], bool] = lambda config: False
     """(configuration) -> whether training windows start from the state of the batch before."""
 
+    classifies: Callable[[Any], bool] = lambda config: False
+    """(configuration) -> whether a model that could predict tokens predicts classes instead."""
+
     check_mesh: Callable[[Any, Mapping[str, int]], None] = lambda config, mesh: None
     """Raises UserError for a mesh, sizes by axis, that cannot split the configuration evenly."""
 

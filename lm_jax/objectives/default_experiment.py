@@ -3,7 +3,7 @@
 from typing import Any
 
 from lm_jax.config.experiment import Experiment
-from lm_jax.data.config import KINDS, ParallelTextConfig
+from lm_jax.data.config import KINDS
 from lm_jax.models import family_of
 from lm_jax.objectives import objective_of
 
@@ -20,8 +20,5 @@ def default_experiment(model: Any) -> Experiment:
     experiment = Experiment(objective=family.objectives[0], model=model)
     objective = objective_of(experiment)
     fitting = (kind for kind in objective.data_kinds if KINDS[kind].has_text != family.reads_images)
-    data: Any = KINDS[next(fitting)]()
-    if isinstance(data, ParallelTextConfig):
-        data.source = "copy"
-    experiment.data = data
+    experiment.data = KINDS[next(fitting)].small()
     return experiment

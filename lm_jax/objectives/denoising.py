@@ -20,6 +20,7 @@ from lm_jax.data.text.denoising_batches import (
 )
 from lm_jax.data.word_boundaries import word_boundaries
 from lm_jax.errors import UserError
+from lm_jax.models import family_of
 from lm_jax.objectives import language_modeling, seq2seq
 from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows
 
@@ -102,10 +103,11 @@ def _objective(name: str, corrupter: Corrupter, **fields: Any) -> Objective:
 
 
 def _refuse_classes(experiment: Experiment) -> None:
-    if classes := getattr(experiment.model, "num_classes", 0):
+    model = experiment.model
+    if family_of(model).classifies(model):
         raise UserError(
-            f"model.num_classes is {classes}, but objective {experiment.objective} predicts "
-            "tokens; leave it 0"
+            f"model.num_classes is {model.num_classes}, but objective {experiment.objective} "
+            "predicts tokens; leave it 0"
         )
 
 

@@ -8,6 +8,7 @@ from lm_jax.benchmarking import decode, evaluate, startup
 from lm_jax.benchmarking.input_pipeline import measure, wait_seconds
 from lm_jax.benchmarking.tables import table_of
 from lm_jax.data.text.windows import evaluation_batches
+from lm_jax.models.recurrent.language_model import RecurrentConfig
 from tests.benchmarking.programs import small
 
 
@@ -19,6 +20,12 @@ def test_decoding_is_measured():
     assert ours["per_second"] == pytest.approx(2 / ours["seconds"]["median"])
     assert result["bytes_per_step"]["parameters"] == 4 * result["parameters"]
     assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
+
+
+def test_decoding_reads_the_carry_of_any_model():
+    lstm = RecurrentConfig(50, context_length=16, num_layers=2, d_hidden=8)
+    result = decode.measure(small(model=lstm), batch_size=3, new_tokens=2, rounds=1, mode="none")
+    assert result["bytes_per_step"]["cache"] == 2 * 2 * 3 * 8 * 4  # h and c of each layer
 
 
 def test_tokens_beyond_the_context_are_refused():

@@ -8,7 +8,9 @@ import pytest
 from lm_jax.build import expected_sizes
 from lm_jax.costs.run_cost import cost_of
 from lm_jax.models.recurrent.language_model import RecurrentConfig
+from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.sweeps.plan import (
     as_measured,
     at_rate,
@@ -62,6 +64,16 @@ def test_a_recurrent_model_is_counted_over_all_its_steps_in_time():
     short = cost_of(experiment, BYTES).flops_per_step
     experiment.model.context_length = 32
     assert cost_of(experiment, BYTES).flops_per_step == pytest.approx(2 * short, rel=0.2)
+
+
+def test_attention_of_a_recurrent_encoder_decoder_is_no_kernel():
+    model = RecurrentSeq2SeqConfig(50, context_length=4, source_length=4, d_hidden=8)
+    experiment = default_experiment(model)
+    experiment.training.batch_size = 2
+    costs = {}
+    for model.attention in ("none", "dot"):
+        costs[model.attention] = cost_of(experiment, {"vocab_size": 50})
+    assert costs["none"].flops_per_step < costs["dot"].flops_per_step
 
 
 def test_a_plan_traces_each_shape_once_and_names_what_cannot_be_built():

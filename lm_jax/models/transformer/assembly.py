@@ -241,11 +241,17 @@ def attention_per_token(config: BlocksConfig) -> int:
     return config.num_layers * config.d_model * config.context_length
 
 
+def _for_any_device(config: BlocksConfig) -> BlocksConfig:
+    # XLA's kernel runs everywhere, so a model that chose it keeps it.
+    is_here_only = config.attention == "cudnn"
+    return dataclasses.replace(config, attention="auto") if is_here_only else config
+
+
 DECLARED: dict[str, Any] = {
     "splits_time": True,
     "ties_embeddings": lambda config: config.tie_embeddings,
     "check_mesh": check_mesh,
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
-    "for_any_device": lambda config: dataclasses.replace(config, attention="auto"),
+    "for_any_device": _for_any_device,
 }
 """What all three families declare alike."""
