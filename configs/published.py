@@ -6,7 +6,7 @@ r"""A published model by name, to be measured or trained with any field changed.
       --config.data.source=files --config.data.path='texts/*.txt' \
       --config.training.batch_size_tokens=524288 --config.training.gradient_accumulation_steps=16
 
-lm_jax/models/presets.py has the names. The models are meant for accelerators; none was trained
+lm_jax/config/presets.py has the names. The models are meant for accelerators; none was trained
 here yet.
 """
 

@@ -20,23 +20,17 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
 
 from launch import experiment_flags, program
-from lm_jax import data
-from lm_jax.benchmarking import decode, evaluate, input_pipeline, startup, train_step
-from lm_jax.benchmarking.default_experiments import default_experiments, published
-from lm_jax.benchmarking.pytorch_baseline import MODES, find_baselines
-from lm_jax.benchmarking.tables import table_of
-from lm_jax.build import build_experiment, expected_sizes
-from lm_jax.config.experiment import Experiment
+from lm_jax.config.presets import PRESETS
 from lm_jax.errors import UserError
-from lm_jax.models.presets import PRESETS
-from lm_jax.telemetry.environment import environment, version
 from lm_jax.telemetry.json_files import finite, write_json
+
+if TYPE_CHECKING:
+    from lm_jax.config.experiment import Experiment
 
 SUITES = ("train", "decode", "eval", "data", "lstm", "startup", "first_step")
 _STARTED = time.monotonic()
@@ -58,7 +52,10 @@ NEW_TOKENS = flags.DEFINE_integer(
 )
 ROUNDS = flags.DEFINE_integer("rounds", 6, "Rounds of the interleaved timing.", lower_bound=1)
 TORCH = flags.DEFINE_enum(
-    "torch", "auto", MODES, "PyTorch as a baseline; auto: torch.compile on GPUs, eager on CPUs."
+    "torch",
+    "auto",
+    ("auto", "eager", "compile", "none"),
+    "PyTorch as a baseline; auto: torch.compile on GPUs, eager on CPUs.",
 )
 OUTPUT = flags.DEFINE_string(
     "output", None, "The JSON file of this machine, with results by suite."
@@ -71,6 +68,8 @@ def main() -> dict[str, Any]:
         raise UserError("give either --model=NAME or --config=FILE, or neither")
     output = Path(OUTPUT.value) if OUTPUT.value else None
     suites = _other_suites(output) if output else {}
+    from lm_jax.benchmarking.tables import table_of
+
     # By default JAX would take the memory that PyTorch needs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if SUITE.value == "startup":
@@ -78,6 +77,8 @@ def main() -> dict[str, Any]:
     elif SUITE.value == "first_step":
         return _first_step()
     else:
+        import jax
+
         # Compiling is measured too, and a program from the cache has no memory analysis.
         jax.config.update("jax_enable_compilation_cache", False)
         found = {name: _measure(experiment) for name, experiment in _experiments().items()}
@@ -104,8 +105,12 @@ def _name() -> str:
     return MODEL.value or "default"
 
 
-def _experiments() -> dict[str, Experiment]:
+def _experiments() -> dict[str, "Experiment"]:
     """Returns the experiments to measure by name, with the batch sizes and steps of the flags."""
+    import jax
+
+    from lm_jax.benchmarking.default_experiments import default_experiments, published
+
     if CONFIG.value:
         named = {_name(): experiment_flags.experiment()}
     elif MODEL.value:
@@ -121,19 +126,28 @@ def _experiments() -> dict[str, Experiment]:
     return named
 
 
-def _with_batch(experiment: Experiment, sequences: int) -> Experiment:
+def _with_batch(experiment: "Experiment", sequences: int) -> "Experiment":
     experiment = copy.deepcopy(experiment)
     experiment.training.batch_size, experiment.training.batch_size_tokens = sequences, 0
     experiment.evaluation.batch_size = sequences
     return experiment
 
 
-def _sizes_of(experiment: Experiment) -> dict[str, int]:
+def _sizes_of(experiment: "Experiment") -> dict[str, int]:
+    from lm_jax.build import expected_sizes
+
     # Without a configuration a model has its own vocabulary size, which is larger than 1.
     return expected_sizes(experiment) if CONFIG.value else {"vocab_size": 1}
 
 
-def _measure(experiment: Experiment) -> dict[str, Any]:
+def _measure(experiment: "Experiment") -> dict[str, Any]:
+    import jax
+
+    from lm_jax import data
+    from lm_jax.benchmarking import decode, evaluate, input_pipeline, train_step
+    from lm_jax.benchmarking.pytorch_baseline import find_baselines
+    from lm_jax.build import build_experiment
+
     suite, rounds = SUITE.value, ROUNDS.value
     sizes = _sizes_of(experiment)
     if suite == "decode":  # text is generated on one device
@@ -159,12 +173,17 @@ def _measure(experiment: Experiment) -> dict[str, Any]:
 
 
 def _startup() -> dict[str, Any]:
+    from lm_jax.benchmarking import startup
+
     command = [sys.executable, "-m", "launch.benchmark", *sys.argv[1:], "--suite=first_step"]
     return startup.measure(command, ROUNDS.value)
 
 
 def _first_step() -> dict[str, Any]:
     """Takes the first step of the last experiment, which is the largest."""
+    from lm_jax.benchmarking import startup
+    from lm_jax.build import build_experiment
+
     name, experiment = list(_experiments().items())[-1]
     built = build_experiment(experiment, _sizes_of(experiment))
     stages = startup.first_step(built, _STARTED)
@@ -173,6 +192,8 @@ def _first_step() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
+    from lm_jax.telemetry.environment import environment, version
+
     used = [name for name in ("torch", "transformers") if sys.modules.get(name)]
     return environment() | {name: version(name) for name in used}
 

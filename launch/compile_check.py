@@ -9,22 +9,19 @@ one step; and whether an accelerator has enough memory. It allocates nothing, an
 the configuration's sizes depend on it. The last line of the output is JSON with the figures.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
 
 from launch import experiment_flags, program
-from lm_jax.build import build_experiment, expected_sizes
-from lm_jax.config.experiment import Experiment
+from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs import accelerators
-from lm_jax.costs.collectives import Traffic, by_kind, planned_by_kind, seconds
-from lm_jax.costs.compiled_step import Compiled, DeviceMemory, PlacedParameter, compile_step, fits
 from lm_jax.errors import UserError
-from lm_jax.models import family_of
-from lm_jax.models.presets import PRESETS, preset
-from lm_jax.objectives.default_experiment import default_experiment
-from lm_jax.parallel.mesh import AUTO, axis_sizes, show
+
+if TYPE_CHECKING:
+    from lm_jax.config.experiment import Experiment
+    from lm_jax.costs.collectives import Traffic
+    from lm_jax.costs.compiled_step import Compiled, DeviceMemory, PlacedParameter
 
 CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
@@ -47,6 +44,13 @@ def main() -> dict[str, Any]:
     accelerator = accelerators.accelerator(ACCELERATOR.value)
     if (MODEL.value is None) == (CONFIG.value is None):
         raise UserError("give either --model=NAME or --config=FILE")
+    import jax
+
+    from lm_jax.build import build_experiment
+    from lm_jax.costs.collectives import by_kind, planned_by_kind, seconds
+    from lm_jax.costs.compiled_step import compile_step, fits
+    from lm_jax.parallel.mesh import show
+
     # This program is not run again, and a program from the cache has no memory analysis.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
@@ -93,8 +97,12 @@ def main() -> dict[str, Any]:
     }
 
 
-def _published(name: str) -> tuple[Experiment, dict[str, int]]:
+def _published(name: str) -> tuple["Experiment", dict[str, int]]:
     """Returns a preset with settings for large models: layers in a loop, and recomputed."""
+    from lm_jax.models import family_of
+    from lm_jax.objectives.default_experiment import default_experiment
+    from lm_jax.parallel.mesh import AUTO, axis_sizes
+
     model = preset(name)
     experiment = default_experiment(family_of(model).for_low_memory(model))
     experiment.compute_dtype, experiment.mesh = "bfloat16", MESH.value or "fsdp:-1"
@@ -106,7 +114,9 @@ def _published(name: str) -> tuple[Experiment, dict[str, int]]:
     return experiment, {"vocab_size": 1}  # a preset has its own vocabulary size, which is larger
 
 
-def _configured() -> tuple[Experiment, dict[str, int]]:
+def _configured() -> tuple["Experiment", dict[str, int]]:
+    from lm_jax.build import expected_sizes
+
     experiment = experiment_flags.experiment()
     experiment.mesh = MESH.value or experiment.mesh
     if experiment.compute_dtype == "auto":
@@ -116,7 +126,7 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     return experiment, expected_sizes(experiment)
 
 
-def _log_parameters(placed: list[PlacedParameter]) -> None:
+def _log_parameters(placed: list["PlacedParameter"]) -> None:
     width = max(len(row.path) for row in placed)
     program.log(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'per device':>22}")
     for row in placed:
@@ -125,7 +135,7 @@ def _log_parameters(placed: list[PlacedParameter]) -> None:
         program.log(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
 
 
-def _log_memory(memory: DeviceMemory) -> None:
+def _log_memory(memory: "DeviceMemory") -> None:
     names = {
         "parameters": "parameters",
         "optimizer_state": "optimizer state",
@@ -141,7 +151,7 @@ def _log_memory(memory: DeviceMemory) -> None:
         program.log(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
 
 
-def _log_flops(compiled: Compiled) -> None:
+def _log_flops(compiled: "Compiled") -> None:
     work = compiled.work
     rows = {
         "forward and backward pass of the model": compiled.model_flops,
@@ -155,13 +165,15 @@ def _log_flops(compiled: Compiled) -> None:
         program.log(f"{work.unknown_loops} loops of unknown length are counted as run once")
 
 
-def _log_traffic(title: str, traffic: dict[str, Traffic]) -> None:
+def _log_traffic(title: str, traffic: dict[str, "Traffic"]) -> None:
     program.log(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
     for kind, row in traffic.items():
         program.log(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
 
 
-def _log_verdict(memory: DeviceMemory, device: accelerators.Accelerator, fit: bool | None) -> None:
+def _log_verdict(
+    memory: "DeviceMemory", device: accelerators.Accelerator, fit: bool | None
+) -> None:
     usable = accelerators.USABLE * device.memory_bytes
     verdict = {
         True: "it fits",

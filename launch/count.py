@@ -11,20 +11,17 @@ With --compile it compiles the train step for this machine's devices and prints 
 activations. The last line of the output is JSON with the figures.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 from absl import flags
 
 from launch import experiment_flags, program
-from lm_jax.build import BuiltExperiment, build_experiment, expected_sizes
-from lm_jax.config.experiment import Experiment, sequences_per_step
-from lm_jax.costs import model_flops
-from lm_jax.costs.compiled_step import batch_shapes, compile_step, resident_bytes, step_flops
+from lm_jax.config.presets import PRESETS, preset
 from lm_jax.errors import UserError
-from lm_jax.models.presets import PRESETS, preset
-from lm_jax.objectives import targets_per_step
-from lm_jax.objectives.default_experiment import default_experiment
+
+if TYPE_CHECKING:
+    from lm_jax.build import BuiltExperiment
+    from lm_jax.config.experiment import Experiment
 
 CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
@@ -37,6 +34,10 @@ def main() -> dict[str, Any]:
     """Prints tables and returns their figures."""
     if (MODEL.value is None) == (CONFIG.value is None):
         raise UserError("give either --model=NAME or --config=FILE")
+    import jax
+
+    from lm_jax.build import build_experiment
+
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     experiment.mesh = "data:1"
     counted = build_experiment(experiment, sizes, jax.devices()[:1])
@@ -50,13 +51,17 @@ def main() -> dict[str, Any]:
     return results if MODEL.value else results | _run(counted)
 
 
-def _published(name: str) -> tuple[Experiment, dict[str, int]]:
+def _published(name: str) -> tuple["Experiment", dict[str, int]]:
+    from lm_jax.objectives.default_experiment import default_experiment
+
     experiment = default_experiment(preset(name))
     experiment.training.batch_size = 1
     return experiment, {"vocab_size": 1}  # a preset has its own vocabulary size, which is larger
 
 
-def _configured() -> tuple[Experiment, dict[str, int]]:
+def _configured() -> tuple["Experiment", dict[str, int]]:
+    from lm_jax.build import expected_sizes
+
     experiment = experiment_flags.experiment()
     sizes = expected_sizes(experiment)
     if experiment.data.expected_sizes:
@@ -64,7 +69,9 @@ def _configured() -> tuple[Experiment, dict[str, int]]:
     return experiment, sizes
 
 
-def _parameters(counted: BuiltExperiment) -> dict[str, Any]:
+def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
+    from lm_jax.costs import model_flops
+
     counts = model_flops.count_parameters(counted.experiment.model)
     split = model_flops.embedding_split(counts)
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
@@ -80,7 +87,11 @@ def _parameters(counted: BuiltExperiment) -> dict[str, Any]:
     }
 
 
-def _flops(counted: BuiltExperiment) -> dict[str, Any]:
+def _flops(counted: "BuiltExperiment") -> dict[str, Any]:
+    from lm_jax.costs import model_flops
+    from lm_jax.costs.compiled_step import batch_shapes, step_flops
+    from lm_jax.objectives import targets_per_step
+
     model, config = counted.model, counted.experiment.model
     unit, targets = counted.objective.unit, targets_per_step(counted.experiment)
     shapes = batch_shapes(counted)
@@ -110,7 +121,12 @@ def _flops(counted: BuiltExperiment) -> dict[str, Any]:
     return {"unit": unit, "flops": figures, "formula_flops": formulas}
 
 
-def _memory(counted: BuiltExperiment) -> dict[str, Any]:
+def _memory(counted: "BuiltExperiment") -> dict[str, Any]:
+    import jax
+
+    from lm_jax.config.experiment import sequences_per_step
+    from lm_jax.costs.compiled_step import compile_step, resident_bytes
+
     memory: dict[str, int] = resident_bytes(counted)._asdict()
     memory["lower_bound"] = sum(memory.values())
     if COMPILE.value:
@@ -135,7 +151,10 @@ def _memory(counted: BuiltExperiment) -> dict[str, Any]:
     return {"memory": memory}
 
 
-def _run(counted: BuiltExperiment) -> dict[str, Any]:
+def _run(counted: "BuiltExperiment") -> dict[str, Any]:
+    from lm_jax.costs.compiled_step import step_flops
+    from lm_jax.objectives import targets_per_step
+
     steps = counted.experiment.training.num_steps
     targets, flops = steps * targets_per_step(counted.experiment), steps * step_flops(counted)
     unit = counted.objective.unit

@@ -20,22 +20,21 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch import program
 from lm_jax.errors import UserError
-from lm_jax.scaling_laws import laws, study
-from lm_jax.scaling_laws.huber_fit import DELTA
-from lm_jax.scaling_laws.observations import Points, known_columns, read_points
-from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import finite
 
-_POWERS = {"power": laws.power, "power_offset": laws.power_offset}
-_LAWS = {"parametric": laws.PARAMETRIC, "kaplan": laws.KAPLAN}
-_LAWS["learning_curve"] = laws.LEARNING_CURVE
-_NAMES = [*_LAWS, *_POWERS, "isoflop", "envelope"]
+if TYPE_CHECKING:
+    from lm_jax.scaling_laws.laws import Law
+    from lm_jax.scaling_laws.observations import Points
+    from lm_jax.scaling_laws.study import Study
+
+_POWERS = ("power", "power_offset")
+_NAMES = ("parametric", "kaplan", "learning_curve", *_POWERS, "isoflop", "envelope")
 
 POINTS = flags.DEFINE_string("points", None, "The CSV file, with a header.", required=True)
 LAW = flags.DEFINE_enum("law", None, _NAMES, "What to fit.", required=True)
@@ -60,7 +59,7 @@ MINIMUM = flags.DEFINE_enum(
     "minimum", "akima", ["akima", "parabola"], "How to find the minimum of an IsoFLOP profile."
 )
 HUBER_DELTA = flags.DEFINE_float(
-    "huber_delta", DELTA, "The residual of log L at which Huber's loss turns linear."
+    "huber_delta", None, "The residual of log L at which Huber's loss turns linear; default: 1e-3."
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Resamples of the bootstrap.", lower_bound=100)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
@@ -70,12 +69,15 @@ OUTPUT = flags.DEFINE_string("output", None, "The directory for plots and a page
 
 def main() -> dict[str, Any]:
     """Prints the parameters with their intervals, then returns all results."""
-    if not (HUBER_DELTA.value > 0 and math.isfinite(HUBER_DELTA.value)):
-        raise UserError(f"--huber_delta={HUBER_DELTA.value}; expected a positive number")
+    delta = HUBER_DELTA.value
+    if delta is not None and not (delta > 0 and math.isfinite(delta)):
+        raise UserError(f"--huber_delta={delta}; expected a positive number")
     budgets = [_budget(text) for text in BUDGET.value]
     path = Path(POINTS.value)
     if not path.is_file():
         raise UserError(f"--points={path}: there is no such file; give a CSV")
+    from lm_jax.scaling_laws.observations import known_columns, read_points
+
     known = known_columns(path)
     finished = ["status=finished"] if "status" in known else []  # others have no final loss
     where = [*WHERE.value, *finished]
@@ -89,9 +91,10 @@ def main() -> dict[str, Any]:
     return results
 
 
-def _write(found: study.Study, directory: Path, points: Path, where: list[str]) -> Path:
+def _write(found: "Study", directory: Path, points: Path, where: list[str]) -> Path:
     """Writes scaling_law.json and the page, with their source; returns the path of the page."""
     from lm_jax.scaling_laws.plots import write_page
+    from lm_jax.telemetry.environment import environment
 
     directory.mkdir(parents=True, exist_ok=True)
     here, digest = environment(), hashlib.sha256(points.read_bytes()).hexdigest()
@@ -129,21 +132,31 @@ def _columns(known: dict[str, str]) -> dict[str, str]:
     return own | loss
 
 
-def _study(points: Points, budgets: list[float]) -> study.Study:
+def _study(points: "Points", budgets: list[float]) -> "Study":
+    from lm_jax.scaling_laws import study
+
     if LAW.value == "isoflop":
         return study.study_isoflop(points, minimum=MINIMUM.value, budgets=budgets)
     if LAW.value == "envelope":
         return study.study_envelope(points, budgets=budgets)
-    law = _LAWS.get(LAW.value) or _POWERS[LAW.value](VARIABLE.value)
-    options: dict[str, Any] = {
-        "resamples": RESAMPLES.value,
-        "delta": HUBER_DELTA.value,
-        "seed": SEED.value,
-    }
+    law = _law()
+    options: dict[str, Any] = {"resamples": RESAMPLES.value, "seed": SEED.value}
+    if HUBER_DELTA.value is not None:
+        options["delta"] = HUBER_DELTA.value
     found = study.study_law(points, law, budgets=budgets, **options)
     if points.groups is not None:
         found = study.with_groups(found, law, **options)
     return found
+
+
+def _law() -> "Law":
+    from lm_jax.scaling_laws import laws
+
+    powers = {"power": laws.power, "power_offset": laws.power_offset}
+    if LAW.value in powers:
+        return powers[LAW.value](VARIABLE.value)
+    known = (laws.PARAMETRIC, laws.KAPLAN, laws.LEARNING_CURVE)
+    return {law.name: law for law in known}[LAW.value]
 
 
 def _budget(text: str) -> float:

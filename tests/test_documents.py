@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lm_jax.config.presets import PRESETS
 from lm_jax.data.classification.images import READERS as IMAGE_READERS
 from lm_jax.data.classification.labelled_text import READERS as LABEL_READERS
 from lm_jax.data.readers import READERS
@@ -14,7 +15,6 @@ from lm_jax.data.seq2seq.readers import READERS as PAIR_READERS
 from lm_jax.data.tokenizers import TOKENIZERS
 from lm_jax.generation.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
 from lm_jax.models import FAMILIES
-from lm_jax.models.presets import PRESETS
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.parallel.mesh import AXES
 from lm_jax.training.optimizers import OPTIMIZERS

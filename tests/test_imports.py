@@ -78,6 +78,36 @@ def test_imports_run_downward():
     assert not _wrong(arrows)
 
 
+def _imported_at_start(module: str, modules: Mapping[str, Path]) -> set[str]:
+    """Names of the modules that importing this one imports, ours followed to their own imports."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+        if name in modules:
+            for node in ast.parse(modules[name].read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Import):
+                    waiting += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+                    waiting += [node.module, *(known for known in submodules if known in modules)]
+    return found
+
+
+PROGRAMS = [path.stem for path in (ROOT / "launch").glob("*.py") if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_a_program_lists_its_flags_without_slow_imports(program):
+    imported = _imported_at_start(f"launch.{program}", _modules(ROOT))
+    assert "absl" in imported and "lm_jax.errors" in imported  # the imports are followed
+    assert not imported & {"jax", "numpy", "scipy", "flax", "matplotlib", "lm_jax.models"}
+
+
 def test_every_room_has_a_floor():
     rooms = {_room(module) for module in _modules(ROOT)} - {"lm_jax"}
     assert not rooms - FLOOR_OF.keys()

@@ -9,7 +9,7 @@ from lm_jax.config.experiment import (
     OptimizerConfig,
     TrainingConfig,
 )
-from lm_jax.models.presets import preset
+from lm_jax.config.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment

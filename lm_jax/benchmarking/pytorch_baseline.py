@@ -12,9 +12,6 @@ import numpy as np
 from lm_jax.benchmarking.interleaved_timing import Work
 from lm_jax.build import BuiltExperiment, compute_dtype
 
-MODES = ("auto", "eager", "compile", "none")
-
-
 Batches = Mapping[str, np.ndarray]  # [K, B, T]: K optimizer steps
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.config.presets import preset
 from lm_jax.models import build_model
-from lm_jax.models.presets import preset
 from lm_jax.models.transformer.attention import attend, same_segment, visible
 from lm_jax.models.transformer.flash_attention import attend_fused
 

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from lm_jax.benchmarking import mfu
+from lm_jax.config.presets import preset
 from lm_jax.costs.accelerators import ACCELERATORS, name_of
 from lm_jax.costs.model_flops import formula
-from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from tests.benchmarking.programs import small
 

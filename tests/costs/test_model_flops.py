@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from lm_jax.config.presets import preset
 from lm_jax.costs.compiled_step import batch_shapes, step_flops
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.costs.model_flops import (
@@ -21,7 +22,6 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.parameters import declarations
-from lm_jax.models.presets import preset
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.config.presets import preset
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models import build_model
-from lm_jax.models.presets import preset
 from lm_jax.models.transformer.attention import relative_buckets
 from tests.parity import hugging_face
 from tests.parity.recorded import reference

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.models import build_model
-from lm_jax.models.presets import PRESETS, preset
 from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.models.transformer.layers import product

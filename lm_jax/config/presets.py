@@ -1,18 +1,29 @@
-"""Published models by name: Transformers, and image classifiers for ImageNet."""
+"""Published models by name: Transformers, and image classifiers for ImageNet.
+
+The functions import their configurations: programs list the names in --help, without JAX.
+"""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lm_jax.errors import UserError
-from lm_jax.models.convnet.model import ConvNetConfig
-from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 
-Config = TransformerConfig | EncoderConfig | EncoderDecoderConfig | ConvNetConfig
+if TYPE_CHECKING:
+    from lm_jax.models.convnet.model import ConvNetConfig
+    from lm_jax.models.transformer.config import (
+        EncoderConfig,
+        EncoderDecoderConfig,
+        TransformerConfig,
+    )
+
+Config: TypeAlias = "TransformerConfig | EncoderConfig | EncoderDecoderConfig | ConvNetConfig"
 
 
-def _gpt2(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
+def _gpt2(num_layers: int, d_model: int, num_heads: int) -> "TransformerConfig":
     """Radford et al. 2019, Table 2."""
+    from lm_jax.models.transformer.config import TransformerConfig
+
     return TransformerConfig(
         vocab_size=50_257,
         context_length=1024,
@@ -22,14 +33,16 @@ def _gpt2(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
     )
 
 
-def _gpt3(num_layers: int, d_model: int, num_heads: int) -> TransformerConfig:
+def _gpt3(num_layers: int, d_model: int, num_heads: int) -> "TransformerConfig":
     """Brown et al. 2020, Table 2.1 (dense attention in every layer)."""
     config = _gpt2(num_layers, d_model, num_heads)
     return dataclasses.replace(config, context_length=2048, scan_layers=True)
 
 
-def _llama(vocab_size: int, context_length: int, **shape: Any) -> TransformerConfig:
+def _llama(vocab_size: int, context_length: int, **shape: Any) -> "TransformerConfig":
     """Touvron et al. 2023: pre-norm with RMSNorm, SwiGLU, rotary positions, no biases."""
+    from lm_jax.models.transformer.config import TransformerConfig
+
     config = TransformerConfig(
         vocab_size=vocab_size,
         context_length=context_length,
@@ -43,8 +56,10 @@ def _llama(vocab_size: int, context_length: int, **shape: Any) -> TransformerCon
     return dataclasses.replace(config, **shape)
 
 
-def _bert_base() -> EncoderConfig:
+def _bert_base() -> "EncoderConfig":
     """Devlin et al. 2019, uncased, with the head for masked tokens and without the pooler."""
+    from lm_jax.models.transformer.config import EncoderConfig
+
     return EncoderConfig(
         vocab_size=30_522,
         context_length=512,
@@ -56,8 +71,10 @@ def _bert_base() -> EncoderConfig:
     )
 
 
-def _t5_small() -> EncoderDecoderConfig:
+def _t5_small() -> "EncoderDecoderConfig":
     """Raffel et al. 2020, section 3.7, the checkpoint of version 1.0."""
+    from lm_jax.models.transformer.config import EncoderDecoderConfig
+
     return EncoderDecoderConfig(
         vocab_size=32_128,
         context_length=512,
@@ -73,11 +90,13 @@ def _t5_small() -> EncoderDecoderConfig:
     )
 
 
-def _vaswani(d_model: int, num_heads: int) -> EncoderDecoderConfig:
+def _vaswani(d_model: int, num_heads: int) -> "EncoderDecoderConfig":
     """Vaswani et al. 2017, Table 3, with 37,000 tokens of German and English.
 
     With biases in all projections, as in their code's successors; Table 3 rounds to millions.
     """
+    from lm_jax.models.transformer.config import EncoderDecoderConfig
+
     return EncoderDecoderConfig(
         vocab_size=37_000,
         num_layers=6,
@@ -87,8 +106,10 @@ def _vaswani(d_model: int, num_heads: int) -> EncoderDecoderConfig:
     )
 
 
-def _imagenet(architecture: str, size: int = 224) -> ConvNetConfig:
+def _imagenet(architecture: str, size: int = 224) -> "ConvNetConfig":
     """1,000 classes of colour images; what each publication's variant is, convnet.py says."""
+    from lm_jax.models.convnet.model import ConvNetConfig
+
     return ConvNetConfig(architecture, 1000, size, size, 3)
 
 
