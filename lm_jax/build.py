@@ -21,6 +21,7 @@ from lm_jax.models.interface import LossFunction
 from lm_jax.models.parameters import Declarations, declarations
 from lm_jax.models.scale_width import of_width
 from lm_jax.objectives import Objective, objective_of
+from lm_jax.objectives.interface import loss_function
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
@@ -49,7 +50,7 @@ class BuiltExperiment(NamedTuple):
     @property
     def loss(self) -> LossFunction:
         """(variables, batch, *, train, key) -> Losses, new statistics: the objective's loss."""
-        return functools.partial(self.objective.loss, self.model)
+        return loss_function(self.objective, self.model)
 
     @property
     def is_count_based(self) -> bool:
@@ -183,7 +184,7 @@ def make_training(
         optimizer = with_rates(optimizer, config.name, fan_in_out)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
-    loss = functools.partial(objective_of(experiment).loss, model)
+    loss = loss_function(objective_of(experiment), model)
     is_trained = is_head(declared) if head_only else None
     step = make_train_step(loss, optimizer, schedule, parts, is_trained, smoothing)
     return optimizer, step

@@ -15,6 +15,7 @@ configuration to a `Model`. A `Carry` is a pytree whose arrays have the sequence
 axis, so that sequences can be taken out of it, repeated and reordered; scalars are common to all.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -58,15 +59,29 @@ def named_values(losses: Losses) -> dict[str, jax.Array]:
     """Returns the values of auxiliary terms and metrics by name.
 
     Raises:
-      UserError: a term is no `Auxiliary`.
+      UserError: a term is no `Auxiliary`, or a coefficient no finite number.
     """
+    _refuse_coefficient(losses.coefficient, "the cross-entropy (Losses.coefficient)")
     for name, term in losses.auxiliary.items():
         if not isinstance(term, Auxiliary):
             raise UserError(
                 f"the auxiliary loss {name} is a {type(term).__name__}; expected an Auxiliary of "
                 "values and a coefficient"
             )
+        _refuse_coefficient(term.coefficient, f"the auxiliary loss {name}")
     return {name: term.values for name, term in losses.auxiliary.items()} | dict(losses.metrics)
+
+
+def _refuse_coefficient(coefficient: Any, term: str) -> None:
+    """Raises UserError for a coefficient that is no finite number; a traced one is not known."""
+    if isinstance(coefficient, jax.core.Tracer):
+        return
+    try:
+        is_finite = math.isfinite(coefficient)
+    except (TypeError, OverflowError):
+        is_finite = False
+    if not is_finite:
+        raise UserError(f"the coefficient of {term} is {coefficient}; expected a finite number")
 
 
 def counting_weights(values: jax.Array, weights: jax.Array) -> jax.Array:

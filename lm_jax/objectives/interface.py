@@ -9,10 +9,11 @@ import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.data.interface import Batches
+from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import prediction_measures
 from lm_jax.models import Model
-from lm_jax.models.interface import Batch, Losses, Variables
+from lm_jax.models.interface import Batch, Losses, LossFunction, Variables
 from lm_jax.parallel import sharding
 
 Evaluated = tuple[Iterable[Mapping[str, np.ndarray]], int]
@@ -80,6 +81,29 @@ class Objective(NamedTuple):
 
     loss_note: str = ""
     """What the training loss is, where it is not the cross-entropy that evaluation reports."""
+
+
+def loss_function(objective: Objective, model: Model) -> LossFunction:
+    """Returns the loss of an objective with a model; it raises UserError for another result."""
+
+    def loss(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None):
+        found: Any = objective.loss(model, variables, batch, train=train, key=key)
+        is_plain = type(found) is tuple  # and no NamedTuple, which Losses itself is
+        types = tuple(type(part).__name__ for part in found) if is_plain else ()
+        if not (
+            is_plain
+            and len(found) == 2
+            and isinstance(found[0], Losses)
+            and isinstance(found[1], Mapping)
+        ):
+            given = f"a tuple ({', '.join(types)})" if is_plain else f"a {type(found).__name__}"
+            raise UserError(
+                f"the loss of the objective {objective.name} returns {given}; expected the pair "
+                "(Losses, new statistics), a dict, {} if there are none"
+            )
+        return found
+
+    return loss
 
 
 def is_served(objective: Objective, served: tuple[str, ...]) -> bool:

@@ -115,11 +115,23 @@ def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
     for losses in (metrics["loss"], metrics.get("total_loss", metrics["loss"])):
         broken = np.flatnonzero(~np.isfinite(losses))
         if broken.size:
-            step = last_step - len(losses) + 1 + int(broken[0])
+            index = int(broken[0])
+            step = last_step - len(losses) + 1 + index
             raise NonFiniteLoss(
-                f"the loss of step {step} is {losses[broken[0]]}: nothing was saved since; "
-                "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
+                f"the loss of step {step} is {losses[index]}{_cause(metrics, index)}: nothing was "
+                "saved since; lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up "
+                "longer"
             )
+
+
+def _cause(metrics: Mapping[str, np.ndarray], index: int) -> str:
+    """Returns what made the trained loss of a step infinite if its cross-entropy did not."""
+    if not np.isfinite(metrics["loss"][index]):
+        return ""
+    own = ("total_loss", "gradient_norm")
+    broken = [n for n, values in metrics.items() if n not in own and not np.isfinite(values[index])]
+    named = ", ".join(broken) or "the coefficient of an auxiliary loss"
+    return f", because {named} is not finite"
 
 
 def _is_done(x: jax.Array) -> bool:

@@ -64,11 +64,12 @@ def make_train_step(
             )
         variables = {"params": params, **stats}
         losses, new_stats = loss(variables, batch, train=is_trained is None, key=key)
-        if losses.nats.shape != batch["weights"].shape:
-            raise UserError(
-                f"the loss gives nats of shape {losses.nats.shape}; expected that of the targets "
-                f"{batch['weights'].shape}, one value a target"
-            )
+        for name, values in (("nats", losses.nats), ("correct", losses.correct)):
+            if jnp.shape(values) != batch["weights"].shape:
+                raise UserError(
+                    f"the loss gives {name} of shape {jnp.shape(values)}; expected that of the "
+                    f"targets {batch['weights'].shape}, one value a target"
+                )
         nats = losses.nats
         if label_smoothing:
             if losses.uniform_nats is None:

@@ -9,11 +9,14 @@ import pytest
 
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import MeasuredLosses, sum_by_document
 from lm_jax.models.dense_classifier import DenseClassifierConfig
+from lm_jax.models.interface import Losses
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderDecoderConfig
 from lm_jax.objectives import OBJECTIVES, targets_per_step
+from lm_jax.objectives.interface import loss_function
 from lm_jax.parallel import sharding
 from tests.experiments import tiny
 
@@ -171,3 +174,20 @@ def test_processes_share_the_rows_of_every_batch(objective, tmp_path, monkeypatc
         for name, values in rows.items():
             ours = np.concatenate([share[name] for share in shares])
             np.testing.assert_array_equal(ours, values, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [
+        (Losses(0.0, 0.0), "a Losses"),
+        (None, "a NoneType"),
+        ((Losses(0.0, 0.0), None), r"a tuple \(Losses, NoneType\)"),
+        ((0.0, {}), r"a tuple \(float, dict\)"),
+        ((Losses(0.0, 0.0), {}, {}), r"a tuple \(Losses, dict, dict\)"),
+    ],
+)
+def test_a_loss_that_returns_no_pair_is_named_with_its_objective(result, given):
+    mine = OBJECTIVES["causal_lm"]._replace(name="mine", loss=lambda *args, **kwargs: result)
+    expected = f"the loss of the objective mine returns {given}; expected the pair .Losses, new"
+    with pytest.raises(UserError, match=expected):
+        loss_function(mine, None)({}, {}, train=True, key=None)

@@ -144,7 +144,13 @@ def test_evaluation_sums_them_over_batches_of_any_size(rows):
 
 def test_a_trained_loss_that_is_not_finite_stops_the_run():
     metrics = {"loss": np.ones(3), "total_loss": np.array([1.0, np.inf, 1.0])}
-    with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf"):
+    with pytest.raises(NonFiniteLoss, match="step 9 is inf, because the coefficient of an aux"):
+        check_finite(10, metrics)
+    metrics["balance"] = metrics["total_loss"]
+    with pytest.raises(NonFiniteLoss, match="step 9 is inf, because balance is not finite: nothin"):
+        check_finite(10, metrics)
+    metrics["loss"] = metrics["total_loss"]
+    with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf: nothing was saved since"):
         check_finite(10, metrics)
 
 
@@ -157,7 +163,40 @@ def test_what_a_loss_of_ones_own_gets_wrong_is_named():
         losses, stats = loss(variables, batch, **kwargs)
         return losses._replace(auxiliary={"balance": losses.nats}), stats
 
+    def uncounted(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        return losses._replace(correct=None), stats
+
+    with pytest.raises(UserError, match=r"correct of shape \(\); expected that of the targets"):
+        step_once(loss=uncounted)
     with pytest.raises(UserError, match=r"nats of shape \(\); expected that of the targets"):
         step_once(loss=scalar)
     with pytest.raises(UserError, match="the auxiliary loss balance is a .*expected an Auxiliary"):
         step_once(loss=bare)
+
+
+@pytest.mark.parametrize("coefficient", [float("nan"), -float("inf"), np.float32(np.inf), None])
+def test_a_coefficient_that_is_no_finite_number_is_named(coefficient):
+    def weighted(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        terms = losses.auxiliary | {"balance": Auxiliary(losses.nats, coefficient)}
+        return losses._replace(auxiliary=terms), stats
+
+    def unweighted(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        return losses._replace(coefficient=coefficient), stats
+
+    with pytest.raises(UserError, match=f"of the auxiliary loss balance is {coefficient}; expect"):
+        step_once(loss=weighted)
+    with pytest.raises(UserError, match=f"cross-entropy .Losses.coefficient. is {coefficient};"):
+        step_once(loss=unweighted)
+
+
+def test_a_traced_coefficient_is_taken():
+    def weighted(variables, batch, **kwargs):
+        losses, stats = loss(variables, batch, **kwargs)
+        coefficient = jnp.abs(variables["params"]["bias"])
+        return losses._replace(auxiliary={"b": Auxiliary(losses.nats, coefficient)}), stats
+
+    _, metrics = step_once(loss=weighted)
+    assert float(metrics["total_loss"]) == pytest.approx((1 + abs(BIAS)) * float(metrics["loss"]))
