@@ -1,6 +1,7 @@
 """Trains runs in their work directories: from the start, or on from where they were left."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -136,13 +137,14 @@ def _train_group(
     processes.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else inherited_variables(first.experiment, dataset.tokenizer)
     check(first, dataset)
-    for directory, experiment in runs.items():
-        _write_inputs(directory, experiment, dataset)
+    time_sheet = TimeSheet(started)
     with contextlib.ExitStack() as stack:
+        for directory, experiment in runs.items():
+            stack.enter_context(_removing_failed_start(directory, time_sheet))
+            _write_inputs(directory, experiment, dataset)
         progress, state, notes = _open(stack, group, runs, dataset, inherited, request, started)
         for line in notes:
             progress.records[0].log.message(line)
-        time_sheet = TimeSheet(started)
         traced: Results = {}
         if batches is not None:
             if note := getattr(batches, "note", None):
@@ -158,6 +160,28 @@ def _train_group(
             traced |= {"goodput": time_sheet.goodput()}
         results = progress.conclude(state, started, traced)
     return progress.write(state, results, started)
+
+
+@contextlib.contextmanager
+def _removing_failed_start(directory: Path, time_sheet: TimeSheet) -> Iterator[None]:
+    """Removes what a new run has written if it fails before its first step.
+
+    What the directory held before stays, and so does a run that was begun earlier.
+    """
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    is_new = not (directory / "config.json").exists()
+    before = set(directory.iterdir()) if directory.exists() else set()
+    try:
+        yield
+    except BaseException:
+        keeps = time_sheet.took_steps or finished_steps(directory / "checkpoints")
+        if is_new and not keeps and processes.is_first():
+            with contextlib.suppress(OSError):  # the error of the run is the one to show
+                for path in set(directory.iterdir()) - before:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                for path in made:  # unless another run has written beside it
+                    path.rmdir()
+        raise
 
 
 def _write_inputs(directory: Path, experiment: Experiment, dataset: Dataset) -> None:

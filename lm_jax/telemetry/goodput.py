@@ -29,6 +29,11 @@ class TimeSheet:
         self._seconds[activity] += now - self._last
         self._last = now
 
+    @property
+    def took_steps(self) -> bool:
+        """Whether the device has finished a step."""
+        return self._seconds["steps"] > 0
+
     def goodput(self) -> dict[str, float]:
         """Seconds by activity, and `share`: that of `steps`."""
         total = sum(self._seconds.values())

@@ -1,13 +1,17 @@
 """Files of a work directory, written and read back."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.runs import train
 from lm_jax.runs.workdir import read_by_position, write_by_position
+from lm_jax.telemetry.goodput import TimeSheet
+from tests.experiments import tiny
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -34,3 +38,40 @@ def test_a_measurement_of_other_windows_or_another_step_is_not_read(eval_config,
     assert read_by_position(tmp_path, 20) is None
     write_by_position(tmp_path, "validation", sums, 10, EvaluationConfig())
     assert read_by_position(tmp_path, 20) is None
+
+
+def fail_after_writing(directory, time_sheet):
+    with pytest.raises(KeyError), train._removing_failed_start(directory, time_sheet):
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text("{}")
+        raise KeyError
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_what_was_there(tmp_path):
+    (tmp_path / "runs").mkdir()
+    fail_after_writing(tmp_path / "runs" / "deep" / "run", TimeSheet(time.monotonic()))
+    assert not list((tmp_path / "runs").iterdir())
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    fail_after_writing(tmp_path / "runs", TimeSheet(time.monotonic()))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_took_steps_or_was_begun_before_keeps_its_files(tmp_path):
+    stepped = TimeSheet(time.monotonic() - 1)
+    stepped.record_time("steps")
+    for time_sheet in (stepped, TimeSheet(time.monotonic())):  # the second one finds config.json
+        fail_after_writing(tmp_path / "run", time_sheet)
+        assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeypatch):
+    def broken(*args):
+        assert (tmp_path / "run" / "config.json").exists()
+        raise TypeError("not traced")
+
+    monkeypatch.setattr(train, "_open", broken)
+    experiment = tiny(mesh="auto", model__d_model=4, model__num_layers=1)
+    experiment.data.tokenizer.kind = "byte"
+    with pytest.raises(TypeError, match="not traced"):
+        train.train(experiment, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
