@@ -22,6 +22,7 @@ from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
 from lm_jax.models import family_of
 from lm_jax.models.family import FeatureMaps
+from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.reports.png import png, tiles
 
@@ -50,7 +51,7 @@ def inspect(
     analysis: dict[str, Any] = {}
     if dataset.labels:
         analysis |= _classification(built, variables, dataset, single_device)
-    table = embedding_table(variables)
+    table = embedding_table(built, variables)
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(dataset.train.tokens)
         analysis["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
@@ -59,10 +60,11 @@ def inspect(
     return analysis
 
 
-def embedding_table(variables: Mapping[str, Any]) -> np.ndarray | None:
+def embedding_table(built: BuiltExperiment, variables: Mapping[str, Any]) -> np.ndarray | None:
     """Returns the first embedding table [V, d] among the parameters; None without one."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
-        if getattr(path[-1], "key", None) == "embedding" and leaf.ndim == 2:
+        declared = built.declarations[path_of(path)]
+        if declared.looked_up and "vocab" in declared.names:
             if not leaf.is_fully_addressable:  # split over several processes
                 leaf = multihost_utils.process_allgather(leaf, tiled=True)
             return np.asarray(leaf, np.float32)

@@ -11,31 +11,22 @@ import jax.numpy as jnp
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.models import build_model, family_of
 from lm_jax.models.interface import Model
+from lm_jax.models.parameters import declarations
 from lm_jax.objectives import objective_of
 from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.sharding import unboxed
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
-# Module names in a parameter's path -> the component that it counts towards; the first that
-# matches, from the left, decides.
+# Logical axis of a parameter -> the component that it counts towards; the first in order decides.
+_TABLES = {"vocab": "embedding", "positions": "positions"}  # whose rows are looked up
 _COMPONENTS = {
-    "embedding": "embedding",
-    "positions": "positions",
-    "relative_bias": "positions",
-    "segment_types": "segment_types",
-    "attention": "attention",
-    "feed_forward": "feed_forward",
-    "attention_norm": "norm",
-    "cross_attention": "cross_attention",
-    "cross_attention_norm": "norm",
-    "embedding_norm": "norm",
-    "feed_forward_norm": "norm",
-    "final_norm": "norm",
-    "output": "output",
+    "vocab": "output",
+    "heads": "attention",
+    "kv_heads": "attention",
+    "mlp": "hidden",
+    "norm": "norm",
 }
-# The components of which rows are looked up.
-_TABLES = ("embedding", "source_embedding", "positions", "segment_types")
 
 
 class Parameters(NamedTuple):
@@ -49,8 +40,9 @@ class Parameters(NamedTuple):
 def count_parameters(config: Any) -> dict[str, int]:
     """Returns the parameters of a model by component, and their `total`, from shapes alone.
 
-    A tied output is counted once, as `embedding`. A count-based model is measured before it has
-    counted anything.
+    Components follow from what each parameter declares; biases of the residual stream and whatever
+    has no axis of a component are `other`. A tied output is counted once, as `embedding`. A
+    count-based model is measured before it has counted anything.
 
     Raises:
       UserError: the model cannot be built.
@@ -59,12 +51,12 @@ def count_parameters(config: Any) -> dict[str, int]:
     model = build_model(family.for_any_device(config), jnp.float32)
     experiment = default_experiment(config)
     example = objective_of(experiment).example(experiment, 1)
-    params = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
     counts: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = [part.key for part in path if hasattr(part, "key")]
-        component = next((_COMPONENTS[name] for name in names if name in _COMPONENTS), names[0])
-        counts[component] = counts.get(component, 0) + math.prod(leaf.shape)
+    for parameter in declarations(model.init, example).values():
+        components = _TABLES if parameter.looked_up else _COMPONENTS
+        found = (components[axis] for axis in components if axis in parameter.names)
+        component = next(found, "other")
+        counts[component] = counts.get(component, 0) + math.prod(parameter.value.shape)
     return counts | {"total": sum(counts.values())}
 
 
@@ -73,7 +65,7 @@ def embedding_split(counts: Mapping[str, int]) -> Parameters:
 
     A tied table is an embedding; an output table of its own is not.
     """
-    embedding = sum(counts.get(name, 0) for name in _TABLES)
+    embedding = sum(counts.get(name, 0) for name in _TABLES.values())
     return Parameters(counts["total"], embedding, counts["total"] - embedding)
 
 
@@ -166,5 +158,5 @@ def formula(config: Any) -> Formula | None:
     if attention is None:
         return None
     counts, tied = count_parameters(config), family.ties_embeddings(config)
-    looked_up = sum(counts.get(name, 0) for name in _TABLES if not (tied and name == "embedding"))
-    return Formula(counts["total"] - looked_up, attention)
+    only_looked_up = embedding_split(counts).embedding - (counts["embedding"] if tied else 0)
+    return Formula(counts["total"] - only_looked_up, attention)

@@ -15,7 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.parameters import declared, declared_kernel
+from lm_jax.models.parameters import declared, declared_kernel, declared_table
 
 
 @dataclasses.dataclass
@@ -114,7 +114,7 @@ class CausalCNN(nn.Module):
     @nn.compact
     def __call__(self, tokens_bt, positions_bt, past):
         c = self.config
-        table = declared(nn.initializers.normal(0.02), ("vocab", "embed"))
+        table = declared_table(nn.initializers.normal(0.02), ("vocab", "embed"))
         embedding_vd = self.param("embedding", table, (c.vocab_size, c.d_model))
         x_btd = jnp.asarray(embedding_vd, self.dtype)[tokens_bt]
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)

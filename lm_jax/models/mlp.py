@@ -14,7 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.parameters import declared, declared_kernel
+from lm_jax.models.parameters import declared, declared_kernel, declared_table
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class MLP(nn.Module):
 
     def setup(self):
         c = self.config
-        table = declared(nn.initializers.normal(1.0), ("vocab", "embed"))
+        table = declared_table(nn.initializers.normal(1.0), ("vocab", "embed"))
         self.embedding = self.param("embedding", table, (c.vocab_size, c.d_embedding))
 
     def embed(self, tokens):

@@ -1,7 +1,8 @@
 """What a parameter is, declared where it is created: its axes, whether it is decayed, its fan-in.
 
-Sharding, weight decay, Muon, muP and fine-tuning of a head read these declarations. They stand in
-the boxes that `Model.init` returns, so `jax.eval_shape` collects them without allocating anything.
+Sharding, weight decay, Muon, muP, fine-tuning of a head and counts read these declarations. They
+stand in the boxes that `Model.init` returns, so `jax.eval_shape` collects them without allocating
+anything.
 """
 
 import functools
@@ -25,6 +26,7 @@ class Declared(nn.LogicallyPartitioned):
     summed: tuple[int, ...] = struct.field(default=(), pytree_node=False)
     decayed: bool = struct.field(default=False, pytree_node=False)
     head: bool = struct.field(default=False, pytree_node=False)
+    looked_up: bool = struct.field(default=False, pytree_node=False)
 
     @property
     def is_matrix(self) -> bool:
@@ -63,6 +65,7 @@ def declared(
     summed: tuple[int, ...] = (),
     decayed: bool = False,
     head: bool = False,
+    looked_up: bool = False,
 ) -> Callable[..., Declared]:
     """Returns an initializer whose parameters carry a declaration.
 
@@ -72,12 +75,13 @@ def declared(
       summed: axes that a product sums over, counted from the end: the fan-in of muP.
       decayed: weight decay acts on it; Muon orthogonalises it if it sums over an axis.
       head: it belongs to the last layers, which `fine_tuning.parameters=head` trains alone.
+      looked_up: it is a table whose rows are looked up, such as embeddings of tokens or positions.
     """
 
     @functools.wraps(initializer)
     def init(*args: Any, **kwargs: Any) -> Declared:
         value = initializer(*args, **kwargs)
-        return Declared(value, axes, summed=summed, decayed=decayed, head=head)
+        return Declared(value, axes, summed=summed, decayed=decayed, head=head, looked_up=looked_up)
 
     return init
 
@@ -87,6 +91,23 @@ def declared_kernel(
 ) -> Callable[..., Declared]:
     """Returns the initializer of matrices [..., in, out], which are decayed and sum over `in`."""
     return declared(initializer, axes, summed=(-2,), decayed=True, head=head)
+
+
+def declared_table(
+    initializer: Callable[..., jax.Array],
+    axes: tuple[str | None, ...],
+    *,
+    output: bool = False,
+    head: bool = False,
+) -> Callable[..., Declared]:
+    """Returns the initializer of tables [rows, features], whose rows are looked up.
+
+    Args:
+      output: instead, the rows are multiplied with features and give logits.
+    """
+    return declared(
+        initializer, axes, summed=(-1,) if output else (), head=head, looked_up=not output
+    )
 
 
 def path_of(path: tuple[Any, ...]) -> str:

@@ -62,7 +62,7 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
         inputs_vd = jax.random.uniform(key, shape, minval=-scale, maxval=scale)
         axes = ("vocab", "embed")
         params = {
-            "embedding": Declared(inputs_vd, axes),
+            "embedding": Declared(inputs_vd, axes, looked_up=True),
             "output": Declared(jnp.zeros(shape), axes, summed=(-1,)),
         }
         return {"params": params, "frequencies": {"counts": jnp.ones(config.vocab_size, jnp.int32)}}

@@ -215,7 +215,7 @@ def vectors_of_words(run: Run) -> WordVectors:
     Raises:
       UserError: its model has no embeddings, or its vocabulary is not one of words.
     """
-    table = embedding_table(run.variables)
+    table = embedding_table(run.built, run.variables)
     if table is None or run.tokenizer is None or run.tokenizer.lossless:
         raise UserError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
     first = run.tokenizer.end_of_document + 1  # the end of a document is no word

@@ -55,7 +55,7 @@ def test_a_transformer_costs_6n_and_12ldt_a_token(scan_layers, remat):
         remat=remat,
     )
     counts = count_parameters(config)
-    products = counts["attention"] + counts["feed_forward"] + counts["embedding"]
+    products = counts["attention"] + counts["hidden"] + counts["embedding"]
     of_a_token = 6 * products + 12 * layers * width * time
     flops = training_flops(build_model(config, jnp.float32), tokens(rows, time))
     assert flops == rows * time * of_a_token
@@ -71,7 +71,7 @@ def test_half_of_causal_attention_is_spared_where_it_is():
         counts = count_parameters(
             TransformerConfig(64, context_length=time, use_bias=False, **shape)
         )
-        products = counts["attention"] + counts["feed_forward"] + counts["embedding"]
+        products = counts["attention"] + counts["hidden"] + counts["embedding"]
         return (flops - 6 * products * time) / (12 * 2 * 32 * time**2)
 
     assert attention(64) == 1.0
@@ -133,7 +133,7 @@ def test_a_token_of_gpt2_costs_2n_and_4ldt_to_write():
     config = preset("gpt2_small")
     layers, width, time = config.num_layers, config.d_model, config.context_length
     counts = count_parameters(dataclasses.replace(config, use_bias=False))
-    products = counts["attention"] + counts["feed_forward"] + counts["embedding"]
+    products = counts["attention"] + counts["hidden"] + counts["embedding"]
     model = build_model(config, jnp.float32)
     assert decoding_flops(model, tokens(3, time)) == 2 * products + 4 * layers * width * time
     by_formula = formula(config)

@@ -24,6 +24,7 @@ SIZES = {"vocab_size": 11, "num_classes": 3}
 SIZES |= {"image_height": 28, "image_width": 28, "image_channels": 1}
 CONFIGS = {name: family.config() for name, family in FAMILIES.items()}
 CONFIGS["encoder of classes"] = EncoderConfig(num_classes=3, pooling="first")
+TABLES = ("embedding", "source_embedding", "positions", "segment_types", "relative_bias")
 
 
 def model_and_batch(config):
@@ -43,11 +44,13 @@ def test_declarations_agree_with_the_names_of_leaves(name):
     params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
     decays, heads = (jax.tree.leaves(mask(found)(params)) for mask in (is_decayed, is_head))
+    looked_up = jax.tree.leaves(where(found, lambda x: x.looked_up)(params))
     declared_s = jax.tree.leaves(where(found, lambda x: (x.fan_in, x.fan_out))(params))
     for index, (path, leaf) in enumerate(leaves):
         names = [part.key for part in path]
         assert decays[index] == (names[-1] == "kernel"), names
         assert heads[index] == ("head" in names), names
+        assert looked_up[index] == (names[-1] in TABLES), names
         fan_in = 1
         if names[-1] == "kernel":
             fan_in = leaf.shape[-2]

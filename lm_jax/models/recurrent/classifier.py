@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.parameters import declared, declared_kernel
+from lm_jax.models.parameters import declared, declared_kernel, declared_table
 from lm_jax.models.recurrent.language_model import check_recurrent
 from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
 
@@ -71,7 +71,7 @@ class RecurrentClassifier(nn.Module):
         time_t1 = jnp.arange(time)[:, None]
         embedding_vd = self.param(
             "embedding",
-            declared(nn.initializers.normal(1.0), ("vocab", "embed")),
+            declared_table(nn.initializers.normal(1.0), ("vocab", "embed")),
             (c.vocab_size, c.d_embedding),
         )
         # Time-major; a mask broadcast over time is variational dropout.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.parameters import declared
+from lm_jax.models.parameters import declared, declared_table
 from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_state
 
 
@@ -116,7 +116,7 @@ class RecurrentNetwork(nn.Module):
         output_vd = (
             embedding_vd
             if c.tie_embeddings
-            else self._table("output", 0.02, c.d_hidden, summed=(-1,))
+            else self._table("output", 0.02, c.d_hidden, output=True)
         )
         bias_v: Any = self.param(
             "output_bias",
@@ -131,8 +131,8 @@ class RecurrentNetwork(nn.Module):
         )
         return logits_btv + bias_v, tuple(finals)
 
-    def _table(self, name: str, stddev: float, width: int, summed: tuple[int, ...] = ()) -> Any:
-        normal = declared(nn.initializers.normal(stddev), ("vocab", "embed"), summed=summed)
+    def _table(self, name: str, stddev: float, width: int, output: bool = False) -> Any:
+        normal = declared_table(nn.initializers.normal(stddev), ("vocab", "embed"), output=output)
         return self.param(name, normal, (self.config.vocab_size, width))
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.family import AttentionMaps, Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
-from lm_jax.models.parameters import declared
+from lm_jax.models.parameters import declared, declared_table
 from lm_jax.models.recurrent.attention import GlobalAttention
 from lm_jax.models.recurrent.layer import (
     CELLS,
@@ -91,7 +91,7 @@ class RecurrentSeq2Seq(nn.Module):
         self.embedding = self._table("embedding", stddev, c.embedding_width)
         if not c.tie_embeddings:
             self.source_embedding = self._table("source_embedding", 1.0, c.embedding_width)
-            self.output = self._table("output", 0.02, c.d_hidden, summed=(-1,))
+            self.output = self._table("output", 0.02, c.d_hidden, output=True)
         zeros = declared(nn.initializers.zeros, ("vocab",))
         self.output_bias: Any = self.param("output_bias", zeros, (c.vocab_size,))
 
@@ -120,8 +120,8 @@ class RecurrentSeq2Seq(nn.Module):
             states=states
         )
 
-    def _table(self, name: str, stddev: float, width: int, summed: tuple[int, ...] = ()) -> Any:
-        normal = declared(nn.initializers.normal(stddev), ("vocab", "embed"), summed=summed)
+    def _table(self, name: str, stddev: float, width: int, output: bool = False) -> Any:
+        normal = declared_table(nn.initializers.normal(stddev), ("vocab", "embed"), output=output)
         return self.param(name, normal, (self.config.vocab_size, width))
 
     def _embed(self, table_vd, tokens_bt):

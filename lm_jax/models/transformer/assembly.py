@@ -64,7 +64,7 @@ def logits_or_losses(
     output_vd = embedding_vd
     if not c.tie_embeddings:
         shape, axes = (c.vocab_size, c.d_model), ("vocab", "embed")
-        output_vd = table(module, "output", shape, axes, summed=(-1,), head=head)
+        output_vd = table(module, "output", shape, axes, output=True, head=head)
     if c.logit_scale != 1.0:
         x_btd = x_btd * c.logit_scale
     if targets_bt is not None:

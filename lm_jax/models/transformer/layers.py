@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.parameters import declared, declared_kernel
+from lm_jax.models.parameters import declared, declared_kernel, declared_table
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
@@ -122,9 +122,9 @@ def table(
     name: str,
     shape: tuple[int, int],
     axes: tuple[str, str],
-    summed: tuple[int, ...] = (),
+    output: bool = False,
     head: bool = False,
 ) -> jax.Array:
-    """Creates a parameter of `module` whose rows are looked up, or (`summed`) give logits."""
-    normal = declared(nn.initializers.normal(0.02), axes, summed=summed, head=head)
+    """Creates a parameter of `module` whose rows are looked up, or (`output`) give logits."""
+    normal = declared_table(nn.initializers.normal(0.02), axes, output=output, head=head)
     return module.param(name, normal, shape)  # type: ignore[return-value]  # Flax unboxes it
