@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
 
 _SHIPPED = "configs/*.py"
+# What other codebases call a field, by its name here.
+_SYNONYMS = {
+    "num_layers": ("depth", "layers", "n_layer", "n_layers", "num_blocks", "num_hidden_layers"),
+    "d_model": ("width", "dim", "hidden_size", "n_embd", "embed_dim", "d_hidden"),
+    "d_hidden": ("width", "dim", "hidden_size", "d_model"),
+    "num_heads": ("heads", "n_head", "n_heads", "num_attention_heads"),
+    "context_length": ("context", "block_size", "seq_len", "sequence_length", "max_length"),
+    "dropout_rate": ("dropout", "p_drop"),
+    "peak_learning_rate": ("lr", "learning_rate", "max_lr"),
+    "warmup_steps": ("warmup",),
+    "num_steps": ("steps", "max_steps", "iterations", "max_iters"),
+    "clip_norm": ("grad_clip", "max_grad_norm"),
+}
 
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
@@ -84,6 +97,24 @@ def _unknown_field(name: str, value: str | None) -> str:
     if not _parsed:
         return f"{given} sets a field of an experiment; give the experiment with --config=FILE"
     known = [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
-    close = difflib.get_close_matches(path, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see lm_jax/config/experiment.py"
-    return f"{given}: the configuration has no field {path}; {hint}"
+    return f"{given}: the configuration has no field {path}; {_hint(path, known)}"
+
+
+def _hint(path: str, known: Sequence[str]) -> str:
+    """Returns the fields that an unknown one may stand for, else all fields of its part."""
+    part, _, name = path.rpartition(".")
+    beside = {each.removeprefix(f"{part}.") for each in known if each.startswith(f"{part}.")}
+    close = difflib.get_close_matches(name, sorted(beside), n=1)
+    found = [f"{part}.{each}" for each in close] or [
+        each
+        for each in known
+        if (last := each.rpartition(".")[2]) == name or name in _SYNONYMS.get(last, ())
+    ]
+    found = found or difflib.get_close_matches(path, known, n=1, cutoff=0.75)
+    if found:
+        return f"did you mean {' or '.join(found)}?"
+    if part in known:
+        return f"{part} has no parts: give --config.{part}=VALUE"
+    if beside:
+        return f"{part} has {', '.join(sorted(beside))}"
+    return f"it has {', '.join(dict.fromkeys(each.partition('.')[0] for each in known))}"

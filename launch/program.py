@@ -6,6 +6,7 @@ do not wait for it.
 
 import json
 import os
+import re
 import sys
 import threading
 import traceback
@@ -24,6 +25,12 @@ XLA_PRESET = flags.DEFINE_enum(
     "xla_preset", "none", list(PRESETS), "Compiler flags: lm_jax/parallel/xla_flags.py."
 )
 
+_CONVERSIONS = {
+    r"invalid literal for int\(\)": "an integer",
+    r"could not convert string to float": "a number",
+    r"\('Non-boolean argument": "true or false",
+    r"Exceeds the limit \(\d+ digits\)": "an integer of fewer digits",
+}
 _arguments: list[str] = []
 
 
@@ -87,8 +94,17 @@ def log(text: str) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         return experiment_flags.parse(argv)
+    except flags.IllegalFlagValueError as error:
+        sys.exit(_print_error(_with_expected_type(str(error))))
     except (UserError, OSError, flags.Error) as error:
         sys.exit(_print_error(str(error)))
+
+
+def _with_expected_type(message: str) -> str:
+    """Returns absl's message on a flag with Python's words for a failed conversion replaced."""
+    for words, expected in _CONVERSIONS.items():
+        message = re.sub(f": {words}.*", f": expected {expected}", message, flags=re.DOTALL)
+    return message
 
 
 def _print_error(message: str) -> int:

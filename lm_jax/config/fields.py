@@ -4,6 +4,7 @@ A program derives its flags from such fields, and `validate_fields` checks their
 """
 
 import dataclasses
+import numbers
 from typing import Any, TypeVar
 
 from lm_jax.errors import UserError
@@ -39,6 +40,37 @@ def choices_of(config_type: type, name: str) -> tuple[str, ...]:
     """Returns the values that a field of a dataclass accepts."""
     (field,) = (field for field in dataclasses.fields(config_type) if field.name == name)
     return description_of(field).choices
+
+
+_TYPES: dict[str, tuple[type, str]] = {
+    "int": (numbers.Integral, "an integer"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "a text"),
+    "bool": (bool, "true or false"),
+}
+
+
+def validate_types(config: Any, path: str) -> None:
+    """Checks the type of every field of a dataclass that is a number, a text, a bool or a part.
+
+    Args:
+      path: prefix of the names of the fields in messages, such as `samples.`.
+
+    Raises:
+      UserError: a value has another type.
+    """
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{path}{field.name}"
+        declared = getattr(field.type, "__name__", field.type)  # the text of a quoted annotation
+        if declared in _TYPES:
+            accepted, expected = _TYPES[declared]
+            is_number = accepted not in (str, bool)
+            if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
+                raise UserError(f"{name} is {value!r}; expected {expected}")
+        elif dataclasses.is_dataclass(value):
+            validate_types(value, f"{name}.")
+        elif dataclasses.is_dataclass(field.type):
+            raise UserError(f"{name} is {value!r}; expected a {declared}")
 
 
 def validate_fields(config: Any, path: str) -> None:

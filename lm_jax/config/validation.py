@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.config.experiment import Experiment, SamplesConfig
-from lm_jax.config.fields import validate_fields
+from lm_jax.config.fields import validate_fields, validate_types
 from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
 from lm_jax.models.scale_width import of_width
@@ -15,6 +15,7 @@ from lm_jax.parallel import mesh
 
 def validate_values(experiment: Experiment) -> None:
     """Raises UserError, in one line, for a field whose value cannot run by itself."""
+    validate_types(experiment, "")
     validate_fields(experiment, "")
     for part in dataclasses.fields(experiment):
         if dataclasses.is_dataclass(getattr(experiment, part.name)):

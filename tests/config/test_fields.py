@@ -1,10 +1,12 @@
 """Fields with a description accept exactly the values that it names."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lm_jax.config.fields import choices_of, described, validate_fields
+from lm_jax.config.fields import choices_of, described, validate_fields, validate_types
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation.beam_search import LENGTH_PENALTIES, BeamSearch
@@ -42,6 +44,34 @@ def test_values_that_are_accepted(part):
 def test_values_that_are_refused(part, message):
     with pytest.raises(UserError, match=f"^{message}$"):
         validate_fields(part, "part.")
+
+
+@dataclasses.dataclass
+class Whole:
+    part: Part = dataclasses.field(default_factory=Part)
+    name: str = ""
+    on: bool = True
+    quoted: "int" = 0
+    other: int | None = None
+
+
+@pytest.mark.parametrize(
+    ("whole", "message"),
+    [
+        (Whole(Part("3")), "x.part.count is '3'; expected an integer"),
+        (Whole(Part(3.0)), "x.part.count is 3.0; expected an integer"),
+        (Whole(Part(True)), "x.part.count is True; expected an integer"),
+        (Whole(Part(share=None)), "x.part.share is None; expected a number"),
+        (Whole(part=3), "x.part is 3; expected a Part"),
+        (Whole(name=Path("a")), r"x.name is .*Path\('a'\); expected a text"),
+        (Whole(quoted=""), "x.quoted is ''; expected an integer"),
+        (Whole(on="false"), "x.on is 'false'; expected true or false"),
+    ],
+)
+def test_values_of_another_type_are_refused(whole, message):
+    validate_types(Whole(Part(np.int64(3), share=1), "name", False), "x.")
+    with pytest.raises(UserError, match=f"^{message}$"):
+        validate_types(whole, "x.")
 
 
 def test_length_penalties_are_the_choices_of_their_field():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from launch import experiment_flags, program
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = """
 import sys
@@ -48,6 +50,39 @@ def output(code, *arguments, cwd=ROOT):
         text=True,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("model.d_modle", "did you mean model.d_model?"),
+        ("model.depth", "did you mean model.num_layers?"),
+        ("model.width", "did you mean model.d_model?"),
+        ("learning_rate", "did you mean schedule.peak_learning_rate?"),
+        ("model.batch_size", "did you mean training.batch_size or evaluation.batch_size?"),
+        ("trainig.num_steps", "did you mean training.num_steps?"),
+        ("mesh.data", "mesh has no parts: give --config.mesh=VALUE"),
+        ("model.colour", "model has d_model, num_heads, num_layers"),
+        ("colour", "it has model, training, evaluation, schedule, mesh"),
+    ],
+)
+def test_an_unknown_field_is_told_from_a_known_one(path, hint):
+    known = ["model.d_model", "model.num_layers", "model.num_heads", "training.num_steps"]
+    known += ["training.batch_size", "evaluation.batch_size", "schedule.peak_learning_rate"]
+    assert experiment_flags._hint(path, [*known, "mesh"]) == hint
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("flag --a=x: invalid literal for int() with base 10: 'x'", "flag --a=x: expected an int"),
+        ("flag --b=x: could not convert string to float: 'x'", "flag --b=x: expected a number"),
+        ("flag --c=x: ('Non-boolean argument to boolean flag', 'x')", "flag --c=x: expected true"),
+        ("flag --a=0: 0 is not a positive integer", "flag --a=0: 0 is not a positive integer"),
+    ],
+)
+def test_the_type_that_a_flag_expects_is_named(message, shown):
+    assert program._with_expected_type(message).startswith(shown)
 
 
 def test_a_flag_sets_the_field_of_its_name_and_the_others_keep_their_defaults():

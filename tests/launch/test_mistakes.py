@@ -11,7 +11,8 @@ from tests.launch.programs import TINY, launch, train
     ("program", "arguments", "message"),
     [
         ("train", ["--config.model.d_modle=1"], "did you mean model.d_model?"),
-        ("train", ["--config.model.d_model=wide"], "invalid literal"),
+        ("train", ["--config.model.depth=3"], "did you mean model.num_layers?"),
+        ("train", ["--config.model.d_model=wide"], "d_model=wide: expected an integer"),
         ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
         ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
         ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
