@@ -32,7 +32,10 @@ MESH = flags.DEFINE_string(
     "Devices along each axis, such as fsdp:64,tensor:8. Default: the config's, or all fsdp.",
 )
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Sequences per step. Default: the config's, or one per data x fsdp."
+    "batch_size",
+    None,
+    "Sequences per step. Default: the config's, or one per data x fsdp.",
+    lower_bound=1,
 )
 ACCELERATOR = flags.DEFINE_string(
     "accelerator", "h100", f"The accelerator to fit: {', '.join(accelerators.ACCELERATORS)}."

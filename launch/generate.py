@@ -51,7 +51,7 @@ SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree 
 
 def main() -> dict[str, Any]:
     """Prints each text, then returns all texts with their scores."""
-    _refuse_mixed_flags()
+    _refuse_flags()
     from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
@@ -75,8 +75,10 @@ def main() -> dict[str, Any]:
     }
 
 
-def _refuse_mixed_flags() -> None:
-    """Raises UserError for a flag that does not apply to the chosen method."""
+def _refuse_flags() -> None:
+    """Raises UserError for a flag that does not apply to the chosen method, or asks for nothing."""
+    if SAMPLES().num_samples == 0:
+        raise UserError("--num_samples=0 generates nothing; expected at least 1")
     if SAMPLES().num_beams > 1:
         for name in (*_SAMPLING, "seed", "stop"):
             if flags.FLAGS[name].present:

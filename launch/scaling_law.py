@@ -62,7 +62,7 @@ HUBER_DELTA = flags.DEFINE_float(
     "huber_delta", None, "The residual of log L at which Huber's loss turns linear; default: 1e-3."
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1_000, "Resamples of the bootstrap.", lower_bound=100)
-SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the bootstrap.", lower_bound=0)
 BUDGET = flags.DEFINE_list("budget", [], "Training FLOPs to predict for, comma-separated.")
 OUTPUT = flags.DEFINE_string("output", None, "The directory for plots and a page.")
 

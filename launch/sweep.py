@@ -21,6 +21,7 @@ status is 75. The last line of the output is JSON.
 launch/clusters/sweep.sbatch trains the runs under SLURM, one per task of a job array.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,8 @@ def main() -> dict[str, Any]:
     if TABLE.value:
         return summarize(_directory(), program.log)
     rate = FLOPS_PER_SECOND.value
-    if rate is not None and not rate > 0:
-        raise UserError(f"--flops_per_second={rate}; expected a number above 0")
+    if rate is not None and not 0 < rate < math.inf:
+        raise UserError(f"--flops_per_second={rate}; expected a finite number above 0")
     if not CONFIG.value:
         raise UserError("--config is missing; give a file with get_sweep(), as in configs/sweeps")
     trials = trials_of(call_config_file(CONFIG.value, "get_sweep", "configs/sweeps/*.py"))

@@ -52,7 +52,9 @@ class Experiment:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     fine_tuning: FineTuningConfig = dataclasses.field(default_factory=FineTuningConfig)
     samples: SamplesConfig = dataclasses.field(default_factory=SamplesConfig)
-    seed: int = described(0, "Seed of parameters, data order and dropout.", minimum=0)
+    seed: int = described(
+        0, "Seed of parameters, data order and dropout.", minimum=0, maximum=2**32 - 1
+    )
     compute_dtype: str = described(
         "auto",
         "auto: bfloat16 on accelerators, float32 on CPUs.",

@@ -42,7 +42,7 @@ def choices_of(config_type: type, name: str) -> tuple[str, ...]:
     return description_of(field).choices
 
 
-_TYPES: dict[str, tuple[type, str]] = {
+_TYPES: dict[str, tuple[Any, str]] = {
     "int": (numbers.Integral, "an integer"),
     "float": (numbers.Real, "a number"),
     "str": (str, "a text"),
@@ -53,6 +53,8 @@ _TYPES: dict[str, tuple[type, str]] = {
 def validate_types(config: Any, path: str) -> None:
     """Checks the type of every field of a dataclass that is a number, a text, a bool or a part.
 
+    Integers have an upper bound, too.
+
     Args:
       path: prefix of the names of the fields in messages, such as `samples.`.
 
@@ -60,17 +62,26 @@ def validate_types(config: Any, path: str) -> None:
       UserError: a value has another type.
     """
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), f"{path}{field.name}"
+        value: Any = getattr(config, field.name)
+        name = f"{path}{field.name}"
         declared = getattr(field.type, "__name__", field.type)  # the text of a quoted annotation
         if declared in _TYPES:
             accepted, expected = _TYPES[declared]
             is_number = accepted not in (str, bool)
             if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
                 raise UserError(f"{name} is {value!r}; expected {expected}")
+            if declared == "int" and abs(value) > (largest := _largest(field)):
+                raise UserError(f"{name} is {value}; expected at most {largest}")
         elif dataclasses.is_dataclass(value):
             validate_types(value, f"{name}.")
         elif dataclasses.is_dataclass(field.type):
             raise UserError(f"{name} is {value!r}; expected a {declared}")
+
+
+def _largest(field: "dataclasses.Field[Any]") -> int:
+    """Returns the largest integer that a field can be; arrays of JAX hold int32."""
+    maximum = description_of(field).maximum
+    return 2**31 - 1 if maximum is None else int(maximum)
 
 
 def validate_fields(config: Any, path: str) -> None:

@@ -41,8 +41,11 @@ class TokenizerConfig:
         return choose(TOKENIZERS, self.kind, "data.tokenizer.kind").fixed_size or self.vocab_size
 
     def validate(self) -> None:
-        """Raises UserError for an unknown kind."""
+        """Raises UserError for an unknown kind or an impossible number."""
         _check_choice("tokenizer.kind", self.kind, TOKENIZERS)
+        for field in ("vocab_size", "minimum_count"):
+            if (given := getattr(self, field)) < 1:
+                raise UserError(f"data.tokenizer.{field} is {given}; expected at least 1")
 
 
 def _check_choice(field: str, given: str, choices: Mapping[str, Any]) -> None:

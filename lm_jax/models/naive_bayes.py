@@ -30,6 +30,9 @@ class NaiveBayesConfig:
         """Raises UserError for a number that cannot be counted with."""
         if self.context_length < 1:
             raise UserError(f"model.context_length is {self.context_length}; expected at least 1")
+        for field in ("vocab_size", "num_classes"):
+            if getattr(self, field) < 0:
+                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
         if not 0 < self.k < math.inf:
             raise UserError(f"model.k is {self.k}; expected a finite number above 0")
 

@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 
@@ -6,7 +7,10 @@ import pytest
 from configs import quickstart, shakespeare_char_cpu
 from lm_jax.config import experiment
 from lm_jax.config.serialization import differences, flat, flat_without, from_dict, to_dict
+from lm_jax.config.validation import validate_values
 from lm_jax.data import LabelledTextConfig
+from lm_jax.errors import UserError
+from lm_jax.models import FAMILIES
 from lm_jax.objectives.validation import validate
 from tests.experiments import tiny
 
@@ -25,6 +29,9 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"schedule__name": "steps"}, "schedule.name is 'steps'"),
         ({"compute_dtype": "float8"}, "compute_dtype is 'float8'"),
         ({"training__num_steps": 0}, "training.num_steps is 0"),
+        ({"training__num_steps": 2**31}, "num_steps is 2147483648; expected at most 2147483647"),
+        ({"model__d_model": -(10**30)}, "model.d_model is -1000.*; expected at most 2147483647"),
+        ({"seed": 2**32}, "seed is 4294967296; expected at most 4294967295"),
         ({"training__batch_size_tokens": 100}, "not a multiple of model.context_length 32"),
         ({"training__gradient_accumulation_steps": 3}, "does not divide"),
         ({"evaluation__stride": 33}, "longer than the context of 32"),
@@ -82,3 +89,19 @@ def test_held_out_texts_may_move_between_two_starts_of_a_run():
         for place in ("here", "there")
     )
     assert differences(before, after) == []
+
+
+_MAY_BE_NEGATIVE = {"samples.length_penalty", "model.dropout_rate"}  # -1: the publication's rate
+
+
+@pytest.mark.parametrize("model", [family.config for family in FAMILIES.values()])
+def test_no_number_below_zero_is_accepted_but_those_that_mean_something(model):
+    config = tiny()
+    config.model = model()
+    for path, value in flat(config).items():
+        if type(value) in (int, float) and path not in _MAY_BE_NEGATIVE:
+            part, _, name = path.rpartition(".")
+            changed = copy.deepcopy(config)
+            setattr(experiment.field(changed, part) if part else changed, name, type(value)(-1))
+            with pytest.raises(UserError, match=rf"\b{name} is -1"):
+                validate_values(changed)

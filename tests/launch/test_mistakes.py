@@ -27,6 +27,9 @@ from tests.launch.programs import TINY, launch, train
         ("train", ["--confg.x=1"], "Unknown command line flag"),
         ("evaluate", [], "is no work directory"),
         ("generate", [], "is no work directory"),
+        ("generate", ["--num_samples=0"], "--num_samples=0 generates nothing; expected at least"),
+        ("generate", ["--num_samples=-1"], "--num_samples=-1: -1 is not a non-negative integer"),
+        ("generate", ["--temperature=-1"], "--temperature=-1: -1.0 is not a non-negative number"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message, tmp_path):
