@@ -135,19 +135,24 @@ def planned_activations(
     if parts > 1:
         width = bytes_per_value * 2 * config.kv_heads * config.head_width // tensor
         for length, layers in attentions.items():
-            planned += _keys_and_values(config.context_parallel, width * length, layers, parts)
+            exchange = _KEYS_AND_VALUES[config.context_parallel]
+            planned += exchange(width * length, layers, parts)
     return planned
 
 
-def _keys_and_values(
-    collective: str, size: int, layers: int, parts: int
-) -> list[PlannedCollective]:
-    if collective == "ring":
-        # All blocks but the own arrive, twice; in the backward pass their gradients return, too.
-        times = layers * (2 * (parts - 1) + parts)
-        return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
+def _ring(size: int, layers: int, parts: int) -> list[PlannedCollective]:
+    # All blocks but the own arrive, twice; in the backward pass their gradients return, too.
+    times = layers * (2 * (parts - 1) + parts)
+    return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
+
+
+def _all_gather(size: int, layers: int, parts: int) -> list[PlannedCollective]:
     kinds = ("all-gather", "reduce-scatter")
     return [PlannedCollective(kind, ("sequence",), size, layers) for kind in kinds]
+
+
+# How keys and values travel: `model.context_parallel` -> (bytes, layers, devices) -> collectives.
+_KEYS_AND_VALUES = {"all_gather": _all_gather, "ring": _ring}
 
 
 def seconds(planned: Iterable[PlannedCollective], mesh: Mesh, device: Accelerator) -> float:

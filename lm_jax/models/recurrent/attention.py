@@ -13,37 +13,33 @@ import jax.numpy as jnp
 from lm_jax.models.parameters import declared
 from lm_jax.models.recurrent.layer import Kernel, project, side_by_side
 
-ATTENTIONS = ("none", "additive", "dot")
-
 
 class GlobalAttention(nn.Module):
     """Maps decoder states to attentional states, tanh(W_c [context; h]) (Luong et al. 2015, eq. 5).
 
-    Both kinds attend with the state after each step, as Luong et al. do, for all steps at once.
+    All kinds attend with the state after each step, as Luong et al. do, for all steps at once.
     Bahdanau et al. 2015 attend with the state before the step and feed the context into it, which
-    would put the attention inside the scan; `additive` uses only their score.
-
-      dot:      e = h^T W m (Luong et al. 2015, eq. 8, "general")
-      additive: e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2)
+    would put the attention inside the scan; `AdditiveAttention` uses only their score.
     """
 
-    kind: str  # additive, dot
     d_hidden: int
     d_memory: int
-    d_attention: int  # additive: the width k; dot uses the decoder's width
+    d_attention: int  # the width k of additive attention
     dtype: Any
 
     def setup(self):
         lecun = nn.initializers.lecun_normal()
-        width = self.d_hidden if self.kind == "dot" else self.d_attention
-        self.memory = Kernel((self.d_memory, width), lecun)
+        self.memory = Kernel((self.d_memory, self.key_width), lecun)
         self.combine = Kernel((self.d_memory + self.d_hidden, self.d_hidden), lecun)
-        if self.kind == "additive":
-            self.query = Kernel((self.d_hidden, width), lecun)
-            normal = nn.initializers.normal(width**-0.5)
-            self.score: Any = self.param(
-                "score", declared(normal, ("mlp",), summed=(-1,)), (width,)
-            )
+
+    @property
+    def key_width(self) -> int:
+        """The width k."""
+        raise NotImplementedError
+
+    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+        """Returns the score of each source token at each target step, float32 [b, t, s]."""
+        raise NotImplementedError
 
     def keys(self, memory_bsm: jax.Array) -> jax.Array:
         """Returns keys_bsk, computed once for each source, to compare decoder states with."""
@@ -65,13 +61,7 @@ class GlobalAttention(nn.Module):
         return jnp.tanh(self._project(joined_btd, self.combine))
 
     def _weights(self, h_btd, keys_bsk, mask_bts):
-        if self.kind == "dot":
-            keys_bks = keys_bsk.swapaxes(1, 2)
-            scores_bts = jnp.matmul(h_btd, keys_bks, preferred_element_type=jnp.float32)
-        else:
-            query_btk = self._project(h_btd, self.query)
-            scores_bts = additive_scores(query_btk, keys_bsk, self.score)
-        scores_bts = jnp.where(mask_bts, scores_bts, -1e30)
+        scores_bts = jnp.where(mask_bts, self.scores(h_btd, keys_bsk), -1e30)
         highest_bt1 = jax.lax.stop_gradient(scores_bts.max(axis=-1, keepdims=True))
         weights_bts = jnp.where(mask_bts, jnp.exp(scores_bts - highest_bt1), 0)
         total_bt1 = weights_bts.sum(axis=-1, keepdims=True)
@@ -79,6 +69,42 @@ class GlobalAttention(nn.Module):
 
     def _project(self, x_btd, kernel: Kernel):
         return project(x_btd, jnp.asarray(kernel(), self.dtype))
+
+
+class DotAttention(GlobalAttention):
+    """e = h^T W m (Luong et al. 2015, eq. 8, "general")."""
+
+    @property
+    def key_width(self) -> int:
+        return self.d_hidden
+
+    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+        return jnp.matmul(h_btd, keys_bsk.swapaxes(1, 2), preferred_element_type=jnp.float32)
+
+
+class AdditiveAttention(GlobalAttention):
+    """e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2)."""
+
+    def setup(self):
+        super().setup()
+        width = self.key_width
+        self.query = Kernel((self.d_hidden, width), nn.initializers.lecun_normal())
+        normal = nn.initializers.normal(width**-0.5)
+        self.score: Any = self.param("score", declared(normal, ("mlp",), summed=(-1,)), (width,))
+
+    @property
+    def key_width(self) -> int:
+        return self.d_attention
+
+    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+        return additive_scores(self._project(h_btd, self.query), keys_bsk, self.score)
+
+
+ATTENTIONS: dict[str, type[GlobalAttention] | None] = {
+    "none": None,
+    "additive": AdditiveAttention,
+    "dot": DotAttention,
+}
 
 
 def additive_scores(query_btk: jax.Array, keys_bsk: jax.Array, score_k: jax.Array) -> jax.Array:

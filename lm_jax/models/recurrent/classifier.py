@@ -4,6 +4,7 @@ Axes: b batch, t time, d width of the embedding or of a hidden state, c classes.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -40,9 +41,9 @@ class RecurrentClassifierConfig:
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible shape."""
         check_recurrent(self)
-        if self.pooling not in _POOLINGS:
+        if self.pooling not in POOLINGS:
             raise UserError(
-                f"model.pooling is {self.pooling!r}; expected one of {', '.join(_POOLINGS)}"
+                f"model.pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}"
             )
         if self.d_embedding < 1:
             raise UserError(f"model.d_embedding is {self.d_embedding}; expected at least 1")
@@ -51,7 +52,32 @@ class RecurrentClassifierConfig:
                 raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
 
 
-_POOLINGS = ("last", "mean", "max")
+def _last(h_tbd: jax.Array, lengths_b: jax.Array, width: int) -> jax.Array:
+    rows = jnp.arange(lengths_b.shape[0])
+    forward_bd = h_tbd[lengths_b - 1, rows, :width]
+    # The backward direction ends at the first token; without it this part is empty.
+    return side_by_side([forward_bd, h_tbd[0, :, width:]], batch_axis=0)
+
+
+def _mean(h_tbd: jax.Array, lengths_b: jax.Array, width: int) -> jax.Array:
+    total_bd = jnp.sum(jnp.where(_is_text(h_tbd, lengths_b), h_tbd, 0), axis=0)
+    return total_bd / lengths_b[:, None]
+
+
+def _max(h_tbd: jax.Array, lengths_b: jax.Array, width: int) -> jax.Array:
+    return jnp.max(jnp.where(_is_text(h_tbd, lengths_b), h_tbd, -jnp.inf), axis=0)
+
+
+def _is_text(h_tbd: jax.Array, lengths_b: jax.Array) -> jax.Array:
+    return (jnp.arange(len(h_tbd))[:, None] < lengths_b)[..., None]
+
+
+POOLINGS: dict[str, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
+    "last": _last,
+    "mean": _mean,
+    "max": _max,
+}
+"""Name -> (states h_tbd, lengths of the texts, width of a direction) -> pooled_bd."""
 
 
 class RecurrentClassifier(nn.Module):
@@ -85,7 +111,7 @@ class RecurrentClassifier(nn.Module):
                 keep_tb = None if segments_bt is None else (time_t1 != lengths_b - 1)[::-1]
                 directions.append(self._layer(f"backward_{index}", x_tbd[::-1], keep_tb)[::-1])
             x_tbd = side_by_side(directions, batch_axis=1)
-        pooled_bd = self._pool(x_tbd.astype(jnp.float32), time_t1 < lengths_b, lengths_b)
+        pooled_bd = POOLINGS[c.pooling](x_tbd.astype(jnp.float32), lengths_b, c.d_hidden)
         return nn.Dense(
             c.num_classes,
             dtype=self.dtype,
@@ -100,18 +126,6 @@ class RecurrentClassifier(nn.Module):
         c = self.config
         layer = RecurrentLayer(c.cell, c.d_hidden, False, self.dtype, name=name)
         return layer(x_tbd, zero_state(c.cell, x_tbd.shape[1], c.d_hidden), keep_tb)[0]
-
-    def _pool(self, h_tbd, is_text_tb, lengths_b):
-        c = self.config
-        if c.pooling == "mean":
-            total_bd = jnp.sum(jnp.where(is_text_tb[..., None], h_tbd, 0), axis=0)
-            return total_bd / lengths_b[:, None]
-        if c.pooling == "max":
-            return jnp.max(jnp.where(is_text_tb[..., None], h_tbd, -jnp.inf), axis=0)
-        rows = jnp.arange(lengths_b.shape[0])
-        forward_bd = h_tbd[lengths_b - 1, rows, : c.d_hidden]
-        # The backward direction ends at the first token; without it this part is empty.
-        return side_by_side([forward_bd, h_tbd[0, :, c.d_hidden :]], batch_axis=0)
 
 
 def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.float32) -> Model:

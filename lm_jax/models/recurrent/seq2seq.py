@@ -18,7 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.family import AttentionMaps, Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_table
-from lm_jax.models.recurrent.attention import GlobalAttention
+from lm_jax.models.recurrent.attention import ATTENTIONS
 from lm_jax.models.recurrent.layer import (
     CELLS,
     Kernel,
@@ -80,10 +80,8 @@ class RecurrentSeq2Seq(nn.Module):
             shape, lecun = (c.memory_width, c.d_hidden), nn.initializers.lecun_normal()
             states = range(CELLS[c.cell].states)
             self.bridge = [[Kernel(shape, lecun) for _ in states] for _ in range(c.num_layers)]
-        if c.attention != "none":
-            self.attention = GlobalAttention(
-                c.attention, c.d_hidden, c.memory_width, c.d_attention, self.dtype
-            )
+        if attention := ATTENTIONS[c.attention]:
+            self.attention = attention(c.d_hidden, c.memory_width, c.d_attention, self.dtype)
         # Time-major; a mask broadcast over time is variational dropout.
         self.dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         # If tied, the table is also the output, so its rows are small; inputs are scaled up.
@@ -193,7 +191,7 @@ class RecurrentSeq2Seq(nn.Module):
         return tuple(entering)
 
     def _memory(self, encoded: Encoded) -> AttentionMemory | None:
-        if self.config.attention == "none":
+        if not ATTENTIONS[self.config.attention]:
             return None
         return AttentionMemory(encoded.memory_bsm, self.attention.keys(encoded.memory_bsm))
 
@@ -318,14 +316,14 @@ def attention_weights(
     Raises:
       UserError: the model has no attention.
     """
-    if config.attention == "none":
+    if not ATTENTIONS[config.attention]:
         raise UserError("model.attention is none, so there are no attention weights")
     module = RecurrentSeq2Seq(config, dtype, train=False)
     return module.apply(variables, *_both(batch), method="attention_weights")  # type: ignore
 
 
 def _attention_maps(config: RecurrentSeq2SeqConfig) -> AttentionMaps | None:
-    if config.attention == "none":
+    if not ATTENTIONS[config.attention]:
         return None
 
     def maps(variables: Variables, batch: Batch) -> dict[str, jax.Array]:

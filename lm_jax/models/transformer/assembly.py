@@ -21,7 +21,8 @@ from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, 
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
 from lm_jax.models.transformer.flash_attention import kernel
 from lm_jax.models.transformer.layers import product, table
-from lm_jax.models.transformer.ring_attention import ring_applies, time_axis
+from lm_jax.models.transformer.positions import POSITIONS
+from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL, time_axis
 
 Call = Callable[[Any, Any, bool, Batch], tuple[nn.Module, tuple[Any, ...]]]
 """(configuration, dtype, train, batch) -> a module, and what it is called with."""
@@ -84,7 +85,7 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
 def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
     """Whether attention is a ring over devices, which makes its masks itself."""
     lengths = (x_bt.shape[1] for x_bt in tokens)
-    return config.context_parallel == "ring" and ring_applies(*lengths)
+    return CONTEXT_PARALLEL[config.context_parallel](*lengths)
 
 
 def decoder_inputs(config: BlocksConfig, batch: Batch, ring: bool) -> AttentionInputs:
@@ -197,7 +198,7 @@ def empty_cache(config: BlocksConfig, dtype: Any, batch_size: int, max_length: i
     Raises:
       UserError: the model has learned positions, and fewer than `max_length`.
     """
-    if config.positions == "learned" and max_length > config.context_length:
+    if POSITIONS[config.positions].has_table and max_length > config.context_length:
         raise UserError(
             f"{max_length} tokens asked of a model with learned positions up to "
             f"{config.context_length}; ask for fewer"

@@ -20,7 +20,15 @@ from lm_jax.models.transformer.attention import (
 )
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.models.transformer.flash_attention import attend_fused
-from lm_jax.models.transformer.layers import GATES, activate, dense, norm, residual_stddev
+from lm_jax.models.transformer.layers import (
+    GATES,
+    NORM_ORDERS,
+    activate,
+    dense,
+    norm,
+    residual_stddev,
+)
+from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import ring_attend, time_axis
 
 _WHOLE = ("batch", None, "kv_heads", None)  # keys and values, gathered over time
@@ -103,7 +111,7 @@ class Attention(nn.Module):
         c = self.config
         q_bthk = self._heads(self.query(x_btd), "heads")
         k_btgk, v_btgk = self.keys_values(x_btd)
-        if c.positions == "rotary":
+        if POSITIONS[c.positions].rotates:
             q_bthk = rotate(q_bthk, inputs.positions_bt, c.rotary_base)
             k_btgk = rotate(k_btgk, inputs.positions_bt, c.rotary_base)
         if cache is None:
@@ -180,11 +188,7 @@ class Block(nn.Module):
 
         def add(x_btd, name: str, function: Callable):
             normalize = norm(c, self.dtype, f"{name}_norm")
-            if c.norm_order == "post":
-                y_btd, kept = function(x_btd)
-                return normalize(x_btd + dropout(y_btd)), kept
-            y_btd, kept = function(normalize(x_btd))
-            return x_btd + dropout(y_btd), kept
+            return NORM_ORDERS[c.norm_order].add(x_btd, function, normalize, dropout)
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
             layer = Attention(c, self.dtype, causal, across, self.transposed, name=name)

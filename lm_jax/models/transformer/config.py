@@ -3,10 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lm_jax.errors import UserError
-from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORMS
+from lm_jax.models.transformer.flash_attention import KERNELS
+from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORM_ORDERS, NORMS
+from lm_jax.models.transformer.pooling import POOLINGS
+from lm_jax.models.transformer.positions import POSITIONS
+from lm_jax.models.transformer.remat import REMAT
+from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL
 
 
 class StackShape(NamedTuple):
@@ -106,13 +111,7 @@ class BlocksConfig:
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads "
                 f"{self.kv_heads}; change one of them"
             )
-        if self.positions == "rotary" and self.head_width % 2:
-            raise UserError(
-                f"rotary positions turn pairs: the head width {self.head_width} "
-                "(d_model / num_heads) must be even"
-            )
-        if self.positions == "sinusoidal" and self.d_model % 2:
-            raise UserError(f"sinusoidal positions need an even d_model, not {self.d_model}")
+        POSITIONS[self.positions].check(self)
         if self.relative_buckets < 4 or self.relative_buckets % 4:
             raise UserError(
                 f"model.relative_buckets is {self.relative_buckets}; expected a multiple of 4"
@@ -126,14 +125,14 @@ class BlocksConfig:
             raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "norm": tuple(NORMS),
-    "norm_order": ("pre", "post"),
-    "activation": (*ACTIVATIONS, *GATES),
-    "positions": ("learned", "sinusoidal", "rotary", "relative"),
-    "attention": ("xla", "cudnn", "auto"),
-    "remat": ("none", "dots", "full"),
-    "context_parallel": ("all_gather", "ring"),
+_CHOICES: dict[str, Mapping[str, Any]] = {
+    "norm": NORMS,
+    "norm_order": NORM_ORDERS,
+    "activation": ACTIVATIONS | GATES,
+    "positions": POSITIONS,
+    "attention": KERNELS,
+    "remat": REMAT,
+    "context_parallel": CONTEXT_PARALLEL,
 }
 
 
@@ -160,8 +159,10 @@ class EncoderConfig(BlocksConfig):
     def validate(self) -> None:
         """Raises UserError for a shape or a choice that cannot be built."""
         super().validate()
-        if self.pooling not in ("mean", "first"):
-            raise UserError(f"model.pooling is {self.pooling!r}; expected one of mean, first")
+        if self.pooling not in POOLINGS:
+            raise UserError(
+                f"model.pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}"
+            )
         for field in ("num_segment_types", "num_classes"):
             if getattr(self, field) < 0:
                 raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")

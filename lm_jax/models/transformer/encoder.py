@@ -25,6 +25,7 @@ from lm_jax.models.transformer.assembly import (
 from lm_jax.models.transformer.blocks import AttentionInputs
 from lm_jax.models.transformer.config import EncoderConfig
 from lm_jax.models.transformer.layers import activate, dense, norm, table
+from lm_jax.models.transformer.pooling import POOLINGS
 from lm_jax.models.transformer.stack import TransformerStack
 
 
@@ -83,13 +84,7 @@ class ClassHead(nn.Module):
     @nn.compact
     def __call__(self, x_btd, segments_bt):
         c = self.config
-        if c.pooling == "first":
-            pooler = dense(c, self.dtype, c.d_model, ("embed", "mlp"), "pooler", head=True)
-            pooled_bd = nn.tanh(pooler(x_btd[:, 0]))
-        else:
-            is_text_bt1 = (segments_bt > 0)[..., None]
-            total_bd = jnp.sum(jnp.where(is_text_bt1, x_btd, 0), axis=1, dtype=jnp.float32)
-            pooled_bd = total_bd / jnp.maximum(1, jnp.sum(is_text_bt1, axis=1))
+        pooled_bd = POOLINGS[c.pooling](c, self.dtype, x_btd, segments_bt)
         pooled_bd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(pooled_bd)
         classes = dense(c, self.dtype, c.num_classes, ("embed", "vocab"), "classes", head=True)
         return classes(pooled_bd.astype(self.dtype)).astype(jnp.float32)

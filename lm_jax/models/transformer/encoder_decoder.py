@@ -30,6 +30,7 @@ from lm_jax.models.transformer.assembly import (
 from lm_jax.models.transformer.attention import Tokens, attention_mask
 from lm_jax.models.transformer.blocks import Attention, AttentionInputs, Keys, LayerCache
 from lm_jax.models.transformer.config import EncoderDecoderConfig
+from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.stack import TransformerStack, layer_of, unstacked
 
 
@@ -98,7 +99,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
         variables: Variables, batch_size: int, max_length: int, source: Mapping[str, jax.Array]
     ) -> Cache:
         source_bs = source["source"]
-        if config.positions == "learned" and source_bs.shape[1] > config.source_length:
+        if POSITIONS[config.positions].has_table and source_bs.shape[1] > config.source_length:
             raise UserError(
                 f"a source of {source_bs.shape[1]} tokens given to a model with learned positions "
                 f"up to {config.source_length}; give a shorter one"

@@ -3,12 +3,18 @@
 Axes: b batch, t query time, s key time, h query heads, g key/value heads, k head width.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import jax
 import jax.extend
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
-from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.positions import POSITIONS
+
+if TYPE_CHECKING:  # the configuration takes its choices from here
+    from lm_jax.models.transformer.config import BlocksConfig
 
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
 
@@ -32,31 +38,37 @@ def attend_fused(
     )
 
 
-def kernel(config: BlocksConfig, dtype: jnp.dtype) -> str:
+def kernel(config: "BlocksConfig", dtype: jnp.dtype) -> str:
     """xla or cudnn: what `model.attention` means on these devices.
 
     Raises:
       UserError: cuDNN is asked for where it cannot be had.
     """
-    if config.attention == "xla":
-        return "xla"
-    obstacle = _obstacle(config, dtype)
-    if obstacle is None:
-        return "cudnn"
-    if config.attention == "auto":
-        return "xla"
-    raise UserError(
-        f"model.attention is cudnn, but {obstacle}; take auto, which then runs XLA's, or xla"
-    )
+    return KERNELS[config.attention](config, dtype)
 
 
-def _obstacle(config: BlocksConfig, dtype: jnp.dtype) -> str | None:
+def _cudnn(config: "BlocksConfig", dtype: jnp.dtype) -> str:
+    if obstacle := _obstacle(config, dtype):
+        raise UserError(
+            f"model.attention is cudnn, but {obstacle}; take auto, which then runs XLA's, or xla"
+        )
+    return "cudnn"
+
+
+KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
+    "xla": lambda config, dtype: "xla",
+    "cudnn": _cudnn,
+    "auto": lambda config, dtype: "xla" if _obstacle(config, dtype) else "cudnn",
+}
+
+
+def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
     """Why cuDNN's kernels do not serve a model that is trained here."""
     if not on_cuda():
         return f"the devices are {jax.default_backend()}s, not CUDA GPUs"
     if dtype != jnp.bfloat16:
         return f"compute_dtype is {jnp.dtype(dtype).name}, not bfloat16"
-    if config.positions == "relative":
+    if POSITIONS[config.positions].biases_scores:
         return "relative positions are biases of [b, h, t, s], as large as what it saves"
     width = config.head_width
     if width % 8 or width > 128:

@@ -5,7 +5,7 @@ Axes: b batch, t time, d model width, i inputs, o outputs.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -102,6 +102,28 @@ NORMS: dict[str, Callable[["BlocksConfig", Any, str, bool], nn.Module]] = {
 def norm(config: "BlocksConfig", dtype: Any, name: str, head: bool = False) -> Any:
     """Returns the norm that the configuration chooses, as a module of this name."""
     return NORMS[config.norm](config, dtype, name, head)
+
+
+class NormOrder(NamedTuple):
+    """Where the norms of a block stand, and whether one follows the last block."""
+
+    add: Callable[..., tuple[jax.Array, Any]]
+    """(x_btd, function, norm, dropout) -> x_btd plus the function of it, what else it returns."""
+
+    has_final_norm: bool
+
+
+def _pre_norm(x_btd: jax.Array, function: Callable, normalize: Callable, dropout: Callable):
+    y_btd, kept = function(normalize(x_btd))
+    return x_btd + dropout(y_btd), kept
+
+
+def _post_norm(x_btd: jax.Array, function: Callable, normalize: Callable, dropout: Callable):
+    y_btd, kept = function(x_btd)
+    return normalize(x_btd + dropout(y_btd)), kept
+
+
+NORM_ORDERS = {"pre": NormOrder(_pre_norm, True), "post": NormOrder(_post_norm, False)}
 
 
 def residual_stddev(config: "BlocksConfig") -> float:

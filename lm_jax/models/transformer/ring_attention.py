@@ -35,6 +35,13 @@ def ring_applies(*lengths: int) -> bool:
     return axis is not None and not any(length % parts for length in lengths)
 
 
+CONTEXT_PARALLEL: dict[str, Callable[..., bool]] = {
+    "all_gather": lambda *lengths: False,
+    "ring": ring_applies,
+}
+"""Name -> (lengths of queries and keys) -> whether a ring serves them; else keys are gathered."""
+
+
 def _spec(*axes: str | None) -> PartitionSpec:
     return PartitionSpec(*(nn.logical_to_mesh_axes(axes) or ()))
 

@@ -1,7 +1,7 @@
 """Layers of a Transformer, stacked: training runs them as one scan, decoding one after another.
 
 Axes: b batch, t time, s time of keys, d model width, h heads, g key/value heads, k head width,
-l layers, n buckets of relative positions.
+l layers.
 """
 
 from typing import Any
@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_jax.models.transformer.attention import relative_buckets, sinusoids
 from lm_jax.models.transformer.blocks import AttentionInputs, Block, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig
-from lm_jax.models.transformer.flash_attention import PRIMITIVE
-from lm_jax.models.transformer.layers import norm, table
+from lm_jax.models.transformer.layers import NORM_ORDERS, norm
+from lm_jax.models.transformer.positions import POSITIONS
+from lm_jax.models.transformer.remat import REMAT
 
 _UNSTACKED = "unstacked"  # the one key of layers that were taken apart
 
@@ -47,15 +47,6 @@ def unstacked(layers: Layers) -> Layers:
     return {_UNSTACKED: jax.lax.optimization_barrier(taken)}
 
 
-def _keeps_products(primitive, *arguments, **params) -> bool:
-    """Remat policy: save weight products and cuDNN attention residuals, never the scores."""
-    keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive.name == PRIMITIVE or keep_dots(primitive, *arguments, **params)
-
-
-_REMAT_POLICIES = {"dots": _keeps_products, "full": None}
-
-
 class TransformerStack(nn.Module):
     """Embedded tokens through positions, all layers and a last norm: an encoder, or a decoder.
 
@@ -78,7 +69,8 @@ class TransformerStack(nn.Module):
         self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...] | None = None
     ):
         c = self.config
-        x_btd, inputs = self._add_positions(x_btd, inputs, caches)
+        num_keys = x_btd.shape[1] if caches is None else caches[0].own[0].shape[2]
+        x_btd, inputs = POSITIONS[c.positions].add(self, x_btd, inputs, num_keys)
         if c.embedding_norm:
             x_btd = norm(c, self.dtype, "embedding_norm")(x_btd)
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
@@ -87,33 +79,9 @@ class TransformerStack(nn.Module):
             x_btd, _ = self._layers()(x_btd, inputs, None)
         else:
             x_btd, caches = self._decode(x_btd, inputs, caches)
-        if c.norm_order == "pre":
+        if NORM_ORDERS[c.norm_order].has_final_norm:
             x_btd = norm(c, self.dtype, "final_norm")(x_btd)
         return x_btd, caches
-
-    def _add_positions(self, x_btd, inputs: AttentionInputs, caches):
-        """Adds positions to the activations or, relative ones, to the scores of all layers."""
-        c = self.config
-        if c.positions == "learned":
-            shape = (self.max_positions, c.d_model)
-            positions_td = table(self, "positions", shape, ("positions", "embed"))
-            x_btd = x_btd + jnp.asarray(positions_td, self.dtype)[inputs.positions_bt]
-        elif c.positions == "sinusoidal":
-            x_btd = x_btd + sinusoids(inputs.positions_bt, c.d_model).astype(self.dtype)
-        elif c.positions == "relative":
-            shape = (c.relative_buckets, c.num_heads)
-            bias_nh = table(self, "relative_bias", shape, ("positions", "heads"))
-            time = x_btd.shape[1]
-            keys_s = jnp.arange(time if caches is None else caches[0].own[0].shape[2])
-            buckets_ts = relative_buckets(
-                inputs.start + jnp.arange(time),
-                keys_s,
-                c.relative_buckets,
-                c.relative_distance,
-                not self.is_decoder,
-            )
-            inputs = inputs._replace(bias_hts=jnp.moveaxis(bias_nh[buckets_ts], -1, 0))
-        return x_btd, inputs
 
     def _decode(self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...]):
         """Runs layer after layer; each cache is an array of its own, written in place."""
@@ -130,13 +98,8 @@ class TransformerStack(nn.Module):
 
     def _layers(self):
         c = self.config
-        block = Block
-        if c.remat != "none":
-            # Outside a loop XLA may find what is recomputed among what was computed, and keep it.
-            keep = _REMAT_POLICIES[c.remat]
-            block = nn.remat(Block, prevent_cse=not c.scan_layers, policy=keep)
         stack = nn.scan(
-            block,
+            REMAT[c.remat](Block, c.scan_layers),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast),

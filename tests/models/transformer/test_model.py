@@ -213,8 +213,8 @@ def test_published_parameter_counts():
     assert count_parameters(preset("gpt2_small"))["total"] == 124_439_808
     gpt3 = count_parameters(preset("gpt3_175b"))
     assert gpt3["total"] == pytest.approx(174.6e9, rel=1e-3)
-    assert gpt3["feed_forward"] / gpt3["total"] == pytest.approx(0.66, abs=0.005)
-    assert gpt3["feed_forward"] / gpt3["attention"] == pytest.approx(2, rel=1e-3)
+    assert gpt3["hidden"] / gpt3["total"] == pytest.approx(0.66, abs=0.005)
+    assert gpt3["hidden"] / gpt3["attention"] == pytest.approx(2, rel=1e-3)
     assert count_parameters(preset("llama2_7b"))["total"] == 6_738_415_616
     assert count_parameters(preset("llama3_8b"))["total"] == 8_030_261_248
     assert set(count_parameters(preset("llama3_70b"))) >= {"attention", "output"}
