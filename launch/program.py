@@ -31,6 +31,7 @@ _CONVERSIONS = {
     r"\('Non-boolean argument": "true or false",
     r"Exceeds the limit \(\d+ digits\)": "an integer of fewer digits",
 }
+_PATHS = ("config", "workdir", "sweepdir", "output", "points", "input", "similarities", "analogies")
 _arguments: list[str] = []
 
 
@@ -93,11 +94,23 @@ def log(text: str) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        _refuse_empty_paths(argv)
         return experiment_flags.parse(argv)
     except flags.IllegalFlagValueError as error:
         sys.exit(_print_error(_with_expected_type(str(error))))
     except (UserError, OSError, flags.Error) as error:
         sys.exit(_print_error(str(error)))
+
+
+def _refuse_empty_paths(argv: list[str]) -> None:
+    """Raises UserError for a path of no text, such as a shell's unset variable leaves.
+
+    As a path it would be the current directory.
+    """
+    pairs = set(zip(argv, argv[1:], strict=False))
+    for name in _PATHS:
+        if name in flags.FLAGS and (f"--{name}=" in argv or (f"--{name}", "") in pairs):
+            raise UserError(f"--{name} is empty; give a path")
 
 
 def _with_expected_type(message: str) -> str:

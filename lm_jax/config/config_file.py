@@ -26,6 +26,8 @@ def call_config_file(name: str, function: str, shipped: str) -> Any:
     path, colon, choice = name.partition(":")
     if not Path(path).is_file():
         raise UserError(f"--config={name}: no such file; the shipped ones are {shipped}")
+    if not path.endswith(".py"):
+        raise UserError(f"--config={name} is no Python file (.py); the shipped ones are {shipped}")
     found = getattr(load_file(Path(path)), function, None)
     if not callable(found):
         raise UserError(f"{path} has no {function}(); the shipped files {shipped} show what it is")

@@ -23,7 +23,7 @@ def parse(text: str) -> dict[str, int]:
     given: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.partition(":")
-        if axis not in AXES or axis in given or not size.removeprefix("-").isdigit():
+        if axis not in AXES or axis in given or not size.removeprefix("-").isdecimal():
             raise UserError(
                 f"mesh {text}: {part!r} is no axis with its size; expected "
                 f"for example data:2,fsdp:4, with {', '.join(AXES)} at most once each; or {AUTO}"

@@ -1,17 +1,19 @@
 """Trains runs in their work directories: from the start, or on from where they were left."""
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment
-from lm_jax.config.experiment import Experiment
+from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
@@ -20,7 +22,7 @@ from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
-from lm_jax.runs.trained_run import Dataset, abstract_state
+from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
 from lm_jax.training import profiler
@@ -194,10 +196,30 @@ def _write_inputs(directory: Path, experiment: Experiment, dataset: Dataset) -> 
 
 
 def check(built: BuiltExperiment, dataset: Dataset) -> None:
-    """Raises UserError, before anything is written, if a model cannot be built or sampled from."""
-    abstract_state(built)
+    """Raises UserError, before anything is written, if a model cannot be built or sampled from.
+
+    Nor is anything written if the state alone, or a batch, exceeds the memory.
+    """
+    _refuse_what_cannot_fit(abstract_state(built))
+    experiment = built.experiment
+    refuse_huge_batch(built, sequences_per_step(experiment), "training.batch_size")
+    refuse_huge_batch(built, experiment.evaluation.batch_size, "evaluation.batch_size")
     if dataset.tokenizer is not None and built.model.step is not None:
         prompts.validate_for(built, dataset.tokenizer, built.experiment.samples)
+
+
+def _refuse_what_cannot_fit(state: TrainState | None) -> None:
+    on_devices, on_host = sharding.device_memory(), sharding.host_memory()
+    memory = on_devices * jax.local_device_count() if on_devices else on_host
+    if state is None or memory is None:
+        return
+    leaves = jax.tree.leaves((state.params, state.stats, state.opt_state))
+    needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves) / jax.process_count()
+    if needed > memory:
+        raise UserError(
+            f"parameters and optimizer state take {needed / 1e9:.3g} GB per process, and there are "
+            f"{memory / 1e9:.3g} GB of memory; make the model smaller, or use more machines"
+        )
 
 
 class _AllDiverged(Exception):

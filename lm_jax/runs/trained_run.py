@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +144,20 @@ def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig)
 def _dataset_to_evaluate(run: Run, eval_config: EvaluationConfig) -> Dataset:
     validate(dataclasses.replace(run.built.experiment, evaluation=eval_config))
     sharding.check_divides(run.built.mesh, eval_config.batch_size, "an evaluation batch")
+    refuse_huge_batch(run.built, eval_config.batch_size, "evaluation.batch_size")
     return dataset_of(run)
+
+
+def refuse_huge_batch(built: BuiltExperiment, rows: int, name: str) -> None:
+    """Raises UserError if what the model reads of a batch alone exceeds the memory of all hosts."""
+    memory = sharding.host_memory()
+    shapes = built.example.values()
+    needed = rows * sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in shapes)
+    if memory is not None and needed > memory * jax.process_count():
+        raise UserError(
+            f"{name} is {rows}: the arrays of a batch take {needed / 1e9:.3g} GB, and there are "
+            f"{memory / 1e9:.3g} GB of memory; choose a smaller one"
+        )
 
 
 def complete(

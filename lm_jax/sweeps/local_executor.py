@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from lm_jax.errors import UserError
+from lm_jax.parallel.sharding import host_memory
 
 T = TypeVar("T")
 
@@ -53,9 +54,8 @@ def shares(processes: int) -> list[Share]:
 
 def bytes_per_process(processes: int) -> float | None:
     """Returns each process's share of this machine's memory in bytes; None if GPUs compute."""
-    if not processes or _gpus() or not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
+    memory = host_memory()
+    return None if not processes or _gpus() or memory is None else memory / processes
 
 
 def run_all(

@@ -39,6 +39,7 @@ def test_what_is_shown_can_be_given(text):
         ("data:2,data:4", "'data:4' is no axis with its size; .* at most once each"),
         ("data:2,", "'' is no axis"),
         ("data:two", "'data:two' is no axis"),
+        ("data:\u00b2", "'data:\u00b2' is no axis"),
         ("auto", "'auto' is no axis"),
     ],
 )

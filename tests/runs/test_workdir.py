@@ -6,7 +6,10 @@ import time
 import numpy as np
 import pytest
 
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.data import Dataset
+from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.runs import train
 from lm_jax.runs.workdir import read_by_position, write_by_position
@@ -75,3 +78,19 @@ def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeyp
     with pytest.raises(TypeError, match="not traced"):
         train.train(experiment, tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model__d_ff": 10**9}, "parameters and optimizer state take 108 GB per process"),
+        ({"training__batch_size": 10**9}, r"batch_size is 1000000000: .* take 128 GB"),
+        ({"evaluation__batch_size": 10**9}, r"batch_size is 1000000000: .* take 128 GB"),
+    ],
+)
+def test_what_exceeds_the_memory_is_refused(fields, message, monkeypatch):
+    monkeypatch.setattr(train.sharding, "host_memory", lambda: 100e9)
+    experiment = tiny(mesh="auto", model__d_model=4, model__num_layers=1, **fields)
+    built = build_experiment(experiment, {"vocab_size": 257})
+    with pytest.raises(UserError, match=message):
+        train.check(built, Dataset(None, None, {}, None))
