@@ -4,9 +4,9 @@ A row function makes the rows that one process needs of one global batch. It get
 where the rows stand in the batch and in the run, and which examples they hold.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class Rows(NamedTuple):
 RowFunction = Callable[[Rows], Batch]
 
 
+class Order(Protocol):
+    """Position of a row in the run -> its example, such as a grain.MapDataset."""
+
+    def __getitem__(self, position: int, /) -> int: ...
+
+
 @dataclass(frozen=True)
 class RandomAccessBatches:
     """Training batches without an end: `batches[step]` is a pure function of (seed, step).
@@ -38,7 +44,7 @@ class RandomAccessBatches:
     rows: RowFunction
     batch_size: int
     slots: range  # the rows of a global batch that this process makes
-    order: Any = None  # grain.MapDataset: position in the run -> example; None: the identity
+    order: Order | None = None  # None: the identity
     rows_per_epoch: int | None = None  # None: rows are drawn at random
     note: str = ""  # what a log should say of these batches
 
@@ -74,7 +80,7 @@ def shuffled_batches(
 
 
 @dataclass(frozen=True)
-class EvaluationBatches(Sequence[Batch]):
+class EvaluationBatches:
     """All examples of a split once, in their order; the last batch is padded with weightless rows.
 
     A row function may put anything into a row of padding: its `weights` are set to 0 here. Where a
@@ -89,7 +95,10 @@ class EvaluationBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return -(-self.num_examples // self.batch_size)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Batch:
         if not 0 <= index < len(self):
             raise IndexError(index)
         slots = np.array(self.slots, np.int64)

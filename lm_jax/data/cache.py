@@ -68,7 +68,7 @@ def save_split(split: NamedTuple, directory: Path, name: str) -> None:
             Path(f"{path}.json").write_text(json.dumps(value))
 
 
-def load_split(kind: type, directory: Path, name: str) -> Any:
+def load_split(kind: type[T], directory: Path, name: str) -> T:
     """Returns the split of this type that `save_split` wrote, its arrays mapped into memory.
 
     Inner lists come back as tuples.

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory, cached, load_split, save_split
@@ -18,42 +18,62 @@ from lm_jax.data.documents import Documents
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.errors import UserError
 
+if TYPE_CHECKING:  # it imports the kinds of text
+    from lm_jax.data.config import TokenizerConfig
+
 _FORMAT = 3  # raise it when the cached files change meaning
 
-Stage = Callable[[Documents[Any], Any], Documents[Any]]  # (documents, configuration) -> documents
+
+class TextConfig(Protocol):
+    """What the configurations of all kinds of text have."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    source: str
+    cache_directory: str
+    tokenizer: "TokenizerConfig"
+
+    @property
+    def origin(self) -> str: ...
+
+    def validate(self) -> None: ...
 
 
-class TextKind(NamedTuple):
+T = TypeVar("T")  # of a document
+C = TypeVar("C", bound=TextConfig)
+S = TypeVar("S")  # of a split
+
+
+class TextKind(NamedTuple, Generic[T, C, S]):
     """How one kind of text becomes a data set; configurations are those of the kind."""
 
-    readers: Mapping[str, Callable[[Any], Documents[Any]]]
-    strings: Callable[[Any], tuple[str, ...]]
+    readers: Mapping[str, Callable[[C], Documents[T]]]
+    strings: Callable[[T], tuple[str, ...]]
     """All that a document says, for the cache's key."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Callable[[Documents[T], C], Documents[T]], ...]
     """They clean, hold out a validation split and check it, in this order."""
 
-    texts: Callable[[list[Any], Any], Iterable[str]]
+    texts: Callable[[list[T], C], Iterable[str]]
     """(training documents, configuration) -> the texts that the tokenizer is trained on."""
 
-    split: type
+    split: type[S]
     """NamedTuple of a tokenized split."""
 
-    tokenized: Callable[[list[Any], Documents[Any], Any, Tokenizer], Any]
+    tokenized: Callable[[list[T], Documents[T], C, Tokenizer], S]
     """(documents of a split, all of them, configuration, tokenizer) -> the split."""
 
-    fingerprint: Callable[[Documents[Any], Any, str, str], tuple[str, str]]
+    fingerprint: Callable[[Documents[T], C, str, str], tuple[str, str]]
     """(documents, configuration, SHA-256 of what was read, cache key) -> SHA-256 of the data and
     the fingerprint by which a run recognises it. Runs made before must recognise theirs."""
 
-    counts: Callable[[Documents[Any], Any, Any], dict[str, dict[str, int]]]
+    counts: Callable[[Documents[T], S, S], dict[str, dict[str, int]]]
     """(documents, tokenized training split, validation split) -> sizes of both for people."""
 
     summary: Callable[[dict[str, Any]], str]
     """The description in one line."""
 
 
-def prepare_text(kind: TextKind, config: Any) -> Dataset[Any, Tokenizer]:
+def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
     """Returns the data set of a configuration, from the cache if it was prepared before.
 
     The cache is addressed by the documents that were read and by all that decides what becomes of
@@ -79,7 +99,7 @@ def prepare_text(kind: TextKind, config: Any) -> Dataset[Any, Tokenizer]:
     return dataset._replace(description=dataset.description | here)
 
 
-def _read(kind: TextKind, config: Any) -> Documents[Any]:
+def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
     """Returns what the reader returns, without blank documents."""
     documents = choose(kind.readers, config.source, "data.source")(config)
     if not isinstance(documents, Documents):
@@ -103,7 +123,7 @@ def _read(kind: TextKind, config: Any) -> Documents[Any]:
     return Documents(train, documents.validation, documents.description)
 
 
-def _sha256(kind: TextKind, documents: Documents[Any]) -> str:
+def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
     """Returns the digest of all documents, each told from the next."""
     digest = hashlib.sha256()
 
@@ -120,7 +140,7 @@ def _sha256(kind: TextKind, documents: Documents[Any]) -> str:
     return digest.hexdigest()
 
 
-def _cache_key(config: Any, digest: str) -> str:
+def _cache_key(config: TextConfig, digest: str) -> str:
     """Returns the key of a configuration and the digest of what it reads: 32 hex digits."""
     choices = asdict(config) | {"path": "", "cache_directory": "", "format": _FORMAT}
     choices["tokenizer"] = identity(config.tokenizer)
@@ -128,8 +148,8 @@ def _cache_key(config: Any, digest: str) -> str:
 
 
 def _make(
-    kind: TextKind, config: Any, documents: Documents[Any], digest: str, key: str
-) -> Dataset[Any, Tokenizer]:
+    kind: TextKind[T, C, S], config: C, documents: Documents[T], digest: str, key: str
+) -> Dataset[S, Tokenizer]:
     for stage in kind.stages:
         documents = stage(documents, config)
     held_out = documents.validation
@@ -162,7 +182,7 @@ def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
     (directory / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
 
 
-def _load(kind: TextKind, directory: Path) -> Dataset[Any, Tokenizer]:
+def _load(kind: TextKind[T, C, S], directory: Path) -> Dataset[S, Tokenizer]:
     return Dataset(
         load_split(kind.split, directory, "train"),
         load_split(kind.split, directory, "validation"),

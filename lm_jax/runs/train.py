@@ -149,8 +149,8 @@ def _train_group(
             progress.records[0].log.message(line)
         traced: Results = {}
         if batches is not None:
-            if note := getattr(batches, "note", None):
-                progress.records[0].log.message(note)
+            if batches.note:
+                progress.records[0].log.message(batches.note)
             hooks = Hooks(
                 progress.log,
                 progress.evaluate,

@@ -148,6 +148,11 @@ class _StackedBatches:
     def __init__(self, of_runs: Sequence[Batches]):
         self._of_runs = of_runs
 
+    @property
+    def note(self) -> str:
+        """The note of the first run, whose data are those of all."""
+        return self._of_runs[0].note
+
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         batches = [batches[step] for batches in self._of_runs]
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

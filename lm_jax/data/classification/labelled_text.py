@@ -153,7 +153,10 @@ def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
 
 
 def _tokenized(
-    examples: list[LabelledText], documents: Labelled, config: Any, tokenizer: Tokenizer
+    examples: list[LabelledText],
+    documents: Labelled,
+    config: LabelledTextConfig,
+    tokenizer: Tokenizer,
 ) -> Examples:
     labels = documents.description["labels"]
     targets = [labels.index(example.label) for example in examples]
@@ -193,7 +196,7 @@ def _summary(description: dict[str, Any]) -> str:
     )
 
 
-LABELLED_TEXT = TextKind(
+LABELLED_TEXT: TextKind[LabelledText, LabelledTextConfig, Examples] = TextKind(
     readers=READERS,
     strings=tuple,
     stages=(_drop_repetitions, _hold_out, _list_labels),

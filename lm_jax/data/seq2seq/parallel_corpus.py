@@ -210,7 +210,7 @@ def _summary(description: dict[str, Any]) -> str:
     )
 
 
-PARALLEL_TEXT = TextKind(
+PARALLEL_TEXT: TextKind[Pair, "ParallelTextConfig", ParallelSplit] = TextKind(
     readers=READERS,
     strings=lambda pair: (*pair[:-1], str(pair.task)),
     stages=(

@@ -79,7 +79,7 @@ def _summary(description: dict[str, Any]) -> str:
     )
 
 
-TEXT = TextKind(
+TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     readers=READERS,
     strings=lambda text: (text,),
     stages=(_drop_repetitions, hold_out, _measure_overlap),
