@@ -12,12 +12,14 @@ from lm_jax.models.interface import (
     Batch,
     Losses,
     LossFunction,
+    Variables,
     counting_weights,
     named_values,
 )
 from lm_jax.training.state import TrainState
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Reported = dict[str, jax.Array]  # metrics by name
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Reported]]
 
 
 class _Denominators(NamedTuple):
@@ -54,6 +56,33 @@ def make_train_step(
       UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
         has a wrong shape or a name that the step uses itself.
     """
+    trained_loss = _make_trained_loss(loss, is_trained, label_smoothing)
+    gradients = _make_gradients(trained_loss, gradient_accumulation_steps)
+
+    def train_step(state: TrainState, batch: Batch):
+        key = jax.random.fold_in(state.key, state.step)
+        grads, stats, reported = gradients(state.params, state.stats, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = reported | {
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "targets": jnp.sum(batch["weights"]),
+        }
+        return TrainState(state.step + 1, state.key, params, stats, opt_state), metrics
+
+    return train_step
+
+
+_TrainedLoss = Callable[..., tuple[jax.Array, tuple[Variables, Reported]]]
+"""(parameters, statistics, batch, denominators, key) -> what is trained, (new statistics, what is
+reported); sums over the parts of a batch are those of the whole."""
+
+
+def _make_trained_loss(
+    loss: LossFunction, is_trained: Callable[[Any], Any] | None, label_smoothing: float
+) -> _TrainedLoss:
+    """Returns the differentiated function; the arguments are those of `make_train_step`."""
 
     def trained_loss(params, stats, batch, denominators: _Denominators, key):
         if is_trained is not None:
@@ -83,20 +112,32 @@ def make_train_step(
             reported["total_loss"] = total
         return total, (new_stats if is_trained is None else stats, reported)
 
-    def gradients(state: TrainState, batch: Batch, key: jax.Array):
-        """Gradients, new statistics, and the reported losses of a whole batch."""
+    return trained_loss
+
+
+def _make_gradients(
+    trained_loss: _TrainedLoss, parts: int
+) -> Callable[[Any, Variables, Batch, jax.Array], tuple[Any, Variables, Reported]]:
+    """Returns (parameters, statistics, batch, key) -> gradients, new statistics, what is reported.
+
+    Args:
+      parts: the parts of a batch, computed one after another, over which gradients are summed.
+    """
+    grad = jax.grad(trained_loss, has_aux=True)
+
+    def of_whole(params: Any, stats: Variables, batch: Batch, key: jax.Array):
         denominators = _denominators(batch["weights"])
-        grad = jax.grad(trained_loss, has_aux=True)
-        parts = gradient_accumulation_steps
-        if parts == 1:
-            grads, (stats, reported) = grad(state.params, state.stats, batch, denominators, key)
-            return grads, stats, reported
+        grads, (stats, reported) = grad(params, stats, batch, denominators, key)
+        return grads, stats, reported
+
+    def of_parts(params: Any, stats: Variables, batch: Batch, key: jax.Array):
+        denominators = _denominators(batch["weights"])
 
         def accumulate(carry, part):
             grads, stats, reported = carry
             microbatch, index = part
             part_grads, (stats, part_reported) = grad(
-                state.params, stats, microbatch, denominators, jax.random.fold_in(key, index)
+                params, stats, microbatch, denominators, jax.random.fold_in(key, index)
             )
             return (
                 jax.tree.map(jnp.add, grads, part_grads),
@@ -109,24 +150,12 @@ def make_train_step(
             lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch)
         )
         first = jax.tree.map(lambda x: x[0], split)
-        shapes = jax.eval_shape(trained_loss, state.params, state.stats, first, denominators, key)
+        shapes = jax.eval_shape(trained_loss, params, stats, first, denominators, key)
         reported = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][1])
-        zero = (jax.tree.map(jnp.zeros_like, state.params), state.stats, reported)
+        zero = (jax.tree.map(jnp.zeros_like, params), stats, reported)
         return jax.lax.scan(accumulate, zero, (split, jnp.arange(parts)))[0]
 
-    def train_step(state: TrainState, batch: Batch):
-        key = jax.random.fold_in(state.key, state.step)
-        grads, stats, reported = gradients(state, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = reported | {
-            "gradient_norm": optax.global_norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "targets": jnp.sum(batch["weights"]),
-        }
-        return TrainState(state.step + 1, state.key, params, stats, opt_state), metrics
-
-    return train_step
+    return of_whole if parts == 1 else of_parts
 
 
 _OWN_METRICS = ("loss", "total_loss", "gradient_norm", "learning_rate", "targets")
