@@ -15,6 +15,16 @@ from lm_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
+class Share(NamedTuple):
+    """The rows of every global batch that one process makes: one of `processes` equal parts."""
+
+    process: int = 0
+    processes: int = 1
+
+
+WHOLE = Share()
+
+
 class Rows(NamedTuple):
     """The rows of one process in one global batch; each array is [R]."""
 
@@ -63,8 +73,7 @@ def shuffled_batches(
     *,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
     note: str = "",
 ) -> RandomAccessBatches:
     """Returns batches whose every epoch holds each example once, in an order of its own.
@@ -75,7 +84,7 @@ def shuffled_batches(
     import grain  # imports jax, which takes most of a second
 
     order = grain.MapDataset.range(num_examples).shuffle(seed=seed).repeat()
-    slots = slots_of_process(batch_size, process_index, process_count)
+    slots = slots_of_process(batch_size, share)
     return RandomAccessBatches(rows, batch_size, slots, order, num_examples, note)
 
 
@@ -115,30 +124,29 @@ def batches_in_order(
     num_examples: int,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of a split, in which each example occurs exactly once.
 
     Raises:
       UserError: the batch does not divide over the processes.
     """
-    slots = slots_of_process(batch_size, process_index, process_count)
+    slots = slots_of_process(batch_size, share)
     return EvaluationBatches(rows, num_examples, batch_size, slots)
 
 
-def slots_of_process(batch_size: int, process_index: int, process_count: int) -> range:
+def slots_of_process(batch_size: int, share: Share) -> range:
     """Returns the rows of a global batch that a process makes.
 
     Raises:
       UserError: the batch does not divide over the processes.
     """
-    if batch_size % process_count:
+    if batch_size % share.processes:
         raise UserError(
-            f"a batch of {batch_size} sequences does not divide over {process_count} processes"
+            f"a batch of {batch_size} sequences does not divide over {share.processes} processes"
         )
-    share = batch_size // process_count
-    return range(process_index * share, (process_index + 1) * share)
+    size = batch_size // share.processes
+    return range(share.process * size, (share.process + 1) * size)
 
 
 def stack_rows(rows: Sequence[Batch]) -> Batch:

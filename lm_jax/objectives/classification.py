@@ -16,7 +16,7 @@ from lm_jax.data.classification.batches import (
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows, tokens
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows, tokens
 
 
 def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -41,7 +41,7 @@ def _training_batches(experiment: Experiment, labelled: LabelledSet) -> Batches:
         _reader(experiment, labelled.train),
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
 
 
@@ -52,7 +52,7 @@ def _evaluation_batches(
         examples,
         _reader(experiment, examples),
         batch_size=config.batch_size,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
     return batches, len(examples.targets)
 

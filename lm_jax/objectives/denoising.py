@@ -22,7 +22,7 @@ from lm_jax.data.word_boundaries import word_boundaries
 from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.objectives import language_modeling, seq2seq
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows
 
 # (experiment, end of document, tokenizer or None) -> how a row is corrupted, its text's tokens
 Corrupter = Callable[[Experiment, int, data.Tokenizer | None], tuple[Corruption, int]]
@@ -69,7 +69,7 @@ def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: Corp
         context_length=length,
         batch_size=sequences_per_step(experiment),
         seed=experiment.seed,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
 
 
@@ -85,7 +85,7 @@ def _evaluation_batches(
         corrupt,
         context_length=length,
         batch_size=config.batch_size,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
     return batches, len(documents.characters)
 

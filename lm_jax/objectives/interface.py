@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.data.batches import WHOLE, Share
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums
@@ -111,13 +112,12 @@ def is_served(objective: Objective, served: tuple[str, ...]) -> bool:
     return objective.name in served or objective.like in served
 
 
-def process_rows(experiment: Experiment) -> dict[str, int]:
-    """Returns `process_index` and `process_count` for batches; {} in a run of one process."""
+def share_of_rows(experiment: Experiment) -> Share:
+    """Returns the rows of each batch that this process makes."""
     if jax.process_count() == 1:
-        return {}
+        return WHOLE
     mesh = sharding.make_mesh(experiment.mesh)
-    index, count = sharding.share_of_rows(mesh, jax.process_index())
-    return {"process_index": index, "process_count": count}
+    return Share(*sharding.share_of_rows(mesh, jax.process_index()))
 
 
 def tokens(*shape: int) -> jax.ShapeDtypeStruct:

@@ -14,7 +14,7 @@ from lm_jax.evaluation.baselines import baselines
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import text_measures
 from lm_jax.models import family_of
-from lm_jax.objectives.interface import Evaluated, Objective, process_rows, tokens
+from lm_jax.objectives.interface import Evaluated, Objective, share_of_rows, tokens
 
 
 def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -30,7 +30,7 @@ def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
         context_length=experiment.model.context_length,
         batch_size=sequences_per_step(experiment),
         seed=experiment.seed,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
 
 
@@ -42,7 +42,7 @@ def _evaluation_batches(
         context_length=config.context_length or experiment.model.context_length,
         batch_size=config.batch_size,
         stride=config.stride or None,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
     return batches, len(documents.characters)
 

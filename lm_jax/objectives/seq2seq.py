@@ -13,7 +13,7 @@ from lm_jax.data.seq2seq.parallel_corpus import ParallelSet, ParallelSplit
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import prediction_measures, text_measures
 from lm_jax.models import family_of
-from lm_jax.objectives.interface import Evaluated, Objective, process_rows, tokens
+from lm_jax.objectives.interface import Evaluated, Objective, share_of_rows, tokens
 
 
 def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -43,7 +43,8 @@ def _training_batches(experiment: Experiment, pairs: ParallelSet) -> Batches:
         pairs.train,
         batch_size=sequences_per_step(experiment),
         seed=experiment.seed,
-        **lengths | process_rows(experiment),
+        share=share_of_rows(experiment),
+        **lengths,
     )
 
 
@@ -51,7 +52,10 @@ def _evaluation_batches(
     experiment: Experiment, split: ParallelSplit, config: EvaluationConfig
 ) -> Evaluated:
     batches = evaluation_packed_pairs(
-        split, batch_size=config.batch_size, **_lengths(experiment) | process_rows(experiment)
+        split,
+        batch_size=config.batch_size,
+        share=share_of_rows(experiment),
+        **_lengths(experiment),
     )
     return batches, len(split.origins)
 

@@ -7,7 +7,7 @@ from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, process_rows, tokens
+from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows, tokens
 
 
 def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -22,7 +22,7 @@ def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
         subsampling=experiment.model.subsampling,
         batch_size=experiment.training.batch_size,
         seed=experiment.seed,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
 
 
@@ -33,7 +33,7 @@ def _evaluation_batches(
         documents,
         window=experiment.model.window,
         batch_size=config.batch_size,
-        **process_rows(experiment),
+        share=share_of_rows(experiment),
     )
     return batches, len(documents.characters)
 

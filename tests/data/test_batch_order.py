@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lm_jax import data
+from lm_jax.data.batches import Share
 from lm_jax.data.classification.batches import (
     Examples,
     evaluation_examples,
@@ -36,7 +37,7 @@ from lm_jax.data.word_boundaries import word_boundaries
 RECORDED = Path(__file__).parent / "batch_order.json"
 BYTES = data.train_tokenizer(data.TokenizerConfig("byte"), [])
 STEPS = (0, 1, 2, 17, 130)
-SPLITS = ((0, 1), (0, 2), (1, 2))  # process_index, process_count
+SPLITS = (Share(0, 1), Share(0, 2), Share(1, 2))
 
 
 def _texts(count: int, seed: int, longest: int = 60) -> list[str]:
@@ -67,7 +68,7 @@ def _images() -> Examples:
 
 
 def kinds() -> dict:
-    """A function (process_index, process_count) -> batches for each kind, and for each use."""
+    """A function (share) -> batches for each kind, and for each use."""
     documents, one = data.tokenize(BYTES, _texts(30, 0)), data.tokenize(BYTES, ["only one " * 99])
     texts, pictures, pairs = _examples(), _images(), _pairs()
     read_text = text_reader(texts.inputs, 24)
@@ -128,9 +129,9 @@ def kinds() -> dict:
     return made
 
 
-def digest(make, process_index: int, process_count: int) -> str:
+def digest(make, share: Share) -> str:
     """Returns the SHA-256 of some batches: names, types, shapes and bytes."""
-    batches = make(process_index=process_index, process_count=process_count)
+    batches = make(share=share)
     steps = range(len(batches)) if hasattr(batches, "__len__") else STEPS
     found = hashlib.sha256()
     for step in steps:
@@ -142,13 +143,13 @@ def digest(make, process_index: int, process_count: int) -> str:
 
 def digests() -> dict[str, list[str]]:
     """Returns a digest for each kind and each of `SPLITS`."""
-    return {name: [digest(make, *split) for split in SPLITS] for name, make in kinds().items()}
+    return {name: [digest(make, split) for split in SPLITS] for name, make in kinds().items()}
 
 
 @pytest.mark.parametrize("name", sorted(kinds()))
 def test_batches_are_those_of_earlier_runs(name):
     recorded = json.loads(RECORDED.read_text())
-    assert [digest(kinds()[name], *split) for split in SPLITS] == recorded[name]
+    assert [digest(kinds()[name], split) for split in SPLITS] == recorded[name]
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ MUTATIONS = [
             "numbers = step * self.batch_size + slots\n        examples",
             "numbers = slots\n        examples",
         ),
-        ("range(process_index * share, (process_index + 1) * share)", "range(0, share)"),
+        ("range(share.process * size, (share.process + 1) * size)", "range(0, size)"),
     ),
     *_of(
         "parallel/sharding.py",

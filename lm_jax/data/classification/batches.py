@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.batches import (
+    WHOLE,
     Batch,
     EvaluationBatches,
     RandomAccessBatches,
     Rows,
+    Share,
     batches_in_order,
     shuffled_batches,
 )
@@ -106,8 +108,7 @@ def training_examples(
     *,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches whose every epoch holds each example once, in an order of its own.
 
@@ -126,8 +127,7 @@ def training_examples(
         len(examples.targets),
         batch_size=batch_size,
         seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )
 
 
@@ -136,8 +136,7 @@ def evaluation_examples(
     read: Reader,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of a split, in which each example has weight 1 exactly once.
 
@@ -155,8 +154,7 @@ def evaluation_examples(
         make,
         len(examples.targets),
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )
 
 

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data.batches import (
+    WHOLE,
     Batch,
     EvaluationBatches,
     RandomAccessBatches,
     Rows,
+    Share,
     batches_in_order,
     shuffled_batches,
 )
@@ -203,8 +205,7 @@ def training_packed_pairs(
     batch_size: int,
     seed: int,
     truncate: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches of packed rows; an epoch holds each row once, in an order of its own.
 
@@ -240,8 +241,7 @@ def training_packed_pairs(
         len(packed),
         batch_size=batch_size,
         seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
         note=packed.note,
     )
 
@@ -281,8 +281,7 @@ def evaluation_packed_pairs(
     context_length: int,
     batch_size: int,
     truncate: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of a split, in which each target has weight 1 exactly once.
 
@@ -298,6 +297,5 @@ def evaluation_packed_pairs(
         packed,
         len(packed),
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )

@@ -9,11 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from lm_jax.data.batches import (
+    WHOLE,
     Batch,
     EvaluationBatches,
     RandomAccessBatches,
     RowFunction,
     Rows,
+    Share,
     batches_in_order,
     shuffled_batches,
     stack_rows,
@@ -177,8 +179,7 @@ def training_corrupted(
     context_length: int,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches of the windows of `training_batches`, each row corrupted.
 
@@ -193,8 +194,7 @@ def training_corrupted(
         count,
         batch_size=batch_size,
         seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )
 
 
@@ -204,8 +204,7 @@ def evaluation_corrupted(
     *,
     context_length: int,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of `evaluation_batches` in disjoint windows, each row corrupted.
 
@@ -216,6 +215,5 @@ def evaluation_corrupted(
         _corrupted(windows, corrupt, lambda rows, i: (int(rows.numbers[i]),)),
         count,
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )

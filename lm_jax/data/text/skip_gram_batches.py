@@ -3,10 +3,12 @@
 import numpy as np
 
 from lm_jax.data.batches import (
+    WHOLE,
     Batch,
     EvaluationBatches,
     RandomAccessBatches,
     Rows,
+    Share,
     batches_in_order,
     slots_of_process,
 )
@@ -22,8 +24,7 @@ def training_pairs(
     subsampling: float,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches of random pairs, each a pure function of (seed, step).
 
@@ -51,7 +52,7 @@ def training_pairs(
             "weights": np.ones(len(rows.slots), np.float32),
         }
 
-    slots = slots_of_process(batch_size, process_index, process_count)
+    slots = slots_of_process(batch_size, share)
     return RandomAccessBatches(make, batch_size, slots)
 
 
@@ -104,8 +105,7 @@ def evaluation_pairs(
     *,
     window: int,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all ordered pairs of words of a document at most `window` apart, with weight 1.
 
@@ -140,6 +140,5 @@ def evaluation_pairs(
         make,
         len(columns["inputs"]),
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )

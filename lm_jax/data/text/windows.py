@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data.batches import (
+    WHOLE,
     Batch,
     EvaluationBatches,
     RandomAccessBatches,
     RowFunction,
     Rows,
+    Share,
     batches_in_order,
     shuffled_batches,
     slots_of_process,
@@ -28,8 +30,7 @@ def training_batches(
     context_length: int,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches of windows of a stream; an epoch holds disjoint windows in shuffled order.
 
@@ -46,8 +47,7 @@ def training_batches(
         count,
         batch_size=batch_size,
         seed=seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )
 
 
@@ -107,8 +107,7 @@ def contiguous_batches(
     context_length: int,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> RandomAccessBatches:
     """Returns batches in which row b continues row b of the batch before.
 
@@ -141,7 +140,7 @@ def contiguous_batches(
             batch["segments"] = batch["segments"] + 1
         return batch
 
-    slots = slots_of_process(batch_size, process_index, process_count)
+    slots = slots_of_process(batch_size, share)
     return RandomAccessBatches(make, batch_size, slots, rows_per_epoch=windows * batch_size)
 
 
@@ -171,8 +170,7 @@ def evaluation_batches(
     context_length: int,
     batch_size: int,
     stride: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of a split, in which each target has weight 1 exactly once.
 
@@ -190,8 +188,7 @@ def evaluation_batches(
         rows,
         count,
         batch_size=batch_size,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
     )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import LabelledTextConfig, TokenizerConfig, prepare
+from lm_jax.data.batches import Share
 from lm_jax.data.classification.batches import evaluation_examples, text_reader, training_examples
 
 LINES = [(("good", "bad")[i % 2], f"text number {i} of many") for i in range(200)]
@@ -73,8 +74,7 @@ def test_processes_read_consecutive_rows_of_one_global_batch(tmp_path):
     read = text_reader(train.inputs, 4)
     whole = training_examples(train, read, batch_size=6, seed=0)[5]
     parts = [
-        training_examples(train, read, batch_size=6, seed=0, process_index=p, process_count=3)[5]
-        for p in range(3)
+        training_examples(train, read, batch_size=6, seed=0, share=Share(p, 3))[5] for p in range(3)
     ]
     for name, value in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax.data.batches import Share
 from lm_jax.data.seq2seq.packing import evaluation_packed_pairs, pack_pairs, training_packed_pairs
 
 SIZES = {"source_length": 78, "context_length": 82}
@@ -86,7 +87,7 @@ def test_processes_read_consecutive_rows_of_one_global_batch(split):
         lambda **p: evaluation_packed_pairs(split, **arguments, **p)[7],
     ):
         whole = make()
-        parts = [make(process_index=index, process_count=3) for index in range(3)]
+        parts = [make(share=Share(index, 3)) for index in range(3)]
         for name, value in whole.items():
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), value)
 

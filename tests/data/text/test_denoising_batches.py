@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import TokenizerConfig, tokenize
+from lm_jax.data.batches import Share
 from lm_jax.data.text.denoising_batches import (
     evaluation_corrupted,
     masking,
@@ -67,7 +68,7 @@ def test_what_is_hidden_is_a_function_of_seed_and_step(name):
 def test_processes_read_consecutive_rows_of_one_global_batch(name):
     for make in (lambda **p: training(name, **p)[3], lambda **p: evaluation(name, **p)[1]):  # noqa: B023
         whole = make()
-        parts = [make(process_index=index, process_count=3) for index in range(3)]
+        parts = [make(share=Share(index, 3)) for index in range(3)]
         for key, value in whole.items():
             np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), value)
 

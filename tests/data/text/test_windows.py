@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import TokenizerConfig, tokenize
+from lm_jax.data.batches import Share
 from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
 from lm_jax.data.tokenizers import train_tokenizer
 
@@ -56,9 +57,7 @@ def test_each_epoch_covers_disjoint_windows_of_a_stream_without_repeats():
 def test_processes_read_consecutive_rows_of_one_global_batch():
     whole = training_batches(DOCUMENTS, context_length=16, batch_size=6, seed=0)
     parts = [
-        training_batches(
-            DOCUMENTS, context_length=16, batch_size=6, seed=0, process_index=p, process_count=3
-        )
+        training_batches(DOCUMENTS, context_length=16, batch_size=6, seed=0, share=Share(p, 3))
         for p in range(3)
     ]
     for step in range(5):
@@ -70,10 +69,7 @@ def test_processes_read_consecutive_rows_of_one_global_batch():
 def test_processes_evaluate_consecutive_rows_of_one_global_batch():
     arguments = {"context_length": 16, "batch_size": 6, "stride": 5}
     whole = evaluation_batches(DOCUMENTS, **arguments)
-    parts = [
-        evaluation_batches(DOCUMENTS, **arguments, process_index=p, process_count=3)
-        for p in range(3)
-    ]
+    parts = [evaluation_batches(DOCUMENTS, **arguments, share=Share(p, 3)) for p in range(3)]
     assert {len(part) for part in parts} == {len(whole)}
     for number, batch in enumerate(whole):
         for name, value in batch.items():
