@@ -1,40 +1,18 @@
-import json
-
 import numpy as np
 import pytest
 
-from lm_jax.benchmarking import mfu
 from lm_jax.benchmarking.default_experiments import default_experiments, published
 from lm_jax.benchmarking.pytorch_baseline import find_baselines
 from lm_jax.benchmarking.train_step import measure, prepare, random_batches
-from lm_jax.costs.model_flops import count_parameters
-from lm_jax.models.recurrent.language_model import RecurrentConfig
-from tests.benchmarking.programs import compiled, small
-
-LSTM = RecurrentConfig(50, context_length=16, num_layers=1, d_hidden=8)
-
-
-@pytest.fixture(autouse=True)
-def small_products(monkeypatch):
-    monkeypatch.setattr(mfu, "_SIZES", {"cpu": (64, 1)})
+from tests.benchmarking.programs import LSTM, check_measured, compiled, small
 
 
 @pytest.mark.parametrize("model", [None, LSTM])
 def test_the_train_step_is_measured(model):
     built = small(**({"model": model} if model else {}))
     result = measure(built, 2, {})
-    json.dumps(result)
     assert list(result["programs"]) == ["lm_jax"]
-    assert result["targets_per_step"] == 64 and result["steps_per_dispatch"] == 2
-    assert result["parameters"] == count_parameters(built.experiment.model)["total"]
-    assert result["memory"]["planned"] > 12 * result["parameters"]  # and two moments, float32
-    flops, measured = result["flops"]["per_step"], result["peak_flops"]["measured"]
-    for rate in result["programs"].values():
-        spread = rate["seconds"]
-        assert 0 < spread["lower_quartile"] <= spread["median"] <= spread["upper_quartile"]
-        assert rate["per_second"] == pytest.approx(64 / spread["median"])
-        assert rate["mfu"] == pytest.approx(flops / spread["median"] / measured)
-        assert "mfu_published" not in rate
+    check_measured(built, result)
 
 
 def test_a_dispatch_trains():
