@@ -51,6 +51,8 @@ def main() -> dict[str, Any]:
     from lm_jax.runs.trained_run import load
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    if not run.built.objective.prompts_are_sources:
+        raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     if INPUT.value:
         sources, references = translate.read_sources(Path(INPUT.value))
     else:
@@ -58,8 +60,6 @@ def main() -> dict[str, Any]:
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
     search, experiment = SEARCH(), run.built.experiment
-    if not run.built.objective.prompts_are_sources:
-        raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     search.max_new_tokens = experiment.model.context_length
     truncate = TRUNCATE.value or experiment.data.truncate
     found = translate.translate(

@@ -27,9 +27,9 @@ def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
     Raises:
       UserError: there is no such choice, or it cannot be imported.
     """
-    if name in choices:
+    if isinstance(name, str) and name in choices:  # an edited file may hold anything
         return choices[name]
-    if ":" in name:
+    if isinstance(name, str) and ":" in name:
         return import_object(name, field)
     raise UserError(f"{field} is {name!r}; expected one of {', '.join(choices)}")
 

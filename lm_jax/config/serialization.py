@@ -56,6 +56,9 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
     Raises:
       UserError: a field that no dataclass here has, or an unknown kind of model or data.
     """
+    for name in ("model", "data"):
+        if not isinstance(values.get(name, {}), Mapping):
+            raise UserError(f"{name} is {values[name]!r}; expected an object with its fields")
     rest = to_dict(Experiment()) | dict(values)
     model, data = dict(rest.pop("model")), dict(rest.pop("data"))
     family = family_named(model.pop("family", family_name(Experiment().model)))

@@ -1,9 +1,10 @@
 """The values that fields of an experiment can have; objectives/validation.py: combinations."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from lm_jax.config.experiment import Experiment, SamplesConfig
 from lm_jax.config.fields import validate_fields, validate_types
@@ -11,6 +12,8 @@ from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
 from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import mesh
+
+_LARGEST = float(np.finfo(np.float32).max)  # arrays hold it as infinity from here on
 
 
 def validate_values(experiment: Experiment) -> None:
@@ -48,5 +51,5 @@ def _validate_finite(tree: Mapping[str, Any], prefix: str) -> None:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             _validate_finite(value, f"{prefix}{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{prefix}{name} is {value}; expected a finite number")
+        elif isinstance(value, float) and not abs(value) <= _LARGEST:
+            raise UserError(f"{prefix}{name} is {value}; expected a finite number of float32")

@@ -175,8 +175,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     unreadable = UserError(f"{directory} holds no tokenizer that can be read")
     try:
-        name = json.loads((directory / "tokenizer.json").read_text())["kind"]
-    except (FileNotFoundError, ValueError, KeyError):
+        name = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["kind"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise unreadable from None
     file = _kind(name).model_file
     try:

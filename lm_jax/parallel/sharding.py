@@ -5,7 +5,6 @@ a mesh of one device every rule is a no-op.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -54,13 +53,6 @@ def device_memory() -> float | None:
     statistics = jax.local_devices()[0].memory_stats()
     # Whole gigabytes, so that all processes of a job get the same number.
     return statistics["bytes_limit"] // 10**9 * 1e9 if statistics else None
-
-
-def host_memory() -> float | None:
-    """Returns the bytes of this machine's memory; None where the system does not tell."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import with_error
 from lm_jax.reports.svg_charts import COLOURS, Series, line_chart
-from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.json_files import read_metrics, read_object
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 _LABELS = {
@@ -46,7 +46,7 @@ def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
     """
     runs = [_read(path) for path in workdirs]
     for run in runs:
-        if any(run["data"][name] != runs[0]["data"][name] for name in ("sha256", "split")):
+        if any(run["data"].get(name) != runs[0]["data"].get(name) for name in ("sha256", "split")):
             raise UserError(
                 f"{run['path']} is measured on other data than {runs[0]['path']}, so their figures "
                 "do not compare; give runs of the same data and split"
@@ -108,13 +108,16 @@ def _with_error(mean: float, error: float | None) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        results = json.loads((path / "evaluation.json").read_text())
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        results = read_object(path / "evaluation.json")
+        config = read_object(path / "config.json")
+    except OSError:
         raise UserError(f"{path} holds no finished run; give directories of launch.train") from None
+    data = read_object(path / "data.json")
+    for name, kind in {"validation": dict, "timings": dict, "parameters": int, "step": int}.items():
+        if not isinstance(results.get(name), kind):
+            raise UserError(f"{path / 'evaluation.json'} holds no {name}; restore it")
     seedless = {name: part for name, part in config.items() if name != "seed"}
     key = json.dumps(seedless, sort_keys=True)
-    data = json.loads((path / "data.json").read_text())
     return {"path": path, "results": results, "key": key, "data": data, "rows": read_metrics(path)}
 
 
@@ -138,7 +141,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
     validations = [run["results"]["validation"] for run in group]
 
     def figure(name: str) -> tuple[float, float | None]:
-        values = [validation[name] for validation in validations]
+        values = [_number(run, "validation", name) for run in group]
         if len(values) == 1:
             return values[0], validations[0].get(f"{name}_standard_error")
         return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
@@ -153,15 +156,24 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
         parameters=first["results"]["parameters"],
         trained_on=round(per_step * first["results"]["step"]),
         figures={name: figure(name) for name in shown},
-        seconds=float(np.mean([run["results"]["timings"]["total_seconds"] for run in group])),
-        curve=[(per_step * row["step"], row[metric]) for row in measured],
+        seconds=float(np.mean([_number(run, "timings", "total_seconds") for run in group])),
+        curve=[(per_step * row["step"], row[metric]) for row in measured if metric in row],
     )
+
+
+def _number(run: Mapping[str, Any], part: str, name: str) -> float:
+    """Returns a number of the results; raises UserError where an edited file holds none."""
+    value = run["results"][part].get(name)
+    if not isinstance(value, int | float):
+        path = run["path"] / "evaluation.json"
+        raise UserError(f"{path}: {part}.{name} is {value!r}; expected a number; restore it")
+    return value
 
 
 def _targets_per_step(run: Mapping[str, Any]) -> float:
     """Returns the targets of a step; the single step of a count-based model takes all of them."""
     trained = [row for row in run["rows"] if row["kind"] == "train"]
     for unit in _UNITS:
-        if trained and unit in trained[-1]:
+        if trained and unit in trained[-1] and trained[-1]["step"] > 0:
             return trained[-1][unit] / trained[-1]["step"]
     return split_targets(run["data"]["train"])

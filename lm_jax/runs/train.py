@@ -19,6 +19,7 @@ from lm_jax.errors import UserError
 from lm_jax.generation import prompts
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
+from lm_jax.parallel.host_memory import host_memory
 from lm_jax.runs import workdir
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
@@ -209,7 +210,7 @@ def check(built: BuiltExperiment, dataset: Dataset) -> None:
 
 
 def _refuse_what_cannot_fit(state: TrainState | None) -> None:
-    on_devices, on_host = sharding.device_memory(), sharding.host_memory()
+    on_devices, on_host = sharding.device_memory(), host_memory()
     memory = on_devices * jax.local_device_count() if on_devices else on_host
     if state is None or memory is None:
         return

@@ -24,6 +24,7 @@ from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
+from lm_jax.parallel.host_memory import host_memory
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.runs import workdir
 from lm_jax.training import state
@@ -88,7 +89,10 @@ def restore(
     Raises:
       UserError: there is no such checkpoint, or none that can be read.
     """
-    step, state = checkpoints.restore(abstract_state(built), which, log)
+    shapes = abstract_state(built)
+    if shapes is not None:
+        checkpoints.refuse_other_shapes(which, shapes.params)
+    step, state = checkpoints.restore(shapes, which, log)
     if isinstance(state, dict):
         state = sharding.replicated(TrainState(**state), built.mesh)
     return step, state
@@ -150,7 +154,7 @@ def _dataset_to_evaluate(run: Run, eval_config: EvaluationConfig) -> Dataset:
 
 def refuse_huge_batch(built: BuiltExperiment, rows: int, name: str) -> None:
     """Raises UserError if what the model reads of a batch alone exceeds the memory of all hosts."""
-    memory = sharding.host_memory()
+    memory = host_memory()
     shapes = built.example.values()
     needed = rows * sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in shapes)
     if memory is not None and needed > memory * jax.process_count():

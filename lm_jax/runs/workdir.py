@@ -1,7 +1,6 @@
 """A work directory: the inputs of a run, its results, and whether a run may continue in it."""
 
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,36 +13,42 @@ from lm_jax.config.serialization import differences, from_dict, to_dict
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.telemetry.environment import environment, versions
-from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.json_files import read_object, write_json
 
 
 def read_experiment(workdir: Path) -> Experiment:
     """Returns the experiment of a run. Raises UserError if the directory holds none."""
     path = workdir / "config.json"
     try:
-        return from_dict(json.loads(path.read_text()))
+        values = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is no work directory: it holds no config.json") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); restore it or start anew") from None
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_sizes(workdir: Path) -> dict[str, int]:
     """Returns the sizes that the run's data set decided (`vocab_size`, ...)."""
-    try:
-        return json.loads((workdir / "data.json").read_text())["sizes"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{workdir / 'data.json'} cannot be read; restore it") from None
+    path = workdir / "data.json"
+    sizes = read_object(path).get("sizes")
+    if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
+        raise UserError(f"{path} holds no sizes of the data; restore it")
+    return sizes
 
 
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     """Returns the results of a finished run of exactly this experiment; None if there is none."""
     try:
-        results = json.loads((workdir / "evaluation.json").read_text())
+        results = read_object(workdir / "evaluation.json")
         trained = to_dict(read_experiment(workdir))
     except (OSError, ValueError):
         return None
-    return results if trained | {"mesh": experiment.mesh} == to_dict(experiment) else None
+    is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
+    validation = results.get("validation")  # an edited file may lack it: the run is measured again
+    is_whole = isinstance(validation, dict) and "cross_entropy" in validation
+    return results if is_same and is_whole else None
 
 
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
@@ -66,7 +71,9 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
     path = workdir / "data.json"
     if not path.exists():
         return
-    before, now = json.loads(path.read_text()), dataset.description
+    before, now = read_object(path), dataset.description
+    if not isinstance(before.get("sha256"), str) or "fingerprint" not in before:
+        raise UserError(f"{path} holds no fingerprint of the data; restore it")
     if before["fingerprint"] != now["fingerprint"]:
         raise UserError(
             f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
@@ -111,7 +118,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
 def read_environment(workdir: Path) -> dict[str, Any]:
     """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
-        return json.loads((workdir / "environment.json").read_text())
+        return read_object(workdir / "environment.json")
     except (OSError, ValueError):
         return {}
 
@@ -146,7 +153,7 @@ def read_by_position(workdir: Path, step: int, split: str = "validation") -> Pos
     length is another.
     """
     try:
-        record: dict[str, Any] = json.loads((workdir / f"by_position_{split}.json").read_text())
+        record = read_object(workdir / f"by_position_{split}.json")
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
         nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
         measured = record["step"], record["stride"], record["context_length"]

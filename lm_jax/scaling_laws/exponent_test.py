@@ -48,12 +48,12 @@ def compare_exponents(
     """
     names, numbers = np.unique(np.asarray(groups, str), return_inverse=True)
     if len(names) < 2:
-        raise UserError(f"there is only one group, {names[0]!r}; give at least two to compare")
+        raise UserError(f"there is only one group, {str(names[0])!r}; give at least two to compare")
     own = len(law.parameters) - ("E" in law.parameters)
     for name, count in zip(names, np.bincount(numbers), strict=True):
         if count <= own:
             raise UserError(
-                f"group {name!r} has {count} points, too few for its {own} own parameters of "
+                f"group {str(name)!r} has {count} points, too few for its {own} own parameters of "
                 f"{law.formula}; give at least {own + 1}"
             )
     common = tuple(n for n in law.parameters if n == "E")

@@ -66,7 +66,8 @@ def fit(
       starts: [S, K] in the law's own coordinates; by default the law's grid.
 
     Raises:
-      UserError: there are no more points than parameters, or a value is not positive.
+      UserError: there are no more points than parameters, too many of them are equal, or a value is
+        not positive.
     """
     if len(losses) <= len(law.parameters):
         raise UserError(
@@ -74,6 +75,12 @@ def fit(
             f"{law.formula}; give at least {len(law.parameters) + 1}"
         )
     x, centre = centred(law, variables)
+    distinct = len(np.unique(x, axis=1).T)
+    if distinct < len(law.parameters):
+        raise UserError(
+            f"{len(losses)} points have {distinct} different values of {', '.join(law.variables)}, "
+            f"too few for the {len(law.parameters)} parameters of {law.formula}; vary them more"
+        )
     y = np.log(_positive("loss", losses))
     starts = law.starts(x, y) if starts is None else starts
     thetas, objectives = minimise(law, starts, x, y, delta=delta, steps=60)

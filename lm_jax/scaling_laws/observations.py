@@ -113,11 +113,16 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, CsvRow]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             header = list(reader.fieldnames or [])
-            return header, [(reader.line_num, row) for row in reader]
+            rows: list[tuple[int, CsvRow]] = [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; expected a CSV file") from None
     except csv.Error as error:
         raise UserError(f"{path} is no CSV file: {error}") from None
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(f"{path} has several columns {', '.join(repeated)}; rename all but one")
+    if set(header) >= set(_SWEEP_COLUMNS.values()) and not path.read_bytes().endswith(b"\n"):
+        raise UserError(f"{path} is cut off in its last line; rebuild it with launch.sweep --table")
+    return header, rows
 
 
 def _filter(text: str) -> tuple[str, str]:
@@ -178,4 +183,10 @@ def _complete(values: dict[str, np.ndarray]) -> None:
     elif have == {"d", "c"}:
         values["n"] = values["c"] / (factor * values["d"])
     elif have == {"n", "d"}:
-        values["c"] = factor * values["n"] * values["d"]
+        with np.errstate(over="ignore"):
+            values["c"] = factor * values["n"] * values["d"]
+    for name in {"n", "d", "c"} & values.keys() - have:
+        if not np.all(np.isfinite(values[name]) & (values[name] > 0)):
+            raise UserError(
+                f"C = 6 N D gives a {name} that is no positive number; correct the other columns"
+            )

@@ -1,7 +1,6 @@
 """The directory of a sweep: its plan, and a work directory, a log and a status for each run."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from lm_jax.errors import UserError
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.sweeps.search_space import Trial, address
-from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.json_files import read_object, write_json
 
 _START = "--- begins: "  # a log line: whatever precedes it belongs to an earlier attempt
 _ERROR = "error: "  # begins the line that a failing program prints
@@ -49,23 +48,27 @@ def read_plan(directory: Path) -> list[PlannedRun]:
     """Returns the runs of a sweep. Raises UserError if the directory holds no sweep."""
     path = directory / "sweep.json"
     try:
-        entries = json.loads(path.read_text())
+        entries = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} holds no sweep: there is no sweep.json") from None
-    except json.JSONDecodeError as error:
+    try:
+        return [
+            PlannedRun(
+                name,
+                entry["address"],
+                from_dict(entry["experiment"]),
+                entry["labels"],
+                Cost(**entry["cost"]),
+            )
+            for name, entry in entries.items()
+        ]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not JSON ({error}); restore it, or choose another --sweepdir"
+            f"{path} is no plan of launch.sweep ({type(error).__name__}: {error}); restore it, or "
+            "choose another --sweepdir"
         ) from None
-    return [
-        PlannedRun(
-            name,
-            entry["address"],
-            from_dict(entry["experiment"]),
-            entry["labels"],
-            Cost(**entry["cost"]),
-        )
-        for name, entry in entries.items()
-    ]
 
 
 def refuse_another_sweep(directory: Path, trials: Mapping[str, Trial]) -> None:

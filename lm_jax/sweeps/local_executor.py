@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from lm_jax.errors import UserError
-from lm_jax.parallel.sharding import host_memory
+from lm_jax.parallel.host_memory import host_memory
 
 T = TypeVar("T")
 

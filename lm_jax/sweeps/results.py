@@ -88,6 +88,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+            is_whole = path.read_bytes().endswith(b"\n")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
     missing = sorted(_REQUIRED_COLUMNS - set(rows[0] if rows else []))
@@ -97,9 +98,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             if rows
             else f"{path} has no rows; expected the results.csv of launch.sweep"
         )
-    if any(None in row or None in row.values() for row in rows):
+    if not is_whole or any(None in row or None in row.values() for row in rows):
         raise UserError(
-            f"{path} has rows of another length than its header; "
+            f"{path} has rows of another length than its header, or is cut off; "
             "rebuild it with launch.sweep --table"
         )
     return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]

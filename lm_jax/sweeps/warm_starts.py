@@ -24,7 +24,7 @@ from lm_jax.errors import UserError
 from lm_jax.runs.workdir import read_environment
 from lm_jax.sweeps.directory import lock, log_of, workdir_of
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.json_files import read_metrics, read_object
 from lm_jax.training.checkpoints import finished_steps
 from lm_jax.training.loop import last_dispatch_end
 from lm_jax.training.schedules import steps_before_decay
@@ -142,7 +142,7 @@ def origin(workdir: Path) -> dict[str, Any]:
     `step` are None if the run did not fork.
     """
     try:
-        return json.loads((workdir / "branch.json").read_text())
+        return read_object(workdir / "branch.json")
     except (OSError, ValueError):
         return {"run": None, "step": None, "environments": []}
 

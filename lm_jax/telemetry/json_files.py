@@ -8,6 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from lm_jax.errors import UserError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file.
+
+    Raises:
+      UserError: the file holds something else.
+      OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); restore it") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object; restore it")
+    return found
+
 
 def finite(value: Any) -> Any:
     """Returns the value with null in place of numbers that JSON lacks (nan, inf)."""
@@ -28,13 +46,16 @@ def drop_rows_after(path: Path, last_step: int, measured_again: bool) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a file of metrics up to the first incomplete line."""
+    """Returns the rows of a file of metrics up to the first incomplete or damaged line."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:  # a killed process leaves half a line
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "kind" not in row:
+            break
+        rows.append(row)
     return rows
 
 

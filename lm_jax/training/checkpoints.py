@@ -13,6 +13,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.errors import UserError
+from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 
 
@@ -51,17 +52,23 @@ class Checkpoints:
         # Orbax logs its phases as warnings, and logs a traceback before it raises an error.
         absl_logging.set_verbosity(absl_logging.FATAL)
         self._directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_handlers=ocp.StandardCheckpointHandler(),  # without it, metadata lacks shapes
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
-                best_fn=_cross_entropy,  # without one, orbax writes no metrics
-                best_mode="min",
-                read_only=read_only,
-                create=not read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep),
+            best_fn=_cross_entropy,  # without one, orbax writes no metrics
+            best_mode="min",
+            read_only=read_only,
+            create=not read_only,
         )
+        handlers = ocp.StandardCheckpointHandler()  # without it, metadata lacks shapes
+        try:
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(), item_handlers=handlers, options=options
+            )
+        except ValueError as error:  # json.JSONDecodeError: orbax reads all metrics at once
+            raise UserError(
+                f"the metrics of a checkpoint in {directory} cannot be read ({_summary(error)}); "
+                "restore its files or choose another --workdir"
+            ) from None
 
     def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
         """Starts saving a state; its arrays may be donated once this returns.
@@ -114,6 +121,29 @@ class Checkpoints:
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
         )
+
+    def refuse_other_shapes(self, which: str, params: Any) -> None:
+        """Raises UserError if the parameters of a checkpoint have other shapes than expected.
+
+        Args:
+          which: as for `restore`.
+        """
+        (step, *_) = self._candidates(which)
+        try:
+            saved = flatten(self._manager.item_metadata(step)["params"])
+        except Exception:  # damaged, of one of many types; `restore` goes on to an earlier one
+            return
+        expected = flatten(params)
+        for path in sorted(saved.keys() | expected.keys()):
+            there, here = (
+                tuple(shapes[path].shape) if path in shapes else "absent"
+                for shapes in (saved, expected)
+            )
+            if there != here:
+                raise UserError(
+                    f"parameter {path} of the checkpoint in {self._directory} is {there}, and of "
+                    f"the model {here}: config.json or data.json was changed; restore it"
+                )
 
     def _on_host(self, step: int) -> Any:
         """Returns empty host arrays of the saved shapes, whatever devices they were saved from."""

@@ -38,6 +38,7 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"schedule__warmup_steps": 20}, "leaves no step"),
         ({"schedule__peak_learning_rate": float("nan")}, "peak_learning_rate is nan"),
         ({"samples__temperature": float("inf")}, "samples.temperature is inf; expected a finite"),
+        ({"schedule__peak_learning_rate": 1e39}, "is 1e.39; expected a finite number of float32"),
         ({"optimizer__beta1": 1.5}, "optimizer.beta1 is 1.5; expected 0 <= beta1 < 1"),
         ({"schedule__final_fraction": 2.0}, "expected 0 <= final_fraction <= 1"),
         ({"samples__top_p": 0.0}, "0 < top_p <= 1"),

@@ -81,6 +81,9 @@ def test_long_text_without_spaces_trains_a_tokenizer(kind):
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_truncated_tokenizer_is_refused(tmp_path):

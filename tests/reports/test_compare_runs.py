@@ -62,6 +62,14 @@ def test_the_page_and_the_picture_hold_every_curve(tmp_path):
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no finished run"):
         compare([tmp_path])
+    edited = finished(tmp_path, "lstm-0", 0, 2.0)
+    (edited / "evaluation.json").write_text('{"step": 3, "timings": {}, "parameters": 1}')
+    with pytest.raises(ValueError, match="evaluation.json holds no validation; restore it"):
+        compare([edited])
+    values = {"step": 3, "timings": {}, "parameters": 1, "validation": {"cross_entropy": "x"}}
+    (edited / "evaluation.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="json: validation.accuracy is None; expected a number"):
+        compare([edited])
 
 
 @pytest.mark.parametrize(

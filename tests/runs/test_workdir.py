@@ -8,11 +8,12 @@ import pytest
 
 from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.config.serialization import to_dict
 from lm_jax.data import Dataset
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
-from lm_jax.runs import train
-from lm_jax.runs.workdir import read_by_position, write_by_position
+from lm_jax.runs import train, trained_run
+from lm_jax.runs.workdir import read_by_position, read_experiment, read_sizes, write_by_position
 from lm_jax.telemetry.goodput import TimeSheet
 from tests.experiments import tiny
 
@@ -89,8 +90,33 @@ def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeyp
     ],
 )
 def test_what_exceeds_the_memory_is_refused(fields, message, monkeypatch):
-    monkeypatch.setattr(train.sharding, "host_memory", lambda: 100e9)
+    for module in (train, trained_run):
+        monkeypatch.setattr(module, "host_memory", lambda: 100e9)
     experiment = tiny(mesh="auto", model__d_model=4, model__num_layers=1, **fields)
     built = build_experiment(experiment, {"vocab_size": 257})
     with pytest.raises(UserError, match=message):
         train.check(built, Dataset(None, None, {}, None))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("model", None, "model is None; expected an object with its fields"),
+        ("data", [], r"data is \[\]; expected an object with its fields"),
+        ("model", {"family": ["mlp"]}, r"model.family is \['mlp'\]; expected one of transformer, "),
+        ("data", {"kind": {}}, "data.kind is {}; expected one of text, "),
+        ("training", {"steps": 3}, "unknown field 'training.steps'"),
+    ],
+)
+def test_an_edited_configuration_is_named_with_its_file(part, value, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_dict(tiny()) | {part: value}))
+    with pytest.raises(UserError, match=f"config.json: {message}"):
+        read_experiment(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [None, [], {"vocab_size": "257"}])
+def test_sizes_that_are_no_numbers_are_refused(sizes, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps({"sizes": sizes}))
+    with pytest.raises(UserError, match="data.json holds no sizes of the data; restore it"):
+        read_sizes(tmp_path)

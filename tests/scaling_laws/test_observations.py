@@ -38,3 +38,17 @@ def test_best_per_looks_at_rows_that_pass_the_filters(path):
 def test_groups_without_any_loss_are_named(path):
     with pytest.raises(ValueError, match="line 5: nan"):
         read_points(path, COLUMNS, ["rate=2", "family=cnn"], best_per=["n"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n,n,loss\n1,2,3\n", "has several columns n; rename all but one"),
+        ("n,d,loss\n1e300,1e300,3\n", "C = 6 N D gives a c that is no positive number"),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused(text, message, tmp_path):
+    (tmp_path / "runs.csv").write_text(text)
+    columns = {name: name for name in set(text.splitlines()[0].split(","))}
+    with pytest.raises(ValueError, match=message):
+        read_points(tmp_path / "runs.csv", columns)

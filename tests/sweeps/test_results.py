@@ -141,9 +141,13 @@ def test_another_table_is_refused(tmp_path, text, message):
 
 def test_a_truncated_row_is_refused(directory):
     path = write_results(directory, results(directory))
-    path.write_text(path.read_text()[:-40])
-    with pytest.raises(ValueError, match="rows of another length than its header"):
-        read_results(path)
+    whole = path.read_text()
+    for cut in (whole[:-40], whole[:-1]):
+        path.write_text(cut)
+        with pytest.raises(ValueError, match="rows of another length than its header, or is cut o"):
+            read_results(path)
+    with pytest.raises(ValueError, match="results.csv is cut off in its last line"):
+        known_columns(path)
 
 
 def test_columns_are_the_fields_that_differ_or_that_only_some_runs_have(directory):
@@ -160,6 +164,9 @@ def test_a_plan_survives_a_round_trip(directory):
     assert read_plan(directory) == plan
     with pytest.raises(ValueError, match="holds no sweep: there is no sweep.json"):
         read_plan(directory / "runs")
+    (directory / "sweep.json").write_text('{"a": {"address": "b"}}')
+    with pytest.raises(ValueError, match="sweep.json is no plan of launch.sweep .KeyError"):
+        read_plan(directory)
 
 
 def test_a_directory_of_other_files_or_another_sweep_is_refused(directory, tmp_path_factory):

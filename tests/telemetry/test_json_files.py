@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from lm_jax.telemetry.json_files import open_atomically, write_json
+from lm_jax.errors import UserError
+from lm_jax.telemetry.json_files import open_atomically, read_metrics, read_object, write_json
 
 
 def test_a_file_stays_whole_when_writing_fails(tmp_path):
@@ -14,3 +15,29 @@ def test_a_file_stays_whole_when_writing_fails(tmp_path):
         file.write("half")
         raise OSError("the disk is full")
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": ', "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "holds no JSON object"),
+        (b"null", "holds no JSON object"),
+    ],
+)
+def test_a_file_of_anything_but_an_object_is_named(content, message, tmp_path):
+    path = tmp_path / "values.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"values.json {message}.*; restore it$"):
+        read_object(path)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b'{"step": 2', b"3", b"{}", b'{"step": "2", "kind": ""}', b"\xff"]
+)
+def test_metrics_end_at_a_damaged_line(damaged, tmp_path):
+    rows = [b'{"step": 1, "kind": "train"}', damaged, b'{"step": 3, "kind": "train"}']
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(rows))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1]

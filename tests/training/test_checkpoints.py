@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
+import pytest
 
 from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.errors import UserError
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 
 
@@ -31,3 +33,19 @@ def test_what_was_the_last_and_the_best_as_of_a_step_stays(tmp_path):
         checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
     checkpoints.close()
     assert finished_steps(tmp_path / "checkpoints") == [2, 4, 6, 8]
+
+
+def test_parameters_of_another_shape_and_damaged_metrics_are_named(tmp_path):
+    directory, config = tmp_path / "checkpoints", CheckpointConfig()
+    with Checkpoints(directory, config) as checkpoints:
+        checkpoints.save(1, {"params": {"head": {"bias": jnp.zeros(2)}}}, 3.0)
+    with Checkpoints(directory, config, read_only=True) as checkpoints:
+        checkpoints.refuse_other_shapes("last", {"head": {"bias": jnp.zeros(2)}})
+        with pytest.raises(UserError, match=r"head.bias of the checkpoint .* is \(2,\), .* \(3,\)"):
+            checkpoints.refuse_other_shapes("last", {"head": {"bias": jnp.zeros(3)}})
+        with pytest.raises(UserError, match=r"head.bias .* is \(2,\), and of the model absent"):
+            checkpoints.refuse_other_shapes("last", {})
+    (metrics,) = directory.rglob("metrics/metrics")
+    metrics.write_text("{")
+    with pytest.raises(UserError, match="metrics of a checkpoint in .* cannot be read"):
+        Checkpoints(directory, config, read_only=True)
