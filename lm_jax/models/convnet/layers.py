@@ -122,11 +122,34 @@ class BatchNorm(nn.Module):
 class Settings(NamedTuple):
     """What every block of a network shares."""
 
-    norm: str  # none, local_response, batch_norm, group_norm
+    norm: str  # of NORMS
     activation: Callable[[jax.Array], jax.Array]
     kernel_init: Callable
     dtype: Any
     train: bool
+
+
+def _batch_norm(settings: Settings, features: int) -> nn.Module:
+    return BatchNorm(settings.train, name="norm")
+
+
+def _group_norm(settings: Settings, features: int) -> nn.Module:
+    return nn.GroupNorm(
+        num_groups=math.gcd(32, features),  # 32: Wu & He 2018, section 4.1
+        epsilon=1e-5,
+        dtype=settings.dtype,
+        scale_init=declared(nn.initializers.ones, ("norm",)),
+        bias_init=declared(nn.initializers.zeros, ("norm",)),
+        name="norm",
+    )
+
+
+NORMS: dict[str, Callable[[Settings, int], Any] | None] = {
+    "none": None,
+    "batch_norm": _batch_norm,
+    "group_norm": _group_norm,
+}
+"""Name -> (settings, channels) -> the normalisation after a convolution; None: a bias instead."""
 
 
 class ConvNorm(nn.Module):
@@ -153,17 +176,8 @@ class ConvNorm(nn.Module):
         x_bhwc = convolve(x_bhwc, jnp.asarray(kernel, s.dtype), self.stride, self.padding)
         # Whole features, or the partitioner's gradients are wrong: see `side_by_side`.
         x_bhwc = nn.with_logical_constraint(x_bhwc, ("batch", None, None, None))
-        if s.norm == "batch_norm":
-            x_bhwc = BatchNorm(s.train, name="norm")(x_bhwc)
-        elif s.norm == "group_norm":
-            x_bhwc = nn.GroupNorm(
-                num_groups=math.gcd(32, self.features),  # 32: Wu & He 2018, section 4.1
-                epsilon=1e-5,
-                dtype=s.dtype,
-                scale_init=declared(nn.initializers.ones, ("norm",)),
-                bias_init=declared(nn.initializers.zeros, ("norm",)),
-                name="norm",
-            )(x_bhwc)
+        if normalize := NORMS[s.norm]:
+            x_bhwc = normalize(s, self.features)(x_bhwc)
         else:
             zeros = declared(nn.initializers.zeros, ("mlp",))
             bias_c = self.param("bias", zeros, (self.features,))

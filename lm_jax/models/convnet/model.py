@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.convnet.layers import (
+    NORMS,
     ConvNorm,
     InceptionBlock,
     ResidualBlock,
@@ -38,7 +39,7 @@ from lm_jax.models.family import Family, FeatureMaps
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel
 
-_NORMS = ("architecture", "none", "batch_norm", "group_norm")
+_PUBLICATIONS = "architecture"  # the norm of the publication
 _ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
 _GAINS = {"relu": 2.0, "tanh": 1.0}  # variance of a kernel times its fan-in: He et al. 2015
 
@@ -52,7 +53,7 @@ class ConvNetConfig:
     image_height: int = 0  # 0: the data set's
     image_width: int = 0  # 0: the data set's
     image_channels: int = 0  # 0: the data set's
-    norm: str = "architecture"  # architecture (the publication's), none, batch_norm, group_norm
+    norm: str = _PUBLICATIONS  # architecture (the publication's), none, batch_norm, group_norm
     dropout_rate: float = -1.0  # -1: the publication's
 
     def validate(self) -> None:
@@ -62,8 +63,8 @@ class ConvNetConfig:
                 f"model.architecture is {self.architecture!r}; "
                 f"expected one of {', '.join(NETWORKS)}"
             )
-        if self.norm not in _NORMS:
-            raise UserError(f"model.norm is {self.norm!r}; expected one of {', '.join(_NORMS)}")
+        if self.norm not in (choices := (_PUBLICATIONS, *NORMS)):
+            raise UserError(f"model.norm is {self.norm!r}; expected one of {', '.join(choices)}")
         for field in ("num_classes", "image_height", "image_width", "image_channels"):
             if getattr(self, field) < 0:
                 raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
@@ -105,7 +106,7 @@ class ConvNet(nn.Module):
         c = self.config
         network = NETWORKS[c.architecture]
         settings = Settings(
-            norm=network.norm if c.norm == "architecture" else c.norm,
+            norm=network.norm if c.norm == _PUBLICATIONS else c.norm,
             activation=_ACTIVATIONS[network.activation],
             kernel_init=nn.initializers.variance_scaling(
                 _GAINS[network.activation], "fan_in", "normal"
@@ -144,8 +145,7 @@ class ConvNet(nn.Module):
             case GlobalAverage():
                 return x.mean(axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
             case LocalResponseNorm():
-                alone = settings.norm == "local_response"
-                return local_response_norm(x) if alone else x
+                return local_response_norm(x) if self.config.norm == _PUBLICATIONS else x
             case PadTo(size):
                 high, wide = ((size - side) // 2 for side in x.shape[1:3])
                 return jnp.pad(x, ((0, 0), (high, high), (wide, wide), (0, 0)))

@@ -121,7 +121,6 @@ NETWORKS = {
             *(Conv(384, 3, padding=1), Conv(384, 3, padding=1), Conv(256, 3, padding=1)),
             *(MaxPool(3, 2), Dense(4096), Dropout(0.5), Dense(4096), Dropout(0.5)),
         ),
-        norm="local_response",
     ),
     # Szegedy et al. 2015, Table 1, without the auxiliary classifiers.
     "googlenet": Network(
@@ -144,7 +143,6 @@ NETWORKS = {
             Inception(384, 192, 384, 48, 128, 128),
             *(GlobalAverage(), Dropout(0.4)),
         ),
-        norm="local_response",
     ),
     "resnet18": resnet((2, 2, 2, 2), bottleneck=False),
     "resnet34": resnet((3, 4, 6, 3), bottleneck=False),

@@ -134,21 +134,17 @@ def estimate(levels: Sequence[Level], smoothing: str, k: float) -> Estimates:
 
     `add_k` is (count + k) / (count of the context + k V) for the whole context.
     """
-    vocab_size = len(levels[0].word)
-    steps: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-        "kneser_ney": _kneser_ney,
-        "maximum_likelihood": _maximum_likelihood,
-        "add_k": _add(k, vocab_size),
-    }
+    vocab_size, smooth = len(levels[0].word), SMOOTHINGS[smoothing]
     logs: Any = Estimates([], [])
     shorter, num_contexts = _uniform(levels[0].occurrences), 1
     for n, level in enumerate(levels):
         counts = level.occurrences
-        if smoothing == "kneser_ney" and n + 1 < len(levels):
+        if smooth.counts_extensions and n + 1 < len(levels):
             extensions = np.bincount(levels[n + 1].suffix, minlength=len(counts))
             counts = np.where(extensions, extensions, counts)
         lower = shorter[level.suffix] if n else shorter
-        shorter, back_off = steps[smoothing](counts, level.context, num_contexts, lower)
+        found = Counts(counts, level.context, num_contexts)
+        shorter, back_off = smooth.probabilities(found, lower, k, vocab_size)
         num_contexts = len(counts)
         with np.errstate(divide="ignore"):  # log 0 = -inf is intended
             logs.log_probability.append(np.minimum(np.log(shorter), 0).astype(np.float32))
@@ -163,8 +159,18 @@ def _uniform(counts: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, 1.0, 1.0 / max(num_unseen, 1)) / shares
 
 
-def _kneser_ney(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.ndarray]:
-    """Returns p of each n-gram, and the mass that each context leaves to the lower order."""
+class Counts(NamedTuple):
+    """The counts of the n-grams of one level [N], the context of each, and how many there are."""
+
+    counts: np.ndarray
+    context: np.ndarray
+    num_contexts: int
+
+
+def _kneser_ney(
+    found: Counts, lower: np.ndarray, k: float, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    counts, context, num_contexts = found
     discount = discounts(counts)[np.minimum(counts, 3)]
     total = np.bincount(context, counts, num_contexts)
     left = np.bincount(context, discount, num_contexts)
@@ -187,19 +193,39 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     return estimated if (estimated[1:] > 0).all() else fallback
 
 
-def _maximum_likelihood(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.ndarray]:
+def _maximum_likelihood(
+    found: Counts, lower: np.ndarray, k: float, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    counts, context, num_contexts = found
     total = np.bincount(context, counts, num_contexts)
     return counts / total[context], np.where(total > 0, 0.0, 1.0)
 
 
-def _add(k: float, vocab_size: int):
-    """Returns add-k as an interpolation with 1 / V in place of the lower order."""
+def _add_k(
+    found: Counts, lower: np.ndarray, k: float, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolates with 1 / V in place of the lower order."""
+    counts, context, num_contexts = found
+    total = np.bincount(context, counts, num_contexts) + k * vocab_size
+    return (counts + k) / total[context], k * vocab_size / total
 
-    def add_k(counts, context, num_contexts, lower) -> tuple[np.ndarray, np.ndarray]:
-        total = np.bincount(context, counts, num_contexts) + k * vocab_size
-        return (counts + k) / total[context], k * vocab_size / total
 
-    return add_k
+class Smoothing(NamedTuple):
+    """A way to estimate probabilities from counts."""
+
+    probabilities: Callable[[Counts, np.ndarray, float, int], tuple[np.ndarray, np.ndarray]]
+    """(counts, lower order's p of each n-gram [N], k, vocabulary) -> p of each n-gram, and the mass
+    that each context leaves to the lower order."""
+
+    counts_extensions: bool = False  # lower orders count the words before an n-gram
+    backs_off: bool = True  # words that never followed have the shorter context's probability
+
+
+SMOOTHINGS = {
+    "kneser_ney": Smoothing(_kneser_ney, counts_extensions=True),
+    "add_k": Smoothing(_add_k, backs_off=False),
+    "maximum_likelihood": Smoothing(_maximum_likelihood),
+}
 
 
 def best_words(

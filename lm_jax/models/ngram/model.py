@@ -17,13 +17,11 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables
-from lm_jax.models.ngram.kneser_ney import best_words, count, estimate, first_children
+from lm_jax.models.ngram.kneser_ney import SMOOTHINGS, best_words, count, estimate, first_children
 from lm_jax.models.parameters import Declared
 
-_CHOICES = {
-    "smoothing": ("kneser_ney", "add_k", "maximum_likelihood"),
-    "boundaries": ("document", "stream"),
-}
+_RUNS_ACROSS = {"document": False, "stream": True}  # boundaries -> whether contexts cross documents
+_CHOICES: dict[str, Mapping[str, Any]] = {"smoothing": SMOOTHINGS, "boundaries": _RUNS_ACROSS}
 _BLOCK = 64  # children of a context written into its logits per iteration
 
 Params = Mapping[str, Any]
@@ -137,7 +135,7 @@ def _nothing_counted(config: NgramConfig) -> Params:
 
 def _counted(config: NgramConfig, documents: Any) -> Params:
     """Returns the parameters estimated from a stream of documents."""
-    across = config.boundaries == "stream"
+    across = _RUNS_ACROSS[config.boundaries]
     levels = count(
         documents.tokens, documents.starts, config.vocab_size, config.order, across=across
     )
@@ -161,7 +159,8 @@ def _counted(config: NgramConfig, documents: Any) -> Params:
 
 def _floor(config: NgramConfig) -> float | None:
     """Returns log 1 / V for add-k, which uses no shorter contexts; else None."""
-    return -math.log(config.vocab_size) if config.smoothing == "add_k" else None
+    backs_off = SMOOTHINGS[config.smoothing].backs_off
+    return None if backs_off else -math.log(config.vocab_size)
 
 
 def _contexts(
