@@ -53,6 +53,8 @@ def main() -> dict[str, Any]:
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
+    if OUTPUT.value:  # before hours of work
+        translate.refuse_unwritable(Path(OUTPUT.value))
     if INPUT.value:
         sources, references = translate.read_sources(Path(INPUT.value))
     else:

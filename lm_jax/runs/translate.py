@@ -44,6 +44,14 @@ def read_sources(path: Path) -> tuple[list[str], list[str]]:
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raises UserError if a file of this path cannot be written."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; give the path of a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
+
+
 def write_translations(
     path: Path,
     sources: Sequence[str],

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,18 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
-    validation = results.get("validation")  # an edited file may lack it: the run is measured again
-    is_whole = isinstance(validation, dict) and "cross_entropy" in validation
-    return results if is_same and is_whole else None
+    return results if is_same and _is_whole(results) else None
+
+
+def _is_whole(results: Mapping[str, Any]) -> bool:
+    """Whether results are as a run writes them; where a file was edited, it is measured again."""
+    validation, timings = results.get("validation"), results.get("timings")
+    return (
+        isinstance(validation, dict)
+        and isinstance(validation.get("cross_entropy", ""), int | float | None)
+        and isinstance(timings, dict)
+        and isinstance(timings.get("total_seconds"), int | float)
+    )
 
 
 def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
@@ -118,9 +128,12 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
 def read_environment(workdir: Path) -> dict[str, Any]:
     """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
-        return read_object(workdir / "environment.json")
+        found = read_object(workdir / "environment.json")
     except (OSError, ValueError):
         return {}
+    kinds = {"versions": dict, "devices": list}
+    is_whole = all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
+    return found if is_whole else {}
 
 
 def write_by_position(

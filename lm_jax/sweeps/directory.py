@@ -51,6 +51,8 @@ def read_plan(directory: Path) -> list[PlannedRun]:
         entries = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{directory} holds no sweep: there is no sweep.json") from None
+    if not entries:
+        raise UserError(f"{path} holds no runs; restore it, or choose another --sweepdir")
     try:
         return [
             PlannedRun(

@@ -28,6 +28,10 @@ _TEXT_COLUMNS = {
     *("name", "address", "status", "family", "branch_of"),
     *("commit", "versions", "device", "error"),
 }
+_NUMBERS = {
+    *("seed", "steps", "parameters", "non_embedding_parameters", "training_tokens"),
+    *("training_flops", "validation_loss", "best_validation_loss", "bits_per_character", "seconds"),
+}
 _REQUIRED_COLUMNS = {
     *("name", "address", "status", "family", "seed", "steps", "non_embedding_parameters"),
     *("training_tokens", "training_flops", "validation_loss"),
@@ -103,7 +107,15 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             f"{path} has rows of another length than its header, or is cut off; "
             "rebuild it with launch.sweep --table"
         )
-    return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
+    found = [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
+    for row in found:
+        for name in _NUMBERS & row.keys():
+            if isinstance(row[name], str):
+                raise UserError(
+                    f"{path}: run {row['name']} has {name} {row[name]!r}; expected a number; "
+                    "rebuild the file with launch.sweep --table"
+                )
+    return found
 
 
 def _value(name: str, cell: str) -> str | int | float | None:
@@ -152,7 +164,7 @@ def _outcome(directory: Path, run: PlannedRun) -> dict[str, Any]:
     found = finished_results(directory, run) or {}
     validation = found.get("validation", {})
     metrics = read_metrics(path) if found else []
-    losses = [row["cross_entropy"] for row in metrics if row["kind"] == "evaluation"]
+    losses = [row.get("cross_entropy") for row in metrics if row["kind"] == "evaluation"]
     forked_from = origin(path)
     own = [row for row in metrics if row["step"] > (forked_from["step"] or 0)]
     # A fork was also computed by the machines that trained its shared prefix.
@@ -184,7 +196,7 @@ def seconds_of(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
       found: the results of the run.
       metrics: its rows; `seconds` restarts from 0 in each process.
     """
-    clock = [row["seconds"] for row in metrics if row["kind"] == "train"]
+    clock = [row["seconds"] for row in metrics if row["kind"] == "train" and "seconds" in row]
     earlier = [a for a, b in zip(clock, clock[1:], strict=False) if b < a]
     # Earlier versions wrote `fan` for the number of runs trained together.
     runs = found.get("vmapped_runs", found.get("fan", 1))

@@ -245,6 +245,8 @@ def trials_of(sweep: Sweep) -> dict[str, Trial]:
     if not isinstance(sweep, Mapping | Sequence) or isinstance(sweep, str):
         raise UserError(f"a sweep is a dict of experiments by name, not a {type(sweep).__name__}")
     pairs = list(sweep.items() if isinstance(sweep, Mapping) else sweep)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise UserError("a sweep is a dict of experiments by name, not a list without names")
     if not pairs:
         raise UserError("the sweep is empty; give at least one experiment")
     trials: dict[str, Trial] = {}

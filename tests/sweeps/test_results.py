@@ -164,6 +164,9 @@ def test_a_plan_survives_a_round_trip(directory):
     assert read_plan(directory) == plan
     with pytest.raises(ValueError, match="holds no sweep: there is no sweep.json"):
         read_plan(directory / "runs")
+    (directory / "sweep.json").write_text("{}")
+    with pytest.raises(ValueError, match="sweep.json holds no runs"):
+        read_plan(directory)
     (directory / "sweep.json").write_text('{"a": {"address": "b"}}')
     with pytest.raises(ValueError, match="sweep.json is no plan of launch.sweep .KeyError"):
         read_plan(directory)
@@ -185,6 +188,28 @@ def test_a_failure_that_a_process_could_not_log_is_logged_for_it(directory):
     log_failure(directory, run, "its process ended with signal 9")
     assert status(directory, run) == "failed"
     assert results(directory)[3]["error"] == "its process ended with signal 9"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "status"),
+    [
+        ("evaluation.json", '{"parameters": 7, "validation": {}, "timings": 3}', "stopped"),
+        ("evaluation.json", "[]", "stopped"),
+        ("environment.json", '{"versions": 3, "devices": 4}', "finished"),
+        ("metrics.jsonl", '{"step": 1, "kind": "train"}', "finished"),
+        ("metrics.jsonl", '{"step": 1, "kind": "evaluation"}', "finished"),
+    ],
+)
+def test_an_edited_file_of_a_run_does_not_hide_the_table(file, content, status, directory):
+    (workdir_of(directory, read_plan(directory)[0]) / file).write_text(content)
+    assert results(directory)[0]["status"] == status
+
+
+def test_a_text_among_the_numbers_of_a_table_is_named(directory):
+    path = write_results(directory, results(directory))
+    path.write_text(path.read_text().replace("3.25", "x.25"))
+    with pytest.raises(ValueError, match="seed=1 has validation_loss 'x.25'; expected"):
+        read_results(path)
 
 
 def test_a_lock_keeps_others_out_until_it_ends(tmp_path):

@@ -179,6 +179,7 @@ def test_a_field_that_a_later_version_adds_changes_no_address():
         ({}, "the sweep is empty"),
         ([], "the sweep is empty"),
         (None, "a sweep is a dict of experiments by name, not a NoneType"),
+        ([tiny()], "not a list without names"),
         ({"a": 3}, "run a is a int; expected an Experiment"),
         ({"a/b": tiny()}, "run name 'a/b'; expected up to 200 letters"),
         ([("a", tiny()), ("a", tiny(seed=1))], "two runs are called a"),

@@ -18,6 +18,7 @@ from lm_jax.data.batches import (
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.tokenizers import Tokenizer
+from lm_jax.errors import UserError
 
 
 class Draws(NamedTuple):
@@ -78,7 +79,15 @@ def image_reader(images: np.ndarray, crop_padding: int = 0, flip: bool = False) 
 
     In training, images are padded by `crop_padding` zeros on each side and cropped at random; with
     `flip`, half of them are mirrored left to right (He et al. 2016, section 4.2).
+
+    Raises:
+      UserError: a crop of so much padding could hold nothing of an image.
     """
+    height, width = images.shape[1:3]
+    if crop_padding >= min(height, width):
+        raise UserError(
+            f"data.crop_padding is {crop_padding}, and images are {height} x {width}; pad by less"
+        )
 
     def read(indices: np.ndarray, draws: Draws | None) -> Batch:
         chosen = images[indices]

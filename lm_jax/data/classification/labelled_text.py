@@ -71,7 +71,7 @@ def _parse_json(line: str, origin: str) -> LabelledText:
         text, label = values["text"], str(values["label"])
         if not isinstance(text, str) or not isinstance(values["label"], str | int):
             raise TypeError
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise UserError(f'{origin}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
     if not text.strip():
         raise UserError(f"{origin}: the text of label {label!r} is empty")

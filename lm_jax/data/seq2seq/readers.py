@@ -162,7 +162,7 @@ def _jsonl(path: Path) -> Iterator[Pair]:
             values = json.loads(line)
             source, target = values["source"].strip(), values["target"].strip()
             document = str(values.get("document", ""))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError):
             source = target = document = ""
         if not source or not target:
             given = f"{line[:60]!r} is not" if line.strip() else "is empty, not"

@@ -97,6 +97,8 @@ def test_broken_files_are_refused(tmp_path):
 
 def test_augmentation_shifts_and_flips_and_only_in_training():
     images = RNG.integers(1, 256, (64, 6, 5, 1), np.uint8)
+    with pytest.raises(ValueError, match="crop_padding is 5, and images are 6 x 5; pad by less"):
+        image_reader(images, crop_padding=5)
     read = image_reader(images, crop_padding=1, flip=True)
     indices = np.arange(64)
     np.testing.assert_allclose(read(indices, None)["inputs"] * 255, images, rtol=1e-6)

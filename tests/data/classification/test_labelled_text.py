@@ -96,7 +96,9 @@ def test_files_that_are_not_labelled_are_refused_by_line(tmp_path, lines, messag
         prepare(LabelledTextConfig(path=str(path)))
 
 
-@pytest.mark.parametrize("line", ['{"label": null, "text": "a"}', '{"label": "a", "text": 7}'])
+@pytest.mark.parametrize(
+    "line", ['{"label": null, "text": "a"}', '{"label": "a", "text": 7}', "[" * 100_000]
+)
 def test_jsonl_of_other_types_is_refused_by_line(tmp_path, line):
     path = tmp_path / "texts.jsonl"
     path.write_text(f'{{"label": 1, "text": "fine"}}\n{line}\n')

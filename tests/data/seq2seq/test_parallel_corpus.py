@@ -256,9 +256,10 @@ def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeyp
 
 
 def test_values_of_jsonl_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "pairs.jsonl").write_text('{"source": null, "target": "x"}\n')
-    with pytest.raises(ValueError, match=r'pairs.jsonl:1: .* is not {"source"'):
-        prepare(config(str(tmp_path / "pairs.jsonl")))
+    for line in ('{"source": null, "target": "x"}', "[" * 100_000):
+        (tmp_path / "pairs.jsonl").write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=r'pairs.jsonl:1: .* is not {"source"'):
+            prepare(config(str(tmp_path / "pairs.jsonl")))
 
 
 def test_texts_stay_as_they_were_where_tokens_do_not(tmp_path):
