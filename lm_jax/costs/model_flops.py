@@ -19,7 +19,7 @@ from lm_jax.parallel.sharding import unboxed
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 # Logical axis of a parameter -> the component that it counts towards; the first in order decides.
-_TABLES = {"vocab": "embedding", "positions": "positions"}  # whose rows are looked up
+_TABLES = {"vocab": "embedding", "positions": "positions", "types": "segment_types"}  # looked up
 _COMPONENTS = {
     "vocab": "output",
     "heads": "attention",

@@ -168,6 +168,7 @@ FAMILY = Family(
     CausalCNNConfig,
     causal_cnn,
     any_length=True,
+    widths=CausalCNNConfig.widths,
     ties_embeddings=lambda config: True,
     attention_per_token=lambda config: 0,
 )

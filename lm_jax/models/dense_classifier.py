@@ -123,4 +123,10 @@ def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) ->
     return Model(init, apply, loss_from_apply(apply))
 
 
-FAMILY = Family(DenseClassifierConfig, dense_classifier, ("classification",), reads_images=True)
+FAMILY = Family(
+    DenseClassifierConfig,
+    dense_classifier,
+    ("classification",),
+    reads_images=True,
+    widths=DenseClassifierConfig.widths,
+)

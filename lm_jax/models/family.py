@@ -15,8 +15,7 @@ class Family(NamedTuple):
     """An architecture: its configuration, what builds it, what it can do and what it needs.
 
     A configuration is a dataclass with `validate()`; fields that are 0 and that the data decides,
-    such as `vocab_size` or `num_classes`, are filled in from the data. With `widths()` it tells
-    which fields muP scales.
+    such as `vocab_size` or `num_classes`, are filled in from the data.
     """
 
     config: type
@@ -32,6 +31,9 @@ class Family(NamedTuple):
 
     classifies: Callable[[Any], bool] = lambda config: False
     """(configuration) -> whether a model that could predict tokens predicts classes instead."""
+
+    widths: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    """(configuration) -> the fields that muP scales, main one first; UserError where it cannot."""
 
     check_mesh: Callable[[Any, Mapping[str, int]], None] = lambda config, mesh: None
     """Raises UserError for a mesh, sizes by axis, that cannot split the configuration evenly."""

@@ -139,4 +139,6 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
     return Model(init, apply, loss_from_apply(apply), start, step)
 
 
-FAMILY = Family(MLPConfig, mlp, any_length=True, attention_per_token=lambda config: 0)
+FAMILY = Family(
+    MLPConfig, mlp, any_length=True, attention_per_token=lambda config: 0, widths=MLPConfig.widths
+)

@@ -104,4 +104,4 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
     return Model(init, apply, loss)
 
 
-FAMILY = Family(SkipGramConfig, skip_gram, ("skip_gram",))
+FAMILY = Family(SkipGramConfig, skip_gram, ("skip_gram",), widths=SkipGramConfig.widths)

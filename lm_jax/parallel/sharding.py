@@ -28,6 +28,7 @@ RULES = (
     ("kv_heads", "tensor"),
     ("vocab", "tensor"),
     ("positions", None),
+    ("types", None),
     ("norm", None),
     ("layers", None),
 )

@@ -72,7 +72,7 @@ def first_state(
     )
     if inherited is None:
         return state, notes
-    state, kept, fresh = inherit(state, inherited)
+    state, kept, fresh = inherit(state, inherited, built.declarations)
     tuned_from = built.experiment.fine_tuning.workdir
     if not kept:
         raise UserError(f"fine_tuning.workdir {tuned_from} has no array of this model's shapes")

@@ -61,7 +61,7 @@ def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
     """
     base = of_width(config, base_width)
     if family_of(config).ties_embeddings(config):
-        scale = base.logit_scale * base_width / getattr(config, config.widths()[0])
+        scale = base.logit_scale * base_width / getattr(config, family_of(config).widths(config)[0])
         config = dataclasses.replace(config, logit_scale=scale)
     return config, base
 

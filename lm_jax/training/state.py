@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm_jax.models.interface import Model
+from lm_jax.models.parameters import Declarations, path_of
 from lm_jax.parallel import sharding
 
 
@@ -78,21 +79,26 @@ def counted_state(variables: Any, seed: int) -> TrainState:
     return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
 
 
-def inherit(state: TrainState, variables: Mapping[str, Any]) -> tuple[TrainState, int, int]:
+def inherit(
+    state: TrainState, variables: Mapping[str, Any], declared: Declarations
+) -> tuple[TrainState, int, int]:
     """The state with the variables of another run, how many arrays that is, and how many not.
 
     An array is taken over where its path and its shape agree, and of a longer table of learned
     positions its beginning; the optimizer starts afresh.
+
+    Args:
+      declared: what each parameter of the state is, by its path.
     """
     theirs = {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
+        path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
     }
     taken: list[bool] = []
 
     def choose(path: Any, leaf: jax.Array) -> jax.Array:
-        found = theirs.get(jax.tree_util.keystr(path))
-        if found is not None and getattr(path[-1], "key", None) == "positions":
+        found = theirs.get(path_of(path))
+        parameter = declared.get(path_of(path[1:]))
+        if found is not None and parameter and parameter.names == ("positions", "embed"):
             found = found[: len(leaf)]
         taken.append(found is not None and found.shape == leaf.shape)
         if not taken[-1]:

@@ -5,6 +5,7 @@ import pytest
 
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.data import TokenizerConfig, prepare
+from lm_jax.models.parameters import Declared
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
 from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
@@ -140,8 +141,9 @@ def test_parameters_of_another_run_are_taken_over_where_they_fit():
     zeros = {"positions": jnp.zeros((4, 2)), "kernel": jnp.zeros((3, 2)), "head": jnp.zeros(5)}
     theirs = {"positions": np.arange(16.0).reshape(8, 2), "kernel": np.ones((3, 2)),
               "head": np.ones(7)}  # fmt: skip
+    table = Declared(zeros["positions"], ("positions", "embed"), looked_up=True)
     state = TrainState(jnp.int32(0), jax.random.key(0), zeros, {}, ())
-    state, kept, fresh = inherit(state, {"params": theirs})
+    state, kept, fresh = inherit(state, {"params": theirs}, {"positions": table})
     assert (kept, fresh) == (2, 1)
     np.testing.assert_array_equal(state.params["positions"], theirs["positions"][:4])
     np.testing.assert_array_equal(state.params["kernel"], theirs["kernel"])

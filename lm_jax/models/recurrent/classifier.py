@@ -154,4 +154,9 @@ def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.flo
     return Model(init, apply, loss_from_apply(apply))
 
 
-FAMILY = Family(RecurrentClassifierConfig, recurrent_classifier, ("classification",))
+FAMILY = Family(
+    RecurrentClassifierConfig,
+    recurrent_classifier,
+    ("classification",),
+    widths=RecurrentClassifierConfig.widths,
+)

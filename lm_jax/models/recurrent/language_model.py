@@ -211,6 +211,7 @@ FAMILY = Family(
     RecurrentConfig,
     recurrent,
     any_length=True,
+    widths=RecurrentConfig.widths,
     carries_state=lambda config: config.carry_state,
     ties_embeddings=lambda config: config.tie_embeddings,
     attention_per_token=lambda config: 0,

@@ -338,6 +338,7 @@ FAMILY = Family(
     recurrent_seq2seq,
     ("seq2seq", "span_corruption"),
     any_length=True,
+    widths=RecurrentSeq2SeqConfig.widths,
     has_encoder=True,
     ties_embeddings=lambda config: config.tie_embeddings,
     attention_maps=_attention_maps,

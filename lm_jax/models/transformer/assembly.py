@@ -250,6 +250,7 @@ def _for_any_device(config: BlocksConfig) -> BlocksConfig:
 
 DECLARED: dict[str, Any] = {
     "splits_time": True,
+    "widths": BlocksConfig.widths,
     "ties_embeddings": lambda config: config.tie_embeddings,
     "check_mesh": check_mesh,
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),

@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         x_btd = embed(self, embedding_vd, tokens_bt)
         if c.num_segment_types:
             shape = (c.num_segment_types, c.d_model)
-            types_nd = table(self, "segment_types", shape, ("positions", "embed"))
+            types_nd = table(self, "segment_types", shape, ("types", "embed"))
             x_btd = x_btd + jnp.asarray(types_nd, self.dtype)[types_bt]
         x_btd, _ = self.stack(x_btd, inputs)
         if c.num_classes:
