@@ -17,7 +17,7 @@ from lm_jax.data.interface import Batches
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import MeasuredFunction, sum_by_document
 from lm_jax.models import Model, build_model, family_of
-from lm_jax.models.interface import LossFunction
+from lm_jax.models.interface import LossFunction, Variables
 from lm_jax.models.parameters import Declarations, declarations
 from lm_jax.models.scale_width import of_width
 from lm_jax.objectives import Objective, objective_of
@@ -229,7 +229,9 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> Any:
     return dataclasses.replace(model, **filled)
 
 
-def on_one_device(built: BuiltExperiment, variables: Any) -> tuple[BuiltExperiment, Any] | None:
+def on_one_device(
+    built: BuiltExperiment, variables: Variables
+) -> tuple[BuiltExperiment, Variables] | None:
     """Returns a built experiment and its variables that this process can run by itself.
 
     With one process they are returned unchanged. Returns None if the variables are too large to be
@@ -252,7 +254,7 @@ def training_batches(built: BuiltExperiment, dataset: data.Dataset) -> Batches:
 def measure(
     built: BuiltExperiment,
     losses: MeasuredFunction,
-    variables: Any,
+    variables: Variables,
     split: Any,
     tokenizer: data.Tokenizer | None,
     eval_config: EvaluationConfig,

@@ -15,6 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import family_of
+from lm_jax.models.interface import Carry, Variables
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state, variables_of
 
@@ -73,9 +74,11 @@ def measure(
     }
 
 
-def _cache_bytes(built: BuiltExperiment, variables: Any, batch_size: int, new_tokens: int) -> int:
+def _cache_bytes(
+    built: BuiltExperiment, variables: Variables, batch_size: int, new_tokens: int
+) -> int:
     """Returns the bytes of the carry that a step reads, empty columns of caches too."""
-    start: Callable[..., Any] = built.model.start  # type: ignore[assignment]
+    start: Callable[..., Carry] = built.model.start  # type: ignore[assignment]
     carry = jax.eval_shape(
         lambda variables: start(variables, batch_size, 1 + new_tokens), variables
     )
@@ -83,7 +86,9 @@ def _cache_bytes(built: BuiltExperiment, variables: Any, batch_size: int, new_to
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
 
 
-def _our_work(built: BuiltExperiment, variables: Any, prompts: np.ndarray, new_tokens: int) -> Work:
+def _our_work(
+    built: BuiltExperiment, variables: Variables, prompts: np.ndarray, new_tokens: int
+) -> Work:
     greedy = Sampling(temperature=0.0)
     generate = jax.jit(
         functools.partial(decode_loop.generate, built.model, sampling=greedy, end_tokens=(-1,))

@@ -16,11 +16,12 @@ from lm_jax.build import BuiltExperiment, training_batches
 from lm_jax.data.interface import Batches
 from lm_jax.data.text import windows
 from lm_jax.errors import UserError
+from lm_jax.models.interface import Batch
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import sharding
 from lm_jax.training.loop import Hooks, fit
 from lm_jax.training.state import TrainState, init_state
-from lm_jax.training.train_step import jit_train_steps
+from lm_jax.training.train_step import Reported, jit_train_steps
 
 _DOCUMENT = 512  # targets of a random document
 
@@ -109,7 +110,7 @@ def _train(
             jax.block_until_ready(metrics)
             finished.append(time.perf_counter())
 
-    def timed(state: TrainState, batch: Any) -> Any:
+    def timed(state: TrainState, batch: Batch) -> tuple[TrainState, Reported]:
         submitted.append(time.perf_counter())
         result = steps(state, batch)
         in_flight.put(result[1])

@@ -9,8 +9,8 @@ their documents; they are in `classification/labelled_text.py` and `seq2seq/read
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from lm_jax.data import tfds
 from lm_jax.data.documents import Documents
@@ -64,7 +64,7 @@ def read_tfds(config: DataConfig) -> Documents[str]:
     )
 
 
-def _text_feature(config: DataConfig, features: Any) -> str:
+def _text_feature(config: DataConfig, features: Mapping[str, object]) -> str:
     names = tfds.text_features(features)
     if config.text_feature:
         if config.text_feature not in names:

@@ -1,5 +1,6 @@
 """Data sets of tensorflow-datasets, read without TensorFlow."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lm_jax.data.cache import cache_directory
@@ -37,11 +38,11 @@ def builder_of(name: str, cache: str) -> Any:
     return builder
 
 
-def text(value: Any) -> str:
+def text(value: str | bytes) -> str:
     """Returns the text of a feature, which a data source may give as bytes."""
     return value if isinstance(value, str) else bytes(value).decode("utf-8")
 
 
-def text_features(features: Any) -> list[str]:
+def text_features(features: Mapping[str, object]) -> list[str]:
     """Returns the names of the features that are texts."""
     return [name for name, feature in features.items() if type(feature).__name__ == "Text"]

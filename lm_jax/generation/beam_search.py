@@ -4,7 +4,7 @@ Axes: r prompts, b beams, c candidates of a step, n tokens of a row, v vocabular
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -301,7 +301,7 @@ def _recorded(here: _StepRows, steps: Steps, chosen: _NextBeams) -> Steps:
     )
 
 
-def _take(x: Any, index: jax.Array) -> jax.Array:
+def _take(x: jax.Array, index: jax.Array) -> jax.Array:
     """Returns x [R, C, ...] at index [R, B] of its second axis."""
     return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
 

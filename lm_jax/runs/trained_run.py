@@ -22,6 +22,7 @@ from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
+from lm_jax.models.interface import Variables
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.host_memory import host_memory
@@ -41,7 +42,7 @@ class Run(NamedTuple):
     built: BuiltExperiment
     tokenizer: data.Tokenizer | None  # None: it reads no text
     step: int
-    variables: Any
+    variables: Variables
 
 
 def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None] = print) -> Run:

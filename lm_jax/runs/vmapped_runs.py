@@ -9,7 +9,7 @@ Axes: r runs, n steps.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import flat_without
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
+from lm_jax.models.interface import Batch
 from lm_jax.training.schedules import learning_rate_schedule
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import TrainStep
@@ -127,7 +128,7 @@ def vmapped_step(members: Sequence[BuiltExperiment]) -> TrainStep:
     ).astype(jnp.float32)
     decays_r = jnp.array([config.optimizer.weight_decay for config in configs], jnp.float32)
 
-    def step_of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Any):
+    def step_of_one(rates_n: jax.Array, decay: jax.Array, state: TrainState, batch: Batch):
         _, train_step = make_training(
             configs[0],
             members[0].model,

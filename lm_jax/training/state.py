@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm_jax.models.interface import Model
+from lm_jax.models.interface import Model, Variables
 from lm_jax.models.parameters import Declarations, path_of
 from lm_jax.parallel import sharding
 
@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32: optimizer steps done, which is also the position in the data
     key: jax.Array  # never changes; step s draws from fold_in(key, s)
     params: Any
-    stats: Any  # non-gradient variables, such as running statistics; {} where there are none
+    stats: Variables  # non-gradient variables, such as running statistics; {} where there are none
     opt_state: Any
 
 
@@ -74,7 +74,7 @@ def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shape
     return create
 
 
-def counted_state(variables: Any, seed: int) -> TrainState:
+def counted_state(variables: Variables, seed: int) -> TrainState:
     """The state after the one step of a model that counts, on one device."""
     return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
 
