@@ -4,10 +4,21 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-# Most of the time of the tests is XLA's: half of it optimizes code that runs for an instant.
-QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+import pytest
+
+# Most of the time of the tests is XLA's compiler's, for code that runs for an instant. The fusions
+# that it emits through MLIR take it twice as long, and threads cost more than they save.
+QUICK_COMPILATION = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_multi_thread_eigen=false",
+    ]
+)
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("LM_JAX_TEST_PLATFORM", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
@@ -20,4 +31,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, _caches, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = _caches
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_caches) / "xla")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+def slow_but(names: Iterable[str], *quick: str) -> list:
+    """Returns parameters of a test, of which `make test` takes the quick ones alone."""
+    names = list(names)
+    assert set(quick) <= set(names)
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]

@@ -13,7 +13,7 @@ def tiny(**fields) -> Experiment:
     config.training.steps_per_call, config.training.log_every_steps = 5, 1
     config.schedule.warmup_steps = 5
     config.evaluation.batch_size, config.evaluation.baselines = 64, False
-    config.samples.num_samples, config.samples.max_new_tokens = 1, 8
+    config.samples.num_samples, config.samples.max_new_tokens = 0, 8
     config.mesh = "data:1"
     config.tensorboard = False
     for path, value in fields.items():

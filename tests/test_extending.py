@@ -3,11 +3,9 @@
 import json
 import mailbox
 import re
-import subprocess
-import sys
 
 from tests.documented_commands import ROOT
-from tests.launch.programs import environment
+from tests.launch import programs
 
 SMALL = [
     "--config.training.num_steps=12",
@@ -30,27 +28,21 @@ def written(page, directory):
     return path
 
 
-def run(*arguments):
-    process = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+def run(program, *arguments):
+    status, out, err = programs.run(f"launch.{program}", *map(str, arguments))
+    assert status == 0, err
+    return out
 
 
 def test_the_model_trains_and_generates(tmp_path):
     config, workdir = written("model.md", tmp_path), tmp_path / "run"
-    run("launch.train", f"--config={config}", f"--workdir={workdir}", *SMALL)
-    run("launch.generate", f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=5")
+    run("train", f"--config={config}", f"--workdir={workdir}", *SMALL)
+    run("generate", f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=5")
 
 
 def test_the_objective_trains(tmp_path):
     config, workdir = written("objective.md", tmp_path), tmp_path / "run"
-    run("launch.train", f"--config={config}", f"--workdir={workdir}", *SMALL)
+    run("train", f"--config={config}", f"--workdir={workdir}", *SMALL)
     assert '"z_loss"' in (workdir / "metrics.jsonl").read_text()
 
 
@@ -63,7 +55,7 @@ def test_the_reader_is_called(tmp_path):
         box.add(message)
     box.flush()
     output = run(
-        "launch.train",
+        "train",
         f"--config={ROOT}/configs/quickstart.py",
         f"--workdir={tmp_path}/run",
         f"--config.data.source={reader}:read",

@@ -3,15 +3,13 @@
 import re
 import shlex
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from configs.quickstart import get_config
 from lm_jax.objectives.validation import validate
-from tests.launch.programs import ROOT, environment
+from tests.launch.programs import ROOT, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = [
@@ -32,9 +30,9 @@ SMALL_MODELS = {
 }
 
 
-def small(arguments):
+def small(module, arguments):
     """Returns the flags that make a training command short."""
-    if "launch.train" not in arguments:
+    if module != "launch.train":
         return []
     config = next(a for a in arguments if a.startswith("--config="))
     return SMALL + SMALL_MODELS[Path(config.partition(":")[0]).stem]
@@ -51,25 +49,13 @@ def commands():
 
 
 def test_every_program_runs_as_shown(tmp_path):
-    assert sum(line.startswith("python -m ") for line in commands()) >= 5
-    with ThreadPoolExecutor(2) as pool:  # no block reads what another one wrote
-        list(pool.map(lambda block: run_block(block, tmp_path), blocks()))
-
-
-def run_block(block, directory):
-    for line in block:
-        if not line.startswith("python -m "):
-            continue
-        _, *arguments = shlex.split(line.replace("runs/", f"{directory}/"))
-        process = subprocess.run(
-            [sys.executable, *arguments, *small(arguments)],
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 0, f"{line}\n{process.stderr}"
-        assert process.stdout.splitlines()[-1].startswith("{")
+    shown = [line for line in commands() if line.startswith("python -m ")]
+    assert len(shown) >= 5
+    for line in shown:
+        _, _, module, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/"))
+        status, out, err = run(module, *arguments, *small(module, arguments))
+        assert status == 0, f"{line}\n{err}"
+        assert out.splitlines()[-1].startswith("{")
 
 
 def test_make_has_the_two_commands():

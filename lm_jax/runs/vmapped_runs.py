@@ -89,14 +89,13 @@ class RunGroup(NamedTuple):
         """Returns the state of the group from states of its runs, all at the same step."""
         if self.is_single:
             return states[0]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        return stacked._replace(step=states[0].step)
+        return _stacked(list(states))._replace(step=states[0].step)
 
     def member_state(self, state: TrainState, index: int) -> TrainState:
         """Returns the state of one run."""
         if self.is_single:
             return state
-        rest = jax.tree.map(lambda x: x[index], state._replace(step=None))  # type: ignore[arg-type]
+        rest = _member(state._replace(step=None), index)  # type: ignore[arg-type]
         return rest._replace(step=state.step)
 
     def member_metrics(
@@ -141,6 +140,17 @@ def vmapped_step(members: Sequence[BuiltExperiment]) -> TrainStep:
 
     step_of_all = jax.vmap(step_of_one, in_axes=(0, 0, _STACKED, 0), out_axes=(_STACKED, 0))
     return lambda state, batch: step_of_all(rates_rn, decays_r, state, batch)
+
+
+# Jitted: one program for all leaves, and for each run the same.
+@jax.jit
+def _stacked(states: list[TrainState]) -> TrainState:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+@jax.jit
+def _member(state: TrainState, index: int) -> TrainState:
+    return jax.tree.map(lambda x: x[index], state)
 
 
 class _StackedBatches:

@@ -14,6 +14,7 @@ from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from tests.models.jitted import jitted
 
 VOCAB = 27
 _CONFIGS = {
@@ -43,7 +44,7 @@ def model_of(name: str):
         split = SimpleNamespace(tokens=np.array([end, *text, end]), starts=np.array([0, 401]))
         return model, model.fit(split)
     batch = {"inputs": jnp.zeros((1, 8), jnp.int32)}
-    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    variables = nn.unbox(jitted(model).init(jax.random.key(0), batch))
     return model, jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, variables)
 
 

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 STEPS = 50
 
 
-def losses(family: str) -> list[float]:
+def losses(family: str, steps: int = STEPS) -> list[float]:
     """The losses of the first steps of a configuration, on one device."""
     config = importlib.import_module(f"configs.{family}").get_config()
     config.data = data.DataConfig(
@@ -49,7 +49,7 @@ def losses(family: str) -> list[float]:
     step = jax.jit(built.train_step)
     found = []
     with sharding.on_mesh(built.mesh):
-        for index in range(STEPS):
+        for index in range(steps):
             placed = sharding.place_batch(batches[index], sharding.batch_sharding(built.mesh))
             state, metrics = step(state, placed)
             found.append(float(metrics["loss"]))

@@ -8,11 +8,12 @@ import pytest
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
 from lm_jax.training.state import TrainState, variables_of
 from lm_jax.training.train_step import make_train_step
+from tests.models.jitted import jitted
 
 
 def trained(config, inputs, targets, steps, learning_rate):
     """The model, its variables after full-batch gradient descent, and the last loss."""
-    model = dense_classifier(config)
+    model = jitted(dense_classifier(config))
     batch = {
         "inputs": jnp.asarray(inputs, jnp.float32),
         "targets": jnp.asarray(targets, jnp.int32),
@@ -46,7 +47,7 @@ def test_hidden_layers_learn_xor():
 
 def test_softmax_regression_can_start_at_zero():
     config = DenseClassifierConfig(10, 28, 28, 1, num_layers=1, zero_init=True)
-    model = dense_classifier(config)
+    model = jitted(dense_classifier(config))
     batch = {"inputs": jnp.ones((2, 28, 28, 1)), "targets": jnp.array([3, 4])}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     assert sum(x.size for x in jax.tree.leaves(variables)) == 7850
@@ -55,7 +56,7 @@ def test_softmax_regression_can_start_at_zero():
 
 
 def test_dropout_acts_in_training_only():
-    model = dense_classifier(DenseClassifierConfig(2, dropout_rate=0.5))
+    model = jitted(dense_classifier(DenseClassifierConfig(2, dropout_rate=0.5)))
     batch = {"inputs": jnp.ones((2, 8))}
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     first, second = (

@@ -9,6 +9,7 @@ from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
 from lm_jax.models import build_model
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel.sharding import unboxed
+from tests.models.jitted import jitted
 
 CONFIG = TokenizerConfig("whitespace", 50)
 TEXTS = ["the cat sat on the mat", "a dog", "one", "the dog sat on a log " * 4]
@@ -81,7 +82,9 @@ def test_negative_sampling_learns_the_probability_of_words_near_words():
     """The optimum of eq. 4, measured as `apply` normalises it, is the true conditional one."""
     joint = np.array([[8, 1, 1], [2, 6, 2], [1, 3, 9]], float)
     pairs = np.repeat([(i, j) for i in range(3) for j in range(3)], joint.astype(int).ravel(), 0)
-    model = build_model(SkipGramConfig(vocab_size=3, d_embedding=3, negatives=4), jnp.float32)
+    model = jitted(
+        build_model(SkipGramConfig(vocab_size=3, d_embedding=3, negatives=4), jnp.float32)
+    )
     batch = {
         "inputs": jnp.asarray(pairs[:, 0]),
         "targets": jnp.asarray(pairs[:, 1]),

@@ -12,6 +12,7 @@ import pytest
 from lm_jax.data import ImageConfig, LabelledTextConfig, ParallelTextConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
+from lm_jax.models.convnet.networks import NETWORKS, resnet
 from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
@@ -19,6 +20,7 @@ from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding
+from tests.conftest import slow_but
 from tests.experiments import tiny
 from tests.parallel.on_meshes import VOCABULARY, begin, random_batch
 
@@ -47,6 +49,16 @@ EXPERIMENTS = {
     },
     "decoder, loss in pieces": {"model": TransformerConfig(**_TOWER, loss_chunks=4)},
     "encoder_decoder": _PAIRS | {"model": EncoderDecoderConfig(**_TOWER, source_length=24)},
+    "encoder_decoder, relative, post": _PAIRS
+    | {
+        "model": EncoderDecoderConfig(
+            **_TOWER,
+            source_length=24,
+            positions="relative",
+            norm_order="post",
+            activation="geglu",
+        )
+    },
     "encoder": {"objective": "masked_lm", "model": EncoderConfig(**_TOWER)},
     "encoder of classes": _TEXTS | {"model": EncoderConfig(**_TOWER, num_classes=8)},
     "mlp": {"model": MLPConfig(context_length=TIME, d_embedding=16, d_hidden=32, direct=True)},
@@ -67,6 +79,7 @@ EXPERIMENTS = {
     },
     "skip_gram": {"objective": "skip_gram", "model": SkipGramConfig(d_embedding=8, window=2)},
     "lenet5": images("lenet5", 28),
+    "residual": images("residual", 32, 3),
     "resnet18": images("resnet18", 32, 3),
 }
 
@@ -90,18 +103,19 @@ def gradients(name, mesh):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-# The recurrent encoder-decoder and the residual network are those whose gradients were wrong.
-_QUICK = ("decoder", "encoder_decoder", "lstm, normalised", "recurrent_seq2seq", "resnet18")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in EXPERIMENTS
-    ],
+_QUICK = (
+    "decoder",
+    "encoder",
+    "encoder_decoder, relative, post",
+    "lstm, normalised",
+    "recurrent_seq2seq",
+    "residual",
 )
-def test_gradients_on_three_axes_are_those_of_one_device(name):
+
+
+@pytest.mark.parametrize("name", slow_but(EXPERIMENTS, *_QUICK))
+def test_gradients_on_three_axes_are_those_of_one_device(name, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "residual", resnet((1, 1), bottleneck=False))
     one, eight = gradients(name, "data:1"), gradients(name, "data:2,fsdp:2,tensor:2")
     assert one.keys() == eight.keys()
     longest = max(np.abs(gradient).max() for gradient in one.values())

@@ -24,6 +24,7 @@ from lm_jax.parallel.mesh import parse
 from lm_jax.training.loop import Hooks, fit
 from lm_jax.training.state import variables_of
 from lm_jax.training.train_step import jit_train_steps
+from tests.conftest import slow_but
 from tests.experiments import tiny
 from tests.parallel.on_meshes import VOCABULARY, begin, random_batch
 
@@ -143,12 +144,10 @@ def test_losses_on_every_mesh_equal_one_device(name, mesh, one_device):
 ALL_AXES = "fsdp:2,tensor:2,sequence:2"
 
 
-def _but(quick, *others):
-    """Parameters of which all but the first are slow."""
-    return [quick, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+GENERATORS = ("decoder", "encoder_decoder", "lstm", "causal_cnn")
 
 
-@pytest.mark.parametrize("name", _but("decoder", "encoder_decoder", "lstm", "causal_cnn"))
+@pytest.mark.parametrize("name", slow_but(GENERATORS, "decoder"))
 def test_texts_are_those_of_one_device(name):
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8], [2, 2]]
     tokens, lengths = decode_loop.batch_of_prompts(prompts, TIME, VOCABULARY)
@@ -185,7 +184,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("objective", _but(*OBJECTIVES))
+@pytest.mark.parametrize("objective", slow_but(OBJECTIVES, "causal_lm"))
 def test_figures_are_those_of_one_device(objective, tmp_path):
     config = tiny(objective=objective, model=OBJECTIVES[objective])
     if objective == "seq2seq":

@@ -29,7 +29,8 @@ def trained(tmp_path_factory):
         cache_directory=str(place / "cache"),
     )
     experiment.data.tokenizer.vocab_size = 270
-    experiment.samples.num_beams, experiment.samples.max_new_tokens = 2, 100  # more than fit
+    experiment.samples.num_samples, experiment.samples.num_beams = 1, 2
+    experiment.samples.max_new_tokens = 100  # more than fit
     train(experiment, place / "run")
     return place / "run"
 

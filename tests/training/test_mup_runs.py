@@ -35,7 +35,8 @@ def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(monkeypatch, tmp_
     text, samples = "The ", SamplesConfig(1, max_new_tokens=1, temperature=0)
     completed = complete(run, [text], samples)[0].text
     tokens = np.array([[run.tokenizer.end_of_document, *run.tokenizer.encode(text)]])
-    logits, _ = run.built.model.apply(run.variables, {"inputs": tokens}, train=False)
+    apply = jax.jit(run.built.model.apply, static_argnames="train")
+    logits, _ = apply(run.variables, {"inputs": tokens}, train=False)
     assert completed == text + run.tokenizer.decode([int(logits[0, -1].argmax())])
 
 

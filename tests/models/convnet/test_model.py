@@ -19,6 +19,7 @@ from lm_jax.models.convnet.networks import NETWORKS
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.models.jitted import jitted
 
 
 def images(*shape, seed=0):
@@ -43,8 +44,7 @@ def filled(shapes):
 
 def built(config, batch_size=2):
     """The model, variables and a batch."""
-    model = convnet(config)
-    model = model._replace(apply=jax.jit(model.apply, static_argnames="train"))
+    model = jitted(convnet(config))
     shape = (batch_size, config.image_height, config.image_width, config.image_channels)
     batch = {"inputs": images(*shape)}
     return model, filled(jax.eval_shape(model.init, jax.random.key(0), batch)), batch

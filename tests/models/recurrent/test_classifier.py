@@ -6,6 +6,7 @@ import pytest
 
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig, recurrent_classifier
 from lm_jax.parallel import sharding
+from tests.models.jitted import jitted
 from tests.models.recurrent.test_language_model import tokens
 
 LENGTHS = (9, 4, 1)
@@ -27,11 +28,7 @@ def texts(time=9, seed=0):
 
 def built(config):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
-    model = recurrent_classifier(config, jnp.float32)
-    model = model._replace(
-        apply=jax.jit(model.apply, static_argnames="train"),
-        loss=jax.jit(model.loss, static_argnames="train"),
-    )
+    model = jitted(recurrent_classifier(config, jnp.float32))
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), texts()))
     rng = np.random.default_rng(1)
     return model, jax.tree.map(
@@ -59,10 +56,10 @@ def test_a_row_without_text_costs_a_finite_number(pooling):
 
 
 def test_a_new_model_guesses_uniformly():
-    model = recurrent_classifier(tiny(d_hidden=64, num_classes=10))
+    model = jitted(recurrent_classifier(tiny(d_hidden=64, num_classes=10)))
     batch = texts()
-    variables = jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
-    losses, _ = jax.jit(model.loss, static_argnames="train")(variables, batch, train=False)
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    losses, _ = model.loss(variables, batch, train=False)
     loss = float(losses.nats.mean())
     assert loss == pytest.approx(np.log(10), rel=0.02)
 

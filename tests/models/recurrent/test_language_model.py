@@ -10,6 +10,7 @@ from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.models.jitted import jitted
 
 OPTIONS = {
     "plain": {},
@@ -31,20 +32,20 @@ def tokens(batch_size, time, vocab=31, seed=0):
 
 def built(config, batch):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
-    model = recurrent(config, jnp.float32)
+    model = jitted(recurrent(config, jnp.float32))
     shapes = dict(nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch)))
     rng = np.random.default_rng(1)
     variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     variables["params"] = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.4), x.dtype), shapes["params"]
     )
-    return model._replace(apply=jax.jit(model.apply, static_argnames="train")), variables
+    return model, variables
 
 
 def fresh(config, batch):
     """The model, and variables as they are made."""
-    model = recurrent(config, jnp.float32)
-    return model, jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
+    model = jitted(recurrent(config, jnp.float32))
+    return model, nn.unbox(model.init(jax.random.key(0), batch))
 
 
 def random_sequence(cell, layer_norm, dtype):

@@ -18,6 +18,7 @@ from lm_jax.models.recurrent.seq2seq import (
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.models.jitted import jitted
 
 VOCAB_SIZE = 23
 # What reads, and what is compared: every cell, every attention, every direction.
@@ -39,7 +40,7 @@ def tiny(**fields) -> RecurrentSeq2SeqConfig:
 
 def built(config, batch, scale=0.5):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
-    model = recurrent_seq2seq(config)
+    model = jitted(recurrent_seq2seq(config))
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
     rng = np.random.default_rng(1)
     draw = lambda x: jnp.asarray(rng.normal(size=x.shape, scale=scale), x.dtype)  # noqa: E731
@@ -112,13 +113,12 @@ def test_steps_equal_apply(kind):
     rows = [[(length, 8)] for length in (5, 2, 7)]
     batch = packed(rows, source_length=7, context_length=8)
     model, variables = built(tiny(**KINDS[kind]), batch)
-    logits_btv, _ = jax.jit(model.apply, static_argnames="train")(variables, batch, train=False)
+    logits_btv, _ = model.apply(variables, batch, train=False)
     source = {name: batch[name] for name in ("source", "source_segments")}
     carry = start = model.start(variables, 3, 8, source=source)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(carry)} == {3}
-    step = jax.jit(model.step)
     for t in range(8):
-        logits_bv, carry = step(variables, carry, batch["inputs"][:, t])
+        logits_bv, carry = model.step(variables, carry, batch["inputs"][:, t])
         np.testing.assert_allclose(logits_bv, logits_btv[:, t], atol=1e-5)
     logits_bv, after = model.read(variables, start, batch["inputs"])
     np.testing.assert_allclose(logits_bv, logits_btv[:, -1], atol=1e-5)
@@ -189,9 +189,9 @@ def test_a_target_without_a_source_starts_from_zeros():
 def test_a_new_model_guesses_uniformly(fields):
     config = tiny(vocab_size=4064, d_hidden=128, **fields)
     batch = packed([[(15, 12), (16, 20)]] * 4, 32, 32, vocab_size=4064)
-    model = recurrent_seq2seq(config)
-    variables = jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
-    losses, _ = jax.jit(model.loss, static_argnames="train")(variables, batch, train=False)
+    model = jitted(recurrent_seq2seq(config))
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    losses, _ = model.loss(variables, batch, train=False)
     assert float(losses.nats.mean()) == pytest.approx(np.log(4064), rel=0.02)
 
 
@@ -208,30 +208,16 @@ def test_one_dropout_mask_serves_all_steps_of_a_row():
     assert jnp.abs(logits[0] - logits[1]).max() > 1e-2
 
 
-def trained(config, mesh, batches, optimizer):
-    """The parameters and the losses of training on a stack of batches [steps, batch, ...]."""
+def losses_of(config, batches, optimizer):
+    """The losses of training on a stack of batches [steps, batch, ...]."""
     model, schedule = recurrent_seq2seq(config), optax.constant_schedule(1.0)
     example = {name: value[0] for name, value in batches.items()}
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     state = init_state(model, optimizer, example, mesh, seed=0)
     steps = jit_train_steps(make_train_step(model.loss, optimizer, schedule))
-    placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     with sharding.on_mesh(mesh):
-        state, metrics = steps(state, placed)
-    return state.params, metrics["loss"]
-
-
-@pytest.mark.parametrize("kind", ["lstm, dot, both ways", "gru, additive, both ways"])
-def test_training_does_not_depend_on_the_mesh(kind):
-    batch = packed(ROWS * 4)
-    batches = {name: np.stack([value, value[::-1]]) for name, value in batch.items()}
-    config = tiny(**KINDS[kind] | {"d_hidden": 8, "d_attention": 8, "num_layers": 1})
-    one = sharding.make_mesh("data:1", jax.devices()[:1])
-    eight = sharding.make_mesh("data:2,fsdp:2,tensor:2", jax.devices()[:8])
-    (params, losses), (other, others) = (
-        trained(config, mesh, batches, optax.sgd(0.5)) for mesh in (one, eight)
-    )
-    np.testing.assert_allclose(losses, others, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), params, other)
+        _, metrics = steps(state, batches)
+    return metrics["loss"]
 
 
 def test_attention_learns_to_reverse():
@@ -251,8 +237,7 @@ def test_attention_learns_to_reverse():
     batches = {name: value.astype(np.int32) for name, value in batches.items()}
     batches["weights"] = np.ones((150, 32, 14), np.float32)
     config = RecurrentSeq2SeqConfig(vocab_size=11, d_hidden=32)
-    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
-    _, losses = trained(config, mesh, batches, optax.adam(1e-2))
+    losses = losses_of(config, batches, optax.adam(1e-2))
     assert losses[0] > 2.2 and losses[-5:].mean() < 0.1
 
 

@@ -17,7 +17,7 @@ from lm_jax.models.transformer.config import (
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import inherit, init_state, variables_of
-from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.models.jitted import jitted
 
 KINDS = {
     "decoder": TransformerConfig,
@@ -30,6 +30,7 @@ CHOICES = (
     {"positions": "rotary", "norm_order": "post"},
     {"positions": "relative", "norm_order": "pre"},
 )
+
 PAIRS = ((7, 5), (9, 10), (7, 5))  # tokens of the source and of the target of each pair
 VOCABULARY = 29
 
@@ -44,11 +45,7 @@ def tiny(kind, **fields):
 
 def built(config, batch):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
-    model = build_model(config, jnp.float32)
-    model = model._replace(
-        apply=jax.jit(model.apply, static_argnames="train"),
-        loss=jax.jit(model.loss, static_argnames="train"),
-    )
+    model = jitted(build_model(config, jnp.float32))
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
     rng = np.random.default_rng(1)
     return model, jax.tree.map(
@@ -153,17 +150,17 @@ def test_steps_and_reading_at_once_equal_apply(kind, fields):
     expected, _ = model.apply(variables, batch, train=False)
     expected = np.asarray(expected)
     scale = np.abs(expected).max()
-    step, read, first = jax.jit(model.step), jax.jit(model.read), carry
-    variables = jax.jit(model.prepare)(variables) if fields["positions"] != "learned" else variables
+    first = carry
+    variables = model.prepare(variables) if fields["positions"] != "learned" else variables
     for t in range(10):
         if t == 6:
             sixth = carry
-        logits_bv, carry = step(variables, carry, batch["inputs"][:, t])
+        logits_bv, carry = model.step(variables, carry, batch["inputs"][:, t])
         np.testing.assert_allclose(logits_bv / scale, expected[:, t] / scale, atol=1e-5)
-    logits_bv, again = read(variables, first, batch["inputs"][:, :6])
+    logits_bv, again = model.read(variables, first, batch["inputs"][:, :6])
     np.testing.assert_allclose(logits_bv / scale, expected[:, 5] / scale, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), again, sixth)
-    logits_bv, _ = step(variables, again, batch["inputs"][:, 6])
+    logits_bv, _ = model.step(variables, again, batch["inputs"][:, 6])
     np.testing.assert_allclose(logits_bv / scale, expected[:, 6] / scale, atol=1e-5)
 
 
@@ -285,39 +282,6 @@ def test_padding_does_not_change_a_class(pooling):
     np.testing.assert_allclose(alone[0], logits[1], atol=1e-5)
     nothing = first | {"segments": np.zeros_like(first["segments"])}
     assert np.isfinite(model.apply(variables, nothing, train=False)[0]).all()
-
-
-FIELDS = {
-    "decoder": {"norm_order": "post", "positions": "relative"},
-    "encoder": {"num_segment_types": 2},
-    "encoder_decoder": {"norm_order": "post", "positions": "relative", "activation": "geglu"},
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_training_on_eight_devices_equals_one_and_learns(kind):
-    sources, targets = sentences(0, seed=2), sentences(1, seed=3)
-    row = batch_of(kind, sources, targets)
-    batch = {name: np.repeat(x, 8, axis=0) for name, x in row.items()}
-    batch |= {"targets": batch["inputs"][:, ::-1].copy()}
-    batch["weights"] = (batch["segments"] > 0).astype(np.float32)
-    model, optimizer = build_model(tiny(kind, **FIELDS[kind]), jnp.float32), optax.adam(3e-3)
-    step = make_train_step(model.loss, optimizer, lambda _: 3e-3)
-    results = []
-    for config, count in (("data:2,fsdp:2,tensor:2", 8), ("data:1", 1)):
-        mesh = sharding.make_mesh(config, jax.devices()[:count])
-        state = init_state(model, optimizer, batch, mesh, 0)
-        first = jax.tree.map(np.asarray, state.params)
-        placed = sharding.place_batch(batch, sharding.batch_sharding(mesh))
-        steps = jit_train_steps(step)
-        with sharding.on_mesh(mesh):
-            stacked = {name: jnp.stack([x] * 20) for name, x in placed.items()}
-            _, metrics = steps(state, stacked)
-        results.append((first, np.asarray(metrics["loss"])))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *(r[0] for r in results))
-    np.testing.assert_allclose(results[0][1][:3], results[1][1][:3], atol=1e-4)
-    assert results[1][1][0] == pytest.approx(np.log(VOCABULARY), rel=0.15)
-    assert results[1][1][-1] < results[1][1][0] - 0.5
 
 
 @pytest.mark.parametrize(

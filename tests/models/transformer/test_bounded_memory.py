@@ -8,6 +8,7 @@ import pytest
 from lm_jax.models import build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
+from tests.models.jitted import jitted
 
 CONFIGS = {
     "mlp": MLPConfig(vocab_size=11, window=3, d_embedding=6, d_hidden=16),
@@ -18,7 +19,7 @@ CONFIGS = {
     "cnn, width 3": CausalCNNConfig(vocab_size=11, num_layers=2, d_model=8, kernel_width=3),
 }
 FIELDS = {"mlp": 3, "mlp, direct, two layers": 4, "cnn": 1 + 1 + 2 + 1, "cnn, width 3": 1 + 2 + 4}
-MODELS = {name: build_model(config, jnp.float32) for name, config in CONFIGS.items()}
+MODELS = {name: jitted(build_model(config, jnp.float32)) for name, config in CONFIGS.items()}
 TOKENS = jax.random.randint(jax.random.key(0), (2, 24), 0, 11)
 
 
@@ -41,9 +42,9 @@ def logits_of(model, variables, tokens, **batch):
 def test_step_repeated_equals_apply(case):
     _, model, variables = case
     whole = logits_of(model, variables, TOKENS)
-    carry, step = model.start(variables, 2, 24), jax.jit(model.step)
+    carry = model.start(variables, 2, 24)
     for time in range(TOKENS.shape[1]):
-        logits, carry = step(variables, carry, TOKENS[:, time])
+        logits, carry = model.step(variables, carry, TOKENS[:, time])
         np.testing.assert_allclose(logits, whole[:, time], atol=1e-4)
 
 
@@ -72,7 +73,7 @@ def test_nothing_leaks_from_one_document_into_the_next(case):
 
 def test_a_new_model_guesses_uniformly():
     for config in (MLPConfig(vocab_size=300), CausalCNNConfig(vocab_size=300)):
-        model = build_model(config, jnp.float32)
+        model = jitted(build_model(config, jnp.float32))
         tokens = jax.random.randint(jax.random.key(0), (4, 33), 0, 300)
         batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
         variables = model.init(jax.random.key(1), batch)
@@ -83,7 +84,7 @@ def test_a_new_model_guesses_uniformly():
 def test_the_neural_bigram_learns_the_counts_of_pairs():
     """One embedding, no hidden layer: its optimum is the table of relative frequencies."""
     config = MLPConfig(vocab_size=3, window=1, d_embedding=3, num_layers=0)
-    model = build_model(config, jnp.float32)
+    model = jitted(build_model(config, jnp.float32))
     pairs = np.array([[0, 1]] * 6 + [[0, 2]] * 2 + [[1, 0]] * 5 + [[1, 1]] * 5 + [[2, 0]] * 9)
     batch = {"inputs": jnp.asarray(pairs[:, :1]), "targets": jnp.asarray(pairs[:, 1:])}
     variables = model.init(jax.random.key(0), batch)

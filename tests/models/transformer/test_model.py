@@ -12,6 +12,7 @@ from lm_jax.models import build_model
 from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.models.transformer.layers import product
+from tests.models.jitted import jitted
 
 VARIANTS = {
     "gpt2": {},
@@ -43,12 +44,8 @@ def tokens(batch_size, time, vocab=31, seed=0):
 
 def built(config, batch):
     """The model, and variables with every leaf random, so that no term hides behind a zero."""
-    model = build_model(config, jnp.float32)
-    model = model._replace(
-        apply=jax.jit(model.apply, static_argnames="train"),
-        loss=jax.jit(model.loss, static_argnames="train"),
-    )
-    variables = jax.jit(lambda key: nn.unbox(model.init(key, batch)))(jax.random.key(0))
+    model = jitted(build_model(config, jnp.float32))
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
     rng = np.random.default_rng(1)
     return model, jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f"), variables)
 
@@ -58,9 +55,9 @@ def test_step_repeated_equals_apply(variant):
     batch = {"inputs": tokens(3, 16)}
     model, variables = built(tiny(**VARIANTS[variant]), batch)
     logits_btv, _ = model.apply(variables, batch, train=False)
-    carry, step = model.start(variables, 3, 16), jax.jit(model.step)
+    carry = model.start(variables, 3, 16)
     for t in range(16):
-        logits_bv, carry = step(variables, carry, batch["inputs"][:, t])
+        logits_bv, carry = model.step(variables, carry, batch["inputs"][:, t])
         np.testing.assert_allclose(logits_bv, logits_btv[:, t], atol=2e-5, rtol=2e-5)
 
 
@@ -203,7 +200,7 @@ def test_dropout_acts_in_training_alone():
 def test_a_new_model_guesses_uniformly():
     config = tiny(vocab_size=4064, d_model=64)
     batch = {"inputs": tokens(4, 16, 4064), "targets": tokens(4, 16, 4064, seed=1)}
-    model = build_model(config, jnp.float32)
+    model = jitted(build_model(config, jnp.float32))
     variables = nn.unbox(model.init(jax.random.key(0), batch))
     loss = float(model.loss(variables, batch, train=False)[0].nats.mean())
     assert loss == pytest.approx(np.log(4064), rel=0.02)
@@ -285,7 +282,7 @@ def test_a_product_is_the_same_of_few_rows_and_of_many(rows, dtype):
 
 
 def test_a_step_is_the_same_with_prepared_variables():
-    model = build_model(tiny(), jnp.float32)
+    model = jitted(build_model(tiny(), jnp.float32))
     variables = nn.unbox(model.init(jax.random.key(0), {"inputs": tokens(1, 8)}))
     found = [
         model.step(given, model.start(variables, 2, 8), tokens(2, 1)[:, 0])[0]
