@@ -30,6 +30,10 @@ class Cell(NamedTuple):
     pointwise: Callable[[Params, jax.Array, jax.Array, State], State]
     """(params, x_gb of the input, r_gb of the previous h, previous state) -> state."""
 
+    forget_gate: int | None = None  # whose bias starts at 1 (Gers et al. 2000)
+    recurrent_bias: bool = False  # the recurrent product has a bias of its own
+    normalizes_memory: bool = False  # with layer norm, c before the output
+
 
 def _sigmoid(x: jax.Array) -> jax.Array:
     """Returns 1 / (1 + exp(-x)) by tanh, which XLA computes several times as fast on a CPU."""
@@ -65,8 +69,8 @@ def _gru(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> Stat
 # Gates are in PyTorch's order: i, f, g, o and r, z, n.
 CELLS = {
     "rnn": Cell(1, 1, (1,), _rnn),
-    "lstm": Cell(4, 2, (4,), _lstm),
-    "gru": Cell(3, 1, (2, 1), _gru),
+    "lstm": Cell(4, 2, (4,), _lstm, forget_gate=1, normalizes_memory=True),
+    "gru": Cell(3, 1, (2, 1), _gru, recurrent_bias=True),
 }
 
 
@@ -264,13 +268,15 @@ def _orthogonal(gates: int) -> Callable:
     return draw
 
 
-def _bias(cell: str) -> Callable:
-    """Returns an initializer of zeros, with 1 for an LSTM's forget gate (Gers et al. 2000)."""
+def _bias(cell: Cell) -> Callable:
+    """Returns an initializer of zeros, with 1 for the forget gate."""
 
     def draw(key: jax.Array, shape: tuple[int], dtype: Any = jnp.float32) -> jax.Array:
         bias_g = jnp.zeros(shape, dtype)
-        width = shape[0] // CELLS[cell].gates
-        return bias_g.at[width : 2 * width].set(1.0) if cell == "lstm" else bias_g
+        if cell.forget_gate is None:
+            return bias_g
+        width = shape[0] // cell.gates
+        return bias_g.at[width * cell.forget_gate : width * (cell.forget_gate + 1)].set(1.0)
 
     return draw
 
@@ -321,7 +327,7 @@ class RecurrentLayer(nn.Module):
         lecun, orthogonal = nn.initializers.lecun_normal(), _orthogonal(cell.gates)
         input_dg = Kernel((x_tbd.shape[-1], width), lecun, name="input")()
         kernel_dg = Kernel((self.d_hidden, width), orthogonal, name="recurrent")()
-        bias_g = self._vector("bias", _bias(self.cell), cell.gates)
+        bias_g = self._vector("bias", _bias(cell), cell.gates)
         # One product for all steps; the scan only computes the recurrence.
         x_tbg = project(jnp.asarray(x_tbd, self.dtype), jnp.asarray(input_dg, self.dtype))
         x_tbg = x_tbg.astype(state[0].dtype)
@@ -351,13 +357,12 @@ class RecurrentLayer(nn.Module):
 
     def _pointwise_params(self) -> Params:
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        params = {}
-        if self.cell == "gru":
+        cell, params = CELLS[self.cell], {}
+        if cell.recurrent_bias:
             params["recurrent_bias"] = self._vector("recurrent_bias", zeros, 1)
         if self.layer_norm:
-            gates = CELLS[self.cell].gates
-            params["recurrent_scale"] = self._vector("recurrent_scale", ones, gates)
-        if self.layer_norm and self.cell == "lstm":
+            params["recurrent_scale"] = self._vector("recurrent_scale", ones, cell.gates)
+        if self.layer_norm and cell.normalizes_memory:
             params["memory_scale"] = self._vector("memory_scale", ones, 1)
             params["memory_bias"] = self._vector("memory_bias", zeros, 1)
         return params
