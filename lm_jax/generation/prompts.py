@@ -76,6 +76,11 @@ def encode_prompts(
     elif of_pairs and context is not None:
         # Training cuts sources that are too long to half of the context.
         limit, kind = context // 2 - 1 if truncate else context - 3, "source"
+    if limit is not None and limit < 0:
+        raise UserError(
+            f"model.context_length is {context}, too short for a text: a boundary and a new token; "
+            "make it longer"
+        )
     encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
     for number, tokens in enumerate(encoded, 1):
         if limit is not None and len(tokens) > limit and not truncate:

@@ -117,6 +117,11 @@ def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
         if broken.size:
             index = int(broken[0])
             step = last_step - len(losses) + 1 + index
+            if "targets" in metrics and not metrics["targets"][index]:
+                raise NonFiniteLoss(
+                    f"the batch of step {step} has no target that counts, so its loss is "
+                    f"{losses[index]}: nothing was saved since; use other data or larger batches"
+                )
             raise NonFiniteLoss(
                 f"the loss of step {step} is {losses[index]}{_cause(metrics, index)}: nothing was "
                 "saved since; lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up "

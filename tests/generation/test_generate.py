@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator, complete, next_tokens, search
+from lm_jax.generation.prompts import encode_prompts
 from lm_jax.models import build_model
 from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
 from lm_jax.objectives import OBJECTIVES
+from tests.experiments import tiny
 from tests.generation.generating import reader_of_a_source
 
 TOKENIZER = train_tokenizer(TokenizerConfig("byte"), [])
@@ -96,3 +99,9 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source():
     assert best[0].score >= best[0].log_probability
     with pytest.raises(ValueError, match="source 1 is 6 tokens long; the model reads at most 5"):
         complete(generator, ["toolon"], greedy)
+
+
+def test_a_context_without_room_for_a_new_token_is_named():
+    built = build_experiment(tiny(mesh="auto", model__context_length=1), {"vocab_size": 257})
+    with pytest.raises(ValueError, match="model.context_length is 1, too short for a text"):
+        encode_prompts(built, SimpleNamespace(end_of_document=256), [""])

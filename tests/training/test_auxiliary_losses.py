@@ -149,6 +149,10 @@ def test_a_trained_loss_that_is_not_finite_stops_the_run():
     metrics["balance"] = metrics["total_loss"]
     with pytest.raises(NonFiniteLoss, match="step 9 is inf, because balance is not finite: nothin"):
         check_finite(10, metrics)
+    metrics["targets"] = np.array([4.0, 0.0, 4.0])
+    with pytest.raises(NonFiniteLoss, match="the batch of step 9 has no target that counts"):
+        check_finite(10, metrics)
+    del metrics["targets"]
     metrics["loss"] = metrics["total_loss"]
     with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf: nothing was saved since"):
         check_finite(10, metrics)
