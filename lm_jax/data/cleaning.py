@@ -14,7 +14,7 @@ def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
     """Returns the texts without paragraphs that occurred before, and the number of those dropped.
 
     Blank lines separate paragraphs; paragraphs are compared across all texts without surrounding
-    white space.
+    white space. A text that holds only such paragraphs is returned as "".
     """
     seen: set[str] = set()
     kept_texts, dropped = [], 0
@@ -30,15 +30,12 @@ def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
                 seen.add(stripped)
             kept.append(blank + paragraph if kept else paragraph)
         kept_texts.append("".join(kept))
-    return [text for text in kept_texts if text.strip()], dropped
+    return [text if text.strip() else "" for text in kept_texts], dropped
 
 
 def split_by_document(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
-    """Returns training and validation texts; a hash of each text alone decides.
-
-    A text therefore stays on its side whatever else joins the corpus.
-    """
-    is_held_out = [uniform(text) < fraction for text in texts]
+    """Returns training and validation texts, by a hash of each text (`held_out_by_hash`)."""
+    is_held_out = held_out_by_hash(texts, fraction)
     train = [text for text, held in zip(texts, is_held_out, strict=True) if not held]
     return train, [text for text, held in zip(texts, is_held_out, strict=True) if held]
 
@@ -51,6 +48,23 @@ def split_tails(texts: Sequence[str], fraction: float) -> tuple[list[str], list[
 
 
 SPLITS: dict[str, Split] = {"documents": split_by_document, "tail": split_tails}
+
+
+def held_out_by_hash(keys: Sequence[str], fraction: float) -> list[bool]:
+    """Returns whether each key is held out: one whose hash is below `fraction` is.
+
+    A key therefore stays on its side whatever else joins the corpus. Where that leaves a side
+    empty, as it may among a few keys, the keys are taken in the order of their hashes instead:
+    `fraction` of the different keys, but at least one on each side. Equal keys stay together; a
+    single key stays where its hash puts it.
+    """
+    hashes = [uniform(key) for key in keys]
+    is_held_out = [value < fraction for value in hashes]
+    ordered = sorted(set(hashes))
+    if len(ordered) < 2 or any(is_held_out) and not all(is_held_out):
+        return is_held_out
+    count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
+    return [value < ordered[count] for value in hashes]
 
 
 def uniform(text: str) -> float:

@@ -44,6 +44,11 @@ def find_files(path: str) -> list[Path]:
     return paths
 
 
+def name_in(path: str, file: Path) -> str:
+    """Returns how messages call a file that `find_files` found: its path below a directory."""
+    return str(file.relative_to(path)) if Path(path).is_dir() else file.name
+
+
 def read_text(path: Path) -> str:
     """Returns the text of a file, with its line ends as they are.
 

@@ -7,7 +7,7 @@ same for all: the key under which tokens are cached, and the description that a 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -21,7 +21,8 @@ from lm_jax.errors import UserError
 if TYPE_CHECKING:  # it imports the kinds of text
     from lm_jax.data.config import TokenizerConfig
 
-_FORMAT = 3  # raise it when the cached files change meaning
+_FORMAT = 3  # raise it when the cached files change meaning; the data of runs before is new then
+_DESCRIPTION = 2  # raise it when descriptions say more; what is cached is made again then, equal
 
 
 class TextConfig(Protocol):
@@ -37,6 +38,11 @@ class TextConfig(Protocol):
 
     def validate(self) -> None: ...
 
+
+NAMED = {"held_out_documents", "repeated_documents"}
+"""Notes of stages that hold `names` of documents; at most `FEW` of them."""
+
+FEW = 3
 
 T = TypeVar("T")  # of a document
 C = TypeVar("C", bound=TextConfig)
@@ -94,13 +100,26 @@ def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
         _write,
         lambda directory: _load(kind, directory),
     )
-    # Equal documents share a cache, wherever they come from this time.
+    # Equal documents share a cache, wherever they come from this time and whatever their names.
     here = {"path": config.origin, **documents.description}
-    return dataset._replace(description=dataset.description | here)
+    description = dataset.description | here
+    for key in NAMED & description.keys():
+        description[key] = [_name(documents, int(number)) for number in description[key]]
+    description["summary"] = kind.summary(description) + _left_out(description["left_out"])
+    return dataset._replace(description=description)
+
+
+def _name(documents: Documents[T], number: int) -> str:
+    return documents.names[number] if documents.names else f"document {number + 1}"
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    found = [f"{count:,} {what}" for what, count in counts.items() if count]
+    return f"; not read: {', '.join(found)}" if found else ""
 
 
 def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
-    """Returns what the reader returns, without blank documents."""
+    """Returns what the reader returns, without blank documents, which are counted."""
     documents = choose(kind.readers, config.source, "data.source")(config)
     if not isinstance(documents, Documents):
         raise UserError(
@@ -113,14 +132,22 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
                 f"data.source {config.source!r} returned a document of {type(text).__name__} "
                 f"({text!r:.40}); expected text"
             )
-    train = [
-        document for document in documents.train if any(map(str.strip, kind.strings(document)))
+    kept = [
+        number
+        for number, document in enumerate(documents.train)
+        if any(map(str.strip, kind.strings(document)))
     ]
-    if not train:
+    if not kept:
         raise UserError(
             f"the corpus {config.origin or config.source} is empty: no document holds any text"
         )
-    return Documents(train, documents.validation, documents.description)
+    blank = len(documents.train) - len(kept)
+    left_out = documents.description.get("left_out", {}) | {"blank documents": blank}
+    return replace(
+        documents,
+        train=[documents.train[number] for number in kept],
+        names=documents.names and [documents.names[number] for number in kept],
+    ).noting(left_out=left_out)
 
 
 def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
@@ -150,6 +177,8 @@ def _cache_key(config: TextConfig, digest: str) -> str:
 def _make(
     kind: TextKind[T, C, S], config: C, documents: Documents[T], digest: str, key: str
 ) -> Dataset[S, Tokenizer]:
+    # In the cache, documents are named by their number among those that were read.
+    documents = replace(documents, names=[str(n) for n in range(len(documents.train))])
     for stage in kind.stages:
         documents = stage(documents, config)
     held_out = documents.validation
@@ -171,7 +200,6 @@ def _make(
         "sizes": sizes,
         **kind.counts(documents, train, validation),
     }
-    description["summary"] = kind.summary(description)
     return Dataset(train, validation, description, tokenizer)
 
 
@@ -179,13 +207,17 @@ def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
     dataset.tokenizer.save(directory / "tokenizer")
     save_split(dataset.train, directory, "train")
     save_split(dataset.validation, directory, "validation")
-    (directory / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
+    description = {"version": _DESCRIPTION, **dataset.description}
+    (directory / "description.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _load(kind: TextKind[T, C, S], directory: Path) -> Dataset[S, Tokenizer]:
+    description = json.loads((directory / "description.json").read_text())
+    if description.pop("version", 1) != _DESCRIPTION:
+        raise ValueError("made before descriptions said what this version says")
     return Dataset(
         load_split(kind.split, directory, "train"),
         load_split(kind.split, directory, "validation"),
-        json.loads((directory / "description.json").read_text()),
+        description,
         load_tokenizer(directory / "tokenizer"),
     )

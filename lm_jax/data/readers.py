@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lm_jax.data import tfds
 from lm_jax.data.documents import Documents
 from lm_jax.data.embedded import python_reference, standard_library
-from lm_jax.data.files import find_files, read_text
+from lm_jax.data.files import find_files, name_in, read_text
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,11 @@ def read_files(config: DataConfig) -> Documents[str]:
       UserError: there are none, or a file is not UTF-8.
     """
     paths = find_files(config.path)
-    return Documents([read_text(path) for path in paths], description={"files": len(paths)})
+    return Documents(
+        [read_text(path) for path in paths],
+        description={"files": len(paths)},
+        names=[name_in(config.path, path) for path in paths],
+    )
 
 
 def read_tfds(config: DataConfig) -> Documents[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_jax.data import tfds
 from lm_jax.data.classification.batches import Examples
-from lm_jax.data.cleaning import uniform
+from lm_jax.data.cleaning import held_out_by_hash
 from lm_jax.data.documents import OWN_SPLIT, Documents, tokenize
 from lm_jax.data.files import find_files, read_lines
 from lm_jax.data.pipeline import TextKind
@@ -123,8 +123,9 @@ def _hold_out(documents: Labelled, config: LabelledTextConfig) -> Labelled:
     """Returns the documents split by a hash of each text, unless the source splits them itself."""
     if documents.validation is None:
         fraction = config.validation_fraction
-        held_out = [e for e in documents.train if uniform(e.text) < fraction]
-        train = [e for e in documents.train if uniform(e.text) >= fraction]
+        is_held = held_out_by_hash([e.text for e in documents.train], fraction)
+        held_out = [e for e, held in zip(documents.train, is_held, strict=True) if held]
+        train = [e for e, held in zip(documents.train, is_held, strict=True) if not held]
         how = f"{fraction:g} of the texts, by a hash of each"
         documents = Documents(train, held_out, documents.description).noting(split=how)
     else:

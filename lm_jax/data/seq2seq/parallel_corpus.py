@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_jax.data.cleaning import uniform
+from lm_jax.data.cleaning import held_out_by_hash
 from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments, tokenize
@@ -19,6 +19,13 @@ from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 
 Pairs = Documents[Pair]
+
+
+_DECIDED_BY = {  # why pairs are dropped -> the field that decides; repeated pairs always are
+    "too long": "data.longest_characters",
+    "unequal in length": "data.largest_length_ratio",
+    "near duplicates": "data.drop_near_copies",
+}
 
 
 class ParallelSplit(NamedTuple):
@@ -72,7 +79,7 @@ def _hold_out(documents: Pairs, config: ParallelTextConfig) -> Pairs:
     pairs, fraction = documents.train, config.validation_fraction
     by_documents = len({pair.document for pair in pairs if pair.document}) > 1
     keys = [pair.document if by_documents and pair.document else pair.source for pair in pairs]
-    is_held_out = np.array([uniform(key) < fraction for key in keys], bool)
+    is_held_out = np.array(held_out_by_hash(keys, fraction), bool)
     unit = "documents" if by_documents else "sources"
     return Documents(
         _without(pairs, is_held_out), _without(pairs, ~is_held_out), documents.description
@@ -132,7 +139,11 @@ def _without(pairs: Sequence[Pair], is_dropped: np.ndarray) -> list[Pair]:
 
 
 def _counted(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {why}" for why, count in dropped.items())
+    parts = []
+    for why, count in dropped.items():
+        field = f" ({_DECIDED_BY[why]})" if count and why in _DECIDED_BY else ""
+        parts.append(f"{count:,} {why}{field}")
+    return ", ".join(parts)
 
 
 def _instructions(config: ParallelTextConfig) -> list[str]:

@@ -6,6 +6,7 @@ As readers of plain text (`lm_jax.data.readers`), but of `Documents[Pair]`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,14 +40,17 @@ def read_files(config: ParallelTextConfig) -> Documents[Pair]:
     Raises:
       UserError: files are missing, unequal in lines, or hold a line that is no pair.
     """
+    left_out: Counter[str] = Counter()
     if config.tasks:
         paths = parse_tasks(config.tasks).values()
-        found = [list(_pairs(path)) for path in paths]
-        return Documents([pair._replace(task=n) for n, pairs in enumerate(found) for pair in pairs])
-    train = list(_pairs(config.path, config.target_path))
-    if not config.validation_path:
-        return Documents(train)
-    return Documents(train, list(_pairs(config.validation_path, config.validation_target_path)))
+        found = [list(_pairs(path, left_out)) for path in paths]
+        train = [pair._replace(task=n) for n, pairs in enumerate(found) for pair in pairs]
+        return Documents(train, description={"left_out": left_out})
+    train = list(_pairs(config.path, left_out, config.target_path))
+    held_out = None
+    if config.validation_path:
+        held_out = list(_pairs(config.validation_path, left_out, config.validation_target_path))
+    return Documents(train, held_out, {"left_out": left_out})
 
 
 def read_tfds(config: ParallelTextConfig) -> Documents[Pair]:
@@ -67,17 +71,21 @@ def read_tfds(config: ParallelTextConfig) -> Documents[Pair]:
             f"it has {' and '.join(languages)}"
         )
     target = languages[1 - languages.index(source)]
+    left_out: Counter[str] = Counter()
 
     def read(split: str) -> list[Pair]:
         pairs = []
         for number, example in enumerate(builder.as_data_source(split=split), 1):
             texts = [tfds.text(example[language]).strip() for language in (source, target)]
-            if all(texts):  # such sets hold a few empty sentences, which no reader can correct
+            if all(texts):
                 pairs.append(Pair(texts[0], texts[1], "", f"{config.path} {split} {number}"))
+            else:  # such sets hold a few empty sentences, which no reader can correct
+                left_out["pairs with an empty side"] += 1
         return pairs
 
     has_validation = "validation" in builder.info.splits
-    return Documents(read("train"), read("validation") if has_validation else None)
+    train, held_out = read("train"), read("validation") if has_validation else None
+    return Documents(train, held_out, {"left_out": left_out})
 
 
 def read_symbols(config: ParallelTextConfig) -> Documents[Pair]:
@@ -119,12 +127,13 @@ def parse_tasks(tasks: str) -> dict[str, str]:
     return found
 
 
-def _pairs(path: str, target_path: str = "") -> Iterator[Pair]:
+def _pairs(path: str, left_out: Counter[str], target_path: str = "") -> Iterator[Pair]:
+    """Yields the pairs of a path; counts in `left_out` what its files hold besides."""
     if target_path:
         yield from _aligned(Path(path), Path(target_path))
         return
     for file in find_files(path):
-        yield from _PARSERS.get(file.suffix, _tabs)(file)
+        yield from _PARSERS.get(file.suffix, _tabs)(file, left_out)
 
 
 def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
@@ -144,7 +153,7 @@ def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
         yield Pair(source.strip(), target.strip(), "", f"{source_path}:{number}")
 
 
-def _tabs(path: Path) -> Iterator[Pair]:
+def _tabs(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
     for number, line in enumerate(read_lines(path), 1):
         columns = [column.strip() for column in line.split("\t")]
         if not 2 <= len(columns) <= 3 or not columns[0] or not columns[1]:
@@ -156,7 +165,7 @@ def _tabs(path: Path) -> Iterator[Pair]:
         yield Pair(source, target, document, f"{path}:{number}")
 
 
-def _jsonl(path: Path) -> Iterator[Pair]:
+def _jsonl(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
     for number, line in enumerate(read_lines(path), 1):
         try:
             values = json.loads(line)
@@ -170,7 +179,7 @@ def _jsonl(path: Path) -> Iterator[Pair]:
         yield Pair(source, target, document, f"{path}:{number}")
 
 
-def _catalogue(path: Path) -> Iterator[Pair]:
+def _catalogue(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
     """Yields the translated messages of a gettext catalogue, which is one document.
 
     Fuzzy and obsolete messages are left out; a message with plural forms gives its first one.
@@ -186,7 +195,9 @@ def _catalogue(path: Path) -> Iterator[Pair]:
         raise UserError(f"{path} is no gettext catalogue: {error}") from None
     for entry in entries:
         target = entry.msgstr_plural.get(0, "") if entry.msgid_plural else entry.msgstr
-        if entry.fuzzy or entry.obsolete or not entry.msgid.strip() or not target.strip():
+        what = "fuzzy" if entry.fuzzy else "obsolete" if entry.obsolete else "untranslated"
+        if what != "untranslated" or not entry.msgid.strip() or not target.strip():
+            left_out[f"{what} messages"] += 1
             continue
         # Only the end of its path, so that the split does not depend on how the path was given.
         document = "/".join(path.resolve().parts[-3:])

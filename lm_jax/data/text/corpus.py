@@ -1,5 +1,6 @@
 """Plain text: how documents are cleaned, held out and described."""
 
+from dataclasses import replace
 from typing import Any
 
 from lm_jax.choices import choose
@@ -7,7 +8,7 @@ from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap
 from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments, tokenize
-from lm_jax.data.pipeline import TextKind
+from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
@@ -16,11 +17,18 @@ Corpus = Dataset[TokenizedDocuments, Tokenizer]
 
 
 def _drop_repetitions(documents: Documents[str], config: DataConfig) -> Documents[str]:
-    texts, dropped = documents.train, 0
+    texts, names, dropped = documents.train, documents.names or [], 0
     if config.drop_repeated_paragraphs:
         texts, dropped = drop_repeated_paragraphs(texts)
-    return Documents(texts, documents.validation, documents.description).noting(
-        repeated_paragraphs_dropped=dropped
+    emptied = [name for name, text in zip(names, texts, strict=True) if not text]
+    return replace(
+        documents,
+        train=[text for text in texts if text],
+        names=[name for name, text in zip(names, texts, strict=True) if text],
+    ).noting(
+        repeated_paragraphs_dropped=dropped,
+        repeated_documents_dropped=len(emptied),
+        repeated_documents=emptied[:FEW],
     )
 
 
@@ -34,15 +42,19 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
         return documents.noting(split=OWN_SPLIT)
     fraction, texts = config.validation_fraction, documents.train
     train, validation = choose(SPLITS, config.split, "data.split")(texts, fraction)
+    number = dict(zip(texts, documents.names or [], strict=False))
+    held_out = [number[text] for text in validation if text in number]
     train, validation = list(filter(None, train)), list(filter(None, validation))
     if not train or not validation:
         side = "validation" if not validation else "training"
         raise UserError(
             f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
-            f"data.validation_fraction {fraction}; set data.split=tail or another fraction"
+            f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
+            "another fraction"
         )
     return Documents(train, validation, documents.description).noting(
-        split=f"{config.split}, {fraction:g} of the text"
+        split=f"{config.split}, {fraction:g} of the text",
+        held_out_documents=held_out if len(held_out) <= FEW else [],
     )
 
 
@@ -70,12 +82,28 @@ def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     overlap = description["overlap_of_long_lines"]
     kinds = description["sizes"]["vocab_size"]
+    held_out = ", ".join(description.get("held_out_documents", []))
+    held_out = f", held out: {held_out}" if held_out else ""
     return (
         f"{train['characters']:,} characters in {train['documents']:,} documents to train on, "
         f"{validation['characters']:,} in {validation['documents']:,} to validate "
-        f"(split: {description['split']}; {description['repeated_paragraphs_dropped']:,} repeated "
-        f"paragraphs dropped; {overlap or 0:.1%} of long validation lines occur in training); "
+        f"(split: {description['split']}{held_out}; "
+        f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
+        f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines occur in training); "
         f"{kinds:,} kinds of token; SHA-256 {description['sha256'][:12]}"
+    )
+
+
+def _emptied(description: dict[str, Any]) -> str:
+    """Returns which documents held nothing but repeated paragraphs, and what keeps them."""
+    count, names = description["repeated_documents_dropped"], description["repeated_documents"]
+    if not count:
+        return ""
+    which = ", ".join(names + ["..."] * (count > len(names)))
+    documents = "document that holds" if count == 1 else "documents that hold"
+    return (
+        f", with them {count:,} {documents} nothing else ({which}); "
+        "data.drop_repeated_paragraphs=false keeps them"
     )
 
 

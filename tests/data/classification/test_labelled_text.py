@@ -6,6 +6,7 @@ import pytest
 from lm_jax.data import LabelledTextConfig, TokenizerConfig, prepare
 from lm_jax.data.batches import Share
 from lm_jax.data.classification.batches import evaluation_examples, text_reader, training_examples
+from lm_jax.data.cleaning import uniform
 
 LINES = [(("good", "bad")[i % 2], f"text number {i} of many") for i in range(200)]
 
@@ -104,6 +105,13 @@ def test_jsonl_of_other_types_is_refused_by_line(tmp_path, line):
     path.write_text(f'{{"label": 1, "text": "fine"}}\n{line}\n')
     with pytest.raises(ValueError, match="texts.jsonl:2"):
         prepare(LabelledTextConfig(path=str(path)))
+
+
+def test_a_few_texts_are_held_out_in_the_order_of_their_hashes(tmp_path):
+    rows = [("good", "one"), ("bad", "two"), ("good", "six"), ("bad", "seven")]
+    assert min(uniform(text) for _, text in rows) > 0.1
+    found = prepare(tabs(tmp_path, rows))
+    assert found.description["validation"]["texts"] == 1
 
 
 def test_a_label_that_is_only_held_out_is_refused(tmp_path):

@@ -68,7 +68,11 @@ def test_every_kind_of_file_holds_the_same(tmp_path):
         config(str(tmp_path / "pairs.po")),
     ]
     for other in others:
-        assert prepare(other).description["fingerprint"] == one.description["fingerprint"]
+        found = prepare(other).description
+        assert found["fingerprint"] == one.description["fingerprint"]
+    untold = {"fuzzy messages": 1, "obsolete messages": 1, "untranslated messages": 1}
+    assert found["left_out"] == untold | {"blank documents": 0}  # of the catalogue
+    assert "not read: 1 fuzzy messages, " in found["summary"]
     assert sorted(pairs_of(one, "train") + pairs_of(one, "validation")) == sorted(rows)
 
 
@@ -87,7 +91,10 @@ def test_repeated_long_and_unequal_pairs_are_counted_and_left_out(tmp_path):
     found = prepare(config(tabs(tmp_path, rows), longest_characters=300, largest_length_ratio=3.0))
     dropped = {"repeated": 20, "too long": 1, "unequal in length": 1, "near duplicates": 0}
     assert found.description["dropped"] == dropped
-    assert "20 repeated" in found.description["summary"]
+    assert (
+        "20 repeated, 1 too long (data.longest_characters), "
+        "1 unequal in length (data.largest_length_ratio), 0 near duplicates"
+    ) in found.description["summary"]
     assert len(pairs_of(found, "train")) + len(pairs_of(found, "validation")) == 300
 
 
@@ -102,6 +109,7 @@ def test_near_duplicates_of_training_sentences_are_not_held_out(tmp_path):
     ]
     found = prepare(config(tabs(tmp_path, [*PAIRS, *copies])))
     assert found.description["dropped"]["near duplicates"] == 3
+    assert "3 near duplicates (data.drop_near_copies)" in found.description["summary"]
     assert pairs_of(found, "validation") == pairs_of(original, "validation")
     kept = prepare(config(tabs(tmp_path, [*PAIRS, *copies]), drop_near_copies=False))
     assert set(pairs_of(kept, "validation")) > {(s, t) for s, t, _ in copies}

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig, prepare, texts_of
-from lm_jax.data.cleaning import drop_repeated_paragraphs, overlap, split_by_document
+from lm_jax.data.cleaning import (
+    drop_repeated_paragraphs,
+    held_out_by_hash,
+    overlap,
+    split_by_document,
+    uniform,
+)
 from lm_jax.data.embedded import python_reference, standard_library
 
 
@@ -22,7 +28,7 @@ def test_the_embedded_corpus_is_split_by_document_with_little_overlap():
     train = texts_of(corpus.tokenizer, corpus.train)
     validation = texts_of(corpus.tokenizer, corpus.validation)
     kept, dropped = drop_repeated_paragraphs(python_reference())
-    assert sorted(train + validation) == sorted(kept)
+    assert sorted(train + validation) == sorted(filter(None, kept))
     assert dropped == corpus.description["repeated_paragraphs_dropped"] > 100
     assert corpus.description["overlap_of_long_lines"] < 0.02
     without_cleaning = overlap(*split_by_document(python_reference(), 0.1))
@@ -113,9 +119,78 @@ def test_a_document_stays_on_its_side_when_others_join():
     assert 10 < len(validation) < 60
 
 
+def _keys(count, low, high):
+    """Different keys whose hashes lie between two bounds."""
+    found = (f"key {n}" for n in range(1_000_000))
+    return [next(key for key in found if low <= uniform(key) < high) for _ in range(count)]
+
+
+def test_a_few_documents_are_held_out_in_the_order_of_their_hashes():
+    train = _keys(12, 0.2, 1)
+    expected = [key == min(train, key=uniform) for key in train]
+    assert held_out_by_hash(train, 0.1) == expected
+    assert held_out_by_hash([*train, *train], 0.1) == expected * 2  # equal ones stay together
+    by_hash = sorted(train, key=uniform)
+    assert held_out_by_hash(by_hash, 0.18) == [True] * 2 + [False] * 10  # round(12 x 0.18) = 2
+    low = _keys(3, 0, 0.6)
+    assert held_out_by_hash(sorted(low, key=uniform), 0.9) == [True, True, False]
+    assert held_out_by_hash(["alone"], 0.1) == [uniform("alone") < 0.1]
+
+
+def test_hashes_below_the_fraction_decide_alone_where_they_leave_both_sides_some():
+    low, high = _keys(1, 0, 0.1), _keys(30, 0.1, 1)  # one of 31: less than the fraction
+    assert held_out_by_hash(high + low, 0.1) == [False] * 30 + [True]
+
+
+def test_the_description_says_which_of_a_few_documents_are_held_out(tmp_path):
+    (tmp_path / "inside").mkdir()
+    texts = _keys(4, 0.2, 0.8)
+    for number, text in enumerate(sorted(texts, key=uniform)):
+        (tmp_path / ("inside" if number == 0 else "") / f"{number}.txt").write_text(text)
+    found = prepare(files(tmp_path))
+    assert texts_of(found.tokenizer, found.validation) == [min(texts, key=uniform)]
+    assert found.description["held_out_documents"] == ["inside/0.txt"]
+    assert "held out: inside/0.txt" in found.description["summary"]
+    (tmp_path / "inside").rename(tmp_path / "under")  # equal documents, so the cache is used
+    for name in sorted(path.name for path in tmp_path.glob("*.txt")):
+        (tmp_path / name).rename(tmp_path / f"z{name}")
+    again = prepare(files(tmp_path)).description
+    assert again["fingerprint"] == prepare(files(tmp_path)).description["fingerprint"]
+    assert again["held_out_documents"] == ["under/0.txt"]
+
+
+def test_documents_that_vanish_are_counted_with_the_reason_and_the_field_that_keeps_them(tmp_path):
+    for number in range(30):
+        (tmp_path / f"{number:02}.txt").write_text(f"text {number}\n\nthe same\n\nin all")
+    for name in ("40.txt", "41.txt", "42.txt", "43.txt"):
+        (tmp_path / name).write_text("in all\n\nthe same")
+    (tmp_path / "blank.txt").write_text(" \n")
+    found = prepare(files(tmp_path))
+    assert found.description["left_out"] == {"blank documents": 1}
+    assert found.description["repeated_documents_dropped"] == 4
+    assert found.description["repeated_documents"] == ["40.txt", "41.txt", "42.txt"]
+    sizes = [found.description[split]["documents"] for split in ("train", "validation")]
+    assert sum(sizes) == 30
+    said = found.description["summary"]
+    assert "4 documents that hold nothing else (40.txt, 41.txt, 42.txt, ...); data.drop_rep" in said
+    assert "not read: 1 blank documents" in said
+    kept = prepare(files(tmp_path, drop_repeated_paragraphs=False)).description
+    assert kept["repeated_documents_dropped"] == 0 and "nothing else" not in kept["summary"]
+    assert kept["train"]["documents"] + kept["validation"]["documents"] == 34
+
+
+def test_a_cache_made_before_descriptions_said_more_is_made_again(tmp_path):
+    (tmp_path / "a.txt").write_text("some words " * 40)
+    config = files(tmp_path / "a.txt", split="tail", cache_directory=str(tmp_path / "cache"))
+    first = prepare(config)
+    path = tmp_path / "cache" / first.description["fingerprint"] / "description.json"
+    path.write_text('{"summary": "as an earlier version wrote it"}')
+    assert prepare(config).description == first.description
+
+
 def test_repeated_paragraphs_keep_their_first():
     texts = ["a\n\nb\n\na", "b\n\nc", "a\n\nb"]
-    assert drop_repeated_paragraphs(texts) == (["a\n\nb", "c"], 4)
+    assert drop_repeated_paragraphs(texts) == (["a\n\nb", "c", ""], 4)
 
 
 @pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n", "\n \t\n"])
