@@ -5,7 +5,8 @@
   python -m launch.translate --workdir=runs/translation --input=letters.txt --output=letters.tsv
 
 Without --input the run's own validation split is translated. An input file holds one source per
-line, or source<TAB>reference. A run of several tasks needs the instruction before each source.
+line, or source<TAB>reference; JSONL and CSV hold `source` and optionally `target`. A run of several
+tasks needs the instruction before each source.
 --num_beams=1 takes the most probable token each time.
 
 With references, the program prints BLEU, chrF and the share of exact matches with their standard

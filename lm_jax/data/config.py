@@ -92,7 +92,9 @@ class DataConfig(DataKind):
     # the readers of lm_jax.data.readers.READERS, or one from outside
     source: str = "embedded"
     path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
-    text_feature: str = ""  # tfds: the feature that holds the text; "": the only text feature
+    # tfds: the feature that holds the text; "": the only text feature. files: the field of JSONL or
+    # the column of CSV; "": `text`
+    text_feature: str = ""
     split: str = "documents"  # documents (by a hash of each), tail (the end of each document)
     validation_fraction: float = 0.1
     drop_repeated_paragraphs: bool = True  # keep the first: splits must not share them
@@ -121,7 +123,7 @@ class DataConfig(DataKind):
 
 @dataclasses.dataclass
 class LabelledTextConfig(DataKind):
-    """Texts with a label each: lines of `label<TAB>text`, JSONL of `label` and `text`, or tfds."""
+    """Texts with a label each: `label<TAB>text`, JSONL or CSV of `label` and `text`, or tfds."""
 
     kind: ClassVar[str] = "labelled_text"
 
@@ -207,9 +209,9 @@ class SymbolsConfig:
 class ParallelTextConfig(DataKind):
     """Pairs of a source and a target text.
 
-    The suffix decides the format of a file: .jsonl holds `source`, `target` and optionally
-    `document`; .po is a gettext catalogue; any other holds lines of source<TAB>target, optionally
-    with a third column, the document. With `target_path` two files are aligned line by line. With
+    JSONL and CSV with a header hold `source`, `target` and optionally `document`; .po is a gettext
+    catalogue; any other file holds lines of source<TAB>target, optionally with a third column, the
+    document. With `target_path` two files are aligned line by line. With
     `tasks` each source begins with the instruction of its task.
     """
 

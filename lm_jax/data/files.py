@@ -1,20 +1,27 @@
 """Files of text: which ones a path names, and what they hold."""
 
+import bz2
 import glob
+import gzip
 import io
+import lzma
 import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from lm_jax.errors import UserError
 
+_COMPRESSED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {  # first bytes -> name, reader
+    b"\x1f\x8b\x08": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+}
 _FORMATS = {  # first bytes of files that are not text -> their name and what to do
-    b"\x1f\x8b": ("a gzip file", "unpack it (gunzip)"),
-    b"BZh": ("a bzip2 file", "unpack it (bunzip2)"),
-    b"\xfd7zXZ": ("an xz file", "unpack it (unxz)"),
     b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it (unzstd)"),
     b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
     b"PAR1": ("a parquet file", "export its text, such as one JSON object per line"),
-    b"%PDF": ("a PDF", "extract its text"),
+    b"%PDF-": ("a PDF", "extract its text"),
     b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
     b"\xfe\xff": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
 }
@@ -50,24 +57,49 @@ def name_in(path: str, file: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file, with its line ends as they are.
+    """Returns the text of a file, unpacked where it is gzip, bzip2 or xz, with its line ends.
 
     Raises:
-      UserError: the file is not UTF-8; the message names a format that is recognised.
+      UserError: the file is damaged or not UTF-8; the message names a format that is recognised.
     """
-    raw = path.read_bytes()
+    raw = _unpacked(path, path.read_bytes())
+    for first, (name, advice) in _FORMATS.items():
+        if raw.startswith(first):
+            raise UserError(
+                f"{path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
+            )
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        for first, (name, advice) in _FORMATS.items():
-            if raw.startswith(first):
-                raise UserError(
-                    f"{path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
-                ) from None
         raise UserError(
             f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
             "convert it (iconv -t utf-8) or leave it out of data.path"
         ) from None
+    if "\0" in text:
+        raise UserError(
+            f"{path} holds a NUL byte at offset {raw.index(0)}: it is binary, or UTF-16 without a "
+            "mark; convert it (iconv -f utf-16le -t utf-8) or leave it out of data.path"
+        )
+    return text
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    for first, (name, unpack) in _COMPRESSED.items():
+        if raw.startswith(first):
+            try:
+                return unpack(raw)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise UserError(
+                    f"{path} begins as {name} does, but cannot be unpacked ({error}); it is "
+                    "damaged or cut off: fetch it again or leave it out of data.path"
+                ) from None
+    return raw
+
+
+def format_suffix(path: Path) -> str:
+    """Returns the suffix of a file's name, such as `.jsonl`, without that of its compression."""
+    name = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz") else path
+    return name.suffix
 
 
 def read_lines(path: Path) -> list[str]:
@@ -76,6 +108,10 @@ def read_lines(path: Path) -> list[str]:
     Raises:
       UserError: the file is not UTF-8.
     """
-    text = read_text(path).removeprefix("\ufeff")  # else the mark would be part of the first field
-    # Unlike `splitlines`, only line ends separate lines.
+    # A byte order mark would be part of the first field.
+    return lines_of(read_text(path).removeprefix("\ufeff"))
+
+
+def lines_of(text: str) -> list[str]:
+    """Returns the lines of a text; unlike `splitlines`, only line ends separate lines."""
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

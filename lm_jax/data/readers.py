@@ -16,6 +16,7 @@ from lm_jax.data import tfds
 from lm_jax.data.documents import Documents
 from lm_jax.data.embedded import python_reference, standard_library
 from lm_jax.data.files import find_files, name_in, read_text
+from lm_jax.data.records import records_of, text_field
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,17 +36,30 @@ def read_stdlib(config: DataConfig) -> Documents[str]:
 
 
 def read_files(config: DataConfig) -> Documents[str]:
-    """Returns the files of `config.path`, one document a file.
+    """Returns the files of `config.path`, one document a file, or one a record of JSONL or CSV.
+
+    The text of a record is its field `config.text_feature`, which is `text` by default.
 
     Raises:
-      UserError: there are none, or a file is not UTF-8.
+      UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    paths = find_files(config.path)
-    return Documents(
-        [read_text(path) for path in paths],
-        description={"files": len(paths)},
-        names=[name_in(config.path, path) for path in paths],
-    )
+    paths, field = find_files(config.path), config.text_feature or "text"
+    texts, names, records_read = [], [], 0
+    advice = "; name the field of the text with data.text_feature, or leave the file out"
+    for path in paths:
+        name, records = name_in(config.path, path), records_of(path, (field,), advice)
+        if records is None:
+            texts.append(read_text(path))
+            names.append(name)
+            continue
+        for record in records:
+            texts.append(text_field(record, field))
+            names.append(name + record.origin.removeprefix(str(path)))
+            records_read += 1
+    counts = {"files": len(paths)}
+    if records_read:
+        counts["records"] = records_read
+    return Documents(texts, description=counts, names=names)
 
 
 def read_tfds(config: DataConfig) -> Documents[str]:

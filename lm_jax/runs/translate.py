@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data.files import read_text
+from lm_jax.data.records import records_of, text_field
 from lm_jax.errors import UserError
 from lm_jax.generation import generate
 from lm_jax.generation.generate import TextGenerator
@@ -32,9 +33,17 @@ def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
 def read_sources(path: Path) -> tuple[list[str], list[str]]:
     """Returns the sources of a text file, and its references if it has a second column.
 
+    Sources of JSONL and CSV are their field `source`, references their field `target`.
+
     Raises:
       UserError: a line is empty, or does not have the columns of the first line.
     """
+    records = records_of(path, ("source",))
+    if records is not None:
+        found = list(records)
+        has_targets = all("target" in record.values for record in found)
+        sources = [text_field(record, "source") for record in found]
+        return sources, [text_field(record, "target") for record in found] if has_targets else []
     lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\n").split("\n")]
     for number, columns in enumerate(lines, 1):
         if len(columns) != len(lines[0]) or len(columns) > 2 or not all(map(str.strip, columns)):

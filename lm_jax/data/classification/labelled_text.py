@@ -17,6 +17,7 @@ from lm_jax.data.cleaning import held_out_by_hash
 from lm_jax.data.documents import OWN_SPLIT, Documents, tokenize
 from lm_jax.data.files import find_files, read_lines
 from lm_jax.data.pipeline import TextKind
+from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 
@@ -36,7 +37,7 @@ Reader = Callable[["LabelledTextConfig"], Labelled]
 
 
 def read_files(config: LabelledTextConfig) -> Labelled:
-    """Returns the lines of files: `label<TAB>text`, or JSONL of `label` and `text`.
+    """Returns the lines of files: `label<TAB>text`, or JSONL or CSV of `label` and `text`.
 
     Raises:
       UserError: a file is missing, is not UTF-8, or holds a line of another form.
@@ -50,9 +51,11 @@ def read_files(config: LabelledTextConfig) -> Labelled:
 
 
 def _read_file(path: Path) -> list[LabelledText]:
-    parse = _PARSERS.get(path.suffix, _parse_tabs)
+    records = records_of(path, ("label", "text"))
+    if records is not None:
+        return [_of_record(record) for record in records]
     return [
-        parse(line, f"{path}:{number}")
+        _parse_tabs(line, f"{path}:{number}")
         for number, line in enumerate(read_lines(path), 1)
         if line.strip()
     ]
@@ -61,24 +64,20 @@ def _read_file(path: Path) -> list[LabelledText]:
 def _parse_tabs(line: str, origin: str) -> LabelledText:
     label, tab, text = line.partition("\t")
     if not tab or not label.strip() or not text.strip():
-        raise UserError(f"{origin}: {line[:60]!r} is not label<TAB>text")
+        raise UserError(
+            f"{origin}: {line[:60]!r} is not label<TAB>text; CSV needs a first line that names the "
+            "columns label and text"
+        )
     return LabelledText(text.strip(), label.strip())
 
 
-def _parse_json(line: str, origin: str) -> LabelledText:
-    try:
-        values: dict[str, Any] = json.loads(line)
-        text, label = values["text"], str(values["label"])
-        if not isinstance(text, str) or not isinstance(values["label"], str | int):
-            raise TypeError
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
-        raise UserError(f'{origin}: {line[:60]!r} is not {{"label": ..., "text": ...}}') from None
-    if not text.strip():
-        raise UserError(f"{origin}: the text of label {label!r} is empty")
-    return LabelledText(text.strip(), label)
-
-
-_PARSERS = {".jsonl": _parse_json}  # by suffix; all other files hold tabs
+def _of_record(record: Record) -> LabelledText:
+    text, label = text_field(record, "text").strip(), record.values["label"]
+    if not isinstance(label, str | int) or not str(label).strip():
+        raise UserError(f"{record.origin}: label is {label!r:.60}; expected a text or an integer")
+    if not text:
+        raise UserError(f"{record.origin}: the text of label {str(label)!r} is empty")
+    return LabelledText(text, str(label))
 
 
 def read_tfds(config: LabelledTextConfig) -> Labelled:

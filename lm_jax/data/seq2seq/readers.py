@@ -5,7 +5,6 @@ As readers of plain text (`lm_jax.data.readers`), but of `Documents[Pair]`.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lm_jax.data import tfds
 from lm_jax.data.documents import Documents
-from lm_jax.data.files import find_files, read_lines, read_text
+from lm_jax.data.files import find_files, format_suffix, read_lines, read_text
+from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.data.seq2seq.synthetic import TASKS, made_pairs
 from lm_jax.errors import UserError
 
@@ -133,7 +133,7 @@ def _pairs(path: str, left_out: Counter[str], target_path: str = "") -> Iterator
         yield from _aligned(Path(path), Path(target_path))
         return
     for file in find_files(path):
-        yield from _PARSERS.get(file.suffix, _tabs)(file, left_out)
+        yield from _PARSERS.get(format_suffix(file), _records_or_tabs)(file, left_out)
 
 
 def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
@@ -153,7 +153,19 @@ def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
         yield Pair(source.strip(), target.strip(), "", f"{source_path}:{number}")
 
 
-def _tabs(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
+def _records_or_tabs(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
+    records = records_of(path, ("source", "target"))
+    yield from _tabs(path) if records is None else map(_of_record, records)
+
+
+def _of_record(record: Record) -> Pair:
+    source, target = (text_field(record, field).strip() for field in ("source", "target"))
+    if not source or not target:
+        raise UserError(f"{record.origin}: the {'target' if source else 'source'} is empty")
+    return Pair(source, target, str(record.values.get("document", "")), record.origin)
+
+
+def _tabs(path: Path) -> Iterator[Pair]:
     for number, line in enumerate(read_lines(path), 1):
         columns = [column.strip() for column in line.split("\t")]
         if not 2 <= len(columns) <= 3 or not columns[0] or not columns[1]:
@@ -162,20 +174,6 @@ def _tabs(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
                 f"{path}:{number}: {given} source<TAB>target or source<TAB>target<TAB>document"
             )
         source, target, document = [*columns, ""][:3]
-        yield Pair(source, target, document, f"{path}:{number}")
-
-
-def _jsonl(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
-    for number, line in enumerate(read_lines(path), 1):
-        try:
-            values = json.loads(line)
-            source, target = values["source"].strip(), values["target"].strip()
-            document = str(values.get("document", ""))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError):
-            source = target = document = ""
-        if not source or not target:
-            given = f"{line[:60]!r} is not" if line.strip() else "is empty, not"
-            raise UserError(f'{path}:{number}: {given} {{"source": ..., "target": ...}}')
         yield Pair(source, target, document, f"{path}:{number}")
 
 
@@ -204,4 +202,4 @@ def _catalogue(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
         yield Pair(entry.msgid.strip(), target.strip(), document, f"{path}:{entry.linenum}")
 
 
-_PARSERS = {".jsonl": _jsonl, ".po": _catalogue}  # by suffix; all other files hold tabs
+_PARSERS = {".po": _catalogue}  # by suffix; all other files hold records or tabs

@@ -266,7 +266,7 @@ def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeyp
 def test_values_of_jsonl_that_are_no_text_are_refused(tmp_path):
     for line in ('{"source": null, "target": "x"}', "[" * 100_000):
         (tmp_path / "pairs.jsonl").write_text(f"{line}\n")
-        with pytest.raises(ValueError, match=r'pairs.jsonl:1: .* is not {"source"'):
+        with pytest.raises(ValueError, match=r"pairs.jsonl:1: .*(source is null|no JSON object)"):
             prepare(config(str(tmp_path / "pairs.jsonl")))
 
 

@@ -1,4 +1,3 @@
-import bz2
 import gzip
 import inspect
 import json
@@ -245,13 +244,16 @@ def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"some text", mtime=0), "is a gzip file, not UTF-8 text; unpack it"),
-        (bz2.compress(b"some text"), "is a bzip2 file"),
+        (gzip.compress(b"some text", mtime=0)[:-9], "begins as gzip does, but cannot be unpacked"),
+        (gzip.compress(b"\x93\xff" * 9, mtime=0), "is not UTF-8: byte 0x93"),
+        (b"PK\x03\x04 readable", "is a zip archive, not UTF-8 text; unpack it"),
+        ("some text".encode("utf-16-le"), "holds a NUL byte at offset 1: .*iconv -f utf-16le"),
+        ('[{"text": "one"}, {"text": "two"}]', "is one JSON array of objects; expected one object"),
         ("some text".encode("utf-16"), "is UTF-16, .*iconv -f utf-16"),
         (b"PAR1 and columns \xff", "is a parquet file"),
     ],
 )
 def test_a_format_that_is_recognised_is_named(tmp_path, content, message):
-    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "file").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=message):
         prepare(files(tmp_path))
