@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
-def slow_but(names: Iterable[str], *quick: str) -> list:
+def slow_but(names: Iterable[Any], *quick: Any) -> list:
     """Returns parameters of a test, of which `make test` takes the quick ones alone."""
     names = list(names)
     assert set(quick) <= set(names)

@@ -14,6 +14,7 @@ from lm_jax.models.mlp import MLPConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 VOCAB = 27
@@ -30,7 +31,7 @@ _CONFIGS = {
         VOCAB, 32, num_layers=2, d_model=32, num_kv_heads=2, positions="rotary", norm="rms_norm"
     ),
 }
-FAMILIES = tuple(_CONFIGS)
+FAMILIES = slow_but(_CONFIGS, "ngram", "lstm", "transformer", "rotary")
 
 
 @functools.cache

@@ -33,6 +33,7 @@ TINY = [
     "--config.evaluation.every_steps=20",
     "--config.evaluation.batch_size=128",
     "--config.checkpoint.every_steps=10",
+    "--config.samples.num_samples=1",
     "--config.samples.max_new_tokens=40",
     "--config.tensorboard=false",
 ]

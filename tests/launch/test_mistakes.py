@@ -74,6 +74,7 @@ def test_a_work_directory_of_other_data_is_refused(tmp_path):
     source = ["--config.data.source=files", f"--config.data.path={text}"]
     source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
     source += ["--config.training.num_steps=5", "--config.schedule.warmup_steps=1"]
+    source += ["--config.evaluation.baselines=false", "--config.samples.num_samples=0"]
     train(workdir, *source)
     text.write_text("other words to learn " * 200)
     status, _, err = launch("train", *TINY, f"--workdir={workdir}", *source)

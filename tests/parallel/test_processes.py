@@ -15,7 +15,7 @@ from lm_jax.telemetry.json_files import read_metrics
 from tests.launch.programs import ROOT, TINY, environment, parameters, wait_for_step
 
 CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]
-CONFIG += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]
+CONFIG += ["--config.evaluation.baselines=false", "--config.samples.num_samples=0"]
 
 
 def free_port():
@@ -84,7 +84,7 @@ def alone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pair") / "run"
-    return workdir, finish(2, workdir)
+    return workdir, finish(2, workdir, "--config.samples.num_samples=1")
 
 
 def assert_same_run(ours, theirs):

@@ -10,6 +10,7 @@ from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 OPTIONS = {
@@ -164,7 +165,7 @@ def test_layer_norm_follows_its_paper(cell):
         np.testing.assert_allclose(p["output"] @ h + p["output_bias"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", slow_but(OPTIONS, "layer_norm", "narrow_embedding"))
 @pytest.mark.parametrize("cell", CELLS)
 def test_step_repeated_equals_apply(cell, option):
     batch = {"inputs": tokens(3, 16)}

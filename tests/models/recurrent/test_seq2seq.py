@@ -18,6 +18,7 @@ from lm_jax.models.recurrent.seq2seq import (
 from lm_jax.parallel import sharding
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 VOCAB_SIZE = 23
@@ -31,6 +32,7 @@ KINDS = {
     "lstm, additive, tied": {"attention": "additive", "tie_embeddings": True, "layer_norm": True},
     "lstm, dot, narrow": {"attention": "dot", "bidirectional": True, "d_embedding": 3},
 }
+QUICK_KINDS = ("rnn, no attention", "lstm, dot, both ways", "gru, additive, both ways")
 
 
 def tiny(**fields) -> RecurrentSeq2SeqConfig:
@@ -84,7 +86,7 @@ def one_a_row(batch):
     return {name: jnp.asarray(value) for name, value in apart.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, *QUICK_KINDS))
 def test_pairs_that_share_a_row_equal_pairs_alone(kind):
     """Their logits, and the gradient of the sum of their losses."""
     batch = packed()
@@ -108,7 +110,7 @@ def test_pairs_that_share_a_row_equal_pairs_alone(kind):
     assert all(jnp.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, *QUICK_KINDS))
 def test_steps_equal_apply(kind):
     rows = [[(length, 8)] for length in (5, 2, 7)]
     batch = packed(rows, source_length=7, context_length=8)

@@ -17,6 +17,7 @@ from lm_jax.models.transformer.config import (
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import inherit, init_state, variables_of
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 KINDS = {
@@ -89,7 +90,7 @@ def alone(kind, source, target):
 
 
 @pytest.mark.parametrize("fields", CHOICES, ids=lambda fields: fields["positions"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "encoder_decoder"))  # has both of the others
 def test_a_packed_and_padded_row_equals_its_sentences_one_by_one(kind, fields):
     sources, targets = sentences(0, seed=2), sentences(1, seed=3)
     batch = batch_of(kind, sources, targets)
@@ -144,7 +145,7 @@ def decoding(kind, **fields):
     ],
     ids=lambda fields: fields["positions"],
 )
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("kind", slow_but(["decoder", "encoder_decoder"], "encoder_decoder"))
 def test_steps_and_reading_at_once_equal_apply(kind, fields):
     batch, model, variables, carry = decoding(kind, **fields)
     expected, _ = model.apply(variables, batch, train=False)

@@ -20,6 +20,7 @@ from lm_jax.models.transformer.config import (
     TransformerConfig,
 )
 from lm_jax.models.transformer.flash_attention import attend_fused, kernel
+from tests.conftest import slow_but
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", slow_but(CONFIGS, "encoder_decoder"))
 def test_a_model_is_the_same_with_either_kernel(monkeypatch, plain_kernel, kind, packed):
     config, rng = CONFIGS[kind], np.random.default_rng(0)
     inputs, source = rng.integers(0, 29, (2, 2, 16)).astype(np.int32)

@@ -12,6 +12,7 @@ from lm_jax.models import build_model
 from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.models.transformer.layers import product
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 VARIANTS = {
@@ -50,7 +51,7 @@ def built(config, batch):
     return model, jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f"), variables)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "gpt2", "llama", "scanned", "relu_capped"))
 def test_step_repeated_equals_apply(variant):
     batch = {"inputs": tokens(3, 16)}
     model, variables = built(tiny(**VARIANTS[variant]), batch)
@@ -61,7 +62,7 @@ def test_step_repeated_equals_apply(variant):
         np.testing.assert_allclose(logits_bv, logits_btv[:, t], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "gpt2", "llama"))
 def test_no_logit_depends_on_a_later_token(variant):
     inputs = tokens(2, 16)
     model, variables = built(tiny(**VARIANTS[variant]), {"inputs": inputs})
@@ -134,7 +135,7 @@ def test_logits_equal_an_independent_implementation_in_numpy():
 
 
 @pytest.mark.parametrize("time", [16, 160])
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", slow_but([1, 2, 4], 2))
 def test_attention_and_its_gradient_equal_jax_nn(time, groups):
     q, k, v = (
         jax.random.normal(jax.random.key(i), (2, time, heads, 8))
