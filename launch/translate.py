@@ -10,7 +10,8 @@ tasks needs the instruction before each source.
 --num_beams=1 takes the most probable token each time.
 
 With references, the program prints BLEU, chrF and the share of exact matches with their standard
-errors (pip install -e '.[eval]'), and a few examples. --output receives lines of
+errors (pip install -e '.[eval]'), and a few examples. BLEU's tokenizer is that of the language of
+the references, or --bleu_tokenizer; sacrebleu's signatures name it. --output receives lines of
 source<TAB>translation<TAB>log-probability and, last, the reference. The last line of the output is
 JSON with the figures; `log_probability` is the mean over texts of the sum over their tokens, in
 nats.
@@ -24,6 +25,7 @@ from absl import flags
 from launch import dataclass_flags, program
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
+from lm_jax.evaluation.bleu_tokenizers import AUTO, BLEU_TOKENIZERS, bleu_tokenizer
 
 if TYPE_CHECKING:
     from lm_jax.generation.sliding_window import Completion
@@ -39,6 +41,12 @@ TRUNCATE = flags.DEFINE_bool(
     "truncate",
     False,
     "Cut sources that are too long, as data.truncate of the run does.",
+)
+BLEU_TOKENIZER = flags.DEFINE_enum(
+    "bleu_tokenizer",
+    AUTO,
+    [AUTO, *BLEU_TOKENIZERS],
+    "sacrebleu's tokenizer for BLEU. auto: that of the language of the references.",
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sources in a batch.", 1)
 EXAMPLES = flags.DEFINE_integer("examples", 10, "Number of examples to print.", 0)
@@ -60,6 +68,8 @@ def main() -> dict[str, Any]:
         sources, references = translate.read_sources(Path(INPUT.value))
     else:
         sources, references = translate.held_out_pairs(run)
+    if references:
+        bleu_tokenizer(BLEU_TOKENIZER.value, references)  # refuses before hours of work
     count = LIMIT.value or len(sources)
     sources, references = sources[:count], references[:count]
     search, experiment = SEARCH(), run.built.experiment
@@ -71,18 +81,21 @@ def main() -> dict[str, Any]:
     if OUTPUT.value:
         translate.write_translations(Path(OUTPUT.value), sources, found, references)
     _print_examples(sources, found, references)
-    results = {
+    results: dict[str, Any] = {
         "workdir": WORKDIR.value,
         "step": run.step,
         "search": {name: getattr(search, name) for name in _SEARCH},
         "log_probability": sum(t.log_probability for t in found) / len(found),
     }
     if references:
-        results |= translation_measures([t.text for t in found], references)
+        results |= translation_measures([t.text for t in found], references, BLEU_TOKENIZER.value)
         for name in ("bleu", "chrf", "exact_match"):
             error = results[f"{name}_standard_error"]
             spread = f" \u00b1 {error:.2f}" if error is not None else ""
-            program.log(f"{name:12} {results[name]:6.2f}{spread}")
+            signature = results.get(f"{name}_signature", "")
+            program.log(f"{name:12} {results[name]:6.2f}{spread:8} {signature}".rstrip())
+        if "bleu_remark" in results:
+            program.log(results["bleu_remark"])
     return results
 
 

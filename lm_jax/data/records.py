@@ -15,7 +15,11 @@ from lm_jax.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters of the default
 
-_DELIMITERS: dict[str, Literal[0, 3]] = {",": csv.QUOTE_MINIMAL, ";": csv.QUOTE_MINIMAL, "\t": csv.QUOTE_NONE}
+_DELIMITERS: dict[str, Literal[0, 3]] = {
+    ",": csv.QUOTE_MINIMAL,
+    ";": csv.QUOTE_MINIMAL,
+    "\t": csv.QUOTE_NONE,
+}
 
 
 class Record(NamedTuple):

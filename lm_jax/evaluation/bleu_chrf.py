@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.evaluation.bleu_tokenizers import AUTO, bleu_tokenizer
 
 _RESAMPLES = 1000
 _NORMAL_95 = 1.959964  # half the width of a 95% interval, in standard errors
@@ -17,18 +18,25 @@ class _CorpusScore(NamedTuple):
     signature: str
 
 
-def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+def translation_measures(
+    hypotheses: Sequence[str], references: Sequence[str], tokenizer: str = AUTO
+) -> dict[str, Any]:
     """Returns the scores of translations against one reference each, all from 0 to 100.
 
     `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015: character 1-grams to 6-grams, beta 2)
-    are sacrebleu's with its defaults, which the signatures name; `exact_match` is the share of
-    texts that equal their reference. Standard errors are over sentences: for BLEU and chrF half of
-    the 95% interval of sacrebleu's bootstrap (Koehn 2004; 1,000 resamples with a fixed seed),
-    divided by 1.96. They are None for one sentence.
+    are sacrebleu's with its defaults, which the signatures name, but for BLEU's tokenizer;
+    `bleu_remark` says so where the language of the references asks for one that is not installed.
+    `exact_match` is the share of texts that equal their reference. Standard errors are over
+    sentences: for BLEU and chrF half of the 95% interval of sacrebleu's bootstrap (Koehn 2004;
+    1,000 resamples with a fixed seed), divided by 1.96. They are None for one sentence.
+
+    Args:
+      tokenizer: `auto`, which follows the language of the references, or a key of
+        `lm_jax.evaluation.bleu_tokenizers.BLEU_TOKENIZERS`.
 
     Raises:
-      UserError: sacrebleu is not installed, there are no sentences, or the numbers of hypotheses
-        and references differ.
+      UserError: sacrebleu or what the tokenizer needs is not installed, there are no sentences, or
+        the numbers of hypotheses and references differ.
     """
     if not references or len(hypotheses) != len(references):
         raise UserError(
@@ -37,7 +45,10 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
         )
     count = len(references)
     figures: dict[str, Any] = {"sentences": count}
-    for name, found in _corpus_scores(hypotheses, references).items():
+    tokenizer, remark = bleu_tokenizer(tokenizer, references)
+    if remark:
+        figures["bleu_remark"] = remark
+    for name, found in _corpus_scores(hypotheses, references, tokenizer).items():
         figures[name] = found.score
         error = None if found.half_width is None else found.half_width / _NORMAL_95
         figures[f"{name}_standard_error"] = error
@@ -49,15 +60,13 @@ def translation_measures(hypotheses: Sequence[str], references: Sequence[str]) -
 
 
 def _corpus_scores(
-    hypotheses: Sequence[str], references: Sequence[str]
+    hypotheses: Sequence[str], references: Sequence[str], tokenizer: str
 ) -> Mapping[str, _CorpusScore]:
     """Returns sacrebleu's scores by the names `bleu` and `chrf`."""
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-        from sacrebleu.significance import PairedTest
-    except ImportError:
-        raise UserError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'") from None
-    metrics = {"bleu": BLEU(), "chrf": CHRF()}
+    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.significance import PairedTest
+
+    metrics = {"bleu": BLEU(tokenize=tokenizer), "chrf": CHRF()}
     if len(references) == 1:  # nothing to resample
         scores = {n: m.corpus_score(hypotheses, [references]) for n, m in metrics.items()}
         return {

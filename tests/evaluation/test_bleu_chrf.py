@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from lm_jax.errors import UserError
+from lm_jax.evaluation import bleu_tokenizers
 from lm_jax.evaluation.bleu_chrf import translation_measures
+from lm_jax.evaluation.bleu_tokenizers import BLEU_TOKENIZERS, bleu_tokenizer
 
 RNG = np.random.default_rng(0)
 WORDS = "the cat sat on a mat and looked at two dogs in red houses".split()
@@ -53,3 +56,59 @@ def test_resamples_without_a_match_have_a_score_too():
 def test_unequal_or_empty_lists_are_refused(hypotheses, references):
     with pytest.raises(ValueError, match="expected the same number of both"):
         translation_measures(hypotheses, references)
+
+
+JAPANESE = ["猫が窓のそばで静かに眠っています。", "今日は東京で友達と映画を見ました。"]
+KOREAN = ["고양이가 창가에서 조용히 자고 있다.", "오늘은 친구와 영화를 보았다."]
+CHINESE = ["猫在窗边安静地睡觉。", "今天我和朋友在东京看了电影。"]
+
+
+@pytest.mark.parametrize(
+    ("references", "usual", "here"),
+    [
+        (REFERENCES, "13a", "13a"),
+        (["Grüße aus Köln", "Привет, мир", "Γειά σου"], "13a", "13a"),
+        (CHINESE, "zh", "zh"),
+        (JAPANESE, "ja-mecab", "char"),
+        (KOREAN, "ko-mecab", "char"),
+        (["แมวนอนหลับอยู่ข้างหน้าต่าง"], "char", "char"),
+        (["a model called 猫"], "13a", "13a"),
+        (["123 + 4"], "13a", "13a"),
+    ],
+)
+def test_the_tokenizer_of_bleu_follows_the_language_of_the_references(
+    references, usual, here, monkeypatch
+):
+    monkeypatch.setattr(bleu_tokenizers, "_is_installed", lambda name: True)
+    assert bleu_tokenizer("auto", references) == (usual, "")
+    monkeypatch.setattr(
+        bleu_tokenizers, "_is_installed", lambda name: not BLEU_TOKENIZERS[name].modules
+    )
+    found, remark = bleu_tokenizer("auto", references)
+    assert found == here and (usual in remark) == (usual != here)
+
+
+@pytest.mark.parametrize("name", ["char", "zh", "intl", "none"])
+def test_a_named_tokenizer_is_sacrebleus_and_stands_in_the_signature(name):
+    hypotheses = [text[:-4] + text[-2:] for text in CHINESE]
+    found = translation_measures(hypotheses, CHINESE, name)
+    expected = sacrebleu.corpus_bleu(hypotheses, [CHINESE], tokenize=name)
+    assert found["bleu"] == pytest.approx(expected.score)
+    assert f"tok:{name}|" in found["bleu_signature"] and "bleu_remark" not in found
+
+
+def test_japanese_without_mecab_is_scored_by_characters_and_says_so(monkeypatch):
+    monkeypatch.setattr(bleu_tokenizers, "_is_installed", lambda name: name != "ja-mecab")
+    hypotheses = [text.replace("静か", "穏やか") for text in JAPANESE]
+    found = translation_measures(hypotheses, JAPANESE)
+    assert 60 < found["bleu"] < 100 and "tok:char|" in found["bleu_signature"]
+    assert "the references are Japanese" in found["bleu_remark"]
+    assert translation_measures(hypotheses, JAPANESE, "13a")["bleu"] != found["bleu"]
+    with pytest.raises(UserError, match="ja-mecab needs MeCab and ipadic; pip install -e"):
+        translation_measures(hypotheses, JAPANESE, "ja-mecab")
+
+
+def test_other_tokenizers_are_those_that_sacrebleu_has():
+    assert set(BLEU_TOKENIZERS) <= set(sacrebleu.BLEU.TOKENIZERS)
+    with pytest.raises(UserError, match="is '14a'; expected one of auto, 13a"):
+        bleu_tokenizer("14a", REFERENCES)

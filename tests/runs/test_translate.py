@@ -122,13 +122,18 @@ def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     arguments = [
         "translate", f"--workdir={run.workdir}", f"--input={tmp_path / 'in.tsv'}",
         f"--output={tmp_path / 'out.tsv'}", "--num_beams=2",
+        "--bleu_tokenizer=intl",
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit) as exited:
         program.run(translate_program.main)
     assert exited.value.code == 0
-    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    shown = capsys.readouterr()
+    results = json.loads(shown.out.splitlines()[-1])
     assert results["exact_match"] == 50 and results["sentences"] == 2
+    assert "tok:intl|" in results["bleu_signature"]
+    (row,) = (line for line in shown.out.splitlines() if line.startswith("bleu "))
+    assert row.endswith(results["bleu_signature"])
     rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
     assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
 
