@@ -1,11 +1,15 @@
-"""Compares finished runs: one table and one plot of all their curves.
+"""Compares finished runs: figures, differences on the same documents, settings that differ.
 
+  python -m launch.compare runs/lstm-0 runs/lstm-1 runs/transformer-0
   python -m launch.compare runs/lstm-0 runs/lstm-1 runs/transformer-0 --output=runs/comparison
 
 Runs that differ only in their seed are one row, with the standard error of their mean; a row is
-named after the first one's directory, up to its last hyphen. The output directory receives
-comparison.html, comparison.svg and comparison.json. The last line of the output is JSON with the
-rows.
+named after the first one's directory, without a number after the last hyphen. The best row is the
+first, and the others are compared with it document by document: interval and p-value are from a
+bootstrap over the documents of the validation split.
+
+With --output the directory receives comparison.html with all curves, comparison.svg and
+comparison.json. The last line of the output is JSON with the rows.
 """
 
 from pathlib import Path
@@ -16,24 +20,31 @@ from absl import flags
 from launch import program
 from lm_jax.errors import UserError
 
-OUTPUT = flags.DEFINE_string("output", None, "The directory to write to.", required=True)
+OUTPUT = flags.DEFINE_string("output", None, "The directory for the page with all curves.")
 
 
 def main() -> dict[str, Any]:
-    """Prints the table, then returns its rows."""
-    from lm_jax.reports.compare_runs import compare, table_of, write_comparison
+    """Prints the tables, then returns the rows."""
+    from lm_jax.reports import compare_runs
     from lm_jax.reports.text_table import text_table
 
     workdirs = [Path(name) for name in program.arguments()]
     if not workdirs:
         raise UserError("give the work directories of the runs to compare")
-    rows = compare(workdirs)
-    cells = table_of(rows)
-    for line in text_table(cells, "<" * len(cells[0])):
-        program.log(line)
-    path = write_comparison(rows, Path(OUTPUT.value))
-    program.log(f"curves: {path}")
-    return {"rows": [row._asdict() for row in rows]}
+    rows = compare_runs.compare(workdirs)
+    for cells in (
+        compare_runs.table_of(rows),
+        compare_runs.differences_of(rows),
+        compare_runs.settings_of(rows),
+    ):
+        if cells:
+            for line in ["", *text_table(cells, "<" * len(cells[0]))]:
+                program.log(line)
+    if few := compare_runs.few_documents(rows):
+        program.log(few)
+    if OUTPUT.value:
+        program.log(f"page: {compare_runs.write_comparison(rows, Path(OUTPUT.value))}")
+    return {"rows": [compare_runs.record_of(row) for row in rows]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
 from lm_jax.errors import MeshError, UserError
-from lm_jax.evaluation.loss_sums import MeasuredFunction, sum_by_document
+from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, sum_by_document
 from lm_jax.models import Model, build_model, family_of
 from lm_jax.models.interface import LossFunction, Variables
 from lm_jax.models.parameters import Declarations, declarations
@@ -260,8 +260,19 @@ def measure(
     eval_config: EvaluationConfig,
 ) -> dict[str, Any]:
     """Returns the measures of a split of the data set, by name."""
-    objective = built.objective
-    batches, documents = objective.evaluation_batches(built.experiment, split, eval_config)
+    sums = sum_documents(built, losses, variables, split, eval_config)
+    return built.objective.measures(sums, split, tokenizer)
+
+
+def sum_documents(
+    built: BuiltExperiment,
+    losses: MeasuredFunction,
+    variables: Variables,
+    split: Any,
+    eval_config: EvaluationConfig,
+) -> DocumentSums:
+    """Returns the sums of each document of a split, which its measures are made from."""
+    evaluation_batches = built.objective.evaluation_batches
+    batches, documents = evaluation_batches(built.experiment, split, eval_config)
     with sharding.on_mesh(built.mesh):
-        sums = sum_by_document(losses, variables, batches, documents, built.mesh)
-    return objective.measures(sums, split, tokenizer)
+        return sum_by_document(losses, variables, batches, documents, built.mesh)

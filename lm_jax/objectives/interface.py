@@ -77,6 +77,9 @@ class Objective(NamedTuple):
     baselines: Callable[[Any], dict[str, float]] = lambda dataset: {}
     """(data set) -> bits per character of counting and compressing the same text."""
 
+    characters: Callable[[Any], np.ndarray | None] = lambda split: None
+    """(split) -> characters of each document, where bits per character are measured."""
+
     special_token: str = ""
     """The name of the one special id, such as <mask>; without it, special ids are numbered."""
 

@@ -75,5 +75,6 @@ CAUSAL_LM = Objective(
     in_windows=True,
     packed=("segments", "positions"),
     baselines=_baselines,
+    characters=lambda documents: documents.characters,
 )
 OBJECTIVES = [CAUSAL_LM]

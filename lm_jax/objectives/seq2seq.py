@@ -88,5 +88,6 @@ OBJECTIVES = [
         evaluation_batches=_evaluation_batches,
         measures=_measures,
         prompts_are_sources=True,
+        characters=lambda split: split.target.characters,
     )
 ]

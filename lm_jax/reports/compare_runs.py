@@ -1,17 +1,21 @@
-"""Compares finished runs: one table, and one plot of all their curves."""
+"""Compares finished runs: their figures, differences on the same documents, settings and curves."""
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from lm_jax.errors import UserError
+from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
+from lm_jax.nested import flatten
 from lm_jax.reports.html import render
-from lm_jax.reports.numbers import with_error
-from lm_jax.reports.svg_charts import COLOURS, Series, line_chart
+from lm_jax.reports.numbers import decimals_of, text_of, with_error
+from lm_jax.reports.svg_charts import COLOURS, Series, line_chart, smooth
 from lm_jax.telemetry.json_files import read_metrics, read_object
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
@@ -20,6 +24,10 @@ _LABELS = {
     "cross_entropy": "cross-entropy, nats",
     "accuracy": "accuracy",
 }
+_DOCUMENTS = "by_document_validation.json"
+_FEWEST = 20  # documents, below which percentile intervals cover clearly less than 95%
+
+Curve = list[tuple[float, float]]
 
 
 class ComparisonRow(NamedTuple):
@@ -31,14 +39,18 @@ class ComparisonRow(NamedTuple):
     trained_on: int  # tokens, pairs or examples: steps times the batch
     figures: dict[str, tuple[float, float | None]]  # mean and standard error by measure
     seconds: float  # mean wall time from start to end
-    curve: list[tuple[float, float]]  # (trained on, first measure) of the first run
+    curve: Curve  # (trained on, first measure) of the first run
+    training: Curve  # (trained on, training loss) of the first run
+    settings: dict[str, Any]  # fields of the configuration that differ between the rows
+    difference: PairedDifference | None = None  # of the first measure, from the first row
 
 
 def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
     """Returns one row for each experiment, the best first.
 
     With several runs the standard error is that of the mean over seeds; with one run it is the
-    error over the documents or examples of the validation split, where that has several.
+    error over the documents or examples of the validation split, where that has several. The
+    difference from the first row is of the same documents, averaged over seeds.
 
     Raises:
       UserError: a directory holds no finished run, the runs predict different kinds of targets or
@@ -55,9 +67,18 @@ def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
     for run in runs:
         groups.setdefault(run["key"], []).append(run)
     metric = _metric(runs)
-    rows = [_row(group, metric) for group in groups.values()]
+    made = [(_row(group, metric), group) for group in groups.values()]
     sign = -1 if metric == "accuracy" else 1
-    return sorted(rows, key=lambda row: sign * row.figures[metric][0])
+    made.sort(key=lambda pair: sign * pair[0].figures[metric][0])
+    ordered = [group for _, group in made]
+    best, *others = [_documents(group, metric) for group in ordered]
+    differences = [None, *(_difference(own, best) for own in others)]
+    return [
+        row._replace(name=name, settings=settings, difference=difference)
+        for (row, _), name, settings, difference in zip(
+            made, _names(ordered), _settings(ordered), differences, strict=True
+        )
+    ]
 
 
 def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
@@ -67,22 +88,39 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
       OSError: a file cannot be written.
     """
     metric = next(iter(rows[0].figures))
-    curves = [
-        Series(row.name, [x for x, _ in row.curve], [y for _, y in row.curve])
-        for row in rows[: len(COLOURS)]
-    ]
-    axes = "targets trained on", _LABELS[metric]
-    chart = line_chart(curves, *axes, width=960, height=440, standalone=True)
+    shown = rows[: len(COLOURS)]
+    measured = [Series(row.name, *_columns(row.curve)) for row in shown]
+    losses = [Series(row.name, *_columns(row.training)) for row in shown]
+
+    def chart(curves: Sequence[Series], label: str, standalone: bool = False) -> Markup:
+        return line_chart(curves, "targets trained on", label, 960, 400, standalone)
+
+    label = f"validation {_LABELS[metric]}"
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "comparison.svg").write_text(f"{chart}\n", encoding="utf-8")
+    alone = chart(measured, label, standalone=True)
+    (directory / "comparison.svg").write_text(f"{alone}\n", encoding="utf-8")
     (directory / "comparison.json").write_text(
-        json.dumps([row._asdict() for row in rows], indent=2) + "\n", encoding="utf-8"
+        json.dumps([record_of(row) for row in rows], indent=2) + "\n", encoding="utf-8"
     )
-    head, *cells = table_of(rows)
-    page = render("comparison.html", title="Comparison", chart=chart, head=head, rows=cells)
+    page = render(
+        "comparison.html",
+        title="Comparison",
+        charts=[chart(measured, label), chart(losses, "training loss, smoothed")],
+        figures=table_of(rows),
+        seeds=max(row.runs for row in rows),
+        differences=differences_of(rows),
+        few=few_documents(rows),
+        settings=settings_of(rows),
+    )
     path = directory / "comparison.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def record_of(row: ComparisonRow) -> dict[str, Any]:
+    """Returns a row as a JSON object."""
+    difference = row.difference._asdict() if row.difference else None
+    return row._asdict() | {"difference": difference}
 
 
 def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
@@ -91,10 +129,42 @@ def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     head = ["run", "seeds", "parameters", "trained on", *(_LABELS[name] for name in measures)]
     cells = [[*head, "seconds"]]
     for row in rows:
-        shown = [_with_error(*row.figures[name]) for name in measures]
+        shown = [with_error(*row.figures[name]) for name in measures]
         sizes = [f"{row.parameters:,}", f"{row.trained_on:,}"]
         cells.append([row.name, str(row.runs), *sizes, *shown, f"{row.seconds:,.0f}"])
     return cells
+
+
+def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
+    """Returns the table of differences from the best row, its head first; [] without any."""
+    label = _LABELS[next(iter(rows[0].figures))]
+    cells = []
+    for row in rows:
+        if found := row.difference:
+            places = decimals_of(found.standard_error) if found.standard_error else 4
+            bounds = f"{found.low:+.{places}f} to {found.high:+.{places}f}"
+            p_value = f"{found.p_value:.2g}" if found.p_value >= 0.001 else "below 0.001"
+            difference = f"{found.difference:+.{places}f}"
+            cells.append([row.name, difference, bounds, p_value, f"{found.documents:,}"])
+    head = ["run", f"{label}, minus {rows[0].name}", "95% interval", "p-value", "documents"]
+    return [head, *cells] if cells else []
+
+
+def few_documents(rows: Sequence[ComparisonRow]) -> str:
+    """Returns a warning where the differences rest on too few documents for a bootstrap."""
+    fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
+    return f"With {fewest} documents the intervals are too narrow." if fewest < _FEWEST else ""
+
+
+def settings_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
+    """Returns the table of configuration fields that differ, its head first; [] without any."""
+    if not rows[0].settings:
+        return []
+    fields = [
+        [name, *(text_of(row.settings[name]) if name in row.settings else "" for row in rows)]
+        for name in dict.fromkeys(name for row in rows for name in row.settings)
+    ]
+    return [["field", *(row.name for row in rows)], *fields]
 
 
 def split_targets(sizes: Mapping[str, Any]) -> int:
@@ -102,8 +172,8 @@ def split_targets(sizes: Mapping[str, Any]) -> int:
     return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
 
 
-def _with_error(mean: float, error: float | None) -> str:
-    return with_error(f"{mean:.4f}", f"{error:.4f}" if error else None)
+def _columns(curve: Curve) -> tuple[list[float], list[float]]:
+    return [x for x, _ in curve], [y for _, y in curve]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -117,8 +187,14 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(results.get(name), kind):
             raise UserError(f"{path / 'evaluation.json'} holds no {name}; restore it")
     seedless = {name: part for name, part in config.items() if name != "seed"}
-    key = json.dumps(seedless, sort_keys=True)
-    return {"path": path, "results": results, "key": key, "data": data, "rows": read_metrics(path)}
+    return {
+        "path": path,
+        "results": results,
+        "config": flatten(seedless),
+        "key": json.dumps(seedless, sort_keys=True),
+        "data": data,
+        "rows": read_metrics(path),
+    }
 
 
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -149,16 +225,88 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
     first = group[0]
     per_step = _targets_per_step(first)
     measured = [row for row in first["rows"] if row["kind"] == "evaluation"]
+    trained = [r for r in first["rows"] if r["kind"] == "train" and r.get("loss") is not None]
     shown = dict.fromkeys((metric, "cross_entropy", "accuracy"))
     return ComparisonRow(
-        name=first["path"].name.rsplit("-", 1)[0],
+        name=first["path"].name,
         runs=len(group),
         parameters=first["results"]["parameters"],
         trained_on=round(per_step * first["results"]["step"]),
         figures={name: figure(name) for name in shown},
         seconds=float(np.mean([_number(run, "timings", "total_seconds") for run in group])),
         curve=[(per_step * row["step"], row[metric]) for row in measured if metric in row],
+        training=list(
+            zip(
+                [per_step * row["step"] for row in trained],
+                smooth([row["loss"] for row in trained]),
+                strict=True,
+            )
+        ),
+        settings={},
     )
+
+
+def _names(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Returns the directories' names without the seed, which is a number after the last hyphen.
+
+    Names that would be equal stay whole, or become paths.
+    """
+    paths = [group[0]["path"] for group in groups]
+    for names in (
+        [re.sub(r"(?<=.)-\d+$", "", path.name) for path in paths],
+        [path.name for path in paths],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _settings(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns for each row its fields whose values differ between rows, or that some rows lack."""
+    configs = [group[0]["config"] for group in groups]
+    fields = dict.fromkeys(name for config in configs for name in config)
+    absent = object()
+    differing = [
+        name
+        for name in fields
+        if any(config.get(name, absent) != configs[0].get(name, absent) for config in configs)
+    ]
+    return [{name: c[name] for name in differing if name in c} for c in configs]
+
+
+def _documents(
+    group: Sequence[Mapping[str, Any]], metric: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the sums and counts of a measure for each document, [2, D], averaged over seeds.
+
+    None where a run has none of its last step: earlier versions did not keep them.
+    """
+    sums, counts = [], []
+    for run in group:
+        try:
+            found = read_object(run["path"] / _DOCUMENTS)
+        except OSError:
+            return None
+        if found.get("step") != run["results"]["step"]:
+            return None
+        in_bits = metric == "bits_per_character"
+        names = ("nats", "characters") if in_bits else ("correct", "targets")
+        for name in names:
+            if not isinstance(found.get(name), list):
+                raise UserError(f"{run['path'] / _DOCUMENTS} holds no {name}; restore it")
+        sums.append(np.array(found[names[0]], float) / (math.log(2) if in_bits else 1))
+        counts.append(found[names[1]])
+    if any(count != counts[0] for count in counts):
+        return None
+    return np.mean(np.array(sums, float), axis=0), np.array(counts[0], float)
+
+
+def _difference(
+    documents: tuple[np.ndarray, np.ndarray] | None, best: tuple[np.ndarray, np.ndarray] | None
+) -> PairedDifference | None:
+    if documents is None or best is None or not np.array_equal(documents[1], best[1]):
+        return None
+    return paired_difference(documents[0], best[0], best[1])
 
 
 def _number(run: Mapping[str, Any], part: str, name: str) -> float:

@@ -1,6 +1,11 @@
 """Numbers as text: in tables, beside marks, and on axes."""
 
+import math
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
+
+_MOST_PLACES = 6  # of the labels of an axis; smaller numbers are written with exponents
 
 
 def text_of(value: Any) -> str:
@@ -12,9 +17,21 @@ def text_of(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def with_error(value: str, error: str | None) -> str:
-    """Returns a value and its standard error, both as text."""
-    return f"{value} ± {error}" if error else value
+def decimals_of(error: float) -> int:
+    """Returns the decimal places that show two significant digits of an error."""
+    return max(0, 1 - math.floor(math.log10(float(f"{abs(error):.1e}"))))
+
+
+def with_error(value: float, error: float | None, form: str = ".4f") -> str:
+    """Returns a value and its standard error with two significant digits of the error.
+
+    Args:
+      form: the format of a value without an error.
+    """
+    if not error or not math.isfinite(error):
+        return f"{value:{form}}"
+    places = decimals_of(error)
+    return f"{value:,.{places}f} ± {error:,.{places}f}"
 
 
 def interval(low: float, high: float) -> str:
@@ -30,11 +47,16 @@ def short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
 
 
-def tick(value: float) -> str:
-    """Returns a round number of an axis with all its digits: 0.075, 2,500, 500k."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= max(size, 1e5):
-            return f"{value / size:.4g}{unit}"
-    if value and abs(value) < 1e-3:
-        return f"{value:.3g}".replace("e-0", "e-")
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+def ticks(values: Sequence[float]) -> list[str]:
+    """Returns the round numbers of an axis, all with one unit and as many decimals.
+
+    The largest decides on the unit: 0.05 and 0.10; 2,000 and 2,500; 0.5M and 1.0M.
+    """
+    largest = max(map(abs, values), default=0)
+    units = ((1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+    size, unit = next((s, u) for s, u in units if u == "" or largest >= max(s, 1e5))
+    exponents = [Decimal(f"{value / size:.5g}").normalize().as_tuple().exponent for value in values]
+    places = max([0, *(-int(exponent) for exponent in exponents)])
+    if places > _MOST_PLACES:
+        return [f"{value:.1e}" for value in values]
+    return [f"{value / size:,.{places}f}{unit}" for value in values]

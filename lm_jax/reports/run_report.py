@@ -12,7 +12,7 @@ from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import text_of, with_error
 from lm_jax.reports.sections import analysis_sections
-from lm_jax.reports.svg_charts import Series, bar_chart, line_chart
+from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, smooth, smoothing_weight
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics
 
@@ -116,26 +116,17 @@ def _loss_chart(
     steps = [row["step"] for row in train]
     losses = [row.get("loss") or float("nan") for row in train]
     note = f" ({loss_note})" if loss_note else ""
-    curves = [
-        Series("training", steps, losses, "faint"),
-        Series(f"training{note}, smoothed", steps, _smooth(losses)),
-        _column(measured, "cross_entropy")._replace(name="validation", style="dots"),
-    ]
+    curves = [Series(f"training{note}", steps, losses, colour=0)]
+    if smoothing_weight(len(losses)) < 1:
+        smoothed = Series("smoothed", steps, smooth(losses), colour=0)
+        curves = [curves[0]._replace(style="faint"), smoothed]
+    curves.append(Series("validation", *_column(measured, "cross_entropy")[1:3], "dots", colour=1))
     return line_chart(curves, "step", "cross-entropy, nats", width=960, height=360)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
     kept = [row for row in rows if row.get(name) is not None]
     return Series(name, [row["step"] for row in kept], [row[name] for row in kept])
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Returns an exponential mean over about a fiftieth of the run."""
-    weight, smoothed, mean = min(1.0, 50 / max(len(values), 1)), [], values[0] if values else 0.0
-    for value in values:
-        mean += weight * (value - mean)
-        smoothed.append(mean)
-    return smoothed
 
 
 def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, float]) -> Markup:
@@ -152,8 +143,8 @@ def _measures(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, label in _MEASURES.items():
         if validation.get(name) is not None:
             error = validation.get(f"{name}_standard_error")
-            value = with_error(text_of(validation[name]), text_of(error) if error else None)
-            rows.append((label, value))
+            value = validation[name]
+            rows.append((label, with_error(value, error) if error else text_of(value)))
     return rows
 
 

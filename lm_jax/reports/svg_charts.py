@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lm_jax.reports.html import render
-from lm_jax.reports.numbers import tick
+from lm_jax.reports.numbers import ticks
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 40  # margins
-_LETTER = 7.0  # width of a letter of a legend
-COLOURS = (  # one a curve
+_LETTER, _LINE = 7.0, 18  # width of a letter of a legend, and height of its lines
+COLOURS = (  # one a curve; page.css has the same, and lighter ones for dark pages
     "#2459a8",
     "#d1542f",
     "#2c8a57",
@@ -35,6 +35,7 @@ class Series(NamedTuple):
     x: Sequence[float]
     y: Sequence[float]
     style: str = "line"
+    colour: int | None = None  # index of `COLOURS`; None: the position among the curves
 
 
 class _Scale(NamedTuple):
@@ -67,7 +68,7 @@ def line_chart(
       x_label: what the horizontal axis shows.
       y_label: what the vertical axis shows.
       width: the width in pixels at which a page shows the chart, so that letters have their size.
-      height: the height at this width.
+      height: the height at this width; lines of a legend below the label are added.
       standalone: whether the SVG can be a file of its own, with a colour for each curve.
     """
     curves = [curve for curve in map(_finite, series) if curve.x]
@@ -78,7 +79,9 @@ def line_chart(
     # The first steps of a faint curve would squeeze all later ones into a corner.
     y_ticks = _ticks(min(ys), _robust_top(curves))
     px = _Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, width - _RIGHT)
-    py = _Scale(min(*y_ticks, *ys), max(y_ticks), height - _BOTTOM, _TOP)
+    legend, lines = _legend(curves, width, len(y_label))
+    height += _LINE * lines
+    py = _Scale(min(*y_ticks, *ys), max(y_ticks), height - _BOTTOM, _TOP + _LINE * lines)
     x_ticks = [x for x in _ticks(min(xs), max(xs)) if px.low <= x <= px.high]
     return render(
         "svg/line_chart.svg",
@@ -89,10 +92,10 @@ def line_chart(
         bottom=height - _BOTTOM,
         x_label=x_label,
         y_label=y_label,
-        x_ticks=[(px(x), tick(x)) for x in x_ticks],
-        y_ticks=[(py(y), tick(y)) for y in y_ticks],
+        x_ticks=[(px(x), label) for x, label in zip(x_ticks, ticks(x_ticks), strict=True)],
+        y_ticks=[(py(y), label) for y, label in zip(y_ticks, ticks(y_ticks), strict=True)],
         curves=[_curve(curve, index, px, py) for index, curve in enumerate(curves)],
-        legend=_legend(curves, width),
+        legend=legend,
         standalone=standalone,
         colours=COLOURS,
     )
@@ -201,23 +204,66 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _curve(curve: Series, index: int, px: _Scale, py: _Scale) -> dict[str, Any]:
-    readings = (f"{tick(x)}:{y:.6g}" for x, y in zip(curve.x, curve.y, strict=True))
+    readings = (f"{x:,.6g}:{y:.6g}" for x, y in zip(curve.x, curve.y, strict=True))
     return {
         "name": curve.name,
-        "index": index,
+        "colour": _colour(curve, index),
         "style": curve.style,
         "points": [(px(x), py(y)) for x, y in zip(curve.x, curve.y, strict=True)],
         "readings": " ".join(readings),
     }
 
 
-def _legend(curves: Sequence[Series], width: int) -> list[tuple[int, float, str]]:
-    """Returns (index, x, name) from right to left; one curve needs no legend."""
+def _colour(curve: Series, index: int) -> int:
+    return (index if curve.colour is None else curve.colour) % len(COLOURS)
+
+
+def _legend(
+    curves: Sequence[Series], width: int, label: int
+) -> tuple[list[tuple[str, float, float, str]], int]:
+    """Returns the entries (classes, x, y, name), and the lines that they need below the label.
+
+    They stand at the right of the label where there is room, else on lines of their own. One curve
+    needs no legend.
+
+    Args:
+      label: letters of the label of the vertical axis.
+    """
     if len(curves) < 2:
-        return []
-    entries, x = [], float(width - _RIGHT)
-    for index, curve in reversed(list(enumerate(curves))):
-        x -= _LETTER * len(curve.name)
-        entries.append((index, x, curve.name))
-        x -= 30
-    return entries
+        return [], 0
+    room = width - _RIGHT - _LEFT
+    names = [shortened(curve.name, int(room / _LETTER) - 3) for curve in curves]
+    widths = [_LETTER * len(name) + 30 for name in names]
+    beside = sum(widths) <= width - _RIGHT - 8 - _LETTER * label
+    x = float(width - _RIGHT - sum(widths)) if beside else float(_LEFT)
+    line = 0 if beside else 1
+    entries = []
+    for index, (curve, name, wide) in enumerate(zip(curves, names, widths, strict=True)):
+        if x + wide > width - _RIGHT + 1e-6:
+            x, line = float(_LEFT), line + 1
+        style = f"{'faint ' if curve.style == 'faint' else ''}s{_colour(curve, index)}"
+        entries.append((style, x + 22, 14.0 + _LINE * line, name))
+        x += wide
+    return entries, line
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a text of at most `most` letters, with an ellipsis for its middle."""
+    if len(text) <= most:
+        return text
+    end = max((most - 1) // 2, 1)
+    return f"{text[: max(most - 1 - end, 1)]}…{text[-end:]}"
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Returns an exponential mean over about a fiftieth of the run."""
+    weight, smoothed, mean = smoothing_weight(len(values)), [], values[0] if values else 0.0
+    for value in values:
+        mean += weight * (value - mean)
+        smoothed.append(mean)
+    return smoothed
+
+
+def smoothing_weight(count: int) -> float:
+    """Returns the weight of a new value in `smooth`; 1 where nothing is smoothed."""
+    return min(1.0, 50 / max(count, 1))

@@ -11,14 +11,15 @@ import jax
 import numpy as np
 
 from lm_jax.analysis.inspect import inspect
-from lm_jax.build import BuiltExperiment, measure, on_one_device
+from lm_jax.build import BuiltExperiment, on_one_device, sum_documents
 from lm_jax.config.experiment import SamplesConfig
-from lm_jax.evaluation.loss_sums import MeasuredFunction, make_loss_function
+from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_loss_function
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
+from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
@@ -37,18 +38,16 @@ class Record(NamedTuple):
     checkpoints: Checkpoints
     log: RunLog
     meter: Meter
-    measured: dict[int, dict[str, Any]]  # by step
+    measured: dict[int, dict[str, Any]]  # the last measures, by their step
+    sums: dict[int, DocumentSums]  # the sums behind them
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        measures = measure(
-            self.built,
-            self.losses,
-            variables_of(state),
-            self.dataset.validation,
-            self.dataset.tokenizer,
-            self.built.experiment.evaluation,
-        )
-        self.measured[step] = measures
+        config, split = self.built.experiment.evaluation, self.dataset.validation
+        sums = sum_documents(self.built, self.losses, variables_of(state), split, config)
+        measures = self.built.objective.measures(sums, split, self.dataset.tokenizer)
+        for last in (self.measured, self.sums):
+            last.clear()
+        self.measured[step], self.sums[step] = measures, sums
         self.log.evaluation(step, measures)
         if np.isnan(measures["cross_entropy"]):
             raise NonFiniteLoss(
@@ -125,7 +124,7 @@ def open_record(
     )
     losses = make_loss_function(built.loss)
     with contextlib.closing(log):
-        yield Record(directory, built, dataset, losses, checkpoints, log, meter, {})
+        yield Record(directory, built, dataset, losses, checkpoints, log, meter, {}, {})
 
 
 def write_results(record: Record, state: TrainState, results: dict[str, Any]) -> None:
@@ -151,6 +150,8 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
             (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
         if analysis:
             write_json(run.workdir / "inspection.json", analysis)
+        characters = run.built.objective.characters(dataset.validation)
+        write_by_document(run.workdir, "validation", record.sums[run.step], run.step, characters)
         write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir, run.built.objective.loss_note)
 

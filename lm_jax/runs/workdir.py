@@ -1,6 +1,7 @@
 """A work directory: the inputs of a run, its results, and whether a run may continue in it."""
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,9 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import differences, from_dict, to_dict
 from lm_jax.errors import UserError
-from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
 from lm_jax.telemetry.environment import environment, versions
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
 
 
 def read_experiment(workdir: Path) -> Experiment:
@@ -134,6 +135,30 @@ def read_environment(workdir: Path) -> dict[str, Any]:
     kinds = {"versions": dict, "devices": list}
     is_whole = all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
     return found if is_whole else {}
+
+
+def write_by_document(
+    workdir: Path, split: str, sums: DocumentSums, step: int, characters: np.ndarray | None
+) -> Path:
+    """Writes `by_document_SPLIT.json`, the sums of each document, and returns its path.
+
+    Args:
+      characters: of each document; None where bits per character are not measured.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = workdir / f"by_document_{split}.json"
+    record = {
+        "step": step,
+        "nats": sums.nats.tolist(),
+        "correct": sums.correct.astype(int).tolist(),
+        "targets": sums.tokens.astype(int).tolist(),
+        "characters": None if characters is None else characters.tolist(),
+    }
+    with open_atomically(path) as file:  # on one line: there may be many documents
+        file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+    return path
 
 
 def write_by_position(

@@ -1,12 +1,20 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
-from lm_jax.reports.compare_runs import compare, table_of, write_comparison
+from lm_jax.reports.compare_runs import (
+    compare,
+    differences_of,
+    few_documents,
+    settings_of,
+    table_of,
+    write_comparison,
+)
 
 
-def finished(directory, name, seed, bits, family="lstm", curve=(3.0, 2.5)):
+def finished(directory, name, seed, bits, family="lstm", curve=(3.0, 2.5), documents=None):
     path = directory / name
     path.mkdir()
     figures = {"bits_per_character": bits, "cross_entropy": bits / 2, "accuracy": 0.5}
@@ -31,6 +39,10 @@ def finished(directory, name, seed, bits, family="lstm", curve=(3.0, 2.5)):
         for i, value in enumerate(curve)
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if documents is not None:
+        nats = [bits * math.log(2) * 100 for bits in documents]
+        kept = {"step": 20, "nats": nats, "characters": [100] * len(nats)}
+        (path / "by_document_validation.json").write_text(json.dumps(kept))
     return path
 
 
@@ -49,6 +61,51 @@ def test_seeds_are_one_row_with_the_standard_error_of_their_mean(tmp_path):
     assert error == pytest.approx(math.sqrt((0.1333**2 + 0.0333**2 + 0.1667**2) / 2 / 3), rel=1e-3)
     assert lstm.curve == [(320, 3.0), (640, 2.5)]
     assert [row[0] for row in table_of([counts, lstm])] == ["run", "counts", "lstm"]
+    assert table_of([counts, lstm])[1][4] == "1.900 ± 0.010"
+
+
+def test_a_difference_on_the_same_documents_is_found_where_the_errors_overlap(tmp_path):
+    random = np.random.default_rng(0)
+    hard = random.normal(4.78, 2.8, 60)  # a standard error of 0.37
+    worse = hard + 0.23 + random.normal(0, 0.2, 60)
+    paths = [
+        finished(tmp_path, "a-0", 0, hard.mean(), documents=hard),
+        finished(tmp_path, "b-0", 0, worse.mean() - 0.1, "gru", documents=worse - 0.1),
+        finished(tmp_path, "b-1", 1, worse.mean() + 0.1, "gru", documents=worse + 0.1),
+    ]
+    first, second = compare(paths)
+    assert (first.name, first.difference, second.name) == ("a", None, "b")
+    found = second.difference
+    assert found.difference == pytest.approx((worse - hard).mean()) and found.documents == 60
+    assert found.low > 0.1 and found.high < 0.4 and found.p_value < 0.001
+    head, cells = differences_of([first, second])
+    assert head[1] == "bits per character, minus a" and cells[3] == "below 0.001"
+    assert settings_of([first, second]) == [["field", "a", "b"], ["model.family", "lstm", "gru"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step": 10}, {"characters": [100, 100, 99]}],
+    ids=["of another step", "of other documents"],
+)
+def test_sums_that_do_not_belong_together_are_not_compared(tmp_path, change):
+    paths = [
+        finished(tmp_path, name, 0, 2.0, name, documents=[1.0, 2.0, 3.0]) for name in ("a", "b")
+    ]
+    assert compare(paths)[1].difference is not None
+    assert few_documents(compare(paths)) == "With 3 documents the intervals are too narrow."
+    file = paths[0] / "by_document_validation.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | change))
+    assert compare(paths)[1].difference is None and differences_of(compare(paths)) == []
+    file.write_text(json.dumps({"step": 20}))
+    with pytest.raises(ValueError, match="validation.json holds no nats; restore it"):
+        compare(paths)
+
+
+def test_names_stay_apart(tmp_path):
+    paths = [finished(tmp_path, name, 0, 2.0, name) for name in ("run-1", "run-2", "lstm-wide")]
+    assert sorted(row.name for row in compare(paths)) == ["lstm-wide", "run-1", "run-2"]
 
 
 def test_the_page_and_the_picture_hold_every_curve(tmp_path):

@@ -105,5 +105,5 @@ def test_a_scaling_law(tmp_path):
 
 
 def test_a_template_needs_all_its_values():
-    with pytest.raises(Exception, match="'chart' is undefined"):
-        render("comparison.html", title="", head=[], rows=[])
+    with pytest.raises(Exception, match="'figures' is undefined"):
+        render("comparison.html", title="")

@@ -36,7 +36,7 @@ FOUND = {
 def test_the_best_text_of_a_search_is_marked_and_on_the_top_line():
     tree = beam_search_section(NODES).split('<div class="beams">')[1]
     assert tree.replace("\n", "") == (
-        '<svg class="tree" width="361" height="74" role="img">'
+        '<svg class="tree" width="361" height="74" role="img" aria-label="tree of 5 prefixes">'
         '<path class="strong" d="M44.5 14h6V14H56.5"/>'
         '<path class="" d="M44.5 14h6V36H56.5"/>'
         '<path class="" d="M115.6 36h6V36H127.6"/>'

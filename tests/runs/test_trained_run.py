@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -41,6 +42,17 @@ def test_what_a_run_writes_is_json(trained):
 
     results = json.loads((trained / "evaluation.json").read_text(), parse_constant=refuse)
     assert results["validation"]["word_perplexity"] is None  # e^(all nats of the text): infinite
+
+
+def test_the_sums_of_documents_are_kept_and_make_up_the_figures(trained):
+    kept = json.loads((trained / "by_document_validation.json").read_text())
+    written = json.loads((trained / "evaluation.json").read_text())["validation"]
+    nats = sum(kept["nats"])
+    assert kept["step"] == 10 and len(kept["nats"]) == written["documents"]
+    assert nats / sum(kept["targets"]) == pytest.approx(written["cross_entropy"])
+    bits = nats / math.log(2) / sum(kept["characters"])
+    assert bits == pytest.approx(written["bits_per_character"])
+    assert sum(kept["correct"]) / sum(kept["targets"]) == pytest.approx(written["accuracy"])
 
 
 def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
