@@ -5,6 +5,7 @@ choices are those of the field's `lm_jax.config.fields.Description`.
 """
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import typing
@@ -28,6 +29,19 @@ class _LiteralParser(flags.ArgumentParser[Any]):
             return ast.literal_eval(argument)
         except (SyntaxError, ValueError):
             return argument
+
+
+class _IntegerParser(flags.IntegerParser):
+    """Parses an integer, also one that is written as a number: 1e4, 2.0."""
+
+    def convert(self, argument: Any) -> int:
+        try:
+            return int(argument)
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                if (number := float(argument)).is_integer():
+                    return int(number)
+            raise
 
 
 def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> Callable[[], T]:
@@ -84,11 +98,13 @@ def _define_flag(name: str, field_type: Any, default: Any, described: Descriptio
     elif field_type is bool:
         flags.DEFINE_boolean(name, default, described.help)
     elif field_type is int:
-        flags.DEFINE_integer(name, default, described.help, **bounds)
+        integer = _IntegerParser(**bounds)
+        serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
+        flags.DEFINE(integer, name, default, described.help, serializer=serializer)
     elif field_type is float:
         flags.DEFINE_float(name, default, described.help, **bounds)
     elif field_type is str:
         flags.DEFINE_string(name, default, described.help)
     else:
-        serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
+        serializer = flags.ArgumentSerializer()
         flags.DEFINE(_LiteralParser(), name, default, described.help, serializer=serializer)

@@ -4,6 +4,7 @@ The fields are known once the file of --config has run, so the command line is p
 """
 
 import difflib
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -67,13 +68,24 @@ def parse(argv: Sequence[str]) -> list[str]:
 def experiment() -> "Experiment":
     """Returns the experiment of --config with the fields that the command line sets.
 
+    A warm-up that the command line does not set becomes shorter if it would take all steps.
+
     Raises:
       UserError: it cannot run.
     """
+    from lm_jax.config.experiment import with_shorter_warmup
     from lm_jax.objectives.validation import validate
 
     (parsed,) = _parsed
     result = parsed()
+    if not flags.FLAGS["config.schedule.warmup_steps"].present:
+        given, result = result, with_shorter_warmup(result)
+        if result is not given:
+            print(
+                f"schedule.warmup_steps is {result.schedule.warmup_steps}: the configuration's "
+                f"{given.schedule.warmup_steps} would take all {result.training.num_steps} steps",
+                file=sys.stderr,
+            )
     validate(result)
     return result
 

@@ -7,6 +7,7 @@ do not wait for it.
 import json
 import os
 import re
+import select
 import sys
 import threading
 import traceback
@@ -31,6 +32,7 @@ _CONVERSIONS = {
     r"\('Non-boolean argument": "true or false",
     r"Exceeds the limit \(\d+ digits\)": "an integer of fewer digits",
 }
+_UNREAD = 128 + 13  # what a shell shows for SIGPIPE
 _PATHS = ("config", "workdir", "sweepdir", "output", "points", "input", "similarities", "analogies")
 _arguments: list[str] = []
 
@@ -47,6 +49,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     are a user's to mend: they end in one line on stderr. Any other exception is a fault of the code
     and shows a traceback before that line.
     Exit status 75: the results hold `"stopped": True`.
+
+    Exit status 141, as of SIGPIPE: nobody reads the output any more (`| head -1`).
 
     Of several processes the first one prints the results; a process that fails does not wait for
     the others.
@@ -66,6 +70,8 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             _use_compilation_cache()
             use_preset(XLA_PRESET.value)
             results = main()
+        except BrokenPipeError:
+            raise
         except (UserError, OSError) as error:
             return _fail(str(error))
         except KeyboardInterrupt:
@@ -81,7 +87,26 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             return processes.PREEMPTED
         return 1 if results.get("failed") else 0
 
-    app.run(guarded, flags_parser=_parse)
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except SystemExit:
+        if _is_unread():
+            _leave(_UNREAD)
+        raise
+    except BrokenPipeError as error:
+        sys.exit(_leave(_UNREAD) if _is_unread() else _fail(str(error)))
+
+
+def _is_unread() -> bool:
+    """Returns whether stdout or stderr is a pipe that its reader closed; it leads nowhere then."""
+    found = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # reports errors only
+        if poll.poll(0):
+            found = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return found
 
 
 def log(text: str) -> None:
@@ -96,6 +121,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         _refuse_empty_paths(argv)
         return experiment_flags.parse(argv)
+    except BrokenPipeError:  # of --help
+        raise
     except flags.IllegalFlagValueError as error:
         sys.exit(_print_error(_with_expected_type(str(error))))
     except (UserError, OSError, flags.Error) as error:
@@ -127,14 +154,21 @@ def _print_error(message: str) -> int:
 
 def _fail(message: str) -> int:
     """Prints an error with the name of this process and leaves the job; returns the exit status."""
+    from lm_jax.parallel import processes
+
+    _print_error(f"{processes.name()}: {message}" if processes.several() else message)
+    return _leave(1)
+
+
+def _leave(status: int) -> int:
+    """Leaves a job of several processes at once; returns the exit status if there is none."""
     import jax
 
     from lm_jax.parallel import processes
 
-    _print_error(f"{processes.name()}: {message}" if processes.several() else message)
     if jax.distributed.is_initialized():
-        processes.leave(1)
-    return 1
+        processes.leave(status)
+    return status
 
 
 def _use_compilation_cache() -> None:

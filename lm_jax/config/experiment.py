@@ -70,6 +70,15 @@ def field(config: Any, path: str) -> Any:
     return config
 
 
+def with_shorter_warmup(experiment: Experiment) -> Experiment:
+    """Returns the experiment, with a tenth of its steps as warm-up if its own took all of them."""
+    schedule, num_steps = experiment.schedule, experiment.training.num_steps
+    if schedule.warmup_steps < num_steps:
+        return experiment
+    schedule = dataclasses.replace(schedule, warmup_steps=num_steps // 10)
+    return dataclasses.replace(experiment, schedule=schedule)
+
+
 def sequences_per_step(experiment: Experiment) -> int:
     """The global batch size in sequences (or images), whichever way the configuration gives it."""
     training = experiment.training

@@ -10,6 +10,7 @@ from lm_jax.config.experiment import Experiment, SamplesConfig
 from lm_jax.config.fields import validate_fields, validate_types
 from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
+from lm_jax.models import validate_model
 from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import mesh
 
@@ -27,7 +28,7 @@ def validate_values(experiment: Experiment) -> None:
     if experiment.mesh != mesh.AUTO:
         mesh.parse(experiment.mesh)
     _validate_samples(experiment.samples)
-    experiment.model.validate()
+    validate_model(experiment.model)
     if experiment.mup_base_width:
         of_width(experiment.model, experiment.mup_base_width)
     experiment.data.validate()

@@ -81,6 +81,9 @@ class DataKind:
         """The sizes that the data decides of a model, if known before reading; else None."""
         return None
 
+    def validate(self) -> None:
+        """Raises UserError for a value that cannot be used."""
+
 
 @dataclasses.dataclass
 class DataConfig(DataKind):

@@ -74,6 +74,13 @@ def _named_family(config: Any) -> tuple[str, Family]:
     return found
 
 
+def validate_model(config: Any) -> None:
+    """Raises UserError for a configuration that cannot be built; one may have nothing to refuse."""
+    check = getattr(config, "validate", None)  # of a class that may be from outside this package
+    if check is not None:
+        check()
+
+
 def build_model(config: Any, dtype: Any) -> Model:
     """Returns the model of a configuration, which computes in `dtype`.
 

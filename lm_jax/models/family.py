@@ -14,8 +14,9 @@ FeatureMaps = Callable[[Variables, jax.Array], tuple[jax.Array | None, jax.Array
 class Family(NamedTuple):
     """An architecture: its configuration, what builds it, what it can do and what it needs.
 
-    A configuration is a dataclass with `validate()`; fields that are 0 and that the data decides,
-    such as `vocab_size` or `num_classes`, are filled in from the data.
+    A configuration is a dataclass; its `validate()`, if it has one, raises UserError. Fields that
+    are 0 and that the data decides, such as `vocab_size` or `num_classes`, are filled in from the
+    data.
     """
 
     config: type

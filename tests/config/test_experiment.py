@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from lm_jax.config.serialization import differences, flat, flat_without, from_di
 from lm_jax.config.validation import validate_values
 from lm_jax.data import LabelledTextConfig
 from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES
+from lm_jax.models import FAMILIES, Family
 from lm_jax.objectives.validation import validate
 from tests.experiments import tiny
 
@@ -106,3 +107,26 @@ def test_no_number_below_zero_is_accepted_but_those_that_mean_something(model):
             setattr(experiment.field(changed, part) if part else changed, name, type(value)(-1))
             with pytest.raises(UserError, match=rf"\b{name} is -1"):
                 validate_values(changed)
+
+
+@dataclasses.dataclass
+class Unchecked:
+    """A configuration from outside that refuses nothing itself."""
+
+    vocab_size: int = 0
+    context_length: int = 32
+
+
+FAMILY = Family(Unchecked, lambda config, dtype: None)
+
+
+def test_a_configuration_from_outside_needs_no_validate():
+    validate_values(dataclasses.replace(tiny(), model=Unchecked()))
+
+
+def test_only_a_warm_up_that_takes_all_steps_becomes_shorter():
+    fits = tiny(training__num_steps=6)
+    assert experiment.with_shorter_warmup(fits) is fits
+    shorter = experiment.with_shorter_warmup(tiny(training__num_steps=5))
+    assert shorter.schedule.warmup_steps == 0
+    validate_values(shorter)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.launch.programs import TINY, launch, train
+from tests.launch.programs import TINY, launch, start, train
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,9 @@ from tests.launch.programs import TINY, launch, train
         ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
         ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
         ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
+        ("train", ["--config.training.num_steps=1.5"], "num_steps=1.5: expected an integer"),
+        ("train", ["--config.training.num_steps=1e400"], "num_steps=1e400: expected an integer"),
+        ("train", ["--config.training.num_steps=5"], "warmup_steps 5 leaves no step"),
         ("train", ["--config.mesh=data:3"], "does not fit 1 devices"),
         ("train", ["--config.mesh.data=2"], "the configuration has no field mesh.data"),
         ("train", ["--profile_steps=15-10"], "--profile_steps=15-10; expected FIRST-LAST"),
@@ -43,6 +46,22 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message,
     assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
     assert message in err
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("steps", ["10", "1e1", "10.0"])
+def test_a_warm_up_that_nobody_asked_for_fits_a_smoke_run(steps):
+    config = ["--config=configs/quickstart.py", f"--config.training.num_steps={steps}"]
+    status, _, err = launch("count", *config)
+    assert status == 0, err
+    assert "schedule.warmup_steps is 1: the configuration's 50 would take all 10 steps" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/quickstart.py"]])
+def test_a_reader_that_leaves_ends_a_program_quietly(arguments):
+    process = start("count", *arguments)
+    process.stdout.close()  # before anything is written, as by `| head -0`
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (141, "")
 
 
 def test_what_a_configuration_refuses_is_one_line():
