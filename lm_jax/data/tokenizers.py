@@ -167,12 +167,13 @@ def _load(kind: str, model: bytes) -> Tokenizer:
     return Tokenizer(kind, model, _kind(kind).load(model))
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Returns the tokenizer saved in a directory.
 
     Raises:
       UserError: there is none, it cannot be read, or its kind cannot be imported.
     """
+    directory = Path(directory)
     unreadable = UserError(f"{directory} holds no tokenizer that can be read")
     try:
         name = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["kind"]

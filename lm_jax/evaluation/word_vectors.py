@@ -49,7 +49,7 @@ def nearest(
     return [(vectors.words[row], float(cosines[row])) for row in order]
 
 
-def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, int]]:
+def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, tuple[int, int]]:
     """Returns for each section the number of correct analogies and of those asked.
 
     The file has the format of questions-words.txt: lines `a b c d` (b is to a as d is to c) under
@@ -59,6 +59,7 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
     Raises:
       UserError: the file cannot be read, or a line is no analogy.
     """
+    path = Path(path)
     results: dict[str, tuple[int, int]] = {}
     section = ""
     for number, line in _lines(path):
@@ -77,7 +78,7 @@ def analogy_accuracy(vectors: WordVectors, path: Path) -> dict[str, tuple[int, i
     return results
 
 
-def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int, int]:
+def similarity_correlation(vectors: WordVectors, path: str | Path) -> tuple[float, int, int]:
     """Returns Spearman's correlation of cosines with judgements, the pairs asked, and all pairs.
 
     The file has the format of WordSim-353: lines `word<TAB>word<TAB>score`; `#` starts a comment.
@@ -86,6 +87,7 @@ def similarity_correlation(vectors: WordVectors, path: Path) -> tuple[float, int
       UserError: the file cannot be read, a line has another format, or fewer than 3 pairs have
         vectors.
     """
+    path = Path(path)
     from scipy.stats import spearmanr  # takes a second to import
 
     cosines, scores, count = [], [], 0

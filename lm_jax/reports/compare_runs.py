@@ -45,7 +45,7 @@ class ComparisonRow(NamedTuple):
     difference: PairedDifference | None = None  # of the first measure, from the first row
 
 
-def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
+def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
     """Returns one row for each experiment, the best first.
 
     With several runs the standard error is that of the mean over seeds; with one run it is the
@@ -56,7 +56,7 @@ def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
       UserError: a directory holds no finished run, the runs predict different kinds of targets or
         use different data, or the loss of a run is infinite.
     """
-    runs = [_read(path) for path in workdirs]
+    runs = [_read(Path(path)) for path in workdirs]
     for run in runs:
         if any(run["data"].get(name) != runs[0]["data"].get(name) for name in ("sha256", "split")):
             raise UserError(
@@ -81,12 +81,13 @@ def compare(workdirs: Sequence[Path]) -> list[ComparisonRow]:
     ]
 
 
-def write_comparison(rows: Sequence[ComparisonRow], directory: Path) -> Path:
+def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Path:
     """Writes comparison.html, comparison.svg and comparison.json; returns the path of the first.
 
     Raises:
       OSError: a file cannot be written.
     """
+    directory = Path(directory)
     metric = next(iter(rows[0].figures))
     shown = rows[: len(COLOURS)]
     measured = [Series(row.name, *_columns(row.curve)) for row in shown]

@@ -36,7 +36,7 @@ _MEASURES = {
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
-def write_report(workdir: Path, loss_note: str = "") -> Path:
+def write_report(workdir: str | Path, loss_note: str = "") -> Path:
     """Returns the path of the page, written from the files of a work directory.
 
     Files that are missing leave out their sections.
@@ -47,6 +47,7 @@ def write_report(workdir: Path, loss_note: str = "") -> Path:
     Raises:
       UserError: the run has no metrics yet.
     """
+    workdir = Path(workdir)
     rows = read_metrics(workdir)
     if not rows:
         raise UserError(f"{workdir} has no metrics.jsonl to report on; train the model first")

@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 def train(
     experiment: Experiment,
-    directory: Path,
+    directory: str | Path,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
     keep_step: int = 0,
@@ -62,6 +62,7 @@ def train(
         belongs to another; later, when the loss is no longer finite.
       OSError: the work directory or the cache cannot be written.
     """
+    directory = Path(directory)
     request = Request(stop_requested, profile_steps, {directory: keep_step})
     return train_runs({directory: experiment}, request)[directory]
 
@@ -69,7 +70,9 @@ def train(
 _PLAIN = Request()
 
 
-def train_runs(runs: Mapping[Path, Experiment], request: Request = _PLAIN) -> dict[Path, Results]:
+def train_runs(
+    runs: Mapping[Path, Experiment] | Mapping[str, Experiment], request: Request = _PLAIN
+) -> dict[Path, Results]:
     """Trains runs of one shape together, each in its work directory, and returns their results.
 
     A work directory continues its experiment from its newest checkpoint; runs whose checkpoints are
@@ -88,6 +91,7 @@ def train_runs(runs: Mapping[Path, Experiment], request: Request = _PLAIN) -> di
       OSError: a work directory or the cache cannot be written.
     """
     started = time.monotonic()
+    runs = {Path(directory): experiment for directory, experiment in runs.items()}
     for directory, experiment in runs.items():
         processes.agree(workdir.plan(experiment, directory))
     refuse_several_shapes(list(runs.values()))

@@ -45,7 +45,9 @@ class Run(NamedTuple):
     variables: Variables
 
 
-def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None] = print) -> Run:
+def load(
+    directory: str | Path, checkpoint: str = "last", *, log: Callable[[str], None] = print
+) -> Run:
     """Returns the run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
     Its mesh is the run's own if it fits the devices here. Otherwise it is one device or, on several
@@ -54,6 +56,7 @@ def load(directory: Path, checkpoint: str = "last", *, log: Callable[[str], None
     Raises:
       UserError: the directory holds no run, no such checkpoint, or none that can be read.
     """
+    directory = Path(directory)
     experiment = workdir.read_experiment(directory)
     tokenizer = None
     if experiment.data.has_text:

@@ -30,7 +30,7 @@ def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
     return list(sources), list(targets)
 
 
-def read_sources(path: Path) -> tuple[list[str], list[str]]:
+def read_sources(path: str | Path) -> tuple[list[str], list[str]]:
     """Returns the sources of a text file, and its references if it has a second column.
 
     Sources of JSONL and CSV are their field `source`, references their field `target`.
@@ -38,6 +38,7 @@ def read_sources(path: Path) -> tuple[list[str], list[str]]:
     Raises:
       UserError: a line is empty, or does not have the columns of the first line.
     """
+    path = Path(path)
     records = records_of(path, ("source",))
     if records is not None:
         found = list(records)
@@ -53,8 +54,9 @@ def read_sources(path: Path) -> tuple[list[str], list[str]]:
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_unwritable(path: str | Path) -> None:
     """Raises UserError if a file of this path cannot be written."""
+    path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a directory; give the path of a file")
     if not path.parent.is_dir():
@@ -62,12 +64,13 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def write_translations(
-    path: Path,
+    path: str | Path,
     sources: Sequence[str],
     translations: Sequence[Completion],
     references: Sequence[str],
 ) -> None:
     """Writes lines of source, translation, log-probability and, if there are any, reference."""
+    path = Path(path)
     columns = [
         sources,
         [translation.text for translation in translations],

@@ -18,9 +18,9 @@ from lm_jax.telemetry.environment import environment, versions
 from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
 
 
-def read_experiment(workdir: Path) -> Experiment:
+def read_experiment(workdir: str | Path) -> Experiment:
     """Returns the experiment of a run. Raises UserError if the directory holds none."""
-    path = workdir / "config.json"
+    path = Path(workdir) / "config.json"
     try:
         values = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -31,9 +31,9 @@ def read_experiment(workdir: Path) -> Experiment:
         raise UserError(f"{path}: {error}") from None
 
 
-def read_sizes(workdir: Path) -> dict[str, int]:
+def read_sizes(workdir: str | Path) -> dict[str, int]:
     """Returns the sizes that the run's data set decided (`vocab_size`, ...)."""
-    path = workdir / "data.json"
+    path = Path(workdir) / "data.json"
     sizes = read_object(path).get("sizes")
     if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
         raise UserError(f"{path} holds no sizes of the data; restore it")
@@ -126,10 +126,10 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     write_json(workdir / "config.json", to_dict(experiment))
 
 
-def read_environment(workdir: Path) -> dict[str, Any]:
+def read_environment(workdir: str | Path) -> dict[str, Any]:
     """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
-        found = read_object(workdir / "environment.json")
+        found = read_object(Path(workdir) / "environment.json")
     except (OSError, ValueError):
         return {}
     kinds = {"versions": dict, "devices": list}
@@ -162,7 +162,7 @@ def write_by_document(
 
 
 def write_by_position(
-    workdir: Path, split: str, sums: PositionSums, step: int, eval_config: EvaluationConfig
+    workdir: str | Path, split: str, sums: PositionSums, step: int, eval_config: EvaluationConfig
 ) -> Path:
     """Writes `by_position_SPLIT.json`, the mean loss at each position, and returns its path.
 
@@ -170,7 +170,7 @@ def write_by_position(
       OSError: it cannot be written.
     """
     tokens = sums.tokens.sum()
-    path = workdir / f"by_position_{split}.json"
+    path = Path(workdir) / f"by_position_{split}.json"
     record = {
         "step": step,
         "stride": eval_config.stride,
@@ -184,14 +184,16 @@ def write_by_position(
     return path
 
 
-def read_by_position(workdir: Path, step: int, split: str = "validation") -> PositionSums | None:
+def read_by_position(
+    workdir: str | Path, step: int, split: str = "validation"
+) -> PositionSums | None:
     """Returns the sums that `write_by_position` recorded at a step for disjoint windows.
 
     Returns None if the file is missing or cannot be read, or if its step, its stride or its context
     length is another.
     """
     try:
-        record = read_object(workdir / f"by_position_{split}.json")
+        record = read_object(Path(workdir) / f"by_position_{split}.json")
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
         nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
         measured = record["step"], record["stride"], record["context_length"]

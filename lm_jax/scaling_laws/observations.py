@@ -43,7 +43,7 @@ class Points:
 
 
 def read_points(
-    path: Path,
+    path: str | Path,
     columns: Mapping[str, str],
     where: Sequence[str] = (),
     group_column: str | None = None,
@@ -67,6 +67,7 @@ def read_points(
         positive number; the message lists lines of the file.
       OSError: the file cannot be read.
     """
+    path = Path(path)
     header, rows = _read(path)
     filters = [_filter(text) for text in where]
     wanted = [*columns.values(), *(name for name, _ in filters)]
@@ -94,13 +95,14 @@ def read_points(
     return Points(values, groups, lines)
 
 
-def known_columns(path: Path) -> dict[str, str]:
+def known_columns(path: str | Path) -> dict[str, str]:
     """Returns the default columns by variable; a sweep's `results.csv` has more of them.
 
     Raises:
       UserError: the file is no CSV file.
       OSError: it cannot be read.
     """
+    path = Path(path)
     header = set(_read(path)[0])
     if not header >= set(_SWEEP_COLUMNS.values()):
         return _PLAIN_COLUMNS

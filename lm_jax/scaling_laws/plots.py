@@ -34,7 +34,7 @@ _TAKEN = 200  # resamples that a band is drawn from
 _MARKERS = "o^sDvP"  # one a group
 
 
-def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
+def write_page(study: Study, directory: str | Path, provenance: str = "") -> Path:
     """Writes scaling_law.html, and each plot beside it as SVG and PNG; returns the page's path.
 
     Args:
@@ -45,6 +45,7 @@ def write_page(study: Study, directory: Path, provenance: str = "") -> Path:
     Raises:
       UserError: matplotlib is not installed.
     """
+    directory = Path(directory)
     page = render(
         "scaling_law.html",
         title=f"Scaling law: {study.results['law']}",

@@ -25,7 +25,7 @@ _MEASURES = ("validation_loss", "best_validation_loss", "bits_per_character", "s
 _NAMES = {"non_embedding_parameters": "N", "training_tokens": "tokens", "training_flops": "FLOPs"}
 
 
-def write_sweep_page(directory: Path) -> tuple[Path, list[str]]:
+def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
     """Writes report.html, and its plots to `figures`; returns the page's path and the plots' names.
 
     All but the loss curves and the losses by position comes from `results.csv` alone.
@@ -34,6 +34,7 @@ def write_sweep_page(directory: Path) -> tuple[Path, list[str]]:
       UserError: `results.csv` is not that of a sweep, or matplotlib is not installed.
       OSError: a file cannot be read or written.
     """
+    directory = Path(directory)
     source = directory / "results.csv"
     if not source.is_file():
         raise UserError(f"{directory} has no results.csv; launch.sweep --table writes it")

@@ -38,7 +38,7 @@ _REQUIRED_COLUMNS = {
 }
 
 
-def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, Any]]:
+def results(directory: str | Path, running: Collection[str] = ()) -> list[dict[str, Any]]:
     """Returns a row for each run of a sweep, all with the same columns; None for no value.
 
     Losses are on the validation split, in nats per target; `validation_loss` is the final one and
@@ -53,6 +53,7 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
     Raises:
       UserError: the directory holds no sweep.
     """
+    directory = Path(directory)
     plan = read_plan(directory)
     labels = list(dict.fromkeys(name for run in plan for name in run.labels))
     varied = varied_fields(plan)
@@ -68,12 +69,13 @@ def results(directory: Path, running: Collection[str] = ()) -> list[dict[str, An
     return rows
 
 
-def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_results(directory: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `results.csv` atomically and returns its path; None becomes an empty cell.
 
     Raises:
       OSError: the file cannot be written.
     """
+    directory = Path(directory)
     path = directory / "results.csv"
     with open_atomically(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -82,13 +84,14 @@ def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
+def read_results(path: str | Path) -> list[dict[str, Any]]:
     """Returns the rows of a `results.csv`: numbers as numbers, None for empty cells.
 
     Raises:
       UserError: the file is not the results of a sweep.
       OSError: the file cannot be read.
     """
+    path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -128,8 +131,9 @@ def _value(name: str, cell: str) -> str | int | float | None:
     return cell
 
 
-def workdir_of_row(directory: Path, row: Mapping[str, Any]) -> Path:
+def workdir_of_row(directory: str | Path, row: Mapping[str, Any]) -> Path:
     """Returns the work directory of a row's run in its sweep's directory."""
+    directory = Path(directory)
     return directory / "runs" / f"{row['name']}-{row['address']}"
 
 

@@ -58,7 +58,7 @@ def show_plan(
 
 
 def run_sweep(
-    trials: Mapping[str, Trial], directory: Path, execution: Execution, log: Log
+    trials: Mapping[str, Trial], directory: str | Path, execution: Execution, log: Log
 ) -> dict[str, Any]:
     """Trains the unfinished runs of a sweep, logs a line after each, and returns a summary.
 
@@ -69,6 +69,7 @@ def run_sweep(
       UserError: a run is not valid or does not fit this machine, or the directory holds another
         sweep or is in use.
     """
+    directory = Path(directory)
     sweep_directory.refuse_another_sweep(directory, trials)
     shares = local_executor.shares(execution.processes)
     # The data is prepared here, so that no two runs prepare it at the same time.
@@ -93,8 +94,9 @@ def run_sweep(
     return outcome | ({"failed": True} if outcome["errors"] else {})
 
 
-def summarize(directory: Path, log: Log) -> dict[str, Any]:
+def summarize(directory: str | Path, log: Log) -> dict[str, Any]:
     """Writes the results of all runs, logs the failed ones, and returns the counts."""
+    directory = Path(directory)
     rows = results(directory)
     path = write_results(directory, rows)
     errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}

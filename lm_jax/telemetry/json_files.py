@@ -59,9 +59,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl in the order written; [] if there is no file."""
-    path = workdir / "metrics.jsonl"
+    path = Path(workdir) / "metrics.jsonl"
     return _rows(path) if path.exists() else []
 
 

@@ -89,8 +89,9 @@ class Tracer:
         }
 
 
-def seconds_by_operation(directory: Path) -> dict[str, float]:
+def seconds_by_operation(directory: str | Path) -> dict[str, float]:
     """Returns seconds by kind of XLA operation in the newest trace, summed over threads."""
+    directory = Path(directory)
     traces = sorted(directory.glob("plugins/profile/*/*.xplane.pb"))
     if not traces:
         return {}

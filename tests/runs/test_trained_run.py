@@ -58,7 +58,7 @@ def test_the_sums_of_documents_are_kept_and_make_up_the_figures(trained):
 def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
-    run = load(trained)
+    run = load(str(trained))  # a path, as text or as a Path
     assert dict(run.built.mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
     figures = evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=3))
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
