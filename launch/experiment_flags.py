@@ -34,14 +34,22 @@ _SYNONYMS = {
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
 _parsed: list[Callable[[], "Experiment"]] = []
+Base = Callable[["Experiment | None"], "Experiment | None"]
+_bases: list[Base] = []
 
 
-def define(required: bool = False) -> flags.FlagHolder[str | None]:
-    """Defines --config, whose value is FILE or FILE:CHOICE, and returns its holder."""
+def define(base: Base = lambda given: given) -> flags.FlagHolder[str | None]:
+    """Defines --config, whose value is FILE or FILE:CHOICE, and returns its holder.
+
+    Args:
+      base: (experiment of --config, None without one) -> the experiment whose fields become flags;
+        it may read other flags.
+    """
     holder = flags.DEFINE_string(
-        "config", None, f"The experiment, a Python file: {_SHIPPED} or yours.", required=required
+        "config", None, f"The experiment, a Python file: {_SHIPPED} or yours."
     )
     _defined.append(holder)
+    _bases.append(base)
     return holder
 
 
@@ -54,8 +62,9 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     if _defined:
         flags.FLAGS(argv, known_only=True)
-        if name := _defined[0].value:
-            _parsed[:] = [dataclass_flags.define(_load(name), prefix="config.")]
+        name = _defined[0].value
+        if (found := _bases[0](_load(name) if name else None)) is not None:
+            _parsed[:] = [dataclass_flags.define(found, prefix="config.")]
         flags.FLAGS.unparse_flags()
     try:
         return flags.FLAGS(argv)

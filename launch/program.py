@@ -33,7 +33,17 @@ _CONVERSIONS = {
     r"Exceeds the limit \(\d+ digits\)": "an integer of fewer digits",
 }
 _UNREAD = 128 + 13  # what a shell shows for SIGPIPE
-_PATHS = ("config", "workdir", "sweepdir", "output", "points", "input", "similarities", "analogies")
+_PATHS = (
+    "config",
+    "workdir",
+    "from_workdir",
+    "sweepdir",
+    "output",
+    "points",
+    "input",
+    "similarities",
+    "analogies",
+)
 _arguments: list[str] = []
 
 

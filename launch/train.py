@@ -11,6 +11,14 @@ The work directory receives config.json, metrics.jsonl, tensorboard/, checkpoint
 evaluation.json and report.html. SIGTERM saves the state and exits with status 75; the same
 command resumes. The last line of the output is JSON with the results.
 
+--from_workdir=RUN continues another run in a new work directory (docs/fine_tuning.md):
+
+  python -m launch.train --from_workdir=runs/quickstart --workdir=runs/longer \
+      --config.training.num_steps=900
+
+The fork takes over parameters, optimizer state, position in the data and step, and RUN's
+configuration but for the fields that are given.
+
 --profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) with these steps into
 profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps after
 the first dispatches, which compile. Tracing does not change the numbers.
@@ -22,15 +30,24 @@ Under srun or mpirun, in a JobSet and on a TPU pod, the same command on every ho
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch import cluster, experiment_flags, program
+from lm_jax.errors import UserError
 
-CONFIG = experiment_flags.define(required=True)
+if TYPE_CHECKING:
+    from lm_jax.config.experiment import Experiment
+
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The directory of the run, to start or resume.", required=True
+)
+FROM_WORKDIR = flags.DEFINE_string(
+    "from_workdir", None, "The run to continue in the new work directory."
+)
+FROM_STEP = flags.DEFINE_integer(
+    "from_step", None, "The checkpoint to continue from; its newest, if not given.", lower_bound=1
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
@@ -38,17 +55,46 @@ PROFILE_STEPS = flags.DEFINE_string(
 flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
+def _experiment_of_run(given: "Experiment | None") -> "Experiment":
+    """Returns the experiment whose fields flags set: that of --config, or of the run to continue.
+
+    A fork that was begun resumes with its own.
+    """
+    if given is not None:
+        return given
+    if FROM_WORKDIR.value is None:
+        raise UserError(
+            "give an experiment, --config=FILE (configs/*.py), or a run to continue, "
+            "--from_workdir=RUN"
+        )
+    from lm_jax.runs.workdir import read_experiment
+
+    own, source = Path(WORKDIR.value), Path(FROM_WORKDIR.value)
+    return read_experiment(own if (own / "config.json").exists() else source)
+
+
+CONFIG = experiment_flags.define(base=_experiment_of_run)
+
+
 def main() -> dict[str, Any]:
     """Trains until the end, or until SIGTERM; then it saves after the current dispatch."""
     from lm_jax.parallel import processes
-    from lm_jax.runs.train import train
+    from lm_jax.runs.train import train, train_fork
     from lm_jax.training.profiler import parse_steps
 
+    if FROM_WORKDIR.value is None and FROM_STEP.value is not None:
+        raise UserError("--from_step is a checkpoint of another run; name it with --from_workdir")
     cluster.join()
     stop_requested = processes.stop_requests()
-    experiment = experiment_flags.experiment()
+    experiment, directory = experiment_flags.experiment(), Path(WORKDIR.value)
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
-    results = train(experiment, Path(WORKDIR.value), stop_requested, profiled)
+    if FROM_WORKDIR.value is None:
+        results = train(experiment, directory, stop_requested, profiled)
+    else:
+        source = Path(FROM_WORKDIR.value)
+        results = train_fork(
+            experiment, directory, source, FROM_STEP.value, stop_requested, profiled
+        )
     if results.get("stopped"):
         program.log(f"stopped and saved at step {results['step']}; the same command resumes")
     else:

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ from pathlib import Path
 from tests.every_module import import_every_module
 
 ROOT = Path(__file__).parents[1]
+# Runs that commands continue, by the configurations that documents train them with.
+RUNS = {
+    "runs/quickstart": "configs/quickstart.py",
+    "runs/bert": "configs/bert.py",
+    "runs/mnist_lenet5": "configs/mnist_lenet5.py",
+}
 
 
 def documents() -> list[Path]:
@@ -51,19 +58,39 @@ def commands_of_lines(text: str) -> Iterator[str]:
 
 def error_of(command: str) -> str | None:
     """Returns why a command does not parse, None if it does; call it in a process of its own."""
+    _, _, program, *arguments = shlex.split(command, comments=True)
+    with tempfile.TemporaryDirectory() as directory:
+        return _error_of(program, [_with_run(argument, directory) for argument in arguments])
+
+
+def _with_run(argument: str, directory: str) -> str:
+    """Returns an argument; the run of --from_workdir is replaced by one that is written here."""
+    from lm_jax.config.config_file import call_config_file
+    from lm_jax.config.serialization import dumps
+
+    flag, _, run = argument.partition("=")
+    if flag != "--from_workdir":
+        return argument
+    experiment = call_config_file(RUNS[run], "get_config", "configs/*.py")
+    experiment.data.path = experiment.data.path or ("" if experiment.data.has_text else "data")
+    (Path(directory) / "config.json").write_text(dumps(experiment))
+    return f"{flag}={directory}"
+
+
+def _error_of(program: str, arguments: list[str]) -> str | None:
     from absl import app, flags
 
     from launch import experiment_flags
 
-    _, _, program, *arguments = shlex.split(command, comments=True)
     sys.argv = [program, *arguments]
     app.define_help_flags()
     module = importlib.import_module(program)
     if "--help" in arguments:
         return None
     experiment_flags.parse(sys.argv)
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if config is None:
+    given = flags.FLAGS.flag_values_dict()
+    config = given.get("config")
+    if config is None and given.get("from_workdir") is None:
         return None
     if hasattr(module, "experiment_flags"):
         experiment_flags.experiment()

@@ -15,7 +15,7 @@ from lm_jax.parallel import mesh
 
 # Fields that change neither the numbers of a run, but for rounding, nor what checkpoints hold.
 # The data has a fingerprint of its own, which a run is held to.
-_FREE_ON_RESUME = (
+FREE_ON_RESUME = (
     "mesh",
     "model.context_parallel",
     "model.loss_chunks",
@@ -110,12 +110,20 @@ def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]
 
 def decisive(experiment: Experiment) -> dict[str, Any]:
     """Those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
-    return flat_without(experiment, _FREE_ON_RESUME)
+    return flat_without(experiment, FREE_ON_RESUME)
 
 
 def differences(before: Experiment, after: Experiment) -> list[str]:
     """What keeps one run from continuing the other, as `path: before -> after` lines."""
-    old, new = decisive(before), decisive(after)
+    return _changes(decisive(before), decisive(after))
+
+
+def changes(before: Experiment, after: Experiment) -> list[str]:
+    """Returns all fields that differ, as `path: before -> after` lines."""
+    return _changes(flat(before), flat(after))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{path}: {old.get(path)!r} -> {new.get(path)!r}"
         for path in sorted(old.keys() | new.keys())

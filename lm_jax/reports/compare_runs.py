@@ -188,6 +188,8 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(results.get(name), kind):
             raise UserError(f"{path / 'evaluation.json'} holds no {name}; restore it")
     seedless = {name: part for name, part in config.items() if name != "seed"}
+    if forked := _changed_fork(path):
+        seedless["fork_of"] = forked
     return {
         "path": path,
         "results": results,
@@ -196,6 +198,17 @@ def _read(path: Path) -> dict[str, Any]:
         "data": data,
         "rows": read_metrics(path),
     }
+
+
+def _changed_fork(path: Path) -> str:
+    """Returns where a run forked from; "" if it did not, or equals the run without the fork."""
+    try:
+        branch = read_object(path / "branch.json")
+    except (OSError, ValueError):
+        return ""
+    if not branch.get("changes"):
+        return ""
+    return f"{Path(str(branch.get('run'))).name} at step {branch.get('step')}"
 
 
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:

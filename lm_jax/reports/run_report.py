@@ -56,6 +56,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
     page = render(
         "run_report.html",
         title=workdir.resolve().name,
+        origin=_origin(_json(workdir / "branch.json")),
         headline=_headline(results),
         training_charts=_training_charts(rows, loss_note),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
@@ -79,6 +80,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text_of(value)) for name, value in flatten(tree).items()]
+
+
+def _origin(branch: Mapping[str, Any]) -> str:
+    """Returns where a run forked from, in a sentence; "" if it did not."""
+    if not branch:
+        return ""
+    changes = branch.get("changes") or []
+    changed = f" with {', '.join(changes)}" if changes else ""
+    return f"Forked from {branch.get('run')} at step {branch.get('step', 0):,}{changed}."
 
 
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from lm_jax.analysis.inspect import inspect
 from lm_jax.build import BuiltExperiment, on_one_device, sum_documents
-from lm_jax.config.experiment import SamplesConfig
+from lm_jax.config.experiment import SamplesConfig, sequences_per_step
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_loss_function
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
 from lm_jax.reports.run_report import write_report
+from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
 from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import write_json
@@ -114,10 +115,13 @@ def open_record(
             first_step=int(state.step) if checkpoints.steps() else 0,
             shows=shows,
         )
+    per_step = targets_per_step(experiment)
+    extra_rows = rows_of_other_batches(directory, experiment)
     meter = Meter(
         log,
         unit=built.objective.unit,
-        units_per_step=targets_per_step(experiment),
+        units_per_step=per_step,
+        extra_units=extra_rows * per_step // sequences_per_step(experiment),
         every_steps=experiment.training.log_every_steps,
         num_steps=num_steps,
         started=started,

@@ -21,7 +21,14 @@ from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.host_memory import host_memory
 from lm_jax.runs import workdir
+from lm_jax.runs.continuation import (
+    Fork,
+    growth,
+    refuse_another_experiment,
+    refuse_data_of_fork,
+)
 from lm_jax.runs.initial_state import first_state, inherited_variables
+from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
 from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
@@ -65,6 +72,35 @@ def train(
     directory = Path(directory)
     request = Request(stop_requested, profile_steps, {directory: keep_step})
     return train_runs({directory: experiment}, request)[directory]
+
+
+def train_fork(
+    experiment: Experiment,
+    directory: Path,
+    source: Path,
+    step: int | None = None,
+    stop_requested: Callable[[int], bool] = lambda step: False,
+    profile_steps: tuple[int, int] | None = None,
+) -> Results:
+    """Trains a fork of another run, or resumes it, and returns its results: see `train`.
+
+    The fork continues the parameters, the optimizer's state, the position in the data and the step
+    of a checkpoint. Its schedule is evaluated at the steps of the whole run.
+
+    Args:
+      experiment: of the whole run, the steps before the fork included.
+      source: the work directory to fork.
+      step: of a checkpoint of `source`; None: its newest, or the one that `directory` began with.
+
+    Raises:
+      UserError: as `train`; or the experiment cannot continue the checkpoint.
+      OSError: as `train`.
+    """
+    fork = Fork(source, step, directory)
+    experiment = fork.experiment(experiment)
+    validate(experiment)
+    with fork.begun(experiment):
+        return train(experiment, directory, stop_requested, profile_steps)
 
 
 _PLAIN = Request()
@@ -119,9 +155,10 @@ def train_runs(
 
 def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
     for directory, experiment in runs.items():
-        workdir.refuse_another_experiment(experiment, directory)
+        refuse_another_experiment(experiment, directory)
     dataset = data.prepare(next(iter(runs.values())).data)
     for directory in runs:
+        refuse_data_of_fork(dataset, directory)
         workdir.refuse_other_data(dataset, directory)
     return dataset
 
@@ -139,18 +176,20 @@ def _train_group(
     first = group.members[0]
     group.validate()
     profiler.check(request.profile_steps, 0 if first.is_count_based else first.num_steps)
-    batches = None if first.is_count_based else group.batches(dataset)
+    extra_rows = [rows_of_other_batches(d, experiment) for d, experiment in runs.items()]
+    batches = None if first.is_count_based else group.batches(dataset, extra_rows)
     resumes = any(map(_newest_step, runs))
     processes.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else inherited_variables(first.experiment, dataset.tokenizer)
     check(first, dataset)
     time_sheet = TimeSheet(started)
+    grown = [growth(experiment, directory) for directory, experiment in runs.items()]
     with contextlib.ExitStack() as stack:
         for directory, experiment in runs.items():
             stack.enter_context(_removing_failed_start(directory, time_sheet))
             _write_inputs(directory, experiment, dataset)
         progress, state, notes = _open(stack, group, runs, dataset, inherited, request, started)
-        for line in notes:
+        for line in [*filter(None, dict.fromkeys(grown)), *notes]:
             progress.records[0].log.message(line)
         traced: Results = {}
         if batches is not None:

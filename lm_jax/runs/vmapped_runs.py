@@ -22,6 +22,7 @@ from lm_jax.config.serialization import flat_without
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch
+from lm_jax.runs.origin import continued
 from lm_jax.training.schedules import learning_rate_schedule
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import TrainStep
@@ -106,9 +107,16 @@ class RunGroup(NamedTuple):
             return metrics
         return {name: value[:, index] for name, value in metrics.items()}
 
-    def batches(self, dataset: data.Dataset) -> Batches:
-        """Returns the training batches of the group."""
-        found = [training_batches(member, dataset) for member in self.members]
+    def batches(self, dataset: data.Dataset, extra_rows: Sequence[int]) -> Batches:
+        """Returns the training batches of the group.
+
+        Args:
+          extra_rows: of each run, `lm_jax.runs.origin.rows_of_other_batches`.
+        """
+        found = [
+            continued(training_batches(member, dataset), extra, member.experiment)
+            for member, extra in zip(self.members, extra_rows, strict=True)
+        ]
         return found[0] if self.is_single else _StackedBatches(found)
 
 

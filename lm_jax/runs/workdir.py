@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment
-from lm_jax.config.serialization import differences, from_dict, to_dict
+from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
 from lm_jax.telemetry.environment import environment, versions
@@ -48,7 +48,10 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
-    return results if is_same and _is_whole(results) else None
+    # A run that grew holds its earlier results until it has ended; counting takes one step.
+    steps = experiment.training.num_steps
+    has_ended = results.get("step", steps) in (steps, 1)
+    return results if is_same and has_ended and _is_whole(results) else None
 
 
 def _is_whole(results: Mapping[str, Any]) -> bool:
@@ -60,21 +63,6 @@ def _is_whole(results: Mapping[str, Any]) -> bool:
         and isinstance(timings, dict)
         and isinstance(timings.get("total_seconds"), int | float)
     )
-
-
-def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
-    """Raises UserError if the directory was begun with another configuration."""
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"{workdir} is a file; --workdir is a directory")
-    if not (workdir / "config.json").exists():
-        return
-    changed = differences(read_experiment(workdir), experiment)
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise UserError(
-            f"{workdir} holds another experiment ({changed[0]}{more}); "
-            "choose another --workdir, or give the same configuration to resume"
-        )
 
 
 def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:

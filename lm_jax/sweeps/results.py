@@ -11,6 +11,7 @@ from lm_jax.config import serialization
 from lm_jax.errors import UserError
 from lm_jax.models import family_name
 from lm_jax.reports.compare_runs import split_targets
+from lm_jax.runs.origin import origin
 from lm_jax.runs.workdir import read_environment
 from lm_jax.sweeps.directory import (
     failure_message,
@@ -20,7 +21,6 @@ from lm_jax.sweeps.directory import (
     workdir_of,
 )
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.sweeps.warm_starts import origin
 from lm_jax.telemetry.json_files import open_atomically, read_metrics
 
 # Read as text even if they look like a number, as the address 12e4567890 does.
@@ -170,9 +170,9 @@ def _outcome(directory: Path, run: PlannedRun) -> dict[str, Any]:
     metrics = read_metrics(path) if found else []
     losses = [row.get("cross_entropy") for row in metrics if row["kind"] == "evaluation"]
     forked_from = origin(path)
-    own = [row for row in metrics if row["step"] > (forked_from["step"] or 0)]
+    own = [row for row in metrics if row["step"] > (forked_from.step or 0)]
     # A fork was also computed by the machines that trained its shared prefix.
-    machines = [*forked_from["environments"], read_environment(path)] if found else []
+    machines = [*forked_from.environments, read_environment(path)] if found else []
     cost = run.cost
     return {
         "steps": cost.steps,
@@ -184,8 +184,8 @@ def _outcome(directory: Path, run: PlannedRun) -> dict[str, Any]:
         "best_validation_loss": min((x for x in losses if x is not None), default=None),
         "bits_per_character": validation.get("bits_per_character"),
         "seconds": seconds_of(found, own) if found else None,
-        "branch_of": forked_from["run"],
-        "branch_step": forked_from["step"],
+        "branch_of": forked_from.run,
+        "branch_step": forked_from.step,
         "commit": _distinct(machine.get("commit") for machine in machines),
         "versions": _distinct(_versions(machine) for machine in machines),
         "device": _distinct(" ".join(sorted(set(m.get("devices", [])))) for m in machines),

@@ -7,24 +7,27 @@ keeps its state of that step, and a longer run starts from a copy, as if it had 
 Several budgets of one model then cost one long run and a decay each (Hagele et al. 2024).
 
 On disk a fork is called a branch, as in sweeps of earlier versions: `branch.json` in its work
-directory, `branch_of` and `branch_step` in `results.csv`.
+directory (lm_jax/runs/origin.py), `branch_of` and `branch_step` in `results.csv`.
 """
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import flat_without
 from lm_jax.errors import UserError
-from lm_jax.runs.workdir import read_environment
+from lm_jax.runs.origin import (
+    INPUTS,
+    Metrics,
+    Origin,
+    copy_until,
+    logging_intervals,
+    metrics_until,
+)
 from lm_jax.sweeps.directory import lock, log_of, workdir_of
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.telemetry.json_files import read_metrics, read_object
 from lm_jax.training.checkpoints import finished_steps
 from lm_jax.training.loop import last_dispatch_end
 from lm_jax.training.schedules import steps_before_decay
@@ -32,10 +35,6 @@ from lm_jax.training.schedules import steps_before_decay
 # Fields in which runs with a shared prefix may differ besides `training.num_steps`: they only
 # describe the decay.
 _DECAY_FIELDS = ("schedule.decay_fraction", "schedule.final_fraction")
-# What a fork copies besides metrics and checkpoints: a resumed run finds these in its directory.
-_INPUTS = ("data.json", "tokenizer", "tensorboard")
-
-Metrics = Mapping[str, Any]  # a row of metrics.jsonl
 
 
 def fork_step(experiment: Experiment) -> int:
@@ -128,23 +127,11 @@ def fork(directory: Path, plan: Sequence[PlannedRun], run: PlannedRun) -> tuple[
                 continue
             step = _newest_shared(directory, other, run)
             source = workdir_of(directory, other)
-            rows = _shared_metrics(source, step, other.experiment)
+            rows = metrics_until(source, step, other.experiment)
             if step and _logged(rows) == _expected_log(step, run.experiment):
-                _copy(source, path, step, other.name, rows)
+                copy_until(source, path, Origin(other.name, step), rows, INPUTS)
                 return other.name, step
     return None
-
-
-def origin(workdir: Path) -> dict[str, Any]:
-    """Returns the `run` and `step` that a run forked from, and the `environments` before that.
-
-    The environments describe the machines and versions that computed the shared steps. `run` and
-    `step` are None if the run did not fork.
-    """
-    try:
-        return read_object(workdir / "branch.json")
-    except (OSError, ValueError):
-        return {"run": None, "step": None, "environments": []}
 
 
 def _num_steps(run: PlannedRun) -> int:
@@ -177,38 +164,6 @@ def _newest_shared(directory: Path, other: PlannedRun, run: PlannedRun) -> int:
     return max(shared, default=0)
 
 
-def _copy(source: Path, path: Path, step: int, name: str, rows: Sequence[Metrics]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "checkpoints").mkdir(parents=True)
-    for saved in finished_steps(source / "checkpoints"):
-        if saved <= step:  # includes the best checkpoint so far
-            shutil.copytree(source / f"checkpoints/{saved}", partial / f"checkpoints/{saved}")
-    for item in _INPUTS:
-        if (found := source / item).is_dir():
-            shutil.copytree(found, partial / item)
-        elif found.exists():
-            shutil.copy2(found, partial / item)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (partial / "metrics.jsonl").write_text(text, encoding="utf-8")
-    environments = [*origin(source)["environments"], read_environment(source)]
-    record = {"run": name, "step": step, "environments": environments}
-    (partial / "branch.json").write_text(json.dumps(record) + "\n")
-    os.rename(partial, path)
-
-
-def _shared_metrics(source: Path, last_step: int, other: Experiment) -> list[Metrics]:
-    """Returns another run's metrics up to a step, without rows that exist because it ends there."""
-    every = _logging_intervals(other)
-    rows = [row for row in read_metrics(source) if row["step"] <= last_step]
-    return [
-        row
-        for row in rows
-        if row["step"] < other.training.num_steps
-        or (every[row["kind"]] and row["step"] % every[row["kind"]] == 0)
-    ]
-
-
 def _logged(rows: Sequence[Metrics]) -> set[tuple[str, int]]:
     """Returns the kind and step of each row."""
     return {(row["kind"], row["step"]) for row in rows}
@@ -218,13 +173,7 @@ def _expected_log(last_step: int, experiment: Experiment) -> set[tuple[str, int]
     """Returns the kinds and steps of the rows that a run logs up to a step."""
     return {
         (kind, step)
-        for kind, every in _logging_intervals(experiment).items()
+        for kind, every in logging_intervals(experiment).items()
         if every
         for step in range(every, last_step + 1, every)
     }
-
-
-def _logging_intervals(experiment: Experiment) -> dict[str, int]:
-    """Returns the steps between two rows of each kind; 0: only the last step is logged."""
-    evaluation = experiment.evaluation.every_steps
-    return {"train": experiment.training.log_every_steps, "evaluation": evaluation}

@@ -20,9 +20,11 @@ class Meter:
         every_steps: int,
         num_steps: int,
         started: float,
+        extra_units: int = 0,  # of earlier steps with other batches, beyond those of these steps
     ):
         self._every, self._last = every_steps, num_steps
         self._unit, self._units_per_step = unit, units_per_step
+        self._extra_units = extra_units
         self._log, self._started = log, started
         self._rows: list[dict[str, float]] = []
         self._since: float | None = (
@@ -48,7 +50,7 @@ class Meter:
     def _flush(self, step: int, now: float) -> None:
         row = {name: float(np.mean([r[name] for r in self._rows])) for name in self._rows[0]}
         row["learning_rate"] = self._rows[-1]["learning_rate"]
-        row[self._unit] = step * self._units_per_step
+        row[self._unit] = step * self._units_per_step + self._extra_units
         if self._rates:
             row[f"{self._unit}_per_second"] = self._rates[-1]
         self._log.training(step, row | {"seconds": now - self._started})

@@ -26,6 +26,8 @@ from tests.launch.programs import TINY, launch, start, train
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
         ("train", ["--config=configs/missing.py"], "missing.py"),
         ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
+        ("train", ["--from_step=3"], "--from_step is a checkpoint of another run; name it with"),
+        ("train", ["--from_workdir=nowhere"], "nowhere is no work directory"),
         ("train", ["stray"], "unexpected argument 'stray'"),
         ("train", ["--confg.x=1"], "Unknown command line flag"),
         ("train", ["--config=README.md"], "--config=README.md is no Python file (.py)"),
@@ -62,6 +64,20 @@ def test_a_reader_that_leaves_ends_a_program_quietly(arguments):
     process.stdout.close()  # before anything is written, as by `| head -0`
     _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (141, "")
+
+
+def test_a_run_without_an_experiment_is_one_line(tmp_path):
+    status, _, err = launch("train", f"--workdir={tmp_path / 'run'}")
+    assert status == 1 and err.startswith("error: give an experiment, --config=FILE (configs/*.py)")
+
+
+def test_a_fork_takes_the_configuration_of_its_origin(trained, tmp_path):
+    arguments = [f"--from_workdir={trained[0]}", f"--workdir={tmp_path / 'run'}"]
+    status, _, err = launch("train", *arguments, "--config.model.d_modle=3")
+    assert status == 1 and "did you mean model.d_model?" in err
+    status, _, err = launch("train", *arguments, "--config.model.d_model=64")
+    assert status == 1 and "keeps its architecture" in err and "model.d_model: 32 -> 64" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_configuration_refuses_is_one_line():

@@ -18,6 +18,7 @@ def analysis_page(analysis):
         title="run",
         analysis=analysis_sections(analysis),
         baselines="",
+        origin="",
         samples="",
         time_charts=[],
         environment=[],

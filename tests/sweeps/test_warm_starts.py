@@ -11,7 +11,9 @@ from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.runs import origin as origins
 from lm_jax.runs import train as trainer
+from lm_jax.runs.origin import origin
 from lm_jax.runs.train import Request, train_runs
 from lm_jax.runs.trained_run import load
 from lm_jax.sweeps.directory import lock, log_of, log_start, status, workdir_of, write_plan
@@ -22,8 +24,6 @@ from lm_jax.sweeps.warm_starts import (
     dependencies,
     fork,
     fork_step,
-    origin,
-    os,
     predecessors,
     without_shared_steps,
 )
@@ -148,7 +148,7 @@ def test_a_fork_that_was_stopped_and_resumed_equals_the_same_run_alone(name, tex
     train(tmp_path, plan, plan[1])
     workdir = workdir_of(tmp_path, plan[1])
     forked = origin(workdir)
-    assert (forked["run"], forked["step"]) == ("num_steps=18", expected)
+    assert (forked.run, forked.step) == ("num_steps=18", expected)
     trainer.train(plan[1].experiment, tmp_path / "alone")
     assert_same(workdir, tmp_path / "alone")
 
@@ -168,8 +168,8 @@ def test_groups_fork_from_groups(text, tmp_path):
     for run, before in zip(long, short, strict=True):
         workdir = workdir_of(tmp_path, run)
         forked = origin(workdir)
-        assert (forked["run"], forked["step"]) == (before.name, 12)
-        assert [each["devices"] for each in forked["environments"]] == [["cpu"] * 2]
+        assert (forked.run, forked.step) == (before.name, 12)
+        assert [each["devices"] for each in forked.environments] == [["cpu"] * 2]
         alone = trainer.train(run.experiment, tmp_path / "alone" / run.name)
         ours = json.loads((workdir / "evaluation.json").read_text())["validation"]["cross_entropy"]
         assert ours == pytest.approx(alone["validation"]["cross_entropy"], abs=1e-5)
@@ -249,7 +249,7 @@ def test_a_killed_copy_leaves_no_work_directory(text, tmp_path, monkeypatch):
     leave(tmp_path, plan[0], [8, 12])
     workdir = workdir_of(tmp_path, plan[1])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", lambda *_: pytest.fail("killed"))
+        patch.setattr(origins.os, "rename", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             fork(tmp_path, plan, plan[1])
     assert not workdir.exists()

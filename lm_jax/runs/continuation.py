@@ -1,0 +1,266 @@
+"""How a run may go on: grown in its own work directory, or forked from a checkpoint into another.
+
+A run may grow where its schedule has given the rates of the longer run so far. A fork may change
+the schedule, the batch and the data, and continues parameters, optimizer state, data position and
+step.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_jax.config.experiment import Experiment, sequences_per_step
+from lm_jax.config.serialization import FREE_ON_RESUME, changes, differences
+from lm_jax.data.dataset import Dataset
+from lm_jax.errors import UserError
+from lm_jax.models import family_of
+from lm_jax.parallel import processes
+from lm_jax.runs.origin import INPUTS, Origin, copy_until, metrics_until, origin, rows_trained
+from lm_jax.runs.workdir import read_experiment
+from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.training.checkpoints import finished_steps
+from lm_jax.training.loop import last_dispatch_end
+from lm_jax.training.schedules import steps_before_decay
+
+_LENGTH = "training.num_steps"
+# What a fork may change; a part of which only some fields may not is followed by these.
+_FREE_IN_FORK = (*FREE_ON_RESUME, "schedule", "training", "optimizer.weight_decay", "data")
+_FIXED_IN_FORK = ("data.kind", "data.tokenizer")
+
+
+def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
+    """Raises UserError if the directory was begun with a configuration that this cannot continue.
+
+    More steps continue it where the schedule allows that.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir} is a file; --workdir is a directory")
+    if not (workdir / "config.json").exists():
+        return
+    before = read_experiment(workdir)
+    changed = differences(before, experiment)
+    longer, steps = experiment.training.num_steps, before.training.num_steps
+    if longer > steps and len(changed) == 1:  # nothing but the length
+        _refuse_changed_rates(before, longer, workdir)
+    elif changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        forks = longer > steps and all(map(_is_free, changed))
+        fork = f", or fork it: --from_workdir={workdir} --workdir=NEW" if forks else ""
+        raise UserError(
+            f"{workdir} holds another experiment ({changed[0]}{more}); "
+            f"choose another --workdir, give the same configuration to resume{fork}"
+        )
+
+
+def _refuse_changed_rates(before: Experiment, longer: int, workdir: Path) -> None:
+    """Raises UserError if a longer run would have had other learning rates until now."""
+    steps, name = before.training.num_steps, before.schedule.name
+    saved = finished_steps(workdir / "checkpoints")
+    shared = steps_before_decay(before.schedule, steps)
+    if max(saved, default=0) <= shared:
+        return
+    command = f"--from_workdir={workdir} --workdir=NEW --config.{_LENGTH}={longer}"
+    if not shared:
+        raise UserError(
+            f"{workdir} was trained with the {name} schedule of {steps} steps, whose learning "
+            f"rates all change with {_LENGTH}; fork it: python -m launch.train {command}"
+        )
+    earlier = max((step for step in saved if step <= shared), default=0)
+    if earlier:
+        raise UserError(
+            f"the learning rate of {workdir} has decayed since step {shared} ({name} schedule of "
+            f"{steps} steps); fork it from before: python -m launch.train {command} "
+            f"--from_step={earlier}"
+        )
+    raise UserError(
+        f"the learning rate of {workdir} has decayed since step {shared} ({name} schedule of "
+        f"{steps} steps), and no checkpoint from before is left (there are {_listed(saved)}); "
+        f"train it anew, or fork it after its decay: python -m launch.train {command}"
+    )
+
+
+def growth(experiment: Experiment, workdir: Path) -> str:
+    """Returns what the log should say of a run that continues beyond its end; "": it does not."""
+    if not (workdir / "config.json").exists():
+        return ""
+    steps, longer = read_experiment(workdir).training.num_steps, experiment.training.num_steps
+    if longer == steps:
+        return ""
+    newest = max(finished_steps(workdir / "checkpoints"), default=0)
+    text = f"{_LENGTH} grows from {steps} to {longer}"
+    if newest and last_dispatch_end(newest, experiment) != newest:
+        text += (
+            f"; step {newest} ends no dispatch of the longer run, whose numbers may therefore be "
+            "rounded otherwise than without a stop"
+        )
+    return text
+
+
+class Fork:
+    """A fork that a work directory begins with, or began with earlier."""
+
+    def __init__(self, source: Path, step: int | None, workdir: Path):
+        """Finds the run and the step.
+
+        Args:
+          step: of a checkpoint of `source`; None: the newest, or the one that `workdir` began with.
+
+        Raises:
+          UserError: `source` is no run or has no such checkpoint, or `workdir` is no fork of it.
+        """
+        self._source, self._workdir = source, workdir
+        self._is_copied = (workdir / "branch.json").exists()
+        if self._is_copied:
+            self._step = self._step_of_copy(step)
+            return
+        if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+            raise UserError(
+                f"{workdir} is not empty, and it is no fork of {source}; choose another --workdir"
+            )
+        read_experiment(source)  # it is a run
+        saved = finished_steps(source / "checkpoints")
+        if not saved:
+            raise UserError(f"{source} holds no checkpoint to continue from; train it first")
+        if step is not None and step not in saved:
+            raise UserError(
+                f"{source} has no checkpoint of step {step}; its checkpoints are {_listed(saved)}"
+            )
+        self._step = saved[-1] if step is None else step
+
+    def _step_of_copy(self, step: int | None) -> int:
+        found = origin(self._workdir)
+        is_other = Path(found.run or "").resolve() != self._source.resolve()
+        if found.step is None or is_other or step not in (None, found.step):
+            raise UserError(
+                f"{self._workdir} was forked from {found.run} at step {found.step}, not from "
+                f"{self._source}{'' if step is None else f' at step {step}'}; choose another "
+                "--workdir, or give the same command to resume"
+            )
+        return found.step
+
+    def experiment(self, experiment: Experiment) -> Experiment:
+        """Returns the experiment to train, with the tokenizer of the origin.
+
+        Raises:
+          UserError: it cannot continue the origin.
+        """
+        if (self._workdir / "config.json").exists():  # which the experiment is held to
+            own = read_experiment(self._workdir).data
+            return _with_tokenizer(experiment, own.tokenizer.path) if own.has_text else experiment
+        before = read_experiment(self._source)
+        changed = changes(before, experiment)
+        fixed = [each for each in changed if not _is_free(each)]
+        if fixed:
+            more = f" and {len(fixed) - 1} more" if len(fixed) > 1 else ""
+            raise UserError(
+                f"a fork of {self._source} keeps its architecture, optimizer, tokenizer and seed "
+                f"({fixed[0]}{more}); give it as it was, or begin a new run with its parameters: "
+                "--fine_tune"
+            )
+        if experiment.training.num_steps <= self._step:
+            raise UserError(
+                f"{_LENGTH} is {experiment.training.num_steps}, and {self._source} is forked at "
+                f"step {self._step}; give the steps of the whole run, such as "
+                f"--config.{_LENGTH}={2 * self._step}"
+            )
+        carries_state = family_of(before.model).carries_state(before.model)
+        rows = [sequences_per_step(each) for each in (before, experiment)]
+        if carries_state and rows[0] != rows[1]:
+            raise UserError(
+                f"{self._source} carries a state for each of the {rows[0]} rows of a batch, so "
+                f"a fork cannot have {rows[1]}; leave the batch size as it was"
+            )
+        data = experiment.data
+        if data.has_text and (data.tokenizer.path or _changes_data(changed)):
+            return _with_tokenizer(experiment, str(self._source))
+        return experiment
+
+    @contextlib.contextmanager
+    def begun(self, experiment: Experiment) -> Iterator[None]:
+        """Makes the copy that the work directory begins with, unless it is there.
+
+        The copy is removed if the block fails before the first row of the fork's own metrics.
+
+        Raises:
+          OSError: the copy cannot be written.
+        """
+        if self._is_copied:
+            yield
+            return
+        processes.together(lambda: self._copy(experiment) if processes.is_first() else None)
+        try:
+            yield
+        except BaseException:
+            own = any(row["step"] > self._step for row in read_metrics(self._workdir))
+            if processes.is_first() and not own:
+                shutil.rmtree(self._workdir, ignore_errors=True)
+            raise
+
+    def _copy(self, experiment: Experiment) -> None:
+        before = read_experiment(self._source)
+        changed = changes(before, experiment)
+        inputs = [name for name in INPUTS if name != "data.json" or not _changes_data(changed)]
+        forked = Origin(
+            str(self._source),
+            self._step,
+            changes=changed,
+            rows=rows_trained(self._source, before, self._step),
+        )
+        rows = metrics_until(self._source, self._step, before)
+        self._workdir.parent.mkdir(parents=True, exist_ok=True)
+        copy_until(self._source, self._workdir, forked, rows, inputs)
+
+
+def refuse_data_of_fork(dataset: Dataset[Any, Any], workdir: Path) -> None:
+    """Raises UserError if a fork that takes its first step cannot read this data.
+
+    It may read other data than its origin if the configuration says so; the tokenizer, the classes
+    and the shapes stay.
+    """
+    found = origin(workdir)
+    if found.changes is None or (workdir / "config.json").exists():
+        return
+    source = Path(found.run or "")
+    before, now = read_object(source / "data.json"), dataset.description
+    own = workdir / "data.json"  # there if the configuration names the same data
+    if own.exists() and before.get("fingerprint") != now["fingerprint"]:
+        raise UserError(
+            f"the data changed since {source} was trained on it; if the fork shall go on with what "
+            f"is there now, say so with --config.data.tokenizer.path={source}"
+        )
+    for name in ("sizes", "labels"):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"the {name} of the data are {now.get(name)}, and those of {source} are "
+                f"{before.get(name)}: its model does not fit; begin a new run with its parameters: "
+                "--fine_tune"
+            )
+
+
+def _with_tokenizer(experiment: Experiment, path: str) -> Experiment:
+    tokenizer = dataclasses.replace(experiment.data.tokenizer, path=path)
+    return dataclasses.replace(
+        experiment, data=dataclasses.replace(experiment.data, tokenizer=tokenizer)
+    )
+
+
+def _is_free(change: str) -> bool:
+    """Returns whether a fork may make a change, `path: before -> after`."""
+    path = change.partition(":")[0]
+
+    def within(parts: Sequence[str]) -> bool:
+        return any(path == part or path.startswith(f"{part}.") for part in parts)
+
+    return path == "data.tokenizer.path" or (within(_FREE_IN_FORK) and not within(_FIXED_IN_FORK))
+
+
+def _changes_data(changed: Sequence[str]) -> bool:
+    data = [each for each in changed if each.startswith("data.")]
+    return any(not each.startswith("data.cache_directory:") for each in data)
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))
