@@ -1,4 +1,4 @@
-"""Learning-rate curves: the final loss by learning rate at each size, and its minimum."""
+"""Learning-rate curves: the final loss by learning rate at each size, and the best rate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +13,16 @@ ResultRow = Mapping[str, Any]  # a row of `results.csv`, as `read_results` retur
 
 
 class Best(NamedTuple):
-    """The minimum of a learning-rate curve."""
+    """The rate with the lowest mean loss, as measured, and where the optimum may lie."""
 
     rate: float
-    loss: float
-    low: float  # the rate tried below the one with the lowest mean
-    high: float  # the rate tried above it
+    loss: float  # mean over the seeds of this rate
+    error: float | None  # standard error of the mean; None for one seed
+    seeds: int
+    low: float  # the rate tried below
+    high: float  # the rate tried above
     at_edge: bool  # no rate was tried beyond it, so that it may be no minimum
+    estimated_rate: float | None  # the vertex of a parabola: a rate that no run had
 
 
 class LearningRateCurve(NamedTuple):
@@ -38,28 +41,41 @@ class LearningRateCurve(NamedTuple):
         return np.array([np.nan if lost else losses.mean() for losses, lost in seeds])
 
     def best(self) -> Best | None:
-        """Returns the vertex of the parabola through the lowest mean and its neighbours.
+        """Returns the rate of the lowest mean; None where every rate has a failed run.
 
-        The parabola fits losses over log rate. Beside a rate at which runs failed, the lowest mean
-        itself is returned; None where every rate has a failed run.
+        The estimate is the vertex of the parabola over log rate through the lowest mean and its
+        neighbours. There is none at an edge or beside a rate at which runs failed. No loss is
+        estimated: where rates are far apart, the parabola's loss is one that no run reaches.
         """
         means, rates = self.means, self.rates
         if np.isnan(means).all():
             return None
         at = int(np.nanargmin(means))
         low, high = rates[max(at - 1, 0)], rates[min(at + 1, len(rates) - 1)]
-        lowest = Best(float(rates[at]), float(means[at]), float(low), float(high), False)
-        if at in (0, len(rates) - 1):
-            return lowest._replace(at_edge=True)
-        near = means[at - 1 : at + 2]
-        if np.isnan(near).any():
-            return lowest
-        x = np.log(rates[at - 1 : at + 2] / rates[at])
-        bend, slope, _ = np.linalg.solve(np.vander(x, 3), near - means[at])
-        if not bend > 0:
-            return lowest
-        rate = rates[at] * np.exp(-slope / (2 * bend))
-        return lowest._replace(rate=float(rate), loss=float(means[at] - slope**2 / (4 * bend)))
+        return Best(
+            rate=float(rates[at]),
+            loss=float(means[at]),
+            error=standard_error(self.losses[at]),
+            seeds=len(self.losses[at]),
+            low=float(low),
+            high=float(high),
+            at_edge=at in (0, len(rates) - 1),
+            estimated_rate=_vertex(rates[at - 1 : at + 2], means[at - 1 : at + 2]) if at else None,
+        )
+
+
+def standard_error(losses: np.ndarray) -> float | None:
+    """Returns the standard error of the mean of several seeds; None for one."""
+    count = len(losses)
+    return float(np.std(losses, ddof=1) / np.sqrt(count)) if count > 1 else None
+
+
+def _vertex(rates: np.ndarray, losses: np.ndarray) -> float | None:
+    """Returns where the parabola through three losses over log rate is lowest; None without one."""
+    if len(rates) < 3 or np.isnan(losses).any():
+        return None
+    bend, slope, _ = np.linalg.solve(np.vander(np.log(rates / rates[1]), 3), losses - losses[1])
+    return float(rates[1] * np.exp(-slope / (2 * bend))) if bend > 0 else None
 
 
 def learning_rate_curves(rows: Sequence[ResultRow]) -> list[LearningRateCurve]:

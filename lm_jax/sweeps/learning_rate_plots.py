@@ -22,7 +22,9 @@ from lm_jax.reports.svg_charts import COLOURS
 from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
 _ABOVE = 1.25  # highest loss shown / highest minimum
+_WIDEST = 6.0  # points of a line
 _ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
+_BESIDE = 1.04  # ratio of the places of markers of one size
 _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
 _SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
 
@@ -67,9 +69,10 @@ def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
             )
             _draw_strip(axes, limits)
             ends, minima = [], []
-            for curve in (c for c in made if c.panel == panel):
+            own = [c for c in made if c.panel == panel]
+            for above, curve in enumerate(reversed(own)):  # lines below are wider: none hides
                 colour = shade[curve.size]
-                _draw_curve(axes, curve, colour, limits)
+                _draw_curve(axes, curve, colour, limits, 1.4 + 1.2 * (len(own) - 1 - above))
                 if best := curve.best():
                     minima.append((best.rate, best.loss))
                     last = curve.means[np.isfinite(curve.means)][-1]
@@ -79,11 +82,13 @@ def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
             label_ends(axes, ends)
         outer_labels(figure, "learning rate", VALIDATION)
 
-    caption = "Final loss by learning rate: seeds, their mean, the minimum (hollow: at the edge"
-    caption += " of the rates tried)"
+    caption = "Final loss by learning rate: seeds, their mean, and the lowest mean (red; hollow: at"
+    caption += " the edge of the rates tried)"
+    if len(sizes) > 1:
+        caption += "; dotted: the lowest means from size to size"
     if limits.sizes:
         caption += "; crosses above: runs that failed"
-    if any((c.means > limits.top).any() for c in made):
+    if any((x > limits.top).any() for c in made for x in c.losses):
         caption += "; triangles: losses above the axis"
     return Plot(caption, draw, len(panels))
 
@@ -111,12 +116,14 @@ def _draw_strip(axes: Any, limits: _Limits) -> None:
     axes.set_yticks([y for y in axes.get_yticks() if limits.bottom <= y <= limits.top])
 
 
-def _draw_curve(axes: Any, curve: LearningRateCurve, colour: Any, limits: _Limits) -> None:
+def _draw_curve(
+    axes: Any, curve: LearningRateCurve, colour: Any, limits: _Limits, width: float
+) -> None:
     means, marks = curve.means, {"color": colour, "markersize": 5}
     counts = [len(x) for x in curve.losses]
-    axes.plot(curve.rates, means, color=colour, linewidth=1.4)
+    axes.plot(curve.rates, means, color=colour, linewidth=min(width, _WIDEST))
     axes.plot(np.repeat(curve.rates, counts), np.concatenate(curve.losses), ".", **marks, alpha=0.7)
-    high = curve.rates[means > limits.top]
+    high = curve.rates[[bool((x > limits.top).any()) for x in curve.losses]]
     axes.plot(high, np.full(len(high), limits.top), "^", **marks, zorder=4)
     if curve.failed.any():
         lost = curve.rates[curve.failed > 0]
@@ -144,16 +151,21 @@ def best_learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> P
             found = [(c.size, best) for c in made if c.panel == panel and (best := c.best())]
             if not found:
                 continue
-            axes.plot([size for size, _ in found], [b.rate for _, b in found], color=colour)
-            for size, best in found:
+            bests = [best for _, best in found]
+            drawn = [best.estimated_rate or best.rate for best in bests]
+            # Markers of one size stand side by side, so that none hides another.
+            beside = [size * _BESIDE ** (index - (len(panels) - 1) / 2) for size, _ in found]
+            axes.plot(beside, drawn, color=colour)
+            for x, best, rate in zip(beside, bests, drawn, strict=True):
                 face = "white" if best.at_edge else colour
-                axes.plot([size, size], [best.low, best.high], color=colour, linewidth=0.8)
-                axes.plot(size, best.rate, marker, color=colour, markerfacecolor=face, zorder=5)
-            ends.append((found[-1][1].rate, panel, colour))
+                axes.plot([x, x], [best.low, best.high], color=colour, linewidth=0.8)
+                axes.plot(x, rate, marker, color=colour, markerfacecolor=face, zorder=5)
+            ends.append((drawn[-1], panel, colour))
         some_ticks(axes.xaxis, sorted({c.size for c in made}))
         some_ticks(axes.yaxis, sorted({rate for c in made for rate in c.rates}), 8)
         axes.autoscale_view()
         label_ends(axes, ends if len(panels) > 1 else [])
 
-    caption = "The best learning rate by size, with the rates tried below and above it"
-    return Plot(caption + " (hollow: at the edge of the rates tried)", draw)
+    caption = "The best learning rate by size, estimated by a parabola over the best rate tried and"
+    caption += " its neighbours, to which the bars reach (hollow: at the edge of the rates tried)"
+    return Plot(caption, draw)

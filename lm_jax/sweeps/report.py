@@ -2,18 +2,23 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.matplotlib_figures import size_label, write_figures
-from lm_jax.reports.numbers import short
+from lm_jax.reports.numbers import short, with_error
 from lm_jax.sweeps.learning_rate_curves import (
+    Best,
+    LearningRateCurve,
     ResultRow,
     learning_rate_curves,
     size_column,
+    standard_error,
     varied,
 )
 from lm_jax.sweeps.plots import plots_of
@@ -50,7 +55,7 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
         title=f"Sweep: {directory.resolve().name}",
         headline=_headline(rows),
         figures=write_figures(plots, directory / "figures", made_from),
-        best_rates_head=_best_rates_head(rows),
+        losses=_losses(rows),
         best_rates=_best_rates(rows),
         failures=[(row["name"], row["error"] or "") for row in rows if row["status"] == "failed"],
         runs_head=runs_head,
@@ -74,23 +79,59 @@ def _headline(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
     return facts
 
 
-def _best_rates_head(rows: Sequence[ResultRow]) -> tuple[str, ...]:
-    return ("runs", size_label(size_column(rows)), "best rate", "bracketed by", "loss", "note")
+def _named(curves: Sequence[LearningRateCurve], size: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the cells that name curves: panel, where there are several, and size."""
+    if not any(curve.panel for curve in curves):
+        return [size], [[short(curve.size)] for curve in curves]
+    return ["runs", size], [[curve.panel, short(curve.size)] for curve in curves]
 
 
-def _best_rates(rows: Sequence[ResultRow]) -> list[tuple[str, ...]]:
-    return [
-        (
-            curve.panel or "all",
-            short(curve.size),
-            f"{best.rate:.3g}",
-            f"{best.low:.3g} to {best.high:.3g}",
-            f"{best.loss:.4f}",
-            "at the edge of the rates tried" if best.at_edge else "",
-        )
-        for curve in learning_rate_curves(rows)
-        if (best := curve.best())
+def _losses(rows: Sequence[ResultRow]) -> list[list[str]]:
+    """Returns the mean loss of each size and rate with its error, the head first; [] without."""
+    curves = learning_rate_curves(rows)
+    rates = sorted({rate for curve in curves for rate in curve.rates})
+    head, names = _named(curves, size_label(size_column(rows)))
+    cells = [
+        [*name, *(_loss(dict(_by_rate(curve)).get(rate)) for rate in rates)]
+        for name, curve in zip(names, curves, strict=True)
     ]
+    return [[*head, *(f"rate {rate:.3g}" for rate in rates)], *cells] if cells else []
+
+
+def _by_rate(curve: LearningRateCurve) -> Iterator[tuple[float, tuple[np.ndarray, int]]]:
+    yield from zip(curve.rates, zip(curve.losses, curve.failed, strict=True), strict=True)
+
+
+def _loss(found: tuple[np.ndarray, int] | None) -> str:
+    if found is None:
+        return ""
+    losses, failed = found
+    mean = with_error(losses.mean(), standard_error(losses)) if len(losses) else ""
+    lost = f"{failed} of {failed + len(losses)} failed" if failed else ""
+    return ", ".join(filter(None, [mean, lost]))
+
+
+def _best_rates(rows: Sequence[ResultRow]) -> list[list[str]]:
+    """Returns the best rate of each size, the head first: what was measured, then the estimate."""
+    found = [(curve, best) for curve in learning_rate_curves(rows) if (best := curve.best())]
+    head, names = _named([curve for curve, _ in found], size_label(size_column(rows)))
+    cells = [
+        [
+            *name,
+            f"{best.rate:.3g}",
+            with_error(best.loss, best.error),
+            str(best.seeds),
+            f"{best.low:.3g} to {best.high:.3g}",
+            "at the edge of the rates tried" if best.at_edge else _estimate(best),
+        ]
+        for name, (_, best) in zip(names, found, strict=True)
+    ]
+    measured = ["best rate tried", "mean loss, measured", "seeds", "rates tried around it"]
+    return [[*head, *measured, "best rate, estimated"], *cells] if cells else []
+
+
+def _estimate(best: Best) -> str:
+    return f"{best.estimated_rate:.2g}" if best.estimated_rate else "none beside failed runs"
 
 
 def _runs(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lm_jax.sweeps.learning_rate_curves import (
     LearningRateCurve,
@@ -17,27 +18,40 @@ def curve(rates, losses, failed=None):
     return LearningRateCurve("", 64, np.array(rates), [np.atleast_1d(x) for x in losses], failed)
 
 
-def test_the_minimum_of_a_parabola_in_the_log_of_the_rate_is_found_exactly():
+def test_the_loss_of_the_best_rate_is_measured_and_only_a_rate_is_estimated():
     rates = np.array([1e-3, 2e-3, 5e-3, 1e-2])  # spaced unevenly
-    for best, height in ((2.6e-3, 1.5), (1.9e-3, 2.0), (4e-3, 0.7)):
-        losses = height + 0.3 * np.log(rates / best) ** 2
+    for optimum, height in ((2.6e-3, 1.5), (1.9e-3, 2.0), (4e-3, 0.7)):
+        losses = height + 0.3 * np.log(rates / optimum) ** 2
         found = curve(rates, losses).best()
-        assert found.rate == pytest.approx(best, rel=1e-9)
-        assert found.loss == pytest.approx(height, rel=1e-9)
-        assert found.low <= found.rate <= found.high and not found.at_edge
+        assert (found.rate, found.loss) == (rates[losses.argmin()], losses.min())
+        assert found.loss > height and (found.error, found.seeds) == (None, 1)
+        assert found.estimated_rate == pytest.approx(optimum, rel=1e-9)
+        assert found.low <= found.estimated_rate <= found.high and not found.at_edge
+
+
+def test_rates_a_factor_of_four_apart_give_the_mean_and_error_of_the_seeds():
+    seeds = [2.7983, 2.7964, 2.8144]
+    losses = [[3.0993, 3.0917, 3.1026], seeds, [3.1095, 3.1127, 3.0950]]
+    found = curve([1e-3, 4e-3, 1.6e-2], losses).best()
+    assert (found.rate, found.seeds) == (4e-3, 3)
+    assert found.loss == pytest.approx(np.mean(seeds)) == pytest.approx(2.803033333)
+    assert found.error == pytest.approx(stats.sem(seeds))
 
 
 def test_a_minimum_at_the_edge_of_the_rates_is_marked():
     found = curve([1e-3, 2e-3, 4e-3], [3.0, 2.0, 1.0]).best()
-    assert found.at_edge and (found.rate, found.loss) == (4e-3, 1.0)
-    assert curve([1e-3, 2e-3], [1.0, 2.0]).best().at_edge
+    assert found.at_edge and (found.rate, found.loss, found.estimated_rate) == (4e-3, 1.0, None)
+    found = curve([1e-3, 2e-3], [1.0, 2.0]).best()
+    assert found.at_edge and found.estimated_rate is None
 
 
-def test_beside_a_failed_rate_the_lowest_mean_is_the_minimum_and_no_edge():
+def test_beside_a_failed_rate_nothing_is_estimated():
     rates, losses = [1e-3, 2e-3, 4e-3], [[2.0, 2.2], [1.0, 1.2], [0.5]]
     found = curve(rates, losses, failed=[0, 0, 1])
     np.testing.assert_allclose(found.means, [2.1, 1.1, np.nan])
-    assert found.best() == (2e-3, 1.1, 1e-3, 4e-3, False)
+    best = found.best()
+    assert (best.rate, best.loss, best.low, best.high) == (2e-3, 1.1, 1e-3, 4e-3)
+    assert not best.at_edge and best.estimated_rate is None
     assert curve([1e-3, 2e-3], [[], []], failed=[1, 2]).best() is None
 
 
