@@ -1,7 +1,7 @@
 """Derives command-line flags from the fields of dataclasses.
 
 A flag has the name, the type and the default of its field. Its help text, its bounds and its
-choices are those of the field's `lm_jax.config.fields.Description`.
+choices are those of the field's `lm_jax.fields.Description`.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from lm_jax.config.fields import Description, description_of
+from lm_jax.fields import Description, description_of
 
 T = TypeVar("T")
 

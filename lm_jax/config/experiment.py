@@ -8,7 +8,6 @@ and `lm_jax/objectives/validation.py` check them.
 import dataclasses
 from typing import Any
 
-from lm_jax.config.fields import described
 from lm_jax.config.parts import (
     CheckpointConfig,
     DenoisingConfig,
@@ -20,6 +19,7 @@ from lm_jax.config.parts import (
     TrainingConfig,
 )
 from lm_jax.data.config import DataConfig
+from lm_jax.fields import described
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import mesh as meshes
 

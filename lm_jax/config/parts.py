@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lm_jax.config.fields import described
+from lm_jax.fields import described
 
 
 @dataclasses.dataclass

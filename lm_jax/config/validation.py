@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lm_jax.config.experiment import Experiment, SamplesConfig
-from lm_jax.config.fields import validate_fields, validate_types
 from lm_jax.config.serialization import to_dict
 from lm_jax.errors import UserError
+from lm_jax.fields import validate_fields, validate_types
 from lm_jax.models import validate_model
 from lm_jax.models.scale_width import of_width
 from lm_jax.parallel import mesh

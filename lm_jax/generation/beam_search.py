@@ -9,9 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_jax.config.fields import choices_of
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
+from lm_jax.fields import choices_of
 from lm_jax.generation.decode_loop import EncoderInput, first_carry, prepare_variables
 from lm_jax.models.interface import Carry, Model, Variables
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_jax.config.fields import choices_of, described, validate_fields, validate_types
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
+from lm_jax.fields import choices_of, described, validate_fields, validate_types
 from lm_jax.generation.beam_search import LENGTH_PENALTIES, BeamSearch
 from lm_jax.generation.generate import settings
 from lm_jax.generation.sampling import Sampling
