@@ -213,16 +213,17 @@ def fill_in(model: Any, sizes: Mapping[str, int]) -> Any:
       UserError: a field is neither 0 nor what the data set needs.
     """
     filled = {}
-    for name, size in sizes.items():
-        given = getattr(model, name, None)
+    fields = {field.name for field in dataclasses.fields(model)}
+    for name in (name for name in sizes if name in fields):
+        given, size = getattr(model, name), sizes[name]
         if given == 0:
             filled[name] = size
-        elif name == "vocab_size" and given is not None and given < size:
+        elif name == "vocab_size" and given < size:
             raise UserError(
                 f"model.vocab_size {given} is smaller than the tokenizer's {size} (with the ids "
                 "of masks, if the objective has any); leave it 0 to take that"
             )
-        elif name != "vocab_size" and given is not None and given != size:
+        elif name != "vocab_size" and given != size:
             raise UserError(
                 f"model.{name} is {given}, but the data set's is {size}; leave it 0 to take that"
             )

@@ -10,7 +10,6 @@ class Accelerator(NamedTuple):
 
     memory_bytes: float
     peak_flops: float  # FLOP/s of dense bfloat16 matrix products
-    memory_bandwidth: float
     link_bandwidth: float  # over all links to the devices of its domain
     domain: int  # devices connected by these links
     network_bandwidth: float  # per device, beyond the domain
@@ -22,10 +21,10 @@ class Accelerator(NamedTuple):
 #   together, over the 4 and 6 links of a torus: one mesh axis can use a half or a third of it.
 #   The network has 6.4 Tb/s per pod of 256 and 50 Gb/s per chip.
 ACCELERATORS = {
-    "h100": Accelerator(80e9, 989e12, 3.35e12, 450e9, 8, 50e9),
-    "h200": Accelerator(141e9, 989e12, 4.8e12, 450e9, 8, 50e9),
-    "v5e": Accelerator(16e9, 197e12, 819e9, 200e9, 256, 3.125e9),
-    "v5p": Accelerator(95e9, 459e12, 2.765e12, 600e9, 8960, 6.25e9),
+    "h100": Accelerator(80e9, 989e12, 450e9, 8, 50e9),
+    "h200": Accelerator(141e9, 989e12, 450e9, 8, 50e9),
+    "v5e": Accelerator(16e9, 197e12, 200e9, 256, 3.125e9),
+    "v5p": Accelerator(95e9, 459e12, 600e9, 8960, 6.25e9),
 }
 # `device_kind` of JAX -> name; other boards have other peaks.
 _KINDS = {

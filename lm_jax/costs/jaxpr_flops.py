@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from lm_jax.errors import UserError
 from lm_jax.models.transformer.flash_attention import PRIMITIVE
@@ -185,5 +185,7 @@ def _jaxprs(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, tuple | list):
             yield from _jaxprs(value)
-        elif hasattr(value, "eqns"):
-            yield getattr(value, "jaxpr", value)
+        elif isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
