@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lm_jax.costs.accelerators import Accelerator
 from lm_jax.costs.hlo import Collective
-from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.family import PlannedCollective
 
 
 class Traffic(NamedTuple):
@@ -20,15 +20,6 @@ class Traffic(NamedTuple):
     times: int
     bytes: int  # size of the arrays
     sent: float  # bytes that a device sends in a ring
-
-
-class PlannedCollective(NamedTuple):
-    """A collective that any implementation of a step needs."""
-
-    kind: str
-    axes: tuple[str, ...]  # mesh axes
-    bytes: int  # size of the whole array
-    times: int = 1
 
 
 def ring_bytes(kind: str, size: float, group: int) -> float:
@@ -98,61 +89,6 @@ def planned_collectives(
 
 def _names(axes: Any) -> tuple[str, ...]:
     return axes if isinstance(axes, tuple) else (axes,) if axes else ()
-
-
-def planned_activations(
-    config: BlocksConfig, sequences: int, dtype: Any, mesh: Mesh
-) -> list[PlannedCollective]:
-    """Returns the collectives of a Transformer's split activations in one step.
-
-    Over `tensor`, each attention and feed-forward block sums its output once in the forward pass
-    and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3). Over
-    `sequence`, each attention gathers its keys and values and reduce-scatters their gradients, or
-    passes them around a ring, in the backward pass with their gradients. Recomputation is extra.
-
-    Args:
-      sequences: per device.
-    """
-    attentions: Counter[int] = Counter()  # length of the keys -> layers that read them
-    for length, layers, source_length in config.stacks():
-        attentions[length] += layers
-        if source_length:
-            attentions[source_length] += layers
-    bytes_per_value = sequences * np.dtype(dtype).itemsize
-    tensor, parts = mesh.shape["tensor"], mesh.shape["sequence"]
-    planned = []
-    if tensor > 1:
-        width = bytes_per_value * config.d_model
-        planned += [
-            PlannedCollective(
-                "all-reduce",
-                ("tensor",),
-                width * length // parts,
-                2 * (3 if source_length else 2) * layers,
-            )
-            for length, layers, source_length in config.stacks()
-        ]
-    if parts > 1:
-        width = bytes_per_value * 2 * config.kv_heads * config.head_width // tensor
-        for length, layers in attentions.items():
-            exchange = _KEYS_AND_VALUES[config.context_parallel]
-            planned += exchange(width * length, layers, parts)
-    return planned
-
-
-def _ring(size: int, layers: int, parts: int) -> list[PlannedCollective]:
-    # All blocks but the own arrive, twice; in the backward pass their gradients return, too.
-    times = layers * (2 * (parts - 1) + parts)
-    return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
-
-
-def _all_gather(size: int, layers: int, parts: int) -> list[PlannedCollective]:
-    kinds = ("all-gather", "reduce-scatter")
-    return [PlannedCollective(kind, ("sequence",), size, layers) for kind in kinds]
-
-
-# How keys and values travel: `model.context_parallel` -> (bytes, layers, devices) -> collectives.
-_KEYS_AND_VALUES = {"all_gather": _all_gather, "ring": _ring}
 
 
 def seconds(planned: Iterable[PlannedCollective], mesh: Mesh, device: Accelerator) -> float:

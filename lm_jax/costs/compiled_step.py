@@ -11,9 +11,11 @@ from lm_jax.build import BuiltExperiment, compute_dtype
 from lm_jax.config.experiment import sequences_per_step
 from lm_jax.costs import hlo
 from lm_jax.costs.accelerators import USABLE, Accelerator
-from lm_jax.costs.collectives import PlannedCollective, planned_activations, planned_collectives
+from lm_jax.costs.collectives import planned_collectives
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.models import family_of
+from lm_jax.models.family import PlannedCollective
+from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.training.optimizers import is_head
 from lm_jax.training.state import TrainState, abstract_state
@@ -26,7 +28,6 @@ class PlacedParameter(NamedTuple):
     shape: tuple[int, ...]
     axes: tuple[Any, ...]  # mesh axes of each dimension
     local_shape: tuple[int, ...]
-    local_bytes: int
 
 
 class ResidentBytes(NamedTuple):
@@ -149,10 +150,9 @@ def placed_parameters(params: Any) -> list[PlacedParameter]:
     """Returns each parameter with its part on one device."""
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = "/".join(str(getattr(part, "key", part)) for part in path)
         spec = (*leaf.sharding.spec, *(None,) * (leaf.ndim - len(leaf.sharding.spec)))
         local = leaf.sharding.shard_shape(leaf.shape)
-        rows.append(PlacedParameter(name, leaf.shape, spec, local, bytes_per_device(leaf)))
+        rows.append(PlacedParameter(path_of(path), leaf.shape, spec, local))
     return rows
 
 
@@ -181,12 +181,12 @@ def _planned(built: BuiltExperiment, params: Any) -> list[PlannedCollective]:
     experiment, mesh = built.experiment, built.mesh
     dtype = compute_dtype(experiment)
     parts = experiment.training.gradient_accumulation_steps
-    splits_time = family_of(experiment.model).splits_time
-    planned = planned_collectives(params, dtype, mesh, parts, splits_time)
-    if splits_time:
-        sequences = sequences_per_step(experiment) // sharding.data_parts(mesh)
-        planned += planned_activations(experiment.model, sequences, dtype, mesh)
-    return planned
+    family = family_of(experiment.model)
+    sequences = sequences_per_step(experiment) // sharding.data_parts(mesh)
+    return [
+        *planned_collectives(params, dtype, mesh, parts, family.splits_time),
+        *family.planned_activations(experiment.model, sequences, dtype, mesh.shape),
+    ]
 
 
 def fits(memory: DeviceMemory, device: Accelerator) -> bool | None:

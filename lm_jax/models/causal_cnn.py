@@ -170,5 +170,8 @@ FAMILY = Family(
     any_length=True,
     widths=CausalCNNConfig.widths,
     ties_embeddings=lambda config: True,
+    scale_logits=lambda config, factor: dataclasses.replace(
+        config, logit_scale=config.logit_scale * factor
+    ),
     attention_per_token=lambda config: 0,
 )

@@ -5,10 +5,27 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables
 
 AttentionMaps = Callable[[Variables, Batch], Mapping[str, jax.Array]]
 FeatureMaps = Callable[[Variables, jax.Array], tuple[jax.Array | None, jax.Array]]
+
+
+class PlannedCollective(NamedTuple):
+    """A collective that any implementation of a step needs."""
+
+    kind: str
+    axes: tuple[str, ...]  # mesh axes
+    bytes: int  # size of the whole array
+    times: int = 1
+
+
+def _no_scale(config: Any, factor: float) -> Any:
+    raise UserError(
+        f"mup_base_width scales the logits of a tied table of embeddings, but the family of "
+        f"{type(config).__name__} declares no scale_logits; declare it, or set mup_base_width to 0"
+    )
 
 
 class Family(NamedTuple):
@@ -39,6 +56,15 @@ class Family(NamedTuple):
     check_mesh: Callable[[Any, Mapping[str, int]], None] = lambda config, mesh: None
     """Raises UserError for a mesh, sizes by axis, that cannot split the configuration evenly."""
 
+    planned_activations: Callable[[Any, int, Any, Mapping[str, int]], list[PlannedCollective]] = (
+        lambda config, sequences, dtype, mesh: []
+    )
+    """(configuration, sequences per device, dtype, mesh sizes by axis) -> collectives of one step.
+
+    They exchange the activations that the axes `tensor` and `sequence` split; those of parameters
+    and gradients follow from shardings.
+    """
+
     for_low_memory: Callable[[Any], Any] = lambda config: config
     """(configuration) -> one with the same parameters that recomputes activations."""
 
@@ -47,6 +73,9 @@ class Family(NamedTuple):
 
     ties_embeddings: Callable[[Any], bool] = lambda config: False
     """(configuration) -> whether the table of embeddings is the output, too."""
+
+    scale_logits: Callable[[Any, float], Any] = _no_scale
+    """(configuration, factor) -> one whose logits are times the factor; muP asks tied models."""
 
     attention_per_token: Callable[[Any], int | None] = lambda config: None
     """(configuration) -> L d T, layers x width x context length; 0 for a model without attention.

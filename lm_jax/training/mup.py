@@ -18,7 +18,6 @@ Heads keep their width, so 1/sqrt(d_head) is as good as 1/d_head (section 8.1). 
 the output is an input here: its logits are divided by the growth in the forward pass (Table 8).
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -57,12 +56,14 @@ def configurations(config: Any, base_width: int) -> tuple[Any, Any]:
     """Returns the model's configuration as muP computes it, and its base model's.
 
     Raises:
-      UserError: the model has no widths, or no base model of that width.
+      UserError: the model has no widths, no base model of that width, or a tied table whose
+        logits cannot be scaled.
     """
     base = of_width(config, base_width)
-    if family_of(config).ties_embeddings(config):
-        scale = base.logit_scale * base_width / getattr(config, family_of(config).widths(config)[0])
-        config = dataclasses.replace(config, logit_scale=scale)
+    family = family_of(config)
+    if family.ties_embeddings(config):
+        growth = getattr(config, family.widths(config)[0]) / base_width
+        config = family.scale_logits(config, 1 / growth)
     return config, base
 
 

@@ -1,5 +1,6 @@
 """The check of a train step before there are devices: its arithmetic, beside real arrays."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,9 +11,7 @@ from lm_jax import data
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.costs.accelerators import ACCELERATORS, USABLE, accelerator
 from lm_jax.costs.collectives import (
-    PlannedCollective,
     by_kind,
-    planned_activations,
     planned_by_kind,
     planned_collectives,
     ring_bytes,
@@ -28,8 +27,12 @@ from lm_jax.costs.compiled_step import (
 )
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
+from lm_jax.models.family import Family, PlannedCollective
+from lm_jax.models.mlp import MLPConfig, mlp
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
+from lm_jax.models.transformer.planned_activations import planned_activations
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.training.state import abstract_state, init_state
 from tests.experiments import tiny
 from tests.launch.programs import launch
@@ -146,15 +149,15 @@ def test_axes_of_the_batch_and_of_tensors_share_the_work():
 def test_tensor_parallel_blocks_sum_twice_each():
     mesh = program_on("fsdp:4,tensor:2").mesh
     shape = {"d_model": 32, "num_layers": 5, "context_length": 10}
-    (decoder,) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mesh)
+    (decoder,) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mesh.shape)
     assert decoder == PlannedCollective("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 4 * 5)
     both = EncoderDecoderConfig(**shape, source_length=7, num_encoder_layers=2)
-    assert planned_activations(both, 3, jnp.bfloat16, mesh) == [
+    assert planned_activations(both, 3, jnp.bfloat16, mesh.shape) == [
         PlannedCollective("all-reduce", ("tensor",), 3 * 7 * 32 * 2, 4 * 2),
         PlannedCollective("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 6 * 5),
     ]
     alone = program_on("fsdp:8").mesh
-    assert planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, alone) == []
+    assert planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, alone.shape) == []
 
 
 def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
@@ -162,23 +165,43 @@ def test_a_split_of_time_gathers_keys_and_values_or_sends_them_round():
     shape = {"d_model": 32, "num_layers": 5, "context_length": 16, "num_heads": 4}
     few = TransformerConfig(**shape, num_kv_heads=2)
     size = 3 * 16 * 2 * 16 * 2  # sequences, tokens, keys and values, their width, bytes
-    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+    assert planned_activations(few, 3, jnp.bfloat16, mesh.shape) == [
         PlannedCollective("all-gather", ("sequence",), size, 5),
         PlannedCollective("reduce-scatter", ("sequence",), size, 5),
     ]
     few.context_parallel = "ring"
-    assert planned_activations(few, 3, jnp.bfloat16, mesh) == [
+    assert planned_activations(few, 3, jnp.bfloat16, mesh.shape) == [
         PlannedCollective("collective-permute", ("sequence",), size // 4, 5 * (3 + 3 + 4))
     ]
     both = EncoderDecoderConfig(**shape, source_length=8, num_encoder_layers=2)
-    gathered = planned_activations(both, 3, jnp.bfloat16, mesh)[::2]
+    gathered = planned_activations(both, 3, jnp.bfloat16, mesh.shape)[::2]
     assert gathered == [  # the source is read by the encoder's layers and by the decoder's
         PlannedCollective("all-gather", ("sequence",), 3 * 8 * 2 * 32 * 2, 2 + 5),
         PlannedCollective("all-gather", ("sequence",), 3 * 16 * 2 * 32 * 2, 5),
     ]
     mixed = program_on("tensor:2,sequence:4").mesh
-    (sums, *_) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mixed)
+    (sums, *_) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mixed.shape)
     assert sums == PlannedCollective("all-reduce", ("tensor",), 3 * 4 * 32 * 2, 4 * 5)
+
+
+@dataclasses.dataclass
+class OutsideConfig(MLPConfig):
+    """A family from outside whose parameters a mesh may split, and that is no Transformer."""
+
+
+OUTSIDE = Family(OutsideConfig, mlp, splits_time=True)
+DECLARING = PlannedCollective("all-gather", ("sequence",), 10, 3)
+
+
+def test_a_family_declares_the_collectives_of_its_activations(monkeypatch):
+    experiment = default_experiment(OutsideConfig(d_hidden=16, d_embedding=8, context_length=8))
+    experiment.mesh = "data:8"
+    built = build_experiment(experiment, {"vocab_size": 64}, jax.devices()[:8])
+    (gradients,) = compile_step(built).planned  # nothing declared, and no Transformer taken for it
+    assert gradients.axes == ("data",)
+    declaring = OUTSIDE._replace(planned_activations=lambda *arguments: [DECLARING])
+    monkeypatch.setitem(globals(), "OUTSIDE", declaring)
+    assert compile_step(built).planned == [gradients, DECLARING]
 
 
 @pytest.mark.parametrize("how", ["all_gather", "ring"])

@@ -19,12 +19,12 @@ from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import FineTuningConfig, OptimizerConfig, ScheduleConfig
 from lm_jax.config.serialization import differences, dumps, from_dict, to_dict
 from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES, build_model, family_name
+from lm_jax.models import FAMILIES, Family, build_model, family_name
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Model
-from lm_jax.models.mlp import MLPConfig
+from lm_jax.models.mlp import MLPConfig, mlp
 from lm_jax.models.naive_bayes import NaiveBayesConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.parameters import Declared
@@ -41,6 +41,7 @@ from lm_jax.runs.vmapped_runs import RunGroup
 from lm_jax.training.mup import (
     FanInOut,
     _map,
+    configurations,
     fan_in_out,
     initial_factor,
     rate_factor,
@@ -368,6 +369,35 @@ def test_logits_of_a_tied_table_are_divided_by_the_growth(chunks):
 
     for found, wanted in zip(*measure(params), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@dataclasses.dataclass
+class TiedConfig:
+    """A family from outside, with a name of its own for the factor on its logits."""
+
+    d_model: int = 64
+    gain: float = 3.0
+
+
+@dataclasses.dataclass
+class SilentConfig(TiedConfig):
+    """Another one, which does not say how its logits are scaled."""
+
+
+TIED = Family(
+    TiedConfig,
+    mlp,
+    widths=lambda config: ("d_model",),
+    ties_embeddings=lambda config: True,
+    scale_logits=lambda config, factor: TiedConfig(config.d_model, config.gain * factor),
+)
+SILENT = TIED._replace(config=SilentConfig, scale_logits=Family._field_defaults["scale_logits"])
+
+
+def test_a_family_declares_how_the_logits_of_a_tied_table_are_scaled():
+    assert configurations(TiedConfig(), 16) == (TiedConfig(64, 3 / 4), TiedConfig(16, 3.0))
+    with pytest.raises(UserError, match="SilentConfig declares no scale_logits"):
+        configurations(SilentConfig(), 16)
 
 
 def test_runs_of_a_fan_are_what_they_are_alone():

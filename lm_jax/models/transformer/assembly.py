@@ -21,6 +21,7 @@ from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, 
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
 from lm_jax.models.transformer.flash_attention import kernel
 from lm_jax.models.transformer.layers import product, table
+from lm_jax.models.transformer.planned_activations import planned_activations
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL, time_axis
 
@@ -85,7 +86,7 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
 def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
     """Whether attention is a ring over devices, which makes its masks itself."""
     lengths = (x_bt.shape[1] for x_bt in tokens)
-    return CONTEXT_PARALLEL[config.context_parallel](*lengths)
+    return CONTEXT_PARALLEL[config.context_parallel].uses_ring(*lengths)
 
 
 def decoder_inputs(config: BlocksConfig, batch: Batch, ring: bool) -> AttentionInputs:
@@ -250,8 +251,12 @@ def _for_any_device(config: BlocksConfig) -> BlocksConfig:
 
 DECLARED: dict[str, Any] = {
     "splits_time": True,
+    "planned_activations": planned_activations,
     "widths": BlocksConfig.widths,
     "ties_embeddings": lambda config: config.tie_embeddings,
+    "scale_logits": lambda config, factor: dataclasses.replace(
+        config, logit_scale=config.logit_scale * factor
+    ),
     "check_mesh": check_mesh,
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
     "for_any_device": _for_any_device,

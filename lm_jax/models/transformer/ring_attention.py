@@ -10,13 +10,14 @@ one that is on its way.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from lm_jax.models.family import PlannedCollective
 from lm_jax.models.transformer.attention import HIDDEN, Tokens, attention_mask
 
 KeysValues = tuple[jax.Array, jax.Array, Tokens]
@@ -35,11 +36,31 @@ def ring_applies(*lengths: int) -> bool:
     return axis is not None and not any(length % parts for length in lengths)
 
 
-CONTEXT_PARALLEL: dict[str, Callable[..., bool]] = {
-    "all_gather": lambda *lengths: False,
-    "ring": ring_applies,
+def _ring_exchange(size: int, layers: int, parts: int) -> list[PlannedCollective]:
+    # All blocks but the own arrive, twice; in the backward pass their gradients return, too.
+    times = layers * (2 * (parts - 1) + parts)
+    return [PlannedCollective("collective-permute", ("sequence",), size // parts, times)]
+
+
+def _all_gather_exchange(size: int, layers: int, parts: int) -> list[PlannedCollective]:
+    kinds = ("all-gather", "reduce-scatter")
+    return [PlannedCollective(kind, ("sequence",), size, layers) for kind in kinds]
+
+
+class ContextParallel(NamedTuple):
+    """How attention reads keys and values whose time is split over devices."""
+
+    uses_ring: Callable[..., bool]
+    """(lengths of queries and keys) -> whether a ring serves them; else keys are gathered."""
+
+    exchange: Callable[[int, int, int], list[PlannedCollective]]
+    """(bytes of a layer's keys and values, layers, devices) -> collectives of one step."""
+
+
+CONTEXT_PARALLEL = {
+    "all_gather": ContextParallel(lambda *lengths: False, _all_gather_exchange),
+    "ring": ContextParallel(ring_applies, _ring_exchange),
 }
-"""Name -> (lengths of queries and keys) -> whether a ring serves them; else keys are gathered."""
 
 
 def _spec(*axes: str | None) -> PartitionSpec:

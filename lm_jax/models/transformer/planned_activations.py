@@ -1,0 +1,52 @@
+"""The collectives that split activations of a Transformer need in any implementation."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm_jax.models.family import PlannedCollective
+from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL
+
+
+def planned_activations(
+    config: BlocksConfig, sequences: int, dtype: Any, mesh: Mapping[str, int]
+) -> list[PlannedCollective]:
+    """Returns the collectives of a Transformer's split activations in one step.
+
+    Over `tensor`, each attention and feed-forward block sums its output once in the forward pass
+    and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3). Over
+    `sequence`, each attention gathers its keys and values and reduce-scatters their gradients, or
+    passes them around a ring, in the backward pass with their gradients. Recomputation is extra.
+
+    Args:
+      sequences: per device.
+      mesh: sizes by axis.
+    """
+    attentions: Counter[int] = Counter()  # length of the keys -> layers that read them
+    for length, layers, source_length in config.stacks():
+        attentions[length] += layers
+        if source_length:
+            attentions[source_length] += layers
+    bytes_per_value = sequences * np.dtype(dtype).itemsize
+    tensor, parts = mesh["tensor"], mesh["sequence"]
+    planned = []
+    if tensor > 1:
+        width = bytes_per_value * config.d_model
+        planned += [
+            PlannedCollective(
+                "all-reduce",
+                ("tensor",),
+                width * length // parts,
+                2 * (3 if source_length else 2) * layers,
+            )
+            for length, layers, source_length in config.stacks()
+        ]
+    if parts > 1:
+        width = bytes_per_value * 2 * config.kv_heads * config.head_width // tensor
+        exchange = CONTEXT_PARALLEL[config.context_parallel].exchange
+        for length, layers in attentions.items():
+            planned += exchange(width * length, layers, parts)
+    return planned
