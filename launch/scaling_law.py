@@ -94,7 +94,7 @@ def main() -> dict[str, Any]:
 def _write(found: "Study", directory: Path, points: Path, where: list[str]) -> Path:
     """Writes scaling_law.json and the page, with their source; returns the path of the page."""
     from lm_jax.scaling_laws.plots import write_page
-    from lm_jax.telemetry.environment import environment
+    from lm_jax.telemetry.environment import environment, maker
 
     directory.mkdir(parents=True, exist_ok=True)
     here, digest = environment(), hashlib.sha256(points.read_bytes()).hexdigest()
@@ -105,9 +105,7 @@ def _write(found: "Study", directory: Path, points: Path, where: list[str]) -> P
     chosen = [f"--where={text}" for text in where]
     chosen += [f"--best_per={','.join(BEST_PER.value)}"] if BEST_PER.value else []
     rows = " ".join([points.name, *chosen])
-    return write_page(
-        found, directory, f"From {rows}, SHA-256 {digest}, by lm_jax at {here['commit']}"
-    )
+    return write_page(found, directory, f"From {rows}, SHA-256 {digest}, by {maker(here)}")
 
 
 def _columns(known: dict[str, str]) -> dict[str, str]:

@@ -61,7 +61,8 @@ def write_page(study: Study, directory: str | Path, provenance: str = "") -> Pat
 def _plots(study: Study) -> dict[str, Plot]:
     fitted = study.fit
     if isinstance(fitted, IsoflopFit):
-        caption = "Loss by size at each budget; the curve, and its minimum (hollow: at the edge)"
+        caption = "Loss by size at each budget; a curve through the points, and its interpolated"
+        caption += " minimum (hollow: at the edge); triangles: losses above the axis"
         isoflop = Plot(caption, lambda axes: profiles(axes, fitted.profiles))
         return {"isoflop": isoflop} | _optima(study)
     if isinstance(fitted, EnvelopeFit):
@@ -102,7 +103,10 @@ def _optima(study: Study) -> dict[str, Plot]:
 
 
 def profiles(axes: Any, fitted: Sequence[IsoflopProfile]) -> None:
-    """Draws IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge."""
+    """Draws IsoFLOP profiles: points, curves and minima, hollow where one lies at an edge.
+
+    Losses above the axis are triangles at its top.
+    """
     for profile, colour in zip(fitted, colours(len(fitted)), strict=True):
         axes.plot(*profile.curve, color=colour, linewidth=1.2)
         axes.plot(profile.sizes, profile.losses, ".", color=colour, markersize=5)
@@ -114,6 +118,9 @@ def profiles(axes: Any, fitted: Sequence[IsoflopProfile]) -> None:
     # Sizes far from any optimum would squeeze the minima together.
     top = min(losses.max() * 1.02, best.max() * 1.25)
     axes.set_ylim(best.min() * 0.98, top)
+    for profile, colour in zip(fitted, colours(len(fitted)), strict=True):
+        high = profile.sizes[profile.losses > top]
+        axes.plot(high, np.full(len(high), top), "^", color=colour, markersize=5, clip_on=False)
     ends = zip(fitted, colours(len(fitted)), strict=True)
     label_ends(axes, [(min(p.losses[-1], top), f"{p.budget:.3g} FLOPs", c) for p, c in ends])
 

@@ -22,7 +22,7 @@ from lm_jax.reports.svg_charts import COLOURS
 from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
 _ABOVE = 1.25  # highest loss shown / highest minimum
-_WIDEST = 6.0  # points of a line
+_WIDEST = 4.0  # points of a line
 _ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
 _BESIDE = 1.04  # ratio of the places of markers of one size
 _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}

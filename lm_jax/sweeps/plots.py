@@ -108,7 +108,8 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
             some_ticks(axes.xaxis, sorted({size for size, *_ in np.hstack(points).T}))
         outer_labels(figure, LABELS["n"], VALIDATION)
 
-    caption = "Loss by size at each budget, and its minimum (hollow: at the edge)"
+    caption = "Loss by size at each budget, and its interpolated minimum (hollow: at the edge);"
+    caption += " triangles: losses above the axis"
     return Plot("; ".join([caption, *notes]), draw, len(families))
 
 
@@ -189,6 +190,8 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
         _size_bar(figure, scale, [{_SIZE: curve.parameters} for curve in curves])
 
     caption = f"The {kind} loss along training; red: the lowest loss of any run at each compute"
+    if any(curve.losses.max() > top for curve in curves):
+        caption += "; the first steps lie above the axis"
     if any(curve.failed for curve in curves):
         caption += "; cross: the run failed there"
     return Plot(caption, draw, len(families))

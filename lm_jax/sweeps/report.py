@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from lm_jax.sweeps.learning_rate_curves import (
     varied,
 )
 from lm_jax.sweeps.plots import plots_of
-from lm_jax.sweeps.results import read_results
-from lm_jax.telemetry.environment import environment, version
+from lm_jax.sweeps.results import read_results, workdir_of_row
+from lm_jax.telemetry.environment import environment, maker, version
 
 _COUNTS = ("non_embedding_parameters", "training_tokens", "training_flops")
 _MEASURES = ("validation_loss", "best_validation_loss", "bits_per_character", "seconds")
@@ -48,8 +49,9 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
     here = environment()
     plots = plots_of(directory, rows)
     (directory / "figures").mkdir(exist_ok=True)
-    made_from = f"From results.csv, SHA-256 {digest}, by lm_jax at {here['commit']}"
+    made_from = f"From results.csv, SHA-256 {digest}, by {maker(here)}"
     runs_head, runs = _runs(rows)
+    links = [_link(directory, row) for row in rows]
     page = render(
         "sweep.html",
         title=f"Sweep: {directory.resolve().name}",
@@ -59,7 +61,7 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
         best_rates=_best_rates(rows),
         failures=[(row["name"], row["error"] or "") for row in rows if row["status"] == "failed"],
         runs_head=runs_head,
-        runs=runs,
+        runs=list(zip(rows, links, runs, strict=True)),
         provenance=_provenance(rows, digest, here),
     )
     path = directory / "report.html"
@@ -135,14 +137,25 @@ def _estimate(best: Best) -> str:
 
 
 def _runs(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
-    """Returns the head of the table of runs, and its rows."""
-    names = ["name", "address", "status", "family", "seed", *varied(rows), *_COUNTS]
+    """Returns the head of the table of runs, and its rows without names.
+
+    Columns that say the same of all runs are left out, and the lowest loss of a run where it is
+    always the final one.
+    """
+    names = ["status", "family", "seed", *varied(rows), *_COUNTS]
     names += [name for name in _MEASURES if any(row.get(name) is not None for row in rows)]
-    for constant in ("family", "seed"):
-        if len({row[constant] for row in rows}) == 1:
-            names.remove(constant)
+    alike = [name for name in ("status", "family", "seed") if len({r[name] for r in rows}) == 1]
+    if all(row["best_validation_loss"] == row["validation_loss"] for row in rows):
+        alike.append("best_validation_loss")
+    names = [name for name in names if name not in alike]
     head = [_NAMES.get(name, name.rpartition(".")[2].replace("_", " ")) for name in names]
     return head, [[_cell(name, row[name]) for name in names] for row in rows]
+
+
+def _link(directory: Path, row: ResultRow) -> str:
+    """Returns the address of a run's page from the page of the sweep; "" where there is none."""
+    page = workdir_of_row(directory, row) / "report.html"
+    return quote(page.relative_to(directory).as_posix()) if page.is_file() else ""
 
 
 def _cell(name: str, value: Any) -> str:
@@ -165,11 +178,11 @@ def _provenance(
     lines = [
         ("made by", here["command"]),
         ("made from", f"results.csv, SHA-256 {digest}; a run's address is the hash of its config"),
-        ("drawn at commit", str(here["commit"])),
+        ("drawn at commit", here["commit"] or ""),
         ("drawn with", f"matplotlib={version('matplotlib')} numpy={version('numpy')}"),
     ]
     for column in ("commit", "versions", "device"):
         found = Counter(row[column] for row in rows if row.get(column))
         for value, count in found.items():
             lines.append((f"{column} of runs", f"{value} ({count} of {len(rows)})"))
-    return lines
+    return [(name, text) for name, text in lines if text]

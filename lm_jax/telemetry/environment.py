@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ def environment() -> dict[str, Any]:
         "devices": [device.device_kind for device in jax.devices()],
         "versions": versions(),
     }
+
+
+def maker(here: Mapping[str, Any]) -> str:
+    """Returns the version and, where it is known, the commit of an `environment`, as a phrase."""
+    commit = f" at {here['commit']}" if here["commit"] else ""
+    return f"lm_jax {here['versions']['lm_jax']}{commit}"
 
 
 def version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """The page of a sweep, from made-up results."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -38,6 +39,10 @@ def profiles():
     ]
 
 
+def provenance_of(text):
+    return text.split("<h2>Provenance")[1]
+
+
 def test_results_alone_make_the_page_and_the_same_plots_again(tmp_path):
     rows = grid_rows(final_loss, seeds=(0, 1))
     source = write_results(tmp_path, rows)
@@ -55,6 +60,10 @@ def test_results_alone_make_the_page_and_the_same_plots_again(tmp_path):
     assert "<strong>2</strong><span>failed" in text
     caption = page.all("img")[0]["alt"]
     assert "crosses above: runs that failed" in caption and "triangles" not in caption
+
+    assert "<td>2.1300 ± 0.0050</td>" in text  # the mean of width 64 at 2e-3, of seeds 0 and 1
+    assert "<td>2 of 2 failed</td>" in text
+    assert all(cell for cell in re.findall("<td>([^<]*)</td>", provenance_of(text)))
 
     other = tmp_path / "other"
     other.mkdir()
@@ -87,7 +96,19 @@ def test_runs_with_metrics_have_curves_and_positions(tmp_path):
     place = workdir_of_row(tmp_path, rows[0])
     write_by_position(place, "validation", sums, rows[0]["steps"], EvaluationConfig())
     write_results(tmp_path, rows)
-    assert write_sweep_page(tmp_path)[1] == ["curves", "positions"]
+    (place / "report.html").write_text("")
+    path, pictures = write_sweep_page(tmp_path)
+    assert pictures == ["curves", "positions"]
+    (link,) = Page(path.read_text()).all("a")  # the other run has no page yet
+    assert (tmp_path / link["href"]).is_file() and link["href"].startswith("runs/a-")
+
+
+def test_provenance_names_only_what_is_known(tmp_path, monkeypatch):
+    unknown = {"command": "", "commit": None, "versions": {"lm_jax": "0.1.0"}}
+    monkeypatch.setattr("lm_jax.sweeps.report.environment", lambda: unknown)
+    write_results(tmp_path, [r | {"device": ""} for r in grid_rows(final_loss)])
+    found = provenance_of(write_sweep_page(tmp_path)[0].read_text())
+    assert "made by" not in found and "drawn at commit" not in found and "None" not in found
 
 
 def test_a_sweep_without_finished_runs_has_a_page(tmp_path):
