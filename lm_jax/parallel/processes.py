@@ -152,7 +152,7 @@ def together(work: Callable[[], T]) -> T:
     """Returns the result of `work` after it has returned on all processes.
 
     Raises:
-      UserError: on all processes if it raised ValueError or OSError on any of them. In a run of
+      UserError: on all processes if it raised UserError or OSError on any of them. In a run of
         one process its own exception passes through.
     """
     if not several():
@@ -160,7 +160,7 @@ def together(work: Callable[[], T]) -> T:
     result, problem = None, ""
     try:
         result = work()
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         problem = str(error) or type(error).__name__
     for index, text in enumerate(gather(problem)):
         if text:

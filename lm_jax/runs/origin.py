@@ -16,6 +16,7 @@ import numpy as np
 
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
+from lm_jax.errors import UserError
 from lm_jax.runs.workdir import read_environment
 from lm_jax.telemetry.json_files import read_metrics, read_object
 from lm_jax.training.checkpoints import finished_steps
@@ -45,7 +46,7 @@ def origin(workdir: Path) -> Origin:
     """Returns where a run forked from; an empty record if it did not."""
     try:
         found = read_object(workdir / "branch.json")
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return Origin()
     return Origin(**{name: found[name] for name in Origin._fields if name in found})
 

@@ -343,7 +343,7 @@ class _Progress(NamedTuple):
         for index, (record, found) in enumerate(zip(self.records, results, strict=True)):
             if "validation" in found:
                 found["timings"]["total_seconds"] = seconds
-                with self._noting_failure(index, ValueError, OSError):
+                with self._noting_failure(index, UserError, OSError):
                     write_results(record, self.group.member_state(state, index), found)
         return {
             record.directory: {"error": self.failures[index]} if index in self.failures else found

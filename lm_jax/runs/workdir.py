@@ -45,7 +45,7 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     try:
         results = read_object(workdir / "evaluation.json")
         trained = to_dict(read_experiment(workdir))
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return None
     is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
     # A run that grew holds its earlier results until it has ended; counting takes one step.
@@ -118,7 +118,7 @@ def read_environment(workdir: str | Path) -> dict[str, Any]:
     """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
         found = read_object(Path(workdir) / "environment.json")
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return {}
     kinds = {"versions": dict, "devices": list}
     is_whole = all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
@@ -185,7 +185,7 @@ def read_by_position(
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
         nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
         measured = record["step"], record["stride"], record["context_length"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
     if measured != (step, 0, 0):
         return None

@@ -208,7 +208,7 @@ def study_isoflop(
     other = "parabola" if minimum == "akima" else "akima"
     try:
         results[f"exponent_n_by_{other}"] = fit_isoflop(n, d, c, losses, other).size.exponent
-    except ValueError:  # its minima lie at edges
+    except UserError:  # its minima lie at edges
         results[f"exponent_n_by_{other}"] = None
     return Study(results, points, fitted, loss)
 

@@ -53,7 +53,7 @@ def make_plan(
             if data_key not in sizes:
                 sizes[data_key] = sizes_of(experiment)
             cost = cost_of(experiment, sizes[data_key])
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"run {name}: {error}") from error
         plan.append(PlannedRun(name, address(experiment), experiment, labels, cost))
     return plan

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_jax.errors import UserError
 from lm_jax.evaluation.by_position import position_bins
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.reports.matplotlib_figures import (
@@ -92,7 +93,7 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
     for n, d, c, losses in points:
         try:
             fits.append(fit_isoflop(n, d, c, losses).profiles)
-        except ValueError as error:
+        except UserError as error:
             fits.append(None)
             notes.append(f"no minima: {error}")
 

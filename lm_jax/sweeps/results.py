@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lm_jax.sweeps.directory import (
     workdir_of,
 )
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.telemetry.json_files import open_atomically, read_metrics
+from lm_jax.telemetry.json_files import open_atomically, read_metrics, read_object
 
 # Read as text even if they look like a number, as the address 12e4567890 does.
 _TEXT_COLUMNS = {
@@ -210,8 +209,8 @@ def seconds_of(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
 def _tokens_counted(workdir: Path) -> int:
     """Returns the training targets of a count-based model: the whole training split."""
     try:
-        sizes = json.loads((workdir / "data.json").read_text())["train"]
-    except (OSError, ValueError, KeyError):
+        sizes = read_object(workdir / "data.json")["train"]
+    except (OSError, UserError, KeyError):
         return 0
     return split_targets(sizes)
 

@@ -7,6 +7,7 @@ import pytest
 
 from lm_jax.build import expected_sizes
 from lm_jax.costs.run_cost import cost_of
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
@@ -84,6 +85,9 @@ def test_a_plan_traces_each_shape_once_and_names_what_cannot_be_built():
     broken = trials_of(grid(kaplan(), {"model.num_heads": [2, 5]}))
     with pytest.raises(ValueError, match="run num_heads=5: model.d_model 64 is not a multiple"):
         make_plan(broken, lambda _: BYTES)
+    with pytest.raises(ValueError, match="invalid literal") as fault:  # shows its traceback
+        make_plan(trials, lambda _: {"vocab_size": int("a fault")})
+    assert not isinstance(fault.value, UserError)
 
 
 def test_a_state_larger_than_the_memory_is_refused():

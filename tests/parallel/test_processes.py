@@ -11,6 +11,9 @@ import time
 import numpy as np
 import pytest
 
+from lm_jax.choices import choose
+from lm_jax.errors import UserError
+from lm_jax.parallel import processes
 from lm_jax.telemetry.json_files import read_metrics
 from tests.launch.programs import ROOT, TINY, environment, parameters, wait_for_step
 
@@ -224,3 +227,13 @@ def test_a_job_whose_other_process_never_starts_says_where_it_waited(index, tmp_
     (error,) = errors(err)
     assert f"localhost:{port}" in error and "3 s" in error
     assert not workdir.exists()
+
+
+def test_a_fault_in_one_of_several_processes_is_no_mistake_of_the_user(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "gather", lambda text: ["", text])
+    with pytest.raises(ValueError, match="invalid literal") as fault:
+        processes.together(lambda: int("x"))
+    assert not isinstance(fault.value, UserError)
+    with pytest.raises(UserError, match="process 1: no such choice"):
+        processes.together(lambda: choose({}, "x", "no such choice"))
