@@ -104,6 +104,8 @@ def main() -> dict[str, Any]:
 
 def _print_summary(results: dict[str, Any]) -> None:
     validation = results["validation"]
+    if "ended_early" in results:
+        program.log(f"step {results['step']}: {results['ended_early']}")
     if validation.get("bits_per_character") is None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
             value = validation[name]  # None in the JSON of a finished run stands for infinity

@@ -118,7 +118,7 @@ def _train(
 
     hooks = Hooks(
         log=lambda step, metrics: None,
-        evaluate=lambda step, state: None,
+        evaluate=lambda step, state: True,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
     )

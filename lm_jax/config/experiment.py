@@ -61,6 +61,10 @@ class Experiment:
         choices=("auto", "float32", "bfloat16"),
     )
     tensorboard: bool = described(True, "Write metrics for TensorBoard.")
+    logger: str = described(
+        "none",
+        "Where metrics go, too: none, wandb, mlflow, or file.py:FUNCTION (docs/logging.md).",
+    )
 
 
 def field(config: Any, path: str) -> Any:

@@ -58,6 +58,11 @@ class TrainingConfig:
         10, "Optimizer steps in one dispatch to the devices.", minimum=1
     )
     log_every_steps: int = described(10, "Steps between two lines of the log.", minimum=1)
+    stop_after_no_improvement: int = described(
+        0,
+        "Evaluations without a lower validation cross-entropy after which the run ends; 0: off.",
+        minimum=0,
+    )
 
 
 @dataclasses.dataclass

@@ -25,7 +25,9 @@ FREE_ON_RESUME = (
     "checkpoint",
     "samples",
     "tensorboard",
+    "logger",
     "training.log_every_steps",
+    "training.stop_after_no_improvement",
     "data.path",
     "data.tasks",
     "data.validation_path",
@@ -43,7 +45,8 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
       UserError: the model's configuration belongs to no family.
     """
     values = dataclasses.asdict(experiment)
-    values["objective"] = absolute(values["objective"])
+    for name in ("objective", "logger"):
+        values[name] = absolute(values[name])
     values["model"] = {"family": family_name(experiment.model), **values["model"]}
     values["data"] = {"kind": experiment.data.kind, **values["data"]}
     values["data"]["source"] = absolute(values["data"]["source"])

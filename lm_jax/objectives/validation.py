@@ -7,6 +7,7 @@ from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
 from lm_jax.objectives import objective_of
 from lm_jax.objectives.interface import is_served
+from lm_jax.telemetry.loggers import LOGGERS
 from lm_jax.training.optimizers import OPTIMIZERS
 from lm_jax.training.schedules import SCHEDULES
 
@@ -16,6 +17,12 @@ def validate(experiment: Experiment) -> None:
     validate_values(experiment)
     choose(OPTIMIZERS, experiment.optimizer.name, "optimizer.name")
     choose(SCHEDULES, experiment.schedule.name, "schedule.name")
+    choose(LOGGERS, experiment.logger, "logger")
+    if experiment.training.stop_after_no_improvement and not experiment.evaluation.every_steps:
+        raise UserError(
+            "training.stop_after_no_improvement counts evaluations, and evaluation.every_steps is "
+            "0: there is one at the end only; set evaluation.every_steps"
+        )
     _validate_objective(experiment)
     _validate_batches(experiment)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +22,12 @@ from lm_jax.reports.run_report import write_report
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
 from lm_jax.runs.workdir import write_by_document
-from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.json_files import read_metrics, write_json
+from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
+from lm_jax.training.early_stopping import ended_early
 from lm_jax.training.loop import NonFiniteLoss
 from lm_jax.training.state import TrainState, variables_of
 
@@ -41,6 +44,13 @@ class Record(NamedTuple):
     meter: Meter
     measured: dict[int, dict[str, Any]]  # the last measures, by their step
     sums: dict[int, DocumentSums]  # the sums behind them
+    cross_entropies: dict[int, float]  # of all evaluations by step, those before resuming included
+
+    @property
+    def ended_early(self) -> str:
+        """Why the run ends before its last step; "" while it goes on."""
+        patience = self.built.experiment.training.stop_after_no_improvement
+        return ended_early(self.cross_entropies, patience, self.built.num_steps)
 
     def evaluate(self, step: int, state: TrainState) -> None:
         config, split = self.built.experiment.evaluation, self.dataset.validation
@@ -49,6 +59,7 @@ class Record(NamedTuple):
         for last in (self.measured, self.sums):
             last.clear()
         self.measured[step], self.sums[step] = measures, sums
+        self.cross_entropies[step] = measures["cross_entropy"]
         self.log.evaluation(step, measures)
         if np.isnan(measures["cross_entropy"]):
             raise NonFiniteLoss(
@@ -76,7 +87,8 @@ class Record(NamedTuple):
         if step not in self.measured:  # resumed at its end, or counted
             self.evaluate(step, state)
             self.save(step, state)
-        return {
+        reason = {"ended_early": self.ended_early} if self.ended_early else {}
+        return reason | {
             "parameters": num_parameters(state),
             "validation": self.measured[step],
             "baselines": self._baselines() if baselines is None else baselines,
@@ -98,22 +110,31 @@ def open_record(
     state: TrainState,
     started: float,
     shows: bool = True,
+    on_metrics: OnMetrics = lambda step, metrics: None,
 ) -> Iterator[Record]:
     """Opens the record of a run that continues from this state; closes its log on exit.
 
     Args:
       shows: whether progress is printed.
+      on_metrics: called with each step that is logged and its numbers.
     """
     experiment = built.experiment
-    num_steps = built.num_steps
+    num_steps, step = built.num_steps, int(state.step)
+    patience = experiment.training.stop_after_no_improvement
+    cross_entropies = _cross_entropies(directory, step) if patience else {}
+    # A collective: no process rewrites the file before all have read it.
+    processes.agree({"the evaluations so far": sorted(cross_entropies)})
     log: RunLog = Quiet()
     if processes.is_first():
+        is_over = step >= num_steps or ended_early(cross_entropies, patience, num_steps)
         log = RunLog(
             directory,
             total_steps=num_steps,
             tensorboard=experiment.tensorboard,
-            first_step=int(state.step) if checkpoints.steps() else 0,
+            first_step=step if checkpoints.steps() else 0,
             shows=shows,
+            measured_again=bool(is_over),
+            on_metrics=on_metrics,
         )
     per_step = targets_per_step(experiment)
     extra_rows = rows_of_other_batches(directory, experiment)
@@ -128,7 +149,18 @@ def open_record(
     )
     losses = make_loss_function(built.loss)
     with contextlib.closing(log):
-        yield Record(directory, built, dataset, losses, checkpoints, log, meter, {}, {})
+        yield Record(
+            directory, built, dataset, losses, checkpoints, log, meter, {}, {}, cross_entropies
+        )
+
+
+def _cross_entropies(directory: Path, last_step: int) -> dict[int, float]:
+    """Returns the validation cross-entropies that a run has logged, by step."""
+    return {
+        row["step"]: math.inf if row["cross_entropy"] is None else row["cross_entropy"]
+        for row in read_metrics(directory)
+        if row["kind"] == "evaluation" and row["step"] <= last_step
+    }
 
 
 def write_results(record: Record, state: TrainState, results: dict[str, Any]) -> None:

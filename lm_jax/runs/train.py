@@ -13,7 +13,9 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment
+from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment, sequences_per_step
+from lm_jax.config.serialization import to_dict
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
@@ -33,6 +35,7 @@ from lm_jax.runs.recorder import Record, num_parameters, open_record, write_resu
 from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
+from lm_jax.telemetry.loggers import LOGGERS, OnMetrics
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 from lm_jax.training.loop import Hooks, NonFiniteLoss, check_finite, fit
@@ -54,6 +57,9 @@ class Request(NamedTuple):
     keep_steps: Mapping[Path, int] = {}
     """A step of each run, where a dispatch ends, whose checkpoint is saved and kept."""
 
+    on_metrics: Mapping[Path, OnMetrics] = {}
+    """(step, metrics) -> None for each run, called by the first process for each logged step."""
+
 
 def train(
     experiment: Experiment,
@@ -61,8 +67,13 @@ def train(
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
     keep_step: int = 0,
+    on_metrics: OnMetrics = lambda step, metrics: None,
 ) -> Results:
     """Trains one run to the end, or resumes it, and returns its results: see `train_runs`.
+
+    Args:
+      on_metrics: called with each step that is logged and its numbers, such as `train/loss` and
+        `evaluation/cross_entropy`.
 
     Raises:
       UserError: before anything is written, when the experiment cannot run or the work directory
@@ -70,7 +81,9 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     directory = Path(directory)
-    request = Request(stop_requested, profile_steps, {directory: keep_step})
+    request = Request(
+        stop_requested, profile_steps, {directory: keep_step}, {directory: on_metrics}
+    )
     return train_runs({directory: experiment}, request)[directory]
 
 
@@ -202,7 +215,8 @@ def _train_group(
                 request.stop_requested,
                 time_sheet.record_time,
             )
-            state, traced = _take_steps(progress, state, batches, hooks, request)
+            if not progress.ended_early:  # a run that resumes where it has ended takes no step
+                state, traced = _take_steps(progress, state, batches, hooks, request)
             traced |= {"goodput": time_sheet.goodput()}
         results = progress.conclude(state, started, traced)
     return progress.write(state, results, started)
@@ -300,11 +314,19 @@ class _Progress(NamedTuple):
         if not self._left():
             raise _AllDiverged
 
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Measures the validation split with each run's parameters."""
+    def evaluate(self, step: int, state: TrainState) -> bool:
+        """Measures the validation split with each run's parameters; returns whether to go on."""
         for index, record in self._left():
             with self._noting_failure(index, NonFiniteLoss):
                 record.evaluate(step, self.group.member_state(state, index))
+        if self.ended_early:
+            self.records[0].log.message(self.ended_early)
+        return not self.ended_early
+
+    @property
+    def ended_early(self) -> str:
+        """Why the run, which is the only one, ends before its last step; "" if it does not."""
+        return self.records[0].ended_early if self.group.is_single else ""
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes a checkpoint of each run."""
@@ -323,7 +345,8 @@ class _Progress(NamedTuple):
         found: list[Results] = []
         for index, record in enumerate(self.records):
             results: Results = {"workdir": str(record.directory), "step": step}
-            if index not in self.failures and step < record.built.num_steps:
+            is_over = step >= record.built.num_steps or record.ended_early
+            if index not in self.failures and not is_over:
                 profile = {k: v for k, v in traced.items() if k != "goodput"}
                 results |= profile | {"stopped": True}
             elif index not in self.failures:
@@ -373,8 +396,9 @@ def _open(
         state, said = first_state(built, checkpoints, dataset, inherited)
         states.append(state)
         notes += [note for note in said if note not in notes]
+        on_metrics = _on_metrics(stack, directory, experiment, request)
         opened = open_record(
-            directory, built, dataset, checkpoints, state, started, shows=not records
+            directory, built, dataset, checkpoints, state, started, not records, on_metrics
         )
         record = stack.enter_context(opened)
         losses = records[0].losses if records else record.losses  # compiled once
@@ -386,6 +410,23 @@ def _open(
         )
     state = group.stack(states)
     return _Progress(group, records, {}), state, notes + _introduction(group, dataset, state)
+
+
+def _on_metrics(
+    stack: contextlib.ExitStack, directory: Path, experiment: Experiment, request: Request
+) -> OnMetrics:
+    """Enters the experiment's logger; returns what calls it and the hook of the request."""
+    own = request.on_metrics.get(directory, lambda step, metrics: None)
+    if not processes.is_first():
+        return own
+    logger = choose(LOGGERS, experiment.logger, "logger")
+    logged = stack.enter_context(logger(directory, to_dict(experiment)))
+
+    def on_metrics(step: int, metrics: Mapping[str, float]) -> None:
+        own(step, metrics)
+        logged(step, metrics)
+
+    return on_metrics
 
 
 def _take_steps(

@@ -42,7 +42,9 @@ def groups_of(runs: Mapping[str, Experiment]) -> list[list[str]]:
     """Returns the names of runs, one list for each group that can be trained together."""
     found: dict[str, list[str]] = {}
     for name, experiment in runs.items():
-        found.setdefault(_shape_of(experiment), []).append(name)
+        # Runs that may end early end at different steps: each is a group of its own.
+        alone = name if experiment.training.stop_after_no_improvement else ""
+        found.setdefault(_shape_of(experiment) + alone, []).append(name)
     return list(found.values())
 
 
@@ -76,6 +78,11 @@ class RunGroup(NamedTuple):
             return
         if first.is_count_based:
             raise UserError("a count-based model takes no steps; train it alone")
+        if first.experiment.training.stop_after_no_improvement:
+            raise UserError(
+                "training.stop_after_no_improvement ends runs at different steps, and runs that "
+                "are trained together take the same; set it to 0, or train the runs one by one"
+            )
         if first.mesh.size > first.mesh.shape["data"]:
             raise UserError(
                 "runs that are trained together split their batches only, and the mesh is "

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lm_jax.telemetry.json_files import drop_rows_after, finite
+from lm_jax.telemetry.loggers import OnMetrics
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -20,7 +21,12 @@ class RunLog:
     """The log of a training run; progress and messages go to stderr.
 
     Opening it for a resumed run drops the rows after `first_step`, so that metrics.jsonl and
-    TensorBoard hold every step once. With `shows` False it prints nothing.
+    TensorBoard hold every step once.
+
+    Args:
+      shows: whether anything is printed.
+      measured_again: whether the state of `first_step` is evaluated once more.
+      on_metrics: called with the step and the numbers of each row, such as `train/loss`.
     """
 
     def __init__(
@@ -31,11 +37,13 @@ class RunLog:
         tensorboard: bool,
         first_step: int = 0,
         shows: bool = True,
+        measured_again: bool = False,
+        on_metrics: OnMetrics = lambda step, metrics: None,
     ):
-        self._total = total_steps
+        self._total, self._on_metrics = total_steps, on_metrics
         path = workdir / "metrics.jsonl"
         if path.exists():
-            drop_rows_after(path, first_step, measured_again=first_step >= total_steps)
+            drop_rows_after(path, first_step, measured_again)
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = None
         if tensorboard:
@@ -86,10 +94,15 @@ class RunLog:
         row = {"step": step, "kind": kind} | finite(dict(metrics))
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        numbers = {
+            f"{kind}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "step"
+        }
         if self._tensorboard:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        self._on_metrics(step, numbers)
 
 
 class Quiet(RunLog):

@@ -25,7 +25,9 @@ class Hooks(NamedTuple):
     log: Callable[[int, Mapping[str, np.ndarray]], None]
     """(last step, metrics of the steps of one dispatch [K]), one dispatch late."""
 
-    evaluate: Callable[[int, TrainState], None]
+    evaluate: Callable[[int, TrainState], bool]
+    """(step, state) -> whether training goes on; the same on all processes."""
+
     save: Callable[[int, TrainState], None]
     stop_requested: Callable[[int], bool]
     """(last step) -> whether to save and stop there; the same on all processes."""
@@ -47,7 +49,7 @@ def fit(
     num_runs: int | None = None,
     save_at: Collection[int] = (),
 ) -> TrainState:
-    """Returns the state after `training.num_steps` steps, or after the step of a requested stop.
+    """Returns the state after `training.num_steps` steps, or where a hook ends or stops training.
 
     The host stays one dispatch ahead of the device: it prepares and sends the next batches before
     it reads the metrics of the last. `train_steps` (from `jit_train_steps`) consumes `state`.
@@ -99,13 +101,14 @@ def fit(
         if evaluates or saves:
             read(*pending)
             pending = None
+        ends = False
         if evaluates:
-            hooks.evaluate(step, state)
+            ends = not hooks.evaluate(step, state)
             hooks.record_time("evaluation")
-        if saves:
+        if saves or ends:
             hooks.save(step, state)
             hooks.record_time("checkpoints")
-        if stop:
+        if stop or ends:
             break
     return state
 

@@ -76,7 +76,7 @@ def train(name, mesh):
     losses = []
     hooks = Hooks(
         log=lambda step, metrics: losses.extend(metrics["loss"].tolist()),
-        evaluate=lambda step, state: None,
+        evaluate=lambda step, state: True,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
     )

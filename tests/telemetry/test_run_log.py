@@ -28,7 +28,8 @@ def test_a_resumed_run_has_every_step_once(tmp_path):
 def test_a_run_resumed_at_its_end_has_one_evaluation_of_it(tmp_path):
     figures = {"cross_entropy": 2.0, "perplexity": 7.4, "accuracy": 0.5}
     for first_step in (0, 100):
-        log = RunLog(tmp_path, total_steps=100, tensorboard=False, first_step=first_step)
+        options = {"first_step": first_step, "measured_again": first_step == 100}
+        log = RunLog(tmp_path, total_steps=100, tensorboard=False, **options)
         if not first_step:
             log.training(100, {"loss": 2.0})
         log.evaluation(100, figures)

@@ -26,7 +26,7 @@ def losses(**fields):
     found = []
     hooks = Hooks(
         log=lambda step, metrics: found.extend(metrics["loss"].tolist()),
-        evaluate=lambda step, state: None,
+        evaluate=lambda step, state: True,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
     )
