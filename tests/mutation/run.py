@@ -64,14 +64,15 @@ def main() -> int:
     """Prints a row for each mutation as it is tried, and how many were caught."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="a part of the paths to try")
-    parser.add_argument("--after", type=int, default=0, help="how many of them to pass over")
+    parser.add_argument("--share", default="1/1", help="2/3: the second of three equal shares")
     parser.add_argument("--output", help="a file for the table")
     arguments = parser.parse_args()
     if wrong := misplaced(MUTATIONS):
         print("\n".join(wrong), file=sys.stderr)
         return 2
     tried = [mutation for mutation in MUTATIONS if arguments.only in mutation.path]
-    tried = tried[arguments.after :]
+    first, step = map(int, arguments.share.split("/"))
+    tried = tried[first - 1 :: step]
     rows = ["| file | line | caught | seconds |", "| --- | --- | --- | --- |"]
     survivors = 0
     with tempfile.TemporaryDirectory() as directory:

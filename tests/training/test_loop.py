@@ -42,6 +42,44 @@ def one_device():
     return losses()
 
 
+class Numbers:
+    """Batches of one number each: the step."""
+
+    note = ""
+
+    def __getitem__(self, step):
+        return {"inputs": np.array([step])}
+
+
+@pytest.mark.parametrize(
+    ("stops_at", "evaluated", "saved"),
+    [(None, [8, 16, 20], [6, 12, 18, 20]), (11, [8], [6, 11])],
+)
+def test_every_step_is_taken_once_and_evaluated_and_saved_when_asked(stops_at, evaluated, saved):
+    config = tiny(training__num_steps=20, training__steps_per_call=4, evaluation__every_steps=8)
+    config.checkpoint.every_steps = 6
+    seen, calls = [], {"evaluate": [], "save": []}
+
+    def train_steps(state, batch):
+        seen.extend(batch["inputs"][:, 0].tolist())
+        return state._replace(step=state.step + len(batch["inputs"])), {
+            "loss": jnp.zeros(len(batch["inputs"]))
+        }
+
+    hooks = Hooks(
+        log=lambda step, metrics: None,
+        evaluate=lambda step, state: calls["evaluate"].append(step),
+        save=lambda step, state: calls["save"].append(step),
+        stop_requested=lambda step: stops_at is not None and step >= stops_at,
+    )
+    if stops_at:
+        config.training.steps_per_call = 1
+    mesh = sharding.make_mesh("data:1", jax.devices()[:1])
+    state = fit(train_steps, TrainState(0, None, {}, {}, None), Numbers(), config, mesh, hooks)
+    assert state.step == (stops_at or 20) and seen == list(range(state.step))
+    assert calls == {"evaluate": evaluated, "save": saved}
+
+
 def test_the_loss_falls(one_device):
     found, _ = one_device
     assert found[0] == pytest.approx(np.log(257), rel=0.02)
