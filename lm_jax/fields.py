@@ -5,11 +5,16 @@ A program derives its flags from such fields, and `validate_fields` checks their
 
 import dataclasses
 import numbers
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from lm_jax.choices import import_object
 from lm_jax.errors import UserError
 
 T = TypeVar("T")
+
+_LARGEST_INT = 2**31 - 1  # arrays of JAX hold int32
+_LARGEST_FLOAT = (2 - 2**-23) * 2.0**127  # arrays hold it as infinity from here on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +26,61 @@ class Description:
     maximum: float | None = None
     above: float | None = None  # an exclusive minimum
     below: float | None = None  # an exclusive maximum
-    choices: tuple[str, ...] = ()
+    besides: Mapping[float, str] = dataclasses.field(default_factory=dict)
+    """A value outside of the bounds -> what it stands for."""
+
+    choices: Collection[str] = ()  # such as the dictionary that holds them
+    choices_in: str = ""
+    """`module:DICTIONARY` of choices that the configuration may not import.
+
+    It is read to be shown only: what uses the field checks it, and takes objects from outside, too.
+    """
+
+    def accepts(self, value: Any) -> bool:
+        """Returns whether a value of the right type is a choice, or inside of the bounds."""
+        if self.choices:
+            return value in self.choices
+        is_inside = (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+        )
+        return is_inside or value in self.besides
+
+    def accepted(self, name: str) -> str:
+        """Returns what a field of this name accepts, such as `at least 1`; empty if anything."""
+        if self.choices_in:
+            choices = import_object(self.choices_in, name)
+            return f"one of {', '.join(choices)}, or file.py:ATTRIBUTE"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        others = "".join(f", or {value} for {what}" for value, what in self.besides.items())
+        return self._bounds(name) + others
+
+    def _bounds(self, name: str) -> str:
+        if self.maximum is None and self.below is None:
+            if self.above is not None:
+                return f"above {self.above}"
+            return "" if self.minimum is None else f"at least {self.minimum}"
+        low = "" if self.minimum is None else f"{self.minimum} <= "
+        low = low if self.above is None else f"{self.above} < "
+        high = f"<= {self.maximum}" if self.below is None else f"< {self.below}"
+        return f"{low}{name} {high}"
 
 
 def described(default: T, help: str, **accepted: Any) -> T:
     """Returns a dataclass field with a default and a `Description` of these arguments."""
-    description = Description(help, **accepted)
-    field: Any = dataclasses.field(default=default, metadata={"description": description})
-    return field
+    return _field(default, Description(help, **accepted))
+
+
+def described_in(config_type: type, name: str, default: T) -> T:
+    """Returns a dataclass field as a base class describes it, with another default."""
+    return _field(default, _description(config_type, name))
+
+
+def _field(default: Any, description: Description) -> Any:
+    return dataclasses.field(default=default, metadata={"description": description})
 
 
 def description_of(field: "dataclasses.Field[Any]") -> Description:
@@ -36,10 +88,14 @@ def description_of(field: "dataclasses.Field[Any]") -> Description:
     return field.metadata.get("description", Description(""))
 
 
+def _description(config_type: type, name: str) -> Description:
+    (field,) = (field for field in dataclasses.fields(config_type) if field.name == name)
+    return description_of(field)
+
+
 def choices_of(config_type: type, name: str) -> tuple[str, ...]:
     """Returns the values that a field of a dataclass accepts."""
-    (field,) = (field for field in dataclasses.fields(config_type) if field.name == name)
-    return description_of(field).choices
+    return tuple(_description(config_type, name).choices)
 
 
 _TYPES: dict[str, tuple[Any, str]] = {
@@ -50,42 +106,11 @@ _TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
-def validate_types(config: Any, path: str) -> None:
-    """Checks the type of every field of a dataclass that is a number, a text, a bool or a part.
-
-    Integers have an upper bound, too.
-
-    Args:
-      path: prefix of the names of the fields in messages, such as `samples.`.
-
-    Raises:
-      UserError: a value has another type.
-    """
-    for field in dataclasses.fields(config):
-        value: Any = getattr(config, field.name)
-        name = f"{path}{field.name}"
-        declared = getattr(field.type, "__name__", field.type)  # the text of a quoted annotation
-        if declared in _TYPES:
-            accepted, expected = _TYPES[declared]
-            is_number = accepted not in (str, bool)
-            if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
-                raise UserError(f"{name} is {value!r}; expected {expected}")
-            if declared == "int" and abs(value) > (largest := _largest(field)):
-                raise UserError(f"{name} is {value}; expected at most {largest}")
-        elif dataclasses.is_dataclass(value):
-            validate_types(value, f"{name}.")
-        elif dataclasses.is_dataclass(field.type):
-            raise UserError(f"{name} is {value!r}; expected a {declared}")
-
-
-def _largest(field: "dataclasses.Field[Any]") -> int:
-    """Returns the largest integer that a field can be; arrays of JAX hold int32."""
-    maximum = description_of(field).maximum
-    return 2**31 - 1 if maximum is None else int(maximum)
-
-
 def validate_fields(config: Any, path: str) -> None:
-    """Checks every described field of a dataclass.
+    """Checks the type and the value of every field of a dataclass and of its parts.
+
+    Types are checked of numbers, texts, bools and parts, values where they are described. Numbers
+    must be those of int32 and float32 in any case.
 
     Args:
       path: prefix of the names of the fields in messages, such as `samples.`.
@@ -94,33 +119,29 @@ def validate_fields(config: Any, path: str) -> None:
       UserError: a field does not accept its value.
     """
     for field in dataclasses.fields(config):
-        expected = _expected(field.name, getattr(config, field.name), description_of(field))
-        if expected:
-            value = getattr(config, field.name)
-            shown = repr(value) if isinstance(value, str) else value
-            raise UserError(f"{path}{field.name} is {shown}; expected {expected}")
+        value: Any = getattr(config, field.name)
+        if expected := _expected(field, value):
+            raise UserError(f"{path}{field.name} is {value!r}; expected {expected}")
+        if dataclasses.is_dataclass(value):
+            validate_fields(value, f"{path}{field.name}.")
 
 
-def _expected(name: str, value: Any, accepted: Description) -> str:
+def _expected(field: "dataclasses.Field[Any]", value: Any) -> str:
     """Returns what a field accepts if that excludes the value, else an empty text."""
-    if accepted.choices and value not in accepted.choices:
-        return f"one of {', '.join(accepted.choices)}"
-    minimum, above, maximum, below = (
-        accepted.minimum,
-        accepted.above,
-        accepted.maximum,
-        accepted.below,
-    )
-    is_accepted = (
-        (minimum is None or value >= minimum)
-        and (above is None or value > above)
-        and (maximum is None or value <= maximum)
-        and (below is None or value < below)
-    )
-    if is_accepted:
-        return ""
-    if maximum is None and below is None:
-        return f"at least {minimum}" if above is None else f"above {above}"
-    low = "" if minimum is None else f"{minimum} <= "
-    low = low if above is None else f"{above} < "
-    return f"{low}{name} <= {maximum}" if below is None else f"{low}{name} < {below}"
+    declared = getattr(field.type, "__name__", field.type)  # the text of a quoted annotation
+    description = description_of(field)
+    if declared in _TYPES:
+        accepted, expected = _TYPES[declared]
+        is_number = accepted not in (str, bool)
+        if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
+            return expected
+    elif dataclasses.is_dataclass(field.type) and not dataclasses.is_dataclass(value):
+        return f"a {declared}"
+    if not description.accepts(value):
+        return description.accepted(field.name)
+    if declared == "float" and not abs(value) <= _LARGEST_FLOAT:
+        return "a finite number of float32"
+    largest = _LARGEST_INT if description.maximum is None else description.maximum
+    if declared == "int" and abs(value) > largest:
+        return f"at most {largest}"
+    return ""

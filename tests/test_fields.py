@@ -8,7 +8,7 @@ import pytest
 
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
-from lm_jax.fields import choices_of, described, validate_fields, validate_types
+from lm_jax.fields import choices_of, described, described_in, validate_fields
 from lm_jax.generation.beam_search import LENGTH_PENALTIES, BeamSearch
 from lm_jax.generation.generate import settings
 from lm_jax.generation.sampling import Sampling
@@ -20,11 +20,19 @@ class Part:
     share: float = described(0.5, "A share.", above=0, maximum=1)
     kind: str = described("a", "A kind.", choices=("a", "b"))
     rate: float = described(0.0, "A rate.", minimum=0, below=1)
+    special: float = described(-1.0, "Special.", minimum=0, below=1, besides={-1: "rest"})
     free: int = -7
+    real: float = 0.0
+
+
+@dataclasses.dataclass
+class Derived(Part):
+    count: int = described_in(Part, "count", 5)
 
 
 @pytest.mark.parametrize(
-    "part", [Part(), Part(1), Part(share=1.0), Part(share=1e-9), Part(kind="b"), Part(free=0)]
+    "part",
+    [Part(), Part(1), Part(share=1.0), Part(share=1e-9), Part(kind="b"), Derived()],
 )
 def test_values_that_are_accepted(part):
     validate_fields(part, "part.")
@@ -39,6 +47,14 @@ def test_values_that_are_accepted(part):
         (Part(share=float("nan")), "part.share is nan; expected 0 < share <= 1"),
         (Part(rate=1.0), "part.rate is 1.0; expected 0 <= rate < 1"),
         (Part(kind="c"), "part.kind is 'c'; expected one of a, b"),
+        (
+            Part(special=-0.5),
+            "part.special is -0.5; expected 0 <= special < 1, or -1 for rest",
+        ),
+        (Part(free=2**31), "part.free is 2147483648; expected at most 2147483647"),
+        (Part(real=float("nan")), "part.real is nan; expected a finite number of float32"),
+        (Part(real=-1e39), r"part.real is -1e\+39; expected a finite number of float32"),
+        (Derived(0), "part.count is 0; expected at least 1"),
     ],
 )
 def test_values_that_are_refused(part, message):
@@ -62,6 +78,7 @@ class Whole:
         (Whole(Part(3.0)), "x.part.count is 3.0; expected an integer"),
         (Whole(Part(True)), "x.part.count is True; expected an integer"),
         (Whole(Part(share=None)), "x.part.share is None; expected a number"),
+        (Whole(Part(0)), "x.part.count is 0; expected at least 1"),
         (Whole(part=3), "x.part is 3; expected a Part"),
         (Whole(name=Path("a")), r"x.name is .*Path\('a'\); expected a text"),
         (Whole(quoted=""), "x.quoted is ''; expected an integer"),
@@ -69,9 +86,9 @@ class Whole:
     ],
 )
 def test_values_of_another_type_are_refused(whole, message):
-    validate_types(Whole(Part(np.int64(3), share=1), "name", False), "x.")
+    validate_fields(Whole(Part(np.int64(3), share=1), "name", False), "x.")
     with pytest.raises(UserError, match=f"^{message}$"):
-        validate_types(whole, "x.")
+        validate_fields(whole, "x.")
 
 
 def test_length_penalties_are_the_choices_of_their_field():

@@ -4,6 +4,7 @@ from typing import Any
 
 from lm_jax.choices import choose, name_of
 from lm_jax.errors import UserError
+from lm_jax.fields import validate_fields
 from lm_jax.models import causal_cnn, dense_classifier, mlp, naive_bayes, skip_gram
 from lm_jax.models.convnet.model import FAMILY as CONVNET
 from lm_jax.models.family import Family as Family
@@ -75,8 +76,14 @@ def _named_family(config: Any) -> tuple[str, Family]:
 
 
 def validate_model(config: Any) -> None:
-    """Raises UserError for a configuration that cannot be built; one may have nothing to refuse."""
-    check = getattr(config, "validate", None)  # of a class that may be from outside this package
+    """Raises UserError for fields that do not accept their values or do not fit each other.
+
+    It must be a family's configuration. One from outside this package need neither describe its
+    fields nor have `validate()`.
+    """
+    family_of(config)
+    validate_fields(config, "model.")
+    check = getattr(config, "validate", None)
     if check is not None:
         check()
 
@@ -87,4 +94,5 @@ def build_model(config: Any, dtype: Any) -> Model:
     Raises:
       UserError: the configuration cannot be built.
     """
+    validate_model(config)
     return family_of(config).build(config, dtype)

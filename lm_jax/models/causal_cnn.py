@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
@@ -22,14 +23,20 @@ from lm_jax.models.parameters import declared, declared_kernel, declared_table
 class CausalCNNConfig:
     """The shape of the network; dilations double from block to block and restart in cycles."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 64  # tokens of a training window; see `receptive_field`
-    num_layers: int = 6
-    d_model: int = 128
-    kernel_width: int = 2
-    dilation_cycle: int = 6  # the dilation of block i is 2 ** (i % dilation_cycle)
-    logit_scale: float = 1.0  # factor on the logits
-    dropout_rate: float = 0.0  # of the embedding and of each block
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    context_length: int = described(
+        64, "Tokens of a training window; see `receptive_field`.", minimum=1
+    )
+    num_layers: int = described(6, "Blocks, each with one causal convolution.", minimum=1)
+    d_model: int = described(128, "Width of the activations between blocks.", minimum=1)
+    kernel_width: int = described(2, "Taps of a convolution.", minimum=1)
+    dilation_cycle: int = described(
+        6, "The dilation of block i is 2 ** (i % dilation_cycle).", minimum=1
+    )
+    logit_scale: float = described(1.0, "Factor on the logits.", above=0)
+    dropout_rate: float = described(
+        0.0, "Dropout of the embedding and of each block.", minimum=0, below=1
+    )
 
     @property
     def dilations(self) -> list[int]:
@@ -43,18 +50,6 @@ class CausalCNNConfig:
     def widths(self) -> tuple[str, ...]:
         """Returns the field that muP scales."""
         return ("d_model",)
-
-    def validate(self) -> None:
-        """Raises UserError for an impossible shape."""
-        for field in ("context_length", "num_layers", "d_model", "kernel_width", "dilation_cycle"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        if self.vocab_size < 0:
-            raise UserError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
-        if not self.logit_scale > 0:
-            raise UserError(f"model.logit_scale is {self.logit_scale}; expected above 0")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 class GatedConvBlock(nn.Module):
@@ -137,9 +132,8 @@ def causal_cnn(config: CausalCNNConfig, dtype: Any = jnp.float32) -> Model:
     """Returns the convolutional language model of a configuration, which computes in `dtype`.
 
     Raises:
-      UserError: the configuration has an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 

@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel
+
+_ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
+_GAINS = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}  # fan-in times the variance of a kernel
 
 
 @dataclasses.dataclass
@@ -24,39 +28,23 @@ class DenseClassifierConfig:
     sigmoid of their difference.
     """
 
-    num_classes: int = 0  # 0: the data set's
-    image_height: int = 0  # 0: the data set's; if it stays 0, any input size is accepted
-    image_width: int = 0
-    image_channels: int = 0
-    num_layers: int = 3  # matrix products, including the last
-    d_hidden: int = 128
-    activation: str = "relu"  # relu, tanh, sigmoid
-    dropout_rate: float = 0.0  # after each hidden layer
-    zero_init: bool = False  # the last layer starts at zero: every class equally likely
+    num_classes: int = described(0, "Number of classes; 0: the data set's.", minimum=0)
+    image_height: int = described(
+        0, "Rows of pixels; 0: the data set's, and any size of input if it stays 0.", minimum=0
+    )
+    image_width: int = described(0, "Columns of pixels; 0: the data set's.", minimum=0)
+    image_channels: int = described(0, "Channels of a pixel; 0: the data set's.", minimum=0)
+    num_layers: int = described(3, "Matrix products, including the last.", minimum=1)
+    d_hidden: int = described(128, "Width of the hidden layers.", minimum=1)
+    activation: str = described("relu", "Of the hidden layers.", choices=_ACTIVATIONS)
+    dropout_rate: float = described(0.0, "Dropout after each hidden layer.", minimum=0, below=1)
+    zero_init: bool = described(
+        False, "The last layer starts at zero: every class is equally likely."
+    )
 
     def widths(self) -> tuple[str, ...]:
         """Returns the field that muP scales."""
         return ("d_hidden",)
-
-    def validate(self) -> None:
-        """Raises UserError for an unknown choice or an impossible shape."""
-        if self.activation not in _ACTIVATIONS:
-            raise UserError(
-                f"model.activation is {self.activation!r}; "
-                f"expected one of {', '.join(_ACTIVATIONS)}"
-            )
-        for field in ("num_layers", "d_hidden"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("num_classes", "image_height", "image_width", "image_channels"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
-
-
-_ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
-_GAINS = {"relu": 2.0, "tanh": 1.0, "sigmoid": 1.0}  # fan-in times the variance of a kernel
 
 
 class DenseClassifier(nn.Module):
@@ -94,10 +82,9 @@ def dense_classifier(config: DenseClassifierConfig, dtype: Any = jnp.float32) ->
     """Returns the dense classifier of a configuration, which computes in `dtype`.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape; or, when the
-        model is traced, inputs are not of the configured size.
+      UserError: the number of classes is not given; or, when the model is traced, inputs are
+        not of the configured size.
     """
-    config.validate()
     if config.num_classes < 1:
         raise UserError("model.num_classes is 0: give the number of classes")
     expected = (config.image_height, config.image_width, config.image_channels)

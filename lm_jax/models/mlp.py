@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.causal_shift import lagged, positions_of
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
@@ -24,29 +25,22 @@ class MLPConfig:
     A window of 1 without hidden layers is the neural bigram model.
     """
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 64  # tokens of a training window; `window` limits what is read
-    window: int = 8  # last tokens whose embeddings are concatenated
-    d_embedding: int = 64
-    d_hidden: int = 512
-    num_layers: int = 1  # hidden tanh layers
-    direct: bool = False  # a linear path from the embeddings to the output (Bengio et al. 2003, W)
-    dropout_rate: float = 0.0  # of each hidden layer
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    context_length: int = described(
+        64, "Tokens of a training window; `window` limits what is read.", minimum=1
+    )
+    window: int = described(8, "Last tokens whose embeddings are concatenated.", minimum=1)
+    d_embedding: int = described(64, "Width of an embedding.", minimum=1)
+    d_hidden: int = described(512, "Width of the hidden layers.", minimum=1)
+    num_layers: int = described(1, "Hidden tanh layers.", minimum=0)
+    direct: bool = described(
+        False, "A linear path from the embeddings to the output (Bengio et al. 2003, W)."
+    )
+    dropout_rate: float = described(0.0, "Dropout after each hidden layer.", minimum=0, below=1)
 
     def widths(self) -> tuple[str, ...]:
         """Returns the fields that muP scales."""
         return "d_hidden", "d_embedding"
-
-    def validate(self) -> None:
-        """Raises UserError for an impossible shape."""
-        for field in ("context_length", "window", "d_embedding", "d_hidden"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "num_layers"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
 
 
 class TokenWindow(NamedTuple):
@@ -113,9 +107,8 @@ def mlp(config: MLPConfig, dtype: Any = jnp.float32) -> Model:
     """Returns the MLP language model of a configuration, which computes in `dtype`.
 
     Raises:
-      UserError: the configuration has an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import Declared
@@ -21,20 +22,10 @@ from lm_jax.models.parameters import Declared
 class NaiveBayesConfig:
     """Counts of words by class, with `k` added to each."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    num_classes: int = 0  # 0: the data set's
-    context_length: int = 1024  # the longest text that is read
-    k: float = 1.0
-
-    def validate(self) -> None:
-        """Raises UserError for a number that cannot be counted with."""
-        if self.context_length < 1:
-            raise UserError(f"model.context_length is {self.context_length}; expected at least 1")
-        for field in ("vocab_size", "num_classes"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        if not 0 < self.k < math.inf:
-            raise UserError(f"model.k is {self.k}; expected a finite number above 0")
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    num_classes: int = described(0, "Number of classes; 0: the data set's.", minimum=0)
+    context_length: int = described(1024, "Tokens of the longest text that is read.", minimum=1)
+    k: float = described(1.0, "Added to each count of a word.", above=0)
 
 
 def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
@@ -43,9 +34,8 @@ def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
     `fit` counts a training split: `inputs` are its tokenized documents, `targets` their classes.
 
     Raises:
-      UserError: the configuration has an impossible value.
+      UserError: the numbers of words and classes are not given.
     """
-    config.validate()
     if config.vocab_size < 1 or config.num_classes < 2:
         raise UserError(
             f"model.vocab_size is {config.vocab_size} and model.num_classes {config.num_classes}; "

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables, cross_entropy
 from lm_jax.models.parameters import Declared
@@ -19,25 +20,20 @@ from lm_jax.models.parameters import Declared
 class SkipGramConfig:
     """Two tables of vectors, and how words near each other are drawn."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    d_embedding: int = 100
-    negatives: int = 5
-    noise_power: float = 0.75  # negatives are drawn by frequency to this power
-    window: int = 5  # the farthest word of a pair
-    subsampling: float = 1e-3  # t of Mikolov et al. 2013, eq. 5; 0 keeps every word
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    d_embedding: int = described(100, "Width of a vector.", minimum=1)
+    negatives: int = described(5, "Drawn words per pair.", minimum=1)
+    noise_power: float = described(
+        0.75, "Negatives are drawn by frequency to this power.", minimum=0
+    )
+    window: int = described(5, "The farthest word of a pair.", minimum=1)
+    subsampling: float = described(
+        1e-3, "t of Mikolov et al. 2013, eq. 5; 0: keep every word.", minimum=0
+    )
 
     def widths(self) -> tuple[str, ...]:
         """The field that muP scales."""
         return ("d_embedding",)
-
-    def validate(self) -> None:
-        """Raises UserError for an impossible value."""
-        for field in ("d_embedding", "negatives", "window"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "noise_power", "subsampling"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
 
 
 def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
@@ -49,9 +45,8 @@ def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
     frequencies behind q are counted along: `variables["frequencies"]`.
 
     Raises:
-      UserError: the configuration has an impossible value.
+      UserError: the size of the vocabulary is not given.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     shape = (config.vocab_size, config.d_embedding)

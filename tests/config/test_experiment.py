@@ -11,7 +11,8 @@ from lm_jax.config.serialization import differences, flat, flat_without, from_di
 from lm_jax.config.validation import validate_values
 from lm_jax.data import LabelledTextConfig
 from lm_jax.errors import UserError
-from lm_jax.models import FAMILIES, Family
+from lm_jax.fields import described, description_of
+from lm_jax.models import FAMILIES, Family, build_model, validate_model
 from lm_jax.objectives.validation import validate
 from tests.experiments import tiny
 
@@ -31,8 +32,8 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"compute_dtype": "float8"}, "compute_dtype is 'float8'"),
         ({"training__num_steps": 0}, "training.num_steps is 0"),
         ({"training__num_steps": 2**31}, "num_steps is 2147483648; expected at most 2147483647"),
-        ({"model__d_model": -(10**30)}, "model.d_model is -1000.*; expected at most 2147483647"),
-        ({"seed": 2**32}, "seed is 4294967296; expected at most 4294967295"),
+        ({"model__d_model": -(10**30)}, "model.d_model is -1000.*; expected at least 1"),
+        ({"seed": 2**32}, "seed is 4294967296; expected 0 <= seed <= 4294967295"),
         ({"training__batch_size_tokens": 100}, "not a multiple of model.context_length 32"),
         ({"training__gradient_accumulation_steps": 3}, "does not divide"),
         ({"evaluation__stride": 33}, "longer than the context of 32"),
@@ -109,12 +110,24 @@ def test_no_number_below_zero_is_accepted_but_those_that_mean_something(model):
                 validate_values(changed)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_of_a_model_says_what_it_means_and_what_it_accepts(family):
+    config = FAMILIES[family].config()
+    for field in dataclasses.fields(config):
+        description = description_of(field)
+        assert description.help.endswith("."), field.name
+        is_switch = isinstance(getattr(config, field.name), bool)
+        assert is_switch != bool(description.accepted(field.name)), field.name
+    validate_model(config)
+
+
 @dataclasses.dataclass
 class Unchecked:
     """A configuration from outside that refuses nothing itself."""
 
     vocab_size: int = 0
     context_length: int = 32
+    width: int = described(8, "A described field.", minimum=1)
 
 
 FAMILY = Family(Unchecked, lambda config, dtype: None)
@@ -122,6 +135,8 @@ FAMILY = Family(Unchecked, lambda config, dtype: None)
 
 def test_a_configuration_from_outside_needs_no_validate():
     validate_values(dataclasses.replace(tiny(), model=Unchecked()))
+    with pytest.raises(UserError, match="^model.width is 0; expected at least 1$"):
+        build_model(Unchecked(width=0), "float32")
 
 
 def test_only_a_warm_up_that_takes_all_steps_becomes_shorter():

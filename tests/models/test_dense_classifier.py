@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.models import build_model
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
 from lm_jax.training.state import TrainState, variables_of
 from lm_jax.training.train_step import make_train_step
@@ -72,13 +73,13 @@ def test_dropout_acts_in_training_only():
         ({"num_classes": 0}, "model.num_classes is 0: give the number of classes"),
         ({"activation": "swish"}, "model.activation is 'swish'; expected one of relu, tanh"),
         ({"num_layers": 0}, "model.num_layers is 0; expected at least 1"),
-        ({"image_height": -1}, "model.image_height is -1; expected 0 or more"),
-        ({"dropout_rate": 1.0}, "model.dropout_rate is 1.0; expected 0 <= rate < 1"),
+        ({"image_height": -1}, "model.image_height is -1; expected at least 0"),
+        ({"dropout_rate": 1.0}, "model.dropout_rate is 1.0; expected 0 <= dropout_rate < 1"),
     ],
 )
 def test_what_cannot_be_built_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        dense_classifier(DenseClassifierConfig(**{"num_classes": 2} | fields))
+        build_model(DenseClassifierConfig(**{"num_classes": 2} | fields), jnp.float32)
 
 
 def test_images_of_another_size_are_refused():

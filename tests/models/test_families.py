@@ -198,7 +198,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
             "dense_classifier takes images data, not labelled_text",
         ),
         (lambda: images(ConvNetConfig(image_height=9)), "model.image_height is 9, but the data"),
-        (lambda: tiny(model=NgramConfig(order=9)), "model.order is 9; expected 1 to 8"),
+        (lambda: tiny(model=NgramConfig(order=9)), "model.order is 9; expected 1 <= order <= 8"),
     ],
 )
 def test_combinations_that_cannot_run_are_refused_before_anything_is_written(

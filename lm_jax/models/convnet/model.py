@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.convnet.layers import (
     NORMS,
     ConvNorm,
@@ -48,31 +49,26 @@ _GAINS = {"relu": 2.0, "tanh": 1.0}  # variance of a kernel times its fan-in: He
 class ConvNetConfig:
     """Which network, for images of which size."""
 
-    architecture: str = "keras"  # keras, lenet5, alexnet, googlenet, resnet18, resnet34, resnet152
-    num_classes: int = 0  # 0: the data set's
-    image_height: int = 0  # 0: the data set's
-    image_width: int = 0  # 0: the data set's
-    image_channels: int = 0  # 0: the data set's
-    norm: str = _PUBLICATIONS  # architecture (the publication's), none, batch_norm, group_norm
-    dropout_rate: float = -1.0  # -1: the publication's
+    architecture: str = described("keras", "The network.", choices=NETWORKS)
+    num_classes: int = described(0, "Number of classes; 0: the data set's.", minimum=0)
+    image_height: int = described(0, "Rows of pixels; 0: the data set's.", minimum=0)
+    image_width: int = described(0, "Columns of pixels; 0: the data set's.", minimum=0)
+    image_channels: int = described(0, "Channels of a pixel; 0: the data set's.", minimum=0)
+    norm: str = described(
+        _PUBLICATIONS,
+        "The normalisation; architecture: that of the network's publication.",
+        choices=(_PUBLICATIONS, *NORMS),
+    )
+    dropout_rate: float = described(
+        -1.0,
+        "Of the dropout layers; -1: the publication's.",
+        minimum=0,
+        below=1,
+        besides={-1: "the publication's"},
+    )
 
     def validate(self) -> None:
-        """Raises UserError for a choice that cannot be built, or images too small for it."""
-        if self.architecture not in NETWORKS:
-            raise UserError(
-                f"model.architecture is {self.architecture!r}; "
-                f"expected one of {', '.join(NETWORKS)}"
-            )
-        if self.norm not in (choices := (_PUBLICATIONS, *NORMS)):
-            raise UserError(f"model.norm is {self.norm!r}; expected one of {', '.join(choices)}")
-        for field in ("num_classes", "image_height", "image_width", "image_channels"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        if self.dropout_rate != -1 and not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(
-                f"model.dropout_rate is {self.dropout_rate}; "
-                "expected 0 <= rate < 1, or -1 for the publication's"
-            )
+        """Raises UserError for images too small or too large for the network."""
         if self.image_height and self.image_width:
             self._check_image_size()
 
@@ -176,10 +172,9 @@ def convnet(config: ConvNetConfig, dtype: Any = jnp.float32) -> Model:
     `batch_stats`; `apply` and `loss` return them, moved on when `train` is true.
 
     Raises:
-      UserError: the configuration names an unknown choice, or images that do not fit the
-        network; or, when the model is traced, inputs are not of the configured size.
+      UserError: the size of the images or the number of classes is not given; or, when the model
+        is traced, inputs are not of the configured size.
     """
-    config.validate()
     for field in ("num_classes", "image_height", "image_width", "image_channels"):
         if not getattr(config, field):
             raise UserError(f"model.{field} is 0: give that of the data set")

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Losses, Model, Variables
 from lm_jax.models.ngram.kneser_ney import SMOOTHINGS, best_words, count, estimate, first_children
 from lm_jax.models.parameters import Declared
 
 _RUNS_ACROSS = {"document": False, "stream": True}  # boundaries -> whether contexts cross documents
-_CHOICES: dict[str, Mapping[str, Any]] = {"smoothing": SMOOTHINGS, "boundaries": _RUNS_ACROSS}
 _BLOCK = 64  # children of a context written into its logits per iteration
 
 Params = Mapping[str, Any]
@@ -35,26 +35,22 @@ class NgramConfig:
     loss of a text may be infinite.
     """
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 1024  # tokens of an evaluation window; contexts are `order` - 1 tokens
-    order: int = 5  # words of the longest n-gram, 1 to 8
-    smoothing: str = "kneser_ney"  # kneser_ney (interpolated, modified), add_k, maximum_likelihood
-    k: float = 1.0  # added to each count by add_k
-    boundaries: str = "document"  # document: contexts end at an end token; stream: they run across
-
-    def validate(self) -> None:
-        """Raises UserError for an unknown choice or an impossible number."""
-        for field, choices in _CHOICES.items():
-            if (given := getattr(self, field)) not in choices:
-                raise UserError(f"model.{field} is {given!r}; expected one of {', '.join(choices)}")
-        if not 1 <= self.order <= 8:
-            raise UserError(f"model.order is {self.order}; expected 1 to 8")
-        if self.context_length < 1:
-            raise UserError(f"model.context_length is {self.context_length}; expected at least 1")
-        if self.vocab_size < 0:
-            raise UserError(f"model.vocab_size is {self.vocab_size}; expected 0 or more")
-        if not 0 < self.k < math.inf:
-            raise UserError(f"model.k is {self.k}; expected a finite number above 0")
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    context_length: int = described(
+        1024, "Tokens of an evaluation window; contexts are `order` - 1 tokens.", minimum=1
+    )
+    order: int = described(5, "Words of the longest n-gram.", minimum=1, maximum=8)
+    smoothing: str = described(
+        "kneser_ney",
+        "How unseen n-grams get a probability; kneser_ney: interpolated and modified.",
+        choices=SMOOTHINGS,
+    )
+    k: float = described(1.0, "add_k: added to each count.", above=0)
+    boundaries: str = described(
+        "document",
+        "Contexts end at an end token (document), or run across documents (stream).",
+        choices=_RUNS_ACROSS,
+    )
 
 
 class _Contexts(NamedTuple):
@@ -73,10 +69,9 @@ def ngram(config: NgramConfig, dtype: Any = jnp.float32) -> Model:
     raises UserError if they cannot be counted.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible number.
+      UserError: the size of the vocabulary is not given.
     """
     del dtype
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 

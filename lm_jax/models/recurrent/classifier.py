@@ -12,44 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
-from lm_jax.models.recurrent.language_model import check_recurrent
-from lm_jax.models.recurrent.layer import RecurrentLayer, side_by_side, zero_state
-
-
-@dataclasses.dataclass
-class RecurrentClassifierConfig:
-    """The shape of a recurrent text classifier."""
-
-    vocab_size: int = 0  # 0: the tokenizer's
-    num_classes: int = 0  # 0: the data set's
-    context_length: int = 256  # tokens of the longest text
-    cell: str = "lstm"  # rnn, lstm, gru
-    num_layers: int = 1
-    d_embedding: int = 128
-    d_hidden: int = 64  # of each direction
-    bidirectional: bool = False
-    pooling: str = "last"  # last (state of each direction), mean, max
-    dropout_rate: float = 0.0  # variational: on the input of each layer; and before the head
-
-    def widths(self) -> tuple[str, ...]:
-        """Returns the fields that muP scales."""
-        return "d_hidden", "d_embedding"
-
-    def validate(self) -> None:
-        """Raises UserError for an unknown choice or an impossible shape."""
-        check_recurrent(self)
-        if self.pooling not in POOLINGS:
-            raise UserError(
-                f"model.pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}"
-            )
-        if self.d_embedding < 1:
-            raise UserError(f"model.d_embedding is {self.d_embedding}; expected at least 1")
-        for field in ("vocab_size", "num_classes"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, side_by_side, zero_state
 
 
 def _last(h_tbd: jax.Array, lengths_b: jax.Array, width: int) -> jax.Array:
@@ -78,6 +45,35 @@ POOLINGS: dict[str, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
     "max": _max,
 }
 """Name -> (states h_tbd, lengths of the texts, width of a direction) -> pooled_bd."""
+
+
+@dataclasses.dataclass
+class RecurrentClassifierConfig:
+    """The shape of a recurrent text classifier."""
+
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    num_classes: int = described(0, "Number of classes; 0: the data set's.", minimum=0)
+    context_length: int = described(256, "Tokens of the longest text.", minimum=1)
+    cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
+    num_layers: int = described(1, "Recurrent layers.", minimum=1)
+    d_embedding: int = described(128, "Width of the embeddings.", minimum=1)
+    d_hidden: int = described(64, "Width of the hidden state of each direction.", minimum=1)
+    bidirectional: bool = described(False, "Reads in both directions.")
+    pooling: str = described(
+        "last",
+        "What is classified: the last state of each direction, or the mean or maximum of all.",
+        choices=POOLINGS,
+    )
+    dropout_rate: float = described(
+        0.0,
+        "On the input of each layer (variational) and before the head.",
+        minimum=0,
+        below=1,
+    )
+
+    def widths(self) -> tuple[str, ...]:
+        """Returns the fields that muP scales."""
+        return "d_hidden", "d_embedding"
 
 
 class RecurrentClassifier(nn.Module):
@@ -135,9 +131,8 @@ def recurrent_classifier(config: RecurrentClassifierConfig, dtype: Any = jnp.flo
     without padding it can be left out. A text without tokens is read as one token of padding.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary or the number of classes is not given.
     """
-    config.validate()
     for field, what in (("vocab_size", "vocabulary"), ("num_classes", "set of classes")):
         if getattr(config, field) < 1:
             raise UserError(f"model.{field} is 0: give the size of the {what}")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_table
@@ -21,18 +22,30 @@ from lm_jax.models.recurrent.layer import CELLS, RecurrentLayer, State, zero_sta
 class RecurrentConfig:
     """The shape of a recurrent language model; the defaults are a small LSTM."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 64  # steps of back-propagation through time
-    cell: str = "lstm"  # rnn, lstm, gru
-    num_layers: int = 2
-    d_embedding: int = 0  # 0: d_hidden
-    d_hidden: int = 256
-    layer_norm: bool = False  # inside the cell (Ba et al. 2016)
-    tie_embeddings: bool = False
-    # Both are variational (Gal & Ghahramani 2016): one mask per sequence, equal at every step.
-    dropout_rate: float = 0.0  # on the input of each layer and before the output
-    recurrent_dropout_rate: float = 0.0  # on the previous hidden state inside its product
-    carry_state: bool = False  # training windows continue the state of the previous batch
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    context_length: int = described(64, "Steps of back-propagation through time.", minimum=1)
+    cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
+    num_layers: int = described(2, "Recurrent layers.", minimum=1)
+    d_embedding: int = described(0, "Width of the embeddings; 0: d_hidden.", minimum=0)
+    d_hidden: int = described(256, "Width of each layer's hidden state.", minimum=1)
+    layer_norm: bool = described(False, "Layer norm inside the cell (Ba et al. 2016).")
+    tie_embeddings: bool = described(False, "One table for the input and the output.")
+    dropout_rate: float = described(
+        0.0,
+        "On the input of each layer and before the output; variational, one mask per sequence "
+        "(Gal & Ghahramani 2016).",
+        minimum=0,
+        below=1,
+    )
+    recurrent_dropout_rate: float = described(
+        0.0,
+        "On the previous hidden state inside its product; variational, too.",
+        minimum=0,
+        below=1,
+    )
+    carry_state: bool = described(
+        False, "Training windows continue the state of the previous batch."
+    )
 
     @property
     def embedding_width(self) -> int:
@@ -44,28 +57,12 @@ class RecurrentConfig:
         return "d_hidden", "d_embedding"
 
     def validate(self) -> None:
-        """Raises UserError for an unknown choice or an impossible shape."""
-        check_recurrent(self)
-        for field in ("vocab_size", "d_embedding"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+        """Raises UserError for fields that do not fit each other."""
         if self.tie_embeddings and self.embedding_width != self.d_hidden:
             raise UserError(
                 f"model.tie_embeddings needs model.d_embedding {self.d_embedding} equal to "
                 f"model.d_hidden {self.d_hidden}; make them equal, or set d_embedding to 0"
             )
-
-
-def check_recurrent(config: Any) -> None:
-    """Raises UserError for values that no recurrent model can have."""
-    if config.cell not in CELLS:
-        raise UserError(f"model.cell is {config.cell!r}; expected one of {', '.join(CELLS)}")
-    for field in ("context_length", "num_layers", "d_hidden"):
-        if getattr(config, field) < 1:
-            raise UserError(f"model.{field} is {getattr(config, field)}; expected at least 1")
-    for field in ("dropout_rate", "recurrent_dropout_rate"):
-        if not 0.0 <= (given := getattr(config, field, 0.0)) < 1.0:
-            raise UserError(f"model.{field} is {given}; expected 0 <= rate < 1")
 
 
 def check_untied(config: Any) -> None:
@@ -161,9 +158,8 @@ def recurrent(config: RecurrentConfig, dtype: Any = jnp.float32) -> Model:
       dtype: the dtype of the matrix products.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
 

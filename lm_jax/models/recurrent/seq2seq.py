@@ -275,9 +275,8 @@ def recurrent_seq2seq(config: RecurrentSeq2SeqConfig, dtype: Any = jnp.float32) 
       dtype: the dtype of the matrix products.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     network = RecurrentSeq2Seq(config, dtype, train=False)

@@ -3,30 +3,42 @@
 import dataclasses
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described
 from lm_jax.models.recurrent.attention import ATTENTIONS
-from lm_jax.models.recurrent.language_model import check_recurrent, check_untied
+from lm_jax.models.recurrent.language_model import check_untied
+from lm_jax.models.recurrent.layer import CELLS
 
 
 @dataclasses.dataclass
 class RecurrentSeq2SeqConfig:
     """The shape of a recurrent encoder-decoder; source and target share one vocabulary."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    source_length: int = 64  # tokens of the longest source row
-    context_length: int = 64  # tokens of the longest target row
-    cell: str = "lstm"  # rnn, lstm, gru
-    num_layers: int = 1  # of the encoder, and of the decoder
-    d_embedding: int = 0  # 0: d_hidden
-    d_hidden: int = 256  # of the decoder, and of each direction of the encoder
-    bidirectional: bool = True  # the encoder reads in both directions
-    # The encoder reads from the end (Sutskever et al. 2014, section 3.3).
-    reverse_source: bool = False
-    attention: str = "dot"  # none, additive, dot
-    d_attention: int = 128  # additive: width of its hidden layer
-    layer_norm: bool = False  # inside the cell (Ba et al. 2016)
-    tie_embeddings: bool = False  # one table for source, target and output
-    # Variational (Gal & Ghahramani 2016): one mask per row, equal at every step.
-    dropout_rate: float = 0.0  # on the input of each layer and before the output
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    source_length: int = described(64, "Tokens of the longest row of sources.", minimum=1)
+    context_length: int = described(64, "Tokens of the longest row of targets.", minimum=1)
+    cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
+    num_layers: int = described(1, "Layers of the encoder, and of the decoder.", minimum=1)
+    d_embedding: int = described(0, "Width of the embeddings; 0: d_hidden.", minimum=0)
+    d_hidden: int = described(
+        256, "Width of the decoder, and of each direction of the encoder.", minimum=1
+    )
+    bidirectional: bool = described(True, "The encoder reads in both directions.")
+    reverse_source: bool = described(
+        False, "The encoder reads from the end (Sutskever et al. 2014, section 3.3)."
+    )
+    attention: str = described(
+        "dot", "How the decoder scores the states of the encoder.", choices=ATTENTIONS
+    )
+    d_attention: int = described(128, "additive: width of its hidden layer.", minimum=1)
+    layer_norm: bool = described(False, "Layer norm inside the cell (Ba et al. 2016).")
+    tie_embeddings: bool = described(False, "One table for source, target and output.")
+    dropout_rate: float = described(
+        0.0,
+        "On the input of each layer and before the output; variational, one mask per row "
+        "(Gal & Ghahramani 2016).",
+        minimum=0,
+        below=1,
+    )
 
     @property
     def embedding_width(self) -> int:
@@ -48,18 +60,7 @@ class RecurrentSeq2SeqConfig:
         return (*widths, "d_attention") if self.attention == "additive" else widths
 
     def validate(self) -> None:
-        """Raises UserError for an unknown choice or an impossible shape."""
-        check_recurrent(self)
-        if self.attention not in ATTENTIONS:
-            raise UserError(
-                f"model.attention is {self.attention!r}; expected one of {', '.join(ATTENTIONS)}"
-            )
-        for field in ("source_length", "d_attention"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "d_embedding"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+        """Raises UserError for fields that do not fit each other."""
         if self.bidirectional and self.reverse_source:
             raise UserError(
                 "model.reverse_source is for an encoder of one direction; "

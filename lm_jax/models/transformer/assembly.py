@@ -126,9 +126,8 @@ def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool =
       chunks_loss: the loss may be summed over `loss_chunks` pieces of the vocabulary.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given, or the kernel of attention cannot run.
     """
-    config.validate()
     if config.vocab_size < 1:
         raise UserError("model.vocab_size is 0: give the size of the vocabulary")
     config = dataclasses.replace(config, attention=kernel(config, dtype))

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lm_jax.errors import UserError
+from lm_jax.fields import described, described_in
 from lm_jax.models.transformer.flash_attention import KERNELS
 from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORM_ORDERS, NORMS
 from lm_jax.models.transformer.pooling import POOLINGS
@@ -26,35 +27,84 @@ class StackShape(NamedTuple):
 class BlocksConfig:
     """What all Transformers can choose; the defaults are GPT-2's choices in miniature."""
 
-    vocab_size: int = 0  # 0: the tokenizer's
-    context_length: int = 256
-    num_layers: int = 4
-    d_model: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 0  # 0: num_heads; fewer is grouped-query attention
-    d_ff: int = 0  # 0: 4 d_model, or 8/3 d_model rounded up to a multiple of 64 for gated units
-    norm: str = "layer_norm"  # layer_norm, rms_norm
-    norm_order: str = "pre"  # pre, post (after each sum, as Vaswani et al. 2017 and BERT)
-    norm_epsilon: float = 1e-5
-    embedding_norm: bool = False  # a norm after the embeddings, as in BERT
-    activation: str = "gelu_tanh"  # gelu (exact), gelu_tanh, relu, swiglu, geglu
-    positions: str = "learned"  # learned, sinusoidal, rotary, relative (T5's biases)
-    rotary_base: float = 10_000.0
-    relative_buckets: int = 32
-    relative_distance: int = 128  # from here on all keys share a bucket
-    scale_embeddings: bool = False  # times sqrt(d_model): Vaswani et al. 2017, section 3.4
-    tie_embeddings: bool = True
-    use_bias: bool = True
-    dropout_rate: float = 0.0  # after the embedding, each attention and each feed-forward block
-    logit_scale: float = 1.0  # logits are times this, before biases and the soft cap
-    logit_soft_cap: float = 0.0  # 0: off; else cap * tanh(logits / cap)
-    loss_chunks: int = 1  # above 1: pieces of the vocabulary, whose logits are never held at once
-    attention: str = "xla"  # xla, cudnn (NVIDIA's GPUs, bfloat16), auto (cudnn where it serves)
-    scan_layers: bool = False  # one compiled layer in a loop: compiles faster, steps slower
-    # Memory against recomputation: none, dots (keeps products with weights), full.
-    remat: str = "none"
-    # Where the mesh splits time: all_gather (each device holds all keys), ring (a block at a time).
-    context_parallel: str = "all_gather"
+    vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
+    context_length: int = described(256, "Tokens of the longest row.", minimum=1)
+    num_layers: int = described(4, "Layers of the stack.", minimum=1)
+    d_model: int = described(128, "Width of the activations between layers.", minimum=1)
+    num_heads: int = described(4, "Heads of each attention; they divide d_model.", minimum=1)
+    num_kv_heads: int = described(
+        0, "Heads of keys and values; 0: num_heads, fewer: grouped-query attention.", minimum=0
+    )
+    d_ff: int = described(
+        0,
+        "Width inside a feed-forward block; 0: 4 d_model, or 8/3 d_model rounded up to a multiple "
+        "of 64 for gated units.",
+        minimum=0,
+    )
+    norm: str = described("layer_norm", "The normalisation of activations.", choices=NORMS)
+    norm_order: str = described(
+        "pre",
+        "The norm stands before each block (pre) or after each sum (post: Vaswani et al. 2017).",
+        choices=NORM_ORDERS,
+    )
+    norm_epsilon: float = described(1e-5, "Added to the variance by a norm.", above=0)
+    embedding_norm: bool = described(False, "A norm after the embeddings, as in BERT.")
+    activation: str = described(
+        "gelu_tanh",
+        "Of the feed-forward blocks; gelu is exact, swiglu and geglu are gated units.",
+        choices=ACTIVATIONS | GATES,
+    )
+    positions: str = described(
+        "learned", "How a token knows its place; relative: T5's biases.", choices=POSITIONS
+    )
+    rotary_base: float = described(10_000.0, "rotary: base of the wavelengths.", above=0)
+    relative_buckets: int = described(
+        32, "relative: biases of each head; a multiple of 4.", minimum=4
+    )
+    relative_distance: int = described(
+        128, "relative: the distance from which on all keys share a bucket.", minimum=3
+    )
+    scale_embeddings: bool = described(
+        False, "Multiply embeddings by sqrt(d_model) (Vaswani et al. 2017, section 3.4)."
+    )
+    tie_embeddings: bool = described(True, "One table for the input and the output.")
+    use_bias: bool = described(True, "Biases in projections, feed-forward blocks and norms.")
+    dropout_rate: float = described(
+        0.0,
+        "Dropout after the embedding, each attention and each feed-forward block.",
+        minimum=0,
+        below=1,
+    )
+    logit_scale: float = described(
+        1.0, "Factor on the logits, before biases and the soft cap.", above=0
+    )
+    logit_soft_cap: float = described(
+        0.0, "Logits become cap * tanh(logits / cap); 0: off.", minimum=0
+    )
+    loss_chunks: int = described(
+        1,
+        "Pieces of the vocabulary; above 1, the loss never holds the logits of all at once.",
+        minimum=1,
+    )
+    attention: str = described(
+        "xla",
+        "The kernel of attention; cudnn: NVIDIA's GPUs in bfloat16, auto: cudnn where it serves.",
+        choices=KERNELS,
+    )
+    scan_layers: bool = described(
+        False, "Run one compiled layer in a loop: compiles faster, steps slower."
+    )
+    remat: str = described(
+        "none",
+        "What the backward pass recomputes to save memory: dots keeps products with weights.",
+        choices=REMAT,
+    )
+    context_parallel: str = described(
+        "all_gather",
+        "Where the mesh splits time: each device holds all keys (all_gather), or a block of them "
+        "at a time (ring).",
+        choices=CONTEXT_PARALLEL,
+    )
 
     @property
     def head_width(self) -> int:
@@ -88,19 +138,7 @@ class BlocksConfig:
         return "d_model", "num_heads", "num_kv_heads", "d_ff"
 
     def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
-        for field, choices in _CHOICES.items():
-            if (given := getattr(self, field)) not in choices:
-                raise UserError(f"model.{field} is {given!r}; expected one of {', '.join(choices)}")
-        for field in ("context_length", "num_layers", "d_model", "num_heads", "loss_chunks"):
-            if getattr(self, field) < 1:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected at least 1")
-        for field in ("vocab_size", "num_kv_heads", "d_ff", "logit_soft_cap"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
-        for field in ("rotary_base", "norm_epsilon", "logit_scale"):
-            if not getattr(self, field) > 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected above 0")
+        """Raises UserError for fields that do not fit each other."""
         if self.d_model % self.num_heads:
             raise UserError(
                 f"model.d_model {self.d_model} is not a multiple of model.num_heads "
@@ -112,7 +150,7 @@ class BlocksConfig:
                 f"{self.kv_heads}; change one of them"
             )
         POSITIONS[self.positions].check(self)
-        if self.relative_buckets < 4 or self.relative_buckets % 4:
+        if self.relative_buckets % 4:
             raise UserError(
                 f"model.relative_buckets is {self.relative_buckets}; expected a multiple of 4"
             )
@@ -121,19 +159,6 @@ class BlocksConfig:
                 f"model.relative_distance is {self.relative_distance}; expected more than half of "
                 f"model.relative_buckets {self.relative_buckets}"
             )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise UserError(f"model.dropout_rate is {self.dropout_rate}; expected 0 <= rate < 1")
-
-
-_CHOICES: dict[str, Mapping[str, Any]] = {
-    "norm": NORMS,
-    "norm_order": NORM_ORDERS,
-    "activation": ACTIVATIONS | GATES,
-    "positions": POSITIONS,
-    "attention": KERNELS,
-    "remat": REMAT,
-    "context_parallel": CONTEXT_PARALLEL,
-}
 
 
 @dataclasses.dataclass
@@ -148,35 +173,33 @@ class EncoderConfig(BlocksConfig):
     It predicts masked tokens; with `num_classes`, which labelled data fills in, it classifies.
     """
 
-    norm_order: str = "post"
-    norm_epsilon: float = 1e-12
-    embedding_norm: bool = True
-    activation: str = "gelu"
-    num_segment_types: int = 0  # BERT: 2, named by `segment_types` of a batch; without, all are 0
-    num_classes: int = 0  # 0: the labelled data's; masked language models have none
-    pooling: str = "mean"  # mean (of the text), first (its first token, through BERT's pooler)
-
-    def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
-        super().validate()
-        if self.pooling not in POOLINGS:
-            raise UserError(
-                f"model.pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}"
-            )
-        for field in ("num_segment_types", "num_classes"):
-            if getattr(self, field) < 0:
-                raise UserError(f"model.{field} is {getattr(self, field)}; expected 0 or more")
+    norm_order: str = described_in(BlocksConfig, "norm_order", "post")
+    norm_epsilon: float = described_in(BlocksConfig, "norm_epsilon", 1e-12)
+    embedding_norm: bool = described_in(BlocksConfig, "embedding_norm", True)
+    activation: str = described_in(BlocksConfig, "activation", "gelu")
+    num_segment_types: int = described(
+        0, "Types named by `segment_types` of a batch, 2 in BERT; 0: none.", minimum=0
+    )
+    num_classes: int = described(
+        0, "Classes of a classifier; 0: the labelled data's, none for masked_lm.", minimum=0
+    )
+    pooling: str = described(
+        "mean",
+        "What is classified: the mean of the text, or its first token, through BERT's pooler.",
+        choices=POOLINGS,
+    )
 
 
 @dataclasses.dataclass
 class EncoderDecoderConfig(BlocksConfig):
     """The shape of an encoder-decoder; the defaults are those of Vaswani et al., but pre-norm."""
 
-    positions: str = "sinusoidal"
-    scale_embeddings: bool = True
-    activation: str = "relu"
-    source_length: int = 256  # of the longest row of a source; context_length is the target's
-    num_encoder_layers: int = 0  # 0: num_layers
+    positions: str = described_in(BlocksConfig, "positions", "sinusoidal")
+    scale_embeddings: bool = described_in(BlocksConfig, "scale_embeddings", True)
+    activation: str = described_in(BlocksConfig, "activation", "relu")
+    context_length: int = described(256, "Tokens of the longest row of targets.", minimum=1)
+    source_length: int = described(256, "Tokens of the longest row of sources.", minimum=1)
+    num_encoder_layers: int = described(0, "Layers of the encoder; 0: num_layers.", minimum=0)
 
     @property
     def encoder_layers(self) -> int:
@@ -192,16 +215,6 @@ class EncoderDecoderConfig(BlocksConfig):
             StackShape(self.source_length, self.encoder_layers),
             StackShape(self.context_length, self.num_layers, self.source_length),
         )
-
-    def validate(self) -> None:
-        """Raises UserError for a shape or a choice that cannot be built."""
-        super().validate()
-        if self.source_length < 1:
-            raise UserError(f"model.source_length is {self.source_length}; expected at least 1")
-        if self.num_encoder_layers < 0:
-            raise UserError(
-                f"model.num_encoder_layers is {self.num_encoder_layers}; expected 0 or more"
-            )
 
 
 def check_mesh(config: BlocksConfig, mesh: Mapping[str, int]) -> None:

@@ -64,7 +64,7 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
     Where a batch has `prefix` [b, t], all tokens of a segment read the tokens that it marks.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
 
     def start(variables: Variables, batch_size: int, max_length: int) -> Cache:

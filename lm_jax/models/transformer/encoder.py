@@ -107,7 +107,7 @@ def encoder(config: EncoderConfig, dtype: Any = jnp.float32) -> Model:
     `segments`, the whole row. Pooling covers everything that is not padding.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
     return make_model(config, dtype, _call, chunks_loss=not config.num_classes)
 

@@ -92,7 +92,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
     `source_segments` they read the whole source of their row.
 
     Raises:
-      UserError: the configuration names an unknown choice or an impossible shape.
+      UserError: the size of the vocabulary is not given.
     """
 
     def start(

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.models import build_model
 from lm_jax.models.convnet.layers import (
     convolve,
     max_pool,
@@ -170,10 +171,10 @@ def test_a_mesh_changes_neither_losses_nor_statistics(one_device):
     [
         ({"num_classes": 0}, "model.num_classes is 0: give that of the data set"),
         ({"image_width": 0}, "model.image_width is 0: give that of the data set"),
-        ({"image_channels": -1}, "model.image_channels is -1; expected 0 or more"),
+        ({"image_channels": -1}, "model.image_channels is -1; expected at least 0"),
         ({"architecture": "vgg"}, "model.architecture is 'vgg'; expected one of keras, lenet5"),
         ({"norm": "layer"}, "model.norm is 'layer'; expected one of architecture, none"),
-        ({"dropout_rate": -0.5}, "model.dropout_rate is -0.5; expected 0 <= rate < 1, or -1"),
+        ({"dropout_rate": -0.5}, "dropout_rate < 1, or -1 for the publication's"),
         ({"architecture": "alexnet"}, "takes images of 67 x 67 or more, not 28 x 28"),
         ({"image_height": 8}, "keras takes images of 10 x 10 or more, not 8 x 28"),
         (
@@ -184,7 +185,7 @@ def test_a_mesh_changes_neither_losses_nor_statistics(one_device):
 )
 def test_what_cannot_be_built_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        convnet(ConvNetConfig(**{"num_classes": 10, **SIZE} | fields))
+        build_model(ConvNetConfig(**{"num_classes": 10, **SIZE} | fields), jnp.float32)
 
 
 SIZE = {"image_height": 28, "image_width": 28, "image_channels": 1}

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.models import build_model
 from lm_jax.models.recurrent.language_model import RecurrentConfig, recurrent
 from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
 from lm_jax.parallel import sharding
@@ -372,4 +373,4 @@ def test_every_parameter_names_its_axes(cell):
 )
 def test_impossible_shapes_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        recurrent(tiny(**fields))
+        build_model(tiny(**fields), jnp.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.models import build_model
 from lm_jax.models.interface import cross_entropy
 from lm_jax.models.recurrent.attention import ATTENTIONS
 from lm_jax.models.recurrent.layer import CELLS
@@ -261,7 +262,7 @@ def test_every_parameter_names_its_axes(cell, attention):
         ({"attention": "local"}, "model.attention is 'local'; expected one of none, additive, dot"),
         ({"source_length": 0}, "model.source_length is 0; expected at least 1"),
         ({"d_attention": 0}, "model.d_attention is 0; expected at least 1"),
-        ({"d_embedding": -1}, "model.d_embedding is -1; expected 0 or more"),
+        ({"d_embedding": -1}, "model.d_embedding is -1; expected at least 0"),
         ({"bidirectional": True, "reverse_source": True}, "set model.bidirectional to False"),
         ({"tie_embeddings": True, "d_embedding": 5}, "d_embedding 5 equal to model.d_hidden 6"),
         ({"vocab_size": 0}, "vocab_size is 0"),
@@ -269,7 +270,7 @@ def test_every_parameter_names_its_axes(cell, attention):
 )
 def test_impossible_shapes_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        recurrent_seq2seq(tiny(**fields))
+        build_model(tiny(**fields), jnp.float32)
 
 
 def test_batches_that_lack_a_source_are_refused():
