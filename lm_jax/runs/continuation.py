@@ -99,6 +99,27 @@ def growth(experiment: Experiment, workdir: Path) -> str:
     return text
 
 
+def fork_boundary(step: int, experiment: Experiment) -> int:
+    """Returns the last step up to this one that ends a dispatch and is logged; 0 if none.
+
+    From there a fork computes and logs the same as the longer run on its own.
+    """
+    step = last_dispatch_end(step, experiment)
+    while step % experiment.training.log_every_steps:
+        step = last_dispatch_end(step - 1, experiment)
+    return step
+
+
+def last_step_before_decay(experiment: Experiment) -> int:
+    """Returns the last step from which a longer run can fork before a final decay; 0 without one.
+
+    Schedules that decay from the start have none, nor have those that never decay.
+    """
+    steps = experiment.training.num_steps
+    shared = steps_before_decay(experiment.schedule, steps)
+    return fork_boundary(shared, experiment) if shared < steps else 0
+
+
 class Fork:
     """A fork that a work directory begins with, or began with earlier."""
 

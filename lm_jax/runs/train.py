@@ -26,6 +26,7 @@ from lm_jax.runs import workdir
 from lm_jax.runs.continuation import (
     Fork,
     growth,
+    last_step_before_decay,
     refuse_another_experiment,
     refuse_data_of_fork,
 )
@@ -66,12 +67,14 @@ def train(
     directory: str | Path,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
-    keep_step: int = 0,
+    keep_step: int | None = None,
     on_metrics: OnMetrics = lambda step, metrics: None,
 ) -> Results:
     """Trains one run to the end, or resumes it, and returns its results: see `train_runs`.
 
     Args:
+      keep_step: as `Request.keep_steps`; None: the last step before a final decay, from which the
+        run can be trained longer.
       on_metrics: called with each step that is logged and its numbers, such as `train/loss` and
         `evaluation/cross_entropy`.
 
@@ -81,6 +84,9 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     directory = Path(directory)
+    if keep_step is None:
+        validate(experiment)
+        keep_step = last_step_before_decay(experiment)
     request = Request(
         stop_requested, profile_steps, {directory: keep_step}, {directory: on_metrics}
     )
@@ -89,8 +95,8 @@ def train(
 
 def train_fork(
     experiment: Experiment,
-    directory: Path,
-    source: Path,
+    directory: str | Path,
+    source: str | Path,
     step: int | None = None,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
@@ -109,7 +115,7 @@ def train_fork(
       UserError: as `train`; or the experiment cannot continue the checkpoint.
       OSError: as `train`.
     """
-    fork = Fork(source, step, directory)
+    fork = Fork(Path(source), step, Path(directory))
     experiment = fork.experiment(experiment)
     validate(experiment)
     with fork.begun(experiment):

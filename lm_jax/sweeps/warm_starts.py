@@ -18,6 +18,7 @@ from pathlib import Path
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import flat_without
 from lm_jax.errors import UserError
+from lm_jax.runs.continuation import fork_boundary
 from lm_jax.runs.origin import (
     INPUTS,
     Metrics,
@@ -29,7 +30,6 @@ from lm_jax.runs.origin import (
 from lm_jax.sweeps.directory import lock, log_of, workdir_of
 from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.training.checkpoints import finished_steps
-from lm_jax.training.loop import last_dispatch_end
 from lm_jax.training.schedules import steps_before_decay
 
 # Fields in which runs with a shared prefix may differ besides `training.num_steps`: they only
@@ -43,7 +43,7 @@ def fork_step(experiment: Experiment) -> int:
     A dispatch and a row of metrics end there, so that the fork computes and logs the same as the
     longer run on its own.
     """
-    return _boundary(_steps_before_decay(experiment), experiment)
+    return fork_boundary(_steps_before_decay(experiment), experiment)
 
 
 def predecessors(plan: Sequence[PlannedRun]) -> dict[str, PlannedRun]:
@@ -142,14 +142,6 @@ def _steps_before_decay(experiment: Experiment) -> int:
     return steps_before_decay(experiment.schedule, experiment.training.num_steps)
 
 
-def _boundary(step: int, experiment: Experiment) -> int:
-    """Returns the last step up to this one that ends a dispatch and is logged; 0 if none."""
-    step = last_dispatch_end(step, experiment)
-    while step % experiment.training.log_every_steps:
-        step = last_dispatch_end(step - 1, experiment)
-    return step
-
-
 def _prefix_key(experiment: Experiment) -> str:
     """Returns a text that is equal for experiments with the same steps until a rate decays."""
     fields = flat_without(experiment, ["training.num_steps", *_DECAY_FIELDS])
@@ -160,7 +152,7 @@ def _newest_shared(directory: Path, other: PlannedRun, run: PlannedRun) -> int:
     """Returns the step of another run's newest checkpoint from which this run can fork, or 0."""
     limit = min(_steps_before_decay(other.experiment), _steps_before_decay(run.experiment))
     steps = finished_steps(workdir_of(directory, other) / "checkpoints")
-    shared = (s for s in steps if s <= limit and _boundary(s, run.experiment) == s)
+    shared = (s for s in steps if s <= limit and fork_boundary(s, run.experiment) == s)
     return max(shared, default=0)
 
 

@@ -18,7 +18,12 @@ from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.reports.compare_runs import compare
 from lm_jax.runs import workdir
-from lm_jax.runs.continuation import Fork, growth, refuse_another_experiment
+from lm_jax.runs.continuation import (
+    Fork,
+    growth,
+    last_step_before_decay,
+    refuse_another_experiment,
+)
 from lm_jax.runs.origin import origin, rows_of_other_batches, rows_trained
 from lm_jax.runs.train import train, train_fork
 from lm_jax.runs.trained_run import load
@@ -253,6 +258,17 @@ def test_a_run_grows_while_its_rates_are_those_of_the_longer_run(fields, steps, 
 def test_a_run_whose_rates_would_change_is_forked_instead(fields, steps, message, text, tmp_path):
     with pytest.raises(UserError, match=message):
         grown(tmp_path / "run", base_of(text, training__num_steps=16, **fields), steps, 32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "step"),
+    [(WSD, 12), ({"schedule__name": "constant"}, 0), ({"schedule__name": "cosine"}, 0)],
+)
+def test_a_run_keeps_the_last_step_before_its_decay(fields, step, text):
+    assert last_step_before_decay(base_of(text, training__num_steps=16, **fields)) == step
+    fields = fields | {"training__log_every_steps": 8}
+    logged = last_step_before_decay(base_of(text, training__num_steps=16, **fields))
+    assert logged == step // 8 * 8
 
 
 def test_a_run_grown_within_a_dispatch_says_that_it_may_be_rounded_otherwise(text, tmp_path):
