@@ -7,6 +7,10 @@ import numpy as np
 
 from lm_jax.evaluation.loss_sums import DocumentSums
 
+# Mean characters between white space, with the white space: English has 6, Finnish 9, indented code
+# about 10, Japanese more than 20.
+_LONGEST_WORDS = 15
+
 
 def prediction_measures(sums: DocumentSums, unit: str) -> dict[str, Any]:
     """Returns cross-entropy in nats, perplexity, accuracy and the number of targets.
@@ -40,7 +44,8 @@ def text_measures(
 
     Bits are divided by counts of the raw text (Unicode code points, UTF-8 bytes, words between
     white space), so that models with different tokenizers can be compared. They include the ends of
-    documents, and are None if the tokenizer loses text.
+    documents, and are None if the tokenizer loses text. Figures per word are also None where no
+    white space separates the words, as in Japanese.
 
     Args:
       characters, bytes_, words: counts for each document, [D].
@@ -53,7 +58,8 @@ def text_measures(
             return None
         return float(bits.sum() / denominator.sum())
 
-    bits_per_word = per(words)
+    spaced = characters.sum() <= _LONGEST_WORDS * words.sum()
+    bits_per_word = per(words) if spaced else None
     return prediction_measures(sums, "tokens") | {
         "bits_per_character": per(characters),
         "bits_per_character_standard_error": _ratio_standard_error(bits, characters)

@@ -88,6 +88,21 @@ def test_measures_follow_their_definitions():
     assert found["accuracy"] == pytest.approx(4 / 16)
 
 
+def test_a_text_without_spaces_between_words_has_no_figures_per_word():
+    sums = DocumentSums(np.array([10.0]), np.array([1.0]), np.array([5.0]))
+    japanese = "今日は天気がよいので、公園へ散歩に行きました。\n東京の電車はとても便利です。\n"
+    words = np.array([len(japanese.split())])
+    characters = np.array([len(japanese)])
+    found = text_measures(sums, characters, characters * 3, words)
+    assert found["bits_per_word"] is None and found["word_perplexity"] is None
+    assert found["bits_per_character"] > 0
+    finnish = "kolmivaihekilowattituntimittari on laite sähköenergian mittaamiseen taloissa"
+    found = text_measures(
+        sums, np.array([len(finnish)]), np.array([90]), np.array([len(finnish.split())])
+    )
+    assert found["bits_per_word"] == pytest.approx(10 / math.log(2) / 6)
+
+
 def test_the_standard_error_agrees_with_the_bootstrap():
     rng = np.random.default_rng(0)
     tokens = rng.integers(50, 500, 200).astype(float)
