@@ -5,7 +5,7 @@ Classifiers: the confusion matrix, the worst mistakes, first filters and feature
 decision boundary of two inputs. Embeddings: a map, and nearest neighbours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data.classification.batches import Examples, LabelledSet, image_reader
 from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
+from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
 from lm_jax.models.family import FeatureMaps
 from lm_jax.models.parameters import path_of
@@ -54,7 +55,8 @@ def inspect(
     table = embedding_table(built, variables)
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(dataset.train.tokens)
-        analysis["embedding"] = _embedding_map(table, dataset.tokenizer, tokens)
+        name = namer(dataset.tokenizer, built.experiment)
+        analysis["embedding"] = _embedding_map(table, dataset.tokenizer, tokens, name)
     if dataset.tokenizer is not None and single_device:
         analysis |= analyse_text(*single_device, dataset.validation, dataset.tokenizer)
     return analysis
@@ -79,25 +81,29 @@ def project(table: np.ndarray) -> np.ndarray:
 
 
 def _embedding_map(
-    table: np.ndarray, tokenizer: data.Tokenizer, tokens: np.ndarray
+    table: np.ndarray, tokenizer: data.Tokenizer, tokens: np.ndarray, name: Callable[[int], str]
 ) -> dict[str, Any]:
+    """Returns the map and the neighbours of frequent tokens; {} with fewer than three.
+
+    Args:
+      name: (token) -> its label, which shows the spaces that tell pieces of words apart.
+    """
     counts = np.bincount(tokens, minlength=len(table))
     order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     texts = {i: tokenizer.decode(np.array([i])) for i in order}
     shown = [i for i, text in texts.items() if text.strip()]  # the end of a document has none
-    named = [(i, texts[i].strip()) for i in shown[: 3 * _WORDS_ON_MAP]]
-    named = [(i, name) for i, name in named if "\ufffd" not in name][:_WORDS_ON_MAP]
-    if len(named) < 3:
+    rows = [i for i in shown[: 3 * _WORDS_ON_MAP] if "\ufffd" not in texts[i]][:_WORDS_ON_MAP]
+    if len(rows) < 3:
         return {}
-    rows = [i for i, _ in named]
     points = project(table[rows])
     vectors = word_vectors([texts[i] for i in shown], table[shown])
+    names = {texts[i]: name(i) for i in shown}
     neighbours = {}
-    for i, name in named[-_WORDS_WITH_NEIGHBOURS:]:
+    for i in rows[-_WORDS_WITH_NEIGHBOURS:]:
         near = nearest(vectors, [texts[i]], count=6)
-        neighbours[name] = [word.strip() for word, _ in near]
+        neighbours[name(i)] = [names[text] for text, _ in near]
     return {
-        "words": [name for _, name in named],
+        "words": [name(i) for i in rows],
         "points": points.round(4).tolist(),
         "neighbours": neighbours,
     }

@@ -34,11 +34,7 @@ def analysis_sections(analysis: Mapping[str, Any]) -> dict[str, Markup]:
         "Beam search": beam_search_section(analysis.get("beams")),
         "Attention maps": attention_section(analysis.get("attention")),
         "Embedding map": _embedding_map(embedding),
-        "Nearest neighbours": _facts(
-            [(word, ", ".join(near)) for word, near in embedding["neighbours"].items()]
-            if embedding
-            else []
-        ),
+        "Nearest neighbours": _neighbours(embedding),
     }
 
 
@@ -87,8 +83,12 @@ def _pictures(pictures: Sequence[tuple[str, str | None]]) -> Markup:
 def _embedding_map(embedding: Mapping[str, Any] | None) -> Markup:
     if not embedding:
         return Markup()
-    chart = scatter_chart(embedding["words"], embedding["points"])
-    return render("embedding_map.html", chart=chart)
+    chart, unnamed = scatter_chart(embedding["words"], embedding["points"])
+    return render("embedding_map.html", chart=chart, unnamed=unnamed)
+
+
+def _neighbours(embedding: Mapping[str, Any] | None) -> Markup:
+    return render("neighbours.html", rows=embedding["neighbours"]) if embedding else Markup()
 
 
 def _facts(rows: Sequence[tuple[str, Any]]) -> Markup:

@@ -13,6 +13,7 @@ from lm_jax.reports.html import render
 from lm_jax.reports.numbers import ticks
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 40  # margins
+_LONGEST_NAME, _WIDEST_LETTER = 24, 7.6  # letters, and pixels of one, of a map
 _LETTER, _LINE = 7.0, 18  # width of a letter of a legend, and height of its lines
 COLOURS = (  # one a curve; page.css has the same, and lighter ones for dark pages
     "#2459a8",
@@ -128,14 +129,67 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> Markup:
     )
 
 
-def scatter_chart(names: Sequence[str], points: Sequence[Sequence[float]]) -> Markup:
-    """Returns an SVG of named points [N, 2] without axes: only their relative positions matter."""
+def scatter_chart(names: Sequence[str], points: Sequence[Sequence[float]]) -> tuple[Markup, int]:
+    """Returns an SVG of named points [N, 2] without axes, and how many have no room for a name.
+
+    The points stand by their ranks in both directions, so that a few far ones do not squeeze the
+    others into a clump. Names that come first are placed first; none overlaps another or a point.
+    """
     width, height, margin = 960, 640, 40
-    xs, ys = zip(*points, strict=True)
-    px = _Scale(min(xs), max(xs), margin, width - margin)
-    py = _Scale(min(ys), max(ys), height - margin, margin)
-    placed = [(px(x), py(y), name) for name, (x, y) in zip(names, points, strict=True)]
-    return render("svg/scatter_chart.svg", width=width, height=height, points=placed)
+    px, py = (
+        _by_rank([point[axis] for point in points], first, last)
+        for axis, first, last in ((0, margin, width - margin), (1, height - margin, margin))
+    )
+    texts = [shortened(name, _LONGEST_NAME) for name in names]
+    labels = _label_places(list(zip(px, py, strict=True)), texts, width, height)
+    placed = [(x, y, name, label) for x, y, name, label in zip(px, py, names, labels, strict=True)]
+    chart = render("svg/scatter_chart.svg", width=width, height=height, points=placed)
+    return chart, labels.count(None)
+
+
+def _by_rank(values: Sequence[float], first: float, last: float) -> list[float]:
+    """Returns pixels at equal distances, in the order of the values."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    step = (last - first) / max(len(values) - 1, 1)
+    places = {index: first + step * rank for rank, index in enumerate(order)}
+    return [places[index] for index in range(len(values))]
+
+
+def _label_places(
+    points: Sequence[tuple[float, float]], texts: Sequence[str], width: float, height: float
+) -> list[tuple[float, float, str] | None]:
+    """Returns (x, baseline, text) of each text beside its point; None where there is no room."""
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    found: list[tuple[float, float, str] | None] = []
+    for (x, y), text in zip(points, texts, strict=True):
+        wide = _WIDEST_LETTER * len(text)
+        starts = [
+            (x + dx, y + dy)
+            for dx in (6, -6 - wide, -wide / 2)
+            for dy in (4, -6, 15)
+            if dx != -wide / 2 or dy != 4
+        ]
+        boxes = [(left, base - 11, left + wide, base + 3) for left, base in starts]
+        free = next(
+            (
+                (left, base, box)
+                for (left, base), box in zip(starts, boxes, strict=True)
+                if box[0] >= 0
+                and box[1] >= 0
+                and box[2] <= width
+                and box[3] <= height
+                and not any(_overlap(box, other) for other in taken)
+            ),
+            None,
+        )
+        found.append((free[0], free[1], text) if free else None)
+        if free:
+            taken.append(free[2])
+    return found
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def surface_chart(

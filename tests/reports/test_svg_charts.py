@@ -3,9 +3,10 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 
-from lm_jax.reports.svg_charts import Series, line_chart
+from lm_jax.reports.svg_charts import Series, line_chart, scatter_chart
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,26 @@ def test_a_long_legend_gets_lines_of_its_own():
     assert len(by_line) > 2 and min(by_line) > 14  # below the label of the axis
     assert all(b - a >= 7 * 25 for xs in by_line.values() for a, b in itertools.pairwise(xs))
     assert "x" * 200 not in chart.replace('data-name="' + "x" * 500, "")
+
+
+def test_a_map_spreads_clumps_and_no_name_overlaps_another():
+    random = np.random.default_rng(0)
+    points = random.normal(0, 1e-3, (150, 2))
+    points[0] = 100, 100  # one far point would squeeze all others into a corner
+    names = [f"·word{i}" if i % 2 else f"word{i}" for i in range(150)]
+    chart, unnamed = scatter_chart(names, points.tolist())
+    found = re.findall(r'x="([0-9.]+)" y="([0-9.]+)" text-anchor="start">([^<]+)<', chart)
+    boxes = [(float(x), float(y) - 11, float(x) + 7 * len(n), float(y) + 3) for x, y, n in found]
+    assert len(found) == 150 - unnamed > 120
+    for one, other in itertools.combinations(boxes, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
+    assert all(left >= 0 and right <= 960 for left, _, right, _ in boxes)
+    assert chart.count("<title>") == 150  # every point tells its name
+
+
+def test_points_of_a_map_keep_their_order():
+    chart, _ = scatter_chart(["a", "b", "c"], [[0.0, 5.0], [1e-9, 4.0], [7.0, 6.0]])
+    xs = [float(x) for x in re.findall(r'cx="([0-9.]+)"', chart)]
+    ys = [float(y) for y in re.findall(r'cy="([0-9.]+)"', chart)]
+    assert xs == [40, 480, 920] and ys == [320, 600, 40]
