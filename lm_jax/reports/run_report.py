@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lm_jax.config.serialization import dumps, from_dict
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
@@ -29,10 +30,11 @@ _MEASURES = {
     "examples": "examples classified",
     "characters": "characters",
     "bytes": "bytes",
-    "words": "words",
+    "words": "words between spaces",
     "documents": "documents",
 }
 
+_ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
@@ -42,7 +44,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
     Files that are missing leave out their sections.
 
     Args:
-      loss_note: what the training loss is where it is not the cross-entropy, for the legend.
+      loss_note: what the training loss is where it is not the cross-entropy, for its chart.
 
     Raises:
       UserError: the run has no metrics yet.
@@ -52,6 +54,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
     if not rows:
         raise UserError(f"{workdir} has no metrics.jsonl to report on; train the model first")
     results, config = _json(workdir / "evaluation.json"), _json(workdir / "config.json")
+    changed, defaults = _by_change(config)
     validation, samples = results.get("validation", {}), workdir / "samples.txt"
     page = render(
         "run_report.html",
@@ -60,13 +63,15 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         headline=_headline(results),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
-        training_charts=_training_charts(rows, loss_note),
+        training_charts=_training_charts(rows, loss_note or _smoothing_note(config)),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
         measures=_measures(validation),
+        has_errors=any(name.endswith("_standard_error") for name in validation),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
         data=_facts(_json(workdir / "data.json")),
-        config=_facts(config),
+        changed=[(name, text_of(value)) for name, value in changed.items()],
+        defaults=[(name, text_of(value)) for name, value in defaults.items()],
         timings=_facts(results.get("timings", {})),
         time_charts=_time_charts(results),
         environment=_facts(_json(workdir / "environment.json")),
@@ -91,6 +96,22 @@ def _origin(branch: Mapping[str, Any]) -> str:
     changes = branch.get("changes") or []
     changed = f" with {', '.join(changes)}" if changes else ""
     return f"Forked from {branch.get('run')} at step {branch.get('step', 0):,}{changed}."
+
+
+def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields of a configuration that differ from its defaults, and the others."""
+    kinds = {"model": "family", "data": "kind"}
+    parts = {name: config.get(name) or {} for name in kinds}
+    chosen = {part: {n: parts[part][n]} for part, n in kinds.items() if n in parts[part]}
+    try:
+        plain = json.loads(dumps(from_dict(chosen)))
+    except UserError:  # a family or kind of data that is not here
+        plain = {}
+    defaults = flatten(plain)
+    fields, absent = flatten(config), object()
+    same = {n: v for n, v in fields.items() if defaults.get(n, absent) == v}
+    changed = {n: v for n, v in fields.items() if n not in same or n in _ALWAYS_SHOWN}
+    return changed, {n: v for n, v in same.items() if n not in changed}
 
 
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -118,23 +139,34 @@ def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str) -> list[
         "gradient_norm": "gradient norm before clipping",
     } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     measured = [row for row in rows if row["kind"] == "evaluation"]
-    charts = [_loss_chart(train, measured, loss_note)]
+    charts = _loss_charts(train, measured, loss_note)
     charts += [line_chart([_column(train, name)], "step", label) for name, label in small.items()]
     return [chart for chart in charts if chart]
 
 
-def _loss_chart(
+def _loss_charts(
     train: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], loss_note: str
-) -> Markup:
-    steps = [row["step"] for row in train]
-    losses = [row.get("loss") or float("nan") for row in train]
-    note = f" ({loss_note})" if loss_note else ""
-    curves = [Series(f"training{note}", steps, losses, colour=0)]
+) -> list[Markup]:
+    """Returns one chart of both losses, or two where they are not of one definition."""
+    _, steps, losses, *_ = _column(train, "loss")
+    training = [Series("training", steps, losses, colour=0)]
     if smoothing_weight(len(losses)) < 1:
-        smoothed = Series("smoothed", steps, smooth(losses), colour=0)
-        curves = [curves[0]._replace(style="faint"), smoothed]
-    curves.append(Series("validation", *_column(measured, "cross_entropy")[1:3], "dots", colour=1))
-    return line_chart(curves, "step", "cross-entropy, nats", width=960, height=360)
+        smoothed = Series("training, smoothed", steps, smooth(losses), colour=0)
+        training = [training[0]._replace(style="faint"), smoothed]
+    _, steps, losses, *_ = _column(measured, "cross_entropy")
+    validation = [Series("validation", steps, losses, "dots", colour=1)]
+    label, size = "cross-entropy, nats", (960, 360)
+    if not loss_note:
+        return [line_chart([*training, *validation], "step", label, *size)]
+    return [
+        line_chart(training, "step", f"training loss: {loss_note}", *size),
+        line_chart(validation, "step", f"validation {label}", *size),
+    ]
+
+
+def _smoothing_note(config: Mapping[str, Any]) -> str:
+    smoothing = flatten(config).get("training.label_smoothing")
+    return f"cross-entropy of labels smoothed by {smoothing}, nats" if smoothing else ""
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Series:

@@ -77,7 +77,7 @@ def tuned(tmp_path):
 def test_families_by_their_best_rates(tuned, tmp_path):
     """Each size counts with its best rate; each family has its own exponent and line."""
     page = tmp_path / "page"
-    options = ["--law=power", "--group_column=family", "--resamples=50", f"--output={page}"]
+    options = ["--law=power", "--group_column=family", "--resamples=100", f"--output={page}"]
     code, last, err = launch("scaling_law", tuned, "--best_per=n", *options)
     assert code == 0, err
     found = json.loads(last)

@@ -1,0 +1,61 @@
+"""The page of a run: what is on one axis, which settings come first, what is left out."""
+
+import json
+
+from lm_jax.config.serialization import to_dict
+from lm_jax.reports.run_report import write_report
+from tests.experiments import tiny
+from tests.reports.pages import Page
+
+
+def report(directory, steps=10, loss_note="", config=None, **results):
+    rows = [{"kind": "train", "step": i + 1, "loss": 3.0 - i / steps} for i in range(steps)]
+    rows.append({"kind": "evaluation", "step": steps, "cross_entropy": 8.0})
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "config.json").write_text(json.dumps(config or {}))
+    (directory / "evaluation.json").write_text(json.dumps(results))
+    return write_report(directory, loss_note).read_text()
+
+
+def names_of(text):
+    """The names of the curves of each chart."""
+    charts = text.split("<svg")[1:]
+    return [
+        [g["data-name"] for g in Page("<svg" + c.split("</svg>")[0] + "</svg>").all("g")]
+        for c in charts
+    ]
+
+
+def test_losses_of_two_definitions_have_two_charts(tmp_path):
+    assert names_of(report(tmp_path))[0] == ["training", "validation"]
+    first, second = names_of(report(tmp_path, loss_note="negative sampling"))[:2]
+    assert (first, second) == (["training"], ["validation"])
+    smoothed = {"training": {"label_smoothing": 0.1}}
+    first, second = names_of(report(tmp_path, config=smoothed))[:2]
+    assert (first, second) == (["training"], ["validation"])
+
+
+def test_a_short_run_has_no_smoothed_curve_over_its_own(tmp_path):
+    assert names_of(report(tmp_path, 50))[0] == ["training", "validation"]
+    assert names_of(report(tmp_path, 200))[0] == ["training", "training, smoothed", "validation"]
+
+
+def test_changed_settings_come_first_and_defaults_are_folded(tmp_path):
+    config = json.loads(json.dumps(to_dict(tiny(schedule__peak_learning_rate=0.125))))
+    text = report(tmp_path, config=config).split("<h2>Configuration")[1]
+    shown, folded = text.split("<details>")
+    assert "<th>schedule.peak_learning_rate</th><td>0.125</td>" in shown
+    assert "<th>model.d_model</th><td>32</td>" in shown and "<th>model.family</th>" in shown
+    assert "optimizer.beta2" in folded.split("</details>")[0] and "optimizer.beta2" not in shown
+    assert shown.count("<tr>") + folded.split("</details>")[0].count("<tr>") > 60
+
+
+def test_settings_of_a_family_that_is_gone_are_all_shown(tmp_path):
+    text = report(tmp_path, config={"model": {"family": "gone.py:FAMILY", "width": 3}})
+    assert "<th>model.width</th><td>3</td>" in text and "<details>" not in text
+
+
+def test_figures_have_the_digits_of_their_errors_and_the_sign_is_explained(tmp_path):
+    validation = {"cross_entropy": 4.779123, "cross_entropy_standard_error": 0.36612}
+    text = report(tmp_path, validation=validation)
+    assert "<td>4.78 ± 0.37</td>" in text and "± is one standard error" in text
