@@ -1,5 +1,7 @@
 """Weights & Biases and MLflow, offline: what they receive of two sittings of one run."""
 
+import time
+
 import pytest
 
 from lm_jax.telemetry.loggers import LOGGERS
@@ -21,6 +23,9 @@ def test_wandb_receives_metrics_offline(tmp_path, monkeypatch):
     first, second = sorted(tmp_path.glob("wandb/offline-run-*"))
     assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]  # one id: one run
     (written,) = second.glob("*.wandb")
+    deadline = time.monotonic() + 30  # its service writes the file after the run has ended
+    while b"0.75" not in written.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"train/loss" in written.read_bytes() and b"0.75" in written.read_bytes()
     assert wandb.run is None
 
