@@ -4,6 +4,7 @@
   python -m launch.evaluate --workdir=runs/quickstart --stride=64
   python -m launch.evaluate --workdir=runs/quickstart --split=train --checkpoint=best
   python -m launch.evaluate --workdir=runs/quickstart --by_position
+  python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
 
 By default the text is cut into disjoint windows of the model's context. With --stride a window
 starts every STRIDE tokens; each token is predicted once, from at least context - stride tokens
@@ -11,8 +12,12 @@ before it. The last line of the output is JSON with the figures.
 
 --by_position measures the mean loss at each position of a window: how much later tokens gain from
 the tokens before them. The work directory receives by_position_SPLIT.json.
+
+--text measures any texts instead: a file, a directory or a pattern, each a set with a row of its
+own. Files are read as data.source=files reads them (docs/data.md); each is a document.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +25,7 @@ from absl import flags
 
 from launch import cluster, dataclass_flags, program
 from lm_jax.config.parts import EvaluationConfig
+from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from lm_jax.runs.trained_run import Run
@@ -28,22 +34,63 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.",
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "The text to measure.")
 EVALUATION = dataclass_flags.define(EvaluationConfig(), ("batch_size", "stride", "context_length"))
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+TEXT = flags.DEFINE_multi_string(
+    "text", None, "Files to measure instead: a file, a directory or a pattern; may be repeated."
+)
 BY_POSITION = flags.DEFINE_bool("by_position", False, "Measure the loss at each position.")
 flags.adopt_module_key_flags(cluster)  # --help shows them
 
 
 def main() -> dict[str, Any]:
-    """Measures a split of the run's own data."""
+    """Measures a split of the run's own data, or other texts."""
     from lm_jax.runs.trained_run import evaluate, load
 
+    if TEXT.value and (BY_POSITION.value or SPLIT.present):
+        raise UserError("--text measures other texts than --split and --by_position: leave one out")
     cluster.join()
+    texts = _read_texts()
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    if texts:
+        return _measure_texts(run, texts, EVALUATION())
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
     figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION())
     for name, value in figures.items():
         program.log(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+def _read_texts() -> dict[str, list[str]]:
+    from lm_jax.data.readers import texts_in
+
+    return {pattern: texts_in(pattern, origin="--text").train for pattern in TEXT.value or ()}
+
+
+def _measure_texts(
+    run: "Run", texts: Mapping[str, Sequence[str]], eval_config: EvaluationConfig
+) -> dict[str, Any]:
+    from lm_jax.reports.numbers import with_error
+    from lm_jax.reports.text_table import text_table
+    from lm_jax.runs.trained_run import evaluate_texts
+
+    figures = evaluate_texts(run, texts, eval_config=eval_config)
+    rows = [("text", "documents", "tokens", "nats per token", "perplexity", "bits per character")]
+    for name, found in figures.items():
+        error, bits = found["cross_entropy_standard_error"], found["bits_per_character"]
+        loss = f"{found['cross_entropy']:.4f}"
+        rows.append(
+            (
+                name,
+                f"{found['documents']:,}",
+                f"{found['tokens']:,}",
+                loss if error is None else with_error(found["cross_entropy"], error),
+                f"{found['perplexity']:.2f}",
+                "-" if bits is None else f"{bits:.4f}",
+            )
+        )
+    for line in text_table(rows, "<>>>>>"):
+        program.log(line)
+    return {"workdir": WORKDIR.value, "step": run.step, "texts": figures}
 
 
 def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str, Any]:

@@ -41,6 +41,7 @@ _PATHS = (
     "output",
     "points",
     "input",
+    "text",
     "similarities",
     "analogies",
 )

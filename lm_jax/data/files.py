@@ -27,8 +27,11 @@ _FORMATS = {  # first bytes of files that are not text -> their name and what to
 }
 
 
-def find_files(path: str) -> list[Path]:
+def find_files(path: str, field: str = "data.path") -> list[Path]:
     """Returns the file of a path, all files of a directory, or those that match a pattern.
+
+    Args:
+      field: what gives the path, for the message.
 
     Raises:
       UserError: there are none.
@@ -47,7 +50,7 @@ def find_files(path: str) -> list[Path]:
         paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
         paths = [file for file in paths if file.is_file()]
     if not paths:
-        raise UserError(f"no file matches data.path {path!r} (from {os.getcwd()})")
+        raise UserError(f"no file matches {field} {path!r} (from {os.getcwd()})")
     return paths
 
 

@@ -43,11 +43,23 @@ def read_files(config: DataConfig) -> Documents[str]:
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    paths, field = find_files(config.path), config.text_feature or "text"
+    return texts_in(config.path, config.text_feature)
+
+
+def texts_in(pattern: str, text_feature: str = "", origin: str = "data.path") -> Documents[str]:
+    """Returns the texts of a file, a directory or a pattern, as `read_files` does.
+
+    Args:
+      origin: what gives the pattern, for messages.
+
+    Raises:
+      UserError: as `read_files`.
+    """
+    paths, field = find_files(pattern, origin), text_feature or "text"
     texts, names, records_read = [], [], 0
     advice = "; name the field of the text with data.text_feature, or leave the file out"
     for path in paths:
-        name, records = name_in(config.path, path), records_of(path, (field,), advice)
+        name, records = name_in(pattern, path), records_of(path, (field,), advice)
         if records is None:
             texts.append(read_text(path))
             names.append(name)

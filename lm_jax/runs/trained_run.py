@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.data.config import DataConfig
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
@@ -129,6 +130,35 @@ def evaluate(run: Run, *, split: str, eval_config: EvaluationConfig) -> dict[str
     return measure(run.built, losses, run.variables, examples, dataset.tokenizer, eval_config)
 
 
+def evaluate_texts(
+    run: Run, texts: Mapping[str, Sequence[str]], *, eval_config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
+    """Returns the measures of any texts, by the name of each set of documents.
+
+    The run's own tokenizer cuts them; nothing is dropped but documents without any text.
+
+    Raises:
+      UserError: the run was not trained on plain text, a set holds no text, or the windows do not
+        fit the model.
+    """
+    experiment = run.built.experiment
+    if experiment.data.kind != DataConfig.kind or run.tokenizer is None:
+        raise UserError(
+            f"{run.workdir} was trained on {experiment.data.kind} data; plain texts are for "
+            "language models (launch.translate and launch.classify read new texts of the others)"
+        )
+    _check_evaluation(run, eval_config)
+    losses = make_loss_function(run.built.loss)
+    found = {}
+    for name, documents in texts.items():
+        kept = [text for text in documents if text.strip()]
+        if not kept:
+            raise UserError(f"{name}: no document holds any text")
+        split = data.tokenize(run.tokenizer, kept)
+        found[name] = measure(run.built, losses, run.variables, split, run.tokenizer, eval_config)
+    return found
+
+
 def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig) -> PositionSums:
     """Returns the sums at each position of a window, for a model that predicts the next token.
 
@@ -150,10 +180,14 @@ def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig)
 
 
 def _dataset_to_evaluate(run: Run, eval_config: EvaluationConfig) -> Dataset:
+    _check_evaluation(run, eval_config)
+    return dataset_of(run)
+
+
+def _check_evaluation(run: Run, eval_config: EvaluationConfig) -> None:
     validate(dataclasses.replace(run.built.experiment, evaluation=eval_config))
     sharding.check_divides(run.built.mesh, eval_config.batch_size, "an evaluation batch")
     refuse_huge_batch(run.built, eval_config.batch_size, "evaluation.batch_size")
-    return dataset_of(run)
 
 
 def refuse_huge_batch(built: BuiltExperiment, rows: int, name: str) -> None:

@@ -34,6 +34,8 @@ from tests.launch.programs import TINY, launch, start, train
         ("train", ["--config="], "--config is empty; give a path"),
         ("evaluate", ["--workdir", ""], "--workdir is empty; give a path"),
         ("evaluate", [], "is no work directory"),
+        ("evaluate", ["--text=no*.txt"], "no file matches --text 'no*.txt'"),
+        ("evaluate", ["--text=README.md", "--by_position"], "leave one out"),
         ("generate", [], "is no work directory"),
         ("generate", ["--num_samples=0"], "--num_samples=0 generates nothing; expected at least"),
         ("generate", ["--num_samples=-1"], "--num_samples=-1: -1 is not a non-negative integer"),

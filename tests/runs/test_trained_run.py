@@ -7,11 +7,19 @@ import jax
 import pytest
 
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data import pipeline
+from lm_jax.data import pipeline, texts_of
+from lm_jax.errors import UserError
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
-from lm_jax.runs.trained_run import complete, evaluate, evaluate_by_position, load
+from lm_jax.runs.trained_run import (
+    complete,
+    dataset_of,
+    evaluate,
+    evaluate_by_position,
+    evaluate_texts,
+    load,
+)
 from tests.experiments import tiny
 
 
@@ -64,6 +72,20 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
     written = json.loads((trained / "evaluation.json").read_text())["validation"]
     assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
     assert complete(run, ["ab"], SamplesConfig(max_new_tokens=4))[0].text.startswith("ab")
+
+
+def test_other_texts_are_measured_as_the_own_split_is(trained):
+    run = load(trained)
+    held_out = texts_of(run.tokenizer, dataset_of(run).validation)
+    for stride in (0, 8):
+        eval_config = EvaluationConfig(batch_size=8, stride=stride)
+        sets = {"held out": held_out, "half": [held_out[0][: len(held_out[0]) // 2], " "]}
+        found = evaluate_texts(run, sets, eval_config=eval_config)
+        own = evaluate(run, split="validation", eval_config=eval_config)
+        assert found["held out"] == own
+        assert found["half"]["characters"] == own["characters"] // 2
+    with pytest.raises(UserError, match="blank: no document holds any text"):
+        evaluate_texts(run, {"blank": [" "]}, eval_config=EvaluationConfig(batch_size=8))
 
 
 def test_the_loss_by_position_sums_to_that_of_the_split(trained):

@@ -43,11 +43,12 @@ def read_files(config: LabelledTextConfig) -> Labelled:
       UserError: a file is missing, is not UTF-8, or holds a line of another form.
     """
 
-    def read(pattern: str) -> list[LabelledText]:
-        return [example for path in find_files(pattern) for example in _read_file(path)]
+    def read(field: str) -> list[LabelledText]:
+        paths = find_files(getattr(config, field), f"data.{field}")
+        return [example for path in paths for example in _read_file(path)]
 
-    validation = read(config.validation_path) if config.validation_path else None
-    return Documents(read(config.path), validation)
+    validation = read("validation_path") if config.validation_path else None
+    return Documents(read("path"), validation)
 
 
 def _read_file(path: Path) -> list[LabelledText]:
