@@ -15,7 +15,6 @@ each figure. The last line of the output is JSON with the figures.
 """
 
 import copy
-import json
 import os
 import sys
 import time
@@ -27,7 +26,7 @@ from absl import flags
 from launch import experiment_flags, program
 from lm_jax.config.presets import PRESETS
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import finite, write_json
+from lm_jax.telemetry.json_files import finite, read_object, write_json
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
@@ -66,7 +65,7 @@ def main() -> dict[str, Any]:
     """Prints a table and returns its figures."""
     if MODEL.value and CONFIG.value:
         raise UserError("give either --model=NAME or --config=FILE, or neither")
-    output = Path(OUTPUT.value) if OUTPUT.value else None
+    output = program.output_file(OUTPUT.value)
     suites = _other_suites(output) if output else {}
     from lm_jax.benchmarking.tables import table_of
 
@@ -94,8 +93,8 @@ def main() -> dict[str, Any]:
 def _other_suites(path: Path) -> dict[str, Any]:
     """Returns the results of earlier suites in the file of a machine."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-    except (ValueError, TypeError):
+        return read_object(path) if path.exists() else {}
+    except UserError:
         raise UserError(f"{path} holds no results by suite; give another --output") from None
 
 

@@ -25,6 +25,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The directory for the page with al
 
 def main() -> dict[str, Any]:
     """Prints the tables, then returns the rows."""
+    output = program.output_directory(OUTPUT.value)
     from lm_jax.reports import compare_runs
     from lm_jax.reports.text_table import text_table
 
@@ -42,8 +43,8 @@ def main() -> dict[str, Any]:
                 program.log(line)
     if few := compare_runs.few_documents(rows):
         program.log(few)
-    if OUTPUT.value:
-        program.log(f"page: {compare_runs.write_comparison(rows, Path(OUTPUT.value))}")
+    if output:
+        program.log(f"page: {compare_runs.write_comparison(rows, output)}")
     return {"rows": [compare_runs.record_of(row) for row in rows]}
 
 

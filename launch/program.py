@@ -111,13 +111,48 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
 def _is_unread() -> bool:
     """Returns whether stdout or stderr is a pipe that its reader closed; it leads nowhere then."""
     found = False
-    for stream in (sys.stdout, sys.stderr):
+    for descriptor in (1, 2):  # not those of sys.stdout, which a caller may have replaced
         poll = select.poll()
-        poll.register(stream.fileno(), 0)  # reports errors only
+        poll.register(descriptor, 0)  # reports errors only
         if poll.poll(0):
             found = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     return found
+
+
+def output_file(given: str | None) -> Path | None:
+    """Returns the path of --output, or None; to be called before any work.
+
+    Raises:
+      UserError: no file can be written there.
+    """
+    return _writable(Path(given), is_directory=False) if given else None
+
+
+def output_directory(given: str | None) -> Path | None:
+    """Returns the directory of --output, or None; to be called before any work.
+
+    Raises:
+      UserError: no files can be written there.
+    """
+    return _writable(Path(given), is_directory=True) if given else None
+
+
+def _writable(path: Path, is_directory: bool) -> Path:
+    """Returns the path if it can be written; creates nothing, because the work may still fail."""
+    if is_directory and path.exists() and not path.is_dir():
+        raise UserError(f"--output={path} is a file; give the path of a directory")
+    if not is_directory and path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "no regular file"
+        raise UserError(f"--output={path} is {kind}; give the path of a file")
+    # What is written replaces a file, so that its directory counts.
+    directories = [path, *path.absolute().parents] if is_directory else path.absolute().parents
+    nearest = next(directory for directory in directories if directory.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--output={path}: {nearest} is a file, no directory; give another path")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--output={path}: {nearest} cannot be written; give another path")
+    return path
 
 
 def log(text: str) -> None:

@@ -17,7 +17,6 @@ parameters of the law by name, `objective`, `num_points`, and their 95% bounds i
 """
 
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from absl import flags
 
 from launch import program
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import finite
+from lm_jax.telemetry.json_files import write_json
 
 if TYPE_CHECKING:
     from lm_jax.scaling_laws.laws import Law
@@ -69,6 +68,7 @@ OUTPUT = flags.DEFINE_string("output", None, "The directory for plots and a page
 
 def main() -> dict[str, Any]:
     """Prints the parameters with their intervals, then returns all results."""
+    output = program.output_directory(OUTPUT.value)
     delta = HUBER_DELTA.value
     if delta is not None and not (delta > 0 and math.isfinite(delta)):
         raise UserError(f"--huber_delta={delta}; expected a positive number")
@@ -86,8 +86,8 @@ def main() -> dict[str, Any]:
     results = found.results
     for line in _describe(results):
         program.log(line)
-    if OUTPUT.value:
-        program.log(f"page: {_write(found, Path(OUTPUT.value), path, where)}")
+    if output:
+        program.log(f"page: {_write(found, output, path, where)}")
     return results
 
 
@@ -100,8 +100,8 @@ def _write(found: "Study", directory: Path, points: Path, where: list[str]) -> P
     here, digest = environment(), hashlib.sha256(points.read_bytes()).hexdigest()
     source: dict[str, Any] = {"path": str(points), "sha256": digest}
     source |= {"where": where, "best_per": BEST_PER.value, "group_column": GROUP_COLUMN.value}
-    record = finite(found.results | {"points": source, "environment": here})
-    (directory / "scaling_law.json").write_text(json.dumps(record, indent=2) + "\n")
+    record = found.results | {"points": source, "environment": here}
+    write_json(directory / "scaling_law.json", record)
     chosen = [f"--where={text}" for text in where]
     chosen += [f"--best_per={','.join(BEST_PER.value)}"] if BEST_PER.value else []
     rows = " ".join([points.name, *chosen])

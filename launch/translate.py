@@ -55,6 +55,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Translates, writes, scores, and returns the figures."""
+    output = program.output_file(OUTPUT.value)
     from lm_jax.evaluation.bleu_chrf import translation_measures
     from lm_jax.runs import translate
     from lm_jax.runs.trained_run import load
@@ -62,8 +63,6 @@ def main() -> dict[str, Any]:
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
-    if OUTPUT.value:  # before hours of work
-        translate.refuse_unwritable(Path(OUTPUT.value))
     if INPUT.value:
         sources, references = translate.read_sources(Path(INPUT.value))
     else:
@@ -78,8 +77,8 @@ def main() -> dict[str, Any]:
     found = translate.translate(
         run, sources, search, batch_size=BATCH_SIZE.value, truncate=truncate
     )
-    if OUTPUT.value:
-        translate.write_translations(Path(OUTPUT.value), sources, found, references)
+    if output:
+        translate.write_translations(output, sources, found, references)
     _print_examples(sources, found, references)
     results: dict[str, Any] = {
         "workdir": WORKDIR.value,

@@ -16,7 +16,7 @@ from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import decimals_of, text_of, with_error
 from lm_jax.reports.svg_charts import COLOURS, Series, line_chart, smooth
-from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.json_files import read_metrics, read_object, write_json, write_text
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
 _LABELS = {
@@ -99,10 +99,8 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
     label = f"validation {_LABELS[metric]}"
     directory.mkdir(parents=True, exist_ok=True)
     alone = chart(measured, label, standalone=True)
-    (directory / "comparison.svg").write_text(f"{alone}\n", encoding="utf-8")
-    (directory / "comparison.json").write_text(
-        json.dumps([record_of(row) for row in rows], indent=2) + "\n", encoding="utf-8"
-    )
+    write_text(directory / "comparison.svg", f"{alone}\n")
+    write_json(directory / "comparison.json", [record_of(row) for row in rows])
     page = render(
         "comparison.html",
         title="Comparison",
@@ -114,7 +112,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
         settings=settings_of(rows),
     )
     path = directory / "comparison.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

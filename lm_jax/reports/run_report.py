@@ -1,6 +1,5 @@
 """Writes `report.html`: one self-contained page about the run of a work directory."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lm_jax.reports.numbers import text_of, with_error
 from lm_jax.reports.sections import analysis_sections
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, smooth, smoothing_weight
 from lm_jax.telemetry.goodput import bars as goodput_bars
-from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
 
 _MEASURES = {
     "bits_per_character": "bits per character",
@@ -77,12 +76,12 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         environment=_facts(_json(workdir / "environment.json")),
     )
     path = workdir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from lm_jax.reports.run_report import write_report
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
 from lm_jax.runs.workdir import write_by_document
-from lm_jax.telemetry.json_files import read_metrics, write_json
+from lm_jax.telemetry.json_files import read_metrics, write_json, write_text
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
@@ -183,7 +183,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
-            (run.workdir / "samples.txt").write_text(text, encoding="utf-8")
+            write_text(run.workdir / "samples.txt", text)
         if analysis:
             write_json(run.workdir / "inspection.json", analysis)
         characters = run.built.objective.characters(dataset.validation)

@@ -16,6 +16,7 @@ from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
 from lm_jax.generation.sliding_window import Completion
 from lm_jax.runs.trained_run import Run, dataset_of
+from lm_jax.telemetry.json_files import write_text
 
 
 def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
@@ -54,15 +55,6 @@ def read_sources(path: str | Path) -> tuple[list[str], list[str]]:
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
 
 
-def refuse_unwritable(path: str | Path) -> None:
-    """Raises UserError if a file of this path cannot be written."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a directory; give the path of a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
-
-
 def write_translations(
     path: str | Path,
     sources: Sequence[str],
@@ -79,7 +71,8 @@ def write_translations(
     columns += [references] if references else []
     # A text may have tabs and several lines, which would break the table.
     rows = ["\t".join(" ".join(text.split()) for text in row) for row in zip(*columns, strict=True)]
-    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(f"{row}\n" for row in rows))
 
 
 def translate(

@@ -29,6 +29,7 @@ from lm_jax.scaling_laws.isoflop import IsoflopFit, IsoflopProfile
 from lm_jax.scaling_laws.log_log_regression import Line
 from lm_jax.scaling_laws.study import Study
 from lm_jax.scaling_laws.uncertainty import Resamples
+from lm_jax.telemetry.json_files import write_text
 
 _TAKEN = 200  # resamples that a band is drawn from
 _MARKERS = "o^sDvP"  # one a group
@@ -54,7 +55,7 @@ def write_page(study: Study, directory: str | Path, provenance: str = "") -> Pat
         **_page_values(study.results),
     )
     path = directory / "scaling_law.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -25,6 +25,7 @@ from lm_jax.sweeps.learning_rate_curves import (
 from lm_jax.sweeps.plots import plots_of
 from lm_jax.sweeps.results import read_results, workdir_of_row
 from lm_jax.telemetry.environment import environment, maker, version
+from lm_jax.telemetry.json_files import write_text
 
 _COUNTS = ("non_embedding_parameters", "training_tokens", "training_flops")
 _MEASURES = ("validation_loss", "best_validation_loss", "bits_per_character", "seconds")
@@ -65,7 +66,7 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
         provenance=_provenance(rows, digest, here),
     )
     path = directory / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path, list(plots)
 
 

@@ -31,7 +31,7 @@ def finite(value: Any) -> Any:
     """Returns the value with null in place of numbers that JSON lacks (nan, inf)."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -69,6 +69,12 @@ def write_json(path: Path, values: Any) -> None:
     """Writes JSON atomically; numbers that JSON lacks (nan, inf) become null."""
     with open_atomically(path) as file:
         file.write(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with open_atomically(path) as file:
+        file.write(text)
 
 
 @contextlib.contextmanager

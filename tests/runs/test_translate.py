@@ -16,7 +16,7 @@ from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.trained_run import evaluate, load
-from lm_jax.runs.translate import held_out_pairs, refuse_unwritable, translate
+from lm_jax.runs.translate import held_out_pairs, translate
 from tests.experiments import tiny
 
 GREEDY = SamplesConfig(num_beams=1)
@@ -107,14 +107,6 @@ def test_sources_that_cannot_be_read_are_refused(run):
     with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 23"):
         translate(run, ["a " * 24], GREEDY)
     assert translate(run, ["a " * 24], GREEDY, truncate=True)[0].text
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
-    refuse_unwritable(tmp_path / "out.tsv")
-    with pytest.raises(ValueError, match="is a directory; give the path of a file"):
-        refuse_unwritable(tmp_path)
-    with pytest.raises(ValueError, match="there is no directory .*none; make it first"):
-        refuse_unwritable(tmp_path / "none" / "out.tsv")
 
 
 def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
