@@ -14,6 +14,7 @@ from typing import Any
 
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
+from lm_jax.telemetry.json_files import write_text
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 Logger = Callable[[Path, Mapping[str, Any]], contextlib.AbstractContextManager[OnMetrics]]
@@ -60,7 +61,7 @@ def to_mlflow(workdir: Path, config: Mapping[str, Any]) -> Iterator[OnMetrics]:
         run = mlflow.start_run(run_id=known.read_text(encoding="utf-8"))
     else:
         run = mlflow.start_run(run_name=workdir.name)
-        known.write_text(run.info.run_id, encoding="utf-8")
+        write_text(known, run.info.run_id)
         mlflow.log_params(flatten(config))
     with run:
         yield lambda step, metrics: mlflow.log_metrics(dict(metrics), step=step)
