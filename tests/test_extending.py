@@ -36,6 +36,7 @@ def run(program, *arguments):
 
 def test_the_model_trains_and_generates(tmp_path):
     config, workdir = written("model.md", tmp_path), tmp_path / "run"
+    assert "WRONG" not in run("check_model", f"--config={config}")
     run("train", f"--config={config}", f"--workdir={workdir}", *SMALL)
     run("generate", f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=5")
 
