@@ -33,6 +33,7 @@ _MEASURES = {
     "documents": "documents",
 }
 
+_SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 _ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
@@ -60,6 +61,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         title=workdir.resolve().name,
         origin=_origin(_json(workdir / "branch.json")),
         headline=_headline(results),
+        translations=_translations(_json(workdir / "inspection.json"), results),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
         training_charts=_training_charts(rows, loss_note or _smoothing_note(config)),
@@ -86,6 +88,21 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text_of(value)) for name, value in flatten(tree).items()]
+
+
+def _translations(inspected: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the examples of a run that translates, and its scores; empty for other runs."""
+    scores = results.get("translation") or {}
+    measured = [
+        (label, with_error(scores[name], scores.get(f"{name}_standard_error"), ".1f"))
+        for name, label in (_SCORES | {"exact_match": "exact matches, %"}).items()
+        if name in scores
+    ]
+    return {
+        "examples": inspected.get("translations", []),
+        "scores": measured,
+        "sentences": scores.get("sentences"),
+    }
 
 
 def _origin(branch: Mapping[str, Any]) -> str:
@@ -125,7 +142,9 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in results.get("timings", {}).items():
         if name.endswith("_per_second"):
             facts.append((f"{name.removesuffix('_per_second')}/s", value, "{:,.0f}"))
-    return [(form.format(value), name) for name, value, form in facts if value is not None]
+    scores = results.get("translation") or {}
+    first = [(f"{scores[name]:.1f}", label) for name, label in _SCORES.items() if name in scores]
+    return first + [(form.format(value), name) for name, value, form in facts if value is not None]
 
 
 def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str) -> list[Markup]:
@@ -174,7 +193,7 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
 
 
 def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, float]) -> Markup:
-    if validation.get("bits_per_character") is None:
+    if validation.get("bits_per_character") is None or not baselines:
         return Markup()
     bars = [(name, value, False) for name, value in baselines.items()]
     bars.append(("this model", validation["bits_per_character"], True))

@@ -21,6 +21,7 @@ from lm_jax.parallel import processes
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
+from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import read_metrics, write_json, write_text
 from lm_jax.telemetry.loggers import OnMetrics
@@ -175,11 +176,16 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     )
     config = run.built.experiment.samples
     single_device = on_one_device(run.built, run.variables)
-    samples = []
+    samples: list[str] = []
+    examples: list[dict[str, str]] = []
     if single_device and run.built.model.step is not None:
         here = run._replace(built=single_device[0], variables=single_device[1])
         samples = _samples(here, dataset, config)
+        if config.num_samples and run.built.objective.prompts_are_sources:
+            examples, results["translation"] = translations(here, dataset.validation)
     analysis = inspect(run.built, run.variables, dataset, single_device)
+    if examples:
+        analysis = {"translations": examples, **analysis}
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))

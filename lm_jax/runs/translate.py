@@ -4,19 +4,24 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data.files import read_text
 from lm_jax.data.records import records_of, text_field
+from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.errors import UserError
+from lm_jax.evaluation.bleu_chrf import translation_measures
 from lm_jax.generation import generate
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
 from lm_jax.generation.sliding_window import Completion
 from lm_jax.runs.trained_run import Run, dataset_of
 from lm_jax.telemetry.json_files import write_text
+
+_SCORED, _EXAMPLES, _BATCH = 100, 8, 32  # held-out texts at the end of a run
 
 
 def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
@@ -73,6 +78,30 @@ def write_translations(
     rows = ["\t".join(" ".join(text.split()) for text in row) for row in zip(*columns, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(f"{row}\n" for row in rows))
+
+
+def translations(run: Run, split: ParallelSplit) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Returns examples of greedy translations of a split, and the scores of up to 100 of them.
+
+    An example has `source`, `translation` and `reference`. There are no scores without sacrebleu,
+    nor for pairs of several tasks, which have no common score.
+    """
+    every = max(len(split.texts) // _SCORED, 1)
+    sources, references = zip(*split.texts[::every][:_SCORED], strict=True)
+    length = run.built.experiment.model.context_length
+    search = SamplesConfig(num_samples=1, num_beams=1, max_new_tokens=length)
+    batch_size = min(len(sources), _BATCH)
+    found = translate(run, sources, search, batch_size=batch_size, truncate=True)
+    texts = [translation.text for translation in found]
+    names = ("source", "translation", "reference")
+    rows = zip(sources, texts, references, strict=True)
+    examples = [dict(zip(names, row, strict=True)) for row in itertools.islice(rows, _EXAMPLES)]
+    if len(split.instructions) > 1:
+        return examples, {}
+    try:
+        return examples, translation_measures(texts, references)
+    except UserError:  # sacrebleu is not installed
+        return examples, {}
 
 
 def translate(

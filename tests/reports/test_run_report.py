@@ -55,6 +55,17 @@ def test_settings_of_a_family_that_is_gone_are_all_shown(tmp_path):
     assert "<th>model.width</th><td>3</td>" in text and "<details>" not in text
 
 
+def test_translations_and_their_scores_come_first(tmp_path):
+    pair = {"source": "two dogs", "translation": "zwei Hunde", "reference": "zwei Hunde <b>"}
+    (tmp_path / "inspection.json").write_text(json.dumps({"translations": [pair]}))
+    scores = {"bleu": 15.23, "bleu_standard_error": 0.91, "sentences": 100}
+    validation = {"bits_per_character": 1.5, "cross_entropy": 2.0}
+    text = report(tmp_path, translation=scores, validation=validation, baselines={})
+    assert text.index("<strong>15.2</strong><span>BLEU") < text.index("bits per character")
+    assert text.index("zwei Hunde &lt;b&gt;") < text.index("<h2>Training")
+    assert "<td>15.23 ± 0.91</td>" in text and "beside baselines" not in text
+
+
 def test_figures_have_the_digits_of_their_errors_and_the_sign_is_explained(tmp_path):
     validation = {"cross_entropy": 4.779123, "cross_entropy_standard_error": 0.36612}
     text = report(tmp_path, validation=validation)

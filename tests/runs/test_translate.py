@@ -69,6 +69,18 @@ def test_a_run_on_pairs_shows_how_it_translates_one(run):
     assert all(step["next"] == step["tokens"][0] for step in following["steps"])
 
 
+def test_a_run_on_pairs_keeps_translations_and_their_scores(run):
+    examples = json.loads((run.workdir / "inspection.json").read_text())["translations"]
+    scores = json.loads((run.workdir / "evaluation.json").read_text())["translation"]
+    sources, references = held_out_pairs(run)
+    found = {s: t.text for s, t in zip(sources, translate(run, sources, GREEDY), strict=True)}
+    assert len(examples) == 8 and scores["sentences"] == len(sources)
+    assert all(row["translation"] == found[row["source"]] for row in examples)
+    assert all((row["source"], row["reference"]) in zip(sources, references) for row in examples)
+    right = [found[s] == r for s, r in zip(sources, references, strict=True)]
+    assert scores["exact_match"] == pytest.approx(100 * np.mean(right))
+
+
 def test_translations_have_the_probability_that_the_model_gives_them(run):
     sources, targets = held_out_pairs(run)
     found = translate(run, sources, GREEDY, batch_size=7)
