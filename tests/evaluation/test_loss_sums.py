@@ -114,6 +114,13 @@ def test_the_standard_error_agrees_with_the_bootstrap():
     assert found == pytest.approx(bootstrap, rel=0.05)
 
 
+def test_the_standard_error_of_documents_of_one_length_is_that_of_a_mean():
+    nats, tokens = np.array([4.0, 7.0, 13.0]), np.full(3, 5.0)
+    found = text_measures(DocumentSums(nats, tokens, tokens), tokens, tokens, tokens)
+    expected = np.std(nats / 5, ddof=1) / np.sqrt(3)
+    assert found["cross_entropy_standard_error"] == pytest.approx(expected, rel=1e-12)
+
+
 def test_one_document_has_no_standard_error():
     sums = DocumentSums(np.array([3.0]), np.array([1.0]), np.array([2.0]))
     one = np.array([1])

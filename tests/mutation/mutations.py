@@ -89,7 +89,7 @@ MUTATIONS = [
     ),
     *_of(
         "evaluation/loss_sums.py",
-        "evaluation",
+        "evaluation training/test_auxiliary_losses.py",
         ("counted = rows[2] > 0", "counted = rows[2] >= 0"),
         (
             "named[name] = (jnp.sum(values * weights), jnp.sum(weights))",
