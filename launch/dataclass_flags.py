@@ -89,10 +89,9 @@ def _leaves(config: Any, prefix: str) -> Iterator[tuple[str, Any, Any, Descripti
 
 
 def _define_flag(name: str, field_type: Any, default: Any, described: Description) -> None:
-    bounds: dict[str, Any] = {
-        "lower_bound": described.minimum,
-        "upper_bound": described.maximum,
-    }
+    bounds: dict[str, Any] = {}
+    if not described.besides:  # a value outside of the bounds, which flags do not know
+        bounds = {"lower_bound": described.minimum, "upper_bound": described.maximum}
     if described.choices:
         flags.DEFINE_enum(name, default, list(described.choices), described.help)
     elif field_type is bool:

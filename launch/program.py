@@ -42,6 +42,7 @@ _PATHS = (
     "points",
     "input",
     "text",
+    "image",
     "similarities",
     "analogies",
 )

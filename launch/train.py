@@ -111,6 +111,8 @@ def _print_summary(results: dict[str, Any]) -> None:
             value = validation[name]  # None in the JSON of a finished run stands for infinity
             shown = "infinite" if value is None else f"{value:.4f}"
             program.log(f"validation {name.replace('_', '-')}: {shown}")
+        for name, value in results["baselines"].items():
+            program.log(f"{name.replace('_', ' ')}: {value:.4f}")
     else:
         costs = results["baselines"] | {"this model": validation["bits_per_character"]}
         program.log("bits per character of the validation text:")

@@ -1,7 +1,7 @@
 """The inside of a trained model as JSON, which the report draws.
 
 Texts: attention maps, next-token predictions, beam search (`analyse_text`).
-Classifiers: the confusion matrix, the worst mistakes, first filters and feature maps, and the
+Classifiers: the confusion matrix, the most confident mistakes, first filters and feature maps, the
 decision boundary of two inputs. Embeddings: a map, and nearest neighbours.
 """
 
@@ -136,12 +136,12 @@ def _classification(
 
 
 def _mistakes(labelled: LabelledSet, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Returns the wrong predictions that gave the label the lowest probability."""
+    """Returns the wrong predictions of highest probability, the highest first."""
     split = labelled.validation
-    given = probabilities[np.arange(len(split.targets)), split.targets]
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != split.targets)
+    highest = np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")
     rows = []
-    for index in wrong[np.argsort(given[wrong], kind="stable")][:_MISTAKES].tolist():
+    for index in wrong[highest][:_MISTAKES].tolist():
         best = int(probabilities[index].argmax())
         row = {
             "label": labelled.labels[split.targets[index]],

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.data.classification.batches import (
@@ -57,6 +58,12 @@ def _evaluation_batches(
     return batches, len(examples.targets)
 
 
+def _baselines(labelled: LabelledSet) -> dict[str, float]:
+    """The accuracy of always naming the most frequent class of training."""
+    majority = np.bincount(labelled.train.targets).argmax()
+    return {"accuracy_of_majority_class": float(np.mean(labelled.validation.targets == majority))}
+
+
 def _validate(experiment: Experiment) -> None:
     kind = "images" if family_of(experiment.model).reads_images else "labelled_text"
     if experiment.data.kind != kind:
@@ -79,5 +86,6 @@ OBJECTIVES = [
         special_ids=lambda experiment: int(family_of(experiment.model).has_mask_id),
         validate=_validate,
         fixed_rows=False,
+        baselines=_baselines,
     )
 ]

@@ -1,5 +1,6 @@
 """Writes `report.html`: one self-contained page about the run of a work directory."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ _MEASURES = {
     "bits_per_word": "bits per word",
     "word_perplexity": "perplexity per word",
     "accuracy": "accuracy",
+    "accuracy_of_majority_class": "accuracy of always naming the most frequent class of training",
     "tokens": "tokens predicted",
     "pairs": "pairs predicted",
     "examples": "examples classified",
@@ -66,7 +68,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         ended_at=results.get("step"),
         training_charts=_training_charts(rows, loss_note or _smoothing_note(config)),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
-        measures=_measures(validation),
+        measures=_measures(validation | results.get("baselines", {})),
         has_errors=any(name.endswith("_standard_error") for name in validation),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",

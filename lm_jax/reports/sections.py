@@ -24,7 +24,7 @@ def analysis_sections(analysis: Mapping[str, Any]) -> dict[str, Markup]:
     filters, image, feature_maps = (analysis.get(name) for name in pictures)
     return {
         "Confusion matrix": _confusion(analysis),
-        "Worst mistakes": _mistakes(analysis.get("mistakes", [])),
+        "Most confident mistakes": _mistakes(analysis.get("mistakes", [])),
         "Decision boundary": _boundary(analysis.get("boundary")),
         "First filters": _pictures([("kernels of the first convolution", filters)]),
         "Feature maps": _pictures(

@@ -40,6 +40,11 @@ def read_sizes(workdir: str | Path) -> dict[str, int]:
     return sizes
 
 
+def read_labels(workdir: str | Path) -> list[str]:
+    """Returns the names of the classes in the order of their ids; [] where there are none."""
+    return read_object(Path(workdir) / "data.json").get("labels", [])
+
+
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     """Returns the results of a finished run of exactly this experiment; None if there is none."""
     try:

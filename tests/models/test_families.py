@@ -9,6 +9,7 @@ import pytest
 
 from lm_jax.config.experiment import EvaluationConfig, FineTuningConfig, SamplesConfig
 from lm_jax.data import DataConfig, ImageConfig, LabelledTextConfig, TokenizerConfig, prepare
+from lm_jax.errors import UserError
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.convnet.model import ConvNetConfig
 from lm_jax.models.dense_classifier import DenseClassifierConfig
@@ -19,6 +20,7 @@ from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig
+from lm_jax.runs.classify import classify_images, classify_texts, labels_of
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
 from tests.conftest import slow_but
@@ -83,15 +85,29 @@ def images(model, **fields):
 def test_a_classifier_of_images_learns_and_shows_what_it_gets_wrong(tmp_path):
     config = images(DenseClassifierConfig(num_layers=2, d_hidden=32), training__batch_size=64)
     config.schedule.peak_learning_rate, config.training.num_steps = 1e-2, 40
+    config.evaluation.baselines = True
     results = train(config, tmp_path)
     assert results["validation"]["accuracy"] > 0.7 and results["validation"]["examples"] == 180
     analysis = json.loads((tmp_path / "inspection.json").read_text())
     confusion = np.array(analysis["confusion"])
     assert confusion.sum() == 180
     assert np.trace(confusion) / 180 == pytest.approx(results["validation"]["accuracy"])
+    shares = [row["probability"] for row in analysis["mistakes"]]
+    assert shares == sorted(shares, reverse=True)
+    validation, run = prepare(ImageConfig()).validation, load(tmp_path)
+    majority = np.mean(
+        validation.targets == np.bincount(prepare(ImageConfig()).train.targets).argmax()
+    )
+    assert results["baselines"] == {"accuracy_of_majority_class": majority}
+    classes = classify_images(run, validation.inputs).argmax(axis=1)
+    assert np.mean(classes == validation.targets) == pytest.approx(
+        results["validation"]["accuracy"]
+    )
+    with pytest.raises(UserError, match="are 4 x 4 x 1, and .* was trained on 8 x 8 x 1"):
+        classify_images(run, validation.inputs[:, :4, :4])
     wrong = analysis["mistakes"][0]
     assert wrong["label"] != wrong["predicted"] and wrong["image"].startswith("data:image/png")
-    for title in ("Confusion matrix", "Worst mistakes"):
+    for title in ("Confusion matrix", "Most confident mistakes"):
         assert f"<h2>{title}</h2>" in (tmp_path / "report.html").read_text()
 
 
@@ -153,6 +169,14 @@ def test_classifiers_of_texts_find_the_word_that_tells(model, tmp_path):
     config.mesh = "auto"
     results = train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] == 1.0
+    run = load(tmp_path / "run", log=lambda line: None)
+    found = classify_texts(
+        run, ["the fine film 7", "the dull film 8", "the fine film " * 9], batch_size=2
+    )
+    assert [labels_of(run)[index] for index in found.argmax(axis=1)] == ["good", "bad", "good"]
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="classifies texts; give them with --text"):
+        classify_images(run, np.zeros((1, 8, 8, 1), np.float32))
 
 
 def test_word_vectors_are_trained_and_asked(tmp_path):

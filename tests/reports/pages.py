@@ -23,6 +23,7 @@ def analysis_page(analysis):
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
+        ended_early="",
         samples="",
         time_charts=[],
         environment=[],

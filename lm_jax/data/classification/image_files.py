@@ -1,0 +1,86 @@
+"""New images from files, in the size that a trained model reads."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lm_jax.data.files import find_files
+from lm_jax.errors import UserError
+
+_ARRAYS = ("images", "x_test", "x")  # of npz files, the first that is there
+
+
+def read_images(
+    patterns: Sequence[str], shape: tuple[int, int, int]
+) -> tuple[list[str], np.ndarray]:
+    """Returns the names and the pixels [N, H, W, C] of PNG and npz files, floats from 0 to 1.
+
+    Pictures become grey or coloured as the shape has channels; nothing is resized.
+
+    Args:
+      shape: height, width and channels.
+
+    Raises:
+      UserError: there is no such file, it holds no images, or they have another size.
+    """
+    names: list[str] = []
+    images: list[np.ndarray] = []
+    for path in (path for pattern in patterns for path in find_files(pattern, "--image")):
+        several = path.suffix == ".npz"
+        found = _npz(path) if several else _picture(path, shape[2])[None]
+        if found.ndim == 3:
+            found = found[..., None]
+        if found.shape[1:] != shape:
+            size, expected = (" x ".join(map(str, each)) for each in (found.shape[1:], shape))
+            raise UserError(
+                f"{path} is {size}, and the run was trained on images of {expected} (height x "
+                "width x channels); resize it"
+            )
+        names += [f"{path}:{index}" if several else str(path) for index in range(len(found))]
+        images.append(found)
+    return names, np.concatenate(images)
+
+
+def _npz(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            keys = [key for key in _ARRAYS if key in arrays.files] or arrays.files
+            found = arrays[keys[0]] if keys else np.zeros(0)
+            held = ", ".join(arrays.files) or "nothing"
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no npz file of arrays ({error})") from None
+    if len(keys) > 1 and keys[0] not in _ARRAYS:
+        raise UserError(f"{path} holds {held}; expected one array, or one called images or x_test")
+    return _pixels(found, path)
+
+
+def _picture(path: Path, channels: int) -> np.ndarray:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise UserError(f"{path} needs Pillow: pip install 'lm_jax[images]'") from None
+    try:
+        with Image.open(path) as picture:
+            return _pixels(np.asarray(picture.convert("L" if channels == 1 else "RGB")), path)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} is no picture ({error}); expected PNG or npz") from None
+
+
+def _pixels(array: np.ndarray, path: Path) -> np.ndarray:
+    """Returns pixels as float32 from 0 to 1."""
+    if array.ndim not in (2, 3, 4) or array.dtype not in (np.uint8, np.float32, np.float64):
+        raise UserError(
+            f"{path} holds {array.dtype} of shape {array.shape}; expected uint8, or floats from 0 "
+            "to 1, of shape [images, height, width] or [..., channels]"
+        )
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / 255
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        raise UserError(
+            f"{path}: pixels run from {array.min():g} to {array.max():g}; expected floats from 0 "
+            "to 1, or uint8"
+        )
+    return array.astype(np.float32)
