@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import experiment_flags, program
+from launch import dataclass_flags, experiment_flags, program
+from lm_jax.models import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = """
@@ -103,6 +104,12 @@ def test_a_flag_sets_the_field_of_its_name_and_the_others_keep_their_defaults():
 def test_a_flag_accepts_what_its_field_accepts(argument, message):
     found = output(SAMPLES, argument)
     assert found.returncode != 0 and message in found.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flags_accept_the_defaults_of_every_model(family):
+    config = FAMILIES[family].config()
+    assert dataclass_flags.define(config, prefix=f"{family}_of_test.")() == config
 
 
 @pytest.fixture(scope="module")
