@@ -6,6 +6,9 @@
   python -m launch.evaluate --workdir=runs/quickstart --by_position
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
 
+The work directory holds the validation split (up to 16 MB), so that measuring it needs no other
+file. --split=train reads the training data where it was, or where --data_path says that it is now.
+
 By default the text is cut into disjoint windows of the model's context. With --stride a window
 starts every STRIDE tokens; each token is predicted once, from at least context - stride tokens
 before it. The last line of the output is JSON with the figures.
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "The text to measure.")
+DATA_PATH = flags.DEFINE_string(
+    "data_path", "", "Where the training data is now, if it moved; it must not have changed."
+)
 EVALUATION = dataclass_flags.define(EvaluationConfig(), ("batch_size", "stride", "context_length"))
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 TEXT = flags.DEFINE_multi_string(
@@ -45,8 +51,10 @@ def main() -> dict[str, Any]:
     """Measures a split of the run's own data, or other texts."""
     from lm_jax.runs.trained_run import evaluate, load
 
-    if TEXT.value and (BY_POSITION.value or SPLIT.present):
-        raise UserError("--text measures other texts than --split and --by_position: leave one out")
+    if TEXT.value and (BY_POSITION.value or SPLIT.present or DATA_PATH.value):
+        raise UserError(
+            "--text measures other texts than --split, --data_path and --by_position: leave one out"
+        )
     cluster.join()
     texts = _read_texts()
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
@@ -54,7 +62,7 @@ def main() -> dict[str, Any]:
         return _measure_texts(run, texts, EVALUATION())
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
-    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION())
+    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), data_path=DATA_PATH.value)
     for name, value in figures.items():
         program.log(f"{name:36} {value}")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
@@ -99,7 +107,9 @@ def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str,
     from lm_jax.runs.trained_run import evaluate_by_position
     from lm_jax.runs.workdir import write_by_position
 
-    sums = evaluate_by_position(run, split=SPLIT.value, eval_config=eval_config)
+    sums = evaluate_by_position(
+        run, split=SPLIT.value, eval_config=eval_config, data_path=DATA_PATH.value
+    )
     program.log(f"{'position':>16} {'nats':>10} {'tokens':>12}")
     for each in position_bins(sums, per_octave=1):
         span = f"{each.first} to {each.last}" if each.first < each.last else str(each.first)

@@ -1,9 +1,14 @@
 """Data: source -> documents -> tokens -> batches, each a pure function of its configuration."""
 
+import os
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from lm_jax.data.cache import load_split, save_split, split_bytes
+from lm_jax.data.classification.batches import Examples
 from lm_jax.data.classification.images import prepare_images
 from lm_jax.data.classification.labelled_text import LABELLED_TEXT
 from lm_jax.data.config import DataConfig as DataConfig
@@ -30,6 +35,44 @@ _PREPARE: dict[str, Callable[[Any], Dataset[Any, Any]]] = {
     "parallel_text": partial(prepare_text, PARALLEL_TEXT),
     "images": prepare_images,
 }
+
+
+_SPLITS: dict[str, type[Any]] = {
+    "text": TEXT.split,
+    "labelled_text": LABELLED_TEXT.split,
+    "parallel_text": PARALLEL_TEXT.split,
+    "images": Examples,
+}
+_LARGEST_COPY = 16e6  # bytes
+
+
+def save_validation(config: Any, dataset: Dataset[Any, Any], directory: Path) -> None:
+    """Writes the validation split, unless it is large or of a kind from outside.
+
+    The directory appears whole or not at all; one that is there stays.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if directory.exists() or config.kind not in _SPLITS:
+        return
+    if split_bytes(dataset.validation) > _LARGEST_COPY:
+        return
+    unfinished = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    save_split(dataset.validation, unfinished, "validation")
+    os.rename(unfinished, directory)
+
+
+def load_validation(config: Any, directory: Path) -> Any | None:
+    """Returns the validation split that `save_validation` wrote; None if there is none to read."""
+    if not directory.exists() or config.kind not in _SPLITS:
+        return None
+    try:
+        return load_split(_SPLITS[config.kind], directory, "validation")
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def prepare(config: Any) -> Dataset[Any, Any]:

@@ -68,6 +68,18 @@ def save_split(split: NamedTuple, directory: Path, name: str) -> None:
             Path(f"{path}.json").write_text(json.dumps(value))
 
 
+def split_bytes(split: NamedTuple) -> int:
+    """Returns about how many bytes `save_split` writes."""
+    return sum(
+        split_bytes(value)
+        if isinstance(value, TokenizedDocuments)
+        else value.nbytes
+        if isinstance(value, np.ndarray)
+        else len(json.dumps(value))
+        for value in split._asdict().values()
+    )
+
+
 def load_split(kind: type[T], directory: Path, name: str) -> T:
     """Returns the split of this type that `save_split` wrote, its arrays mapped into memory.
 

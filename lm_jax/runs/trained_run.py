@@ -103,31 +103,59 @@ def restore(
     return step, state
 
 
-def dataset_of(run: Run) -> Dataset:
-    """Returns the data that the run was trained on, prepared again.
+def split_of(run: Run, split: str, data_path: str = "") -> Any:
+    """Returns the `train` or `validation` split that the run was trained with.
+
+    The work directory holds a copy of a validation split that is not large. All else is prepared
+    again from the training data.
+
+    Args:
+      data_path: where the data is now; "": where it was.
 
     Raises:
       UserError: the data cannot be read, or it changed since.
     """
     config = run.built.experiment.data
+    if split == "validation" and not data_path:
+        copy = data.load_validation(config, run.workdir / "validation")
+        if copy is not None:
+            return copy
+    if data_path:
+        if not config.path:
+            raise UserError(
+                f"--data_path={data_path}: {run.workdir} reads no data.path (data.source is "
+                f"{config.source}); leave it out"
+            )
+        config = dataclasses.replace(config, path=data_path)
     if config.has_text and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)
-    dataset = processes.first_then_others(lambda: data.prepare(config))
-    workdir.refuse_other_data(dataset, run.workdir)
-    return dataset
+    advice = "name the data that it was trained on with --data_path=PATH"
+    try:
+        dataset = processes.first_then_others(lambda: data.prepare(config))
+    except UserError as error:
+        if not config.path:
+            raise
+        raise UserError(f"{error}; if the data of {run.workdir} moved, {advice}") from error
+    workdir.refuse_other_data(dataset, run.workdir, advice)
+    return getattr(dataset, split)
 
 
-def evaluate(run: Run, *, split: str, eval_config: EvaluationConfig) -> dict[str, Any]:
+def evaluate(
+    run: Run, *, split: str, eval_config: EvaluationConfig, data_path: str = ""
+) -> dict[str, Any]:
     """Returns the measures of the run's own `train` or `validation` split.
+
+    Args:
+      data_path: as for `split_of`.
 
     Raises:
       UserError: the windows do not fit the text, or the data changed since training.
     """
-    dataset = _dataset_to_evaluate(run, eval_config)
+    _check_evaluation(run, eval_config)
+    examples = split_of(run, split, data_path)
     losses = make_loss_function(run.built.loss)
-    examples = getattr(dataset, split)
-    return measure(run.built, losses, run.variables, examples, dataset.tokenizer, eval_config)
+    return measure(run.built, losses, run.variables, examples, run.tokenizer, eval_config)
 
 
 def evaluate_texts(
@@ -159,8 +187,13 @@ def evaluate_texts(
     return found
 
 
-def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig) -> PositionSums:
+def evaluate_by_position(
+    run: Run, *, split: str, eval_config: EvaluationConfig, data_path: str = ""
+) -> PositionSums:
     """Returns the sums at each position of a window, for a model that predicts the next token.
+
+    Args:
+      data_path: as for `split_of`.
 
     Raises:
       UserError: as `evaluate`, or the run predicts something else.
@@ -171,17 +204,13 @@ def evaluate_by_position(run: Run, *, split: str, eval_config: EvaluationConfig)
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
             "models that predict the next token (causal_lm)"
         )
-    documents = getattr(_dataset_to_evaluate(run, eval_config), split)
+    _check_evaluation(run, eval_config)
+    documents = split_of(run, split, data_path)
     losses = make_loss_function(run.built.loss)
     length = eval_config.context_length or experiment.model.context_length
     batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
     with sharding.on_mesh(run.built.mesh):
         return sum_by_position(losses, run.variables, batches, length, run.built.mesh)
-
-
-def _dataset_to_evaluate(run: Run, eval_config: EvaluationConfig) -> Dataset:
-    _check_evaluation(run, eval_config)
-    return dataset_of(run)
 
 
 def _check_evaluation(run: Run, eval_config: EvaluationConfig) -> None:

@@ -18,7 +18,7 @@ from lm_jax.generation import generate
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
 from lm_jax.generation.sliding_window import Completion
-from lm_jax.runs.trained_run import Run, dataset_of
+from lm_jax.runs.trained_run import Run, split_of
 from lm_jax.telemetry.json_files import write_text
 
 _SCORED, _EXAMPLES, _BATCH = 100, 8, 32  # held-out texts at the end of a run
@@ -32,7 +32,7 @@ def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
     """
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
-    sources, targets = zip(*dataset_of(run).validation.texts, strict=True)
+    sources, targets = zip(*split_of(run, "validation").texts, strict=True)
     return list(sources), list(targets)
 
 

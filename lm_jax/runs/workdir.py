@@ -70,8 +70,14 @@ def _is_whole(results: Mapping[str, Any]) -> bool:
     )
 
 
-def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
-    """Raises UserError if the directory was begun with other data or another tokenizer."""
+def refuse_other_data(
+    dataset: data.Dataset, workdir: Path, advice: str = "choose another --workdir"
+) -> None:
+    """Raises UserError if the directory was begun with other data or another tokenizer.
+
+    Args:
+      advice: what to do where the data is another.
+    """
     path = workdir / "data.json"
     if not path.exists():
         return
@@ -81,8 +87,7 @@ def refuse_other_data(dataset: data.Dataset, workdir: Path) -> None:
     if before["fingerprint"] != now["fingerprint"]:
         raise UserError(
             f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
-            f"{now['sha256'][:12]}): its model and checkpoints do not match it; "
-            "choose another --workdir"
+            f"{now['sha256'][:12]}): its model and checkpoints do not match it; {advice}"
         )
     tokenizer = dataset.tokenizer
     if tokenizer and tokenizer.model != data.load_tokenizer(workdir / "tokenizer").model:
@@ -115,6 +120,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     if dataset.tokenizer is not None:
         dataset.tokenizer.save(workdir / "tokenizer")
     write_json(workdir / "data.json", dataset.description)
+    data.save_validation(experiment.data, dataset, workdir / "validation")
     write_json(workdir / "environment.json", environment())
     write_json(workdir / "config.json", to_dict(experiment))
 

@@ -23,7 +23,6 @@ def analysis_page(analysis):
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
-        ended_early="",
         samples="",
         time_charts=[],
         environment=[],

@@ -4,21 +4,23 @@ import math
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
+from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data import pipeline, texts_of
+from lm_jax.data import pipeline, prepare, texts_of
 from lm_jax.errors import UserError
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import (
     complete,
-    dataset_of,
     evaluate,
     evaluate_by_position,
     evaluate_texts,
     load,
+    split_of,
 )
 from tests.experiments import tiny
 
@@ -76,7 +78,7 @@ def test_a_run_of_many_devices_is_read_on_one(trained, monkeypatch):
 
 def test_other_texts_are_measured_as_the_own_split_is(trained):
     run = load(trained)
-    held_out = texts_of(run.tokenizer, dataset_of(run).validation)
+    held_out = texts_of(run.tokenizer, split_of(run, "validation"))
     for stride in (0, 8):
         eval_config = EvaluationConfig(batch_size=8, stride=stride)
         sets = {"held out": held_out, "half": [held_out[0][: len(held_out[0]) // 2], " "]}
@@ -113,8 +115,42 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     monkeypatch.setattr(pipeline, "train_tokenizer", another)
     shutil.rmtree(run.built.experiment.data.cache_directory)
     with pytest.raises(ValueError, match="another tokenizer"):
-        evaluate(run, split="validation", eval_config=EvaluationConfig(batch_size=8))
+        evaluate(run, split="train", eval_config=EvaluationConfig(batch_size=8))
     shutil.rmtree(run.built.experiment.data.cache_directory)  # for the tests that follow
+
+
+def test_a_run_is_evaluated_without_its_training_text(trained, tmp_path):
+    directory = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((directory / "config.json").read_text())
+    place = config["data"]["path"]
+    config["data"] |= {"path": str(tmp_path / "gone.txt"), "cache_directory": str(tmp_path)}
+    (directory / "config.json").write_text(json.dumps(config))
+    run, eval_config = load(directory), EvaluationConfig(batch_size=8)
+    figures = evaluate(run, split="validation", eval_config=eval_config)
+    written = json.loads((trained / "evaluation.json").read_text())["validation"]
+    assert figures["cross_entropy"] == pytest.approx(written["cross_entropy"], rel=1e-5)
+    with pytest.raises(UserError, match=r"no file matches .*gone.txt.* with --data_path=PATH"):
+        evaluate(run, split="train", eval_config=eval_config)
+
+    copy, again = split_of(run, "validation"), split_of(run, "validation", place)
+    np.testing.assert_array_equal(copy.tokens, again.tokens)
+    (tmp_path / "other.txt").write_text("abcabd" * 3999)
+    with pytest.raises(UserError, match="the data changed since .* with --data_path=PATH"):
+        split_of(run, "train", str(tmp_path / "other.txt"))
+    shutil.rmtree(directory / "validation")  # as earlier versions left a run
+    with pytest.raises(UserError, match=r"no file matches .*gone.txt.* with --data_path=PATH"):
+        evaluate(run, split="validation", eval_config=eval_config)
+
+
+def test_a_large_split_is_not_copied_and_a_damaged_copy_is_not_read(trained, tmp_path, monkeypatch):
+    config = workdir.read_experiment(trained).data
+    dataset = prepare(config)
+    monkeypatch.setattr(data, "_LARGEST_COPY", 100)
+    data.save_validation(config, dataset, tmp_path / "large")
+    assert not (tmp_path / "large").exists()
+    shutil.copytree(trained / "validation", tmp_path / "damaged")
+    (tmp_path / "damaged" / "validation_tokens.npy").write_bytes(b"")
+    assert data.load_validation(config, tmp_path / "damaged") is None
 
 
 def test_a_finished_run_only_returns_what_it_came_to(trained):
