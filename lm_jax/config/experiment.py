@@ -29,7 +29,7 @@ class Experiment:
     """One run, whole: what `configs/*.py` return and `config.json` records."""
 
     objective: str = described(
-        "causal_lm", "A key of lm_jax.objectives.OBJECTIVES, or file.py:ATTRIBUTE."
+        "causal_lm", "What the model is trained to do.", choices_in="lm_jax.objectives:OBJECTIVES"
     )
     model: Any = dataclasses.field(default_factory=TransformerConfig)  # a family's configuration
     mup_base_width: int = described(

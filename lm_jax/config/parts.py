@@ -9,7 +9,9 @@ from lm_jax.fields import described
 class OptimizerConfig:
     """An optimizer; it ignores the fields that it does not have."""
 
-    name: str = described("adamw", "A key of lm_jax.training.optimizers.OPTIMIZERS.")
+    name: str = described(
+        "adamw", "The update rule.", choices_in="lm_jax.training.optimizers:OPTIMIZERS"
+    )
     beta1: float = described(
         0.9, "Decay of the first moment; sgd: the momentum.", minimum=0, below=1
     )
@@ -28,7 +30,9 @@ class OptimizerConfig:
 class ScheduleConfig:
     """The learning rate as a function of the step."""
 
-    name: str = described("cosine", "A key of lm_jax.training.schedules.SCHEDULES.")
+    name: str = described(
+        "cosine", "Its shape after the warm-up.", choices_in="lm_jax.training.schedules:SCHEDULES"
+    )
     peak_learning_rate: float = described(1e-3, "The largest learning rate.", minimum=0)
     warmup_steps: int = described(100, "Steps of linear warmup.", minimum=0)
     final_fraction: float = described(

@@ -13,7 +13,10 @@ from lm_jax.data import LabelledTextConfig
 from lm_jax.errors import UserError
 from lm_jax.fields import described, description_of
 from lm_jax.models import FAMILIES, Family, build_model, validate_model
+from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
+from lm_jax.training.optimizers import OPTIMIZERS
+from lm_jax.training.schedules import SCHEDULES
 from tests.experiments import tiny
 
 
@@ -108,6 +111,20 @@ def test_no_number_below_zero_is_accepted_but_those_that_mean_something(model):
             setattr(experiment.field(changed, part) if part else changed, name, type(value)(-1))
             with pytest.raises(UserError, match=rf"\b{name} is -1"):
                 validate_values(changed)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "choices"),
+    [
+        (experiment.Experiment, "objective", OBJECTIVES),
+        (experiment.OptimizerConfig, "name", OPTIMIZERS),
+        (experiment.ScheduleConfig, "name", SCHEDULES),
+    ],
+)
+def test_choices_of_the_rooms_above_are_listed(part, name, choices):
+    (description,) = (description_of(f) for f in dataclasses.fields(part) if f.name == name)
+    shown = f"one of {', '.join(choices)}, or file.py:ATTRIBUTE"
+    assert description.accepted(name) == shown and getattr(part(), name) in choices
 
 
 @pytest.mark.parametrize("family", FAMILIES)
