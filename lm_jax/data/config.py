@@ -17,6 +17,7 @@ from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.data.seq2seq.synthetic import TASKS
 from lm_jax.data.tokenizers import TOKENIZERS
 from lm_jax.errors import UserError
+from lm_jax.fields import described, validate_fields
 
 
 @dataclasses.dataclass
@@ -28,12 +29,22 @@ class TokenizerConfig:
     white space) lose spaces and unknown words; a line end is a word.
     """
 
-    kind: str = "bpe"  # of lm_jax.data.tokenizers.TOKENIZERS
-    vocab_size: int = 2048  # an upper bound for char, word and whitespace, unused by byte
-    lowercase: bool = False  # word, whitespace
-    minimum_count: int = 1  # word, whitespace: rarer words of the training split are unknown
-    unknown: bool = True  # word, whitespace: encode unknown words as <unk>; false: refuse them
-    path: str = ""  # a run whose tokenizer is taken instead; the fields above then have no effect
+    kind: str = described(
+        "bpe", "The unit of a token.", choices_in="lm_jax.data.tokenizers:TOKENIZERS"
+    )
+    vocab_size: int = described(
+        2048, "An upper bound for char, word and whitespace; unused by byte.", minimum=1
+    )
+    lowercase: bool = described(False, "word, whitespace: lower the case of all text.")
+    minimum_count: int = described(
+        1, "word, whitespace: rarer words of the training split are unknown.", minimum=1
+    )
+    unknown: bool = described(
+        True, "word, whitespace: encode unknown words as <unk>; false: refuse them."
+    )
+    path: str = described(
+        "", "A run whose tokenizer is taken instead; the other fields then have no effect."
+    )
 
     @property
     def expected_vocab_size(self) -> int:
@@ -43,20 +54,10 @@ class TokenizerConfig:
     def validate(self) -> None:
         """Raises UserError for an unknown kind or an impossible number."""
         _check_choice("tokenizer.kind", self.kind, TOKENIZERS)
-        for field in ("vocab_size", "minimum_count"):
-            if (given := getattr(self, field)) < 1:
-                raise UserError(f"data.tokenizer.{field} is {given}; expected at least 1")
 
 
 def _check_choice(field: str, given: str, choices: Mapping[str, Any]) -> None:
     choose(choices, given, f"data.{field}")
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 < fraction < 1:
-        raise UserError(
-            f"data.validation_fraction is {fraction}; expected a fraction between 0 and 1"
-        )
 
 
 class DataKind:
@@ -91,17 +92,32 @@ class DataConfig(DataKind):
 
     kind: ClassVar[str] = "text"
 
-    # embedded (CPython's language reference), stdlib (its standard library's source), files, tfds:
-    # the readers of lm_jax.data.readers.READERS, or one from outside
-    source: str = "embedded"
-    path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
-    # tfds: the feature that holds the text; "": the only text feature. files: the field of JSONL or
-    # the column of CSV; "": `text`
-    text_feature: str = ""
-    split: str = "documents"  # documents (by a hash of each), tail (the end of each document)
-    validation_fraction: float = 0.1
-    drop_repeated_paragraphs: bool = True  # keep the first: splits must not share them
-    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
+    source: str = described(
+        "embedded",
+        "The reader; embedded: CPython's language reference, stdlib: its library's source.",
+        choices_in="lm_jax.data.readers:READERS",
+    )
+    path: str = described("", "files: a file, a directory or a glob; tfds: the name of a data set.")
+    text_feature: str = described(
+        "",
+        "tfds: the feature that holds the text; empty: the only text feature. files: the field of "
+        "JSONL or the column of CSV; empty: text.",
+    )
+    split: str = described(
+        "documents",
+        "What is held out; documents: whole ones, by a hash of each; tail: the end of each.",
+        choices_in="lm_jax.data.cleaning:SPLITS",
+    )
+    validation_fraction: float = described(
+        0.1, "Share of the text that is held out.", above=0, below=1
+    )
+    drop_repeated_paragraphs: bool = described(
+        True, "Keep the first copy of a paragraph only: splits must not share them."
+    )
+    cache_directory: str = described(
+        "",
+        "Where prepared data is kept; empty: $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data.",
+    )
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     @property
@@ -111,6 +127,7 @@ class DataConfig(DataKind):
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
+        validate_fields(self, "data.")
         _check_choice("source", self.source, readers.READERS)
         _check_choice("split", self.split, SPLITS)
         self.tokenizer.validate()
@@ -121,7 +138,6 @@ class DataConfig(DataKind):
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
             )
-        _check_fraction(self.validation_fraction)
 
 
 @dataclasses.dataclass
@@ -130,22 +146,31 @@ class LabelledTextConfig(DataKind):
 
     kind: ClassVar[str] = "labelled_text"
 
-    source: str = "files"  # files, tfds
-    path: str = ""  # files: a file, a directory or a glob; tfds: the name of a data set
-    validation_path: str = ""  # files: held-out texts; "": a hash of each text decides
-    validation_fraction: float = 0.1  # unless the source holds out a split itself
-    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
+    source: str = described(
+        "files", "The reader.", choices_in="lm_jax.data.classification.labelled_text:READERS"
+    )
+    path: str = described("", "files: a file, a directory or a glob; tfds: the name of a data set.")
+    validation_path: str = described(
+        "", "files: held-out texts; empty: a hash of each text decides."
+    )
+    validation_fraction: float = described(
+        0.1, "Share that is held out, unless the source holds out a split.", above=0, below=1
+    )
+    cache_directory: str = described(
+        "",
+        "Where prepared data is kept; empty: $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data.",
+    )
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="word", vocab_size=20_000, lowercase=True)
     )
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
+        validate_fields(self, "data.")
         _check_choice("source", self.source, labelled_text.READERS)
         self.tokenizer.validate()
         if self.source in labelled_text.READERS and not self.path:
             raise UserError(f"data.source={self.source} needs data.path: what should be read?")
-        _check_fraction(self.validation_fraction)
 
 
 @dataclasses.dataclass
@@ -155,45 +180,58 @@ class ImageConfig(DataKind):
     kind: ClassVar[str] = "images"
     has_text: ClassVar[bool] = False
 
-    source: str = "digits"  # digits (of scikit-learn), idx, npz, tfds, and_gate (four points)
-    path: str = ""  # idx: a directory; npz: a file; tfds: the name of a data set
-    validation_fraction: float = 0.1  # of training images, unless there is a test split
-    label_names: str = ""  # of the classes, comma-separated; "": those of the data set, or numbers
-    crop_padding: int = 0  # augmentation: pixels of zeros on each side, then a random crop
-    flip: bool = False  # augmentation: mirror left to right with probability 1/2
-    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
+    source: str = described(
+        "digits",
+        "The reader; digits: scikit-learn's, and_gate: four points.",
+        choices_in="lm_jax.data.classification.images:READERS",
+    )
+    path: str = described("", "idx: a directory; npz: a file; tfds: the name of a data set.")
+    validation_fraction: float = described(
+        0.1, "Share that is held out, unless there is a test split.", above=0, below=1
+    )
+    label_names: str = described(
+        "", "Of the classes, comma-separated; empty: those of the data set, or numbers."
+    )
+    crop_padding: int = described(
+        0, "Augmentation: pixels of zeros on each side before a random crop.", minimum=0
+    )
+    flip: bool = described(False, "Augmentation: mirror left to right with probability 1/2.")
+    cache_directory: str = described(
+        "",
+        "Where prepared data is kept; empty: $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data.",
+    )
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
+        validate_fields(self, "data.")
         _check_choice("source", self.source, images.READERS)
         if self.source in images.READERS_OF_PATHS and not self.path:
             raise UserError(f"data.source={self.source} needs data.path")
         if self.source in images.READERS_WITHOUT_PATH and self.path:
             raise UserError(f"data.source={self.source} takes no data.path")
-        if self.crop_padding < 0:
-            raise UserError(f"data.crop_padding is {self.crop_padding}; expected 0 or more")
-        _check_fraction(self.validation_fraction)
 
 
 @dataclasses.dataclass
 class SymbolsConfig:
     """Sequences of made-up symbols to copy, reverse or sort."""
 
-    num_symbols: int = 26
-    num_training_pairs: int = 50_000
-    num_validation_pairs: int = 1_000
-    shortest: int = 1
-    longest: int = 20
-    validation_shortest: int = 0  # 0: as in training
-    validation_longest: int = 0  # 0: as in training; longer ones test generalisation
-    seed: int = 0
+    num_symbols: int = described(26, "Number of different symbols.", minimum=1)
+    num_training_pairs: int = described(50_000, "Number of training pairs.", minimum=1)
+    num_validation_pairs: int = described(1_000, "Number of held-out pairs.", minimum=1)
+    shortest: int = described(1, "Symbols in the shortest sequence.", minimum=1)
+    longest: int = described(20, "Symbols in the longest sequence.", minimum=1)
+    validation_shortest: int = described(
+        0, "Of the shortest held-out sequence; 0: as in training.", minimum=0
+    )
+    validation_longest: int = described(
+        0,
+        "Of the longest held-out sequence; 0: as in training; longer ones test generalisation.",
+        minimum=0,
+    )
+    seed: int = described(0, "Seed of the sequences.", minimum=0)
 
     def validate(self) -> None:
         """Raises UserError for an impossible value."""
-        for name, value in vars(self).items():
-            least = 0 if name in ("validation_shortest", "validation_longest", "seed") else 1
-            if value < least:
-                raise UserError(f"data.symbols.{name} is {value}; expected at least {least}")
         shortest, longest = self.lengths_to_validate
         if self.shortest > self.longest or shortest > longest:
             raise UserError(
@@ -220,19 +258,40 @@ class ParallelTextConfig(DataKind):
 
     kind: ClassVar[str] = "parallel_text"
 
-    source: str = "files"  # files, tfds; copy, reverse, sort (of made-up symbols)
-    path: str = ""  # files: a file, a directory or a glob; tfds: the name of a translation set
-    target_path: str = ""  # files: the targets of the sources in `path`, line by line
-    validation_path: str = ""  # files: held-out pairs; "": whole documents, by a hash of each
-    validation_target_path: str = ""  # as target_path
-    tasks: str = ""  # instead of path: "instruction=path; instruction=path"
-    source_language: str = ""  # tfds: the language of the sources; "": the first one
-    validation_fraction: float = 0.1
-    drop_near_copies: bool = True  # between training and held-out pairs; symbols keep theirs
-    longest_characters: int = 0  # drop pairs with a longer side; 0: none
-    largest_length_ratio: float = 0.0  # drop pairs with a larger ratio of characters; 0: none
-    truncate: bool = False  # cut texts that are longer than the model reads; false: refuse them
-    cache_directory: str = ""  # "": $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data
+    source: str = described(
+        "files",
+        "The reader; copy, reverse, sort: pairs of made-up symbols.",
+        choices_in="lm_jax.data.seq2seq.readers:READERS",
+    )
+    path: str = described(
+        "", "files: a file, a directory or a glob; tfds: the name of a translation set."
+    )
+    target_path: str = described("", "files: the targets of the sources in path, line by line.")
+    validation_path: str = described(
+        "", "files: held-out pairs; empty: whole documents, by a hash of each."
+    )
+    validation_target_path: str = described("", "The targets of validation_path, line by line.")
+    tasks: str = described("", 'Instead of path: "instruction=path; instruction=path".')
+    source_language: str = described("", "tfds: the language of the sources; empty: the first one.")
+    validation_fraction: float = described(
+        0.1, "Share of the pairs that is held out.", above=0, below=1
+    )
+    drop_near_copies: bool = described(
+        True, "Drop pairs of one split that nearly stand in the other; symbols keep theirs."
+    )
+    longest_characters: int = described(
+        0, "Drop pairs with a side of more characters; 0: none.", minimum=0
+    )
+    largest_length_ratio: float = described(
+        0.0, "Drop pairs with a larger ratio of characters; 0: none.", minimum=0
+    )
+    truncate: bool = described(
+        False, "Cut texts that are longer than the model reads; false: refuse them."
+    )
+    cache_directory: str = described(
+        "",
+        "Where prepared data is kept; empty: $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data.",
+    )
     symbols: SymbolsConfig = dataclasses.field(default_factory=SymbolsConfig)
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="bpe", vocab_size=8192)
@@ -250,10 +309,10 @@ class ParallelTextConfig(DataKind):
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
+        validate_fields(self, "data.")
         _check_choice("source", self.source, pair_readers.READERS)
         self.tokenizer.validate()
         self.symbols.validate()
-        _check_fraction(self.validation_fraction)
         if self.source in TASKS and self.origin:
             raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
         is_read = self.source in pair_readers.READERS and self.source not in TASKS
@@ -271,9 +330,6 @@ class ParallelTextConfig(DataKind):
             )
         if self.validation_target_path and not self.validation_path:
             raise UserError("data.validation_target_path has no data.validation_path beside it")
-        for name in ("longest_characters", "largest_length_ratio"):
-            if getattr(self, name) < 0:
-                raise UserError(f"data.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 KINDS = {

@@ -19,7 +19,6 @@ def analysis_page(analysis):
         analysis=analysis_sections(analysis),
         baselines="",
         ended_at=None,
-        ended_early="",
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
