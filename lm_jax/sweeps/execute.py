@@ -36,7 +36,8 @@ def execute(
     shares: list[local_executor.Share],
     together: int,
     command: Sequence[str],
-    on_row: Callable[[Sequence[Mapping[str, Any]], str], None],
+    on_end: Callable[[Sequence[Mapping[str, Any]], Sequence[str]], None],
+    on_stop: Callable[[], None],
 ) -> bool:
     """Trains the unfinished runs in processes of their own; returns whether a signal stopped it.
 
@@ -44,7 +45,8 @@ def execute(
       shares: a share of the machine for each process; empty: nothing is trained.
       together: the largest number of runs that a process trains as one program.
       command: the arguments to which `--run=NAME` is added once for each run of a process.
-      on_row: (rows of all results, name of a run), called after each run ends.
+      on_end: (rows of all results, names of runs), called after each process, which trained them.
+      on_stop: called once when a signal has come, before the runs in progress have saved.
     """
     unfinished = [run for run in plan if finished_results(directory, run) is None]
     groups = group_runs(unfinished, len(shares), together) if shares else {}
@@ -57,14 +59,21 @@ def execute(
             _log_silent_failures(directory, groups[name], exit_status)
         rows = results(directory, [run.name for key in running for run in groups[key]])
         write_results(directory, rows)
-        for run in groups[name]:
-            on_row(rows, run.name)
+        on_end(rows, [run.name for run in groups[name]])
+
+    told: list[bool] = []
+
+    def stop_requested() -> bool:
+        if signals and not told:
+            told.append(True)
+            on_stop()
+        return bool(signals)
 
     local_executor.run_all(
         {key: [*command, *(f"--run={run.name}" for run in runs)] for key, runs in groups.items()},
         {key: log_of(directory, runs[0]) for key, runs in groups.items()},
         shares,
-        lambda: bool(signals),
+        stop_requested,
         on_exit,
         dependencies(plan, groups),
     )

@@ -67,14 +67,17 @@ def describe_plan(
 def describe_progress(
     plan: Sequence[PlannedRun],
     rows: Sequence[Mapping[str, Any]],
-    name: str,
+    names: Sequence[str],
     processes: int,
     flops_per_second: float | None,
-) -> str:
-    """Returns a line that says how far the sweep is and how the run `name` ended.
+) -> list[str]:
+    """Returns a line that says how far the sweep is, and how runs ended.
+
+    Several runs of one process have a line each.
 
     Args:
       rows: of `results.results`.
+      names: the runs of a process that ended.
       processes: how many runs are trained at a time.
     """
     statuses, own = {row["name"]: row["status"] for row in rows}, without_shared_steps(plan)
@@ -82,15 +85,16 @@ def describe_progress(
     left = [run for run in own if statuses[run.name] not in ("finished", "failed")]
     share = total_flops(done) / max(total_flops(own), 1)
     seconds = estimate_seconds(rows, flops_per_second)
-    row = next(row for row in rows if row["name"] == name)
     time_left = ""
     if seconds and left:
         remaining = sum(seconds(run.cost) for run in left) / processes
         time_left = f", about {duration(remaining)} left"
-    outcome = f"failed: {row['error']}" if row["error"] else row["status"]
+    begin = f"{len(done)} of {len(plan)} finished, {share:.0%} of the FLOPs{time_left}"
+    ended = [f"{row['name']}, {_outcome(row)}" for row in rows if row["name"] in names]
+    return [f"{begin}: {ended[0]}"] if len(ended) == 1 else [begin, *(f"  {run}" for run in ended)]
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
     if row["validation_loss"] is not None:
-        outcome = f"validation loss {row['validation_loss']:.4f}"
-    return (
-        f"{len(done)} of {len(plan)} finished, {share:.0%} of the FLOPs{time_left}: "
-        f"{name}, {outcome}"
-    )
+        return f"validation loss {row['validation_loss']:.4f}"
+    return f"failed: {row['error']}" if row["error"] else row["status"]

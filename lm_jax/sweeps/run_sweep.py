@@ -60,7 +60,7 @@ def show_plan(
 def run_sweep(
     trials: Mapping[str, Trial], directory: str | Path, execution: Execution, log: Log
 ) -> dict[str, Any]:
-    """Trains the unfinished runs of a sweep, logs a line after each, and returns a summary.
+    """Trains the unfinished runs of a sweep, logs how each ended, and returns a summary.
 
     Returns:
       `summarize`, with `"stopped": True` if runs are left, or `"failed": True` if runs failed.
@@ -78,13 +78,19 @@ def run_sweep(
     directory.mkdir(parents=True, exist_ok=True)
     rate = execution.flops_per_second
 
-    def on_row(rows: Sequence[Mapping[str, Any]], name: str) -> None:
-        log(describe_progress(plan, rows, name, len(shares), rate))
+    def on_end(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+        for line in describe_progress(plan, rows, names, len(shares), rate):
+            log(line)
+
+    def on_stop() -> None:
+        log("stopping: the runs in progress end their dispatch and save their state")
 
     with sweep_directory.lock(directory / "lock"):
         sweep_directory.write_plan(directory, plan)
         _log_plan(plan, directory, rate, log)
-        stopped = execute(directory, plan, shares, execution.together, execution.command, on_row)
+        stopped = execute(
+            directory, plan, shares, execution.together, execution.command, on_end, on_stop
+        )
         outcome = summarize(directory, log)
     if not shares:
         return outcome

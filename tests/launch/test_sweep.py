@@ -98,7 +98,7 @@ def test_a_sweep_that_was_stopped_and_killed_resumes_to_the_same_table(tmp_path)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
-    assert json.loads(out.splitlines()[-1])["stopped"]
+    assert json.loads(out.splitlines()[-1])["stopped"] and out.count("\nstopping: ") == 1
     assert rows_of(directory)[SOUND]["status"] == "stopped"
     reached = max(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit())
     assert 20 <= reached < 1000
