@@ -157,7 +157,7 @@ def _measure(experiment: "Experiment") -> dict[str, Any]:
         built = build_experiment(experiment, sizes, jax.devices()[:1])
         return decode.measure(built, batch, NEW_TOKENS.value, rounds, TORCH.value)
     built = build_experiment(experiment, sizes)
-    if built.model.fit is not None:
+    if built.model.is_count_based:
         raise UserError("a count-based model takes no optimizer steps; measure another model")
     if suite == "data":
         corpus = data.prepare(experiment.data) if CONFIG.value else None

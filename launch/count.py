@@ -42,7 +42,7 @@ def main() -> dict[str, Any]:
     experiment.mesh = "data:1"
     counted = build_experiment(experiment, sizes, jax.devices()[:1])
     results = _parameters(counted) | _flops(counted)
-    if counted.model.fit is not None:
+    if counted.model.is_count_based:
         program.log(
             "\na count-based model takes no gradient steps and grows with the text that it reads"
         )

@@ -53,14 +53,9 @@ class BuiltExperiment(NamedTuple):
         return loss_function(self.objective, self.model)
 
     @property
-    def is_count_based(self) -> bool:
-        """Whether the model is fitted by counting, in one step and without gradients."""
-        return self.model.fit is not None
-
-    @property
     def num_steps(self) -> int:
         """Optimizer steps of a whole run; a count-based model takes one."""
-        return 1 if self.is_count_based else self.experiment.training.num_steps
+        return 1 if self.model.is_count_based else self.experiment.training.num_steps
 
 
 def build_experiment(
@@ -92,7 +87,7 @@ def build_experiment(
         experiment, model, schedule, declared, fan_in_out=fan_in_out
     )
     smoothing = experiment.training.label_smoothing
-    if smoothing and (model.fit is not None or not objective.smooths_labels):
+    if smoothing and (model.is_count_based or not objective.smooths_labels):
         raise UserError(
             f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
             "softmax over all targets; set it to 0"
@@ -101,7 +96,7 @@ def build_experiment(
         state_bytes = functools.partial(
             state.state_bytes, model, optimizer, objective.example(experiment, 1)
         )
-        decides = len(devices) > 1 and model.fit is None
+        decides = len(devices) > 1 and not model.is_count_based
         sizes_of_axes = _automatic_mesh(devices, device_bytes, state_bytes if decides else None)
         experiment = dataclasses.replace(experiment, mesh=sizes_of_axes)
     mesh = _make_mesh(experiment, devices)

@@ -9,7 +9,7 @@ import pytest
 from tests.documented_commands import ROOT, documents
 
 SLOW = {
-    "a sentence that begins with `Of`": r'(^|"""|# |[.:;] )Of [a-z]',
+    "a sentence that begins with `Of`": r"""(^|["'(]|# |[.:;] )Of [a-z]""",
     "that which": r"\bthat which\b",
     "as many as": r"\bas many as\b",
     "what it comes to": r"\bwhat (it|they|this) (come|came|comes) to\b",

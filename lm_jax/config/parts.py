@@ -18,7 +18,7 @@ class OptimizerConfig:
     beta2: float = described(0.95, "Decay of the second moment.", minimum=0, below=1)
     epsilon: float = described(1e-8, "Added to the denominator of an update.", minimum=0)
     weight_decay: float = described(
-        0.1, "Of matrices only, not of norms, biases or embeddings.", minimum=0
+        0.1, "Decay of matrices only, not of norms, biases or embeddings.", minimum=0
     )
     clip_norm: float = described(1.0, "Maximum global norm of the gradient; 0: off.", minimum=0)
     adam_learning_rate_ratio: float = described(

@@ -107,7 +107,7 @@ def _vaswani(d_model: int, num_heads: int) -> "EncoderDecoderConfig":
 
 
 def _imagenet(architecture: str, size: int = 224) -> "ConvNetConfig":
-    """1,000 classes of colour images; what each publication's variant is, convnet.py says."""
+    """Returns a network for 1,000 classes of colour images, as models/convnet/networks.py."""
     from lm_jax.models.convnet.model import ConvNetConfig
 
     return ConvNetConfig(architecture, 1000, size, size, 3)

@@ -85,7 +85,7 @@ def _trace(shape: str) -> Cost:
     built = build_experiment(experiment, values["sizes"], jax.local_devices()[:1])
     counts = count_parameters(built.experiment.model)
     flops = bytes_of_state = 0
-    if not built.is_count_based:
+    if not built.model.is_count_based:
         flops = step_flops(built)
         bytes_of_state = state_bytes(built.model, built.optimizer, built.example)
     return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, bytes_of_state)

@@ -190,7 +190,7 @@ class ImageConfig(DataKind):
         0.1, "Share that is held out, unless there is a test split.", above=0, below=1
     )
     label_names: str = described(
-        "", "Of the classes, comma-separated; empty: those of the data set, or numbers."
+        "", "Names of the classes, comma-separated; empty: those of the data set, or numbers."
     )
     crop_padding: int = described(
         0, "Augmentation: pixels of zeros on each side before a random crop.", minimum=0
@@ -221,11 +221,11 @@ class SymbolsConfig:
     shortest: int = described(1, "Symbols in the shortest sequence.", minimum=1)
     longest: int = described(20, "Symbols in the longest sequence.", minimum=1)
     validation_shortest: int = described(
-        0, "Of the shortest held-out sequence; 0: as in training.", minimum=0
+        0, "Symbols in the shortest held-out sequence; 0: as in training.", minimum=0
     )
     validation_longest: int = described(
         0,
-        "Of the longest held-out sequence; 0: as in training; longer ones test generalisation.",
+        "Symbols in the longest held-out sequence; 0: as in training; longer: generalisation.",
         minimum=0,
     )
     seed: int = described(0, "Seed of the sequences.", minimum=0)

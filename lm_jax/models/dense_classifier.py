@@ -36,7 +36,7 @@ class DenseClassifierConfig:
     image_channels: int = described(0, "Channels of a pixel; 0: the data set's.", minimum=0)
     num_layers: int = described(3, "Matrix products, including the last.", minimum=1)
     d_hidden: int = described(128, "Width of the hidden layers.", minimum=1)
-    activation: str = described("relu", "Of the hidden layers.", choices=_ACTIVATIONS)
+    activation: str = described("relu", "Activation of the hidden layers.", choices=_ACTIVATIONS)
     dropout_rate: float = described(0.0, "Dropout after each hidden layer.", minimum=0, below=1)
     zero_init: bool = described(
         False, "The last layer starts at zero: every class is equally likely."

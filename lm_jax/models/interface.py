@@ -141,6 +141,11 @@ class Model(NamedTuple):
 
     Called once, before a loop; None where a model has no faster way."""
 
+    @property
+    def is_count_based(self) -> bool:
+        """Whether the model is fitted by counting, in one step and without gradients."""
+        return self.fit is not None
+
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
     """Losses of each target: logits [..., V] float32, targets [...] int32."""

@@ -63,9 +63,8 @@ def first_state(
     if checkpoints.steps():
         step, state = restore(built, checkpoints, "last", notes.append)
         return state, [*notes, f"resuming from the checkpoint of step {step}"]
-    if built.model.fit is not None:  # a count-based model
-        variables = built.model.fit(dataset.train)
-        state = counted_state(variables, built.experiment.seed)
+    if fit := built.model.fit:
+        state = counted_state(fit(dataset.train), built.experiment.seed)
         return sharding.replicated(state, built.mesh), notes
     state = init_state(
         built.model, built.optimizer, built.example, built.mesh, built.experiment.seed

@@ -194,9 +194,9 @@ def _train_group(
     group = RunGroup([build_experiment(experiment, dataset.sizes) for experiment in runs.values()])
     first = group.members[0]
     group.validate()
-    profiler.check(request.profile_steps, 0 if first.is_count_based else first.num_steps)
+    profiler.check(request.profile_steps, 0 if first.model.is_count_based else first.num_steps)
     extra_rows = [rows_of_other_batches(d, experiment) for d, experiment in runs.items()]
-    batches = None if first.is_count_based else group.batches(dataset, extra_rows)
+    batches = None if first.model.is_count_based else group.batches(dataset, extra_rows)
     resumes = any(map(_newest_step, runs))
     processes.agree({"whether there is a checkpoint": resumes})
     inherited = None if resumes else inherited_variables(first.experiment, dataset.tokenizer)

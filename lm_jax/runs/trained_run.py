@@ -24,6 +24,7 @@ from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
 from lm_jax.models.interface import Variables
+from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.host_memory import host_memory
@@ -81,7 +82,7 @@ def load(
 
 def abstract_state(built: BuiltExperiment) -> TrainState | None:
     """Returns the shapes of checkpoints; None for count-based models, whose data decides them."""
-    if built.model.fit is not None:
+    if built.model.is_count_based:
         return None
     return state.abstract_state(built.model, built.optimizer, built.example, built.mesh)
 
@@ -200,9 +201,10 @@ def evaluate_by_position(
     """
     experiment = run.built.experiment
     if not run.built.objective.in_windows:
+        in_windows = ", ".join(name for name, each in OBJECTIVES.items() if each.in_windows)
         raise UserError(
             f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
-            "models that predict the next token (causal_lm)"
+            f"models that read running text in windows ({in_windows})"
         )
     _check_evaluation(run, eval_config)
     documents = split_of(run, split, data_path)
@@ -302,7 +304,10 @@ def vectors_of_words(run: Run) -> WordVectors:
     """
     table = embedding_table(run.built, run.variables)
     if table is None or run.tokenizer is None or run.tokenizer.lossless:
-        raise UserError(f"{run.workdir} holds no vectors of words; train configs/word2vec.py")
+        raise UserError(
+            f"{run.workdir} holds no vectors of words; give a run of a "
+            "model with a table of embeddings whose data.tokenizer.kind is word"
+        )
     first = run.tokenizer.end_of_document + 1  # the end of a document is no word
     indices = range(first, run.tokenizer.vocab_size)
     words = [run.tokenizer.decode(np.array([index])) for index in indices]

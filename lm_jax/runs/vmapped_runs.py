@@ -76,7 +76,7 @@ class RunGroup(NamedTuple):
         first = self.members[0]
         if self.is_single:
             return
-        if first.is_count_based:
+        if first.model.is_count_based:
             raise UserError("a count-based model takes no steps; train it alone")
         if first.experiment.training.stop_after_no_improvement:
             raise UserError(

@@ -61,7 +61,7 @@ class ConvNetConfig:
     )
     dropout_rate: float = described(
         -1.0,
-        "Of the dropout layers; -1: the publication's.",
+        "Rate of the dropout layers; -1: the publication's.",
         minimum=0,
         below=1,
         besides={-1: "the publication's"},

@@ -51,7 +51,7 @@ class BlocksConfig:
     embedding_norm: bool = described(False, "A norm after the embeddings, as in BERT.")
     activation: str = described(
         "gelu_tanh",
-        "Of the feed-forward blocks; gelu is exact, swiglu and geglu are gated units.",
+        "Activation of the feed-forward blocks; gelu is exact, swiglu and geglu are gated units.",
         choices=ACTIVATIONS | GATES,
     )
     positions: str = described(
