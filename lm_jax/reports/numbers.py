@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-_MOST_PLACES = 6  # of the labels of an axis; smaller numbers are written with exponents
+_MOST_PLACES = 5  # of the labels of an axis; smaller numbers are written with exponents
 
 
 def text_of(value: Any) -> str:

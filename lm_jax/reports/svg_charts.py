@@ -80,6 +80,7 @@ def line_chart(
     # The first steps of a faint curve would squeeze all later ones into a corner.
     y_ticks = _ticks(min(ys), _robust_top(curves))
     px = _Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, width - _RIGHT)
+    y_label = shortened(y_label, int((width - 16) / _LETTER))
     legend, lines = _legend(curves, width, len(y_label))
     height += _LINE * lines
     py = _Scale(min(*y_ticks, *ys), max(y_ticks), height - _BOTTOM, _TOP + _LINE * lines)
@@ -93,7 +94,10 @@ def line_chart(
         bottom=height - _BOTTOM,
         x_label=x_label,
         y_label=y_label,
-        x_ticks=[(px(x), label) for x, label in zip(x_ticks, ticks(x_ticks), strict=True)],
+        x_ticks=[
+            (min(px(x), width - _LETTER * len(label) / 2), label)
+            for x, label in zip(x_ticks, ticks(x_ticks), strict=True)
+        ],
         y_ticks=[(py(y), label) for y, label in zip(y_ticks, ticks(y_ticks), strict=True)],
         curves=[_curve(curve, index, px, py) for index, curve in enumerate(curves)],
         legend=legend,
@@ -110,7 +114,7 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> Markup:
     largest = max(value for _, value, _ in rows) or 1
     bars = [
         {
-            "name": name,
+            "name": shortened(name, int((left - 10) / _LETTER)),
             "y": top + index * bar_height,
             "length": value / largest * (width - left - 70),
             "label": f"{value:.3f}",
