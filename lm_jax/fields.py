@@ -31,9 +31,10 @@ class Description:
 
     choices: Collection[str] = ()  # such as the dictionary that holds them
     choices_in: str = ""
-    """`module:DICTIONARY` of choices that the configuration may not import.
+    """`module:DICTIONARY` of the choices, where objects from outside are taken, too.
 
-    It is read to be shown only: what uses the field checks it, and takes objects from outside, too.
+    It is read to be shown only, so it may lie above the configuration. What uses the field checks
+    its value.
     """
 
     def accepts(self, value: Any) -> bool:
