@@ -19,6 +19,7 @@ def analysis_page(analysis):
         analysis=analysis_sections(analysis),
         baselines="",
         ended_at=None,
+        ended_early="",
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
