@@ -68,7 +68,7 @@ class BlocksConfig:
         False, "Multiply embeddings by sqrt(d_model) (Vaswani et al. 2017, section 3.4)."
     )
     tie_embeddings: bool = described(True, "One table for the input and the output.")
-    use_bias: bool = described(True, "Biases in projections, feed-forward blocks and norms.")
+    use_bias: bool = described(True, "Biases in linear layers and in layer_norm.")
     dropout_rate: float = described(
         0.0,
         "Dropout after the embedding, each attention and each feed-forward block.",
