@@ -3,10 +3,11 @@
 The fields are known once the file of --config has run, so the command line is parsed twice.
 """
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import flags
 
@@ -34,6 +35,7 @@ _SYNONYMS = {
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
 _parsed: list[Callable[[], "Experiment"]] = []
+_HELP = "help_config"
 Base = Callable[["Experiment | None"], "Experiment | None"]
 _bases: list[Base] = []
 
@@ -48,6 +50,7 @@ def define(base: Base = lambda given: given) -> flags.FlagHolder[str | None]:
     holder = flags.DEFINE_string(
         "config", None, f"The experiment, a Python file: {_SHIPPED} or yours."
     )
+    flags.DEFINE_bool(_HELP, False, "Show every field of the experiment of --config, and exit.")
     _defined.append(holder)
     _bases.append(base)
     return holder
@@ -61,17 +64,40 @@ def parse(argv: Sequence[str]) -> list[str]:
       flags.Error: any other flag is unknown or has a value that it does not accept.
     """
     if _defined:
-        flags.FLAGS(argv, known_only=True)
-        name = _defined[0].value
+        try:
+            flags.FLAGS(argv, known_only=True)
+        except flags.IllegalFlagValueError:  # the fields are shown without --workdir, too
+            if not flags.FLAGS[_HELP].value:
+                raise
+        name, shows_fields = _defined[0].value, flags.FLAGS[_HELP].value
         if (found := _bases[0](_load(name) if name else None)) is not None:
             _parsed[:] = [dataclass_flags.define(found, prefix="config.")]
         flags.FLAGS.unparse_flags()
+        if shows_fields:
+            _show_fields(argv)
     try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         if _defined and error.flagname.startswith("config."):
             raise UserError(_unknown_field(error.flagname, error.flagvalue)) from None
         raise
+
+
+def _show_fields(argv: Sequence[str]) -> NoReturn:
+    """Prints the fields of the experiment with the values of the command line, and exits."""
+    if not _parsed:
+        raise UserError("--help_config shows the fields of an experiment; give --config=FILE")
+    with contextlib.suppress(flags.IllegalFlagValueError):  # a required flag that is missing
+        flags.FLAGS(argv)
+    from lm_jax.config.documentation import field_rows
+    from lm_jax.reports.text_table import text_table
+
+    rows = [
+        (f"--config.{row.path}", row.type, row.value or "''", row.help)
+        for row in field_rows(_parsed[0]())
+    ]
+    print("\n".join(text_table(rows, "<<<<")))
+    sys.exit(0)
 
 
 def experiment() -> "Experiment":
@@ -118,7 +144,20 @@ def _unknown_field(name: str, value: str | None) -> str:
     if not _parsed:
         return f"{given} sets a field of an experiment; give the experiment with --config=FILE"
     known = [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
-    return f"{given}: the configuration has no field {path}; {_hint(path, known)}"
+    chosen = (value or "").partition("=")[2]
+    choices = {each: _choices(each) for each in known}
+    same = [each for each in known if chosen in choices[each] and _part(each) == _part(path)]
+    hint = f"did you mean {' or '.join(same)}?" if same else _hint(path, known)
+    return f"{given}: the configuration has no field {path}; {hint}"
+
+
+def _part(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _choices(path: str) -> Sequence[str]:
+    parser = flags.FLAGS[f"config.{path}"].parser
+    return parser.enum_values if isinstance(parser, flags.EnumParser) else ()
 
 
 def _hint(path: str, known: Sequence[str]) -> str:

@@ -63,7 +63,8 @@ class Experiment:
     tensorboard: bool = described(True, "Write metrics for TensorBoard.")
     logger: str = described(
         "none",
-        "Where metrics go, too: none, wandb, mlflow, or file.py:FUNCTION (docs/logging.md).",
+        "Where metrics go, too (docs/logging.md).",
+        choices_in="lm_jax.telemetry.loggers:LOGGERS",
     )
 
 

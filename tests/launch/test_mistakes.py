@@ -4,13 +4,15 @@ import shutil
 
 import pytest
 
-from tests.launch.programs import TINY, launch, start, train
+from tests.launch.programs import TINY, launch, run, start, train
 
 
 @pytest.mark.parametrize(
     ("program", "arguments", "message"),
     [
         ("train", ["--config.model.d_modle=1"], "did you mean model.d_model?"),
+        ("train", ["--config.model.mlp=swiglu"], "did you mean model.activation?"),
+        ("train", ["--config.model.family=mlp"], "no field model.family; model has activation,"),
         ("train", ["--config.model.depth=3"], "did you mean model.num_layers?"),
         ("train", ["--config.model.d_model=wide"], "d_model=wide: expected an integer"),
         ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
@@ -50,6 +52,16 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(program, arguments, message,
     assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
     assert message in err
     assert not workdir.exists()
+
+
+def test_help_config_shows_every_field_with_the_values_given():
+    config = ["--config=configs/quickstart.py", "--config.training.num_steps=1e4"]
+    status, out, err = run("launch.train", *config, "--help_config")  # without a --workdir
+    assert (status, err) == (0, "")
+    (row,) = [line.split() for line in out.splitlines() if "training.num_steps " in line]
+    assert row[:3] == ["--config.training.num_steps", "int", "10000"]
+    status, _, err = launch("count", "--help_config")
+    assert status == 1 and "give --config=FILE" in err
 
 
 @pytest.mark.parametrize("steps", ["10", "1e1", "10.0"])
