@@ -59,4 +59,4 @@ def ticks(values: Sequence[float]) -> list[str]:
     places = max([0, *(-int(exponent) for exponent in exponents)])
     if places > _MOST_PLACES:
         return [f"{value:.1e}" for value in values]
-    return [f"{value / size:,.{places}f}{unit}" for value in values]
+    return [f"{value / size:,.{places}f}{unit if value else ''}" for value in values]

@@ -166,7 +166,7 @@ def _label_places(
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
     found: list[tuple[float, float, str] | None] = []
     for (x, y), text in zip(points, texts, strict=True):
-        wide = _WIDEST_LETTER * len(text)
+        wide = _WIDEST_LETTER * len(text) + 4  # one letter may be wider than most
         starts = [
             (x + dx, y + dy)
             for dx in (6, -6 - wide, -wide / 2)

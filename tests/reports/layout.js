@@ -21,6 +21,7 @@ const faultsOf = page => {
     });
   }
   for (const cell of page.querySelectorAll("td, th")) {
+    if (cell.closest(".attention")) continue;  // its columns are named vertically
     const text = cell.textContent.trim();
     const range = page.createRange();
     range.selectNodeContents(cell);

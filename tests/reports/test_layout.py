@@ -55,7 +55,7 @@ def run_page(directory):
         "goodput": {"steps": 100.0, "waiting for the input of the data pipeline": 3.0, "share": 97},
     }
     (directory / "evaluation.json").write_text(json.dumps(results))
-    words = [f"·token{i}" for i in range(150)]
+    words = [f"·token{i}" for i in range(100)] + list('=mMW@_"') + [f'{i}__"' for i in range(43)]
     embedding = {
         "words": words,
         "points": random.normal(0, 1, (150, 2)).tolist(),
@@ -93,7 +93,7 @@ def law_page(directory):
         quality=[("rms residual", "0.0015")],
         edges="",
         groups=None,
-        provenance="From runs.csv",
+        provenance=f"From runs.csv, SHA-256 {64 * '7'}",
     )
     path = directory / "law.html"
     path.write_text(page, encoding="utf-8")
