@@ -17,7 +17,11 @@ command resumes. The last line of the output is JSON with the results.
       --config.training.num_steps=900
 
 The fork takes over parameters, optimizer state, position in the data and step, and RUN's
-configuration but for the fields that are given.
+configuration but for the fields that are given. With --fine_tune the new run has RUN's
+architecture, parameters and tokenizer, but its own data, objective, optimizer and steps:
+
+  python -m launch.train --from_workdir=runs/bert --fine_tune --workdir=runs/bert_reviews \
+      --config=configs/bert_classifier.py:reviews --config.data.path=reviews.tsv
 
 --profile_steps=10-15 traces the dispatches (of training.steps_per_call steps) with these steps into
 profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps after
@@ -49,6 +53,9 @@ FROM_WORKDIR = flags.DEFINE_string(
 FROM_STEP = flags.DEFINE_integer(
     "from_step", None, "The checkpoint to continue from; its newest, if not given.", lower_bound=1
 )
+FINE_TUNE = flags.DEFINE_bool(
+    "fine_tune", False, "Begin at step 0 with the other run's architecture and parameters."
+)
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
 )
@@ -58,19 +65,24 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 def _experiment_of_run(given: "Experiment | None") -> "Experiment":
     """Returns the experiment whose fields flags set: that of --config, or of the run to continue.
 
-    A fork that was begun resumes with its own.
+    A run that was begun resumes with its own. With --fine_tune the architecture is that of the run.
     """
-    if given is not None:
-        return given
     if FROM_WORKDIR.value is None:
+        if given is not None and not FINE_TUNE.value:
+            return given
         raise UserError(
             "give an experiment, --config=FILE (configs/*.py), or a run to continue, "
             "--from_workdir=RUN"
         )
+    from lm_jax.runs.initial_state import fine_tuned
     from lm_jax.runs.workdir import read_experiment
 
     own, source = Path(WORKDIR.value), Path(FROM_WORKDIR.value)
-    return read_experiment(own if (own / "config.json").exists() else source)
+    if given is None and (own / "config.json").exists():
+        return read_experiment(own)
+    if FINE_TUNE.value:
+        return fine_tuned(given, source)
+    return given or read_experiment(source)
 
 
 CONFIG = experiment_flags.define(base=_experiment_of_run)
@@ -82,13 +94,16 @@ def main() -> dict[str, Any]:
     from lm_jax.runs.train import train, train_fork
     from lm_jax.training.profiler import parse_steps
 
-    if FROM_WORKDIR.value is None and FROM_STEP.value is not None:
-        raise UserError("--from_step is a checkpoint of another run; name it with --from_workdir")
+    if FROM_STEP.value is not None and (FROM_WORKDIR.value is None or FINE_TUNE.value):
+        raise UserError(
+            "--from_step is the checkpoint that a fork continues; give it with --from_workdir and "
+            "without --fine_tune"
+        )
     cluster.join()
     stop_requested = processes.stop_requests()
     experiment, directory = experiment_flags.experiment(), Path(WORKDIR.value)
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
-    if FROM_WORKDIR.value is None:
+    if FROM_WORKDIR.value is None or FINE_TUNE.value:
         results = train(experiment, directory, stop_requested, profiled)
     else:
         source = Path(FROM_WORKDIR.value)
@@ -106,6 +121,11 @@ def _print_summary(results: dict[str, Any]) -> None:
     validation = results["validation"]
     if "ended_early" in results:
         program.log(f"step {results['step']}: {results['ended_early']}")
+    if before := results.get("validation_before"):
+        program.log(
+            f"validation cross-entropy before the first step: {before['cross_entropy']:.4f}, "
+            f"at the end: {validation['cross_entropy']:.4f}"
+        )
     if validation.get("bits_per_character") is None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
             value = validation[name]  # None in the JSON of a finished run stands for infinity

@@ -37,6 +37,7 @@ _MEASURES = {
 
 _SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 _ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
+_BEFORE_AND_AFTER = ("bits_per_character", "cross_entropy", "perplexity", "accuracy")
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
@@ -62,6 +63,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         "run_report.html",
         title=workdir.resolve().name,
         origin=_origin(_json(workdir / "branch.json")),
+        fine_tuning=_fine_tuning(_json(workdir / "inherited.json"), config, results),
         headline=_headline(results),
         translations=_translations(_json(workdir / "inspection.json"), results),
         ended_early=results.get("ended_early", ""),
@@ -114,6 +116,33 @@ def _origin(branch: Mapping[str, Any]) -> str:
     changes = branch.get("changes") or []
     changed = f" with {', '.join(changes)}" if changes else ""
     return f"Forked from {branch.get('run')} at step {branch.get('step', 0):,}{changed}."
+
+
+_ARRAYS = {
+    "taken": "taken over",
+    "new": "new here",
+    "other_shape": "of another shape there (there, here), and new here",
+    "unused": "not used here",
+}
+
+
+def _fine_tuning(
+    inherited: Mapping[str, Any], config: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what a run took over from another one, and its measures before and after."""
+    before, after = results.get("validation_before", {}), results.get("validation", {})
+    measures = [
+        [label, text_of(before[name]), text_of(after[name])]
+        for name, label in _MEASURES.items()
+        if name in _BEFORE_AND_AFTER and None not in (before.get(name), after.get(name))
+    ]
+    arrays = [
+        (label, ", ".join(f"{n.removeprefix('params/')} {s}" for n, s in inherited[kind].items()))
+        for kind, label in _ARRAYS.items()
+        if inherited.get(kind)
+    ]
+    workdir = (config.get("fine_tuning") or {}).get("workdir", "") if inherited else ""
+    return {"workdir": workdir, "measures": measures, "arrays": arrays}
 
 
 def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

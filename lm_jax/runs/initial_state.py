@@ -1,18 +1,53 @@
 """The state that a run begins with: of a checkpoint, of another run, counted, or fresh."""
 
 import contextlib
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment
-from lm_jax.config.experiment import Experiment
+from lm_jax.config.experiment import Experiment, FineTuningConfig
 from lm_jax.errors import UserError
 from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.trained_run import restore
 from lm_jax.training.checkpoints import Checkpoints
-from lm_jax.training.state import TrainState, counted_state, inherit, init_state
+from lm_jax.training.state import (
+    Inheritance,
+    TrainState,
+    counted_state,
+    inherit,
+    init_state,
+)
+
+_LISTED = 12  # arrays of each kind in the log; inherited.json has all
+
+
+def fine_tuned(given: Experiment | None, source: Path) -> Experiment:
+    """Returns an experiment with the architecture, the tokenizer and the parameters of a run.
+
+    Args:
+      given: all else; None: the run's own configuration.
+
+    Raises:
+      UserError: `source` is no run.
+    """
+    theirs = workdir.read_experiment(source)
+    ours = theirs if given is None else given
+    tuning = FineTuningConfig(str(source), ours.fine_tuning.parameters if given else "all")
+    config = ours.data
+    if config.has_text and theirs.data.has_text:
+        tokenizer = dataclasses.replace(config.tokenizer, path=str(source))
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    return dataclasses.replace(
+        ours,
+        model=theirs.model,
+        mup_base_width=theirs.mup_base_width,
+        data=config,
+        fine_tuning=tuning,
+    )
 
 
 def inherited_variables(
@@ -50,8 +85,8 @@ def first_state(
     checkpoints: Checkpoints,
     dataset: data.Dataset,
     inherited: dict[str, Any] | None = None,
-) -> tuple[TrainState, list[str]]:
-    """Returns the state that a run starts or resumes from, and remarks for the log.
+) -> tuple[TrainState, list[str], Inheritance | None]:
+    """Returns the state that a run starts or resumes from, remarks for the log, what it inherits.
 
     Args:
       inherited: variables of another run, which a fresh state takes over where shapes agree.
@@ -62,17 +97,46 @@ def first_state(
     notes: list[str] = []
     if checkpoints.steps():
         step, state = restore(built, checkpoints, "last", notes.append)
-        return state, [*notes, f"resuming from the checkpoint of step {step}"]
+        return state, [*notes, f"resuming from the checkpoint of step {step}"], None
     if fit := built.model.fit:
         state = counted_state(fit(dataset.train), built.experiment.seed)
-        return sharding.replicated(state, built.mesh), notes
+        return sharding.replicated(state, built.mesh), notes, None
     state = init_state(
         built.model, built.optimizer, built.example, built.mesh, built.experiment.seed
     )
     if inherited is None:
-        return state, notes
-    state, kept, fresh = inherit(state, inherited, built.declarations)
+        return state, notes, None
+    state, found = inherit(state, inherited, built.declarations)
     tuned_from = built.experiment.fine_tuning.workdir
-    if not kept:
-        raise UserError(f"fine_tuning.workdir {tuned_from} has no array of this model's shapes")
-    return state, [f"{kept} arrays of parameters taken from {tuned_from}, {fresh} made anew"]
+    if not found.taken:
+        raise UserError(
+            f"fine_tuning.workdir {tuned_from} has no array of this model's names and shapes; take "
+            f"over its architecture: --from_workdir={tuned_from} --fine_tune"
+        )
+    return state, describe(found, tuned_from), found
+
+
+def describe(found: Inheritance, tuned_from: str) -> list[str]:
+    """Returns what a run takes over from another one, a line for each kind of array."""
+    shapes = {
+        name: f"{here} here, {there} there" for name, (there, here) in found.other_shape.items()
+    }
+    lines: dict[str, Mapping[str, Any]] = {
+        f"taken from {tuned_from}": found.taken,
+        "new": found.new,
+        f"of another shape than in {tuned_from}, and therefore new": shapes,
+        f"of {tuned_from} that this model does not have": found.unused,
+    }
+    return [
+        f"{_arrays(arrays)} {what}: {_listed(arrays)}" for what, arrays in lines.items() if arrays
+    ]
+
+
+def _arrays(arrays: Mapping[str, Any]) -> str:
+    return "1 array" if len(arrays) == 1 else f"{len(arrays)} arrays"
+
+
+def _listed(arrays: Mapping[str, Any]) -> str:
+    shown = [f"{name.removeprefix('params/')} {shape}" for name, shape in arrays.items()]
+    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
+    return ", ".join(shown[:_LISTED]) + more

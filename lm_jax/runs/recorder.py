@@ -88,7 +88,12 @@ class Record(NamedTuple):
         if step not in self.measured:  # resumed at its end, or counted
             self.evaluate(step, state)
             self.save(step, state)
-        reason = {"ended_early": self.ended_early} if self.ended_early else {}
+        reason: dict[str, Any] = {"ended_early": self.ended_early} if self.ended_early else {}
+        rows = read_metrics(self.directory)
+        before = [row for row in rows if row["step"] == 0 and row["kind"] == "evaluation"]
+        if before:  # a run that begins with another one's parameters
+            measures = {n: v for n, v in before[0].items() if n not in ("step", "kind")}
+            reason["validation_before"] = measures
         return reason | {
             "parameters": num_parameters(state),
             "validation": self.measured[step],

@@ -36,6 +36,7 @@ from lm_jax.runs.recorder import Record, num_parameters, open_record, write_resu
 from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
+from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.loggers import LOGGERS, OnMetrics
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
@@ -210,6 +211,8 @@ def _train_group(
         progress, state, notes = _open(stack, group, runs, dataset, inherited, request, started)
         for line in [*filter(None, dict.fromkeys(grown)), *notes]:
             progress.records[0].log.message(line)
+        if inherited is not None:  # what the other run's parameters are worth here
+            progress.evaluate(0, state)
         traced: Results = {}
         if batches is not None:
             if batches.note:
@@ -399,7 +402,9 @@ def _open(
             Checkpoints(directory / "checkpoints", experiment.checkpoint, keep_step=kept)
         )
         processes.agree({"the steps of the checkpoints": checkpoints.steps()})
-        state, said = first_state(built, checkpoints, dataset, inherited)
+        state, said, taken = first_state(built, checkpoints, dataset, inherited)
+        if taken is not None and processes.is_first():
+            write_json(directory / "inherited.json", taken._asdict())
         states.append(state)
         notes += [note for note in said if note not in notes]
         on_metrics = _on_metrics(stack, directory, experiment, request)

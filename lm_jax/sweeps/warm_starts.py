@@ -157,8 +157,8 @@ def _newest_shared(directory: Path, other: PlannedRun, run: PlannedRun) -> int:
 
 
 def _logged(rows: Sequence[Metrics]) -> set[tuple[str, int]]:
-    """Returns the kind and step of each row."""
-    return {(row["kind"], row["step"]) for row in rows}
+    """Returns the kind and step of each row, but of the measurement before the first step."""
+    return {(row["kind"], row["step"]) for row in rows if row["step"]}
 
 
 def _expected_log(last_step: int, experiment: Experiment) -> set[tuple[str, int]]:

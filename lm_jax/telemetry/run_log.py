@@ -43,7 +43,8 @@ class RunLog:
         self._total, self._on_metrics = total_steps, on_metrics
         path = workdir / "metrics.jsonl"
         if path.exists():
-            drop_rows_after(path, first_step, measured_again)
+            # A run that begins anew may measure the state before its first step again.
+            drop_rows_after(path, first_step or -1, measured_again)
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = None
         if tensorboard:

@@ -79,10 +79,19 @@ def counted_state(variables: Variables, seed: int) -> TrainState:
     return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
 
 
+class Inheritance(NamedTuple):
+    """What a state took over of another run: the shapes of its variables, by their paths."""
+
+    taken: dict[str, list[int]]
+    new: dict[str, list[int]]  # the other run has none of this path
+    other_shape: dict[str, list[list[int]]]  # path -> shape of the other run, shape of this one
+    unused: dict[str, list[int]]  # of the other run; this one has none of this path
+
+
 def inherit(
     state: TrainState, variables: Mapping[str, Any], declared: Declarations
-) -> tuple[TrainState, int, int]:
-    """The state with the variables of another run, how many arrays that is, and how many not.
+) -> tuple[TrainState, Inheritance]:
+    """Returns the state with the variables of another run, and which those are.
 
     An array is taken over where its path and its shape agree, and of a longer table of learned
     positions its beginning; the optimizer starts afresh.
@@ -93,18 +102,26 @@ def inherit(
     theirs = {
         path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
     }
-    taken: list[bool] = []
+    found = Inheritance({}, {}, {}, {})
 
     def choose(path: Any, leaf: jax.Array) -> jax.Array:
-        found = theirs.get(path_of(path))
+        name, shape = path_of(path), list(leaf.shape)
         parameter = declared.get(path_of(path[1:]))
-        if found is not None and parameter and parameter.names == ("positions", "embed"):
-            found = found[: len(leaf)]
-        taken.append(found is not None and found.shape == leaf.shape)
-        if not taken[-1]:
+        other = theirs.get(name)
+        if other is None:
+            found.new[name] = shape
             return leaf
-        return sharding.placed(jnp.asarray(found, leaf.dtype), leaf.sharding)
+        given = list(other.shape)
+        if parameter and parameter.names == ("positions", "embed"):
+            other = other[: len(leaf)]
+        if other.shape != leaf.shape:
+            found.other_shape[name] = [given, shape]
+            return leaf
+        found.taken[name] = shape
+        return sharding.placed(jnp.asarray(other, leaf.dtype), leaf.sharding)
 
     ours = jax.tree_util.tree_map_with_path(choose, variables_of(state))
     params = ours.pop("params")
-    return state._replace(params=params, stats=ours), sum(taken), len(taken) - sum(taken)
+    known = found.taken.keys() | found.other_shape.keys()
+    found.unused.update({n: list(x.shape) for n, x in theirs.items() if n not in known})
+    return state._replace(params=params, stats=ours), found

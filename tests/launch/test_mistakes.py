@@ -28,7 +28,7 @@ from tests.launch.programs import TINY, launch, run, start, train
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
         ("train", ["--config=configs/missing.py"], "missing.py"),
         ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
-        ("train", ["--from_step=3"], "--from_step is a checkpoint of another run; name it with"),
+        ("train", ["--from_step=3"], "--from_step is the checkpoint that a fork continues; give"),
         ("train", ["--from_workdir=nowhere"], "nowhere is no work directory"),
         ("train", ["stray"], "unexpected argument 'stray'"),
         ("train", ["--confg.x=1"], "Unknown command line flag"),

@@ -20,9 +20,11 @@ from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig
+from lm_jax.reports.numbers import text_of
 from lm_jax.runs.classify import classify_images, classify_texts, labels_of
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
+from lm_jax.telemetry.json_files import read_metrics
 from tests.conftest import slow_but
 from tests.experiments import tiny
 
@@ -260,6 +262,15 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     config = tiny(objective="classification", model=EncoderConfig(**shape), data=texts, mesh="auto")
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
     results = train(config, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "inherited.json").read_text())
+    assert found["new"] == {"params/head/classes/bias": [2], "params/head/classes/kernel": [16, 2]}
+    assert "params/embedding" in found["taken"] and not found["other_shape"]
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "evaluation"]
+    assert rows[0]["step"] == 0
+    before = results["validation_before"]["cross_entropy"]
+    assert before == rows[0]["cross_entropy"] != results["validation"]["cross_entropy"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"Fine-tuned from {tmp_path / 'base'}." in page and f"<td>{text_of(before)}</td>" in page
     shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
     run = load(tmp_path / "run")
     assert run.tokenizer.vocab_size == 512 and run.built.experiment.model.vocab_size == 513

@@ -23,6 +23,7 @@ def analysis_page(analysis):
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
+        fine_tuning={"workdir": "", "measures": [], "arrays": []},
         samples="",
         time_charts=[],
         environment=[],

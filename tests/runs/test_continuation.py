@@ -12,7 +12,7 @@ import pytest
 
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.config.serialization import to_dict
-from lm_jax.data import DataConfig, TokenizerConfig, prepare
+from lm_jax.data import DataConfig, LabelledTextConfig, TokenizerConfig, prepare
 from lm_jax.errors import UserError
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
@@ -24,6 +24,7 @@ from lm_jax.runs.continuation import (
     last_step_before_decay,
     refuse_another_experiment,
 )
+from lm_jax.runs.initial_state import fine_tuned
 from lm_jax.runs.origin import origin, rows_of_other_batches, rows_trained
 from lm_jax.runs.train import train, train_fork
 from lm_jax.runs.trained_run import load
@@ -210,6 +211,18 @@ def test_a_fork_of_a_carried_state_keeps_its_batch_size(text, tmp_path):
     changed.training.batch_size = 4
     with pytest.raises(UserError, match="a state for each of the 8 rows .* cannot have 4"):
         Fork(tmp_path / "run", None, tmp_path / "fork").experiment(changed)
+
+
+def test_fine_tuning_takes_architecture_and_tokenizer_of_the_run(text, tmp_path):
+    base = base_of(text, mup_base_width=8, seed=3)
+    begun(tmp_path / "run", base, [])
+    given = tiny(objective="classification", data=LabelledTextConfig(path="texts.tsv"))
+    found = fine_tuned(given, tmp_path / "run")
+    assert (found.model, found.mup_base_width, found.seed) == (base.model, 8, 0)
+    assert (found.objective, found.data.path) == ("classification", "texts.tsv")
+    assert found.data.tokenizer.path == found.fine_tuning.workdir == str(tmp_path / "run")
+    own = fine_tuned(None, tmp_path / "run")
+    assert (own.training.num_steps, own.data.path, own.seed) == (8, text.path, 3)
 
 
 def begun(directory, experiment, steps):

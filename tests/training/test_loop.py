@@ -8,6 +8,7 @@ from lm_jax.data import TokenizerConfig, prepare
 from lm_jax.models.parameters import Declared
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
+from lm_jax.runs.initial_state import describe
 from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
 from lm_jax.training.state import TrainState, inherit, init_state, variables_of
 from lm_jax.training.train_step import jit_train_steps, make_train_step
@@ -181,8 +182,18 @@ def test_parameters_of_another_run_are_taken_over_where_they_fit():
               "head": np.ones(7)}  # fmt: skip
     table = Declared(zeros["positions"], ("positions", "embed"), looked_up=True)
     state = TrainState(jnp.int32(0), jax.random.key(0), zeros, {}, ())
-    state, kept, fresh = inherit(state, {"params": theirs}, {"positions": table})
-    assert (kept, fresh) == (2, 1)
+    theirs["other"] = np.ones((1, 2))
+    state = state._replace(params=zeros | {"bias": jnp.zeros(2)})
+    state, found = inherit(state, {"params": theirs}, {"positions": table})
+    assert found.taken == {"params/kernel": [3, 2], "params/positions": [4, 2]}
+    assert found.new == {"params/bias": [2]} and found.unused == {"params/other": [1, 2]}
+    assert found.other_shape == {"params/head": [[7], [5]]}
+    assert describe(found, "RUN") == [
+        "2 arrays taken from RUN: kernel [3, 2], positions [4, 2]",
+        "1 array new: bias [2]",
+        "1 array of another shape than in RUN, and therefore new: head [5] here, [7] there",
+        "1 array of RUN that this model does not have: other [1, 2]",
+    ]
     np.testing.assert_array_equal(state.params["positions"], theirs["positions"][:4])
     np.testing.assert_array_equal(state.params["kernel"], theirs["kernel"])
     assert not state.params["head"].any()
