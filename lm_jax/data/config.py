@@ -103,6 +103,9 @@ class DataConfig(DataKind):
         "tfds: the feature that holds the text; empty: the only text feature. files: the field of "
         "JSONL or the column of CSV; empty: text.",
     )
+    validation_path: str = described(
+        "", "files: held-out texts, as path; empty: split decides what is held out."
+    )
     split: str = described(
         "documents",
         "What is held out; documents: whole ones, by a hash of each; tail: the end of each.",
@@ -137,6 +140,11 @@ class DataConfig(DataKind):
             raise UserError(
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
+            )
+        if self.validation_path and self.source in readers.READERS and self.source != "files":
+            raise UserError(
+                f"data.validation_path {self.validation_path!r} has no effect on "
+                f"data.source={self.source}; set data.source=files"
             )
 
 

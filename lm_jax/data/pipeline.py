@@ -78,6 +78,10 @@ class TextKind(NamedTuple, Generic[T, C, S]):
     summary: Callable[[dict[str, Any]], str]
     """The description in one line."""
 
+    not_in_key: tuple[str, ...] = ()
+    """Fields that the cache's key leaves out: the digest of the documents stands for them, and
+    runs made before they existed find their data."""
+
 
 def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
     """Returns the data set of a configuration, from the cache if it was prepared before.
@@ -93,7 +97,7 @@ def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
     config.validate()
     documents = _read(kind, config)
     digest = _sha256(kind, documents)
-    key = _cache_key(config, digest)
+    key = _cache_key(kind, config, digest)
     dataset = cached(
         cache_directory(config.cache_directory) / key,
         lambda: _make(kind, config, documents, digest, key),
@@ -167,10 +171,12 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
     return digest.hexdigest()
 
 
-def _cache_key(config: TextConfig, digest: str) -> str:
+def _cache_key(kind: TextKind[T, C, S], config: C, digest: str) -> str:
     """Returns the key of a configuration and the digest of what it reads: 32 hex digits."""
     choices = asdict(config) | {"path": "", "cache_directory": "", "format": _FORMAT}
     choices["tokenizer"] = identity(config.tokenizer)
+    for name in kind.not_in_key:
+        del choices[name]
     return hashlib.sha256(json.dumps([digest, choices], sort_keys=True).encode()).hexdigest()[:32]
 
 

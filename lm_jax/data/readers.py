@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lm_jax.data import tfds
@@ -38,12 +39,20 @@ def read_stdlib(config: DataConfig) -> Documents[str]:
 def read_files(config: DataConfig) -> Documents[str]:
     """Returns the files of `config.path`, one document a file, or one a record of JSONL or CSV.
 
-    The text of a record is its field `config.text_feature`, which is `text` by default.
+    The text of a record is its field `config.text_feature`, which is `text` by default. Files of
+    `config.validation_path`, if there is one, are held out.
 
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    return texts_in(config.path, config.text_feature)
+    documents = texts_in(config.path, config.text_feature)
+    if not config.validation_path:
+        return documents
+    found = texts_in(config.validation_path, config.text_feature, "data.validation_path").train
+    validation = [text for text in found if text.strip()]
+    if not validation:
+        raise UserError(f"data.validation_path {config.validation_path!r} holds no text")
+    return replace(documents, validation=validation)
 
 
 def texts_in(pattern: str, text_feature: str = "", origin: str = "data.path") -> Documents[str]:

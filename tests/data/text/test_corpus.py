@@ -100,6 +100,21 @@ def test_the_tokenizer_never_sees_the_validation_text(tmp_path):
     assert len(corpus.tokenizer.encode("Ω")) == len("Ω".encode())  # spelled in bytes
 
 
+def test_held_out_texts_may_be_files_beside_the_training_files(tmp_path):
+    for name, text in {"train": "one two", "held": "three\n\nfour", "other": "five"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    found = prepare(files(tmp_path / "train.txt", validation_path=str(tmp_path / "held.txt")))
+    assert texts_of(found.tokenizer, found.train) == ["one two"]
+    assert texts_of(found.tokenizer, found.validation) == ["three\n\nfour"]
+    other = prepare(files(tmp_path / "train.txt", validation_path=str(tmp_path / "other.txt")))
+    fingerprints = {each.description["fingerprint"] for each in (found, other)}
+    assert len(fingerprints) == 2
+    with pytest.raises(ValueError, match="no file matches data.validation_path"):
+        prepare(files(tmp_path / "train.txt", validation_path=str(tmp_path / "missing.txt")))
+    with pytest.raises(ValueError, match="has no effect on data.source=stdlib"):
+        DataConfig(source="stdlib", validation_path="held.txt").validate()
+
+
 def test_the_tail_split_cuts_at_the_fraction_and_keeps_every_character(tmp_path):
     text = "line of text\r\n\tand another \u2581\n" * 40
     (tmp_path / "a.txt").write_bytes(text.encode())
