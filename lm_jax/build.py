@@ -122,14 +122,14 @@ def _automatic_mesh(
     device_bytes: float | None,
     state_bytes: Callable[[], int] | None,
 ) -> str:
-    """The mesh that `auto` stands for; without `state_bytes`, memory does not decide."""
+    """Returns the mesh that `auto` stands for; without `state_bytes`, memory does not decide."""
     device_bytes = device_bytes or sharding.device_memory()
     needed = state_bytes() if state_bytes and device_bytes else 0
     return automatic(len(devices), needed, device_bytes)
 
 
 def _make_mesh(experiment: Experiment, devices: Sequence[jax.Device]) -> Mesh:
-    """The mesh; raises MeshError if devices, batches or the model do not divide over it."""
+    """Returns the mesh; raises MeshError if devices, batches or the model do not divide over it."""
     parts = experiment.training.gradient_accumulation_steps
     try:
         mesh = sharding.make_mesh(experiment.mesh, devices)
@@ -142,7 +142,7 @@ def _make_mesh(experiment: Experiment, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _make_model(experiment: Experiment, objective: Objective) -> tuple[Model, Any]:
-    """The model of an experiment, and in muP the fan-in and fan-out of its parameters."""
+    """Returns the model of an experiment, and in muP the fan-in and fan-out of its parameters."""
     config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
     if not width or of_width(config, width) == config:  # at the base width there is one program
         return build_model(config, dtype), None

@@ -127,7 +127,7 @@ def _file_of(module: Any) -> Path | None:
 
 
 def _address(module: Any) -> str:
-    """A module's dotted name where it is installed or part of this package, else its file."""
+    """Returns a module's dotted name if it is installed or part of this package, else its file."""
     file = _file_of(module)
     installed = [sysconfig.get_path(key) for key in ("purelib", "platlib", "stdlib")]
     roots = [*map(Path, installed), Path(__file__).parent]

@@ -39,3 +39,26 @@ def test_no_variable_is_called_of():
         if getattr(node, "id", getattr(node, "arg", None)) == "of"
     ]
     assert not found
+
+
+NOUNS = {"As", "Does", "Is", "Its", "This"} | {
+    "Gradients",
+    "Keys",
+    "Losses",
+    "Parameters",
+    "Scores",
+}
+
+
+def test_a_functions_docstring_begins_with_what_it_does():
+    """It begins with a verb: `Returns`, `Raises`, `Splits`; a property has a noun, as a class."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {docstring.splitlines()[0]}"
+        for path in CODE
+        if path.relative_to(ROOT).parts[0] != "tests"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and (docstring := ast.get_docstring(node))
+        if not any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+        if not re.match("[A-Z][a-z-]+[^s]s\\b", docstring) or docstring.split()[0] in NOUNS
+    ]
+    assert not found, "\n".join(found)

@@ -199,7 +199,7 @@ def _largest(found: np.ndarray, expected: np.ndarray) -> str:
 
 
 def _axes(s: _Subject) -> str:
-    """Every parameter is declared, with one known logical axis, or None, for each dimension."""
+    """Checks that parameters are declared, with a known logical axis or None a dimension."""
     known = {name for name, _ in sharding.RULES}
     for path, found in declarations_of(s.boxed["params"]).items():
         shape, axes = found.value.shape, found.names
@@ -222,7 +222,7 @@ def _axes(s: _Subject) -> str:
 
 
 def _dtypes(s: _Subject) -> str:
-    """Parameters and logits are float32; what is computed in between follows `dtype`."""
+    """Checks that parameters and logits are float32, and what is between them follows `dtype`."""
     for path, x in jax.tree_util.tree_leaves_with_path(s.variables["params"]):
         if x.dtype != jnp.float32:
             raise _Wrong(f"parameter {path_of(path)} is {x.dtype}; expected float32")
@@ -250,7 +250,7 @@ def _dtypes(s: _Subject) -> str:
 
 
 def _deterministic(s: _Subject) -> str:
-    """Evaluation does not depend on the key, and training is a function of it."""
+    """Checks that evaluation does not depend on the key, and training is a function of it."""
     plain = s.logits(s.batch)
     if (plain != s.logits(s.batch)).any():
         raise _Wrong("two evaluations of one batch differ")
@@ -263,7 +263,7 @@ def _deterministic(s: _Subject) -> str:
 
 
 def _rows(s: _Subject) -> str:
-    """A row of an evaluation batch does not depend on the others."""
+    """Checks that a row of an evaluation batch does not depend on the others."""
     changed = {name: np.array(x) for name, x in s.batch.items()}
     changed["inputs"][1] = _others(s, changed["inputs"][1])
     before, after = s.logits(s.batch)[0], s.logits(changed)[0]
@@ -273,7 +273,7 @@ def _rows(s: _Subject) -> str:
 
 
 def _loss(s: _Subject) -> str:
-    """`loss` is the cross-entropy of the logits of `apply`, and its gradients are finite."""
+    """Checks that `loss` is the cross-entropy of `apply`, and its gradients are finite."""
     logits = s.logits(s.batch)
     targets = np.random.default_rng(2).integers(logits.shape[-1], size=logits.shape[:-1])
     weights = np.ones(targets.shape, np.float32)
@@ -309,7 +309,7 @@ def _source(s: _Subject) -> dict[str, Any]:
 
 
 def _steps(s: _Subject) -> str:
-    """A step, repeated, gives the logits of `apply`; `read` and `prepare` change nothing."""
+    """Checks that steps give the logits of `apply`, and `read` and `prepare` change nothing."""
     if s.compiled.start is None or s.compiled.step is None:
         raise _NotApplicable("it does not generate: no start and step")
     tokens, expected = s.batch["inputs"], s.logits(s.batch)
@@ -345,7 +345,7 @@ def _compare_steps(name: str, found: np.ndarray, expected: np.ndarray, first: in
 
 
 def _causal(s: _Subject) -> str:
-    """No logit depends on a later token: by gradients of the table of embeddings, if there is one.
+    """Checks that no logit depends on a later token, by gradients of a table of embeddings.
 
     Each position gets a token of its own, so the gradient of the logits at t with respect to the
     token's row of the table is the influence of its position.
@@ -523,7 +523,7 @@ def _place_in(batch: dict[str, Any], name: str, numbers: np.ndarray, positions: 
 
 
 def _family(s: _Subject) -> str:
-    """What the family declares holds of its configuration."""
+    """Checks that what the family declares holds of its configuration."""
     fields = {field.name for field in dataclasses.fields(s.config)}
     needed = {"source_length"} if s.family.has_encoder else set()
     if s.family.reads_images:

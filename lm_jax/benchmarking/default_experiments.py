@@ -47,7 +47,7 @@ def default_experiments(suite: str, accelerator: bool) -> dict[str, Experiment]:
 
 
 def published(name: str) -> Experiment:
-    """A preset on data of its kind, with 8 rows a step; nothing is read yet.
+    """Returns a preset on data of its kind, with 8 rows a step; nothing is read yet.
 
     Raises:
       UserError: no model of that name is known.
@@ -56,7 +56,7 @@ def published(name: str) -> Experiment:
 
 
 def _sized(experiment: Experiment, rows: int, steps: int) -> Experiment:
-    """The experiment with this many rows a step and steps a dispatch."""
+    """Returns the experiment with this many rows a step and steps a dispatch."""
     return dataclasses.replace(
         experiment,
         training=TrainingConfig(batch_size=rows, steps_per_call=steps),

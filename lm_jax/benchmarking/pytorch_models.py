@@ -177,7 +177,7 @@ class Trainer:
         self.optimizer = _adam(model, experiment.optimizer)
 
     def step(self, inputs: Tensor, targets: Tensor) -> None:
-        """One optimizer step on tokens [B, T]."""
+        """Takes one optimizer step on tokens [B, T]."""
         pairs = zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True)
         for x, y in pairs:
             with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half):

@@ -69,7 +69,7 @@ class Experiment:
 
 
 def field(config: Any, path: str) -> Any:
-    """The value at a dotted path, such as `model.d_model`."""
+    """Returns the value at a dotted path, such as `model.d_model`."""
     for name in path.split("."):
         config = getattr(config, name)
     return config
@@ -85,7 +85,7 @@ def with_shorter_warmup(experiment: Experiment) -> Experiment:
 
 
 def sequences_per_step(experiment: Experiment) -> int:
-    """The global batch size in sequences (or images), whichever way the configuration gives it."""
+    """Returns the global batch size in sequences or images, however it is configured."""
     training = experiment.training
     if not training.batch_size_tokens:
         return training.batch_size

@@ -21,7 +21,7 @@ Config: TypeAlias = "TransformerConfig | EncoderConfig | EncoderDecoderConfig | 
 
 
 def _gpt2(num_layers: int, d_model: int, num_heads: int) -> "TransformerConfig":
-    """Radford et al. 2019, Table 2."""
+    """Returns GPT-2 of a size (Radford et al. 2019, Table 2)."""
     from lm_jax.models.transformer.config import TransformerConfig
 
     return TransformerConfig(
@@ -34,13 +34,13 @@ def _gpt2(num_layers: int, d_model: int, num_heads: int) -> "TransformerConfig":
 
 
 def _gpt3(num_layers: int, d_model: int, num_heads: int) -> "TransformerConfig":
-    """Brown et al. 2020, Table 2.1 (dense attention in every layer)."""
+    """Returns GPT-3 of a size, dense attention in all layers (Brown et al. 2020, Table 2.1)."""
     config = _gpt2(num_layers, d_model, num_heads)
     return dataclasses.replace(config, context_length=2048, scan_layers=True)
 
 
 def _llama(vocab_size: int, context_length: int, **shape: Any) -> "TransformerConfig":
-    """Touvron et al. 2023: pre-norm with RMSNorm, SwiGLU, rotary positions, no biases."""
+    """Returns Llama (Touvron et al. 2023): pre-norm with RMSNorm, SwiGLU, rotary, no biases."""
     from lm_jax.models.transformer.config import TransformerConfig
 
     config = TransformerConfig(
@@ -57,7 +57,7 @@ def _llama(vocab_size: int, context_length: int, **shape: Any) -> "TransformerCo
 
 
 def _bert_base() -> "EncoderConfig":
-    """Devlin et al. 2019, uncased, with the head for masked tokens and without the pooler."""
+    """Returns BERT (Devlin et al. 2019), uncased, with a head for masked tokens and no pooler."""
     from lm_jax.models.transformer.config import EncoderConfig
 
     return EncoderConfig(
@@ -72,7 +72,7 @@ def _bert_base() -> "EncoderConfig":
 
 
 def _t5_small() -> "EncoderDecoderConfig":
-    """Raffel et al. 2020, section 3.7, the checkpoint of version 1.0."""
+    """Returns T5 (Raffel et al. 2020, section 3.7), the checkpoint of version 1.0."""
     from lm_jax.models.transformer.config import EncoderDecoderConfig
 
     return EncoderDecoderConfig(
@@ -91,7 +91,7 @@ def _t5_small() -> "EncoderDecoderConfig":
 
 
 def _vaswani(d_model: int, num_heads: int) -> "EncoderDecoderConfig":
-    """Vaswani et al. 2017, Table 3, with 37,000 tokens of German and English.
+    """Returns Vaswani et al. 2017, Table 3, with 37,000 tokens of German and English.
 
     With biases in all projections, as in their code's successors; Table 3 rounds to millions.
     """
@@ -155,7 +155,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 
 def preset(name: str) -> Config:
-    """The configuration of a published model.
+    """Returns the configuration of a published model.
 
     Raises:
       UserError: no model of that name is known.

@@ -54,7 +54,7 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Experiment:
-    """The inverse of `to_dict`; absent fields take their defaults.
+    """Returns the inverse of `to_dict`; absent fields take their defaults.
 
     Raises:
       UserError: a field that no dataclass here has, or an unknown kind of model or data.
@@ -92,7 +92,7 @@ def _build(defaults: Any, values: Mapping[str, Any], path: str) -> Any:
 
 
 def dumps(experiment: Experiment) -> str:
-    """The experiment as the text of `config.json`."""
+    """Returns the experiment as the text of `config.json`."""
     return json.dumps(to_dict(experiment), indent=2) + "\n"
 
 
@@ -102,7 +102,7 @@ def flat(experiment: Experiment) -> dict[str, Any]:
 
 
 def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
-    """`flat` without some fields or parts, which are given as dotted paths."""
+    """Returns `flat` without some fields or parts, which are given as dotted paths."""
     left_out = tuple(paths)
 
     def stays(field: str) -> bool:
@@ -112,12 +112,12 @@ def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]
 
 
 def decisive(experiment: Experiment) -> dict[str, Any]:
-    """Those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
+    """Returns those of `flat` that decide the numbers of a run, or what its checkpoints hold."""
     return flat_without(experiment, FREE_ON_RESUME)
 
 
 def differences(before: Experiment, after: Experiment) -> list[str]:
-    """What keeps one run from continuing the other, as `path: before -> after` lines."""
+    """Returns what keeps a run from continuing another, as `path: before -> after` lines."""
     return _changes(decisive(before), decisive(after))
 
 

@@ -124,7 +124,7 @@ def _of_loop(body: Any, flags: _Flags, start: int, end: int) -> _Counted:
 
 
 def _parts(equation: Any) -> int:
-    """Number of devices whose local shapes a `shard_map` body shows; 1 for other calls."""
+    """Returns the devices whose local shapes a `shard_map` body shows; 1 for other calls."""
     if equation.primitive.name != "shard_map":
         return 1
     mesh = equation.params["mesh"]
@@ -137,7 +137,7 @@ def _dot_general(equation: Any) -> int:
 
 
 def _ragged_dot(equation: Any) -> int:
-    """FLOPs with all rows in some group; each row of the ragged axis meets one group's matrix."""
+    """Counts FLOPs with all rows in some group; each row meets one group's matrix."""
     numbers = equation.params["ragged_dot_dimension_numbers"]
     (contracted, _), _ = numbers.dot_dimension_numbers
     flops = _contraction(equation, contracted)
@@ -159,7 +159,7 @@ def _convolution(equation: Any) -> int:
 
 
 def _fused_attention(equation: Any) -> int:
-    """FLOPs of q k^T and of the weights times v; half of them under a causal mask."""
+    """Counts FLOPs of q k^T and of the weights times v; half of them under a causal mask."""
     batch, queries, heads, width = equation.invars[0].aval.shape
     pairs = queries * equation.invars[1].aval.shape[1]
     spared = 2 if equation.params["mask_type"].name == "CAUSAL" else 1

@@ -74,7 +74,7 @@ class UnfinishedText:
             self.max_length = len(self.tokens)
 
     def has_stop_string(self, tokens: list[int]) -> bool:
-        """Whether the text that these tokens add to the prompt contains a stop string."""
+        """Returns whether the text that these tokens add to the prompt contains a stop string."""
         new = self._decode(tokens)[self._prompt_characters :]
         return any(string in new for string in self.stop)
 

@@ -33,7 +33,7 @@ def chunked_cross_entropy(
     soft_cap: float = 0.0,
     bias_v: jax.Array | None = None,
 ) -> Losses:
-    """`cross_entropy` of the logits `cap(x_btd output_vd^T) + bias_v` of targets_bt int32.
+    """Returns `cross_entropy` of `cap(x_btd output_vd^T) + bias_v` for targets_bt int32.
 
     Products are taken in the dtype of x_btd and summed in float32; in float32 losses and gradients
     are those of the plain path but for rounding.
@@ -58,7 +58,7 @@ class _Split(NamedTuple):
 
 
 def _split(x_btd: jax.Array, output_vd: jax.Array) -> _Split:
-    """By the logical axes of the mesh in context; what does not divide stays whole."""
+    """Splits by the logical axes of the mesh in context; what does not divide stays whole."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return _Split((), (), ())
@@ -73,7 +73,7 @@ def _split(x_btd: jax.Array, output_vd: jax.Array) -> _Split:
 
 
 def _on_shards(function, split: _Split, arguments: tuple, axes: tuple, out_axes: tuple):
-    """The function of a device's share of each array, whose dimensions `axes` name."""
+    """Returns the function of a device's share of each array, whose dimensions `axes` name."""
     if not any(split):
         return function(*arguments)
 
@@ -204,7 +204,7 @@ def _pieces(output_vd: jax.Array, bias_v: jax.Array | None, count: int, split: _
 
 
 def _logits(x_btd: jax.Array, rows: _Rows, soft_cap: float) -> tuple[jax.Array, jax.Array | float]:
-    """The logits of a piece, float32, -inf where there is no such token; and the cap's slope."""
+    """Returns a piece's logits, float32, -inf where there is no such token, and the cap's slope."""
     logits_btc = _product("btd,cd->btc", x_btd, rows.output_cd.astype(x_btd.dtype))
     slope_btc: jax.Array | float = 1.0
     if soft_cap:
@@ -230,7 +230,7 @@ class _Sums(NamedTuple):
 
 
 def _together(sums: _Sums, split: _Split, vocab_size: int) -> _Sums:
-    """Over all devices that the vocabulary is split over."""
+    """Sums over all devices that the vocabulary is split over."""
     if not split.vocab:
         return sums
     highest_bt = jax.lax.pmax(sums.highest, split.vocab)

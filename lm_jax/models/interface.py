@@ -148,7 +148,7 @@ class Model(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
-    """Losses of each target: logits [..., V] float32, targets [...] int32."""
+    """Returns the losses of each target: logits [..., V] float32, targets [...] int32."""
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     correct = jnp.argmax(logits, axis=-1) == targets
@@ -157,7 +157,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
 
 
 def loss_from_apply(apply: Callable[..., tuple[jax.Array, Variables]]):
-    """The `loss` of a model whose logits fit in memory."""
+    """Returns the `loss` of a model whose logits fit in memory."""
 
     def loss(variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None):
         logits, new_stats = apply(variables, batch, train=train, key=key)

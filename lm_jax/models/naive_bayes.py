@@ -29,7 +29,7 @@ class NaiveBayesConfig:
 
 
 def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
-    """The classifier of a configuration: log p(class) + the sum of log p(word | class) as logits.
+    """Returns the classifier: log p(class) + the sum of log p(word | class) as logits.
 
     `fit` counts a training split: `inputs` are its tokenized documents, `targets` their classes.
 
@@ -47,7 +47,7 @@ def naive_bayes(config: NaiveBayesConfig, dtype: Any = jnp.float32) -> Model:
         return {"params": {"log_likelihood": log_likelihood_vc, "log_prior": log_prior_c}}
 
     def init(key: jax.Array, batch: Batch) -> Variables:
-        """All words and classes equally probable."""
+        """Returns parameters for which all words and classes are equally probable."""
         likelihood = Declared(jnp.full(shape, -math.log(config.vocab_size)), ("vocab", None))
         prior = jnp.full(config.num_classes, -math.log(config.num_classes))
         return variables_of(likelihood, Declared(prior, (None,)))

@@ -32,12 +32,12 @@ class SkipGramConfig:
     )
 
     def widths(self) -> tuple[str, ...]:
-        """The field that muP scales."""
+        """Returns the field that muP scales."""
         return ("d_embedding",)
 
 
 def skip_gram(config: SkipGramConfig, dtype: Any = jnp.float32) -> Model:
-    """The skip-gram model of a configuration.
+    """Returns the skip-gram model of a configuration.
 
     In training the loss of a pair is that of telling it from `negatives` drawn ones, eq. 4. Its
     optimum is u.v = log p(target | input) / (n q(target)), q being the noise (Levy & Goldberg

@@ -59,7 +59,7 @@ def _evaluation_batches(
 
 
 def _baselines(labelled: LabelledSet) -> dict[str, float]:
-    """The accuracy of always naming the most frequent class of training."""
+    """Returns the accuracy of always naming the most frequent class of training."""
     majority = np.bincount(labelled.train.targets).argmax()
     return {"accuracy_of_majority_class": float(np.mean(labelled.validation.targets == majority))}
 

@@ -112,7 +112,7 @@ def loss_function(objective: Objective, model: Model) -> LossFunction:
 
 
 def is_served(objective: Objective, served: tuple[str, ...]) -> bool:
-    """Whether a family that serves these objectives also serves this one."""
+    """Returns whether a family that serves these objectives also serves this one."""
     return objective.name in served or objective.like in served
 
 
@@ -125,7 +125,7 @@ def share_of_rows(experiment: Experiment) -> Share:
 
 
 def tokens(*shape: int) -> jax.ShapeDtypeStruct:
-    """The shape of an int32 array of tokens."""
+    """Returns the shape of an int32 array of tokens."""
     return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 

@@ -169,7 +169,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def first_then_others(work: Callable[[], T]) -> T:
-    """Like `together`, but the first process runs first and can fill a cache for the others."""
+    """Works as `together`, but the first process runs first, to fill a cache for the others."""
     if not several():
         return work()
     result = together(lambda: work() if is_first() else None)

@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, bool | int]] = {
 
 
 def _devices_are_started() -> bool:
-    """Whether JAX has started its devices, which every other public question would start.
+    """Returns whether JAX has started its devices, which other public questions would start.
 
     JAX refuses another number of CPU devices once they are started; the number is set back.
     """

@@ -184,7 +184,7 @@ def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
 
 
 def _newest_step(directory: Path) -> int:
-    """The step of the newest checkpoint; 0 if there is none."""
+    """Returns the step of the newest checkpoint; 0 if there is none."""
     return max(finished_steps(directory / "checkpoints"), default=0)
 
 

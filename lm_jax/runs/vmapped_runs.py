@@ -34,7 +34,7 @@ _STACKED = TrainState(None, 0, 0, 0, 0)  # type: ignore[arg-type]
 
 
 def _shape_of(experiment: Experiment) -> str:
-    """A text that is equal for experiments that can be trained as one group."""
+    """Returns a text that is equal for experiments that can be trained as one group."""
     return json.dumps(flat_without(experiment, FREE), sort_keys=True)
 
 

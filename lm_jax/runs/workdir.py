@@ -60,7 +60,7 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
 
 
 def _is_whole(results: Mapping[str, Any]) -> bool:
-    """Whether results are as a run writes them; where a file was edited, it is measured again."""
+    """Returns whether results are as a run writes them; if edited, they are measured again."""
     validation, timings = results.get("validation"), results.get("timings")
     return (
         isinstance(validation, dict)

@@ -41,7 +41,7 @@ class TimeSheet:
 
 
 def bars(goodput: Mapping[str, float]) -> list[tuple[str, float, bool]]:
-    """The activities that took time as rows of a bar chart: name, percent of all, emphasis."""
+    """Returns the activities that took time as rows of a bar chart: name, percent, emphasis."""
     total = sum(goodput.get(activity, 0.0) for activity in ACTIVITIES)
     return [
         (text, 100 * goodput[activity] / total, activity == "steps")

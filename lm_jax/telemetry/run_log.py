@@ -113,7 +113,7 @@ class Quiet(RunLog):
         self._total, self._display = 0, _Silence()
 
     def close(self) -> None:
-        """Does nothing."""
+        """Closes nothing."""
 
     def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         pass

@@ -147,7 +147,7 @@ def _is_done(x: jax.Array) -> bool:
 
 
 def _end_of_dispatch(step: int, experiment: Experiment) -> int:
-    """The step at which the dispatch that starts at `step` ends.
+    """Returns the step at which the dispatch that starts at `step` ends.
 
     A function of the step alone, so that a resumed run groups its steps as an uninterrupted one
     does: XLA may compile groups of different lengths to different roundings.
@@ -160,7 +160,7 @@ def _end_of_dispatch(step: int, experiment: Experiment) -> int:
 
 
 def last_dispatch_end(step: int, experiment: Experiment) -> int:
-    """The last step up to this one at which a dispatch ends, in a run of any length beyond it."""
+    """Returns the last step up to this one at which a dispatch ends, in a run of any length."""
     every = (experiment.evaluation.every_steps, experiment.checkpoint.every_steps)
     begin = max((step // n * n for n in every if n), default=0)
     return step - (step - begin) % experiment.training.steps_per_call

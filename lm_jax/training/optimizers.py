@@ -65,7 +65,7 @@ def update_head_only(
 def _adamw(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """Returns AdamW (Loshchilov & Hutter 2019)."""
     return optax.adamw(
         schedule,
         b1=config.beta1,
@@ -79,14 +79,14 @@ def _adamw(
 def _adam(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015), without weight decay."""
+    """Returns Adam (Kingma & Ba 2015), without weight decay."""
     return optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
 
 
 def _sgd(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """SGD, with momentum `beta1`; weight decay is an L2 penalty: it is added to the gradient."""
+    """Returns SGD with momentum `beta1`; weight decay is an L2 penalty, added to the gradient."""
     penalty = optax.add_decayed_weights(config.weight_decay, is_decayed(declared))
     return optax.chain(penalty, optax.sgd(schedule, momentum=config.beta1 or None))
 
@@ -94,7 +94,7 @@ def _sgd(
 def _lion(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """Lion (Chen et al. 2023)."""
+    """Returns Lion (Chen et al. 2023)."""
     return optax.lion(
         schedule,
         b1=config.beta1,
@@ -107,7 +107,7 @@ def _lion(
 def _adafactor(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """Adafactor (Shazeer & Stern 2018), without weight decay and relative step sizes."""
+    """Returns Adafactor (Shazeer & Stern 2018), without weight decay and relative step sizes."""
     return optax.adafactor(
         schedule,
         multiply_by_parameter_scale=False,
@@ -119,7 +119,7 @@ def _adafactor(
 def _muon(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) on the matrices, AdamW on the rest."""
+    """Returns Muon (Jordan et al. 2024) on the matrices, AdamW on the rest."""
 
     def dimensions(parameter: Declared) -> optax.contrib.MuonDimensionNumbers | None:
         if not parameter.is_matrix:

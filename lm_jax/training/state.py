@@ -27,14 +27,14 @@ Shapes = Mapping[str, Any]  # arrays, or `ShapeDtypeStruct`s that stand for them
 
 
 def variables_of(state: TrainState) -> dict[str, Any]:
-    """The variables that `Model.apply` takes."""
+    """Returns the variables that `Model.apply` takes."""
     return {"params": state.params, **state.stats}
 
 
 def abstract_state(
     model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh
 ) -> TrainState:
-    """The shapes, dtypes and shardings of a state; nothing is allocated.
+    """Returns the shapes, dtypes and shardings of a state; nothing is allocated.
 
     Args:
       batch: arrays or `ShapeDtypeStruct`s of any batch that the model takes.
@@ -49,7 +49,7 @@ def abstract_state(
 
 
 def state_bytes(model: Model, optimizer: optax.GradientTransformation, batch: Shapes) -> int:
-    """What parameters, their gradients and the optimizer's state take in all."""
+    """Returns what parameters, their gradients and the optimizer's state take in all."""
     state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
     leaves = jax.tree.leaves((state.params, state.params, state.opt_state))
     return sum(x.size * x.dtype.itemsize for x in leaves)
@@ -58,7 +58,7 @@ def state_bytes(model: Model, optimizer: optax.GradientTransformation, batch: Sh
 def init_state(
     model: Model, optimizer: optax.GradientTransformation, batch: Shapes, mesh: Mesh, seed: int
 ) -> TrainState:
-    """A fresh state, created already split over the mesh."""
+    """Returns a fresh state, created already split over the mesh."""
     abstract = abstract_state(model, optimizer, batch, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(_creator(model, optimizer, batch), out_shardings=shardings)(jax.random.key(seed))
@@ -75,7 +75,7 @@ def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shape
 
 
 def counted_state(variables: Variables, seed: int) -> TrainState:
-    """The state after the one step of a model that counts, on one device."""
+    """Returns the state after the one step of a model that counts, on one device."""
     return TrainState(jnp.int32(1), jax.random.key(seed), variables["params"], {}, ())
 
 

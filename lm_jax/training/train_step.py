@@ -170,7 +170,7 @@ def _denominators(weights: jax.Array) -> _Denominators:
 def _averages(
     losses: Losses, weights: jax.Array, denominators: _Denominators
 ) -> dict[str, jax.Array]:
-    """What a part of a batch adds to the average of each auxiliary term and metric."""
+    """Returns what a part of a batch adds to the average of each auxiliary term and metric."""
     averages = {}
     for name, values in named_values(losses).items():
         if name in _OWN_METRICS:
@@ -185,7 +185,7 @@ def _averages(
 def _total(
     cross_entropy: jax.Array, losses: Losses, averages: Mapping[str, jax.Array]
 ) -> jax.Array:
-    """The trained loss: cross-entropy and auxiliary terms with their coefficients."""
+    """Returns the trained loss: cross-entropy and auxiliary terms with their coefficients."""
     weighted = isinstance(losses.coefficient, jax.Array) or losses.coefficient != 1.0
     total = losses.coefficient * cross_entropy if weighted else cross_entropy
     for name, term in losses.auxiliary.items():
@@ -194,7 +194,7 @@ def _total(
 
 
 def jit_train_steps(train_step: TrainStep) -> TrainStep:
-    """Several steps as one dispatch: batches stacked [K, B, ...] to metrics stacked [K]."""
+    """Compiles several steps as one dispatch: batches [K, B, ...] to metrics [K]."""
 
     def train_steps(state: TrainState, batches: Batch):
         return jax.lax.scan(train_step, state, dict(batches))

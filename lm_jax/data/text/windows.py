@@ -69,7 +69,7 @@ def shuffled_windows(
     spare = len(documents.tokens) - count * context_length
 
     def phase(epoch: int) -> int:
-        """Where the windows of an epoch begin in the stream, so that no two epochs cut alike."""
+        """Returns where an epoch's windows begin in the stream: no two epochs cut alike."""
         return int(np.random.default_rng((seed, epoch)).integers(min(spare, context_length)))
 
     def make(rows: Rows) -> Batch:

@@ -17,7 +17,7 @@ from lm_jax.models.parameters import declared, declared_kernel
 
 
 def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The cross-correlation of images with a kernel, [b, h', w', out].
+    """Returns the cross-correlation of images with a kernel, [b, h', w', out].
 
     On a CPU it is one matrix product of patches: the gradients of XLA's own convolution run there
     without threads inside a loop over steps, ten times slower. Elsewhere XLA calls the vendor's.
@@ -41,7 +41,7 @@ def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
 
 
 def _shifted(x_bhwc: jax.Array, rows: int, columns: int, stride: int):
-    """The images as seen from each position of a window, row by row."""
+    """Returns the images as seen from each position of a window, row by row."""
     height = (x_bhwc.shape[1] - rows) // stride + 1
     width = (x_bhwc.shape[2] - columns) // stride + 1
     for row in range(rows):
@@ -54,7 +54,7 @@ def _shifted(x_bhwc: jax.Array, rows: int, columns: int, stride: int):
 
 
 def max_pool(x_bhwc: jax.Array, size: int, stride: int, padding: int | str) -> jax.Array:
-    """The largest value in each window; an incomplete last row or column of windows is dropped.
+    """Returns the largest value of each window; drops an incomplete last row or column of windows.
 
     Args:
       padding: a number, or "SAME": as many windows as strides fit, the odd zero at the end.
@@ -75,7 +75,7 @@ def _pads(padding: int | str):
 
 
 def local_response_norm(x_bhwc: jax.Array) -> jax.Array:
-    """Each activation over (2 + 1e-4 * sum of squares in 5 channels)^0.75.
+    """Divides each activation by (2 + 1e-4 * sum of squares in 5 channels)^0.75.
 
     Krizhevsky et al. 2012, section 3.3; float32 inside.
     """

@@ -166,7 +166,7 @@ class ConvNet(nn.Module):
 
 
 def convnet(config: ConvNetConfig, dtype: Any = jnp.float32) -> Model:
-    """The convolutional network of a configuration; `dtype` is that of its computation.
+    """Returns the convolutional network of a configuration, which computes in `dtype`.
 
     The variables of a network with batch normalisation hold its running statistics as
     `batch_stats`; `apply` and `loss` return them, moved on when `train` is true.
@@ -207,7 +207,7 @@ def _checked(config: ConvNetConfig, inputs: jax.Array) -> jax.Array:
 def feature_maps(
     config: ConvNetConfig, variables: Variables, inputs: jax.Array, num_layers: int | None = None
 ) -> jax.Array:
-    """What the first layers make of images, [b, h', w', c']; None: up to the first convolution."""
+    """Returns feature maps [b, h', w', c'] of the first layers; None: to the first convolution."""
     if num_layers is None:
         layers = layers_of(config.architecture, min(config.image_height, config.image_width))
         num_layers = 1 + next(i for i, layer in enumerate(layers) if isinstance(layer, Conv))
@@ -216,7 +216,7 @@ def feature_maps(
 
 
 def first_filters(variables: Variables) -> jax.Array | None:
-    """The kernel of the first convolution, [h, w, in, out]; None where a model has none."""
+    """Returns the kernel of the first convolution, [h, w, in, out]; None where a model has none."""
     layer = variables["params"].get("conv_1", {})
     return nn.unbox(layer.get("kernel"))
 

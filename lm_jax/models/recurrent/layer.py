@@ -41,12 +41,12 @@ def _sigmoid(x: jax.Array) -> jax.Array:
 
 
 def _rnn(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> State:
-    """h = tanh(W x + U h + b) (Elman 1990)."""
+    """Computes h = tanh(W x + U h + b) (Elman 1990)."""
     return (jnp.tanh(x_gb + _recurrent_norm("rnn", params, r_gb)),)
 
 
 def _lstm(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> State:
-    """c = f c + i tanh(g), h = o tanh(c) (Hochreiter & Schmidhuber 1997, Gers et al. 2000)."""
+    """Computes c = f c + i tanh(g), h = o tanh(c) (Hochreiter & Schmidhuber 1997; Gers 2000)."""
     gates = jnp.split(x_gb + _recurrent_norm("lstm", params, r_gb), 4)
     i_db, f_db, o_db = (_sigmoid(gates[index]) for index in (0, 1, 3))
     c_db = f_db * state[1] + i_db * jnp.tanh(gates[2])
@@ -57,7 +57,7 @@ def _lstm(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> Sta
 
 
 def _gru(params: Params, x_gb: jax.Array, r_gb: jax.Array, state: State) -> State:
-    """h = (1 - z) n + z h with n = tanh(W x + b + r (U h + b')) (Cho et al. 2014, v3 and cuDNN)."""
+    """Computes h = (1 - z) n + z h, n = tanh(W x + b + r (U h + b')) (Cho et al. 2014 v3)."""
     xr_db, xz_db, xn_db = jnp.split(x_gb, 3)
     rr_db, rz_db, rn_db = jnp.split(_recurrent_norm("gru", params, r_gb), 3)
     z_db = _sigmoid(xz_db + rz_db)

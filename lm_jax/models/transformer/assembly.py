@@ -84,7 +84,7 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
 
 
 def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
-    """Whether attention is a ring over devices, which makes its masks itself."""
+    """Returns whether attention is a ring over devices, which makes its masks itself."""
     lengths = (x_bt.shape[1] for x_bt in tokens)
     return CONTEXT_PARALLEL[config.context_parallel].uses_ring(*lengths)
 

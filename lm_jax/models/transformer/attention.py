@@ -22,7 +22,7 @@ class Tokens(NamedTuple):
 
 
 def rotate(x_bthk: jax.Array, positions_bt: jax.Array, base: float) -> jax.Array:
-    """x_bthk with each pair (i, i + k/2) turned by position / base^(2i/k), float32 inside.
+    """Rotates each pair (i, i + k/2) of x_bthk by position / base^(2i/k), float32 inside.
 
     Rotary embedding (Su et al. 2021, eq. 34) in the half-split layout of GPT-NeoX and Llama.
     """
@@ -36,7 +36,7 @@ def rotate(x_bthk: jax.Array, positions_bt: jax.Array, base: float) -> jax.Array
 
 
 def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
-    """Sinusoidal position embeddings [b, t, width] (Vaswani et al. 2017, section 3.5)."""
+    """Returns sinusoidal position embeddings [b, t, width] (Vaswani et al. 2017, section 3.5)."""
     half = width // 2
     rates_d = 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles_btd = positions_bt[..., None].astype(jnp.float32) * rates_d
@@ -46,7 +46,7 @@ def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
 def visible(
     queries_bt: jax.Array, keys_bs: jax.Array, prefix_bs: jax.Array | None = None
 ) -> jax.Array:
-    """Which key each query may read, bool [b, t, s]: none later than itself, but for a prefix.
+    """Returns which key each query may read, bool [b, t, s]: none later, but for a prefix.
 
     Args:
       queries_bt, keys_bs: indices of time, not positions inside a document.
@@ -57,12 +57,12 @@ def visible(
 
 
 def same_segment(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
-    """Which key is of the query's segment, bool [b, t, s]."""
+    """Returns which key is of the query's segment, bool [b, t, s]."""
     return queries_bt[:, :, None] == keys_bs[:, None, :]
 
 
 def attention_mask(queries: Tokens, keys: Tokens) -> jax.Array | None:
-    """Which key each query may read, bool [b, t, s]; None: all."""
+    """Returns which key each query may read, bool [b, t, s]; None: all."""
     mask_bts = None
     if queries.index_bt is not None and keys.index_bt is not None:
         mask_bts = visible(queries.index_bt, keys.index_bt, keys.prefix_bt)
@@ -75,7 +75,7 @@ def attention_mask(queries: Tokens, keys: Tokens) -> jax.Array | None:
 def relative_buckets(
     queries_t: jax.Array, keys_s: jax.Array, count: int, furthest: int, both_sides: bool
 ) -> jax.Array:
-    """The bucket of the distance from each query to each key, int32 [t, s] (Raffel et al. 2020).
+    """Returns the bucket of each query's distance to each key, int32 [t, s] (Raffel et al. 2020).
 
     Half of the buckets are a distance each, the others grow as its logarithm up to `furthest`, and
     the last holds all beyond. With `both_sides` later keys have a half of the buckets for
@@ -100,7 +100,7 @@ def attention_weights(
     mask_bts: jax.Array | None = None,
     bias_hts: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(k) + bias) under a mask, float32 [b, h, t, s]: the maps, to look at."""
+    """Returns softmax(q k^T / sqrt(k) + bias) under a mask, float32 [b, h, t, s], to look at."""
     k_bshk = jnp.repeat(k_bsgk, q_bthk.shape[2] // k_bsgk.shape[2], axis=2)
     scores_bhts = jnp.einsum(
         "bthk,bshk->bhts",
@@ -126,7 +126,7 @@ def attend_cache(
     mask_bts: jax.Array | None,
     bias_hts: jax.Array | None = None,
 ) -> jax.Array:
-    """As `attend`, of a few queries to a cache whose heads stand before its tokens.
+    """Attends as `attend`, from a few queries to a cache whose heads stand before its tokens.
 
     The cache is read where it lies: `attend` would transpose all of it for every new token.
     """
@@ -150,7 +150,7 @@ def attend(
     *,
     causal: bool = False,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(k) + bias) v under a mask, [b, t, h, k] (Vaswani et al. 2017, eq. 1).
+    """Returns softmax(q k^T / sqrt(k) + bias) v, masked, [b, t, h, k] (Vaswani et al. 2017, eq. 1).
 
     Query head i reads key/value head i // (h / g) (grouped-query attention, Ainslie et al. 2023).
     Scores and softmax are float32. `causal` promises that queries and keys are the same tokens and

@@ -129,7 +129,7 @@ class BlocksConfig:
         return (StackShape(self.context_length, self.num_layers),)
 
     def widths(self) -> tuple[str, ...]:
-        """The fields that muP scales, heads keeping their width; UserError where it cannot."""
+        """Returns the fields that muP scales, heads keeping their width; UserError if it cannot."""
         if self.scale_embeddings:
             raise UserError(
                 "mup_base_width wants embeddings of one size at all widths, and "

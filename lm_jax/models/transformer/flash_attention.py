@@ -27,7 +27,7 @@ def attend_fused(
     *,
     causal: bool = False,
 ) -> jax.Array:
-    """As `attend`, by cuDNN's flash attention: no scores are kept for the backward pass.
+    """Attends as `attend`, by cuDNN's flash attention: no scores are kept for the backward pass.
 
     `causal` alone needs no mask. A mask becomes a bias [b, 1, t, s] of the dtype of q_bthk, 0 or
     below -1e12, whose softmax is exactly 0: jax.nn's function knows no segments.
@@ -39,7 +39,7 @@ def attend_fused(
 
 
 def kernel(config: "BlocksConfig", dtype: jnp.dtype) -> str:
-    """xla or cudnn: what `model.attention` means on these devices.
+    """Returns xla or cudnn: what `model.attention` means on these devices.
 
     Raises:
       UserError: cuDNN is asked for where it cannot be had.
@@ -63,7 +63,7 @@ KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
 
 
 def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
-    """Why cuDNN's kernels do not serve a model that is trained here."""
+    """Returns why cuDNN's kernels do not serve a model that is trained here."""
     if not on_cuda():
         return f"the devices are {jax.default_backend()}s, not CUDA GPUs"
     if dtype != jnp.bfloat16:
@@ -80,5 +80,5 @@ def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
 
 
 def on_cuda() -> bool:
-    """Whether programs run on NVIDIA's GPUs."""
+    """Returns whether programs run on NVIDIA's GPUs."""
     return "cuda" in jax.extend.backend.get_backend().platform_version

@@ -10,7 +10,7 @@ from lm_jax.models.transformer.flash_attention import PRIMITIVE
 
 
 def _keeps_products(primitive, *arguments, **params) -> bool:
-    """Remat policy: save weight products and cuDNN attention residuals, never the scores."""
+    """Saves weight products and cuDNN attention residuals, never the scores: a remat policy."""
     keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     return primitive.name == PRIMITIVE or keep_dots(primitive, *arguments, **params)
 

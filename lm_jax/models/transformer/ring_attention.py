@@ -24,13 +24,13 @@ KeysValues = tuple[jax.Array, jax.Array, Tokens]
 
 
 def time_axis() -> str | None:
-    """The mesh axis over which time is split here; None where it is whole."""
+    """Returns the mesh axis over which time is split here; None where it is whole."""
     (axis,) = nn.logical_to_mesh_axes(("time",)) or (None,)
     return axis if jax.sharding.get_abstract_mesh().shape.get(axis, 1) > 1 else None
 
 
 def ring_applies(*lengths: int) -> bool:
-    """Whether time is split, and all of these lengths can be split evenly."""
+    """Returns whether time is split, and all of these lengths can be split evenly."""
     axis = time_axis()
     parts = jax.sharding.get_abstract_mesh().shape.get(axis, 1)
     return axis is not None and not any(length % parts for length in lengths)
@@ -68,7 +68,7 @@ def _spec(*axes: str | None) -> PartitionSpec:
 
 
 def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
-    """How the arrays of each letter are split: Queries, Keys (or values), a Bias, Tokens, Rows."""
+    """Returns how each letter's array is split: Queries, Keys (or values), a Bias, Tokens, Rows."""
     axes = {
         "q": _spec("batch", "time", "heads", None),
         "k": _spec("batch", "time", "kv_heads", None),
@@ -88,7 +88,7 @@ def ring_attend(
     queries: Tokens,
     keys: Tokens,
 ) -> jax.Array:
-    """As `attend`, with all arrays whole to the caller and split over the mesh inside.
+    """Attends as `attend`, with all arrays whole to the caller and split over the mesh inside.
 
     Args:
       bias_hts: split by queries; each device has its columns of all keys.
@@ -123,7 +123,7 @@ ring_attend.defvjp(_forward, _backward)
 
 
 def _turned(tree: Any) -> Any:
-    """What the neighbour before holds."""
+    """Returns what the neighbour before holds."""
     axis = time_axis()
     parts = jax.lax.axis_size(axis)
     pairs = [(index, (index + 1) % parts) for index in range(parts)]
@@ -131,7 +131,7 @@ def _turned(tree: Any) -> Any:
 
 
 def _around(visit: Callable, carry: Any, held: KeysValues) -> tuple[Any, KeysValues]:
-    """The carry after a visit of every block, the own one first, and the block visited last.
+    """Returns the carry after a visit of every block, the own one first, and the last block.
 
     `visit(carry, block, owner)` returns a carry; blocks are sent on while they are read.
     """
@@ -148,7 +148,7 @@ def _around(visit: Callable, carry: Any, held: KeysValues) -> tuple[Any, KeysVal
 
 
 def _scores(q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
-    """Scores of a block, float32 [b, h, t, s], and which of them count."""
+    """Returns scores of a block, float32 [b, h, t, s], and which of them count."""
     batch, time, heads, width = q_bthk.shape
     length, groups = k_bsgk.shape[1:3]
     q_btgmk = (q_bthk * width**-0.5).reshape(batch, time, groups, -1, width)
@@ -200,7 +200,7 @@ def _forward_part(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
 def _backward_part(
     q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, y_bthk, highest_bht, total_bht, dy_bthk
 ):
-    """Gradients of queries, keys, values and bias (Dao et al. 2022, algorithm 4)."""
+    """Returns gradients of queries, keys, values and bias (Dao et al. 2022, algorithm 4)."""
     groups, length, scale = k_bsgk.shape[2], k_bsgk.shape[1], q_bthk.shape[-1] ** -0.5
     dy_bhtk = dy_bthk.swapaxes(1, 2)
     dy_bgmtk = _grouped(dy_bhtk, groups)

@@ -23,7 +23,7 @@ Layers = Any
 
 
 def is_unstacked(layers: Layers) -> bool:
-    """Whether `unstacked` has taken the layers apart."""
+    """Returns whether `unstacked` has taken the layers apart."""
     return _UNSTACKED in layers
 
 
