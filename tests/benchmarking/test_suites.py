@@ -8,6 +8,7 @@ from lm_jax.benchmarking import decode, evaluate, startup
 from lm_jax.benchmarking.input_pipeline import measure, wait_seconds
 from lm_jax.benchmarking.tables import table_of
 from lm_jax.data.text.windows import evaluation_batches
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from tests.benchmarking.programs import small
 
@@ -29,7 +30,7 @@ def test_decoding_reads_the_carry_of_any_model():
 
 
 def test_tokens_beyond_the_context_are_refused():
-    with pytest.raises(ValueError, match="do not fit the model.context_length 16"):
+    with pytest.raises(UserError, match="do not fit the model.context_length 16"):
         decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
 
 
@@ -76,7 +77,7 @@ def test_the_start_of_a_command_is_timed_cold_and_warm():
 
 
 def test_a_failed_command_is_reported_with_its_last_line():
-    with pytest.raises(ValueError, match="made no first step: error: no"):
+    with pytest.raises(UserError, match="made no first step: error: no"):
         startup.measure([sys.executable, "-c", "raise SystemExit('error: no')"], 1)
 
 

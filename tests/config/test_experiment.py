@@ -52,7 +52,7 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
     ],
 )
 def test_impossible_values_are_refused_in_one_line(fields, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         validate(tiny(**fields))
     assert "\n" not in str(error.value)
 
@@ -64,7 +64,7 @@ def test_the_batch_size_can_be_given_in_tokens():
 
 
 def test_unknown_fields_are_refused_by_their_path():
-    with pytest.raises(ValueError, match="unknown field 'model.d_modle'"):
+    with pytest.raises(UserError, match="unknown field 'model.d_modle'"):
         from_dict({"model": {"d_modle": 3}})
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import dumps, from_dict, to_dict
+from lm_jax.errors import UserError
 from lm_jax.objectives.validation import validate
 from lm_jax.sweeps.search_space import trials_of
 from tests.launch.programs import ROOT
@@ -48,13 +49,13 @@ def test_no_two_of_them_are_the_same_experiment():
 
 def test_an_unknown_corpus_is_refused_with_those_there_are():
     lstm = importlib.import_module("configs.lstm")
-    with pytest.raises(ValueError, match="no corpus 'x'; expected --config=FILE:shakespeare or"):
+    with pytest.raises(UserError, match="no corpus 'x'; expected --config=FILE:shakespeare or"):
         lstm.get_config("x")
 
 
 @pytest.mark.parametrize("choice", ["3e13", "3e13,", ",48", "x,48", "3e13,d48"])
 def test_a_budget_and_a_width_of_the_isoflop_study_are_checked(choice):
-    with pytest.raises(ValueError, match="expected a budget and a width, as 3e13,48"):
+    with pytest.raises(UserError, match="expected a budget and a width, as 3e13,48"):
         importlib.import_module("configs.sweeps.isoflop").get_sweep(choice)
 
 

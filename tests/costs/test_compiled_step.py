@@ -26,6 +26,7 @@ from lm_jax.costs.compiled_step import (
     resident_bytes,
 )
 from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.family import Family, PlannedCollective
 from lm_jax.models.mlp import MLPConfig, mlp
@@ -244,7 +245,7 @@ def test_what_fits_what_does_not_and_what_cannot_be_told():
     assert fits(memory._replace(total=usable), device) is True
     assert fits(memory._replace(total=usable + 1), device) is None
     assert fits(memory._replace(total=2 * usable, optimizer_state=usable), device) is False
-    with pytest.raises(ValueError, match="unknown accelerator 'a100'; known are h100, h200, v5e"):
+    with pytest.raises(UserError, match="unknown accelerator 'a100'; known are h100, h200, v5e"):
         accelerator("a100")
 
 

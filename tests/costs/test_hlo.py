@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lm_jax.costs.hlo import Collective, read_work
+from lm_jax.errors import UserError
 
 # A loop of five rounds, whose length XLA knows, and one all-reduce beside it. The names,
 # comments in types, layouts and notations of groups are those of XLA for CPUs, GPUs and TPUs.
@@ -150,9 +151,9 @@ def test_convolutions_are_products():
 
 
 def test_other_texts_are_refused():
-    with pytest.raises(ValueError, match="expected the text of an HLO module, not 'module @jit"):
+    with pytest.raises(UserError, match="expected the text of an HLO module, not 'module @jit"):
         read_work("module @jit_f {}")
-    with pytest.raises(ValueError, match="no ENTRY"):
+    with pytest.raises(UserError, match="no ENTRY"):
         read_work("HloModule f\n")
 
 

@@ -83,7 +83,7 @@ def test_a_plan_traces_each_shape_once_and_names_what_cannot_be_built():
     assert [run.name for run in plan] == list(trials) and num_shapes(plan) == 2
     assert total_flops(plan) == 3 * sum(plan[i].cost.training_flops for i in (0, 3))
     broken = trials_of(grid(kaplan(), {"model.num_heads": [2, 5]}))
-    with pytest.raises(ValueError, match="run num_heads=5: model.d_model 64 is not a multiple"):
+    with pytest.raises(UserError, match="run num_heads=5: model.d_model 64 is not a multiple"):
         make_plan(broken, lambda _: BYTES)
     with pytest.raises(ValueError, match="invalid literal") as fault:  # shows its traceback
         make_plan(trials, lambda _: {"vocab_size": int("a fault")})
@@ -95,7 +95,7 @@ def test_a_state_larger_than_the_memory_is_refused():
     state = plan[0].cost.state_bytes
     refuse_what_cannot_fit(plan, state)
     refuse_what_cannot_fit(plan, None)
-    with pytest.raises(ValueError, match="run seed=0: parameters, gradients and optimizer state"):
+    with pytest.raises(UserError, match="run seed=0: parameters, gradients and optimizer state"):
         refuse_what_cannot_fit(plan, state - 1)
 
 

@@ -13,6 +13,7 @@ from lm_jax.data import (
     prepare,
     texts_of,
 )
+from lm_jax.errors import UserError
 
 BYTES = TokenizerConfig("byte")
 CODE = """
@@ -74,9 +75,9 @@ def test_readers_of_labelled_texts_pairs_and_images_may_stand_outside(outside):
 
 
 def test_a_reader_that_returns_something_else_is_refused(outside):
-    with pytest.raises(ValueError, match="returned list; expected lm_jax.data.Documents"):
+    with pytest.raises(UserError, match="returned list; expected lm_jax.data.Documents"):
         prepare(DataConfig(source=outside("wrong"), tokenizer=BYTES))
-    with pytest.raises(ValueError, match=r"returned a document of int \(3\); expected text"):
+    with pytest.raises(UserError, match=r"returned a document of int \(3\); expected text"):
         prepare(DataConfig(source=outside("numbers"), tokenizer=BYTES))
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lm_jax.data import TokenizerConfig, load_tokenizer
 from lm_jax.data.embedded import python_reference
 from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.errors import UserError
 
 KINDS = ("byte", "char", "bpe", "unigram")
 TEXTS = python_reference()[:10]
@@ -47,19 +48,19 @@ def test_bpe_shortens_its_corpus():
 
 
 def test_a_lone_surrogate_is_refused():
-    with pytest.raises(ValueError, match="lone surrogate"):
+    with pytest.raises(UserError, match="lone surrogate"):
         TOKENIZERS["bpe"].encode("a\ud800b")
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_largest(kind):
-    with pytest.raises(ValueError, match=r"vocab_size=5000; it supports at most \d+$"):
+    with pytest.raises(UserError, match=r"vocab_size=5000; it supports at most \d+$"):
         train_tokenizer(TokenizerConfig(kind, 5000), ["a few words only " * 9])
 
 
 @pytest.mark.parametrize(("kind", "smallest"), [("bpe", 261), ("unigram", 261), ("char", 259)])
 def test_a_vocabulary_too_small_for_the_characters_is_refused(kind, smallest):
-    with pytest.raises(ValueError, match=f"need at least {smallest}$"):
+    with pytest.raises(UserError, match=f"need at least {smallest}$"):
         train_tokenizer(TokenizerConfig(kind, 258), ["abc"])
 
 
@@ -79,17 +80,17 @@ def test_long_text_without_spaces_trains_a_tokenizer(kind):
 
 
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
 
 
 def test_a_truncated_tokenizer_is_refused(tmp_path):
     TOKENIZERS["bpe"].save(tmp_path)
     (tmp_path / "sentencepiece.model").write_bytes(TOKENIZERS["bpe"].model[:1000])
-    with pytest.raises(ValueError, match="holds no tokenizer"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
 
 
@@ -112,7 +113,7 @@ def test_a_vocabulary_of_words_is_saved_and_loaded(tmp_path):
 
 
 def test_a_vocabulary_without_room_for_words_is_refused():
-    with pytest.raises(ValueError, match="has no room for a word"):
+    with pytest.raises(UserError, match="has no room for a word"):
         train_tokenizer(TokenizerConfig("word", 2), ["a b"])
 
 
@@ -126,5 +127,5 @@ def test_ids_of_a_padded_vocabulary_have_no_text(kind):
 def test_a_word_spelled_unk_is_a_word_where_none_are_unknown():
     tokenizer = train_tokenizer(TokenizerConfig("whitespace", 9, unknown=False), ["a <unk> b"])
     assert tokenizer.decode(tokenizer.encode("<unk> a")) == "<unk> a"
-    with pytest.raises(ValueError, match="the word 'c' is not in the vocabulary"):
+    with pytest.raises(UserError, match="the word 'c' is not in the vocabulary"):
         tokenizer.encode("a c")

@@ -54,7 +54,7 @@ def test_resamples_without_a_match_have_a_score_too():
 
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], []), (["a"], ["a", "b"])])
 def test_unequal_or_empty_lists_are_refused(hypotheses, references):
-    with pytest.raises(ValueError, match="expected the same number of both"):
+    with pytest.raises(UserError, match="expected the same number of both"):
         translation_measures(hypotheses, references)
 
 

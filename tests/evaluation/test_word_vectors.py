@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.evaluation.word_vectors import (
     analogy_accuracy,
     nearest,
@@ -31,7 +32,7 @@ def test_analogies_are_counted_by_section_and_unknown_words_left_out(tmp_path):
     path.write_text(": royalty\nMan King woman queen\nman king woman pear\n: else\na b c d\n")
     assert analogy_accuracy(VECTORS, path) == {"royalty": (1, 2)}
     path.write_text("three words only\n")
-    with pytest.raises(ValueError, match="questions.txt:1: 'three words only' is not an analogy"):
+    with pytest.raises(UserError, match="questions.txt:1: 'three words only' is not an analogy"):
         analogy_accuracy(VECTORS, path)
 
 
@@ -40,12 +41,12 @@ def test_similarities_are_correlated_by_rank(tmp_path):
     path.write_text("# a\nApple\tpear\t9\nman\tking\t5\nman\twoman\t1\nman\tship\t3\n")
     assert similarity_correlation(VECTORS, path) == (pytest.approx(1.0), 3, 4)
     path.write_text("apple pear 9\n")
-    with pytest.raises(ValueError, match="is not word, word, score"):
+    with pytest.raises(UserError, match="is not word, word, score"):
         similarity_correlation(VECTORS, path)
 
 
 def test_an_unknown_word_is_refused():
-    with pytest.raises(ValueError, match="'ship' is not among the 6 words"):
+    with pytest.raises(UserError, match="'ship' is not among the 6 words"):
         nearest(VECTORS, ["ship"])
 
 
@@ -57,5 +58,5 @@ def test_the_words_asked_about_are_never_among_the_nearest():
 def test_a_wrong_line_is_named_by_its_number_in_the_file(tmp_path):
     path = tmp_path / "questions.txt"
     path.write_text("\n\nthree words only\n")
-    with pytest.raises(ValueError, match="questions.txt:3: "):
+    with pytest.raises(UserError, match="questions.txt:3: "):
         analogy_accuracy(VECTORS, path)

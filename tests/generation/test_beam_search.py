@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.generation.beam_search import EARLY_STOPPING, BeamSearch, beam_search
 from lm_jax.generation.decode_loop import batch_of_prompts, generate
 from lm_jax.generation.sampling import Sampling
@@ -214,5 +215,5 @@ def test_the_steps_of_a_search_lead_to_its_texts(gpt2, prompts):
     ],
 )
 def test_invalid_searches_are_refused(gpt2, search, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         ours(*gpt2, [[1]], search)

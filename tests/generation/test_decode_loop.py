@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import (
     advance,
     batch_of_prompts,
@@ -182,13 +183,13 @@ def test_next_token_probabilities_are_those_of_apply(name):
     ],
 )
 def test_prompts_that_cannot_be_read_are_refused(prompts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         batch_of_prompts(prompts, WIDTH, VOCAB)
 
 
 def test_a_model_that_does_not_generate_is_refused(small):
     model, variables = small
-    with pytest.raises(ValueError, match="does not generate"):
+    with pytest.raises(UserError, match="does not generate"):
         run(model._replace(start=None), variables, [[1]], 2)
 
 

@@ -12,6 +12,7 @@ from lm_jax.build import build_experiment
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.errors import UserError
 from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator, complete, next_tokens, search
 from lm_jax.generation.prompts import encode_prompts
@@ -65,7 +66,7 @@ def test_beam_search_ranks_texts_by_score_and_returns_its_tree(generator):
     assert scores == [text.log_probability for text in texts]
     lines = list(tree_lines(tree, str))
     assert sum("* 1, score" in line for line in lines) == 1
-    with pytest.raises(ValueError, match="ask for at most 29 new tokens"):
+    with pytest.raises(UserError, match="ask for at most 29 new tokens"):
         search(generator, ["ab"], SamplesConfig(max_new_tokens=30, num_beams=2))
 
 
@@ -97,11 +98,11 @@ def test_the_prompt_of_a_model_with_an_encoder_is_its_source():
     assert one.text != other.text
     (best,), _ = search(generator, ["gb"], SamplesConfig(max_new_tokens=99, num_beams=4))
     assert best[0].score >= best[0].log_probability
-    with pytest.raises(ValueError, match="source 1 is 6 tokens long; the model reads at most 5"):
+    with pytest.raises(UserError, match="source 1 is 6 tokens long; the model reads at most 5"):
         complete(generator, ["toolon"], greedy)
 
 
 def test_a_context_without_room_for_a_new_token_is_named():
     built = build_experiment(tiny(mesh="auto", model__context_length=1), {"vocab_size": 257})
-    with pytest.raises(ValueError, match="model.context_length is 1, too short for a text"):
+    with pytest.raises(UserError, match="model.context_length is 1, too short for a text"):
         encode_prompts(built, SimpleNamespace(end_of_document=256), [""])

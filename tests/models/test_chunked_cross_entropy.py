@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from lm_jax.costs.collectives import by_kind
 from lm_jax.costs.hlo import read_work
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.interface import cross_entropy
@@ -206,5 +207,5 @@ def test_every_transformer_can_do_without_its_logits(kind):
 
 
 def test_pieces_are_counted_from_one():
-    with pytest.raises(ValueError, match="model.loss_chunks is 0"):
+    with pytest.raises(UserError, match="model.loss_chunks is 0"):
         build_model(TransformerConfig(vocab_size=5, loss_chunks=0), jnp.float32)

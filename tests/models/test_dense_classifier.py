@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
 from lm_jax.training.state import TrainState, variables_of
@@ -78,11 +79,11 @@ def test_dropout_acts_in_training_only():
     ],
 )
 def test_what_cannot_be_built_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(DenseClassifierConfig(**{"num_classes": 2} | fields), jnp.float32)
 
 
 def test_images_of_another_size_are_refused():
     model = dense_classifier(DenseClassifierConfig(10, 28, 28, 1))
-    with pytest.raises(ValueError, match="inputs of 32 x 32 x 3 for a model of 28 x 28 x 1"):
+    with pytest.raises(UserError, match="inputs of 32 x 32 x 3 for a model of 28 x 28 x 1"):
         model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 32, 32, 3))})

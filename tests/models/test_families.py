@@ -230,7 +230,7 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
 def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
     config, message, tmp_path
 ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         train(config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -242,7 +242,7 @@ def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     config.fine_tuning = FineTuningConfig(str(tmp_path / "base"))
     assert train(config, tmp_path / "tuned")["step"] == 6
     config.data.tokenizer.lowercase = True
-    with pytest.raises(ValueError, match="has another tokenizer than data.tokenizer gives here"):
+    with pytest.raises(UserError, match="has another tokenizer than data.tokenizer gives here"):
         train(config, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -276,5 +276,5 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     assert run.tokenizer.vocab_size == 512 and run.built.experiment.model.vocab_size == 513
     again = evaluate(run, split="validation", eval_config=config.evaluation)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
-    with pytest.raises(ValueError, match="base holds no tokenizer that can be read"):
+    with pytest.raises(UserError, match="base holds no tokenizer that can be read"):
         train(config, tmp_path / "other")

@@ -6,6 +6,7 @@ from sklearn.naive_bayes import MultinomialNB
 
 from lm_jax.data import TokenizerConfig, tokenize, train_tokenizer
 from lm_jax.data.classification.batches import Examples, text_reader
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.naive_bayes import NaiveBayesConfig
 
@@ -34,5 +35,5 @@ def test_it_counts_no_more_of_a_text_than_it_reads():
 
 
 def test_an_impossible_smoothing_is_refused():
-    with pytest.raises(ValueError, match="model.k is 0"):
+    with pytest.raises(UserError, match="model.k is 0"):
         build_model(NaiveBayesConfig(vocab_size=5, num_classes=2, k=0.0), jnp.float32)

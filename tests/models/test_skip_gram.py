@@ -6,6 +6,7 @@ import pytest
 
 from lm_jax.data import TokenizerConfig, tokenize, train_tokenizer
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel.sharding import unboxed
@@ -40,7 +41,7 @@ def test_evaluation_counts_every_pair_of_a_document_once():
 
 def test_a_split_without_a_pair_is_refused():
     alone = tokenize(WORDS, ["one", "dog"])
-    with pytest.raises(ValueError, match="no document of the validation split has two words"):
+    with pytest.raises(UserError, match="no document of the validation split has two words"):
         evaluation_pairs(alone, window=3, batch_size=16)
 
 
@@ -113,7 +114,7 @@ def test_negative_sampling_learns_the_probability_of_words_near_words():
 
 
 def test_a_corpus_without_pairs_is_refused():
-    with pytest.raises(ValueError, match="two words"):
+    with pytest.raises(UserError, match="two words"):
         training_pairs(
             tokenize(WORDS, ["cat", "dog"]),
             vocab_size=WORDS.vocab_size,

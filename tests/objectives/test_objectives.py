@@ -115,7 +115,7 @@ def test_what_was_cut_has_no_bits_per_character(tmp_path):
     config = experiment("seq2seq")
     dataset = dataset_of(config, tmp_path)
     config.model.context_length = 8
-    with pytest.raises(ValueError, match="pairs.tsv:.* longer than model.context_length 8"):
+    with pytest.raises(UserError, match="pairs.tsv:.* longer than model.context_length 8"):
         OBJECTIVES["seq2seq"].training_batches(config, dataset)
     config.data.truncate = True
     figures = measured(config, dataset)

@@ -1,5 +1,6 @@
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.parallel.launchers import JobProcess, find, first_host
 
 # What srun of SLURM 22.05 sets for task 5 of 8, four on each of two hosts.
@@ -84,7 +85,7 @@ def test_open_mpi_says_who_is_who():
 
 def test_open_mpi_5_needs_to_be_told_the_coordinator():
     environment = {key: value for key, value in OPEN_MPI.items() if "uri" not in key}
-    with pytest.raises(ValueError, match="nothing says coordinator: give --coordinator=HOST:PORT"):
+    with pytest.raises(UserError, match="nothing says coordinator: give --coordinator=HOST:PORT"):
         find(environment)
     assert find(environment, "first:1234").coordinator == "first:1234"
 
@@ -107,5 +108,5 @@ def test_flags_go_before_the_environment():
     ],
 )
 def test_what_is_half_said_is_refused(given, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         find({}, *given)

@@ -5,6 +5,7 @@ import pytest
 
 from lm_jax.build import build_experiment
 from lm_jax.config.serialization import from_dict, to_dict
+from lm_jax.errors import UserError
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AXES, automatic, axis_sizes, parse, show
@@ -44,14 +45,14 @@ def test_what_is_shown_can_be_given(text):
     ],
 )
 def test_a_mistaken_or_unfit_mesh_is_refused(text, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         sharding.make_mesh(text, jax.devices()[:8])
     assert "\n" not in str(error.value)
 
 
 def test_a_configuration_names_a_mesh_or_leaves_it_open():
     validate(tiny(mesh="auto"))
-    with pytest.raises(ValueError, match="mesh dta:8: 'dta:8' is no axis"):
+    with pytest.raises(UserError, match="mesh dta:8: 'dta:8' is no axis"):
         validate(tiny(mesh="dta:8"))
 
 

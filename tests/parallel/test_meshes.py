@@ -9,6 +9,7 @@ import pytest
 from lm_jax import data
 from lm_jax.build import build_experiment, measure
 from lm_jax.data import DataConfig, ImageConfig, ParallelTextConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import make_loss_function
 from lm_jax.generation import decode_loop
 from lm_jax.generation.sampling import Sampling
@@ -234,7 +235,7 @@ def test_a_model_that_a_mesh_cannot_split_is_refused_in_one_line(mesh, fields, m
     name = "encoder_decoder" if "source_length" in fields else "decoder"
     config = experiment(name, mesh)
     config.model = dataclasses.replace(config.model, **fields)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         build_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
     assert "\n" not in str(error.value)
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import parse
 
@@ -39,5 +40,5 @@ def test_a_process_reads_the_rows_that_its_devices_hold(text, processes, shares)
 
 
 def test_rows_that_two_processes_hold_by_halves_are_refused():
-    with pytest.raises(ValueError, match="shares a batch unevenly among 2 processes"):
+    with pytest.raises(UserError, match="shares a batch unevenly among 2 processes"):
         sharding.share_of_rows(mesh("data:3,tensor:2", 2), 0)

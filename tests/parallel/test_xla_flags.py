@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.parallel.xla_flags import PRESETS, use_preset
 
 FLAGS = sorted({(flag, value) for preset in PRESETS.values() for flag, value in preset.items()})
@@ -49,8 +50,8 @@ def test_none_changes_nothing(monkeypatch):
 def test_a_preset_that_comes_too_late_or_is_unknown_is_refused(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--mine=1")
     jax.devices()
-    with pytest.raises(ValueError, match="XLA preset gpu comes too late"):
+    with pytest.raises(UserError, match="XLA preset gpu comes too late"):
         use_preset("gpu")
-    with pytest.raises(ValueError, match="XLA preset 'fast' is unknown; expected one of none, gpu"):
+    with pytest.raises(UserError, match="XLA preset 'fast' is unknown; expected one of none, gpu"):
         use_preset("fast")
     assert os.environ["XLA_FLAGS"] == "--mine=1"

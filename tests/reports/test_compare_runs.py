@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.reports.compare_runs import (
     compare,
     differences_of,
@@ -99,7 +100,7 @@ def test_sums_that_do_not_belong_together_are_not_compared(tmp_path, change):
     file.write_text(json.dumps(kept | change))
     assert compare(paths)[1].difference is None and differences_of(compare(paths)) == []
     file.write_text(json.dumps({"step": 20}))
-    with pytest.raises(ValueError, match="validation.json holds no nats; restore it"):
+    with pytest.raises(UserError, match="validation.json holds no nats; restore it"):
         compare(paths)
 
 
@@ -117,15 +118,15 @@ def test_the_page_and_the_picture_hold_every_curve(tmp_path):
 
 
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no finished run"):
+    with pytest.raises(UserError, match="holds no finished run"):
         compare([tmp_path])
     edited = finished(tmp_path, "lstm-0", 0, 2.0)
     (edited / "evaluation.json").write_text('{"step": 3, "timings": {}, "parameters": 1}')
-    with pytest.raises(ValueError, match="evaluation.json holds no validation; restore it"):
+    with pytest.raises(UserError, match="evaluation.json holds no validation; restore it"):
         compare([edited])
     values = {"step": 3, "timings": {}, "parameters": 1, "validation": {"cross_entropy": "x"}}
     (edited / "evaluation.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="json: validation.accuracy is None; expected a number"):
+    with pytest.raises(UserError, match="json: validation.accuracy is None; expected a number"):
         compare([edited])
 
 
@@ -150,7 +151,7 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, change, message):
         if "examples" in changes:
             del found["tokens"]
         (path / "evaluation.json").write_text(json.dumps(results | {"validation": found}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         compare(paths)
 
 
@@ -159,5 +160,5 @@ def test_runs_of_other_data_are_refused(tmp_path, field):
     paths = [finished(tmp_path, f"lstm-{seed}", seed, 2.0) for seed in (0, 1)]
     data = json.loads((paths[1] / "data.json").read_text())
     (paths[1] / "data.json").write_text(json.dumps(data | {field: "other"}))
-    with pytest.raises(ValueError, match="lstm-1 is measured on other data than .*lstm-0"):
+    with pytest.raises(UserError, match="lstm-1 is measured on other data than .*lstm-0"):
         compare(paths)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.reports.matplotlib_figures import Plot, apart, spread, write_figures
 from lm_jax.reports.numbers import short
 
@@ -53,5 +54,5 @@ def test_a_plot_records_its_provenance_and_is_reproducible(tmp_path):
 
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"plots need matplotlib; pip install -e '.\[plots\]'"):
+    with pytest.raises(UserError, match=r"plots need matplotlib; pip install -e '.\[plots\]'"):
         write_figures({}, tmp_path, "")

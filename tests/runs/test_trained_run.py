@@ -103,7 +103,7 @@ def test_the_loss_by_position_sums_to_that_of_the_split(trained):
     masked = run._replace(
         built=run.built._replace(experiment=masked, objective=objective_of(masked))
     )
-    with pytest.raises(ValueError, match="is trained for masked_lm; the loss by position is of"):
+    with pytest.raises(UserError, match="is trained for masked_lm; the loss by position is of"):
         evaluate_by_position(masked, split="validation", eval_config=eval_config)
 
 
@@ -114,7 +114,7 @@ def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch
     )
     monkeypatch.setattr(pipeline, "train_tokenizer", another)
     shutil.rmtree(run.built.experiment.data.cache_directory)
-    with pytest.raises(ValueError, match="another tokenizer"):
+    with pytest.raises(UserError, match="another tokenizer"):
         evaluate(run, split="train", eval_config=EvaluationConfig(batch_size=8))
     shutil.rmtree(run.built.experiment.data.cache_directory)  # for the tests that follow
 
@@ -173,7 +173,7 @@ def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
     experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh="auto")
     experiment.schedule.peak_learning_rate = 1e38
     experiment.optimizer.name = "sgd"
-    with pytest.raises(ValueError, match="validation loss of step 1 is not a number"):
+    with pytest.raises(UserError, match="validation loss of step 1 is not a number"):
         train(experiment, tmp_path)
-    with pytest.raises(ValueError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no checkpoint"):
         load(tmp_path)

@@ -12,6 +12,7 @@ from launch import translate as translate_program
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig
 from lm_jax.data.config import SymbolsConfig
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
@@ -115,9 +116,9 @@ def test_beams_find_nothing_less_probable_and_batches_change_nothing(run):
 
 
 def test_sources_that_cannot_be_read_are_refused(run):
-    with pytest.raises(ValueError, match="source 2 is empty"):
+    with pytest.raises(UserError, match="source 2 is empty"):
         translate(run, ["a b", ""], GREEDY)
-    with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 23"):
+    with pytest.raises(UserError, match="source 1 is 24 tokens long; the model reads at most 23"):
         translate(run, ["a " * 24], GREEDY)
     assert translate(run, ["a " * 24], GREEDY, truncate=True)[0].text
 
@@ -160,6 +161,6 @@ def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
         assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.8
     samples = (tmp_path / "run" / "samples.txt").read_text().splitlines()
     assert samples[1] in sources and samples[2] == f"-> {samples[1]}"
-    with pytest.raises(ValueError, match="source 1 is 24 tokens long; the model reads at most 21"):
+    with pytest.raises(UserError, match="source 1 is 24 tokens long; the model reads at most 21"):
         translate(decoder, ["a " * 24], GREEDY)
     assert translate(decoder, ["a " * 24], GREEDY, truncate=True)[0].text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
@@ -164,7 +165,7 @@ def test_parameters_that_are_split_are_refused(text, tmp_path):
     group = {tmp_path / name: run_of(text, "transformer", "adamw", RUNS[name]) for name in RUNS}
     for experiment in group.values():
         experiment.mesh = "fsdp:2"
-    with pytest.raises(ValueError, match="split their batches only, and the mesh is fsdp:2"):
+    with pytest.raises(UserError, match="split their batches only, and the mesh is fsdp:2"):
         train_runs(group)
     assert not list(tmp_path.iterdir())
 
@@ -178,6 +179,6 @@ def test_runs_are_grouped_by_what_their_step_is(tmp_path):
         "e": tiny(training__num_steps=30),
     }
     assert groups_of(runs) == [["a", "c"], ["b"], ["d"], ["e"]]
-    with pytest.raises(ValueError, match="2 runs are not of one shape"):
+    with pytest.raises(UserError, match="2 runs are not of one shape"):
         train_runs({tmp_path / name: runs[name] for name in "ab"})
     assert not list(tmp_path.iterdir())

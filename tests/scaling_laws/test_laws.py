@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws import compute_optimal, laws
 from lm_jax.scaling_laws.envelope import fit_envelope
 from lm_jax.scaling_laws.exponent_test import compare_exponents
@@ -154,7 +155,7 @@ def test_a_minimum_at_the_edge_is_left_out_and_listed():
 def test_budgets_of_one_size_are_refused():
     c = np.array([1e18, 1e18, 1e18, 2e18])
     n = np.array([1e6, 2e6, 4e6, 2e6])
-    with pytest.raises(ValueError, match="1 of 2 budgets have fewer than 3 sizes .2e.18 has 1"):
+    with pytest.raises(UserError, match="1 of 2 budgets have fewer than 3 sizes .2e.18 has 1"):
         fit_isoflop(n, c / (6 * n), c, chinchilla(n, c / (6 * n)))
 
 
@@ -199,7 +200,7 @@ def test_bounds_of_three_points_come_from_their_pairs():
 
 
 def test_fewer_points_than_parameters_are_refused():
-    with pytest.raises(ValueError, match="4 points cannot fit the 5 parameters"):
+    with pytest.raises(UserError, match="4 points cannot fit the 5 parameters"):
         fit(laws.PARAMETRIC, (N[:4], D[:4]), chinchilla(N[:4], D[:4]))
-    with pytest.raises(ValueError, match="9 points have 1 different values of n, too few"):
+    with pytest.raises(UserError, match="9 points have 1 different values of n, too few"):
         fit(laws.power("n"), [np.full(9, 1e6)], np.linspace(2, 3, 9))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.scaling_laws.observations import read_points
 
 COLUMNS = {"n": "n", "loss": "loss"}
@@ -36,7 +37,7 @@ def test_best_per_looks_at_rows_that_pass_the_filters(path):
 
 
 def test_groups_without_any_loss_are_named(path):
-    with pytest.raises(ValueError, match="line 5: nan"):
+    with pytest.raises(UserError, match="line 5: nan"):
         read_points(path, COLUMNS, ["rate=2", "family=cnn"], best_per=["n"])
 
 
@@ -50,5 +51,5 @@ def test_groups_without_any_loss_are_named(path):
 def test_a_table_that_would_be_misread_is_refused(text, message, tmp_path):
     (tmp_path / "runs.csv").write_text(text)
     columns = {name: name for name in set(text.splitlines()[0].split(","))}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_points(tmp_path / "runs.csv", columns)

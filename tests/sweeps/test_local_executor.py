@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.sweeps import local_executor
 from tests.launch.programs import ROOT
 
@@ -138,7 +139,7 @@ def test_gpus_are_divided_and_not_shared(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert [share.gpus for share in local_executor.shares(2)] == ["3,5", "6,7"]
-    with pytest.raises(ValueError, match="--processes=5, but there are 4 GPUs"):
+    with pytest.raises(UserError, match="--processes=5, but there are 4 GPUs"):
         local_executor.shares(5)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert [share.gpus for share in local_executor.shares(2)] == [None, None]

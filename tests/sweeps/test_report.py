@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.runs.workdir import write_by_position
 from lm_jax.sweeps.report import write_sweep_page
@@ -120,5 +121,5 @@ def test_a_sweep_without_finished_runs_has_a_page(tmp_path):
 
 
 def test_a_directory_without_a_sweep_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no results.csv; launch.sweep --table writes it"):
+    with pytest.raises(UserError, match="has no results.csv; launch.sweep --table writes it"):
         write_sweep_page(tmp_path)

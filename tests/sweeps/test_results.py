@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lm_jax.config.serialization import dumps
+from lm_jax.errors import UserError
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.scaling_laws.observations import known_columns, read_points
 from lm_jax.sweeps.directory import (
@@ -135,7 +136,7 @@ def test_results_survive_a_round_trip(directory):
 )
 def test_another_table_is_refused(tmp_path, text, message):
     (tmp_path / "results.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_results(tmp_path / "results.csv")
 
 
@@ -144,9 +145,9 @@ def test_a_truncated_row_is_refused(directory):
     whole = path.read_text()
     for cut in (whole[:-40], whole[:-1]):
         path.write_text(cut)
-        with pytest.raises(ValueError, match="rows of another length than its header, or is cut o"):
+        with pytest.raises(UserError, match="rows of another length than its header, or is cut o"):
             read_results(path)
-    with pytest.raises(ValueError, match="results.csv is cut off in its last line"):
+    with pytest.raises(UserError, match="results.csv is cut off in its last line"):
         known_columns(path)
 
 
@@ -162,21 +163,21 @@ def test_a_plan_survives_a_round_trip(directory):
     plan = read_plan(directory)
     write_plan(directory, plan)
     assert read_plan(directory) == plan
-    with pytest.raises(ValueError, match="holds no sweep: there is no sweep.json"):
+    with pytest.raises(UserError, match="holds no sweep: there is no sweep.json"):
         read_plan(directory / "runs")
     (directory / "sweep.json").write_text("{}")
-    with pytest.raises(ValueError, match="sweep.json holds no runs"):
+    with pytest.raises(UserError, match="sweep.json holds no runs"):
         read_plan(directory)
     (directory / "sweep.json").write_text('{"a": {"address": "b"}}')
-    with pytest.raises(ValueError, match="sweep.json is no plan of launch.sweep .KeyError"):
+    with pytest.raises(UserError, match="sweep.json is no plan of launch.sweep .KeyError"):
         read_plan(directory)
 
 
 def test_a_directory_of_other_files_or_another_sweep_is_refused(directory, tmp_path_factory):
     trials = trials_of({"other": tiny(seed=9)})
-    with pytest.raises(ValueError, match=r"holds another sweep \(seed=1, ...\), of which this one"):
+    with pytest.raises(UserError, match=r"holds another sweep \(seed=1, ...\), of which this one"):
         refuse_another_sweep(directory, trials)
-    with pytest.raises(ValueError, match="holds no sweep"):
+    with pytest.raises(UserError, match="holds no sweep"):
         refuse_another_sweep(directory / "runs", trials)
     same = {run.name: Trial(run.experiment) for run in read_plan(directory)[:1]}
     refuse_another_sweep(directory, trials | same)
@@ -208,14 +209,14 @@ def test_an_edited_file_of_a_run_does_not_hide_the_table(file, content, status, 
 def test_a_text_among_the_numbers_of_a_table_is_named(directory):
     path = write_results(directory, results(directory))
     path.write_text(path.read_text().replace("3.25", "x.25"))
-    with pytest.raises(ValueError, match="seed=1 has validation_loss 'x.25'; expected"):
+    with pytest.raises(UserError, match="seed=1 has validation_loss 'x.25'; expected"):
         read_results(path)
 
 
 def test_a_lock_keeps_others_out_until_it_ends(tmp_path):
     path = tmp_path / "lock"
     with lock(path):
-        with pytest.raises(ValueError, match="another process is at work"):
+        with pytest.raises(UserError, match="another process is at work"):
             with lock(path):
                 pass
     with lock(path):

@@ -11,6 +11,7 @@ from lm_jax.config import experiment as experiments
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.data.config import KINDS
+from lm_jax.errors import UserError
 from lm_jax.models import FAMILIES, build_model, family_name
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.transformer.config import TransformerConfig
@@ -81,7 +82,7 @@ def test_values_of_a_mapping_are_named_by_its_keys():
     ],
 )
 def test_a_mistaken_grid_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         grid(tiny(), fields)
 
 
@@ -106,9 +107,9 @@ def test_draws_are_seeded_within_bounds_and_unchanged_by_a_larger_count():
 
 def test_impossible_draws_are_refused():
     for low, high in ((0.0, 1.0), (2.0, 1.0), (1.0, np.inf)):
-        with pytest.raises(ValueError, match="expected 0 < low < high"):
+        with pytest.raises(UserError, match="expected 0 < low < high"):
             log_uniform(low, high)
-    with pytest.raises(ValueError, match="was given no values; give at least one"):
+    with pytest.raises(UserError, match="was given no values; give at least one"):
         choice([])
 
 
@@ -117,7 +118,7 @@ def test_a_ladder_keeps_its_aspect_ratio():
     shapes = {name: (m.d_model, m.num_layers, m.num_heads) for name, m in rungs.items()}
     assert shapes == {"d64": (64, 2, 1), "d128": (128, 4, 2), "d512": (512, 16, 8)}
     assert {m.context_length for m in rungs.values()} == {32}
-    with pytest.raises(ValueError, match="width 96 is not a positive multiple of head_width 64"):
+    with pytest.raises(UserError, match="width 96 is not a positive multiple of head_width 64"):
         ladder(TransformerConfig(), [96], aspect_ratio=32)
 
 
@@ -140,7 +141,7 @@ def test_steps_of_an_isoflop_profile_meet_its_budget():
 
 
 def test_a_budget_of_few_steps_is_refused():
-    with pytest.raises(ValueError, match=r"is \d+ steps of base.*give at least \d"):
+    with pytest.raises(UserError, match=r"is \d+ steps of base.*give at least \d"):
         isoflop({"base": bytes_of_reference()}, [1e9])
 
 
@@ -187,7 +188,7 @@ def test_a_field_that_a_later_version_adds_changes_no_address():
     ],
 )
 def test_a_mistaken_sweep_is_refused(sweep, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         trials_of(sweep)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import DataConfig, TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.transformer.config import TransformerConfig
@@ -316,7 +317,7 @@ def test_horizons_are_whole_steps_of_every_size(text):
     found = horizons(sizes, [8_000, 16_000])
     assert list(found)[:2] == ["tokens=8000,d_model=32", "tokens=8000,d_model=64"]
     assert [e.training.num_steps for e in found.values()] == [62, 62, 125, 125]  # of 128 tokens
-    with pytest.raises(ValueError, match="are 8 steps of d_model=32; expected at least 50; give"):
+    with pytest.raises(UserError, match="are 8 steps of d_model=32; expected at least 50; give"):
         horizons(sizes, [1e3])
-    with pytest.raises(ValueError, match="two runs are called tokens=8000,d_model=32"):
+    with pytest.raises(UserError, match="two runs are called tokens=8000,d_model=32"):
         horizons(sizes, [8_000, 8_000])

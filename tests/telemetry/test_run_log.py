@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.reports.run_report import write_report
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import read_metrics
@@ -74,5 +75,5 @@ def test_the_report_is_self_contained_and_escapes_its_samples(tmp_path):
 
 
 def test_a_report_needs_metrics(tmp_path):
-    with pytest.raises(ValueError, match="has no metrics.jsonl"):
+    with pytest.raises(UserError, match="has no metrics.jsonl"):
         write_report(tmp_path)

@@ -5,6 +5,7 @@ import pytest
 
 from lm_jax.build import build_experiment, training_batches
 from lm_jax.data import TokenizerConfig, prepare
+from lm_jax.errors import UserError
 from lm_jax.models.parameters import Declared
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
@@ -139,7 +140,7 @@ def test_a_loss_that_is_no_number_ends_the_run():
 
 
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
-    with pytest.raises(ValueError, match="training batch of 12 sequences .* multiple of 8"):
+    with pytest.raises(UserError, match="training batch of 12 sequences .* multiple of 8"):
         build_experiment(tiny(training__batch_size=12, mesh="data:8"), {"vocab_size": 300})
 
 
@@ -170,9 +171,9 @@ def test_smoothed_labels_are_mixed_with_the_uniform_distribution():
 
 def test_labels_of_a_model_that_samples_its_targets_are_not_smoothed():
     config = tiny(objective="skip_gram", model=SkipGramConfig(), training__label_smoothing=0.1)
-    with pytest.raises(ValueError, match="label_smoothing is 0.1, but what this model is trained"):
+    with pytest.raises(UserError, match="label_smoothing is 0.1, but what this model is trained"):
         build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
-    with pytest.raises(ValueError, match="label_smoothing is 1.0; expected"):
+    with pytest.raises(UserError, match="label_smoothing is 1.0; expected"):
         build_experiment(tiny(training__label_smoothing=1.0), {"vocab_size": 257})
 
 

@@ -461,7 +461,7 @@ SEQ2SEQ = FAMILY["recurrent_seq2seq"][0]
 def test_what_cannot_be_scaled_is_refused(config, base, message):
     experiment = default_experiment(config)
     experiment.mup_base_width = base
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         validate(experiment)
     assert "\n" not in str(error.value)
 
@@ -470,7 +470,7 @@ def test_a_run_is_fine_tuned_in_its_own_parametrisation(tmp_path):
     theirs = experiment_of(TransformerConfig(), mup_base_width=32)
     (tmp_path / "config.json").write_text(dumps(theirs))
     ours = experiment_of(TransformerConfig(), fine_tuning=FineTuningConfig(str(tmp_path)))
-    with pytest.raises(ValueError, match="has mup_base_width 32, not 0, which gives parameters"):
+    with pytest.raises(UserError, match="has mup_base_width 32, not 0, which gives parameters"):
         inherited_variables(ours, None)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lm_jax.data import TokenizerConfig
+from lm_jax.errors import UserError
 from lm_jax.runs.train import train
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.training.profiler import Tracer, operation, parse_steps
@@ -17,7 +18,7 @@ def test_steps_are_a_range_or_one(text, steps):
 
 @pytest.mark.parametrize("text", ["", "15-10", "0-3", "a-b", "3-", "-3", "1-2-3"])
 def test_other_steps_are_refused_in_one_line(text):
-    with pytest.raises(ValueError, match=f"--profile_steps={text}; expected FIRST-LAST"):
+    with pytest.raises(UserError, match=f"--profile_steps={text}; expected FIRST-LAST"):
         parse_steps(text)
 
 
@@ -72,10 +73,10 @@ def test_the_report_says_where_the_time_went(profiled):
 
 
 def test_steps_that_will_not_be_taken_are_refused(profiled, tmp_path):
-    with pytest.raises(ValueError, match="takes no step"):
+    with pytest.raises(UserError, match="takes no step"):
         train(config(), profiled[0], profile_steps=(1, 2))
-    with pytest.raises(ValueError, match="this run takes 20"):
+    with pytest.raises(UserError, match="this run takes 20"):
         train(config(), tmp_path / "run", profile_steps=(10, 21))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="goes on after 15"):
+    with pytest.raises(UserError, match="goes on after 15"):
         Tracer(lambda state, batches: (state, {}), Path("profile"), (10, 15), done=15)

@@ -6,6 +6,7 @@ import pytest
 
 from lm_jax.data import ImageConfig, prepare
 from lm_jax.data.classification.batches import Draws, image_reader
+from lm_jax.errors import UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 6, 5), np.uint8)
@@ -76,28 +77,28 @@ def test_the_embedded_digits_are_scikit_learns():
     ],
 )
 def test_images_that_are_none_are_refused_in_one_line(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         prepare(npz(tmp_path, **changes))
     assert "\n" not in str(error.value)
 
 
 def test_broken_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no train-images-idx3-ubyte"):
+    with pytest.raises(UserError, match="holds no train-images-idx3-ubyte"):
         prepare(ImageConfig(source="idx", path=str(tmp_path)))
     write_idx(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     for content in (path.read_bytes()[:60], gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x09" * 3)):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="no idx file of bytes"):
+        with pytest.raises(UserError, match="no idx file of bytes"):
             prepare(ImageConfig(source="idx", path=str(tmp_path)))
     (tmp_path / "a.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match="no npz file"):
+    with pytest.raises(UserError, match="no npz file"):
         prepare(ImageConfig(source="npz", path=str(tmp_path / "a.npz")))
 
 
 def test_augmentation_shifts_and_flips_and_only_in_training():
     images = RNG.integers(1, 256, (64, 6, 5, 1), np.uint8)
-    with pytest.raises(ValueError, match="crop_padding is 5, and images are 6 x 5; pad by less"):
+    with pytest.raises(UserError, match="crop_padding is 5, and images are 6 x 5; pad by less"):
         image_reader(images, crop_padding=5)
     read = image_reader(images, crop_padding=1, flip=True)
     indices = np.arange(64)
@@ -127,7 +128,7 @@ def test_broken_archives_are_refused_in_one_line(tmp_path):
         raw = bytearray(path.read_bytes())
         raw[20:60] = b"\xff" * 40
         path.write_bytes(raw)
-    with pytest.raises(ValueError, match="is no idx file of bytes"):
+    with pytest.raises(UserError, match="is no idx file of bytes"):
         prepare(ImageConfig(source="idx", path=str(tmp_path)))
     np.savez_compressed(tmp_path / "images.npz", x_train=IMAGES, y_train=LABELS)
     raw = bytearray((tmp_path / "images.npz").read_bytes())
@@ -135,5 +136,5 @@ def test_broken_archives_are_refused_in_one_line(tmp_path):
     (tmp_path / "images.npz").write_bytes(raw)
     np.save(tmp_path / "images.npy", IMAGES)
     for name in ("images.npz", "images.npy"):
-        with pytest.raises(ValueError, match="is no npz file of arrays"):
+        with pytest.raises(UserError, match="is no npz file of arrays"):
             prepare(ImageConfig(source="npz", path=str(tmp_path / name)))

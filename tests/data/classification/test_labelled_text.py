@@ -7,6 +7,7 @@ from lm_jax.data import LabelledTextConfig, TokenizerConfig, prepare
 from lm_jax.data.batches import Share
 from lm_jax.data.classification.batches import evaluation_examples, text_reader, training_examples
 from lm_jax.data.cleaning import uniform
+from lm_jax.errors import UserError
 
 LINES = [(("good", "bad")[i % 2], f"text number {i} of many") for i in range(200)]
 
@@ -93,7 +94,7 @@ def test_processes_read_consecutive_rows_of_one_global_batch(tmp_path):
 def test_files_that_are_not_labelled_are_refused_by_line(tmp_path, lines, message):
     path = tmp_path / "texts.tsv"
     path.write_text(lines)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(LabelledTextConfig(path=str(path)))
 
 
@@ -103,7 +104,7 @@ def test_files_that_are_not_labelled_are_refused_by_line(tmp_path, lines, messag
 def test_jsonl_of_other_types_is_refused_by_line(tmp_path, line):
     path = tmp_path / "texts.jsonl"
     path.write_text(f'{{"label": 1, "text": "fine"}}\n{line}\n')
-    with pytest.raises(ValueError, match="texts.jsonl:2"):
+    with pytest.raises(UserError, match="texts.jsonl:2"):
         prepare(LabelledTextConfig(path=str(path)))
 
 
@@ -117,14 +118,14 @@ def test_a_few_texts_are_held_out_in_the_order_of_their_hashes(tmp_path):
 def test_a_label_that_is_only_held_out_is_refused(tmp_path):
     config = tabs(tmp_path)
     config.validation_path = tabs(tmp_path, [("odd", "another text")], "held.tsv").path
-    with pytest.raises(ValueError, match="such as 'odd'"):
+    with pytest.raises(UserError, match="such as 'odd'"):
         prepare(config)
 
 
 def test_words_outside_a_vocabulary_without_unk_are_refused(tmp_path):
     config = tabs(tmp_path)
     config.tokenizer = TokenizerConfig("word", 500, unknown=False)
-    with pytest.raises(ValueError, match="not in the vocabulary .* no <unk>"):
+    with pytest.raises(UserError, match="not in the vocabulary .* no <unk>"):
         prepare(config)
 
 

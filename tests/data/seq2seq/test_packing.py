@@ -4,6 +4,7 @@ import pytest
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare
 from lm_jax.data.batches import Share
 from lm_jax.data.seq2seq.packing import evaluation_packed_pairs, pack_pairs, training_packed_pairs
+from lm_jax.errors import UserError
 
 SIZES = {"source_length": 78, "context_length": 82}
 
@@ -106,9 +107,9 @@ def test_evaluation_holds_each_pair_once_and_names_it(split, batch_size):
 
 
 def test_what_is_longer_than_the_model_reads_is_refused_by_line_or_cut(split):
-    with pytest.raises(ValueError, match=r"pairs.tsv:\d+: a source of .* model.source_length 16"):
+    with pytest.raises(UserError, match=r"pairs.tsv:\d+: a source of .* model.source_length 16"):
         training_packed_pairs(split, source_length=16, context_length=40, batch_size=1, seed=0)
-    with pytest.raises(ValueError, match=r"a target of .* model.context_length 20 .*truncate"):
+    with pytest.raises(UserError, match=r"a target of .* model.context_length 20 .*truncate"):
         evaluation_packed_pairs(split, source_length=78, context_length=20, batch_size=1)
     cut = training_packed_pairs(
         split, source_length=16, context_length=20, batch_size=64, seed=0, truncate=True
@@ -138,7 +139,7 @@ def test_without_an_encoder_a_pair_is_one_text_of_which_the_target_counts(split)
     assert sorted(found) == sorted(all_pairs(split))
     (padding,) = pack_pairs(split, source_length=None, context_length=160, seed=0).padding()
     assert padding < 0.15
-    with pytest.raises(ValueError, match=r"a pair of \d+ tokens is longer than model.context_len"):
+    with pytest.raises(UserError, match=r"a pair of \d+ tokens is longer than model.context_len"):
         training_packed_pairs(split, source_length=None, context_length=40, batch_size=1, seed=0)
     cut = pack_pairs(split, source_length=None, context_length=40, truncate=True)
     assert len(cut.packing.pairs) == len(all_pairs(split))

@@ -7,6 +7,7 @@ from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, texts_of
 from lm_jax.data.config import SymbolsConfig
 from lm_jax.data.seq2seq.near_duplicates import near_duplicates, normalise
 from lm_jax.data.seq2seq.readers import read_files
+from lm_jax.errors import UserError
 
 BYTES = TokenizerConfig("byte")
 WORDS = "apple river stone cloud tiger paper green silver window garden music orange".split()
@@ -195,7 +196,7 @@ def test_symbols_are_copied_reversed_or_sorted(task):
 def test_lines_that_are_no_pairs_are_refused(tmp_path, lines, message):
     path = tmp_path / "pairs.tsv"
     path.write_text(lines)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(config(str(path)))
 
 
@@ -209,7 +210,7 @@ def test_lines_that_are_no_pairs_are_refused(tmp_path, lines, message):
 def test_files_that_are_not_aligned_are_refused(tmp_path, targets, message):
     (tmp_path / "en.txt").write_text("one\ntwo\n")
     (tmp_path / "de.txt").write_text(targets)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(config(str(tmp_path / "en.txt"), target_path=str(tmp_path / "de.txt")))
 
 
@@ -234,7 +235,7 @@ def test_files_that_are_not_aligned_are_refused(tmp_path, targets, message):
     ],
 )
 def test_impossible_configurations_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(config("nowhere.tsv", **fields) if "path" not in fields else config(**fields))
 
 
@@ -266,7 +267,7 @@ def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeyp
 def test_values_of_jsonl_that_are_no_text_are_refused(tmp_path):
     for line in ('{"source": null, "target": "x"}', "[" * 100_000):
         (tmp_path / "pairs.jsonl").write_text(f"{line}\n")
-        with pytest.raises(ValueError, match=r"pairs.jsonl:1: .*(source is null|no JSON object)"):
+        with pytest.raises(UserError, match=r"pairs.jsonl:1: .*(source is null|no JSON object)"):
             prepare(config(str(tmp_path / "pairs.jsonl")))
 
 

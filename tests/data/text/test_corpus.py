@@ -16,6 +16,7 @@ from lm_jax.data.cleaning import (
     uniform,
 )
 from lm_jax.data.embedded import python_reference, standard_library
+from lm_jax.errors import UserError
 
 
 def files(path, **fields) -> DataConfig:
@@ -39,7 +40,7 @@ def test_the_standard_library_is_all_of_python_and_nothing_installed():
     assert inspect.getsource(json) in texts
     assert sum(map(len, texts)) > 5_000_000
     assert inspect.getsource(pytest) not in texts
-    with pytest.raises(ValueError, match="no effect on data.source=stdlib"):
+    with pytest.raises(UserError, match="no effect on data.source=stdlib"):
         DataConfig(source="stdlib", path="x.py").validate()
 
 
@@ -219,19 +220,19 @@ def test_overlap_counts_long_lines_only():
 
 
 def test_bad_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no file matches data.path"):
+    with pytest.raises(UserError, match="no file matches data.path"):
         prepare(files(tmp_path / "missing*.txt"))
     (tmp_path / "empty.txt").write_text(" \n")
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         prepare(files(tmp_path))
     (tmp_path / "latin.txt").write_bytes("größe".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.txt is not UTF-8: byte 0xf6 at offset 2"):
+    with pytest.raises(UserError, match=r"latin.txt is not UTF-8: byte 0xf6 at offset 2"):
         prepare(files(tmp_path))
 
 
 def test_one_document_cannot_be_split_by_document(tmp_path):
     (tmp_path / "one.txt").write_text("only one document\n")
-    with pytest.raises(ValueError, match="set data.split=tail"):
+    with pytest.raises(UserError, match="set data.split=tail"):
         prepare(files(tmp_path))
 
 
@@ -244,7 +245,7 @@ def test_unknown_choices_are_refused():
         (DataConfig(validation_fraction=1.5), "validation_fraction is 1.5"),
         (DataConfig(tokenizer=TokenizerConfig("words")), "tokenizer.kind is 'words'"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             config.validate()
 
 
@@ -270,5 +271,5 @@ def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
 )
 def test_a_format_that_is_recognised_is_named(tmp_path, content, message):
     (tmp_path / "file").write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare(files(tmp_path))

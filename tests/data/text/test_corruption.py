@@ -12,6 +12,7 @@ from lm_jax.data.text.corruption import (
     num_noise_spans,
 )
 from lm_jax.data.word_boundaries import word_boundaries
+from lm_jax.errors import UserError
 from tests.data.text.spans import restore_spans
 
 END, MASK = 7, 500
@@ -130,7 +131,7 @@ def test_the_longest_text_is_t5s():
 
 
 def test_too_few_sentinels_are_refused():
-    with pytest.raises(ValueError, match="2 spans need as many sentinels; there are 1"):
+    with pytest.raises(UserError, match="2 spans need as many sentinels; there are 1"):
         corrupt_spans(np.arange(4), np.array([False, True] * 2), np.array([9]))
 
 

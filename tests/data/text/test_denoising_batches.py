@@ -12,6 +12,7 @@ from lm_jax.data.text.denoising_batches import (
     training_corrupted,
 )
 from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.errors import UserError
 from tests.data.text.spans import restore_spans
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
@@ -134,5 +135,5 @@ def test_every_corrupted_span_is_of_its_document():
 
 
 def test_a_row_too_short_for_a_span_is_refused():
-    with pytest.raises(ValueError, match="too short for a text with a corrupted span"):
+    with pytest.raises(UserError, match="too short for a text with a corrupted span"):
         text_length(source_length=40, context_length=2, **RATES)

@@ -5,6 +5,7 @@ from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.batches import Share
 from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
 from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.errors import UserError
 
 BYTES = train_tokenizer(TokenizerConfig("byte"), [])
 TEXTS = ["the first document", "second", "", "a third one, longer than any window " * 9, "x"]
@@ -120,12 +121,12 @@ def test_strided_windows_give_every_token_its_context():
 
 
 def test_text_shorter_than_a_window_is_refused_with_its_size():
-    with pytest.raises(ValueError, match="6 tokens.*context_length 16"):
+    with pytest.raises(UserError, match="6 tokens.*context_length 16"):
         training_batches(tokenize(BYTES, ["short"]), context_length=16, batch_size=1, seed=0)
 
 
 def test_a_stride_that_leaves_gaps_is_refused():
-    with pytest.raises(ValueError, match="stride of 20"):
+    with pytest.raises(UserError, match="stride of 20"):
         evaluation_batches(DOCUMENTS, context_length=16, batch_size=1, stride=20)
 
 
@@ -142,7 +143,7 @@ def test_contiguous_streams_continue_the_last_batch_and_cover_an_epoch():
 
 
 def test_a_stream_too_short_for_its_batch_is_refused():
-    with pytest.raises(ValueError, match="fewer than one window .* of 4000 contiguous"):
+    with pytest.raises(UserError, match="fewer than one window .* of 4000 contiguous"):
         contiguous_batches(DOCUMENTS, context_length=16, batch_size=4000, seed=0)
 
 

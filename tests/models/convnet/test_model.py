@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.convnet.layers import (
     convolve,
@@ -184,7 +185,7 @@ def test_a_mesh_changes_neither_losses_nor_statistics(one_device):
     ],
 )
 def test_what_cannot_be_built_is_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(ConvNetConfig(**{"num_classes": 10, **SIZE} | fields), jnp.float32)
 
 
@@ -193,5 +194,5 @@ SIZE = {"image_height": 28, "image_width": 28, "image_channels": 1}
 
 def test_images_of_another_size_are_refused():
     model, variables, _ = built(ConvNetConfig("keras", 10, 28, 28, 1))
-    with pytest.raises(ValueError, match="inputs of 32 x 32 x 1 for a model of 28 x 28 x 1"):
+    with pytest.raises(UserError, match="inputs of 32 x 32 x 1 for a model of 28 x 28 x 1"):
         model.apply(variables, {"inputs": images(1, 32, 32, 1)}, train=False)

@@ -16,6 +16,7 @@ from lm_jax.data.config import TokenizerConfig
 from lm_jax.data.documents import tokenize
 from lm_jax.data.text.windows import evaluation_batches, training_batches
 from lm_jax.data.tokenizers import train_tokenizer
+from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import Sampling, generate
 from lm_jax.models import build_model
 from lm_jax.models.ngram import kneser_ney
@@ -412,7 +413,7 @@ def test_greedy_decoding_recites_the_only_document():
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_in_one_line(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(NgramConfig(**fields), jnp.float32)
 
 
@@ -426,7 +427,7 @@ def test_a_configuration_that_cannot_be_is_refused_in_one_line(fields, message):
 )
 def test_text_that_cannot_be_counted_is_refused_in_one_line(documents, vocab_size, message):
     model = ngram(NgramConfig(vocab_size, order=5))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         model.fit(split_of(documents, 3))
-    with pytest.raises(ValueError, match="model.vocab_size is 0"):
+    with pytest.raises(UserError, match="model.vocab_size is 0"):
         ngram(NgramConfig())

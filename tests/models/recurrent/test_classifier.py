@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig, recurrent_classifier
 from lm_jax.parallel import sharding
@@ -97,5 +98,5 @@ def test_it_does_not_generate_and_every_parameter_names_its_axes():
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(tiny(**fields), jnp.float32)

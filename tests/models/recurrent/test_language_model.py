@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.recurrent.language_model import RecurrentConfig, recurrent
 from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
@@ -238,7 +239,7 @@ def test_evaluation_neither_reads_nor_changes_the_carried_state():
     jax.tree.map(np.testing.assert_array_equal, stats, carried)
     other_size, _ = model.apply(variables, {"inputs": tokens(5, 8)}, train=False)
     assert other_size.shape == (5, 8, 31)
-    with pytest.raises(ValueError, match="a batch of 5 sequences cannot continue"):
+    with pytest.raises(UserError, match="a batch of 5 sequences cannot continue"):
         model.apply(variables, {"inputs": tokens(5, 8)}, train=True)
 
 
@@ -372,5 +373,5 @@ def test_every_parameter_names_its_axes(cell):
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(tiny(**fields), jnp.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.interface import cross_entropy
 from lm_jax.models.recurrent.attention import ATTENTIONS
@@ -166,7 +167,7 @@ def test_attention_is_all_on_the_source_of_the_same_pair(attention):
     np.testing.assert_allclose(weights_bts.sum(-1), is_target_bt, atol=1e-6)
     same_bts = batch["segments"][:, :, None] == batch["source_segments"][:, None]
     assert not weights_bts[~(same_bts & is_target_bt[:, :, None])].any()
-    with pytest.raises(ValueError, match="model.attention is none"):
+    with pytest.raises(UserError, match="model.attention is none"):
         attention_weights(tiny(attention="none"), variables, batch)
 
 
@@ -269,14 +270,14 @@ def test_every_parameter_names_its_axes(cell, attention):
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(tiny(**fields), jnp.float32)
 
 
 def test_batches_that_lack_a_source_are_refused():
     batch = packed()
     model, variables = built(tiny(), batch)
-    with pytest.raises(ValueError, match="reads a batch with `source`; given inputs"):
+    with pytest.raises(UserError, match="reads a batch with `source`; given inputs"):
         model.apply(variables, {"inputs": batch["inputs"]}, train=False)
-    with pytest.raises(ValueError, match="2 sources for 3 targets"):
+    with pytest.raises(UserError, match="2 sources for 3 targets"):
         model.start(variables, 3, 5, source=batch)

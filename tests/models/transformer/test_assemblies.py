@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model, family_of
 from lm_jax.models.parameters import declarations
 from lm_jax.models.transformer.config import (
@@ -299,12 +300,12 @@ def test_padding_does_not_change_a_class(pooling):
     ],
 )
 def test_impossible_shapes_are_refused(kind, fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(tiny(kind, **fields), jnp.float32)
 
 
 def test_a_source_of_more_than_the_learned_positions_is_refused():
     batch = alone("encoder_decoder", *(np.zeros(4, np.int32),) * 2)
     model, variables = built(tiny("encoder_decoder", positions="learned"), batch)
-    with pytest.raises(ValueError, match="a source of 25 tokens"):
+    with pytest.raises(UserError, match="a source of 25 tokens"):
         model.start(variables, 1, 8, source={"source": np.zeros((1, 25), np.int32)})

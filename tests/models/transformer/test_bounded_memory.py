@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.mlp import MLPConfig
@@ -111,5 +112,5 @@ def test_the_neural_bigram_learns_the_counts_of_pairs():
     ],
 )
 def test_impossible_shapes_are_refused(config, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(config, jnp.float32)

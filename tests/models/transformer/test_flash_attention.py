@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lm_jax.costs.model_flops import training_flops
+from lm_jax.errors import UserError
 from lm_jax.models import build_model, family_of
 from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.attention import attend, same_segment, visible
@@ -184,7 +185,7 @@ def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
 )
 def test_what_the_kernel_cannot_do_is_said_or_left_to_xla(on_cuda, fields, dtype, message):
     config = TransformerConfig(**SHAPE | {"attention": "cudnn"} | fields)
-    with pytest.raises(ValueError, match=f"model.attention is cudnn, but {message}"):
+    with pytest.raises(UserError, match=f"model.attention is cudnn, but {message}"):
         kernel(config, jnp.dtype(dtype))
     config.attention = "auto"
     assert kernel(config, jnp.dtype(dtype)) == "xla"
@@ -192,5 +193,5 @@ def test_what_the_kernel_cannot_do_is_said_or_left_to_xla(on_cuda, fields, dtype
 
 def test_a_cpu_has_no_such_kernel():
     config = TransformerConfig(**SHAPE | {"attention": "cudnn"})
-    with pytest.raises(ValueError, match="the devices are cpus, not CUDA GPUs; take auto"):
+    with pytest.raises(UserError, match="the devices are cpus, not CUDA GPUs; take auto"):
         build_model(config, jnp.bfloat16)

@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs.model_flops import count_parameters
+from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.transformer.attention import attend, rotate, sinusoids, visible
 from lm_jax.models.transformer.config import TransformerConfig
@@ -254,18 +255,18 @@ def test_every_parameter_names_its_axes():
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         build_model(tiny(**fields), jnp.float32)
 
 
 def test_learned_positions_cannot_be_outgrown():
     model, variables = built(tiny(), {"inputs": tokens(1, 16)})
-    with pytest.raises(ValueError, match="17 tokens asked"):
+    with pytest.raises(UserError, match="17 tokens asked"):
         model.start(variables, 1, 17)
 
 
 def test_an_unknown_preset_is_refused_with_those_known():
-    with pytest.raises(ValueError, match="gpt2_small"):
+    with pytest.raises(UserError, match="gpt2_small"):
         preset("gpt5")
 
 
