@@ -68,7 +68,7 @@ def page() -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as a flag takes it; "" for an empty text."""
+    """Returns a value as a flag takes it; "" for an empty text."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
