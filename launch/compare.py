@@ -41,8 +41,8 @@ def main() -> dict[str, Any]:
         if cells:
             for line in ["", *text_table(cells, "<" * len(cells[0]))]:
                 program.log(line)
-    if few := compare_runs.few_documents(rows):
-        program.log(few)
+    for remark in compare_runs.remarks_on(rows):
+        program.log(remark)
     if output:
         program.log(f"page: {compare_runs.write_comparison(rows, output)}")
     return {"rows": [compare_runs.record_of(row) for row in rows]}

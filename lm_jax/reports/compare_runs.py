@@ -108,7 +108,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
         figures=table_of(rows),
         seeds=max(row.runs for row in rows),
         differences=differences_of(rows),
-        few=few_documents(rows),
+        remarks=remarks_on(rows),
         settings=settings_of(rows),
     )
     path = directory / "comparison.html"
@@ -149,10 +149,18 @@ def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     return [head, *cells] if cells else []
 
 
-def few_documents(rows: Sequence[ComparisonRow]) -> str:
-    """Returns a warning where the differences rest on too few documents for a bootstrap."""
+def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Returns what limits the differences: too few documents for a bootstrap, or no sums."""
     fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
-    return f"With {fewest} documents the intervals are too narrow." if fewest < _FEWEST else ""
+    few = [f"With {fewest} documents the intervals are too narrow."] if fewest < _FEWEST else []
+    missing = ", ".join(row.name for row in rows[1:] if row.difference is None)
+    if not missing:
+        return few
+    return [
+        *few,
+        f"No interval for {missing}: a run and {rows[0].name} need {_DOCUMENTS} with the same two "
+        "or more documents, which runs of earlier versions did not keep.",
+    ]
 
 
 def settings_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:

@@ -8,7 +8,7 @@ from lm_jax.errors import UserError
 from lm_jax.reports.compare_runs import (
     compare,
     differences_of,
-    few_documents,
+    remarks_on,
     settings_of,
     table_of,
     write_comparison,
@@ -94,10 +94,12 @@ def test_sums_that_do_not_belong_together_are_not_compared(tmp_path, change):
         finished(tmp_path, name, 0, 2.0, name, documents=[1.0, 2.0, 3.0]) for name in ("a", "b")
     ]
     assert compare(paths)[1].difference is not None
-    assert few_documents(compare(paths)) == "With 3 documents the intervals are too narrow."
+    assert remarks_on(compare(paths)) == ["With 3 documents the intervals are too narrow."]
     file = paths[0] / "by_document_validation.json"
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | change))
+    (remark,) = remarks_on(compare(paths))
+    assert remark.startswith("No interval for b: a run and a need by_document_validation.json")
     assert compare(paths)[1].difference is None and differences_of(compare(paths)) == []
     file.write_text(json.dumps({"step": 20}))
     with pytest.raises(UserError, match="validation.json holds no nats; restore it"):
