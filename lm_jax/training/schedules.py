@@ -1,7 +1,7 @@
 """Learning rates as functions of the step."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,24 @@ from lm_jax.config.experiment import ScheduleConfig
 
 
 class Schedule(NamedTuple):
-    """A shape of the learning rate after its warm-up."""
+    """A shape of the learning rate after its warm-up.
+
+    Steps are counted from 1: the n-th step of a run has index n - 1.
+    """
 
     shape: Callable[[ScheduleConfig, int], optax.Schedule]
-    """(configuration, steps of the run) -> learning rate of each step after the warm-up."""
+    """(configuration, steps of the run) -> (n - `warmup_steps`) -> rate of the n-th step."""
 
     steps_before_decay: Callable[[ScheduleConfig, int], int]
     """(configuration, steps of the run) -> first steps whose rates every longer run has too."""
 
 
 def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
-    """Returns the learning rate of each step: a linear warm-up from 0, then the named shape.
+    """Returns the learning rate of each step index: a linear warm-up, then the named shape.
 
-    The warm-up reaches the peak after `warmup_steps`. `linear` and `cosine` fall to
-    `final_fraction` of the peak at `num_steps`; `rsqrt` falls as 1/sqrt(step) from the warm-up's
+    Rates follow n, the index + 1: no step has rate 0, and the last one has the last rate of the
+    shape. The warm-up reaches the peak at n = `warmup_steps`. `linear` and `cosine` fall to
+    `final_fraction` of the peak at n = `num_steps`; `rsqrt` falls as 1/sqrt(n) from the warm-up's
     end (Vaswani et al. 2017, eq. 3); `wsd` stays at the peak until the last `decay_fraction` of
     the steps, then falls linearly (Hagele et al. 2024).
 
@@ -33,10 +37,15 @@ def learning_rate_schedule(config: ScheduleConfig, num_steps: int) -> optax.Sche
       UserError: there is no schedule of this name.
     """
     shape = choose(SCHEDULES, config.name, "schedule.name").shape(config, num_steps)
-    if not config.warmup_steps:
-        return shape
-    warm_up = optax.linear_schedule(0.0, config.peak_learning_rate, config.warmup_steps)
-    return optax.join_schedules([warm_up, shape], [config.warmup_steps])
+    warmup = config.warmup_steps
+    if not warmup:
+        return lambda step: shape(step + 1)
+    warm_up = optax.linear_schedule(0.0, config.peak_learning_rate, warmup)
+
+    def rate(step: Any) -> jax.Array:
+        return jnp.where(step < warmup, warm_up(step + 1), shape(step + 1 - warmup))
+
+    return rate
 
 
 def steps_before_decay(config: ScheduleConfig, num_steps: int) -> int:
@@ -67,19 +76,25 @@ def _cosine(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
 
 
 def _rsqrt(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
-    peak, offset = config.peak_learning_rate, max(config.warmup_steps, 1)
+    peak, warmup = config.peak_learning_rate, config.warmup_steps
+    first = max(warmup, 1)
 
-    def shape(step: jax.typing.ArrayLike) -> jax.Array:
-        return peak * jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))
+    def shape(step: Any) -> jax.Array:
+        return peak * jnp.sqrt(first / jnp.maximum(step + warmup, first))
 
     return shape
 
 
 def _wsd(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
     peak, decay = config.peak_learning_rate, _decay_steps(config, num_steps)
-    stable = optax.constant_schedule(peak)
+    stable = num_steps - config.warmup_steps - decay
     fall = optax.linear_schedule(peak, config.final_fraction * peak, decay)
-    return optax.join_schedules([stable, fall], [num_steps - config.warmup_steps - decay])
+
+    def shape(step: Any) -> jax.Array:
+        # Before the decay it is the peak exactly, as in a longer run, and not up to rounding.
+        return jnp.where(step <= stable, peak, fall(step - stable))
+
+    return shape
 
 
 def _decay_steps(config: ScheduleConfig, num_steps: int) -> int:

@@ -58,12 +58,13 @@ MUTATIONS = [
         "training/schedules.py",
         "training/test_optimizers.py training/test_loop.py",
         (
-            "optax.linear_schedule(0.0, config.peak_learning_rate, config.warmup_steps)",
+            "optax.linear_schedule(0.0, config.peak_learning_rate, warmup)",
             "optax.constant_schedule(config.peak_learning_rate)",
         ),
         ("steps, alpha=config.final_fraction", "steps, alpha=0.0"),
-        ("jnp.sqrt(offset / (offset + jnp.maximum(step, 0)))", "jnp.sqrt(offset / (offset + 1))"),
-        ("[num_steps - config.warmup_steps - decay]", "[num_steps - decay]"),
+        ("jnp.sqrt(first / jnp.maximum(step + warmup, first))", "jnp.sqrt(first / (first + 1))"),
+        ("warm_up(step + 1), shape(step + 1 - warmup)", "warm_up(step), shape(step - warmup)"),
+        ("stable = num_steps - config.warmup_steps - decay", "stable = num_steps - decay"),
     ),
     *_of(
         "training/loop.py",

@@ -1,9 +1,12 @@
 """A work directory that an earlier version wrote still resumes, evaluates and generates.
 
-On the machine that made it the losses are equal bit for bit; others round otherwise.
+On the machine that made it the losses are equal bit for bit; others round otherwise. The rates of
+that version were those of one step earlier, so the test resumes the run twice: with these rates, to
+the recorded losses, and with those of today, which users get.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,10 +20,22 @@ from tests.golden.machine import machine
 HERE = Path(__file__).parent / "made_before"
 FINISHED = json.loads((HERE / "finished.json").read_text())
 RESUME = """
+import shutil
 from pathlib import Path
+from unittest import mock
+from lm_jax import build
 from lm_jax.runs.train import train
 from lm_jax.runs.workdir import read_experiment
-train(read_experiment(Path("stopped")), Path("stopped"))
+
+def rates_of_then(config, num_steps, now=build.learning_rate_schedule):
+    schedule = now(config, num_steps)
+    return lambda step: schedule(step - 1)
+
+experiment = read_experiment(Path("stopped"))
+shutil.copytree("stopped", "renewed")
+with mock.patch.object(build, "learning_rate_schedule", rates_of_then):
+    train(experiment, Path("stopped"))
+train(experiment, Path("renewed"))
 """
 
 
@@ -40,14 +55,18 @@ def resumed(tmp_path_factory):
         assert done.returncode == 0, done.stderr
         return done.stderr + done.stdout
 
-    assert "resuming from the checkpoint of step 6" in run("-c", RESUME)
+    assert run("-c", RESUME).count("resuming from the checkpoint of step 6") == 2
     return directory / "stopped", run
 
 
-def test_it_resumes_to_the_same_losses(resumed):
-    directory, _ = resumed
+def training_rows(directory):
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    losses = {str(row["step"]): row["loss"] for row in rows if row["kind"] == "train"}
+    return [row for row in rows if row["kind"] == "train"]
+
+
+def test_with_the_rates_of_then_it_resumes_to_the_same_losses(resumed):
+    directory, _ = resumed
+    losses = {str(row["step"]): row["loss"] for row in training_rows(directory)}
     if machine() == FINISHED["machine"]:
         assert losses == FINISHED["training_loss"]
     assert losses == pytest.approx(FINISHED["training_loss"], rel=1e-6)
@@ -56,6 +75,32 @@ def test_it_resumes_to_the_same_losses(resumed):
     found = {name: results["validation"][name] for name in known}
     assert found == pytest.approx(known, rel=1e-6)
     assert results["step"] == 12
+    if machine() == FINISHED["machine"]:
+        assert (directory / "samples.txt").read_text(encoding="utf-8") == FINISHED["samples"]
+
+
+def test_what_resumes_now_takes_the_rates_of_now(resumed):
+    directory, _ = resumed
+    before, now = training_rows(directory), training_rows(directory.parent / "renewed")
+    assert now[:2] == before[:2] and [row["step"] for row in now] == [3, 6, 9, 12]
+    cosine = {n: 0.1 + 0.9 * (1 + math.cos(math.pi * (n - 2) / 10)) / 2 for n in (8, 9, 11, 12)}
+    rates = [row["learning_rate"] for row in before[2:] + now[2:]]
+    assert rates == pytest.approx([1e-2 * cosine[n] for n in (8, 11, 9, 12)])
+    assert 0 < abs(now[2]["loss"] - before[2]["loss"]) < 0.1
+
+
+def test_its_checkpoint_measures_what_it_measured_then(resumed):
+    directory, run = resumed
+    shutil.copytree(HERE / "stopped", directory.parent / "untouched")
+    recorded = (HERE / "stopped" / "metrics.jsonl").read_text().splitlines()[-1]
+    known = {k: v for k, v in json.loads(recorded).items() if v is not None}
+    expected = {k: v for k, v in known.items() if k not in ("step", "kind")}
+    out = run("-m", "launch.evaluate", "--workdir=untouched")
+    measured = json.loads(out.splitlines()[-1])
+    measured = {name: measured["validation"][name] for name in expected}
+    if machine() == FINISHED["machine"]:
+        assert measured == expected
+    assert measured == pytest.approx(expected, rel=1e-6)
 
 
 def test_it_evaluates_and_generates_with_the_programs(resumed):

@@ -16,27 +16,46 @@ PARAMS = {
 }
 
 
-def schedule(name, **fields):
-    config = ScheduleConfig(name=name, peak_learning_rate=2.0, warmup_steps=10, **fields)
-    return lambda step: float(learning_rate_schedule(config, 110)(step))
+def rates(name, num_steps=110, **fields):
+    """The rates of all steps of a run."""
+    config = ScheduleConfig(
+        **{"name": name, "peak_learning_rate": 2.0, "warmup_steps": 10} | fields
+    )
+    found = learning_rate_schedule(config, num_steps)(jnp.arange(num_steps))
+    return np.broadcast_to(found, num_steps)  # a constant is one number
+
+
+N = np.arange(1, 111)  # the n-th step has index n - 1
+FALLEN = np.clip((N - 10) / 100, 0, 1)  # share of the steps after the warm-up
+CLOSED_FORMS = {
+    "constant": np.full(110, 2.0),
+    "linear": 2 * (1 - 0.9 * FALLEN),
+    "cosine": 2 * (0.1 + 0.9 * (1 + np.cos(np.pi * FALLEN)) / 2),
+    "rsqrt": 2 * np.sqrt(10 / N),
+    "wsd": 2 * (1 - 0.9 * np.clip((N - 88) / 22, 0, 1)),
+}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_warms_up_linearly_to_its_peak(name):
-    rate = schedule(name)
-    assert [rate(0), rate(5), rate(10)] == pytest.approx([0.0, 1.0, 2.0])
+def test_schedules_follow_their_formulas_from_the_first_step_to_the_last(name):
+    found = rates(name, final_fraction=0.1, decay_fraction=0.2)
+    np.testing.assert_allclose(found[:10], 2 * N[:10] / 10, rtol=1e-6)
+    np.testing.assert_allclose(found[10:], CLOSED_FORMS[name][10:], rtol=1e-6)
 
 
-def test_schedules_follow_their_formulas():
-    assert schedule("constant")(110) == pytest.approx(2.0)
-    assert schedule("linear", final_fraction=0.1)(60) == pytest.approx(2.0 * 0.55)
-    assert schedule("linear", final_fraction=0.1)(110) == pytest.approx(0.2)
-    half_cosine = 2.0 * (0.1 + 0.9 * 0.5)
-    assert schedule("cosine", final_fraction=0.1)(60) == pytest.approx(half_cosine)
-    assert schedule("cosine", final_fraction=0.1)(110) == pytest.approx(0.2)
-    assert schedule("rsqrt")(40) == pytest.approx(2.0 * np.sqrt(10 / 40))
-    wsd = schedule("wsd", decay_fraction=0.2, final_fraction=0.0)
-    assert [wsd(87), wsd(99), wsd(110)] == pytest.approx([2.0, 1.0, 0.0])
+@pytest.mark.parametrize("name", ["linear", "cosine", "wsd"])
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+def test_the_last_step_has_the_final_fraction(name, warmup_steps):
+    found = rates(name, 100, final_fraction=0.1, decay_fraction=0.2, warmup_steps=warmup_steps)
+    assert found[-1] == np.float32(0.1 * 2.0) < found[-2]
+    assert rates(name, 100, final_fraction=0.0, warmup_steps=warmup_steps)[-1] == 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_step_of_the_warm_up_is_wasted_and_its_last_has_the_peak(name):
+    found = rates(name, 1000)
+    assert found[0] == pytest.approx(0.2)
+    assert found[9] == np.float32(2.0) == found.max()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -45,21 +64,23 @@ def test_rates_before_a_decay_are_those_of_any_longer_run(name, fraction):
     config = ScheduleConfig(name=name, warmup_steps=10, decay_fraction=fraction)
     steps = jnp.arange(100)
     shared = steps_before_decay(config, 100)
-    rates = np.asarray(learning_rate_schedule(config, 100)(steps))
+    own = np.asarray(learning_rate_schedule(config, 100)(steps))
     longer = np.asarray(learning_rate_schedule(config, 1000)(steps))
-    np.testing.assert_array_equal(rates[:shared], longer[:shared])
+    np.testing.assert_array_equal(own[:shared], longer[:shared])
     if name in ("linear", "cosine"):
         assert shared == 0
     elif name == "wsd" and fraction:
         assert shared == (80 if fraction == 0.2 else 10)
-        assert rates[shared + 1] < longer[shared + 1]
+        assert own[shared] < longer[shared]  # the first step of the decay
     else:
         assert shared == 100
 
 
-def test_no_warm_up_starts_at_the_peak():
-    config = ScheduleConfig(name="cosine", peak_learning_rate=2.0, warmup_steps=0)
-    assert float(learning_rate_schedule(config, 100)(0)) == pytest.approx(2.0)
+def test_without_a_warm_up_the_first_step_is_the_first_of_the_shape():
+    first = {name: rates(name, 100, warmup_steps=0, final_fraction=0.0)[0] for name in SCHEDULES}
+    cosine = 2 * (1 + np.cos(np.pi / 100)) / 2
+    expected = {"constant": 2.0, "linear": 2 * 0.99, "cosine": cosine, "rsqrt": 2.0, "wsd": 2.0}
+    assert first == pytest.approx(expected)
 
 
 def declared(params):
