@@ -38,6 +38,15 @@ def test_a_run_resumed_at_its_end_has_one_evaluation_of_it(tmp_path):
     assert [row["kind"] for row in read_metrics(tmp_path)] == ["train", "evaluation"]
 
 
+def test_a_run_that_begins_anew_measures_its_first_state_once(tmp_path):
+    measures = {"cross_entropy": 1.0, "perplexity": 2.7, "accuracy": 0.5}
+    for _ in range(2):  # it was killed before its first checkpoint
+        log = RunLog(tmp_path, total_steps=100, tensorboard=False)
+        log.evaluation(0, measures)
+        log.close()
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0]
+
+
 def test_numbers_that_json_lacks_become_null(tmp_path):
     log = RunLog(tmp_path, total_steps=1, tensorboard=False)
     log.training(1, {"loss": math.nan, "learning_rate": math.inf})
