@@ -87,7 +87,12 @@ def _error_of(program: str, arguments: list[str]) -> str | None:
     module = importlib.import_module(program)
     if "--help" in arguments:
         return None
-    experiment_flags.parse(sys.argv)
+    try:
+        experiment_flags.parse(sys.argv)
+    except SystemExit as end:
+        if end.code == 0:  # --help_config
+            return None
+        raise
     given = flags.FLAGS.flag_values_dict()
     config = given.get("config")
     if config is None and given.get("from_workdir") is None:
