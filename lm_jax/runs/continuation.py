@@ -83,9 +83,11 @@ def _refuse_changed_rates(before: Experiment, longer: int, workdir: Path) -> Non
 
 
 def growth(experiment: Experiment, workdir: Path) -> str:
-    """Returns what the log should say of a run that continues beyond its end; "": it does not."""
+    """Returns what the log should say of a fork, or of a run beyond its end; "": it is neither."""
     if not (workdir / "config.json").exists():
-        return ""
+        found = origin(workdir)
+        changed = ", ".join(found.changes or ())
+        return f"fork of {found.run} at step {found.step} ({changed})" if changed else ""
     steps, longer = read_experiment(workdir).training.num_steps, experiment.training.num_steps
     if longer == steps:
         return ""

@@ -15,7 +15,11 @@ from tests.launch.programs import TINY, launch, run, start, train
         ("train", ["--config.model.family=mlp"], "no field model.family; model has activation,"),
         ("train", ["--config.model.depth=3"], "did you mean model.num_layers?"),
         ("train", ["--config.model.d_model=wide"], "d_model=wide: expected an integer"),
-        ("train", ["--config.model.norm=batch"], "model.norm is 'batch'"),
+        (
+            "train",
+            ["--config.model.norm=batch"],
+            "model.norm=batch: value should be one of <layer_norm|",
+        ),
         ("train", ["--config.model.num_heads=5"], "not a multiple of model.num_heads 5"),
         ("train", ["--config.data.source=files", "--config.data.path=no*.txt"], "no file matches"),
         ("train", ["--config.training.num_steps=1.5"], "num_steps=1.5: expected an integer"),

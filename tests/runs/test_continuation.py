@@ -91,9 +91,11 @@ def assert_same(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
-def test_a_fork_of_a_constant_schedule_equals_the_longer_run_alone(runs, text, tmp_path):
+def test_a_fork_of_a_constant_schedule_equals_the_longer_run_alone(runs, text, tmp_path, capsys):
     results = train_fork(of_steps(base_of(text), 12), tmp_path / "fork", runs.short)
     assert results["step"] == 12
+    said = f"fork of {runs.short} at step 8 (training.num_steps: 8 -> 12)"
+    assert said in capsys.readouterr().err
     assert_same(tmp_path / "fork", runs.alone)
     found = origin(tmp_path / "fork")
     assert (found.run, found.step, found.rows) == (str(runs.short), 8, 64)
