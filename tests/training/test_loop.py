@@ -70,7 +70,7 @@ def test_every_step_is_taken_once_and_evaluated_and_saved_when_asked(stops_at, e
 
     hooks = Hooks(
         log=lambda step, metrics: None,
-        evaluate=lambda step, state: calls["evaluate"].append(step),
+        evaluate=lambda step, state: calls["evaluate"].append(step) or True,
         save=lambda step, state: calls["save"].append(step),
         stop_requested=lambda step: stops_at is not None and step >= stops_at,
     )
