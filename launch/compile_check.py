@@ -130,12 +130,12 @@ def _configured() -> tuple["Experiment", dict[str, int]]:
 
 
 def _log_parameters(placed: list["PlacedParameter"]) -> None:
-    width = max(len(row.path) for row in placed)
-    program.log(f"\n{'parameter':{width}}  {'shape':22} {'split over':24} {'per device':>22}")
+    table = [("parameter", "shape", "split over", "per device")]
     for row in placed:
         axes = ", ".join("+".join(a) if isinstance(a, tuple) else a or "-" for a in row.axes)
         shape, local = (" x ".join(map(str, s)) for s in (row.shape, row.local_shape))
-        program.log(f"{row.path:{width}}  {shape:22} {axes:24} {local:>22}")
+        table.append((row.path, shape, axes, local))
+    program.log_table(table, "<<<>")
 
 
 def _log_memory(memory: "DeviceMemory") -> None:
@@ -149,9 +149,8 @@ def _log_memory(memory: "DeviceMemory") -> None:
         "temporaries": "compiled for CPUs: gradients, activations, gathered parameters",
         "total": "compiled for CPUs: all",
     }
-    program.log(f"\n{'memory per device':64}{'MB':>14}")
-    for name, text in names.items():
-        program.log(f"{text:64}{getattr(memory, name) / 1e6:14,.1f}")
+    megabytes = [(text, f"{getattr(memory, name) / 1e6:,.1f}") for name, text in names.items()]
+    program.log_table([("memory per device", "MB"), *megabytes], "<>")
 
 
 def _log_flops(compiled: "Compiled") -> None:
@@ -161,17 +160,15 @@ def _log_flops(compiled: "Compiled") -> None:
         "compiled matrix products, including recomputation": work.product_flops,
         "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
     }
-    program.log(f"\n{'per device and step':64}{'GFLOP':>14}")
-    for text, flops in rows.items():
-        program.log(f"{text:64}{flops / 1e9:14,.1f}")
+    gigaflops = [(text, f"{flops / 1e9:,.1f}") for text, flops in rows.items()]
+    program.log_table([("per device and step", "GFLOP"), *gigaflops], "<>")
     if work.unknown_loops:
         program.log(f"{work.unknown_loops} loops of unknown length are counted as run once")
 
 
 def _log_traffic(title: str, traffic: dict[str, "Traffic"]) -> None:
-    program.log(f"\n{title:64}{'MB':>14}{'MB sent':>14}")
-    for kind, row in traffic.items():
-        program.log(f"{kind:64}{row.bytes / 1e6:14,.1f}{row.sent / 1e6:14,.1f}")
+    sent = [(kind, f"{t.bytes / 1e6:,.1f}", f"{t.sent / 1e6:,.1f}") for kind, t in traffic.items()]
+    program.log_table([(title, "MB", "MB sent"), *sent], "<>>")
 
 
 def _log_verdict(

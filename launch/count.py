@@ -75,9 +75,8 @@ def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
     counts = model_flops.count_parameters(counted.experiment.model)
     split = model_flops.embedding_split(counts)
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
-    width = max(map(len, rows))
-    for name, count in rows.items():
-        program.log(f"{name:{width}}{count:>20,}{count / split.total:>9.2%}")
+    table = [(name, f"{n:,}", f"{n / split.total:.2%}") for name, n in rows.items()]
+    program.log_table(table, "<>>")
     shares = {name: count / split.total for name, count in counts.items() if name != "total"}
     return {
         "parameters": counts,
@@ -113,11 +112,12 @@ def _flops(counted: "BuiltExperiment") -> dict[str, Any]:
         "forward": "inference, all tokens at once",
         "decoding": "inference, the last token",
     }
-    program.log(f"\n{'FLOPs per ' + unit.removesuffix('s'):40}{'traced':>20}{title:>20}")
+    table = [(f"FLOPs per {unit.removesuffix('s')}", "traced", title)]
     for name, text in names.items():
         if (flops := figures[name]) is not None:
-            formula = f"{formulas[name]:20,}" if name in formulas else ""
-            program.log(f"{text:40}{flops:20,.0f}{formula}")
+            formula = f"{formulas[name]:,}" if name in formulas else ""
+            table.append((text, f"{flops:,.0f}", formula))
+    program.log_table(table, "<>>")
     return {"unit": unit, "flops": figures, "formula_flops": formulas}
 
 
@@ -144,10 +144,8 @@ def _memory(counted: "BuiltExperiment") -> dict[str, Any]:
         "temporaries": f"compiled for {backend}: activations, gradients",
         "total": f"compiled for {backend}: all",
     }
-    program.log(f"\n{'memory for training on one device':46}{'MB':>14}")
-    for name, text in names.items():
-        if name in memory:
-            program.log(f"{text:46}{memory[name] / 1e6:14,.1f}")
+    megabytes = [(t, f"{memory[n] / 1e6:,.1f}") for n, t in names.items() if n in memory]
+    program.log_table([("memory for training on one device", "MB"), *megabytes], "<>")
     return {"memory": memory}
 
 

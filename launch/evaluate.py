@@ -63,8 +63,7 @@ def main() -> dict[str, Any]:
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
     figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), data_path=DATA_PATH.value)
-    for name, value in figures.items():
-        program.log(f"{name:36} {value}")
+    program.log_table([(name, str(value)) for name, value in figures.items()], "<<")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
@@ -110,10 +109,11 @@ def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str,
     sums = evaluate_by_position(
         run, split=SPLIT.value, eval_config=eval_config, data_path=DATA_PATH.value
     )
-    program.log(f"{'position':>16} {'nats':>10} {'tokens':>12}")
+    table = [("position", "nats", "tokens")]
     for each in position_bins(sums, per_octave=1):
         span = f"{each.first} to {each.last}" if each.first < each.last else str(each.first)
-        program.log(f"{span:>16} {each.nats:>10.4f} {each.tokens:>12,}")
+        table.append((span, f"{each.nats:.4f}", f"{each.tokens:,}"))
+    program.log_table(table, ">>>")
     tokens = sums.tokens.sum()
     figures = {"cross_entropy": float(sums.nats.sum() / tokens), "tokens": int(tokens)}
     results = {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}

@@ -11,7 +11,7 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from launch import experiment_flags
 from lm_jax.errors import UserError
 from lm_jax.parallel.xla_flags import PRESETS
+from lm_jax.reports.text_table import text_table
 from lm_jax.telemetry.json_files import finite
 
 XLA_PRESET = flags.DEFINE_enum(
@@ -162,6 +163,11 @@ def log(text: str) -> None:
 
     if processes.is_first():
         print(text, flush=True)
+
+
+def log_table(rows: Sequence[Sequence[str]], sides: str) -> None:
+    """Prints an empty line and rows of cells in columns: `text_table`."""
+    log("\n".join(["", *text_table(rows, sides)]))
 
 
 def _parse(argv: list[str]) -> list[str]:

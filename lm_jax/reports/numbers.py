@@ -39,6 +39,11 @@ def interval(low: float, high: float) -> str:
     return f"{low:.5g} to {high:.5g}"
 
 
+def four_digits(value: Any) -> str:
+    """Returns a float with four significant digits, and any other value as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def short(value: float) -> str:
     """Returns a number in a few characters, for labels: 0.0012, 64, 1.5M."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):

@@ -21,7 +21,7 @@ from lm_jax.reports.matplotlib_figures import (
     scatter,
     write_figures,
 )
-from lm_jax.reports.numbers import interval
+from lm_jax.reports.numbers import four_digits, interval
 from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss
@@ -282,7 +282,7 @@ def _page_values(results: dict[str, Any]) -> dict[str, Any]:
         for name in ("n", "d", "loss")
         if name in row
     ]
-    quality = [(name.replace("_", " "), _short(v)) for name, v in results["quality"].items()]
+    quality = [(name.replace("_", " "), four_digits(v)) for name, v in results["quality"].items()]
     return {
         "formula": results["formula"],
         "num_points": results["num_points"],
@@ -308,7 +308,3 @@ def _parameters(fitted: dict[str, Any]) -> list[tuple[str, str, str]]:
         (name, f"{fitted[name]:.5g}", interval(*bounds))
         for name, bounds in fitted["intervals"].items()
     ]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.reports.numbers import four_digits
+
 RATE = "schedule.peak_learning_rate"  # column of `results.csv`
 _WIDTHS = ("model.d_model", "model.d_hidden")
 _PARAMETERS = "non_embedding_parameters"
@@ -157,5 +159,4 @@ def _shown(column: str, value: Any) -> str:
     if column == "mup_base_width":
         return f"muP from width {value}" if value else "standard parametrisation"
     short = column.rpartition(".")[2]
-    text = f"{value:.4g}" if isinstance(value, float) else value
-    return "" if value is None else f"{short}={text}"
+    return "" if value is None else f"{short}={four_digits(value)}"

@@ -12,7 +12,7 @@ import numpy as np
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.matplotlib_figures import size_label, write_figures
-from lm_jax.reports.numbers import short, with_error
+from lm_jax.reports.numbers import four_digits, short, with_error
 from lm_jax.sweeps.learning_rate_curves import (
     Best,
     LearningRateCurve,
@@ -170,7 +170,7 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:,.0f}"
     if name in _MEASURES:
         return f"{value:.4f}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return four_digits(value)
 
 
 def _provenance(
