@@ -25,6 +25,7 @@ def run(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = [request["module"], *request["arguments"]]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]  # which the page of a sweep shows
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
