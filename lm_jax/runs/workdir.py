@@ -55,7 +55,7 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
     # A run that grew holds its earlier results until it has ended; counting takes one step.
     steps = experiment.training.num_steps
-    has_ended = results.get("step", steps) in (steps, 1)
+    has_ended = results.get("step", steps) in (steps, 1) or bool(results.get("ended_early"))
     return results if is_same and has_ended and _is_whole(results) else None
 
 

@@ -150,7 +150,7 @@ def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
         model=TransformerConfig(
             context_length=24, num_layers=2, d_model=32, num_heads=2, positions="rotary"
         ),
-        training=dataclasses.replace(run.built.experiment.training, num_steps=300),
+        training=dataclasses.replace(run.built.experiment.training, num_steps=400),
     )
     results = trainer.train(config, tmp_path / "run")
     assert results["validation"]["accuracy"] > 0.95
