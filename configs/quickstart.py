@@ -2,7 +2,7 @@
 
   python -m launch.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-2.2M parameters, 614,400 tokens, about 2 minutes on 2 CPU cores: 1.94 bits per character on
+2.2M parameters, 614,400 tokens, about 2 minutes on 2 CPU cores: 1.92 bits per character on
 held-out documents, where character 5-grams reach 2.01 and `xz -9` 2.34 (Python 3.11.7).
 """
 
