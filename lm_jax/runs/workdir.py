@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from lm_jax import data
+from lm_jax.build import fill_in
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
+from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
 from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
 
@@ -53,10 +55,18 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     except (OSError, UserError):
         return None
     is_same = trained | {"mesh": experiment.mesh} == to_dict(experiment)
-    # A run that grew holds its earlier results until it has ended; counting takes one step.
+    # A run that grew holds its earlier results until it has ended.
     steps = experiment.training.num_steps
-    has_ended = results.get("step", steps) in (steps, 1) or bool(results.get("ended_early"))
+    step = results.get("step", steps)
+    has_ended = step == steps or bool(results.get("ended_early"))
+    has_ended = has_ended or (step == 1 and _is_count_based(experiment, workdir))
     return results if is_same and has_ended and _is_whole(results) else None
+
+
+def _is_count_based(experiment: Experiment, workdir: Path) -> bool:
+    """Returns whether a run takes one step, whatever its configuration says."""
+    model = fill_in(experiment.model, read_sizes(workdir))
+    return build_model(model, np.float32).is_count_based
 
 
 def _is_whole(results: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """Files of a work directory, written and read back."""
 
+import dataclasses
 import json
 import time
 
@@ -12,8 +13,15 @@ from lm_jax.config.serialization import to_dict
 from lm_jax.data import Dataset
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
+from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.runs import train, trained_run
-from lm_jax.runs.workdir import read_by_position, read_experiment, read_sizes, write_by_position
+from lm_jax.runs.workdir import (
+    read_by_position,
+    read_experiment,
+    read_sizes,
+    results_of,
+    write_by_position,
+)
 from lm_jax.telemetry.goodput import TimeSheet
 from tests.experiments import tiny
 
@@ -113,6 +121,18 @@ def test_an_edited_configuration_is_named_with_its_file(part, value, message, tm
     path.write_text(json.dumps(to_dict(tiny()) | {part: value}))
     with pytest.raises(UserError, match=f"config.json: {message}"):
         read_experiment(tmp_path)
+
+
+def test_a_run_that_grew_from_one_step_has_not_ended_but_counting_has(tmp_path):
+    grown = tiny(training__num_steps=3, schedule__warmup_steps=0)
+    counted = dataclasses.replace(grown, model=NgramConfig())
+    alone = tiny(training__num_steps=1, schedule__warmup_steps=0)
+    timings = {"timings": {"total_seconds": 1.0}, "validation": {"cross_entropy": 2.0}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"step": 1} | timings))
+    (tmp_path / "data.json").write_text(json.dumps({"sizes": {"vocab_size": 257}}))
+    for experiment, has_ended in ((grown, False), (counted, True), (alone, True)):
+        (tmp_path / "config.json").write_text(json.dumps(to_dict(experiment)))
+        assert (results_of(experiment, tmp_path) is not None) == has_ended
 
 
 @pytest.mark.parametrize("sizes", [None, [], {"vocab_size": "257"}])
