@@ -31,6 +31,7 @@ FREE_ON_RESUME = (
     "data.path",
     "data.tasks",
     "data.validation_path",
+    "data.invalid_utf8",
     "data.target_path",
     "data.validation_target_path",
     "data.cache_directory",

@@ -16,6 +16,7 @@ from lm_jax.data.cleaning import SPLITS
 from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.data.seq2seq.synthetic import TASKS
 from lm_jax.data.tokenizers import TOKENIZERS
+from lm_jax.data.utf8 import INVALID_UTF8
 from lm_jax.errors import UserError
 from lm_jax.fields import described, validate_fields
 
@@ -106,6 +107,12 @@ class DataConfig(DataKind):
     validation_path: str = described(
         "", "files: held-out texts, as path; empty: split decides what is held out."
     )
+    invalid_utf8: str = described(
+        "refuse",
+        "files: what becomes of bytes that are not UTF-8; replace: each by U+FFFD, skip: leave out "
+        "the document; both are counted.",
+        choices=INVALID_UTF8,
+    )
     split: str = described(
         "documents",
         "What is held out; documents: whole ones, by a hash of each; tail: the end of each.",
@@ -141,10 +148,15 @@ class DataConfig(DataKind):
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
             )
-        if self.validation_path and self.source in readers.READERS and self.source != "files":
+        if self.source not in readers.READERS or self.source == "files":
+            return
+        unused = {"invalid_utf8": self.invalid_utf8} if self.invalid_utf8 != "refuse" else {}
+        if self.validation_path:
+            unused["validation_path"] = self.validation_path
+        for name, given in unused.items():
             raise UserError(
-                f"data.validation_path {self.validation_path!r} has no effect on "
-                f"data.source={self.source}; set data.source=files"
+                f"data.{name} {given!r} has no effect on data.source={self.source}; "
+                "set data.source=files"
             )
 
 

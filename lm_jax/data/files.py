@@ -1,34 +1,52 @@
-"""Files of text: which ones a path names, and what they hold."""
+"""Which files a path names, on this machine or where fsspec reaches."""
 
-import bz2
 import glob
-import gzip
 import io
-import lzma
 import os
-import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from lm_jax.data.saved_datasets import without_metadata
 from lm_jax.errors import UserError
 
-_COMPRESSED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {  # first bytes -> name, reader
-    b"\x1f\x8b\x08": ("gzip", gzip.decompress),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
-}
-_FORMATS = {  # first bytes of files that are not text -> their name and what to do
-    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it (unzstd)"),
-    b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
-    b"PAR1": ("a parquet file", "export its text, such as one JSON object per line"),
-    b"%PDF-": ("a PDF", "extract its text"),
-    b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
-    b"\xfe\xff": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
-}
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+class SourceFile(NamedTuple):
+    """A file of a corpus."""
+
+    path: str  # or URL, as messages name it
+    name: str  # names its documents: the path below the directory that was given
+    open: Callable[[], BinaryIO]
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its name, such as `.jsonl`, without that of its compression."""
+        return format_suffix(Path(self.path))
+
+
+def local_file(path: Path, name: str = "") -> SourceFile:
+    """Returns a file of this machine, which need not exist until it is opened."""
+    return SourceFile(str(path), name or path.name, partial(io.FileIO, path))
+
+
+def find_sources(path: str, field: str = "data.path") -> list[SourceFile]:
+    """Returns the files of a path as `find_files` does; a URL is looked up through fsspec.
+
+    Raises:
+      UserError: there are none, or the package for such URLs is missing.
+    """
+    if "://" in path:
+        return _remote_files(path, field)
+    return [local_file(file, name_in(path, file)) for file in find_files(path, field)]
 
 
 def find_files(path: str, field: str = "data.path") -> list[Path]:
     """Returns the file of a path, all files of a directory, or those that match a pattern.
+
+    A data set that Hugging Face `datasets` saved is its files of data.
 
     Args:
       field: what gives the path, for the message.
@@ -38,11 +56,10 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
     """
     found = Path(path)
     if found.is_dir():
-        # Hidden files and folders belong to editors and version control, not to the corpus.
         paths = sorted(
             file
             for file in found.rglob("*")
-            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(found).parts)
+            if file.is_file() and not _is_hidden(file.relative_to(found).parts)
         )
     elif found.is_file():  # whatever its name holds: `[` is no pattern then
         paths = [found]
@@ -51,7 +68,64 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
         paths = [file for file in paths if file.is_file()]
     if not paths:
         raise UserError(f"no file matches {field} {path!r} (from {os.getcwd()})")
-    return paths
+    by_name = {str(file): file for file in paths}
+    kept = without_metadata(list(by_name), lambda name: by_name[name].read_bytes())
+    return [by_name[name] for name in kept]
+
+
+def _is_hidden(parts: tuple[str, ...]) -> bool:
+    """Returns whether it belongs to an editor or to version control, and not to the corpus."""
+    return any(part.startswith(".") for part in parts)
+
+
+def _remote_files(url: str, field: str) -> list[SourceFile]:
+    try:
+        import fsspec
+    except ImportError:
+        raise UserError(
+            f"{field} {url!r} is remote, which needs fsspec: pip install -e '.[data]'"
+        ) from None
+    protocol = url.partition("://")[0]
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:  # the message names the package
+        raise UserError(f"{field} {url!r} cannot be read: {error} (pip install)") from None
+    except ValueError as error:
+        raise UserError(
+            f"{field} {url!r}: fsspec does not know {protocol}:// ({error}); expected one such as "
+            "gs://, s3:// or hf://"
+        ) from None
+    try:
+        if system.isfile(path):
+            names, folder = [path], ""
+        elif system.isdir(path):
+            folder = path.rstrip("/") + "/"
+            names = [name for name in system.find(path) if not _is_hidden(_below(folder, name))]
+        else:
+            names, folder = [name for name in system.glob(path) if system.isfile(name)], ""
+        kept = without_metadata(sorted(names), system.cat_file)
+    except UserError:
+        raise
+    except Exception as error:  # each file system raises types of its own
+        raise UserError(f"{field} {url!r} cannot be listed ({_reason(error)})") from None
+    if not kept:
+        raise UserError(f"no file matches {field} {url!r}")
+    return [
+        SourceFile(
+            system.unstrip_protocol(name),
+            "/".join(_below(folder, name)) if folder else name.rpartition("/")[2],
+            partial(system.open, name, "rb"),
+        )
+        for name in kept
+    ]
+
+
+def _below(folder: str, name: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(folder).split("/"))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def name_in(path: str, file: Path) -> str:
@@ -59,62 +133,7 @@ def name_in(path: str, file: Path) -> str:
     return str(file.relative_to(path)) if Path(path).is_dir() else file.name
 
 
-def read_text(path: Path) -> str:
-    """Returns the text of a file, unpacked where it is gzip, bzip2 or xz, with its line ends.
-
-    Raises:
-      UserError: the file is damaged or not UTF-8; the message names a format that is recognised.
-    """
-    raw = _unpacked(path, path.read_bytes())
-    for first, (name, advice) in _FORMATS.items():
-        if raw.startswith(first):
-            raise UserError(
-                f"{path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
-            )
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; "
-            "convert it (iconv -t utf-8) or leave it out of data.path"
-        ) from None
-    if "\0" in text:
-        raise UserError(
-            f"{path} holds a NUL byte at offset {raw.index(0)}: it is binary, or UTF-16 without a "
-            "mark; convert it (iconv -f utf-16le -t utf-8) or leave it out of data.path"
-        )
-    return text
-
-
-def _unpacked(path: Path, raw: bytes) -> bytes:
-    for first, (name, unpack) in _COMPRESSED.items():
-        if raw.startswith(first):
-            try:
-                return unpack(raw)
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-                raise UserError(
-                    f"{path} begins as {name} does, but cannot be unpacked ({error}); it is "
-                    "damaged or cut off: fetch it again or leave it out of data.path"
-                ) from None
-    return raw
-
-
 def format_suffix(path: Path) -> str:
     """Returns the suffix of a file's name, such as `.jsonl`, without that of its compression."""
-    name = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz") else path
+    name = path.with_suffix("") if path.suffix in _PACKED else path
     return name.suffix
-
-
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a file without their ends and without a byte order mark.
-
-    Raises:
-      UserError: the file is not UTF-8.
-    """
-    # A byte order mark would be part of the first field.
-    return lines_of(read_text(path).removeprefix("\ufeff"))
-
-
-def lines_of(text: str) -> list[str]:
-    """Returns the lines of a text; unlike `splitlines`, only line ends separate lines."""
-    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]

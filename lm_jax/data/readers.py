@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from lm_jax.data import tfds
 from lm_jax.data.documents import Documents
 from lm_jax.data.embedded import python_reference, standard_library
-from lm_jax.data.files import find_files, name_in, read_text
-from lm_jax.data.records import records_of, text_field
+from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,42 +44,33 @@ def read_files(config: DataConfig) -> Documents[str]:
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    documents = texts_in(config.path, config.text_feature)
+    choices = config.text_feature, config.invalid_utf8
+    documents = texts_in(config.path, *choices)
     if not config.validation_path:
         return documents
-    found = texts_in(config.validation_path, config.text_feature, "data.validation_path").train
+    found = texts_in(config.validation_path, *choices, origin="data.validation_path").train
     validation = [text for text in found if text.strip()]
     if not validation:
         raise UserError(f"data.validation_path {config.validation_path!r} holds no text")
     return replace(documents, validation=validation)
 
 
-def texts_in(pattern: str, text_feature: str = "", origin: str = "data.path") -> Documents[str]:
-    """Returns the texts of a file, a directory or a pattern, as `read_files` does.
+def texts_in(
+    pattern: str, text_feature: str = "", on_bad_text: str = "refuse", origin: str = "data.path"
+) -> Documents[str]:
+    """Returns the texts of a file, a directory, a pattern or a URL, as `read_files` does.
 
     Args:
+      on_bad_text: a key of `utf8.INVALID_UTF8`.
       origin: what gives the pattern, for messages.
 
     Raises:
       UserError: as `read_files`.
     """
-    paths, field = find_files(pattern, origin), text_feature or "text"
-    texts, names, records_read = [], [], 0
-    advice = "; name the field of the text with data.text_feature, or leave the file out"
-    for path in paths:
-        name, records = name_in(pattern, path), records_of(path, (field,), advice)
-        if records is None:
-            texts.append(read_text(path))
-            names.append(name)
-            continue
-        for record in records:
-            texts.append(text_field(record, field))
-            names.append(name + record.origin.removeprefix(str(path)))
-            records_read += 1
-    counts = {"files": len(paths)}
-    if records_read:
-        counts["records"] = records_read
-    return Documents(texts, description=counts, names=names)
+    counts = Counts()
+    found = list(stream_texts(pattern, text_feature, on_bad_text, origin=origin, counts=counts))
+    texts, names = [text for text, _ in found], [name for _, name in found]
+    return Documents(texts, description=counts.description(), names=names)
 
 
 def read_tfds(config: DataConfig) -> Documents[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data.classification.batches import Examples
-from lm_jax.data.files import read_lines
+from lm_jax.data.content import read_lines
 from lm_jax.data.records import records_of, text_field
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import predict

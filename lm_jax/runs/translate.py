@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax.config.experiment import SamplesConfig
-from lm_jax.data.files import read_text
+from lm_jax.data.content import read_text
 from lm_jax.data.records import records_of, text_field
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.errors import UserError

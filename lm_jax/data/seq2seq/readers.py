@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lm_jax.data import tfds
+from lm_jax.data.content import read_lines, read_text
 from lm_jax.data.documents import Documents
-from lm_jax.data.files import find_files, format_suffix, read_lines, read_text
+from lm_jax.data.files import find_files, format_suffix
 from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.data.seq2seq.synthetic import TASKS, made_pairs
 from lm_jax.errors import UserError

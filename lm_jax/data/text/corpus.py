@@ -117,5 +117,5 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     fingerprint=lambda documents, config, digest, key: (digest, key),
     counts=_counts,
     summary=_summary,
-    not_in_key=("validation_path",),
+    not_in_key=("validation_path", "invalid_utf8"),
 )

@@ -1,0 +1,292 @@
+"""What files hold: unpacked, read in parts, and decoded.
+
+A file is known by its first bytes, not by its name. Nothing is read whole but by `read_text`.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from lm_jax.data.files import SourceFile, local_file
+from lm_jax.data.utf8 import Decoder
+from lm_jax.errors import UserError
+
+HEAD = 1 << 20  # bytes by which a format is recognised, and that are read at a time
+
+_FORMATS = {  # first bytes of files that are not text -> their name and what to do
+    b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
+    b"PAR1": ("a parquet file", "export its text, such as one JSON object per line"),
+    b"%PDF-": ("a PDF", "extract its text"),
+    b"\x04\x22\x4d\x18": ("an lz4 file", "unpack it (unlz4)"),
+    b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
+    b"\xfe\xff": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
+}
+_TAR = slice(257, 262)  # where a tar archive says `ustar`
+
+
+class Content(NamedTuple):
+    """A file that is open, unpacked where it was packed."""
+
+    file: SourceFile
+    stream: BinaryIO
+    packed_by: str  # gzip, bzip2, xz or zstd; "": it is not packed
+    head: bytes  # its first bytes, which the stream still gives
+
+    @property
+    def path(self) -> str:
+        """The path or URL, for messages."""
+        return self.file.path
+
+
+@contextmanager
+def open_content(file: SourceFile) -> Iterator[Content]:
+    """Opens a file and unpacks it if it is gzip, bzip2, xz or zstd.
+
+    Raises:
+      UserError: it cannot be read; while reading: it is damaged or cut off, or disappears.
+    """
+    with io.BufferedReader(_Source(file), HEAD) as packed:
+        head = packed.peek()
+        for first, (name, unpack) in _COMPRESSED.items():
+            if head.startswith(first):
+                with io.BufferedReader(_Unpacked(file.path, name, unpack, packed), HEAD) as stream:
+                    yield Content(file, stream, name, stream.peek()[:HEAD])
+                return
+        yield Content(file, packed, "", head[:HEAD])
+
+
+@contextmanager
+def needed_for(path: str, format_name: str) -> Iterator[None]:
+    """Says in one line which package an `import` in its body lacks.
+
+    Raises:
+      UserError: one is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{path} is {format_name}, which needs {error.name or error}: pip install -e '.[data]'"
+        ) from None
+
+
+class _Source(io.RawIOBase):
+    """The bytes of a file; an error of the file system becomes one line."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._path = file.path
+        self._file = self._try(file.open)
+
+    def _try(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # file systems of fsspec raise types of their own
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(
+                f"{self._path} cannot be read ({reason}); restore it, or leave it out of data.path"
+            ) from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._try(self._file.seek, offset, whence))
+
+    def tell(self) -> int:
+        return int(self._try(self._file.tell))
+
+    def readinto(self, buffer: Any) -> int:
+        return self._try(self._file.readinto, buffer) or 0
+
+    def readall(self) -> bytes:
+        return bytes(self._try(self._file.read))
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._file.close()
+
+
+class _Unpacked(io.RawIOBase):
+    """What a packed file holds; an error of the packing becomes one line."""
+
+    def __init__(self, path: str, name: str, unpack: Callable[[Any], Any], packed: Any) -> None:
+        self._path, self._name = path, name
+        with needed_for(path, name):
+            self._file = unpack(packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._file.readinto(buffer))
+        except UserError:
+            raise
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(
+                f"{self._path} begins as {self._name} does, but cannot be unpacked ({error}); it "
+                "is damaged or cut off: fetch it again or leave it out of data.path"
+            ) from None
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self.read(HEAD) or b"", b""))
+
+
+class _Zstd(io.RawIOBase):
+    """The content of a zstd file, of any number of frames.
+
+    `zstandard`'s own reader takes a file that was cut off for a whole one.
+    """
+
+    def __init__(self, packed: io.BufferedReader) -> None:
+        import zstandard
+
+        # Frames of `zstd --long=31` need a window of 2 GiB; others take what they need.
+        self._new_frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
+        self._error = zstandard.ZstdError
+        self._packed, self._frame = packed, self._new_frame()
+        self._begun, self._ready = False, b""
+
+    def readinto(self, buffer: Any) -> int:
+        filled = 0
+        while filled < len(buffer) and (self._ready or self._unpack()):
+            part = self._ready[: len(buffer) - filled]
+            buffer[filled : filled + len(part)] = part
+            self._ready, filled = self._ready[len(part) :], filled + len(part)
+        return filled
+
+    def _unpack(self) -> bool:
+        """Unpacks some more; returns whether there is more."""
+        while not self._ready:
+            if self._frame.eof:
+                rest, self._frame, self._begun = self._frame.unused_data, self._new_frame(), False
+            else:
+                rest = b""
+            rest = rest or self._packed.read(1 << 11)  # little: it may grow a thousandfold
+            if not rest:
+                if self._begun:
+                    raise EOFError("it ended before the end of its last frame")
+                return False
+            self._begun = True
+            try:
+                self._ready = self._frame.decompress(rest)
+            except self._error as error:
+                raise ValueError(str(error)) from None
+        return True
+
+
+_COMPRESSED: dict[bytes, tuple[str, Callable[[Any], Any]]] = {  # first bytes -> name, reader
+    b"\x1f\x8b\x08": ("gzip", lambda packed: gzip.GzipFile(fileobj=packed)),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
+    b"\x28\xb5\x2f\xfd": ("zstd", _Zstd),
+}
+
+
+def refuse_other_formats(content: Content) -> None:
+    """Refuses a file that begins as a format that is no text.
+
+    Raises:
+      UserError: it does; the message names the format.
+    """
+    found = [told for first, told in _FORMATS.items() if content.head.startswith(first)]
+    if content.head[_TAR] == b"ustar":
+        found = [("a tar archive", "unpack it (tar -xf)")]
+    for name, advice in found:
+        raise UserError(
+            f"{content.path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
+        )
+
+
+def read_whole(content: Content, decoder: Decoder) -> str | None:
+    """Returns the text of a file with its line ends; None: it is skipped.
+
+    Raises:
+      UserError: the file is damaged or binary, or it is not UTF-8 and the decoder refuses it.
+    """
+    refuse_other_formats(content)
+    raw = content.stream.read()
+    text = decoder.decode(raw, content.path)
+    if text is not None:
+        refuse_nul(raw, content.path)
+    return text
+
+
+def refuse_nul(raw: bytes, path: str, offset: int = 0) -> None:
+    """Refuses bytes of a file, from this offset on, that hold a NUL.
+
+    Raises:
+      UserError: they do.
+    """
+    found = raw.find(0)
+    if found >= 0:
+        raise UserError(
+            f"{path} holds a NUL byte at offset {offset + found}: it is binary, or UTF-16 without "
+            "a mark; convert it (iconv -f utf-16le -t utf-8) or leave it out of data.path"
+        )
+
+
+class Line(NamedTuple):
+    """A line with its end; if it was not UTF-8 and is to be skipped, it is not valid."""
+
+    text: str
+    is_valid: bool
+
+
+def decoded_lines(content: Content, decoder: Decoder) -> Iterator[Line]:
+    """Yields the lines of a file, without a byte order mark.
+
+    Lines end with LF, CR or CR LF; `csv` wants the ends.
+
+    Raises:
+      UserError: as `read_whole`.
+    """
+    offset = 0
+    for raw in content.stream:
+        refuse_nul(raw, content.path, offset)
+        found = decoder.decode(raw, content.path, offset)
+        text = raw.decode("utf-8", "replace") if found is None else found
+        if not offset:  # a mark would be part of the first field
+            text = text.removeprefix("\ufeff")
+        offset += len(raw)
+        if raw.find(b"\r", 0, len(raw) - 2 * raw.endswith(b"\r\n")) < 0:
+            yield Line(text, found is not None)
+        else:
+            for part in io.StringIO(text, newline=""):
+                yield Line(part, found is not None)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file, unpacked where it is packed, with its line ends.
+
+    Raises:
+      UserError: the file is damaged or not UTF-8; the message names a format that is recognised.
+    """
+    with open_content(local_file(path)) as content:
+        text = read_whole(content, Decoder())
+    assert text is not None, "this decoder skips nothing"
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a file without their ends and without a byte order mark.
+
+    Raises:
+      UserError: the file is not UTF-8.
+    """
+    return lines_of(read_text(path).removeprefix("\ufeff"))
+
+
+def lines_of(text: str) -> list[str]:
+    """Returns the lines of a text; unlike `splitlines`, only line ends separate lines."""
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
