@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from absl import flags
 
@@ -34,25 +34,42 @@ _SYNONYMS = {
 
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
-_parsed: list[Callable[[], "Experiment"]] = []
+_parsed: list[Callable[[], Any]] = []
 _HELP = "help_config"
 Base = Callable[["Experiment | None"], "Experiment | None"]
 _bases: list[Base] = []
 
 
-def define(base: Base = lambda given: given) -> flags.FlagHolder[str | None]:
+class Kind(NamedTuple):
+    """A kind of configuration that --config names."""
+
+    noun: str
+    shipped: str  # where its files are
+    load: Callable[[str], Any]  # FILE or FILE:CHOICE -> configuration
+    finish: Callable[[Any], Any]  # configuration with the flags -> the same, checked
+
+
+_kinds: list[Kind] = []
+
+
+def define(
+    base: Base = lambda given: given, kind: Kind | None = None
+) -> flags.FlagHolder[str | None]:
     """Defines --config, whose value is FILE or FILE:CHOICE, and returns its holder.
 
     Args:
       base: (experiment of --config, None without one) -> the experiment whose fields become flags;
         it may read other flags.
+      kind: what --config names; None: an experiment.
     """
+    kind = kind or _EXPERIMENT
     holder = flags.DEFINE_string(
-        "config", None, f"The experiment, a Python file: {_SHIPPED} or yours."
+        "config", None, f"The {kind.noun}, a Python file: {kind.shipped} or yours."
     )
-    flags.DEFINE_bool(_HELP, False, "Show every field of the experiment of --config, and exit.")
+    flags.DEFINE_bool(_HELP, False, f"Show every field of the {kind.noun} of --config, and exit.")
     _defined.append(holder)
     _bases.append(base)
+    _kinds.append(kind)
     return holder
 
 
@@ -70,7 +87,7 @@ def parse(argv: Sequence[str]) -> list[str]:
             if not flags.FLAGS[_HELP].value:
                 raise
         name, shows_fields = _defined[0].value, flags.FLAGS[_HELP].value
-        if (found := _bases[0](_load(name) if name else None)) is not None:
+        if (found := _bases[0](_kinds[0].load(name) if name else None)) is not None:
             _parsed[:] = [dataclass_flags.define(found, prefix="config.")]
         flags.FLAGS.unparse_flags()
         if shows_fields:
@@ -86,7 +103,9 @@ def parse(argv: Sequence[str]) -> list[str]:
 def _show_fields(argv: Sequence[str]) -> NoReturn:
     """Prints the fields of the experiment with the values of the command line, and exits."""
     if not _parsed:
-        raise UserError("--help_config shows the fields of an experiment; give --config=FILE")
+        raise UserError(
+            f"--help_config shows the fields of the {_kinds[0].noun}; give --config=FILE"
+        )
     with contextlib.suppress(flags.IllegalFlagValueError):  # a required flag that is missing
         flags.FLAGS(argv)
     from lm_jax.config.documentation import field_rows
@@ -108,11 +127,25 @@ def experiment() -> "Experiment":
     Raises:
       UserError: it cannot run.
     """
+    return configuration()
+
+
+def configuration() -> Any:
+    """Returns the configuration of --config, of any kind, with the fields of the command line.
+
+    Raises:
+      UserError: it cannot be used, or there is none.
+    """
+    if not _parsed:
+        raise UserError(f"give the {_kinds[0].noun} with --config=FILE")
+    return _kinds[0].finish(_parsed[0]())
+
+
+def _finish(parsed: "Experiment") -> "Experiment":
     from lm_jax.config.experiment import with_shorter_warmup
     from lm_jax.objectives.validation import validate
 
-    (parsed,) = _parsed
-    result = parsed()
+    result = parsed
     if not flags.FLAGS["config.schedule.warmup_steps"].present:
         given, result = result, with_shorter_warmup(result)
         if result is not given:
@@ -138,11 +171,14 @@ def _load(name: str) -> "Experiment":
     return result
 
 
+_EXPERIMENT = Kind("experiment", _SHIPPED, _load, _finish)
+
+
 def _unknown_field(name: str, value: str | None) -> str:
     path = name.removeprefix("config.")
     given = value or f"--{name}"
     if not _parsed:
-        return f"{given} sets a field of an experiment; give the experiment with --config=FILE"
+        return f"{given} sets a field of the {_kinds[0].noun}; give it with --config=FILE"
     known = [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
     chosen = (value or "").partition("=")[2]
     choices = {each: _choices(each) for each in known}

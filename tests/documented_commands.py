@@ -98,7 +98,7 @@ def _error_of(program: str, arguments: list[str]) -> str | None:
     if config is None and given.get("from_workdir") is None:
         return None
     if hasattr(module, "experiment_flags"):
-        experiment_flags.experiment()
+        experiment_flags.configuration()
         return None
     path = Path(config.partition(":")[0])  # a sweep
     return None if path.is_file() else f"there is no {path}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.data.config import KINDS
+from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.fields import description_of
 from lm_jax.models import FAMILIES
 
@@ -26,6 +27,12 @@ python -m launch.train --config=configs/quickstart.py --help_config
 
 shows the fields of one experiment with its own values.
 `python -m lm_jax.config.documentation > docs/configuration.md` writes this page from the code.
+"""
+
+_PREPARATION = """\
+## Preparation of a corpus
+
+Fields of `launch.prepare_data`: `--config.tasks=64`.
 """
 
 
@@ -55,7 +62,7 @@ def field_rows(config: Any, prefix: str = "") -> Iterator[FieldRow]:
 
 
 def page() -> str:
-    """Returns docs/configuration.md: fields of experiments, model families and kinds of data."""
+    """Returns docs/configuration.md: fields of experiments, families, data and preparations."""
     common = [
         row for row in field_rows(Experiment()) if row.path.split(".")[0] not in ("model", "data")
     ]
@@ -64,6 +71,7 @@ def page() -> str:
         parts += [f"## Model family `{name}`\n", _table(field_rows(family.config(), "model."))]
     for name, kind in KINDS.items():
         parts += [f"## Data kind `{name}`\n", _table(field_rows(kind(), "data."))]
+    parts += [_PREPARATION, _table(field_rows(PreparationConfig()))]
     return "\n".join(parts)
 
 

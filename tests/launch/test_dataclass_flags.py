@@ -132,7 +132,7 @@ def config(tmp_path_factory):
         (["--config={}", "--config.model.d_modle=3"], "UserError: --config.model.d_modle=3: the"),
         (["--config={}", "--config.model.d_model=3.5"], "IllegalFlagValueError"),
         (["--config={}:"], "ValueError"),  # a fault of the file: its traceback is shown
-        (["--config.model.d_model=3"], "UserError: --config.model.d_model=3 sets a field of an"),
+        (["--config.model.d_model=3"], "UserError: --config.model.d_model=3 sets a field of the"),
         (["--config=missing.py"], "UserError: --config=missing.py: no such file"),
     ],
 )

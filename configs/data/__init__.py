@@ -1,0 +1,1 @@
+"""One preparation of a corpus a file: `get_preparation() -> PreparationConfig`."""

@@ -1,0 +1,248 @@
+"""Documents on their way through the stages: read, counted, written, dropped.
+
+Files between stages belong to a task each, even those that hold nothing. All files are written
+under another name and renamed, so that a killed task leaves no half of one.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from lm_jax.data.files import find_files, name_in
+from lm_jax.data.preparation.config import PreparationConfig
+from lm_jax.data.text_stream import stream_texts
+
+_EXCERPT = 1000  # characters of a dropped document that are kept to be read
+
+
+class Source(NamedTuple):
+    """A part of an input file: every `parts`-th document of it, from the `part`-th on."""
+
+    file: str
+    name: str
+    part: int
+    parts: int
+
+
+def split_sources(pattern: str, tasks: int) -> list[list[Source]]:
+    """Returns the sources of each task: files in their order, about as many bytes for each task.
+
+    A file larger than the share of a task is read by several tasks, each of which takes some of its
+    documents.
+
+    Raises:
+      UserError: no file matches.
+    """
+    files = [(path, path.stat().st_size) for path in find_files(pattern, "path")]
+    share = max(sum(size for _, size in files) / tasks, 1)
+    found: list[list[Source]] = [[] for _ in range(tasks)]
+    before = 0
+    for path, size in files:
+        parts = max(1, round(size / share))
+        for part in range(parts):
+            middle = before + size * (part + 0.5) / parts
+            task = min(int(middle / share), tasks - 1)
+            found[task].append(Source(str(path), name_in(pattern, path), part, parts))
+        before += size
+    return found
+
+
+class Dropped:
+    """Keeps the beginnings of dropped documents, one file a task.
+
+    It stands where datatrove's filters take a writer.
+    """
+
+    def __init__(self, directory: Path, stage: str):
+        self.directory, self.stage = directory / "dropped" / stage, stage
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> "Dropped":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+        self._file = None
+
+    def write(self, document: Document, rank: int = 0) -> None:
+        """Writes one document; its metadata may say why it was dropped."""
+        if self._file is None:
+            self._file = _sink(self.directory / f"{rank:05d}.jsonl")
+        metadata = dict(document.metadata)
+        reason = metadata.pop("filter_reason", "")
+        row = {
+            "rule": f"{self.stage}: {reason}" if reason else self.stage,
+            "id": document.id,
+            "characters": len(document.text),
+            "excerpt": document.text[:_EXCERPT],
+            **metadata,
+        }
+        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class ReadSources(PipelineStep):
+    """Reads the sources of a task, without blank documents."""
+
+    type, name = "READ", "sources"
+
+    def __init__(self, listing: Path, config: PreparationConfig, dropped: Dropped):
+        super().__init__()
+        self.listing, self.dropped = listing, dropped
+        self.text_feature, self.on_bad_text = config.text_feature, config.invalid_utf8
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yields the documents of a task."""
+        with self.dropped as dropped:
+            for source in map(Source._make, json.loads(self.listing.read_text())[rank]):
+                for document in self._documents(source):
+                    if document.text.strip():
+                        yield document
+                    else:
+                        dropped.write(document, rank)
+
+    def _documents(self, source: Source) -> Iterator[Document]:
+        texts = stream_texts(source.file, self.text_feature, self.on_bad_text, origin="path")
+        for text, name in islice(texts, source.part, None, source.parts):
+            _, colon, line = name.rpartition(":")
+            label = f"{source.name}:{line}" if colon else source.name
+            yield Document(text, label, metadata={"source": source.name})
+
+
+class Tally(PipelineStep):
+    """Passes documents on and writes a summary of them as JSON when there are no more.
+
+    Args:
+      file: the name of the summary, of which each task has its own.
+    """
+
+    type, name = "TALLY", "counts"
+
+    def __init__(self, directory: Path, file: str):
+        super().__init__()
+        self.directory, self.file = directory, file
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Any:
+        """Yields what it is given."""
+        counts: Counter[str] = Counter()
+        lengths: Counter[int] = Counter()
+        for document in data:
+            counts["documents"] += 1
+            counts["characters"] += len(document.text)
+            counts["bytes"] += len(document.text.encode())
+            lengths[len(document.text).bit_length()] += 1
+            yield document
+        write_tally(self.directory, self.file, rank, dict(counts) | {"lengths": lengths})
+
+
+def write_tally(directory: Path, name: str, rank: int, values: Any) -> None:
+    """Writes the counts of a task."""
+    folder = directory / "tallies" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / f"{rank:05d}.json", json.dumps(values).encode())
+
+
+def read_tallies(directory: Path, name: str) -> list[dict[str, Any]]:
+    """Returns the counts of all tasks that wrote some."""
+    return [json.loads(p.read_text()) for p in sorted((directory / "tallies" / name).glob("*"))]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def open_gzip(path: Path, level: int) -> gzip.GzipFile:
+    """Opens a gzip file whose bytes depend on its content alone: no time, no name."""
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=_sink(path), mtime=0)
+
+
+def _sink(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")
+
+
+class WriteDocuments(PipelineStep):
+    """Writes the documents of a task to `directory/RANK.jsonl.gz` and passes them on.
+
+    Args:
+      level: of gzip.
+      fields: of the metadata that are written; all, if None.
+    """
+
+    type, name = "WRITE", "documents"
+
+    def __init__(self, directory: Path, level: int = 1, fields: tuple[str, ...] | None = None):
+        super().__init__()
+        self.directory, self.level, self.fields = directory, level, fields
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Any:
+        """Yields what it is given."""
+        path = self.directory / f"{rank:05d}.jsonl.gz"
+        partial = path.with_name(f"{path.name}.partial")
+        zipped = open_gzip(partial, self.level)
+        with zipped.fileobj, zipped:  # type: ignore[union-attr]
+            for document in data:
+                fields = document.metadata if self.fields is None else self.fields
+                row = {"text": document.text, "id": document.id}
+                row |= {name: document.metadata[name] for name in fields}
+                zipped.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                yield document
+        os.replace(partial, path)
+
+
+class WriteCorpus(WriteDocuments):
+    """Writes the documents of a task as the corpus, with the digest of the file in a tally.
+
+    The fields are text, id and source. A task without documents leaves no file.
+    """
+
+    def __init__(self, directory: Path, corpus: Path):
+        super().__init__(corpus, level=6, fields=("source",))
+        self.tallies = directory
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Any:
+        """Yields what it is given."""
+        counts: Counter[str] = Counter()
+        for document in super().run(data, rank, world_size):
+            counts["documents"] += 1
+            counts["characters"] += len(document.text)
+            counts["bytes"] += len(document.text.encode())
+            yield document
+        path = self.directory / f"{rank:05d}.jsonl.gz"
+        if not counts:
+            path.unlink()
+            return
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        entry = {"name": path.name, "sha256": digest, "size": path.stat().st_size, **counts}
+        write_tally(self.tallies, "corpus", rank, entry)
+
+
+class ReadDocuments(PipelineStep):
+    """Reads the documents of a task that `WriteDocuments` wrote."""
+
+    type, name = "READ", "documents"
+
+    def __init__(self, directory: Path):
+        super().__init__()
+        self.directory = directory
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yields the documents of a task."""
+        with gzip.open(self.directory / f"{rank:05d}.jsonl.gz", "rb") as file:
+            for line in file:
+                row = orjson.loads(line)
+                yield Document(row.pop("text"), row.pop("id"), metadata=row)

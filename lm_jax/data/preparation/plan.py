@@ -1,0 +1,63 @@
+"""The phases of a preparation: what runs over documents one by one, and where all must be known."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_jax.data.preparation.config import PreparationConfig
+from lm_jax.data.preparation.documents import Dropped, ReadDocuments, Tally, WriteDocuments
+
+
+class Phase(NamedTuple):
+    """Blocks of datatrove that run after each other, in a number of tasks."""
+
+    name: str
+    blocks: list[Any]
+    tasks: int
+
+
+class Plan:
+    """Phases in the making: a stage adds blocks to the last one, or phases of its own.
+
+    Args:
+      directory: where the phases keep what they write for each other.
+      first: blocks that read the sources.
+    """
+
+    def __init__(self, config: PreparationConfig, directory: Path, first: list[Any]):
+        self.config, self.directory = config, directory
+        self.phases: list[Phase] = []
+        self._blocks = first
+        self._number = 0
+        self.count("read")
+
+    def add(self, block: Any) -> None:
+        """Adds a block that takes one document after the other."""
+        self._blocks.append(block)
+
+    def count(self, name: str) -> None:
+        """Counts the documents that are left here."""
+        self.add(Tally(self.directory, name))
+
+    def dropped(self, stage: str) -> Dropped:
+        """Returns what a filter writes the documents of a stage to that it drops."""
+        return Dropped(self.directory, stage)
+
+    def folder(self, name: str) -> str:
+        """Returns a folder for what a stage writes for its next phase."""
+        return str(self.directory / name)
+
+    def stored(self) -> list[Any]:
+        """Ends the phase and returns blocks that read its documents, for each phase that does."""
+        self._number += 1
+        directory = self.directory / f"documents_{self._number}"
+        self.end(f"documents_{self._number}", WriteDocuments(directory))
+        self._blocks = [ReadDocuments(directory)]
+        return [ReadDocuments(directory)]
+
+    def phase(self, name: str, blocks: list[Any], tasks: int | None = None) -> None:
+        """Adds a phase that leaves the documents as they are."""
+        self.phases.append(Phase(name, blocks, tasks or self.config.tasks))
+
+    def end(self, name: str, last: Any) -> None:
+        """Ends the phase that is being made with a block."""
+        self.phases.append(Phase(name, [*self._blocks, last], self.config.tasks))

@@ -1,0 +1,194 @@
+"""Makes a corpus: `documents/*.jsonl.gz`, `manifest.json`, `statistics.json`, `report.html`.
+
+Everything is written to `OUTPUT.partial`, which becomes the output by one renaming. The number of
+tasks is the configuration's, so the bytes do not depend on the workers; what was done before a
+crash is not done again.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lm_jax.choices import choose
+from lm_jax.data.files import find_files
+from lm_jax.data.preparation import statistics
+from lm_jax.data.preparation.config import PreparationConfig, names_in
+from lm_jax.data.preparation.documents import (
+    Dropped,
+    ReadSources,
+    WriteCorpus,
+    read_tallies,
+    split_sources,
+    write_whole,
+)
+from lm_jax.data.preparation.executors import EXECUTORS, OnProgress
+from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.stages import STAGES
+from lm_jax.errors import UserError
+
+_LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")
+
+# (statistics, manifest, file) -> None
+WritePage = Callable[[dict[str, Any], dict[str, Any], Path], None]
+
+
+def prepare(
+    config: PreparationConfig,
+    output: Path,
+    workers: int,
+    write_page: WritePage,
+    on_progress: OnProgress = lambda phase, done, total: None,
+) -> dict[str, Any] | None:
+    """Returns the manifest of the corpus in a directory, which is made unless it is there.
+
+    Args:
+      workers: tasks that run at the same time.
+      write_page: writes report.html.
+
+    Returns:
+      None while jobs of a cluster are still to finish; the same call then completes the corpus.
+
+    Raises:
+      UserError: the configuration or the text cannot be used, the directory holds something else,
+        every document was dropped, or the disk is full. The same call goes on where one ended.
+    """
+    config.validate()
+    names = names_in(config.stages)
+    stages = [choose(STAGES, name, "stages") for name in names]
+    execute = choose(EXECUTORS, config.cluster.executor, "cluster.executor")
+    sources = split_sources(config.path, config.tasks)
+    identity = _identity(config)
+    if output.exists() and any(output.iterdir()):
+        return _existing(output, identity)
+    aside = output.with_name(f"{output.name}.partial")
+    try:
+        _start(aside, identity)
+        work = aside / "work"
+        write_whole(work / "sources.json", json.dumps(sources).encode())
+        read = ReadSources(work / "sources.json", config, Dropped(work, "blank"))
+        plan = Plan(config, work, [read])
+        for name, add_stage in zip(names, stages, strict=True):
+            add_stage(plan)
+            plan.count(name)
+        plan.end("corpus", WriteCorpus(work, aside / "documents"))
+        if not execute(plan.phases, work / "logs", workers, config.cluster, on_progress):
+            return None
+        return _finish(config, identity, aside, output, write_page)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"the disk of {aside} is full; free some space and run the same command, which goes "
+            f"on, or delete {aside}"
+        ) from error
+
+
+def _identity(config: PreparationConfig) -> dict[str, Any]:
+    """Returns what decides the output: the configuration and the files that it names."""
+    configuration = dataclasses.asdict(config)
+    del configuration["cluster"]
+    inputs = {"path": _fingerprint(config.path, "path")}
+    if "decontamination" in names_in(config.stages):
+        for path in names_in(config.decontamination.paths):
+            inputs[path] = _fingerprint(path, "decontamination.paths")
+    return {"configuration": configuration, "inputs": inputs}
+
+
+def _fingerprint(pattern: str, field: str) -> dict[str, Any]:
+    found = [(str(path), path.stat()) for path in find_files(pattern, field)]
+    listing = [(name, status.st_size, status.st_mtime_ns) for name, status in found]
+    return {
+        "files": len(found),
+        "bytes": sum(status.st_size for _, status in found),
+        "listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+    }
+
+
+def _existing(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """Returns the manifest of a finished corpus.
+
+    Raises:
+      UserError: the directory holds something else.
+    """
+    path = output / "manifest.json"
+    if not path.is_file():
+        raise UserError(f"{output} is there and holds no prepared corpus; give another directory")
+    manifest = json.loads(path.read_text())
+    _check_same(output, {name: manifest[name] for name in identity}, identity)
+    return manifest
+
+
+def _start(aside: Path, identity: dict[str, Any]) -> None:
+    """Makes the directory of the work, or finds it as the same configuration left it."""
+    path = aside / "identity.json"
+    if path.exists():
+        _check_same(aside, json.loads(path.read_text()), identity)
+    elif aside.exists() and any(aside.iterdir()):
+        raise UserError(f"{aside} is there and was not made by a preparation; move it away")
+    (aside / "work").mkdir(parents=True, exist_ok=True)
+    (aside / "documents").mkdir(exist_ok=True)
+    write_whole(path, json.dumps(identity).encode())
+
+
+def _check_same(directory: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    if found == expected:
+        return
+    before, now = found["configuration"], expected["configuration"]
+    changed = [name for name in now if before.get(name) != now[name]]
+    what = ", ".join(changed) if changed else "the files of path"
+    raise UserError(
+        f"{directory} was made by another configuration ({what} differ); give another --output or "
+        "delete it"
+    )
+
+
+def _finish(
+    config: PreparationConfig,
+    identity: dict[str, Any],
+    aside: Path,
+    output: Path,
+    write_page: WritePage,
+) -> dict[str, Any]:
+    """Writes what describes the corpus and puts it in its place.
+
+    Tokenizing follows here: it reads `documents/` and the counts of the manifest.
+    """
+    found = statistics.collect(config, aside / "work")
+    files = read_tallies(aside / "work", "corpus")
+    if not files:
+        shutil.rmtree(aside)
+        raise UserError(_nothing_left(config, found))
+    manifest = {
+        "files": files,
+        "total": {
+            key: sum(file[key] for file in files) for key in ("documents", "characters", "bytes")
+        },
+        **identity,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }
+    write_whole(aside / "manifest.json", json.dumps(manifest, indent=2).encode())
+    write_whole(aside / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
+    write_page(found, manifest, aside / "report.html")
+    shutil.rmtree(aside / "work")
+    (aside / "identity.json").unlink()
+    os.replace(aside, output)
+    return manifest
+
+
+def _nothing_left(config: PreparationConfig, found: dict[str, Any]) -> str:
+    read = found["stages"][0]["documents"]
+    if not read:
+        return f"path {config.path!r} holds no text"
+    rules = sorted(found["rules"], key=lambda rule: -rule["documents"])
+    dropped = ", ".join(f"{rule['documents']:,} by {rule['rule']}" for rule in rules[:5])
+    return (
+        f"every document was dropped, of {read:,}: {dropped}; loosen these rules or leave them out "
+        "of stages"
+    )

@@ -1,0 +1,72 @@
+"""The page of a prepared corpus: what each rule removed, with documents to read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_jax.reports.html import render
+from lm_jax.telemetry.json_files import write_text
+
+
+def stage_table(statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a head and rows of what is left after each stage, with the share of all that is."""
+    rows: list[tuple[str, ...]] = [("after", "documents", "characters", "of all characters")]
+    first = statistics["stages"][0]["characters"] or 1
+    for stage in statistics["stages"]:
+        share = f"{stage['characters'] / first:.1%}"
+        rows.append((stage["name"], f"{stage['documents']:,}", f"{stage['characters']:,}", share))
+    return rows
+
+
+def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path) -> None:
+    """Writes the page of a preparation."""
+    first, last = statistics["stages"][0], statistics["stages"][-1]
+    headline = [
+        (f"{last['documents']:,}", f"documents of {first['documents']:,}"),
+        (f"{last['characters']:,}", f"characters of {first['characters']:,}"),
+        (f"{last['bytes'] / 1e6:,.1f} MB", "of UTF-8 text"),
+        (f"{sum(statistics['redacted']['kinds'].values()):,}", "placeholders"),
+    ]
+    page = render(
+        "preparation.html",
+        title="Corpus",
+        headline=headline,
+        stages=stage_table(statistics),
+        rules=statistics["rules"],
+        documents_read=first["documents"] or 1,
+        lengths=_lengths(statistics["lengths"]),
+        redacted=statistics["redacted"],
+        files=[
+            (
+                file["name"],
+                f"{file['documents']:,}",
+                f"{file['characters']:,}",
+                f"{file['size']:,}",
+                file["sha256"][:16],
+            )
+            for file in manifest["files"]
+        ],
+        configuration=_flat(manifest["configuration"]),
+        versions=sorted(manifest["versions"].items()),
+    )
+    write_text(path, page)
+
+
+def _lengths(lengths: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, str, str]]:
+    """Returns rows of (length, documents read, documents kept, share kept)."""
+    rows = []
+    for bound in sorted({*lengths["read"], *lengths["kept"]}, key=int):
+        read, kept = lengths["read"].get(bound, 0), lengths["kept"].get(bound, 0)
+        span = f"{int(bound) // 2:,} to {int(bound) - 1:,}"
+        rows.append((span, f"{read:,}", f"{kept:,}", f"{kept / read:.0%}" if read else ""))
+    return rows
+
+
+def _flat(configuration: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in configuration.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, str(value)))
+    return rows
