@@ -3,11 +3,14 @@
   python -m launch.evaluate --workdir=runs/quickstart
   python -m launch.evaluate --workdir=runs/quickstart --stride=64
   python -m launch.evaluate --workdir=runs/quickstart --split=train --checkpoint=best
+  python -m launch.evaluate --workdir=runs/mine --split=test
   python -m launch.evaluate --workdir=runs/quickstart --by_position
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
 
-The work directory holds the validation split (up to 16 MB), so that measuring it needs no other
-file. --split=train reads the training data where it was, or where --data_path says that it is now.
+The work directory holds the splits for validation and test (up to 16 MB each), so that measuring
+them needs no other file. --split=train reads the training data where it was, or where --data_path
+says that it is now. --split=test is of a run that was trained with data.test_path; its figures join
+evaluation.json.
 
 By default the text is cut into disjoint windows of the model's context. With --stride a window
 starts every STRIDE tokens; each token is predicted once, from at least context - stride tokens
@@ -34,9 +37,14 @@ if TYPE_CHECKING:
     from lm_jax.runs.trained_run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-SPLIT = flags.DEFINE_enum("split", "validation", ["validation", "train"], "The text to measure.")
-DATA_PATH = flags.DEFINE_string(
-    "data_path", "", "Where the training data is now, if it moved; it must not have changed."
+SPLIT = flags.DEFINE_enum(
+    "split", "validation", ["validation", "train", "test"], "The split of the data to measure."
+)
+DATA_PATH = flags.DEFINE_multi_string(
+    "data_path",
+    [],
+    "Where the data is now, if it moved; it must not have changed. PATH stands for data.path, "
+    "FIELD=PATH for another field, such as target_path=elsewhere/de.txt; may be repeated.",
 )
 EVALUATION = dataclass_flags.define(EvaluationConfig(), ("batch_size", "stride", "context_length"))
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
@@ -62,9 +70,41 @@ def main() -> dict[str, Any]:
         return _measure_texts(run, texts, EVALUATION())
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
-    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), data_path=DATA_PATH.value)
-    program.log_table([(name, str(value)) for name, value in figures.items()], "<<")
+    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), moved=_moved())
+    if SPLIT.value == "test":
+        _keep_test_figures(run, figures, EVALUATION())
+    else:
+        program.log_table([(name, str(value)) for name, value in figures.items()], "<<")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+def _moved() -> dict[str, str]:
+    """Returns where the data is now, by the field that said where it was."""
+    from lm_jax.data.config import PLACES
+
+    found = {}
+    for text in DATA_PATH.value:
+        field, _, place = text.partition("=")
+        is_field = field in PLACES
+        found[field if is_field else "path"] = place if is_field else text
+    return found
+
+
+def _keep_test_figures(run: "Run", figures: dict[str, Any], eval_config: EvaluationConfig) -> None:
+    """Writes the figures of the test split, and prints them beside those of the validation."""
+    from lm_jax.parallel import processes
+    from lm_jax.runs.workdir import add_test_figures
+
+    if not processes.is_first():
+        return
+    if not (run.workdir / "evaluation.json").exists():
+        program.log(f"{run.workdir} has not ended: it has no evaluation.json to add this to")
+    validation = add_test_figures(run.workdir, figures, run.step, eval_config)
+    rows = [("", *(["validation"] if validation else []), "test")]
+    for name, value in figures.items():
+        beside = [str(validation.get(name, ""))] if validation else []
+        rows.append((name, *beside, str(value)))
+    program.log_table(rows, "<" * len(rows[0]))
 
 
 def _read_texts() -> dict[str, list[str]]:
@@ -106,9 +146,7 @@ def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str,
     from lm_jax.runs.trained_run import evaluate_by_position
     from lm_jax.runs.workdir import write_by_position
 
-    sums = evaluate_by_position(
-        run, split=SPLIT.value, eval_config=eval_config, data_path=DATA_PATH.value
-    )
+    sums = evaluate_by_position(run, split=SPLIT.value, eval_config=eval_config, moved=_moved())
     table = [("position", "nats", "tokens")]
     for each in position_bins(sums, per_octave=1):
         span = f"{each.first} to {each.last}" if each.first < each.last else str(each.first)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_jax.choices import absolute, choose
 from lm_jax.config.experiment import Experiment
-from lm_jax.data.config import KINDS
+from lm_jax.data.config import KINDS, PLACES
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_named
 from lm_jax.nested import flatten
@@ -28,12 +28,8 @@ FREE_ON_RESUME = (
     "logger",
     "training.log_every_steps",
     "training.stop_after_no_improvement",
-    "data.path",
-    "data.tasks",
-    "data.validation_path",
+    *(f"data.{name}" for name in PLACES),
     "data.invalid_utf8",
-    "data.target_path",
-    "data.validation_target_path",
     "data.cache_directory",
     "data.tokenizer.path",
 )

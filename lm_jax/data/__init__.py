@@ -46,31 +46,33 @@ _SPLITS: dict[str, type[Any]] = {
 _LARGEST_COPY = 16e6  # bytes
 
 
-def save_validation(config: Any, dataset: Dataset[Any, Any], directory: Path) -> None:
-    """Writes the validation split, unless it is large or of a kind from outside.
+def save_held_out(config: Any, dataset: Dataset[Any, Any], workdir: Path) -> None:
+    """Writes the splits for validation and test, unless they are large or of a kind from outside.
 
-    The directory appears whole or not at all; one that is there stays.
+    Each has a directory of its name, which appears whole or not at all; one that is there stays.
 
     Raises:
       OSError: it cannot be written.
     """
-    if directory.exists() or config.kind not in _SPLITS:
-        return
-    if split_bytes(dataset.validation) > _LARGEST_COPY:
-        return
-    unfinished = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    save_split(dataset.validation, unfinished, "validation")
-    os.rename(unfinished, directory)
+    for name, split in dataset.splits.items():
+        directory = workdir / name
+        if name == "train" or directory.exists() or config.kind not in _SPLITS:
+            continue
+        if split_bytes(split) > _LARGEST_COPY:
+            continue
+        unfinished = directory.with_name(f"{name}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        save_split(split, unfinished, name)
+        os.rename(unfinished, directory)
 
 
-def load_validation(config: Any, directory: Path) -> Any | None:
-    """Returns the validation split that `save_validation` wrote; None if there is none to read."""
-    if not directory.exists() or config.kind not in _SPLITS:
+def load_held_out(config: Any, workdir: Path, name: str) -> Any | None:
+    """Returns a split that `save_held_out` wrote; None if there is none to read."""
+    if config.kind not in _SPLITS:
         return None
     try:
-        return load_split(_SPLITS[config.kind], directory, "validation")
+        return load_split(_SPLITS[config.kind], workdir / name, name)
     except (OSError, EOFError, ValueError):
         return None
 

@@ -10,13 +10,18 @@ _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 Split = Callable[[Sequence[str], float], tuple[list[str], list[str]]]
 
 
-def drop_repeated_paragraphs(texts: Sequence[str]) -> tuple[list[str], int]:
+def drop_repeated_paragraphs(
+    texts: Sequence[str], known: Sequence[str] = ()
+) -> tuple[list[str], int]:
     """Returns the texts without paragraphs that occurred before, and the number of those dropped.
 
     Blank lines separate paragraphs; paragraphs are compared across all texts without surrounding
     white space. A text that holds only such paragraphs is returned as "".
+
+    Args:
+      known: texts whose paragraphs have all occurred before.
     """
-    seen: set[str] = set()
+    seen = {part.strip() for text in known for part in _BLANK_LINE.split(text)}
     kept_texts, dropped = [], 0
     for text in texts:
         kept: list[str] = []

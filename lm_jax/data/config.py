@@ -57,6 +57,18 @@ class TokenizerConfig:
         _check_choice("tokenizer.kind", self.kind, TOKENIZERS)
 
 
+PLACES = (
+    "path",
+    "tasks",
+    "target_path",
+    "validation_path",
+    "validation_target_path",
+    "test_path",
+    "test_target_path",
+)
+"""Fields that say where data is. A run knows its data by a fingerprint, so they may change."""
+
+
 def _check_choice(field: str, given: str, choices: Mapping[str, Any]) -> None:
     choose(choices, given, f"data.{field}")
 
@@ -113,6 +125,11 @@ class DataConfig(DataKind):
         "the document; both are counted.",
         choices=INVALID_UTF8,
     )
+    test_path: str = described(
+        "",
+        "files: texts for launch.evaluate --split=test; tfds: the data set whose test split it is. "
+        "Training keeps none of their paragraphs. Empty: no test split.",
+    )
     split: str = described(
         "documents",
         "What is held out; documents: whole ones, by a hash of each; tail: the end of each.",
@@ -148,6 +165,12 @@ class DataConfig(DataKind):
                 f"data.path {self.path!r} has no effect on data.source={self.source}; "
                 "set data.source=files or data.source=tfds"
             )
+        if self.test_path and self.source in readers.READERS_WITHOUT_PATH:
+            raise UserError(
+                f"data.test_path {self.test_path!r} has no effect on data.source={self.source}; "
+                "set data.source=files or data.source=tfds, or measure other files with "
+                "launch.evaluate --text=FILES"
+            )
         if self.source not in readers.READERS or self.source == "files":
             return
         unused = {"invalid_utf8": self.invalid_utf8} if self.invalid_utf8 != "refuse" else {}
@@ -172,6 +195,11 @@ class LabelledTextConfig(DataKind):
     path: str = described("", "files: a file, a directory or a glob; tfds: the name of a data set.")
     validation_path: str = described(
         "", "files: held-out texts; empty: a hash of each text decides."
+    )
+    test_path: str = described(
+        "",
+        "files: texts for launch.evaluate --split=test; tfds: the data set whose test split it is, "
+        "which then no longer serves as validation. Empty: no test split.",
     )
     validation_fraction: float = described(
         0.1, "Share that is held out, unless the source holds out a split.", above=0, below=1
@@ -206,6 +234,11 @@ class ImageConfig(DataKind):
         choices_in="lm_jax.data.classification.images:READERS",
     )
     path: str = described("", "idx: a directory; npz: a file; tfds: the name of a data set.")
+    test_path: str = described(
+        "",
+        "As path: whose test images launch.evaluate --split=test measures; the same as path: they "
+        "no longer serve as validation. Empty: no test split.",
+    )
     validation_fraction: float = described(
         0.1, "Share that is held out, unless there is a test split.", above=0, below=1
     )
@@ -227,8 +260,9 @@ class ImageConfig(DataKind):
         _check_choice("source", self.source, images.READERS)
         if self.source in images.READERS_OF_PATHS and not self.path:
             raise UserError(f"data.source={self.source} needs data.path")
-        if self.source in images.READERS_WITHOUT_PATH and self.path:
-            raise UserError(f"data.source={self.source} takes no data.path")
+        if self.source in images.READERS_WITHOUT_PATH and (self.path or self.test_path):
+            field = "path" if self.path else "test_path"
+            raise UserError(f"data.source={self.source} takes no data.{field}")
 
 
 @dataclasses.dataclass
@@ -291,6 +325,12 @@ class ParallelTextConfig(DataKind):
         "", "files: held-out pairs; empty: whole documents, by a hash of each."
     )
     validation_target_path: str = described("", "The targets of validation_path, line by line.")
+    test_path: str = described(
+        "",
+        "files: pairs for launch.evaluate --split=test; tfds: the data set whose test split it is. "
+        "Empty: no test split.",
+    )
+    test_target_path: str = described("", "The targets of test_path, line by line.")
     tasks: str = described("", 'Instead of path: "instruction=path; instruction=path".')
     source_language: str = described("", "tfds: the language of the sources; empty: the first one.")
     validation_fraction: float = described(
@@ -333,7 +373,7 @@ class ParallelTextConfig(DataKind):
         _check_choice("source", self.source, pair_readers.READERS)
         self.tokenizer.validate()
         self.symbols.validate()
-        if self.source in TASKS and self.origin:
+        if self.source in TASKS and (self.origin or self.test_path):
             raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
         is_read = self.source in pair_readers.READERS and self.source not in TASKS
         if is_read and bool(self.path) == bool(self.tasks):
@@ -343,13 +383,15 @@ class ParallelTextConfig(DataKind):
             )
         if self.source == "tfds" and self.tasks:
             raise UserError("data.tasks names files; set data.source=files")
-        if self.tasks and (self.target_path or self.validation_path):
+        if self.tasks and (self.target_path or self.validation_path or self.test_path):
             raise UserError(
-                "data.tasks names files of pairs, held out by a hash; leave data.target_path and "
-                "data.validation_path empty"
+                "data.tasks names files of pairs, held out by a hash; leave data.target_path, "
+                "data.validation_path and data.test_path empty"
             )
         if self.validation_target_path and not self.validation_path:
             raise UserError("data.validation_target_path has no data.validation_path beside it")
+        if self.test_target_path and not self.test_path:
+            raise UserError("data.test_target_path has no data.test_path beside it")
 
 
 KINDS = {

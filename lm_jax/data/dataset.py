@@ -7,12 +7,19 @@ K = TypeVar("K")  # Tokenizer; None for images
 
 
 class Dataset(NamedTuple, Generic[S, K]):
-    """Both splits, the tokenizer of their texts, and the description that a run records."""
+    """The splits, the tokenizer of their texts, and the description that a run records."""
 
     train: S
     validation: S
     description: dict[str, Any]
     tokenizer: K
+    test: S | None = None  # None: the data has no test split
+
+    @property
+    def splits(self) -> dict[str, S]:
+        """The splits by name; `test` only where there is one."""
+        found = {"train": self.train, "validation": self.validation}
+        return found if self.test is None else found | {"test": self.test}
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -24,6 +24,7 @@ class Documents(Generic[T]):
     validation: list[T] | None = None  # None: nothing is held out yet
     description: dict[str, Any] = field(default_factory=dict)  # joins what a run records
     names: list[str] | None = None  # of the training documents, such as their files
+    test: list[T] | None = None  # measured after training alone; None: there is no test split
 
     def noting(self, **notes: Any) -> "Documents[T]":
         """Returns the same documents with notes added to their description."""

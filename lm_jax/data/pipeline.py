@@ -30,6 +30,7 @@ class TextConfig(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     source: str
+    test_path: str
     cache_directory: str
     tokenizer: "TokenizerConfig"
 
@@ -72,13 +73,13 @@ class TextKind(NamedTuple, Generic[T, C, S]):
     """(documents, configuration, SHA-256 of what was read, cache key) -> SHA-256 of the data and
     the fingerprint by which a run recognises it. Runs made before must recognise theirs."""
 
-    counts: Callable[[Documents[T], S, S], dict[str, dict[str, int]]]
-    """(documents, tokenized training split, validation split) -> sizes of both for people."""
+    counts: Callable[[Documents[T], Mapping[str, S]], dict[str, dict[str, int]]]
+    """(documents, tokenized splits by name) -> sizes of each split for people."""
 
     summary: Callable[[dict[str, Any]], str]
     """The description in one line."""
 
-    not_in_key: tuple[str, ...] = ()
+    not_in_key: tuple[str, ...]
     """Fields that the cache's key leaves out: the digest of the documents stands for them, and
     runs made before they existed find their data."""
 
@@ -130,7 +131,8 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
             f"data.source {config.source!r} returned {type(documents).__name__}; "
             "expected lm_jax.data.Documents"
         )
-    for text in (text for document in documents.train for text in kind.strings(document)):
+    everything = (*documents.train, *(documents.test or ()))
+    for text in (text for document in everything for text in kind.strings(document)):
         if not isinstance(text, str):
             raise UserError(
                 f"data.source {config.source!r} returned a document of {type(text).__name__} "
@@ -145,6 +147,8 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
         raise UserError(
             f"the corpus {config.origin or config.source} is empty: no document holds any text"
         )
+    if documents.test is not None and not documents.test:
+        raise UserError(f"data.test_path {config.test_path!r} holds no text; leave it empty")
     blank = len(documents.train) - len(kept)
     left_out = documents.description.get("left_out", {}) | {"blank documents": blank}
     return replace(
@@ -168,6 +172,10 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
     update([""])
     for document in documents.validation or []:
         update(kind.strings(document))
+    if documents.test is not None:  # else the digest is that of runs made before
+        digest.update(b"\xff" * 8)  # the length of no text
+        for document in documents.test:
+            update(kind.strings(document))
     return digest.hexdigest()
 
 
@@ -190,9 +198,12 @@ def _make(
     held_out = documents.validation
     assert held_out is not None, "the stages of a kind hold out a validation split"
     tokenizer = train_tokenizer(config.tokenizer, kind.texts(documents.train, config))
-    train, validation = (
-        kind.tokenized(part, documents, config, tokenizer) for part in (documents.train, held_out)
-    )
+    parts = {"train": documents.train, "validation": held_out}
+    if documents.test is not None:
+        parts["test"] = documents.test
+    splits = {
+        name: kind.tokenized(part, documents, config, tokenizer) for name, part in parts.items()
+    }
     sha256, fingerprint = kind.fingerprint(documents, config, digest, key)
     sizes = {"vocab_size": tokenizer.vocab_size}
     if "labels" in documents.description:
@@ -204,15 +215,15 @@ def _make(
         "fingerprint": fingerprint,
         **documents.description,
         "sizes": sizes,
-        **kind.counts(documents, train, validation),
+        **kind.counts(documents, splits),
     }
-    return Dataset(train, validation, description, tokenizer)
+    return Dataset(description=description, tokenizer=tokenizer, **splits)
 
 
 def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
     dataset.tokenizer.save(directory / "tokenizer")
-    save_split(dataset.train, directory, "train")
-    save_split(dataset.validation, directory, "validation")
+    for name, split in dataset.splits.items():
+        save_split(split, directory, name)
     description = {"version": _DESCRIPTION, **dataset.description}
     (directory / "description.json").write_text(json.dumps(description, indent=2) + "\n")
 
@@ -221,9 +232,7 @@ def _load(kind: TextKind[T, C, S], directory: Path) -> Dataset[S, Tokenizer]:
     description = json.loads((directory / "description.json").read_text())
     if description.pop("version", 1) != _DESCRIPTION:
         raise ValueError("made before descriptions said what this version says")
-    return Dataset(
-        load_split(kind.split, directory, "train"),
-        load_split(kind.split, directory, "validation"),
-        description,
-        load_tokenizer(directory / "tokenizer"),
-    )
+    names = [name for name in ("train", "validation", "test") if name in description]
+    splits = {name: load_split(kind.split, directory, name) for name in names}
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    return Dataset(description=description, tokenizer=tokenizer, **splits)

@@ -9,7 +9,7 @@ their documents; they are in `classification/labelled_text.py` and `seq2seq/read
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,20 +39,25 @@ def read_files(config: DataConfig) -> Documents[str]:
     """Returns the files of `config.path`, one document a file, or one a record of JSONL or CSV.
 
     The text of a record is its field `config.text_feature`, which is `text` by default. Files of
-    `config.validation_path`, if there is one, are held out.
+    `config.validation_path` and `config.test_path`, where they are given, are held out.
 
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    choices = config.text_feature, config.invalid_utf8
-    documents = texts_in(config.path, *choices)
-    if not config.validation_path:
-        return documents
-    found = texts_in(config.validation_path, *choices, origin="data.validation_path").train
-    validation = [text for text in found if text.strip()]
-    if not validation:
-        raise UserError(f"data.validation_path {config.validation_path!r} holds no text")
-    return replace(documents, validation=validation)
+    documents = texts_in(config.path, config.text_feature, config.invalid_utf8)
+    validation = _held_out(config.validation_path, config, "data.validation_path")
+    test = _held_out(config.test_path, config, "data.test_path")
+    return replace(documents, validation=validation, test=test)
+
+
+def _held_out(path: str, config: DataConfig, origin: str) -> list[str] | None:
+    if not path:
+        return None
+    found = texts_in(path, config.text_feature, config.invalid_utf8, origin).train
+    kept = [text for text in found if text.strip()]
+    if not kept:
+        raise UserError(f"{origin} {path!r} holds no text")
+    return kept
 
 
 def texts_in(
@@ -76,20 +81,23 @@ def texts_in(
 def read_tfds(config: DataConfig) -> Documents[str]:
     """Returns the train and validation splits of a data set of tensorflow-datasets.
 
+    The test split is that of the data set `config.test_path`, if it is given.
+
     Raises:
-      UserError: it cannot be had, or it has no text of that name.
+      UserError: it cannot be had, or it has no text of that name, or no test split.
     """
     builder = tfds.builder_of(config.path, config.cache_directory)
     feature = _text_feature(config, builder.info.features)
 
-    def read(split: str) -> list[str]:
-        source = builder.as_data_source(split=split)
+    def texts(source: Iterable[Mapping[str, str | bytes]]) -> list[str]:
         return [tfds.text(example[feature]) for example in source]
 
+    splits = tfds.splits(builder, config)
     return Documents(
-        read("train"),
-        read("validation") if "validation" in builder.info.splits else None,
+        texts(splits["train"]),
+        texts(splits["validation"]) if "validation" in splits else None,
         {"data_set": builder.info.full_name, "text_feature": feature},
+        test=texts(splits["test"]) if "test" in splits else None,
     )
 
 

@@ -1,10 +1,18 @@
 """Data sets of tensorflow-datasets, read without TensorFlow."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from lm_jax.data.cache import cache_directory
 from lm_jax.errors import UserError
+
+
+class PathConfig(Protocol):
+    """What configurations of data sets have."""
+
+    path: str
+    test_path: str
+    cache_directory: str
 
 
 def builder_of(name: str, cache: str) -> Any:
@@ -36,6 +44,33 @@ def builder_of(name: str, cache: str) -> Any:
             "check its name and the network"
         ) from None
     return builder
+
+
+def splits(builder: Any, config: PathConfig, test_validates: bool = False) -> dict[str, Any]:
+    """Returns the data sources of the splits `train`, `validation` and `test` that there are.
+
+    The test split is that of the data set `config.test_path`, which may be the same data set.
+
+    Args:
+      test_validates: where no test split is wanted, that of the data set is for validation.
+
+    Raises:
+      UserError: `config.test_path` cannot be had, or has no test split.
+    """
+    found = {"train": builder.as_data_source(split="train")}
+    validation = "test" if test_validates and not config.test_path else "validation"
+    if validation in builder.info.splits:
+        found["validation"] = builder.as_data_source(split=validation)
+    if config.test_path:
+        if config.test_path != config.path:
+            builder = builder_of(config.test_path, config.cache_directory)
+        if "test" not in builder.info.splits:
+            raise UserError(
+                f"data.test_path {config.test_path!r} has no test split; it has "
+                f"{', '.join(builder.info.splits)}"
+            )
+        found["test"] = builder.as_data_source(split="test")
+    return found
 
 
 def text(value: str | bytes) -> str:

@@ -14,7 +14,7 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data.config import DataConfig
+from lm_jax.data.config import PLACES, DataConfig
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
@@ -35,6 +35,7 @@ from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState, variables_of
 
 Dataset = data.Dataset
+_UNMOVED: Mapping[str, str] = {}
 
 
 class Run(NamedTuple):
@@ -104,57 +105,66 @@ def restore(
     return step, state
 
 
-def split_of(run: Run, split: str, data_path: str = "") -> Any:
-    """Returns the `train` or `validation` split that the run was trained with.
+def split_of(run: Run, split: str, moved: Mapping[str, str] = _UNMOVED) -> Any:
+    """Returns the `train`, `validation` or `test` split that the run was trained with.
 
-    The work directory holds a copy of a validation split that is not large. All else is prepared
+    The work directory holds copies of held-out splits that are not large. All else is prepared
     again from the training data.
 
     Args:
-      data_path: where the data is now; "": where it was.
+      moved: where the data is now, by the field of `data` (of `PLACES`) that said where it was.
 
     Raises:
-      UserError: the data cannot be read, or it changed since.
+      UserError: the data cannot be read, or it changed since, or there is no such split.
     """
     config = run.built.experiment.data
-    if split == "validation" and not data_path:
-        copy = data.load_validation(config, run.workdir / "validation")
+    if split == "test" and "test" not in workdir.read_description(run.workdir):
+        raise UserError(
+            f"{run.workdir} was trained without a test split; name one with data.test_path in a "
+            "new run, or measure texts with a run on plain text: --text=FILES"
+        )
+    if split != "train" and not moved:
+        copy = data.load_held_out(config, run.workdir, split)
         if copy is not None:
             return copy
-    if data_path:
-        if not config.path:
+    before = dataclasses.asdict(config)
+    for field, place in moved.items():
+        if not before.get(field):
             raise UserError(
-                f"--data_path={data_path}: {run.workdir} reads no data.path (data.source is "
+                f"--data_path={field}={place}: {run.workdir} reads no data.{field} (data.source is "
                 f"{config.source}); leave it out"
             )
-        config = dataclasses.replace(config, path=data_path)
+    config = dataclasses.replace(config, **moved)
     if config.has_text and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)
-    advice = "name the data that it was trained on with --data_path=PATH"
+    read = [name for name in PLACES if before.get(name)]
+    places = [f"--data_path={'' if name == 'path' else f'{name}='}PATH" for name in read]
+    advice = f"name the data that it was trained on with {' '.join(places)}"
+    advice = advice if read else "only the data that it was trained on can be measured"
     try:
         dataset = processes.first_then_others(lambda: data.prepare(config))
     except UserError as error:
-        if not config.path:
+        if not read:
             raise
         raise UserError(f"{error}; if the data of {run.workdir} moved, {advice}") from error
     workdir.refuse_other_data(dataset, run.workdir, advice)
-    return getattr(dataset, split)
+    return dataset.splits[split]
 
 
 def evaluate(
-    run: Run, *, split: str, eval_config: EvaluationConfig, data_path: str = ""
+    run: Run, *, split: str, eval_config: EvaluationConfig, moved: Mapping[str, str] = _UNMOVED
 ) -> dict[str, Any]:
-    """Returns the measures of the run's own `train` or `validation` split.
+    """Returns the measures of the run's own `train`, `validation` or `test` split.
 
     Args:
-      data_path: as for `split_of`.
+      moved: as for `split_of`.
 
     Raises:
       UserError: the windows do not fit the text, or the data changed since training.
     """
     _check_evaluation(run, eval_config)
-    examples = split_of(run, split, data_path)
+    examples = split_of(run, split, moved)
     losses = make_loss_function(run.built.loss)
     return measure(run.built, losses, run.variables, examples, run.tokenizer, eval_config)
 
@@ -189,12 +199,12 @@ def evaluate_texts(
 
 
 def evaluate_by_position(
-    run: Run, *, split: str, eval_config: EvaluationConfig, data_path: str = ""
+    run: Run, *, split: str, eval_config: EvaluationConfig, moved: Mapping[str, str] = _UNMOVED
 ) -> PositionSums:
     """Returns the sums at each position of a window, for a model that predicts the next token.
 
     Args:
-      data_path: as for `split_of`.
+      moved: as for `split_of`.
 
     Raises:
       UserError: as `evaluate`, or the run predicts something else.
@@ -207,7 +217,7 @@ def evaluate_by_position(
             f"models that read running text in windows ({in_windows})"
         )
     _check_evaluation(run, eval_config)
-    documents = split_of(run, split, data_path)
+    documents = split_of(run, split, moved)
     losses = make_loss_function(run.built.loss)
     length = eval_config.context_length or experiment.model.context_length
     batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)

@@ -42,9 +42,14 @@ def read_sizes(workdir: str | Path) -> dict[str, int]:
     return sizes
 
 
+def read_description(workdir: str | Path) -> dict[str, Any]:
+    """Returns what the run's data set says of itself, such as the sizes of its splits."""
+    return read_object(Path(workdir) / "data.json")
+
+
 def read_labels(workdir: str | Path) -> list[str]:
     """Returns the names of the classes in the order of their ids; [] where there are none."""
-    return read_object(Path(workdir) / "data.json").get("labels", [])
+    return read_description(workdir).get("labels", [])
 
 
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
@@ -130,7 +135,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     if dataset.tokenizer is not None:
         dataset.tokenizer.save(workdir / "tokenizer")
     write_json(workdir / "data.json", dataset.description)
-    data.save_validation(experiment.data, dataset, workdir / "validation")
+    data.save_held_out(experiment.data, dataset, workdir)
     write_json(workdir / "environment.json", environment())
     write_json(workdir / "config.json", to_dict(experiment))
 
@@ -168,6 +173,31 @@ def write_by_document(
     with open_atomically(path) as file:  # on one line: there may be many documents
         file.write(json.dumps(finite(record), allow_nan=False) + "\n")
     return path
+
+
+def add_test_figures(
+    workdir: Path, figures: Mapping[str, Any], step: int, eval_config: EvaluationConfig
+) -> dict[str, Any]:
+    """Adds `test` to the results of a run; returns the validation figures to compare it with.
+
+    They are those of the same step and the same windows; {} where there are none. A run that has
+    not ended has no results, and nothing is written.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    path = workdir / "evaluation.json"
+    if not path.exists():
+        return {}
+    results, own = read_object(path), read_experiment(workdir).evaluation
+    windows = {"stride": eval_config.stride, "context_length": eval_config.context_length}
+    write_json(path, results | {"test": {"step": step, **windows, **figures}})
+    is_comparable = results.get("step", step) == step and windows == {
+        "stride": own.stride,
+        "context_length": own.context_length,
+    }
+    validation = results.get("validation")
+    return validation if is_comparable and type(validation) is dict else {}
 
 
 def write_by_position(

@@ -1,6 +1,7 @@
 """Training from the command line, and what reads the run: evaluate and generate."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -34,6 +35,26 @@ def test_evaluate_repeats_the_figures_of_training(trained):
     assert status == 0, err
     for name, value in json.loads(last)["validation"].items():
         assert value == pytest.approx(results["validation"][name], rel=1e-5), name
+
+
+def test_the_test_split_is_written_beside_the_validation_figures(trained, tmp_path):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    (workdir / "test").mkdir()
+    for path in (workdir / "validation").iterdir():  # the same texts: the same figures
+        shutil.copy(path, workdir / "test" / path.name.replace("validation", "test"))
+    described = json.loads((workdir / "data.json").read_text())
+    described["test"] = described["validation"]
+    (workdir / "data.json").write_text(json.dumps(described))
+    status, out, err = run("launch.evaluate", f"--workdir={workdir}", "--split=test")
+    assert status == 0, err
+    figures = json.loads(out.splitlines()[-1])["test"]
+    assert figures["cross_entropy"] == pytest.approx(trained[1]["validation"]["cross_entropy"])
+    written = json.loads((workdir / "evaluation.json").read_text())
+    assert written.pop("test") == {"step": 40, "stride": 0, "context_length": 0} | figures
+    assert written == json.loads((trained[0] / "evaluation.json").read_text())
+    (row,) = [line.split() for line in out.splitlines() if line.startswith("tokens ")]
+    assert row == ["tokens", *[str(figures["tokens"])] * 2]
+    assert any(line.split() == ["validation", "test"] for line in out.splitlines())
 
 
 def test_generate_continues_each_prompt_past_the_context(trained):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import (
+    Run,
     complete,
     evaluate,
     evaluate_by_position,
@@ -30,11 +32,13 @@ def trained(tmp_path_factory):
     """A run on eight devices, on text without a space."""
     place = tmp_path_factory.mktemp("unspaced")
     (place / "text.txt").write_text("abcabd" * 4000)
+    (place / "test.txt").write_text("abdabc" * 300)
     experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10)
     experiment.data = dataclasses.replace(
         experiment.data,
         source="files",
         path=str(place / "text.txt"),
+        test_path=str(place / "test.txt"),
         split="tail",
         drop_repeated_paragraphs=False,
         cache_directory=str(place / "cache"),
@@ -90,6 +94,49 @@ def test_other_texts_are_measured_as_the_own_split_is(trained):
         evaluate_texts(run, {"blank": [" "]}, eval_config=EvaluationConfig(batch_size=8))
 
 
+def test_the_test_split_is_measured_from_its_copy_or_from_its_files(trained, tmp_path):
+    run, eval_config = load(trained), EvaluationConfig(batch_size=8)
+    figures = evaluate(run, split="test", eval_config=eval_config)
+    texts = evaluate_texts(run, {"test": ["abdabc" * 300]}, eval_config=eval_config)
+    assert figures == texts["test"] and figures["characters"] == 1800
+    moved = {"test_path": str(shutil.copy(trained.parent / "test.txt", tmp_path))}
+    again = split_of(run, "test", moved)
+    np.testing.assert_array_equal(again.tokens, split_of(run, "test").tokens)
+    with pytest.raises(UserError, match=r"--data_path=target_path=x: .* reads no data.target_path"):
+        split_of(run, "test", {"target_path": "x"})
+
+
+def test_a_run_without_a_test_split_says_what_to_do(trained, tmp_path):
+    (tmp_path / "data.json").write_text('{"validation": {}}')
+    run = load(trained)._replace(workdir=tmp_path)
+    with pytest.raises(UserError, match=r"without a test split; .*data.test_path.* --text=FILES"):
+        split_of(run, "test")
+
+
+def test_pairs_that_moved_are_found_by_the_fields_that_named_them(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    for name in ("a", "b"):
+        (old / name).write_text("".join(f"{name} {n}\t{name * n}\n" for n in range(1, 30)))
+    config = data.ParallelTextConfig(
+        tasks=f"one={old / 'a'}; two={old / 'b'}",
+        tokenizer=data.TokenizerConfig("byte"),
+        drop_near_copies=False,
+    )
+    dataset = prepare(config)
+    (tmp_path / "data.json").write_text(json.dumps(dataset.description))
+    dataset.tokenizer.save(tmp_path / "tokenizer")
+    built = SimpleNamespace(experiment=SimpleNamespace(data=config))
+    run = Run(tmp_path, built, dataset.tokenizer, 1, None)
+    old.rename(new)
+    with pytest.raises(UserError, match="no file matches .* with --data_path=tasks=PATH$"):
+        split_of(run, "train")
+    with pytest.raises(UserError, match="--data_path=path=x: .* reads no data.path"):
+        split_of(run, "train", {"path": "x"})
+    found = split_of(run, "train", {"tasks": f"one={new / 'a'}; two={new / 'b'}"})
+    assert found.texts == dataset.train.texts
+
+
 def test_the_loss_by_position_sums_to_that_of_the_split(trained):
     run = load(trained)
     for stride in (0, 8):
@@ -132,11 +179,11 @@ def test_a_run_is_evaluated_without_its_training_text(trained, tmp_path):
     with pytest.raises(UserError, match=r"no file matches .*gone.txt.* with --data_path=PATH"):
         evaluate(run, split="train", eval_config=eval_config)
 
-    copy, again = split_of(run, "validation"), split_of(run, "validation", place)
+    copy, again = split_of(run, "validation"), split_of(run, "validation", {"path": place})
     np.testing.assert_array_equal(copy.tokens, again.tokens)
     (tmp_path / "other.txt").write_text("abcabd" * 3999)
     with pytest.raises(UserError, match="the data changed since .* with --data_path=PATH"):
-        split_of(run, "train", str(tmp_path / "other.txt"))
+        split_of(run, "train", {"path": str(tmp_path / "other.txt")})
     shutil.rmtree(directory / "validation")  # as earlier versions left a run
     with pytest.raises(UserError, match=r"no file matches .*gone.txt.* with --data_path=PATH"):
         evaluate(run, split="validation", eval_config=eval_config)
@@ -146,11 +193,11 @@ def test_a_large_split_is_not_copied_and_a_damaged_copy_is_not_read(trained, tmp
     config = workdir.read_experiment(trained).data
     dataset = prepare(config)
     monkeypatch.setattr(data, "_LARGEST_COPY", 100)
-    data.save_validation(config, dataset, tmp_path / "large")
-    assert not (tmp_path / "large").exists()
-    shutil.copytree(trained / "validation", tmp_path / "damaged")
-    (tmp_path / "damaged" / "validation_tokens.npy").write_bytes(b"")
-    assert data.load_validation(config, tmp_path / "damaged") is None
+    data.save_held_out(config, dataset, tmp_path)
+    assert not list(tmp_path.iterdir())
+    shutil.copytree(trained / "validation", tmp_path / "validation")
+    (tmp_path / "validation" / "validation_tokens.npy").write_bytes(b"")
+    assert data.load_held_out(config, tmp_path, "validation") is None
 
 
 def test_a_finished_run_only_returns_what_it_came_to(trained):

@@ -16,6 +16,7 @@ from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.runs import train, trained_run
 from lm_jax.runs.workdir import (
+    add_test_figures,
     read_by_position,
     read_experiment,
     read_sizes,
@@ -50,6 +51,23 @@ def test_a_measurement_of_other_windows_or_another_step_is_not_read(eval_config,
     assert read_by_position(tmp_path, 20) is None
     write_by_position(tmp_path, "validation", sums, 10, EvaluationConfig())
     assert read_by_position(tmp_path, 20) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "stride", "is_comparable"), [(3, 0, True), (2, 0, False), (3, 8, False)]
+)
+def test_test_figures_join_the_results_of_a_run(step, stride, is_comparable, tmp_path):
+    eval_config, figures = EvaluationConfig(stride=stride), {"cross_entropy": 2.5}
+    assert add_test_figures(tmp_path, figures, step, eval_config) == {}
+    assert not list(tmp_path.iterdir())  # it has not ended
+    results = {"step": 3, "validation": {"cross_entropy": 2.0}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(results))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny())))
+    found = add_test_figures(tmp_path, figures, step, eval_config)
+    assert found == (results["validation"] if is_comparable else {})
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    test = {"step": step, "stride": stride, "context_length": 0, "cross_entropy": 2.5}
+    assert written == results | {"test": test}
 
 
 def fail_after_writing(directory, time_sheet):

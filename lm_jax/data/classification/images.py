@@ -11,7 +11,7 @@ import hashlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +34,16 @@ _IDX_FILES = {
 _NPZ_ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 
 
+Pixels = tuple[np.ndarray, np.ndarray]  # images and their labels
+
+
 class Images(NamedTuple):
     """What a reader returns: images [N, H, W] or [N, H, W, C], and their labels [N]."""
 
-    train: tuple[np.ndarray, np.ndarray]
-    test: tuple[np.ndarray, np.ndarray] | None = None  # None: some of `train` are held out
+    train: Pixels
+    test: Pixels | None = None
     labels: list[str] | None = None  # names of the classes; None: their numbers
+    validation: Pixels | None = None  # None: `test` serves, or some of `train` are held out
 
 
 Reader = Callable[["ImageConfig"], Images]
@@ -48,27 +52,35 @@ Reader = Callable[["ImageConfig"], Images]
 def prepare_images(config: ImageConfig) -> LabelledSet:
     """Returns the images of a configuration; some are held out where there is no test split.
 
+    A test split serves as validation, unless there is another, or `config.test_path` names the test
+    split: then some images are held out.
+
     Raises:
       UserError: the files cannot be had, or hold no images with labels.
     """
     config.validate()
     origin = f"{config.source} {config.path}".strip()
     source = choose(READERS, config.source, "data.source")(config)
-    splits = {"train": source.train}
-    if source.test is not None:
-        splits["test"] = source.test
+    read = {"train": source.train, "validation": source.validation, "test": source.test}
     checked = {
-        name: _check(images, labels, f"{origin} ({name})")
-        for name, (images, labels) in splits.items()
+        name: _check(pixels[0], pixels[1], f"{origin} ({name})")
+        for name, pixels in read.items()
+        if pixels is not None
     }
-    train = checked["train"]
-    if "test" in checked:
-        validation, how = checked["test"], OWN_SPLIT
-        if validation.inputs.shape[1:] != train.inputs.shape[1:]:
+    train, validation, test = (checked.get(name) for name in read)
+    assert train is not None
+    for name, split in (("validate", validation), ("test", test)):
+        if split and split.inputs.shape[1:] != train.inputs.shape[1:]:
             raise UserError(
-                f"{origin}: images to test are {_size(validation.inputs)}, "
+                f"{origin}: images to {name} are {_size(split.inputs)}, "
                 f"those to train on {_size(train.inputs)}"
             )
+    if config.test_path and test is None:
+        raise UserError(f"data.test_path {config.test_path!r}: {config.source} read no test images")
+    if validation is None and not config.test_path:
+        validation, test = test, None
+    if validation is not None:
+        how = OWN_SPLIT
     elif config.source == "and_gate":  # there are only four points
         validation, how = train, "none: measured on what it was trained on"
     else:
@@ -86,18 +98,21 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
                 f"but {origin} has {len(names)} classes"
             )
         names = given
-    for name, split in (("train", train), ("validation", validation)):
+    found: LabelledSet = Dataset(train, validation, {}, None, test)
+    for name, split in found.splits.items():
         _check_labels(split.targets, len(names), f"{origin} ({name})")
-    return Dataset(train, validation, _describe(config, train, validation, names, how), None)
+    return found._replace(description=_describe(config, found.splits, names, how))
 
 
 def _describe(
-    config: ImageConfig, train: Examples, validation: Examples, labels: list[str], how: str
+    config: ImageConfig, splits: Mapping[str, Examples], labels: list[str], how: str
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for split in (train, validation):
+    for split in splits.values():
         digest.update(np.ascontiguousarray(split.inputs).tobytes() + split.targets.tobytes())
-    height, width, channels = train.inputs.shape[1:]
+    height, width, channels = splits["train"].inputs.shape[1:]
+    counts = {name: {"images": len(split.targets)} for name, split in splits.items()}
+    to_test = f", {counts['test']['images']:,} to test" if "test" in counts else ""
     sizes = {"image_height": height, "image_width": width, "image_channels": channels}
     return {
         "source": config.source,
@@ -107,11 +122,11 @@ def _describe(
         "split": how,
         "labels": labels,
         "sizes": sizes | {"num_classes": len(labels)},
-        "train": {"images": len(train.targets)},
-        "validation": {"images": len(validation.targets)},
+        **counts,
         "summary": (
-            f"{len(train.targets):,} images of {height} x {width} x {channels} to train on, "
-            f"{len(validation.targets):,} to validate (split: {how}); {len(labels)} classes; "
+            f"{counts['train']['images']:,} images of {height} x {width} x {channels} to train on, "
+            f"{counts['validation']['images']:,} to validate{to_test} (split: {how}); "
+            f"{len(labels)} classes; "
             f"SHA-256 {digest.hexdigest()[:12]}"
         ),
     }
@@ -188,18 +203,18 @@ def _and_gate(config: ImageConfig) -> Images:
 
 
 def _idx(config: ImageConfig) -> Images:
-    def split(name: str) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = (_read_idx(Path(config.path), file) for file in _IDX_FILES[name])
+    def split(name: str, path: str) -> Pixels:
+        images, labels = (_read_idx(Path(path), file) for file in _IDX_FILES[name])
         return images, labels
 
-    return Images(split("train"), split("test"))
+    return Images(split("train", config.path), split("test", config.test_path or config.path))
 
 
 def _read_idx(directory: Path, name: str) -> np.ndarray:
     """Returns the array of an idx file, gzipped or not: MNIST's format of magic, sizes, bytes."""
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.is_file()), None)
     if path is None:
-        raise UserError(f"data.path {str(directory)!r} holds no {name} and no {name}.gz")
+        raise UserError(f"{str(directory)!r} holds no {name} and no {name}.gz")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, dimensions = struct.unpack_from(">HBB", raw)
@@ -213,24 +228,33 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
 
 
 def _npz(config: ImageConfig) -> Images:
-    try:
-        with np.load(config.path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{config.path} is no npz file of arrays ({error})") from None
-    has_test = any(name in found for name in _NPZ_ARRAYS["test"])
+    found = _arrays(config.path)
+    has_test = not config.test_path and any(name in found for name in _NPZ_ARRAYS["test"])
     wanted = _NPZ_ARRAYS["train"] + (_NPZ_ARRAYS["test"] if has_test else ())
-    missing = [name for name in wanted if name not in found]
-    if missing:
+    if any(name not in found for name in wanted):
         raise UserError(
             f"{config.path} holds {', '.join(found) or 'nothing'}; expected x_train and y_train, "
             "and x_test and y_test where there is a test split"
         )
-    images, labels = (found[name] for name in _NPZ_ARRAYS["train"])
-    test = None
-    if has_test:
+    train, test = (found["x_train"], found["y_train"]), None
+    if config.test_path:
+        found = _arrays(config.test_path)
+        if any(name not in found for name in _NPZ_ARRAYS["test"]):
+            raise UserError(
+                f"data.test_path {config.test_path!r} holds {', '.join(found) or 'nothing'}; "
+                "expected x_test and y_test"
+            )
+    if has_test or config.test_path:
         test = (found["x_test"], found["y_test"])
-    return Images((images, labels), test)
+    return Images(train, test)
+
+
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} is no npz file of arrays ({error})") from None
 
 
 def _tfds(config: ImageConfig) -> Images:
@@ -239,8 +263,7 @@ def _tfds(config: ImageConfig) -> Images:
     if not {"image", "label"} <= set(features):
         raise UserError(f"{config.path} has {', '.join(features)}; expected image and label")
 
-    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
-        source = builder.as_data_source(split=split)
+    def pixels(source: Iterable[Mapping[str, Any]]) -> Pixels:
         images = [np.asarray(example["image"]) for example in source]
         shapes = {image.shape for image in images}
         if len(shapes) != 1:
@@ -250,9 +273,9 @@ def _tfds(config: ImageConfig) -> Images:
             )
         return np.stack(images), np.array([int(example["label"]) for example in source])
 
-    names = list(features["label"].names)
-    test = read("test") if "test" in builder.info.splits else None
-    return Images(read("train"), test, names)
+    splits = tfds.splits(builder, config, test_validates=True)
+    found = {name: pixels(source) for name, source in splits.items()}
+    return Images(**found, labels=list(features["label"].names))
 
 
 READERS_WITHOUT_PATH: dict[str, Reader] = {"digits": _digits, "and_gate": _and_gate}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,12 +45,19 @@ def read_files(config: LabelledTextConfig) -> Labelled:
       UserError: a file is missing, is not UTF-8, or holds a line of another form.
     """
 
-    def read(field: str) -> list[LabelledText]:
-        paths = find_files(getattr(config, field), f"data.{field}")
+    def read(pattern: str, field: str) -> list[LabelledText]:
+        paths = find_files(pattern, f"data.{field}")
         return [example for path in paths for example in _read_file(path)]
 
-    validation = read("validation_path") if config.validation_path else None
-    return Documents(read("path"), validation)
+    train, validation, test = (
+        read(pattern, field) if pattern else None
+        for pattern, field in (
+            (config.path, "path"),
+            (config.validation_path, "validation_path"),
+            (config.test_path, "test_path"),
+        )
+    )
+    return Documents(train or [], validation, test=test)
 
 
 def _read_file(path: Path) -> list[LabelledText]:
@@ -85,6 +93,8 @@ def _of_record(record: Record) -> LabelledText:
 def read_tfds(config: LabelledTextConfig) -> Labelled:
     """Returns the train and test splits of a data set of tensorflow-datasets.
 
+    The test split serves as validation, unless `config.test_path` names the one to test on.
+
     Raises:
       UserError: it cannot be had, or has other features than one text and a label.
     """
@@ -94,12 +104,15 @@ def read_tfds(config: LabelledTextConfig) -> Labelled:
     if len(texts) != 1 or "label" not in features:
         raise UserError(f"{config.path} has {', '.join(features)}; expected one text and label")
 
-    def read(split: str) -> list[LabelledText]:
-        source = builder.as_data_source(split=split)
-        name = features["label"].int2str
-        return [LabelledText(tfds.text(e[texts[0]]), name(int(e["label"]))) for e in source]
-
-    return Documents(read("train"), read("test") if "test" in builder.info.splits else None)
+    name = features["label"].int2str
+    splits = tfds.splits(builder, config, test_validates=True)
+    train, validation, test = (
+        [LabelledText(tfds.text(e[texts[0]]), name(int(e["label"]))) for e in splits[split]]
+        if split in splits
+        else None
+        for split in ("train", "validation", "test")
+    )
+    return Documents(train or [], validation, test=test)
 
 
 READERS: dict[str, Reader] = {"files": read_files, "tfds": read_tfds}
@@ -108,13 +121,14 @@ READERS: dict[str, Reader] = {"files": read_files, "tfds": read_tfds}
 def _drop_repetitions(documents: Labelled, config: LabelledTextConfig) -> Labelled:
     """Returns each training text once, with its last label, and none that is held out.
 
-    A validation split of the data set's own stays as it is, repetitions included.
+    Held-out splits of the data set's own stay as they are, repetitions included.
     """
     everything = documents.train
-    held_out_texts = {example.text for example in documents.validation or []}
+    held_out = (*(documents.validation or ()), *(documents.test or ()))
+    held_out_texts = {example.text for example in held_out}
     unique = {e.text: e for e in everything if e.text not in held_out_texts}
     conflicts = sum(e.text in unique and unique[e.text].label != e.label for e in everything)
-    return Documents(list(unique.values()), documents.validation, documents.description).noting(
+    return replace(documents, train=list(unique.values()), names=None).noting(
         repeated_texts_dropped=len(everything) - len(unique),
         of_which_labelled_otherwise=conflicts,
     )
@@ -128,7 +142,7 @@ def _hold_out(documents: Labelled, config: LabelledTextConfig) -> Labelled:
         held_out = [e for e, held in zip(documents.train, is_held, strict=True) if held]
         train = [e for e, held in zip(documents.train, is_held, strict=True) if not held]
         how = f"{fraction:g} of the texts, by a hash of each"
-        documents = Documents(train, held_out, documents.description).noting(split=how)
+        documents = replace(documents, train=train, validation=held_out).noting(split=how)
     else:
         documents = documents.noting(split=OWN_SPLIT)
     if not documents.train or not documents.validation:
@@ -145,7 +159,8 @@ def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
     labels = sorted({example.label for example in documents.train})
     if len(labels) < 2:
         raise UserError(f"{origin}: every text is labelled {labels[0]!r}; expected two labels")
-    unknown = {example.label for example in documents.validation or []} - set(labels)
+    held_out = (*(documents.validation or ()), *(documents.test or ()))
+    unknown = {example.label for example in held_out} - set(labels)
     if unknown:
         raise UserError(
             f"{origin}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
@@ -169,27 +184,28 @@ def _tokenized(
 def _fingerprint(
     documents: Labelled, config: LabelledTextConfig, digest: str, key: str
 ) -> tuple[str, str]:
-    content = json.dumps([documents.train, documents.validation])
+    splits = [documents.train, documents.validation]
+    if documents.test is not None:
+        splits.append(documents.test)
+    content = json.dumps(splits)
     digest = hashlib.sha256(content.encode()).hexdigest()
     choices = json.dumps(identity(config.tokenizer), sort_keys=True)
     return digest, hashlib.sha256((digest + choices).encode()).hexdigest()[:32]
 
 
-def _counts(
-    documents: Labelled, train: Examples, validation: Examples
-) -> dict[str, dict[str, int]]:
+def _counts(documents: Labelled, splits: Mapping[str, Examples]) -> dict[str, dict[str, int]]:
     counts = Counter(example.label for example in documents.train)
     labels = {f"label {label}": counts[label] for label in documents.description["labels"]}
-    return {
-        "train": {"texts": len(train.targets)} | labels,
-        "validation": {"texts": len(validation.targets)},
-    }
+    found = {name: {"texts": len(split.targets)} for name, split in splits.items()}
+    return found | {"train": found["train"] | labels}
 
 
 def _summary(description: dict[str, Any]) -> str:
+    to_test = f", {description['test']['texts']:,} to test" if "test" in description else ""
     return (
         f"{description['train']['texts']:,} texts to train on, "
-        f"{description['validation']['texts']:,} to validate (split: {description['split']}; "
+        f"{description['validation']['texts']:,} to validate{to_test} "
+        f"(split: {description['split']}; "
         f"{description['repeated_texts_dropped']:,} repeated texts dropped, "
         f"{description['of_which_labelled_otherwise']:,} of them labelled otherwise); "
         f"{len(description['labels'])} labels; "
@@ -208,4 +224,5 @@ LABELLED_TEXT: TextKind[LabelledText, LabelledTextConfig, Examples] = TextKind(
     fingerprint=_fingerprint,
     counts=_counts,
     summary=_summary,
+    not_in_key=("test_path",),
 )

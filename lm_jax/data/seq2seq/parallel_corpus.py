@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ Pairs = Documents[Pair]
 _DECIDED_BY = {  # why pairs are dropped -> the field that decides; repeated pairs always are
     "too long": "data.longest_characters",
     "unequal in length": "data.largest_length_ratio",
+    "near copies of test pairs": "data.drop_near_copies",
     "near duplicates": "data.drop_near_copies",
 }
 
@@ -65,7 +67,17 @@ def _drop_unfit_pairs(documents: Pairs, config: ParallelTextConfig) -> Pairs:
         "too long": len(unique) - len(short),
         "unequal in length": len(short) - len(kept),
     }
-    return Documents(kept, documents.validation, documents.description).noting(dropped=dropped)
+    return replace(documents, train=kept, names=None).noting(dropped=dropped)
+
+
+def _drop_copies_of_test(documents: Pairs, config: ParallelTextConfig) -> Pairs:
+    """Returns the pairs without near-duplicates of a test pair; the test split stays whole."""
+    if documents.test is None or not config.drop_near_copies:
+        return documents
+    _, in_test = _find_near_duplicates(documents.test, documents.train)
+    counts = documents.description["dropped"] | {"near copies of test pairs": int(in_test.sum())}
+    train = _without(documents.train, in_test)
+    return replace(documents, train=train).noting(dropped=counts)
 
 
 def _hold_out(documents: Pairs, config: ParallelTextConfig) -> Pairs:
@@ -81,8 +93,8 @@ def _hold_out(documents: Pairs, config: ParallelTextConfig) -> Pairs:
     keys = [pair.document if by_documents and pair.document else pair.source for pair in pairs]
     is_held_out = np.array(held_out_by_hash(keys, fraction), bool)
     unit = "documents" if by_documents else "sources"
-    return Documents(
-        _without(pairs, is_held_out), _without(pairs, ~is_held_out), documents.description
+    return replace(
+        documents, train=_without(pairs, is_held_out), validation=_without(pairs, ~is_held_out)
     ).noting(split=f"{fraction:g} of the {unit}, by a hash of each")
 
 
@@ -101,7 +113,7 @@ def _drop_near_duplicates(documents: Pairs, config: ParallelTextConfig) -> Pairs
         else:
             held_out, dropped = _without(held_out, in_train), int(in_train.sum())
     counts = documents.description["dropped"] | {"near duplicates": dropped}
-    return Documents(train, held_out, documents.description).noting(dropped=counts)
+    return replace(documents, train=train, validation=held_out).noting(dropped=counts)
 
 
 def _find_near_duplicates(
@@ -181,16 +193,15 @@ def _fingerprint(
 ) -> tuple[str, str]:
     contents = [
         [(pair.source, pair.target, pair.task) for pair in pairs]
-        for pairs in (documents.train, documents.validation or [])
+        for pairs in (documents.train, documents.validation or [], documents.test)
+        if pairs is not None
     ]
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     choices = json.dumps([identity(config.tokenizer), _instructions(config)], sort_keys=True)
     return digest, hashlib.sha256((digest + choices).encode()).hexdigest()[:32]
 
 
-def _counts(
-    documents: Pairs, train: ParallelSplit, validation: ParallelSplit
-) -> dict[str, dict[str, int]]:
+def _counts(documents: Pairs, splits: Mapping[str, ParallelSplit]) -> dict[str, dict[str, int]]:
     return {
         name: {
             "pairs": len(pairs),
@@ -201,7 +212,9 @@ def _counts(
         for name, pairs in (
             ("train", documents.train),
             ("validation", documents.validation or []),
+            ("test", documents.test or []),
         )
+        if name in splits
     }
 
 
@@ -213,9 +226,10 @@ def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     dropped = _counted(description["dropped"])
     held_in = f" of {validation['documents']:,} documents" if validation["documents"] else ""
+    to_test = f", {description['test']['pairs']:,} to test" if "test" in description else ""
     return (
-        f"{train['pairs']:,} pairs to train on, {validation['pairs']:,}{held_in} to validate "
-        f"(split: {description['split']}; dropped: {dropped}); "
+        f"{train['pairs']:,} pairs to train on, {validation['pairs']:,}{held_in} to validate"
+        f"{to_test} (split: {description['split']}; dropped: {dropped}); "
         f"{description['sizes']['vocab_size']:,} kinds of token; "
         f"SHA-256 {description['sha256'][:12]}"
     )
@@ -226,6 +240,7 @@ PARALLEL_TEXT: TextKind[Pair, "ParallelTextConfig", ParallelSplit] = TextKind(
     strings=lambda pair: (*pair[:-1], str(pair.task)),
     stages=(
         _drop_unfit_pairs,
+        _drop_copies_of_test,
         _hold_out,
         _drop_near_duplicates,
         _refuse_empty_splits,
@@ -237,4 +252,5 @@ PARALLEL_TEXT: TextKind[Pair, "ParallelTextConfig", ParallelSplit] = TextKind(
     fingerprint=_fingerprint,
     counts=_counts,
     summary=_summary,
+    not_in_key=("test_path", "test_target_path"),
 )

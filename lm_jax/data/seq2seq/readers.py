@@ -48,17 +48,23 @@ def read_files(config: ParallelTextConfig) -> Documents[Pair]:
         train = [pair._replace(task=n) for n, pairs in enumerate(found) for pair in pairs]
         return Documents(train, description={"left_out": left_out})
     train = list(_pairs(config.path, left_out, config.target_path))
-    held_out = None
-    if config.validation_path:
-        held_out = list(_pairs(config.validation_path, left_out, config.validation_target_path))
-    return Documents(train, held_out, {"left_out": left_out})
+    held_out, test = (
+        list(_pairs(path, left_out, target_path, origin)) if path else None
+        for path, target_path, origin in (
+            (config.validation_path, config.validation_target_path, "data.validation_path"),
+            (config.test_path, config.test_target_path, "data.test_path"),
+        )
+    )
+    return Documents(train, held_out, {"left_out": left_out}, test=test)
 
 
 def read_tfds(config: ParallelTextConfig) -> Documents[Pair]:
     """Returns the train and validation splits of a translation set of tensorflow-datasets.
 
+    The test split is that of the data set `config.test_path`, if it is given.
+
     Raises:
-      UserError: it cannot be had, or has other features than two texts.
+      UserError: it cannot be had, or has other features than two texts, or no test split.
     """
     builder = tfds.builder_of(config.path, config.cache_directory)
     features = builder.info.features
@@ -74,9 +80,13 @@ def read_tfds(config: ParallelTextConfig) -> Documents[Pair]:
     target = languages[1 - languages.index(source)]
     left_out: Counter[str] = Counter()
 
-    def read(split: str) -> list[Pair]:
+    splits = tfds.splits(builder, config)
+
+    def read(split: str) -> list[Pair] | None:
+        if split not in splits:
+            return None
         pairs = []
-        for number, example in enumerate(builder.as_data_source(split=split), 1):
+        for number, example in enumerate(splits[split], 1):
             texts = [tfds.text(example[language]).strip() for language in (source, target)]
             if all(texts):
                 pairs.append(Pair(texts[0], texts[1], "", f"{config.path} {split} {number}"))
@@ -84,9 +94,8 @@ def read_tfds(config: ParallelTextConfig) -> Documents[Pair]:
                 left_out["pairs with an empty side"] += 1
         return pairs
 
-    has_validation = "validation" in builder.info.splits
-    train, held_out = read("train"), read("validation") if has_validation else None
-    return Documents(train, held_out, {"left_out": left_out})
+    train, held_out, test = (read(split) for split in ("train", "validation", "test"))
+    return Documents(train or [], held_out, {"left_out": left_out}, test=test)
 
 
 def read_symbols(config: ParallelTextConfig) -> Documents[Pair]:
@@ -128,12 +137,14 @@ def parse_tasks(tasks: str) -> dict[str, str]:
     return found
 
 
-def _pairs(path: str, left_out: Counter[str], target_path: str = "") -> Iterator[Pair]:
+def _pairs(
+    path: str, left_out: Counter[str], target_path: str = "", origin: str = "data.path"
+) -> Iterator[Pair]:
     """Yields the pairs of a path; counts in `left_out` what its files hold besides."""
     if target_path:
         yield from _aligned(Path(path), Path(target_path))
         return
-    for file in find_files(path):
+    for file in find_files(path, origin):
         yield from _PARSERS.get(format_suffix(file), _records_or_tabs)(file, left_out)
 
 

@@ -1,5 +1,6 @@
 """Plain text: how documents are cleaned, held out and described."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,12 @@ Corpus = Dataset[TokenizedDocuments, Tokenizer]
 def _drop_repetitions(documents: Documents[str], config: DataConfig) -> Documents[str]:
     texts, names, dropped = documents.train, documents.names or [], 0
     if config.drop_repeated_paragraphs:
-        texts, dropped = drop_repeated_paragraphs(texts)
+        texts, dropped = drop_repeated_paragraphs(texts, documents.test or ())
+        if not any(texts):
+            raise UserError(
+                "no text is left to train on: every paragraph of data.path stands in "
+                f"data.test_path {config.test_path!r}; name other texts"
+            )
     emptied = [name for name, text in zip(names, texts, strict=True) if not text]
     return replace(
         documents,
@@ -52,20 +58,21 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
             f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
             "another fraction"
         )
-    return Documents(train, validation, documents.description).noting(
+    return replace(documents, train=train, validation=validation, names=None).noting(
         split=f"{config.split}, {fraction:g} of the text",
         held_out_documents=held_out if len(held_out) <= FEW else [],
     )
 
 
 def _measure_overlap(documents: Documents[str], config: DataConfig) -> Documents[str]:
-    return documents.noting(
-        overlap_of_long_lines=overlap(documents.train, documents.validation or [])
-    )
+    notes = {"overlap_of_long_lines": overlap(documents.train, documents.validation or [])}
+    if documents.test is not None:
+        notes["overlap_of_long_test_lines"] = overlap(documents.train, documents.test)
+    return documents.noting(**notes)
 
 
 def _counts(
-    documents: Documents[str], train: TokenizedDocuments, validation: TokenizedDocuments
+    documents: Documents[str], splits: Mapping[str, TokenizedDocuments]
 ) -> dict[str, dict[str, int]]:
     return {
         name: {
@@ -74,22 +81,28 @@ def _counts(
             "words": int(split.words.sum()),
             "tokens": int(split.starts[-1]),
         }
-        for name, split in (("train", train), ("validation", validation))
+        for name, split in splits.items()
     }
 
 
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     overlap = description["overlap_of_long_lines"]
+    to_test, of_test = "", ""
+    if test := description.get("test"):
+        to_test = f", {test['characters']:,} in {test['documents']:,} to test"
+        shared = description["overlap_of_long_test_lines"] or 0
+        of_test = f" and {shared:.1%} of long test lines"
     kinds = description["sizes"]["vocab_size"]
     held_out = ", ".join(description.get("held_out_documents", []))
     held_out = f", held out: {held_out}" if held_out else ""
     return (
         f"{train['characters']:,} characters in {train['documents']:,} documents to train on, "
-        f"{validation['characters']:,} in {validation['documents']:,} to validate "
+        f"{validation['characters']:,} in {validation['documents']:,} to validate{to_test} "
         f"(split: {description['split']}{held_out}; "
         f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
-        f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines occur in training); "
+        f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines{of_test} occur in "
+        "training); "
         f"{kinds:,} kinds of token; SHA-256 {description['sha256'][:12]}"
     )
 
@@ -117,5 +130,5 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     fingerprint=lambda documents, config, digest, key: (digest, key),
     counts=_counts,
     summary=_summary,
-    not_in_key=("validation_path", "invalid_utf8"),
+    not_in_key=("validation_path", "invalid_utf8", "test_path"),
 )
