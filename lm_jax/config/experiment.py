@@ -76,7 +76,11 @@ def field(config: Any, path: str) -> Any:
 
 
 def with_shorter_warmup(experiment: Experiment) -> Experiment:
-    """Returns the experiment, with a tenth of its steps as warm-up if its own took all of them."""
+    """Returns the experiment, with a tenth of its steps as warm-up if its own took all of them.
+
+    Programs call it for what the command line leaves open. From Python and in sweeps a warm-up
+    stays as it is given, or is refused.
+    """
     schedule, num_steps = experiment.schedule, experiment.training.num_steps
     if schedule.warmup_steps < num_steps:
         return experiment
