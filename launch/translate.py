@@ -4,7 +4,8 @@
   python -m launch.translate --workdir=runs/translation --num_beams=1 --output=greedy.tsv
   python -m launch.translate --workdir=runs/translation --input=letters.txt --output=letters.tsv
 
-Without --input the run's own validation split is translated. An input file holds one source per
+Without --input the run's own validation split is translated, or its test split with --split=test,
+which is of a run that was trained with data.test_path. An input file holds one source per
 line, or source<TAB>reference; JSONL and CSV hold `source` and optionally `target`. A run of several
 tasks needs the instruction before each source.
 --num_beams=1 takes the most probable token each time.
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 _SEARCH = ("num_beams", "length_penalty", "length_penalty_kind", "early_stopping")
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-INPUT = flags.DEFINE_string("input", None, "Sources, one per line; none: the validation split.")
+INPUT = flags.DEFINE_string("input", None, "Sources, one per line; none: those of --split.")
+SPLIT = flags.DEFINE_enum(
+    "split", "validation", ["validation", "test"], "The split of the run's own pairs to translate."
+)
 OUTPUT = flags.DEFINE_string("output", None, "The TSV file that receives the translations.")
 SEARCH = dataclass_flags.define(SamplesConfig(num_beams=4), _SEARCH)
 LIMIT = flags.DEFINE_integer("limit", 0, "Translate only the first sources; 0: all.", 0)
@@ -56,6 +60,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 def main() -> dict[str, Any]:
     """Translates, writes, scores, and returns the figures."""
     output = program.output_file(OUTPUT.value)
+    if INPUT.value and SPLIT.present:
+        raise UserError("--input and --split name other sources: leave one out")
     from lm_jax.evaluation.bleu_chrf import translation_measures
     from lm_jax.runs import translate
     from lm_jax.runs.trained_run import load
@@ -66,7 +72,7 @@ def main() -> dict[str, Any]:
     if INPUT.value:
         sources, references = translate.read_sources(Path(INPUT.value))
     else:
-        sources, references = translate.held_out_pairs(run)
+        sources, references = translate.held_out_pairs(run, SPLIT.value)
     if references:
         bleu_tokenizer(BLEU_TOKENIZER.value, references)  # refuses before hours of work
     count = LIMIT.value or len(sources)

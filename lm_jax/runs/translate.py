@@ -24,15 +24,15 @@ from lm_jax.telemetry.json_files import write_text
 _SCORED, _EXAMPLES, _BATCH = 100, 8, 32  # held-out texts at the end of a run
 
 
-def held_out_pairs(run: Run) -> tuple[list[str], list[str]]:
-    """Returns the sources and targets of the run's own validation split.
+def held_out_pairs(run: Run, split: str = "validation") -> tuple[list[str], list[str]]:
+    """Returns the sources and targets of the run's own `validation` or `test` split.
 
     Raises:
-      UserError: the run was not trained on pairs, or its data changed since.
+      UserError: the run was not trained on pairs, its data changed since, or has no such split.
     """
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; give sources as --input")
-    sources, targets = zip(*split_of(run, "validation").texts, strict=True)
+    sources, targets = zip(*split_of(run, split).texts, strict=True)
     return list(sources), list(targets)
 
 

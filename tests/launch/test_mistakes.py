@@ -42,6 +42,7 @@ from tests.launch.programs import TINY, launch, run, start, train
         ("evaluate", [], "is no work directory"),
         ("evaluate", ["--text=no*.txt"], "no file matches --text 'no*.txt'"),
         ("evaluate", ["--text=README.md", "--by_position"], "leave one out"),
+        ("translate", ["--input=x", "--split=test"], "name other sources: leave one out"),
         ("generate", [], "is no work directory"),
         ("generate", ["--num_samples=0"], "--num_samples=0 generates nothing; expected at least"),
         ("generate", ["--num_samples=-1"], "--num_samples=-1: -1 is not a non-negative integer"),

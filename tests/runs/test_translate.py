@@ -10,7 +10,7 @@ import pytest
 from launch import program
 from launch import translate as translate_program
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data import ParallelTextConfig, TokenizerConfig
+from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, save_held_out
 from lm_jax.data.config import SymbolsConfig
 from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
@@ -68,6 +68,24 @@ def test_a_run_on_pairs_shows_how_it_translates_one(run):
     written = [step["next"] for step in following["steps"]]
     assert written == cross["read"]
     assert all(step["next"] == step["tokens"][0] for step in following["steps"])
+
+
+def test_the_pairs_of_the_test_split_are_translated_where_they_are_asked_for(run, tmp_path):
+    for name in ("train", "test"):
+        rows = "".join(f"{name} {n}\t{n} {name}\n" for n in range(30))
+        (tmp_path / f"{name}.tsv").write_text(rows)
+    paths = {"path": str(tmp_path / "train.tsv"), "test_path": str(tmp_path / "test.tsv")}
+    config = ParallelTextConfig(**paths, tokenizer=TokenizerConfig("byte"), drop_near_copies=False)
+    dataset = prepare(config)
+    save_held_out(config, dataset, tmp_path)
+    (tmp_path / "data.json").write_text(json.dumps(dataset.description))
+    experiment = dataclasses.replace(run.built.experiment, data=config)
+    tested = run._replace(workdir=tmp_path, built=run.built._replace(experiment=experiment))
+    sources, targets = held_out_pairs(tested, "test")
+    assert (sources[0], targets[0], len(sources)) == ("test 0", "0 test", 30)
+    assert not set(sources) & set(held_out_pairs(tested)[0])
+    with pytest.raises(UserError, match="was trained without a test split"):
+        held_out_pairs(run, "test")
 
 
 def test_a_run_on_pairs_keeps_translations_and_their_scores(run):
