@@ -110,11 +110,13 @@ class DataConfig(DataKind):
         "The reader; embedded: CPython's language reference, stdlib: its library's source.",
         choices_in="lm_jax.data.readers:READERS",
     )
-    path: str = described("", "files: a file, a directory or a glob; tfds: the name of a data set.")
+    path: str = described(
+        "", "files: a file, directory, glob or URL; tfds: the name of a data set."
+    )
     text_feature: str = described(
         "",
         "tfds: the feature that holds the text; empty: the only text feature. files: the field of "
-        "JSONL or the column of CSV; empty: text.",
+        "JSONL or the column of CSV, Parquet or Arrow; empty: text.",
     )
     validation_path: str = described(
         "", "files: held-out texts, as path; empty: split decides what is held out."

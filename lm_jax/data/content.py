@@ -21,7 +21,6 @@ HEAD = 1 << 20  # bytes by which a format is recognised, and that are read at a 
 
 _FORMATS = {  # first bytes of files that are not text -> their name and what to do
     b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
-    b"PAR1": ("a parquet file", "export its text, such as one JSON object per line"),
     b"%PDF-": ("a PDF", "extract its text"),
     b"\x04\x22\x4d\x18": ("an lz4 file", "unpack it (unlz4)"),
     b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),

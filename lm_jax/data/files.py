@@ -89,7 +89,7 @@ def _remote_files(url: str, field: str) -> list[SourceFile]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:  # the message names the package
-        raise UserError(f"{field} {url!r} cannot be read: {error} (pip install)") from None
+        raise UserError(f"{field} {url!r} needs one more package: {error}") from None
     except ValueError as error:
         raise UserError(
             f"{field} {url!r}: fsspec does not know {protocol}:// ({error}); expected one such as "

@@ -45,7 +45,7 @@ def read_sources(path: str | Path) -> tuple[list[str], list[str]]:
       UserError: a line is empty, or does not have the columns of the first line.
     """
     path = Path(path)
-    records = records_of(path, ("source",))
+    records = records_of(path, ("source",), optional=("target",))
     if records is not None:
         found = list(records)
         has_targets = all("target" in record.values for record in found)

@@ -20,6 +20,7 @@ from lm_jax.data.files import SourceFile, find_files, find_sources
 from lm_jax.data.readers import read_files
 from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.errors import UserError
+from tests.data.formats.refused import refused
 
 PACK = {
     "gz": partial(gzip.compress, compresslevel=1),
@@ -31,13 +32,6 @@ PACK = {
 
 def lines(texts):
     return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-def refused(pattern, *arguments, **keywords):
-    with pytest.raises(UserError) as caught:
-        list(stream_texts(str(pattern), *arguments, **keywords))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_mixed_folder_is_read_in_the_order_of_its_files(tmp_path):

@@ -166,7 +166,7 @@ def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
 
 
 def _records_or_tabs(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
-    records = records_of(path, ("source", "target"))
+    records = records_of(path, ("source", "target"), optional=("document",))
     yield from _tabs(path) if records is None else map(_of_record, records)
 
 

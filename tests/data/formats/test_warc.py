@@ -1,0 +1,116 @@
+"""WARC and WET, written here from the standard (ISO 28500), and the text of pages."""
+
+import gzip
+import zlib
+
+import pytest
+
+from lm_jax.data.formats.html_text import visible_text
+from lm_jax.data.formats.warc import OTHERS
+from lm_jax.data.text_stream import Counts, stream_texts
+from lm_jax.errors import UserError
+from tests.data.formats.refused import refused
+
+
+def record(kind, body):
+    return (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: http://a.example/b\r\n"
+        f"WARC-Record-ID: <urn:uuid:1>\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + (body + b"\r\n\r\n")
+
+
+def response(body, kind="text/html", status="200 OK", more=""):
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}\r\n"
+    return record("response", head.encode() + body)
+
+
+CHUNKED, PACKED = "Transfer-Encoding: chunked\r\n", "Content-Encoding: gzip\r\n"
+RECORDS = [  # and the text of each, if it is a document
+    (record("warcinfo", b"software: none\r\n"), None),
+    (record("request", b"GET /b HTTP/1.1\r\nHost: a.example\r\n\r\n"), None),
+    (response("<p>grün".encode()), "grün"),
+    (response("größe".encode("latin-1"), "text/html; charset=ISO-8859-1"), "größe"),
+    (response(b'<meta charset="windows-1252">\x93q\x94'), "“q”"),
+    (response(b"\x89PNG", "image/png"), None),
+    (response(b"<p>gone", status="404 Not Found"), None),
+    (response(b"a <b> c", "text/plain"), "a <b> c"),
+    (response(gzip.compress(b"packed"), "text/plain", more=PACKED), "packed"),
+    (response(zlib.compress(b"zlib"), "text/plain", more="content-encoding: deflate\n"), "zlib"),
+    (response(b"was packed", "text/plain", more=PACKED), "was packed"),
+    (response(b"x", "text/plain", more="Content-Encoding: br\r\n"), None),
+    (response(b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n", "text/plain", more=CHUNKED), "hello!"),
+    (response(b"was chunked", "text/plain", more=CHUNKED), "was chunked"),
+    (record("conversion", "text of WET: é\n".encode()), "text of WET: é\n"),
+    (record("metadata", b"fetchTimeMs: 3\r\n"), None),
+]
+EXPECTED = [(text, n) for n, (_, text) in enumerate(RECORDS, 1) if text is not None]
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.warc.wet.gz", "by_its_content"])
+def test_pages_and_texts_are_documents(tmp_path, name):
+    pack = gzip.compress if name.endswith("gz") else bytes  # each record alone, as crawlers do
+    (tmp_path / name).write_bytes(b"".join(pack(content) for content, _ in RECORDS))
+    counts = Counts()
+    found = list(stream_texts(str(tmp_path), counts=counts))
+    assert found == [(text, f"{name}:{number}") for text, number in EXPECTED]
+    assert counts.left_out == {OTHERS: 3}
+    addresses = {text for text, _ in stream_texts(str(tmp_path), "url")}
+    assert addresses == {"http://a.example/b"}
+
+
+def test_an_archive_that_is_cut_off_anywhere_is_refused(tmp_path):
+    path = tmp_path / "a.warc"
+    content = b"".join(content for content, _ in RECORDS[1:3])
+    ends, end = set(), 0
+    for part, _ in RECORDS[1:3]:
+        end += len(part)
+        ends |= set(range(end - 4, end + 1))  # all but the blank lines that follow a record
+    refusals = set()
+    for kept in range(1, len(content)):
+        path.write_bytes(content[:kept])
+        try:
+            list(stream_texts(str(path)))
+        except UserError as error:
+            assert "cut off: fetch it again" in str(error)
+            refusals.add(kept)
+    assert set(range(1, len(content))) - refusals == ends - {len(content)}
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+    path = tmp_path / "a.warc"
+    path.write_bytes(record("conversion", b"abc").replace(b"Length: 3", b"Length: 2"))
+    assert "record 2 begins with b'c\\r\\n'; expected WARC/1.0" in refused(path)
+    path.write_bytes(record("conversion", b"abc").replace(b"Length: 3", b"Length: -3"))
+    assert "record 1 has Content-Length '-3'; expected a number" in refused(path)
+    assert "is WARC, whose records have text and url and no body; name the" in refused(path, "body")
+
+
+def test_a_page_in_a_wrong_encoding_is_treated_as_everywhere(tmp_path):
+    (tmp_path / "a.warc").write_bytes(response(b"<p>gr\xf6\xdfe", "text/html; charset=utf-8"))
+    path = str(tmp_path)
+    assert "a.warc:1 is not UTF-8: byte 0xf6 at offset 5; mend the record" in refused(path)
+    replaced = [text for text, _ in stream_texts(path, on_bad_text="replace")]
+    assert replaced == ["gr\ufffd\ufffde"]
+    assert not list(stream_texts(path, on_bad_text="skip"))
+
+
+def test_a_page_shows_its_blocks_as_lines():
+    page = """<!doctype html><html><head><title>Not shown</title><style>b {}</style>
+    <script>if (a < b) document.write("<p>no")</script><body>
+    <h1>A  long
+    heading</h1><p>One <b>bold</b>, <i>two</i>&nbsp;&amp; <span>three</span><br/>next
+    <pre>def f():
+        return 1</pre>
+    <table><tr><td>a<td>b</tr><tr><td>c</td><td>d</td></tr></table>
+    <ul><li>x<li>y</ul><noscript>no</noscript><svg><text>no</text></svg></body></html>"""
+    assert visible_text(page).split("\n") == [
+        "A long heading",
+        "One bold, two & three",
+        "next",
+        "def f():",
+        "        return 1",
+        "a\tb",
+        "c\td",
+        "x",
+        "y",
+    ]
