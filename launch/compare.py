@@ -27,22 +27,22 @@ def main() -> dict[str, Any]:
     """Prints the tables, then returns the rows."""
     output = program.output_directory(OUTPUT.value)
     from lm_jax.reports import compare_runs
-    from lm_jax.reports.text_table import text_table
 
     workdirs = [Path(name) for name in program.arguments()]
     if not workdirs:
         raise UserError("give the work directories of the runs to compare")
     rows = compare_runs.compare(workdirs)
-    for cells in (
-        compare_runs.table_of(rows),
-        compare_runs.differences_of(rows),
-        compare_runs.settings_of(rows),
+    differences = compare_runs.differences_of(rows)
+    meaning = [compare_runs.meaning_of_differences(rows)] if differences else []
+    for cells, notes in (
+        (compare_runs.table_of(rows), []),
+        (differences, [*meaning, *compare_runs.remarks_on(rows)]),
+        (compare_runs.settings_of(rows), []),
     ):
         if cells:
-            for line in ["", *text_table(cells, "<" * len(cells[0]))]:
-                program.log(line)
-    for remark in compare_runs.remarks_on(rows):
-        program.log(remark)
+            program.log_table(cells, "<" * len(cells[0]))
+        for note in notes:
+            program.log(note)
     if output:
         program.log(f"page: {compare_runs.write_comparison(rows, output)}")
     return {"rows": [compare_runs.record_of(row) for row in rows]}

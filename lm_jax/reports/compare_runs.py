@@ -90,8 +90,14 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
     directory = Path(directory)
     metric = next(iter(rows[0].figures))
     shown = rows[: len(COLOURS)]
-    measured = [Series(row.name, *_columns(row.curve)) for row in shown]
-    losses = [Series(row.name, *_columns(row.training)) for row in shown]
+    curves = [(row.curve, row.training) for row in shown]
+    measured, losses = (  # a row has its colour in both charts, though it may lack a curve
+        [
+            Series(row.name, *_columns(pair[part]), colour=index)
+            for index, (row, pair) in enumerate(zip(shown, curves, strict=True))
+        ]
+        for part in (0, 1)
+    )
 
     def chart(curves: Sequence[Series], label: str, standalone: bool = False) -> Markup:
         return line_chart(curves, "targets trained on", label, 960, 400, standalone)
@@ -108,6 +114,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
         figures=table_of(rows),
         seeds=max(row.runs for row in rows),
         differences=differences_of(rows),
+        meaning=meaning_of_differences(rows),
         remarks=remarks_on(rows),
         settings=settings_of(rows),
     )
@@ -125,7 +132,13 @@ def record_of(row: ComparisonRow) -> dict[str, Any]:
 def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     """Returns the cells of the table of a comparison, its head first."""
     measures = list(rows[0].figures)
-    head = ["run", "seeds", "parameters", "trained on", *(_LABELS[name] for name in measures)]
+    head = [
+        "run",
+        "seeds",
+        "parameters",
+        "targets trained on",
+        *(_LABELS[name] for name in measures),
+    ]
     cells = [[*head, "seconds"]]
     for row in rows:
         shown = [with_error(*row.figures[name]) for name in measures]
@@ -152,7 +165,11 @@ def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
 def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
     """Returns what limits the differences: too few documents for a bootstrap, or no sums."""
     fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
-    few = [f"With {fewest} documents the intervals are too narrow."] if fewest < _FEWEST else []
+    few = [
+        f"With {fewest} documents, fewer than {_FEWEST}, intervals are too narrow and p-values too "
+        "small: validate on more documents before you rely on them."
+    ]
+    few = few if fewest < _FEWEST else []
     missing = ", ".join(row.name for row in rows[1:] if row.difference is None)
     if not missing:
         return few
@@ -161,6 +178,17 @@ def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
         f"No interval for {missing}: a run and {rows[0].name} need {_DOCUMENTS} with the same two "
         "or more documents, which runs of earlier versions did not keep.",
     ]
+
+
+def meaning_of_differences(rows: Sequence[ComparisonRow]) -> str:
+    """Returns what the columns of `differences_of` say, for readers without statistics."""
+    averaged = ", whose losses are averaged over seeds" if max(r.runs for r in rows) > 1 else ""
+    return (
+        f"The p-value is the chance of a difference from {rows[0].name} at least this large if the "
+        "two were equally good on texts like these; it is usual to call a difference real where it "
+        "is below 0.05, and the 95% interval then leaves out 0. Both are from a bootstrap over "
+        f"documents{averaged}; they say nothing about other seeds."
+    )
 
 
 def settings_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:

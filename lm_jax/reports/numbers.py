@@ -11,8 +11,10 @@ _MOST_PLACES = 5  # of the labels of an axis; smaller numbers are written with e
 def text_of(value: Any) -> str:
     """Returns a measured or configured value as a cell: 1,024, 0.012346, `a, b`."""
     if isinstance(value, float):
-        return f"{value:.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
-    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    if isinstance(value, bool):
+        return str(value).lower()  # as a flag takes it
+    if isinstance(value, int):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -50,6 +52,11 @@ def short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{value:.2g}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def on_card(value: float) -> str:
+    """Returns a count in at most seven characters: 999,999, 2.17M."""
+    return f"{value:,.0f}" if abs(value) < 999_999.5 else short(value)
 
 
 def ticks(values: Sequence[float]) -> list[str]:

@@ -11,7 +11,7 @@ from lm_jax.config.serialization import dumps, from_dict
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
-from lm_jax.reports.numbers import text_of, with_error
+from lm_jax.reports.numbers import on_card, text_of, with_error
 from lm_jax.reports.sections import analysis_sections
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, smooth, smoothing_weight
 from lm_jax.telemetry.goodput import bars as goodput_bars
@@ -19,7 +19,7 @@ from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
 
 _MEASURES = {
     "bits_per_character": "bits per character",
-    "cross_entropy": "cross-entropy, nats",
+    "cross_entropy": "cross-entropy",
     "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
     "bits_per_word": "bits per word",
@@ -35,6 +35,8 @@ _MEASURES = {
     "documents": "documents",
 }
 
+_SHARES = ("accuracy", "accuracy_of_majority_class")  # shown in percent
+_UNITS = {"tokens": "token", "pairs": "pair", "examples": "example"}  # what a run predicts
 _SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 _ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
 _BEFORE_AND_AFTER = ("bits_per_character", "cross_entropy", "perplexity", "accuracy")
@@ -64,17 +66,20 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         title=workdir.resolve().name,
         origin=_origin(_json(workdir / "branch.json")),
         fine_tuning=_fine_tuning(_json(workdir / "inherited.json"), config, results),
+        subtitle=_subtitle(results, config),
         headline=_headline(results),
         translations=_translations(_json(workdir / "inspection.json"), results),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
-        training_charts=_training_charts(rows, loss_note or _smoothing_note(config)),
+        training_charts=_training_charts(
+            rows, loss_note or _smoothing_note(config), _nats(validation)
+        ),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
         measures=_measures(validation | results.get("baselines", {})),
-        has_errors=any(name.endswith("_standard_error") for name in validation),
+        has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
-        data=_facts(_json(workdir / "data.json")),
+        data=_data(_json(workdir / "data.json")),
         changed=[(name, text_of(value)) for name, value in changed.items()],
         defaults=[(name, text_of(value)) for name, value in defaults.items()],
         timings=_facts(results.get("timings", {})),
@@ -92,6 +97,28 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text_of(value)) for name, value in flatten(tree).items()]
+
+
+def _data(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what is known of the data: the sentence about it first, and nothing that is empty."""
+    first = {name: found[name] for name in ("summary",) if name in found}
+    return [(name, value) for name, value in _facts({**first, **found}) if value]
+
+
+def _nats(validation: Mapping[str, Any]) -> str:
+    """Returns the unit of the cross-entropy, such as nats per token."""
+    return next((f"nats per {one}" for n, one in _UNITS.items() if n in validation), "nats")
+
+
+def _subtitle(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Returns what the page is about in a line: the model, its objective and its data."""
+    fields = {
+        "model": (config.get("model") or {}).get("family"),
+        "parameters": results.get("parameters"),
+        "objective": config.get("objective"),
+        "data": (config.get("data") or {}).get("source"),
+    }
+    return "; ".join(f"{n}: {text_of(v)}" for n, v in fields.items() if v is not None)
 
 
 def _translations(inspected: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +159,8 @@ def _fine_tuning(
     """Returns what a run took over from another one, and its measures before and after."""
     before, after = results.get("validation_before", {}), results.get("validation", {})
     measures = [
-        [label, text_of(before[name]), text_of(after[name])]
-        for name, label in _MEASURES.items()
+        [_label(name, after), _measure(name, before[name]), _measure(name, after[name])]
+        for name in _MEASURES
         if name in _BEFORE_AND_AFTER and None not in (before.get(name), after.get(name))
     ]
     arrays = [
@@ -163,22 +190,23 @@ def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     validation = results.get("validation", {})
+    loss = f"validation cross-entropy, {_nats(validation)}"
     facts = [
         ("bits per character", validation.get("bits_per_character"), "{:.3f}"),
         ("accuracy", validation.get("accuracy"), "{:.2%}"),
-        ("validation cross-entropy", validation.get("cross_entropy"), "{:.4f}"),
-        ("parameters", results.get("parameters"), "{:,}"),
-        ("steps", results.get("step"), "{:,}"),
+        (loss, validation.get("cross_entropy"), "{:.3f}"),
     ]
+    shown = [(form.format(value), name) for name, value, form in facts if value is not None]
+    counts = [("parameters", results.get("parameters")), ("steps", results.get("step"))]
     for name, value in results.get("timings", {}).items():
         if name.endswith("_per_second"):
-            facts.append((f"{name.removesuffix('_per_second')}/s", value, "{:,.0f}"))
+            counts.append((f"{name.removesuffix('_per_second')}/s", value))
     scores = results.get("translation") or {}
     first = [(f"{scores[name]:.1f}", label) for name, label in _SCORES.items() if name in scores]
-    return first + [(form.format(value), name) for name, value, form in facts if value is not None]
+    return first + shown + [(on_card(value), name) for name, value in counts if value is not None]
 
 
-def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str) -> list[Markup]:
+def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str, nats: str) -> list[Markup]:
     """Returns the charts of losses, rates and gradient norms by step; none without train rows."""
     train = [row for row in rows if row["kind"] == "train"]
     if not train:  # a count-based model takes no steps
@@ -188,13 +216,16 @@ def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str) -> list[
         "gradient_norm": "gradient norm before clipping",
     } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     measured = [row for row in rows if row["kind"] == "evaluation"]
-    charts = _loss_charts(train, measured, loss_note)
+    charts = _loss_charts(train, measured, loss_note, nats)
     charts += [line_chart([_column(train, name)], "step", label) for name, label in small.items()]
     return [chart for chart in charts if chart]
 
 
 def _loss_charts(
-    train: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]], loss_note: str
+    train: Sequence[Mapping[str, Any]],
+    measured: Sequence[Mapping[str, Any]],
+    loss_note: str,
+    nats: str,
 ) -> list[Markup]:
     """Returns one chart of both losses, or two where they are not of one definition."""
     _, steps, losses, *_ = _column(train, "loss")
@@ -204,7 +235,7 @@ def _loss_charts(
         training = [training[0]._replace(style="faint"), smoothed]
     _, steps, losses, *_ = _column(measured, "cross_entropy")
     validation = [Series("validation", steps, losses, "dots", colour=1)]
-    label, size = "cross-entropy, nats", (960, 360)
+    label, size = f"cross-entropy, {nats}", (960, 360)
     if not loss_note:
         return [line_chart([*training, *validation], "step", label, *size)]
     return [
@@ -234,12 +265,21 @@ def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, floa
 
 def _measures(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    for name, label in _MEASURES.items():
+    for name in _MEASURES:
         if validation.get(name) is not None:
             error = validation.get(f"{name}_standard_error")
-            value = validation[name]
-            rows.append((label, with_error(value, error) if error else text_of(value)))
+            rows.append((_label(name, validation), _measure(name, validation[name], error)))
     return rows
+
+
+def _label(name: str, validation: Mapping[str, Any]) -> str:
+    unit = {"cross_entropy": f", {_nats(validation)}"} | dict.fromkeys(_SHARES, ", %")
+    return _MEASURES[name] + unit.get(name, "")
+
+
+def _measure(name: str, value: float, error: float | None = None) -> str:
+    scale = 100 if name in _SHARES else 1
+    return with_error(scale * value, scale * error) if error else text_of(scale * value)
 
 
 def _time_charts(results: Mapping[str, Any]) -> list[Markup]:

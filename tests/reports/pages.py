@@ -23,6 +23,7 @@ def analysis_page(analysis):
         has_errors=False,
         translations={"scores": [], "examples": []},
         origin="",
+        subtitle="",
         fine_tuning={"workdir": "", "measures": [], "arrays": []},
         samples="",
         time_charts=[],

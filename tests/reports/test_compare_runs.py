@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from lm_jax.errors import UserError
 from lm_jax.reports.compare_runs import (
     compare,
     differences_of,
+    meaning_of_differences,
     remarks_on,
     settings_of,
     table_of,
@@ -94,7 +96,8 @@ def test_sums_that_do_not_belong_together_are_not_compared(tmp_path, change):
         finished(tmp_path, name, 0, 2.0, name, documents=[1.0, 2.0, 3.0]) for name in ("a", "b")
     ]
     assert compare(paths)[1].difference is not None
-    assert remarks_on(compare(paths)) == ["With 3 documents the intervals are too narrow."]
+    (few,) = remarks_on(compare(paths))
+    assert few.startswith("With 3 documents, fewer than 20, intervals are too narrow and p-values")
     file = paths[0] / "by_document_validation.json"
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | change))
@@ -117,6 +120,26 @@ def test_the_page_and_the_picture_hold_every_curve(tmp_path):
     for text in (page.read_text(), (tmp_path / "out" / "comparison.svg").read_text()):
         assert text.count("<polyline") == 3
     assert len(json.loads((tmp_path / "out" / "comparison.json").read_text())) == 3
+
+
+def test_a_run_has_one_colour_though_another_has_no_training_curve(tmp_path):
+    paths = [finished(tmp_path, n, 0, b, n, (b, b)) for n, b in (("ngram", 1.0), ("lstm", 2.0))]
+    with (paths[1] / "metrics.jsonl").open("a") as file:
+        for step in (10, 20):
+            row = {"kind": "train", "step": step, "tokens": 32 * step, "loss": 3.0}
+            file.write(json.dumps(row) + "\n")
+    page = write_comparison(compare(paths), tmp_path / "out").read_text()
+    curves = re.findall(r'data-name="lstm".*?>\s*<polyline class="line (s\d)"', page)
+    assert curves == ["s1", "s1"]
+
+
+def test_the_p_value_is_explained_with_its_limits(tmp_path):
+    paths = [finished(tmp_path, n, 0, 2.0, n, documents=[1.0, 2.0]) for n in ("a", "b")]
+    rows = compare(paths)
+    page = write_comparison(rows, tmp_path / "out").read_text()
+    meaning = meaning_of_differences(rows)
+    assert meaning in page and "difference from a at least this large" in meaning
+    assert "below 0.05" in meaning and "nothing about other seeds" in meaning
 
 
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm_jax.reports.numbers import with_error
+from lm_jax.reports.numbers import on_card, text_of, with_error
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,19 @@ from lm_jax.reports.numbers import with_error
 )
 def test_a_value_has_the_digits_that_its_error_allows(value, error, text):
     assert with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(9906.86, "9,906.9"), (11223.1, "11,223"), (1e-05, "1e-05"), (True, "true"), (1024, "1,024")],
+)
+def test_a_cell_has_thousands_and_truth_values_as_flags_take_them(value, text):
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(300, "300"), (999_999, "999,999"), (2_173_056, "2.17M"), (1_709.8, "1,710"), (7e9, "7B")],
+)
+def test_a_count_on_a_card_fits_in_seven_characters(count, text):
+    assert on_card(count) == text

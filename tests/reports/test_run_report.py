@@ -35,6 +35,30 @@ def test_losses_of_two_definitions_have_two_charts(tmp_path):
     assert (first, second) == (["training"], ["validation"])
 
 
+def test_measures_have_their_units_and_the_page_says_what_is_better(tmp_path):
+    validation = {"cross_entropy": 3.2, "accuracy": 0.2099, "tokens": 14_656}
+    validation |= {"accuracy_standard_error": 0.0075, "cross_entropy_standard_error": None}
+    text = report(
+        tmp_path,
+        validation=validation,
+        parameters=2_173_056,
+        config={"objective": "causal_lm", "model": {"family": "mlp"}, "data": {"source": "files"}},
+    )
+    about = "model: mlp; parameters: 2,173,056; objective: causal_lm; data: files. Losses"
+    assert about in text and "lower is better" in text
+    assert "<strong>2.17M</strong>" in text
+    assert "<th>accuracy, %</th><td>20.99 ± 0.75</td>" in text
+    assert "<th>cross-entropy, nats per token</th><td>3.2</td>" in text
+    assert ">cross-entropy, nats per token</text>" in text  # of the chart
+
+
+def test_the_data_begins_with_its_sentence_and_leaves_out_what_is_empty(tmp_path):
+    data = {"source": "digits", "path": "", "sha256": "ab", "summary": "1,617 images"}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    section = report(tmp_path).split("<h2>Data")[1].split("</section>")[0]
+    assert section.index("1,617 images") < section.index("digits") and "path" not in section
+
+
 def test_a_short_run_has_no_smoothed_curve_over_its_own(tmp_path):
     assert names_of(report(tmp_path, 50))[0] == ["training", "validation"]
     assert names_of(report(tmp_path, 200))[0] == ["training", "training, smoothed", "validation"]
