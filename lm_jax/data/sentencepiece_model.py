@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lm_jax.errors import UserError
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 
 END_OF_DOCUMENT = "<|endoftext|>"
 SPACE_MARK = "\u2581"  # sentencepiece writes spaces so, and would read this character as a space
+_WORD = re.compile(" *[^ ]+| +")  # the spaces before a word are its own
+_MOST_KNOWN_CHARACTERS = 5_000_000  # about 100 MB with what a dictionary takes
 _LONGEST_WORD = 4096  # characters without a space that sentencepiece is trained on at once
 
 
@@ -35,8 +40,11 @@ class Pieces:
         """The id that separates documents."""
         return self._processor.piece_to_id(END_OF_DOCUMENT)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Returns the ids of each text; several texts are encoded in parallel."""
+        return self._encode(texts)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self._processor.encode(list(texts), num_threads=-1 if len(texts) > 1 else 1)
         return [
             self._encode_marks(text) if SPACE_MARK in text else ids
@@ -63,6 +71,33 @@ class Pieces:
             return piece[0], piece[-1]
         byte = int(piece[3:5], 16)
         return (chr(byte), chr(byte)) if byte < 128 else ("x", "x")
+
+
+class MergedPieces(Pieces):
+    """The codec of a byte-pair model: it merges each different word once.
+
+    No piece holds a space after another character, so no merge reaches from a word into the spaces
+    before the next one: the words of a text can be encoded one by one, and most were seen before.
+    """
+
+    def __init__(self, model: bytes):
+        super().__init__(model)
+        self._known: dict[str, bytes] = {}  # word -> ids, uint32
+        self._characters = 0  # of the known words
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Returns the ids of each text, uint32."""
+        return [self._encode_words(_WORD.findall(text)) for text in texts]
+
+    def _encode_words(self, words: list[str]) -> np.ndarray:
+        if self._characters > _MOST_KNOWN_CHARACTERS:
+            self._known.clear()
+            self._characters = 0
+        new = list(set(words) - self._known.keys())
+        self._characters += sum(map(len, new))
+        for word, ids in zip(new, self._encode(new), strict=True):
+            self._known[word] = array("I", ids).tobytes()
+        return np.frombuffer(b"".join(map(self._known.__getitem__, words)), np.uint32)
 
 
 def train_pieces(config: TokenizerConfig, texts: list[str]) -> bytes:

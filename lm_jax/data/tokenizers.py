@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lm_jax.choices import choose
-from lm_jax.data.sentencepiece_model import Pieces, train_pieces
+from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
 from lm_jax.data.word_vocabulary import load_words, train_words
 from lm_jax.errors import UserError
 
@@ -78,15 +77,15 @@ class Bytes:
         return (chr(index), chr(index)) if index < 128 else ("x", "x")
 
 
-_PIECES = partial(TokenizerKind, train_pieces, Pieces, "sentencepiece.model", True)
+_PIECES = TokenizerKind(train_pieces, Pieces, "sentencepiece.model", lossless=True)
 _WORDS = TokenizerKind(train_words, load_words, "words.json", lossless=False)
 TOKENIZERS: dict[str, TokenizerKind] = {
     "byte": TokenizerKind(
         lambda config, texts: b"", lambda model: Bytes(), "", True, Bytes.vocab_size
     ),
-    "char": _PIECES(),
-    "bpe": _PIECES(),
-    "unigram": _PIECES(),
+    "char": _PIECES,
+    "bpe": _PIECES._replace(load=MergedPieces),
+    "unigram": _PIECES,
     "word": _WORDS,
     "whitespace": _WORDS,
 }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lm_jax.data import TokenizerConfig, load_tokenizer
 from lm_jax.data.embedded import python_reference
+from lm_jax.data.sentencepiece_model import Pieces
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
 
@@ -27,6 +28,14 @@ def test_decoding_gives_back_the_exact_text(kind, text):
     assert tokenizer.decode(ids) == text
     assert tokenizer.end_of_document not in ids
     assert ids.size == 0 or (0 <= ids.min() and ids.max() < tokenizer.vocab_size)
+
+
+@given(text=ANY_TEXT, space=st.sampled_from(["", " ", "  "]))
+@settings(max_examples=300, deadline=None)
+def test_words_merge_as_the_whole_text_does(text, space):
+    bpe = TOKENIZERS["bpe"]
+    text = space + text.replace("a", " ") + TEXTS[0][:100] + space
+    np.testing.assert_array_equal(bpe.encode(text), Pieces(bpe.model).encode([text])[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
