@@ -21,10 +21,10 @@ from lm_jax.data.dataset import Dataset as Dataset
 from lm_jax.data.documents import Documents as Documents
 from lm_jax.data.documents import TokenizedDocuments as TokenizedDocuments
 from lm_jax.data.documents import texts_of as texts_of
-from lm_jax.data.documents import tokenize as tokenize
 from lm_jax.data.pipeline import prepare_text
 from lm_jax.data.seq2seq.parallel_corpus import PARALLEL_TEXT
 from lm_jax.data.text.corpus import TEXT
+from lm_jax.data.token_stream import tokenize as tokenize
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer

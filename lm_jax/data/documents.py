@@ -1,6 +1,5 @@
 """Documents before and after they are tokenized."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -39,21 +38,6 @@ class TokenizedDocuments(NamedTuple):
     characters: np.ndarray  # [D] int64: Unicode code points
     bytes: np.ndarray  # [D] int64: of the UTF-8 text
     words: np.ndarray  # [D] int64: separated by white space
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> TokenizedDocuments:
-    """Returns documents as one stream of tokens, with the sizes of their raw text."""
-    end = np.array([tokenizer.end_of_document], np.int32)
-    encoded = tokenizer.encode_all(texts)
-    lengths = np.array([0] + [len(tokens) + 1 for tokens in encoded])
-    stream = np.concatenate([end, *(part for tokens in encoded for part in (tokens, end))])
-    return TokenizedDocuments(
-        tokens=stream.astype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32),
-        starts=np.cumsum(lengths),
-        characters=np.array([len(text) for text in texts]),
-        bytes=np.array([len(text.encode()) for text in texts]),
-        words=np.array([len(text.split()) for text in texts]),
-    )
 
 
 def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:

@@ -93,7 +93,7 @@ class MergedPieces(Pieces):
         if self._characters > _MOST_KNOWN_CHARACTERS:
             self._known.clear()
             self._characters = 0
-        new = list(set(words) - self._known.keys())
+        new = [word for word in set(words) if word not in self._known]
         self._characters += sum(map(len, new))
         for word, ids in zip(new, self._encode(new), strict=True):
             self._known[word] = array("I", ids).tobytes()

@@ -16,10 +16,11 @@ from lm_jax.data import tfds
 from lm_jax.data.classification.batches import Examples
 from lm_jax.data.cleaning import held_out_by_hash
 from lm_jax.data.content import read_lines
-from lm_jax.data.documents import OWN_SPLIT, Documents, tokenize
+from lm_jax.data.documents import OWN_SPLIT, Documents
 from lm_jax.data.files import find_files
 from lm_jax.data.pipeline import TextKind
 from lm_jax.data.records import Record, records_of, text_field
+from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 

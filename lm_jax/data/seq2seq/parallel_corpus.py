@@ -11,11 +11,12 @@ import numpy as np
 from lm_jax.data.cleaning import held_out_by_hash
 from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments, tokenize
+from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import TextKind
 from lm_jax.data.seq2seq.near_duplicates import near_duplicates
 from lm_jax.data.seq2seq.readers import READERS, Pair, parse_tasks
 from lm_jax.data.seq2seq.synthetic import TASKS
+from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 

@@ -8,9 +8,10 @@ from lm_jax.choices import choose
 from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap
 from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments, tokenize
+from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
+from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
 
