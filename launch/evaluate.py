@@ -107,7 +107,7 @@ def _keep_test_figures(run: "Run", figures: dict[str, Any], eval_config: Evaluat
     program.log_table(rows, "<" * len(rows[0]))
 
 
-def _read_texts() -> dict[str, list[str]]:
+def _read_texts() -> dict[str, Sequence[str]]:
     from lm_jax.data.readers import texts_in
 
     return {pattern: texts_in(pattern, origin="--text").train for pattern in TEXT.value or ()}

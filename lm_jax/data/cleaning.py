@@ -2,17 +2,35 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax.data.spool import Selected, Spool
 
 _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
-# (texts, fraction to hold out) -> training texts, validation texts
-Split = Callable[[Sequence[str], float], tuple[list[str], list[str]]]
+
+class Split(NamedTuple):
+    """Texts to train on, held-out texts, and the numbers of texts that are held out whole."""
+
+    train: Sequence[str]
+    validation: Sequence[str]
+    held_out: list[int]
+
+
+# (texts, fraction to hold out, directory on whose disk new texts are kept) -> the split
+SplitFunction = Callable[[Sequence[str], float, Path | None], Split]
 
 
 def drop_repeated_paragraphs(
-    texts: Sequence[str], known: Sequence[str] = ()
-) -> tuple[list[str], int]:
+    texts: Iterable[str], known: Iterable[str] = (), directory: Path | None = None
+) -> tuple[Spool, int]:
     """Returns the texts without paragraphs that occurred before, and the number of those dropped.
 
     Blank lines separate paragraphs; paragraphs are compared across all texts without surrounding
@@ -20,42 +38,104 @@ def drop_repeated_paragraphs(
 
     Args:
       known: texts whose paragraphs have all occurred before.
+      directory: on whose disk the texts are kept; None: that of temporary files.
     """
-    seen = {part.strip() for text in known for part in _BLANK_LINE.split(text)}
-    kept_texts, dropped = [], 0
+    repeated, kept = RepeatedParagraphs(known), Spool(directory)
     for text in texts:
-        kept: list[str] = []
-        parts = _BLANK_LINE.split(text)  # paragraph, blank line, paragraph, ..., paragraph
-        for blank, paragraph in zip(["", *parts[1::2]], parts[::2], strict=True):
+        kept.append_parts(repeated.new_parts(text))
+    return kept, repeated.dropped
+
+
+class RepeatedParagraphs:
+    """Tells paragraphs that occurred before from new ones, in 8 bytes for each."""
+
+    def __init__(self, known: Iterable[str] = ()):
+        """Takes texts whose paragraphs have all occurred before."""
+        self._seen = _Hashes()
+        for text in known:
+            for _, paragraph in _paragraphs(text):
+                self._seen.add(_hash(paragraph.strip()))
+        self.dropped = 0  # paragraphs
+
+    def new_parts(self, text: str) -> Iterator[str]:
+        """Yields a text, in parts, without the paragraphs that occurred before."""
+        blank_so_far: list[str] | None = []
+        is_first = True
+        for blank, paragraph in _paragraphs(text):
             stripped = paragraph.strip()
-            if stripped in seen:
-                dropped += 1
+            if stripped and self._seen.add(_hash(stripped)):
+                self.dropped += 1
                 continue
-            if stripped:
-                seen.add(stripped)
-            kept.append(blank + paragraph if kept else paragraph)
-        kept_texts.append("".join(kept))
-    return [text if text.strip() else "" for text in kept_texts], dropped
+            part = paragraph if is_first else blank + paragraph
+            is_first = False
+            if blank_so_far is not None:
+                blank_so_far.append(part)
+                if not stripped:
+                    continue
+                part, blank_so_far = "".join(blank_so_far), None
+            yield part
 
 
-def split_by_document(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+def _paragraphs(text: str) -> Iterator[tuple[str, str]]:
+    """Yields each paragraph after the blank line before it."""
+    blank, start = "", 0
+    for found in _BLANK_LINE.finditer(text):
+        yield blank, text[start : found.start()]
+        blank, start = found[0], found.end()
+    yield blank, text[start:]
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+class _Hashes:
+    """A set of 64-bit hashes, most of them in a sorted array: a Python set takes ten times that."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted = array("Q")
+
+    def add(self, value: int) -> bool:
+        """Adds a hash; returns whether it was there."""
+        index = bisect_left(self._sorted, value)
+        if value in self._recent or self._sorted[index : index + 1] == array("Q", [value]):
+            return True
+        self._recent.add(value)
+        if len(self._recent) > max(1_000_000, len(self._sorted) // 4):
+            merged = np.concatenate([self._sorted, np.array([*self._recent], np.uint64)])
+            merged.sort()
+            self._sorted = array("Q", merged.tobytes())
+            self._recent.clear()
+        return False
+
+
+def split_by_document(
+    texts: Sequence[str], fraction: float, directory: Path | None = None
+) -> Split:
     """Returns training and validation texts, by a hash of each text (`held_out_by_hash`)."""
     is_held_out = held_out_by_hash(texts, fraction)
-    train = [text for text, held in zip(texts, is_held_out, strict=True) if not held]
-    return train, [text for text, held in zip(texts, is_held_out, strict=True) if held]
+    held_out = [number for number, held in enumerate(is_held_out) if held]
+    kept = [number for number, held in enumerate(is_held_out) if not held]
+    return Split(Selected(texts, kept), Selected(texts, held_out), held_out)
 
 
-def split_tails(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+def split_tails(texts: Sequence[str], fraction: float, directory: Path | None = None) -> Split:
     """Returns each text without its last `fraction` of characters, and those ends."""
-    cuts = [int(len(text) * (1 - fraction)) for text in texts]
-    train = [text[:cut] for text, cut in zip(texts, cuts, strict=True)]
-    return train, [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+    train, validation = Spool(directory), Spool(directory)
+    for text in texts:
+        cut = int(len(text) * (1 - fraction))
+        for spool, part in ((train, text[:cut]), (validation, text[cut:])):
+            if part:
+                spool.append(part)
+    return Split(train, validation, [])
 
 
-SPLITS: dict[str, Split] = {"documents": split_by_document, "tail": split_tails}
+SPLITS: dict[str, SplitFunction] = {"documents": split_by_document, "tail": split_tails}
 
 
-def held_out_by_hash(keys: Sequence[str], fraction: float) -> list[bool]:
+def held_out_by_hash(keys: Iterable[str], fraction: float) -> list[bool]:
     """Returns whether each key is held out: one whose hash is below `fraction` is.
 
     A key therefore stays on its side whatever else joins the corpus. Where that leaves a side
@@ -65,8 +145,10 @@ def held_out_by_hash(keys: Sequence[str], fraction: float) -> list[bool]:
     """
     hashes = [uniform(key) for key in keys]
     is_held_out = [value < fraction for value in hashes]
+    if any(is_held_out) and not all(is_held_out):
+        return is_held_out
     ordered = sorted(set(hashes))
-    if len(ordered) < 2 or any(is_held_out) and not all(is_held_out):
+    if len(ordered) < 2:
         return is_held_out
     count = min(max(round(fraction * len(ordered)), 1), len(ordered) - 1)
     return [value < ordered[count] for value in hashes]
@@ -78,12 +160,20 @@ def uniform(text: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def overlap(train: Sequence[str], validation: Sequence[str]) -> float | None:
+def overlap(train: Iterable[str], validation: Iterable[str]) -> float | None:
     """Returns the share of validation lines of 40 or more characters that also occur in training.
 
     Lines are compared without surrounding white space; None if no validation line is that long.
     """
-    known = {line.strip() for text in train for line in text.splitlines()}
-    lines = [line.strip() for text in validation for line in text.splitlines()]
-    long = [line for line in lines if len(line) >= 40]
-    return sum(line in known for line in long) / len(long) if long else None
+    counts = Counter(map(hash, _long_lines(validation)))
+    if not counts:
+        return None
+    found = counts.keys() & set(filter(counts.__contains__, map(hash, _long_lines(train))))
+    return sum(counts[line] for line in found) / counts.total()
+
+
+def _long_lines(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in map(str.strip, text.splitlines()):
+            if len(line) >= 40:
+                yield line

@@ -43,6 +43,9 @@ class TokenizerConfig:
     unknown: bool = described(
         True, "word, whitespace: encode unknown words as <unk>; false: refuse them."
     )
+    training_characters: int = described(
+        20_000_000, "Most characters to train it on: a sample of the training split.", minimum=1
+    )
     path: str = described(
         "", "A run whose tokenizer is taken instead; the other fields then have no effect."
     )

@@ -1,5 +1,6 @@
 """Documents before and after they are tokenized."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -16,14 +17,15 @@ OWN_SPLIT = "the data set's own"  # description of a validation split that the s
 class Documents(Generic[T]):
     """Raw documents on their way from a reader, through stages, to a tokenizer.
 
-    A document is a str, or a NamedTuple of a kind of data (a labelled text, a pair of texts).
+    A document is a str, or a NamedTuple of a kind of data (a labelled text, a pair of texts). Lists
+    will do; many documents are better kept on disk (`spool`).
     """
 
-    train: list[T]
-    validation: list[T] | None = None  # None: nothing is held out yet
+    train: Sequence[T]
+    validation: Sequence[T] | None = None  # None: nothing is held out yet
     description: dict[str, Any] = field(default_factory=dict)  # joins what a run records
-    names: list[str] | None = None  # of the training documents, such as their files
-    test: list[T] | None = None  # measured after training alone; None: there is no test split
+    names: Sequence[str] | None = None  # of the training documents, such as their files
+    test: Sequence[T] | None = None  # measured after training alone; None: there is no test split
 
     def noting(self, **notes: Any) -> "Documents[T]":
         """Returns the same documents with notes added to their description."""

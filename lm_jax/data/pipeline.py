@@ -6,7 +6,7 @@ same for all: the key under which tokens are cached, and the description that a 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -15,6 +15,7 @@ from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory, cached, load_split, save_split
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import Documents
+from lm_jax.data.spool import Selected
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.errors import UserError
 
@@ -60,13 +61,13 @@ class TextKind(NamedTuple, Generic[T, C, S]):
     stages: tuple[Callable[[Documents[T], C], Documents[T]], ...]
     """They clean, hold out a validation split and check it, in this order."""
 
-    texts: Callable[[list[T], C], Iterable[str]]
+    texts: Callable[[Sequence[T], C], Iterable[str]]
     """(training documents, configuration) -> the texts that the tokenizer is trained on."""
 
     split: type[S]
     """NamedTuple of a tokenized split."""
 
-    tokenized: Callable[[list[T], Documents[T], C, Tokenizer], S]
+    tokenized: Callable[[Sequence[T], Documents[T], C, Tokenizer], S]
     """(documents of a split, all of them, configuration, tokenizer) -> the split."""
 
     fingerprint: Callable[[Documents[T], C, str, str], tuple[str, str]]
@@ -131,18 +132,14 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
             f"data.source {config.source!r} returned {type(documents).__name__}; "
             "expected lm_jax.data.Documents"
         )
-    everything = (*documents.train, *(documents.test or ()))
-    for text in (text for document in everything for text in kind.strings(document)):
-        if not isinstance(text, str):
-            raise UserError(
-                f"data.source {config.source!r} returned a document of {type(text).__name__} "
-                f"({text!r:.40}); expected text"
-            )
     kept = [
         number
         for number, document in enumerate(documents.train)
-        if any(map(str.strip, kind.strings(document)))
+        if any(_check(text, config).strip() for text in kind.strings(document))
     ]
+    for document in documents.test or ():
+        for text in kind.strings(document):
+            _check(text, config)
     if not kept:
         raise UserError(
             f"the corpus {config.origin or config.source} is empty: no document holds any text"
@@ -153,9 +150,18 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
     left_out = documents.description.get("left_out", {}) | {"blank documents": blank}
     return replace(
         documents,
-        train=[documents.train[number] for number in kept],
-        names=documents.names and [documents.names[number] for number in kept],
+        train=Selected(documents.train, kept),
+        names=None if documents.names is None else Selected(documents.names, kept),
     ).noting(left_out=left_out)
+
+
+def _check(text: Any, config: TextConfig) -> str:
+    if not isinstance(text, str):
+        raise UserError(
+            f"data.source {config.source!r} returned a document of {type(text).__name__} "
+            f"({text!r:.40}); expected text"
+        )
+    return text
 
 
 def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:

@@ -9,13 +9,16 @@ their documents; they are in `classification/labelled_text.py` and `seq2seq/read
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_jax.data import tfds
+from lm_jax.data.cache import cache_directory
 from lm_jax.data.documents import Documents
 from lm_jax.data.embedded import python_reference, standard_library
+from lm_jax.data.spool import Selected, Spool
 from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.errors import UserError
 
@@ -44,37 +47,45 @@ def read_files(config: DataConfig) -> Documents[str]:
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    documents = texts_in(config.path, config.text_feature, config.invalid_utf8)
+    directory = cache_directory(config.cache_directory)
+    documents = texts_in(config.path, config.text_feature, config.invalid_utf8, directory=directory)
     validation = _held_out(config.validation_path, config, "data.validation_path")
     test = _held_out(config.test_path, config, "data.test_path")
     return replace(documents, validation=validation, test=test)
 
 
-def _held_out(path: str, config: DataConfig, origin: str) -> list[str] | None:
+def _held_out(path: str, config: DataConfig, origin: str) -> Sequence[str] | None:
     if not path:
         return None
-    found = texts_in(path, config.text_feature, config.invalid_utf8, origin).train
-    kept = [text for text in found if text.strip()]
+    directory = cache_directory(config.cache_directory)
+    found = texts_in(path, config.text_feature, config.invalid_utf8, origin, directory).train
+    kept = [number for number, text in enumerate(found) if text.strip()]
     if not kept:
         raise UserError(f"{origin} {path!r} holds no text")
-    return kept
+    return Selected(found, kept)
 
 
 def texts_in(
-    pattern: str, text_feature: str = "", on_bad_text: str = "refuse", origin: str = "data.path"
+    pattern: str,
+    text_feature: str = "",
+    on_bad_text: str = "refuse",
+    origin: str = "data.path",
+    directory: Path | None = None,
 ) -> Documents[str]:
     """Returns the texts of a file, a directory, a pattern or a URL, as `read_files` does.
 
     Args:
       on_bad_text: a key of `utf8.INVALID_UTF8`.
       origin: what gives the pattern, for messages.
+      directory: on whose disk the texts are kept; None: that of temporary files.
 
     Raises:
       UserError: as `read_files`.
     """
-    counts = Counts()
-    found = list(stream_texts(pattern, text_feature, on_bad_text, origin=origin, counts=counts))
-    texts, names = [text for text, _ in found], [name for _, name in found]
+    counts, texts, names = Counts(), Spool(directory), Spool(directory)
+    for found in stream_texts(pattern, text_feature, on_bad_text, origin=origin, counts=counts):
+        texts.append(found.text)
+        names.append(found.name)
     return Documents(texts, description=counts.description(), names=names)
 
 

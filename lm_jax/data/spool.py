@@ -1,4 +1,4 @@
-"""Texts on disk, one after the other: written once while they are read, then mapped."""
+"""Sequences of texts that stand on disk: written once while they are read, then mapped."""
 
 import mmap
 import tempfile
@@ -12,38 +12,44 @@ T = TypeVar("T")
 
 
 class Spool(Sequence[str]):
-    """A sequence of texts in an unnamed file of UTF-8, of which 8 bytes a text stand in memory.
+    """Texts in an unnamed file of UTF-8, of which 8 bytes a text stand in memory.
 
-    The file is gone with the sequence, or with the process. Lone surrogates are kept, so that they
-    are refused where it is known why.
+    Texts are added until the first one is read. The file is gone with the sequence, or with the
+    process. Lone surrogates are kept, so that they are refused where it is known why.
     """
 
-    def __init__(self, texts: Iterable[str | Iterable[str]], directory: Path):
-        """Writes texts, each whole or in parts, into a file on the disk of a directory.
+    def __init__(self, directory: Path | None = None):
+        """Opens the file on the disk of a directory; None: that of temporary files."""
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+        self._ends = array("q", [0])
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=1 << 20)
+        self._bytes: mmap.mmap | bytes | None = None
+
+    def append(self, text: str) -> None:
+        """Adds a text.
 
         Raises:
           OSError: the disk is full.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        self._ends = array("q", [0])
-        with tempfile.TemporaryFile(dir=directory, buffering=1 << 20) as file:
-            for text in texts:
-                size = 0
-                for part in (text,) if isinstance(text, str) else text:
-                    size += file.write(part.encode("utf-8", "surrogatepass"))
-                self._ends.append(self._ends[-1] + size)
-            file.flush()
-            # An empty file cannot be mapped.
-            self._bytes = (
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._ends[-1] else b""
-            )
+        self.append_parts([text])
+
+    def append_parts(self, parts: Iterable[str]) -> None:
+        """Adds a text that comes in parts.
+
+        Raises:
+          OSError: the disk is full.
+        """
+        assert self._bytes is None, "the texts are being read"
+        size = sum(self._file.write(part.encode("utf-8", "surrogatepass")) for part in parts)
+        self._ends.append(self._ends[-1] + size)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __iter__(self) -> Iterator[str]:
         for first, last in pairwise(self._ends):
-            yield self._bytes[first:last].decode("utf-8", "surrogatepass")
+            yield self._text(first, last)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -55,8 +61,30 @@ class Spool(Sequence[str]):
         if isinstance(index, slice):
             return Selected(self, range(len(self))[index])
         index = range(len(self))[index]
-        first, last = self._ends[index : index + 2]
+        return self._text(*self._ends[index : index + 2])
+
+    def _text(self, first: int, last: int) -> str:
+        if self._bytes is None:
+            self._file.flush()
+            # An empty file cannot be mapped.
+            is_empty = self._ends[-1] == 0
+            self._bytes = (
+                b"" if is_empty else mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            )
+            self._file.close()
         return self._bytes[first:last].decode("utf-8", "surrogatepass")
+
+
+def spooled(texts: Iterable[str], directory: Path | None) -> Spool:
+    """Returns texts as a sequence on the disk of a directory; None: that of temporary files.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    spool = Spool(directory)
+    for text in texts:
+        spool.append(text)
+    return spool
 
 
 class Selected(Sequence[T]):

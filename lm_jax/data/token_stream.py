@@ -139,12 +139,17 @@ def encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encod
     batches = batches_of(texts)
     first = list(itertools.islice(batches, _FEW // _BATCH))
     following = next(batches, None)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = _cores()
     if following is None or workers == 1:
         rest = itertools.chain([] if following is None else [following], batches)
         yield from (encode_pieces(tokenizer, each) for each in itertools.chain(first, rest))
         return
-    yield from _in_processes(tokenizer, itertools.chain(first, [following], batches), workers or 1)
+    yield from _in_processes(tokenizer, itertools.chain(first, [following], batches), workers)
+
+
+def _cores() -> int:
+    has_affinity = hasattr(os, "sched_getaffinity")  # which macOS does not
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _in_processes(

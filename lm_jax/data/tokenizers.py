@@ -202,7 +202,10 @@ def identity(config: TokenizerConfig) -> dict[str, Any]:
       UserError: there is none at `config.path`.
     """
     if not config.path:
-        return {name: value for name, value in vars(config).items() if name != "path"}
+        left_out = ["path"]
+        if config.training_characters == type(config).training_characters:
+            left_out.append("training_characters")  # runs made before it existed find their data
+        return {name: value for name, value in vars(config).items() if name not in left_out}
     tokenizer = _load_from_run(config)
     return {"kind": tokenizer.kind, "sha256": hashlib.sha256(tokenizer.model).hexdigest()}
 

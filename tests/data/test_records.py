@@ -53,7 +53,7 @@ LINES = jsonl({"id": n, "text": text, "meta": {}} for n, text in enumerate(TEXTS
 def test_the_text_of_each_record_is_a_document(tmp_path, name, content, suffix, pack):
     (tmp_path / f"{name}{suffix}").write_bytes(pack(content.encode()))
     found = texts(tmp_path)
-    assert found.train == TEXTS
+    assert list(found.train) == TEXTS
     assert found.description == {"files": 1, "records": 40}
 
 
@@ -61,15 +61,15 @@ def test_a_record_is_named_by_its_line_and_its_field_can_be_chosen(tmp_path):
     (tmp_path / "b.csv").write_text(table([("body", "n"), ("two\nlines", 1), ("one", 2)]))
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n\n{"body": "y"}\n')
     found = texts(tmp_path, text_feature="body")
-    assert found.train == ["x", "y", "two\nlines", "one"]
-    assert found.names == ["a.jsonl:1", "a.jsonl:3", "b.csv:2", "b.csv:4"]
+    assert list(found.train) == ["x", "y", "two\nlines", "one"]
+    assert list(found.names) == ["a.jsonl:1", "a.jsonl:3", "b.csv:2", "b.csv:4"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.json", "a.txt.gz"])
 def test_text_that_holds_braces_or_commas_stays_text(tmp_path, name):
     content = '{"a": 1}\n{"a": 2}\ntext, and more\n'
     (tmp_path / name).write_bytes(gzip.compress(content.encode(), mtime=0))
-    assert texts(tmp_path).train == [content]
+    assert list(texts(tmp_path).train) == [content]
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ LABELLED = [(("neg", "pos")[n % 2], text) for n, text in enumerate(TEXTS)]
 def test_labelled_texts_keep_their_quotes_and_commas(tmp_path, name, content):
     (tmp_path / name).write_text(content, newline="")
     found = labelled_text.read_files(LabelledTextConfig(path=str(tmp_path)))
-    assert found.train == [(text.strip(), label) for label, text in LABELLED]
+    assert list(found.train) == [(text.strip(), label) for label, text in LABELLED]
 
 
 def test_a_header_names_the_columns_of_tabs(tmp_path):
     (tmp_path / "a.tsv").write_text('text\tlabel\nhe said "no\tneg\n')
     found = labelled_text.read_files(LabelledTextConfig(path=str(tmp_path)))
-    assert found.train == [('he said "no', "neg")]
+    assert list(found.train) == [('he said "no', "neg")]
 
 
 def test_rows_without_a_label_are_refused_by_line(tmp_path):

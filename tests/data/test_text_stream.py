@@ -158,7 +158,7 @@ def test_bytes_that_are_not_utf8_are_refused_replaced_or_skipped(tmp_path, name,
     assert found.description["left_out"] == {"bytes that are not UTF-8, replaced by U+FFFD": 2}
     config.invalid_utf8 = "skip"
     found = read_files(config)
-    assert found.train == [text for text in whole if text != replaced]
+    assert list(found.train) == [text for text in whole if text != replaced]
     assert found.description["left_out"] == {"documents that are not UTF-8": 1}
 
 

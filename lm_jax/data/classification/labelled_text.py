@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,7 +171,7 @@ def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
 
 
 def _tokenized(
-    examples: list[LabelledText],
+    examples: Sequence[LabelledText],
     documents: Labelled,
     config: LabelledTextConfig,
     tokenizer: Tokenizer,

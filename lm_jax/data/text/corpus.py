@@ -1,41 +1,46 @@
 """Plain text: how documents are cleaned, held out and described."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lm_jax.choices import choose
-from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap
+from lm_jax.data.cache import cache_directory
+from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap, uniform
 from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
+from lm_jax.data.spool import Selected
 from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
 
 Corpus = Dataset[TokenizedDocuments, Tokenizer]
 
+_BLOCK = 100_000  # characters of a text that join the sample for the tokenizer, or do not
+
 
 def _drop_repetitions(documents: Documents[str], config: DataConfig) -> Documents[str]:
-    texts, names, dropped = documents.train, documents.names or [], 0
+    texts: Sequence[str] = documents.train
+    dropped = 0
     if config.drop_repeated_paragraphs:
-        texts, dropped = drop_repeated_paragraphs(texts, documents.test or ())
-        if not any(texts):
-            raise UserError(
-                "no text is left to train on: every paragraph of data.path stands in "
-                f"data.test_path {config.test_path!r}; name other texts"
-            )
-    emptied = [name for name, text in zip(names, texts, strict=True) if not text]
-    return replace(
-        documents,
-        train=[text for text in texts if text],
-        names=[name for name, text in zip(names, texts, strict=True) if text],
-    ).noting(
+        directory = cache_directory(config.cache_directory)
+        texts, dropped = drop_repeated_paragraphs(texts, documents.test or (), directory)
+    lengths = list(map(len, texts))
+    kept = [number for number, length in enumerate(lengths) if length]
+    if not kept:
+        raise UserError(
+            "no text is left to train on: every paragraph of data.path stands in "
+            f"data.test_path {config.test_path!r}; name other texts"
+        )
+    names = documents.names or []
+    emptied = [number for number, length in enumerate(lengths) if not length]
+    return replace(documents, train=Selected(texts, kept), names=Selected(names, kept)).noting(
         repeated_paragraphs_dropped=dropped,
         repeated_documents_dropped=len(emptied),
-        repeated_documents=emptied[:FEW],
+        repeated_documents=[names[number] for number in emptied[:FEW]],
     )
 
 
@@ -48,10 +53,8 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
     if documents.validation is not None:
         return documents.noting(split=OWN_SPLIT)
     fraction, texts = config.validation_fraction, documents.train
-    train, validation = choose(SPLITS, config.split, "data.split")(texts, fraction)
-    number = dict(zip(texts, documents.names or [], strict=False))
-    held_out = [number[text] for text in validation if text in number]
-    train, validation = list(filter(None, train)), list(filter(None, validation))
+    split = choose(SPLITS, config.split, "data.split")
+    train, validation, held_out = split(texts, fraction, cache_directory(config.cache_directory))
     if not train or not validation:
         side = "validation" if not validation else "training"
         raise UserError(
@@ -59,10 +62,23 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
             f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
             "another fraction"
         )
+    names = documents.names or []
     return replace(documents, train=train, validation=validation, names=None).noting(
         split=f"{config.split}, {fraction:g} of the text",
-        held_out_documents=held_out if len(held_out) <= FEW else [],
+        held_out_documents=[names[n] for n in held_out] if len(held_out) <= FEW else [],
     )
+
+
+def _sample(texts: Sequence[str], config: DataConfig) -> list[str]:
+    """Returns the texts that the tokenizer is trained on, a sample of blocks if they are long."""
+    most = config.tokenizer.training_characters
+    characters = sum(map(len, texts))
+    if characters <= most:
+        return list(texts)
+    blocks = (
+        text[start : start + _BLOCK] for text in texts for start in range(0, len(text), _BLOCK)
+    )
+    return [block for block in blocks if uniform(block) < most / characters]
 
 
 def _measure_overlap(documents: Documents[str], config: DataConfig) -> Documents[str]:
@@ -125,9 +141,11 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     readers=READERS,
     strings=lambda text: (text,),
     stages=(_drop_repetitions, hold_out, _measure_overlap),
-    texts=lambda texts, config: texts,
+    texts=_sample,
     split=TokenizedDocuments,
-    tokenized=lambda texts, documents, config, tokenizer: tokenize(tokenizer, texts),
+    tokenized=lambda texts, documents, config, tokenizer: tokenize(
+        tokenizer, texts, cache_directory(config.cache_directory)
+    ),
     fingerprint=lambda documents, config, digest, key: (digest, key),
     counts=_counts,
     summary=_summary,

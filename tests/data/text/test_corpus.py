@@ -31,7 +31,7 @@ def test_the_embedded_corpus_is_split_by_document_with_little_overlap():
     assert sorted(train + validation) == sorted(filter(None, kept))
     assert dropped == corpus.description["repeated_paragraphs_dropped"] > 100
     assert corpus.description["overlap_of_long_lines"] < 0.02
-    without_cleaning = overlap(*split_by_document(python_reference(), 0.1))
+    without_cleaning = overlap(*split_by_document(python_reference(), 0.1)[:2])
     assert without_cleaning > 5 * corpus.description["overlap_of_long_lines"]
 
 
@@ -128,8 +128,9 @@ def test_the_tail_split_cuts_at_the_fraction_and_keeps_every_character(tmp_path)
 
 def test_a_document_stays_on_its_side_when_others_join():
     texts = [f"document {i}" for i in range(300)]
-    train, validation = split_by_document(texts, 0.1)
-    more_train, more_validation = split_by_document(texts + ["one more"], 0.1)
+    train, validation, numbers = split_by_document(texts, 0.1)
+    assert list(validation) == [texts[number] for number in numbers]
+    more_train, more_validation, _ = split_by_document(texts + ["one more"], 0.1)
     assert set(train) <= set(more_train) and set(validation) <= set(more_validation)
     assert 10 < len(validation) < 60
 
@@ -205,13 +206,17 @@ def test_a_cache_made_before_descriptions_said_more_is_made_again(tmp_path):
 
 def test_repeated_paragraphs_keep_their_first():
     texts = ["a\n\nb\n\na", "b\n\nc", "a\n\nb"]
-    assert drop_repeated_paragraphs(texts) == (["a\n\nb", "c", ""], 4)
+    kept, dropped = drop_repeated_paragraphs(texts)
+    assert (list(kept), dropped) == (["a\n\nb", "c", ""], 4)
+    kept, dropped = drop_repeated_paragraphs(texts, known=["c", "x\n\nb"])
+    assert (list(kept), dropped) == (["a", "", ""], 6)
 
 
 @pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n", "\n \t\n"])
 def test_blank_lines_part_paragraphs_however_they_are_written(blank):
     texts = [f"a{blank}b{blank}c", f"b{blank}d"]
-    assert drop_repeated_paragraphs(texts) == ([texts[0], "d"], 1)
+    kept, dropped = drop_repeated_paragraphs(texts)
+    assert (list(kept), dropped) == ([texts[0], "d"], 1)
 
 
 def test_overlap_counts_long_lines_only():
