@@ -4,34 +4,19 @@ The fields are known once the file of --config has run, so the command line is p
 """
 
 import contextlib
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from launch import dataclass_flags
+from launch import dataclass_flags, unknown_flags
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
 
 _SHIPPED = "configs/*.py"
-# What other codebases call a field, by its name here.
-_SYNONYMS = {
-    "num_layers": ("depth", "layers", "n_layer", "n_layers", "num_blocks", "num_hidden_layers"),
-    "d_model": ("width", "dim", "hidden_size", "n_embd", "embed_dim", "d_hidden"),
-    "d_hidden": ("width", "dim", "hidden_size", "d_model"),
-    "num_heads": ("heads", "n_head", "n_heads", "num_attention_heads"),
-    "context_length": ("context", "block_size", "seq_len", "sequence_length", "max_length"),
-    "dropout_rate": ("dropout", "p_drop"),
-    "peak_learning_rate": ("lr", "learning_rate", "max_lr"),
-    "warmup_steps": ("warmup",),
-    "num_steps": ("steps", "max_steps", "iterations", "max_iters"),
-    "clip_norm": ("grad_clip", "max_grad_norm"),
-}
-
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
 _parsed: list[Callable[[], Any]] = []
@@ -97,7 +82,18 @@ def parse(argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         if _defined and error.flagname.startswith("config."):
             raise UserError(_unknown_field(error.flagname, error.flagvalue)) from None
-        raise
+        given = error.flagvalue or f"--{error.flagname}"
+        raise UserError(f"{given}: there is no such flag; {flag_hint(error.flagname)}") from None
+
+
+def flag_hint(name: str) -> str:
+    """Returns what a flag that the program lacks may stand for."""
+    own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    return unknown_flags.hint(name, own, _fields())
+
+
+def _fields() -> list[str]:
+    return [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
 
 
 def _show_fields(argv: Sequence[str]) -> NoReturn:
@@ -179,11 +175,11 @@ def _unknown_field(name: str, value: str | None) -> str:
     given = value or f"--{name}"
     if not _parsed:
         return f"{given} sets a field of the {_kinds[0].noun}; give it with --config=FILE"
-    known = [flag.removeprefix("config.") for flag in flags.FLAGS if flag.startswith("config.")]
+    known = _fields()
     chosen = (value or "").partition("=")[2]
     choices = {each: _choices(each) for each in known}
     same = [each for each in known if chosen in choices[each] and _part(each) == _part(path)]
-    hint = f"did you mean {' or '.join(same)}?" if same else _hint(path, known)
+    hint = f"did you mean {' or '.join(same)}?" if same else unknown_flags.field_hint(path, known)
     return f"{given}: the configuration has no field {path}; {hint}"
 
 
@@ -194,23 +190,3 @@ def _part(path: str) -> str:
 def _choices(path: str) -> Sequence[str]:
     parser = flags.FLAGS[f"config.{path}"].parser
     return parser.enum_values if isinstance(parser, flags.EnumParser) else ()
-
-
-def _hint(path: str, known: Sequence[str]) -> str:
-    """Returns the fields that an unknown one may stand for, else all fields of its part."""
-    part, _, name = path.rpartition(".")
-    beside = {each.removeprefix(f"{part}.") for each in known if each.startswith(f"{part}.")}
-    close = difflib.get_close_matches(name, sorted(beside), n=1)
-    found = [f"{part}.{each}" for each in close] or [
-        each
-        for each in known
-        if (last := each.rpartition(".")[2]) == name or name in _SYNONYMS.get(last, ())
-    ]
-    found = found or difflib.get_close_matches(path, known, n=1, cutoff=0.75)
-    if found:
-        return f"did you mean {' or '.join(found)}?"
-    if part in known:
-        return f"{part} has no parts: give --config.{part}=VALUE"
-    if beside:
-        return f"{part} has {', '.join(sorted(beside))}"
-    return f"it has {', '.join(dict.fromkeys(each.partition('.')[0] for each in known))}"

@@ -75,7 +75,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         logging.set_verbosity(logging.FATAL)  # after parsing, which sets the default
         _arguments[:] = arguments[1:]
         if arguments[1:] and not takes_arguments:
-            return _print_error(f"unexpected argument {arguments[1]!r}; options begin with --")
+            return _print_error(_unexpected(arguments[1]))
         from lm_jax.parallel import processes
         from lm_jax.parallel.xla_flags import use_preset
 
@@ -172,29 +172,42 @@ def log_table(rows: Sequence[Sequence[str]], sides: str) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        _refuse_empty_paths(argv)
+        _refuse_paths(argv)
         return experiment_flags.parse(argv)
     except BrokenPipeError:  # of --help
         raise
     except flags.IllegalFlagValueError as error:
-        sys.exit(_print_error(_with_expected_type(str(error))))
+        sys.exit(_print_error(_in_words(str(error))))
     except (UserError, OSError, flags.Error) as error:
         sys.exit(_print_error(str(error)))
 
 
-def _refuse_empty_paths(argv: list[str]) -> None:
-    """Raises UserError for a path of no text, such as a shell's unset variable leaves.
+def _unexpected(argument: str) -> str:
+    name, equals, _ = argument.partition("=")
+    hint = f"; {experiment_flags.flag_hint(name)}" if equals else ""
+    return f"unexpected argument {argument!r}; options begin with --{hint}"
 
-    As a path it would be the current directory.
+
+def _refuse_paths(argv: list[str]) -> None:
+    """Raises UserError for a path that a shell left empty, or whose ~ it did not replace.
+
+    An unset variable leaves an empty one, which would be the current directory.
     """
+    for argument in argv:
+        name, _, value = argument.removeprefix("--").partition("=")
+        if value.startswith("~/") and (name in _PATHS or name.endswith("path")):
+            raise UserError(f"{argument}: a shell leaves ~ as it is after =; write $HOME instead")
     pairs = set(zip(argv, argv[1:], strict=False))
     for name in _PATHS:
         if name in flags.FLAGS and (f"--{name}=" in argv or (f"--{name}", "") in pairs):
             raise UserError(f"--{name} is empty; give a path")
 
 
-def _with_expected_type(message: str) -> str:
-    """Returns absl's message on a flag with Python's words for a failed conversion replaced."""
+def _in_words(message: str) -> str:
+    """Returns absl's message on a flag in our words: the type expected, or what is missing."""
+    if missing := re.fullmatch(r"flag --(\w+)=None: .* other than None\.", message):
+        meaning = flags.FLAGS[missing[1]].help
+        return f"--{missing[1]} is missing: {meaning[0].lower()}{meaning[1:].rstrip('.')}"
     for words, expected in _CONVERSIONS.items():
         message = re.sub(f": {words}.*", f": expected {expected}", message, flags=re.DOTALL)
     return message

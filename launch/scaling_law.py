@@ -76,6 +76,10 @@ def main() -> dict[str, Any]:
     path = Path(POINTS.value)
     if not path.is_file():
         raise UserError(f"--points={path}: there is no such file; give a CSV")
+    if output:
+        from lm_jax.reports.matplotlib_figures import require_matplotlib
+
+        require_matplotlib()  # before the fit, which takes seconds
     from lm_jax.scaling_laws.observations import known_columns, read_points
 
     known = known_columns(path)

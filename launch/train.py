@@ -8,8 +8,9 @@ r"""Trains a model; the same command resumes it.
 
 Every field of lm_jax/config/experiment.py can be set as --config.PART.FIELD=VALUE.
 The work directory receives config.json, metrics.jsonl, tensorboard/, checkpoints/, samples.txt,
-evaluation.json and report.html. SIGTERM saves the state and exits with status 75; the same
-command resumes. The last line of the output is JSON with the results.
+evaluation.json and report.html. SIGTERM or Ctrl-C saves the state and exits with status 75. The
+same command resumes, and so does --workdir=RUN alone. The last line of the output is JSON with the
+results.
 
 --from_workdir=RUN continues another run in a new work directory (docs/fine_tuning.md):
 
@@ -67,19 +68,22 @@ def _experiment_of_run(given: "Experiment | None") -> "Experiment":
 
     A run that was begun resumes with its own. With --fine_tune the architecture is that of the run.
     """
-    if FROM_WORKDIR.value is None:
-        if given is not None and not FINE_TUNE.value:
-            return given
-        raise UserError(
-            "give an experiment, --config=FILE (configs/*.py), or a run to continue, "
-            "--from_workdir=RUN"
-        )
+    is_new = FROM_WORKDIR.value is None
+    if is_new and given is not None and not FINE_TUNE.value:
+        return given
     from lm_jax.runs.initial_state import fine_tuned
     from lm_jax.runs.workdir import read_experiment
 
-    own, source = Path(WORKDIR.value), Path(FROM_WORKDIR.value)
-    if given is None and (own / "config.json").exists():
+    own = WORKDIR.value  # None with --help_config
+    has_begun = bool(own) and (Path(own) / "config.json").exists()
+    if given is None and has_begun and not (is_new and FINE_TUNE.value):
         return read_experiment(own)
+    if FROM_WORKDIR.value is None:
+        raise UserError(
+            "give an experiment, --config=FILE (configs/*.py), or a run to continue, "
+            "--from_workdir=RUN; without them --workdir resumes a run that was begun"
+        )
+    source = Path(FROM_WORKDIR.value)
     if FINE_TUNE.value:
         return fine_tuned(given, source)
     return given or read_experiment(source)
@@ -89,7 +93,7 @@ CONFIG = experiment_flags.define(base=_experiment_of_run)
 
 
 def main() -> dict[str, Any]:
-    """Trains until the end, or until SIGTERM; then it saves after the current dispatch."""
+    """Trains until the end; SIGTERM or Ctrl-C saves after the current dispatch and stops."""
     from lm_jax.parallel import processes
     from lm_jax.runs.train import train, train_fork
     from lm_jax.training.profiler import parse_steps

@@ -1,5 +1,6 @@
 """Loads experiments and sweeps from Python files."""
 
+import difflib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def call_config_file(name: str, function: str, shipped: str) -> Any:
     """
     path, colon, choice = name.partition(":")
     if not Path(path).is_file():
-        raise UserError(f"--config={name}: no such file; the shipped ones are {shipped}")
+        meant = _nearest(Path(path), shipped)
+        hint = f"did you mean {meant}?" if meant else f"the shipped ones are {shipped}"
+        raise UserError(f"--config={name}: no such file; {hint}")
     if not path.endswith(".py"):
         raise UserError(f"--config={name} is no Python file (.py); the shipped ones are {shipped}")
     found = getattr(load_file(Path(path)), function, None)
@@ -43,3 +46,10 @@ def call_config_file(name: str, function: str, shipped: str) -> Any:
         return found(*arguments)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _nearest(path: Path, shipped: str) -> Path | None:
+    """Returns the file with the most similar name, beside the path or of those shipped."""
+    found = {file.stem: file for file in [*Path().glob(shipped), *path.parent.glob("*.py")]}
+    close = difflib.get_close_matches(path.stem, found, n=1)
+    return found[close[0]] if close else None

@@ -67,7 +67,10 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
         paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
         paths = [file for file in paths if file.is_file()]
     if not paths:
-        raise UserError(f"no file matches {field} {path!r} (from {os.getcwd()})")
+        raise UserError(
+            f"no file matches {field} {path!r} (from {os.getcwd()}); give a file, a directory or a "
+            "pattern"
+        )
     by_name = {str(file): file for file in paths}
     kept = without_metadata(list(by_name), lambda name: by_name[name].read_bytes())
     return [by_name[name] for name in kept]

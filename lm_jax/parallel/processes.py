@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -180,11 +181,20 @@ def stop_requests() -> Callable[[int], bool]:
     """Returns a function (step) -> whether to stop there because SIGTERM reached any process.
 
     Call it after each dispatch, at the same steps on all processes. All of them get the same
-    answer, without waiting for each other.
+    answer, without waiting for each other. In a run of one process the first interrupt from the
+    keyboard asks to stop, too; a second one raises KeyboardInterrupt.
     """
     if not _joined:
         received: list[int] = []
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            received.append(number)
+            os.write(2, b"\nsaving after the dispatch in progress; Ctrl-C again stops at once\n")
+
         signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
+            signal.signal(signal.SIGINT, interrupt)
         return lambda step: bool(received)
     asked = 0
 

@@ -1,6 +1,7 @@
 """The style of all matplotlib figures, their files, and the helpers that draw them."""
 
 import base64
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,12 @@ class _Figure(NamedTuple):
     is_wide: bool
 
 
+def require_matplotlib() -> None:
+    """Raises UserError if matplotlib is not installed; to be called before work for plots."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("plots need matplotlib; pip install -e '.[plots]'")
+
+
 def write_figures(plots: Mapping[str, Plot], directory: Path, provenance: str) -> Markup:
     """Writes each plot as NAME.svg and NAME.png, and returns all of them as HTML.
 
@@ -57,10 +64,8 @@ def write_figures(plots: Mapping[str, Plot], directory: Path, provenance: str) -
     Raises:
       UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("plots need matplotlib; pip install -e '.[plots]'") from None
+    require_matplotlib()
+    import matplotlib
 
     matplotlib.use("Agg")
     with matplotlib.rc_context(_STYLE):

@@ -18,6 +18,7 @@ from lm_jax.reports.matplotlib_figures import (
     label_ends,
     plain,
     plain_ticks,
+    require_matplotlib,
     scatter,
     write_figures,
 )
@@ -46,6 +47,7 @@ def write_page(study: Study, directory: str | Path, provenance: str = "") -> Pat
     Raises:
       UserError: matplotlib is not installed.
     """
+    require_matplotlib()
     directory = Path(directory)
     page = render(
         "scaling_law.html",

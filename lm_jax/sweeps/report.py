@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
-from lm_jax.reports.matplotlib_figures import size_label, write_figures
+from lm_jax.reports.matplotlib_figures import require_matplotlib, size_label, write_figures
 from lm_jax.reports.numbers import four_digits, short, with_error
 from lm_jax.sweeps.learning_rate_curves import (
     Best,
@@ -41,6 +41,7 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
       UserError: `results.csv` is not that of a sweep, or matplotlib is not installed.
       OSError: a file cannot be read or written.
     """
+    require_matplotlib()
     directory = Path(directory)
     source = directory / "results.csv"
     if not source.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import dataclass_flags, experiment_flags, program
+from launch import dataclass_flags, program, unknown_flags
 from lm_jax.models import FAMILIES
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +63,7 @@ def output(code, *arguments, cwd=ROOT):
         ("model.batch_size", "did you mean training.batch_size or evaluation.batch_size?"),
         ("trainig.num_steps", "did you mean training.num_steps?"),
         ("mesh.data", "mesh has no parts: give --config.mesh=VALUE"),
+        ("device", "JAX_PLATFORMS=cpu before the command takes the CPU"),
         ("model.colour", "model has d_model, num_heads, num_layers"),
         ("colour", "it has model, training, evaluation, schedule, mesh"),
     ],
@@ -70,7 +71,36 @@ def output(code, *arguments, cwd=ROOT):
 def test_an_unknown_field_is_told_from_a_known_one(path, hint):
     known = ["model.d_model", "model.num_layers", "model.num_heads", "training.num_steps"]
     known += ["training.batch_size", "evaluation.batch_size", "schedule.peak_learning_rate"]
-    assert experiment_flags._hint(path, [*known, "mesh"]) == hint
+    assert unknown_flags.field_hint(path, [*known, "mesh"]) == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("batch_size", "--config.training.batch_size or --config.evaluation.batch_size"),
+        ("block_size", "--config.model.context_length"),  # not model.vocab_size, which looks alike
+        ("eval_interval", "--config.evaluation.every_steps"),
+        ("out_dir", "--workdir"),
+        ("workdirs", "--workdir"),
+    ],
+)
+def test_an_unknown_flag_is_told_from_the_flags_and_from_the_fields(name, meant):
+    fields = ["model.vocab_size", "model.context_length", "training.batch_size"]
+    fields += ["evaluation.batch_size", "evaluation.every_steps", "checkpoint.every_steps"]
+    found = unknown_flags.hint(name, ["config", "workdir"], fields)
+    assert found == f"did you mean {meant}?"
+    path = f"model.{name}"
+    if "config" in meant:
+        assert unknown_flags.field_hint(path, fields) == found.replace("--config.", "")
+
+
+def test_a_flag_without_a_like_is_answered_or_sent_to_the_help():
+    assert unknown_flags.hint("device", ["config"], []) == (
+        "JAX_PLATFORMS=cpu before the command takes the CPU"
+    )
+    assert unknown_flags.hint("colour", ["config"], []) == "--help lists the flags"
+    found = unknown_flags.hint("colour", ["config"], ["seed"])
+    assert found == "--help lists the flags, --help_config the fields"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +113,7 @@ def test_an_unknown_field_is_told_from_a_known_one(path, hint):
     ],
 )
 def test_the_type_that_a_flag_expects_is_named(message, shown):
-    assert program._with_expected_type(message).startswith(shown)
+    assert program._in_words(message).startswith(shown)
 
 
 def test_a_flag_sets_the_field_of_its_name_and_the_others_keep_their_defaults():

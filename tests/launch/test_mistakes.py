@@ -30,12 +30,20 @@ from tests.launch.programs import TINY, launch, run, start, train
         ("train", ["--profile_steps=15-10"], "--profile_steps=15-10; expected FIRST-LAST"),
         ("train", ["--profile_steps=30-41"], "this run takes 40"),
         ("train", ["--config.model.context_length=10000000"], "fewer than one window"),
-        ("train", ["--config=configs/missing.py"], "missing.py"),
+        (
+            "train",
+            ["--config=configs/missing.py"],
+            "missing.py: no such file; the shipped",
+        ),
+        ("train", ["--config=config/quick.py"], "did you mean configs/quickstart.py?"),
         ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
         ("train", ["--from_step=3"], "--from_step is the checkpoint that a fork continues; give"),
         ("train", ["--from_workdir=nowhere"], "nowhere is no work directory"),
         ("train", ["stray"], "unexpected argument 'stray'"),
-        ("train", ["--confg.x=1"], "Unknown command line flag"),
+        ("train", ["batch_size=12"], "did you mean --config.training.batch_size or"),
+        ("train", ["--confg.x=1"], "--confg.x=1: there is no such flag; did you mean --config?"),
+        ("train", ["--config.data.path=~/x"], "path=~/x: a shell leaves ~ as it is after =; write"),
+        ("generate", ["--start=The"], "--start=The: there is no such flag; did you mean --prompt?"),
         ("train", ["--config=README.md"], "--config=README.md is no Python file (.py)"),
         ("train", ["--config="], "--config is empty; give a path"),
         ("evaluate", ["--workdir", ""], "--workdir is empty; give a path"),
@@ -83,6 +91,11 @@ def test_a_reader_that_leaves_ends_a_program_quietly(arguments):
     process.stdout.close()  # before anything is written, as by `| head -0`
     _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (141, "")
+
+
+def test_a_missing_flag_is_named_with_its_meaning():
+    status, _, err = launch("generate", "--prompt=The")
+    assert (status, err) == (1, "error: --workdir is missing: the work directory of the run\n")
 
 
 def test_a_run_without_an_experiment_is_one_line(tmp_path):

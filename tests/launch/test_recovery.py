@@ -47,7 +47,7 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(trained, tmp_path):
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(trained, tmp_path):
+def test_sigterm_saves_and_the_work_directory_alone_goes_on(trained, tmp_path):
     workdir = tmp_path / "run"
     process = start("train", *TINY, f"--workdir={workdir}", "--config.checkpoint.every_steps=0")
     wait_for_step(workdir, process, 5)
@@ -56,7 +56,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(trained, tmp_path):
     assert process.returncode == 75, err
     stopped = json.loads(out.strip().splitlines()[-1])
     assert stopped["stopped"] and 5 <= stopped["step"] < 40
-    train(workdir, "--config.checkpoint.every_steps=0")
+    status, _, err = launch("train", f"--workdir={workdir}")
+    assert status == 0, err
     for ours, theirs in zip(parameters(workdir), parameters(trained[0]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -237,3 +237,22 @@ def test_a_fault_in_one_of_several_processes_is_no_mistake_of_the_user(monkeypat
     assert not isinstance(fault.value, UserError)
     with pytest.raises(UserError, match="process 1: no such choice"):
         processes.together(lambda: choose({}, "x", "no such choice"))
+
+
+def test_the_first_interrupt_asks_to_stop_and_the_second_one_ends(capfd):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop_requested = processes.stop_requests()
+        assert not stop_requested(1)
+        signal.raise_signal(signal.SIGINT)
+        assert stop_requested(2)
+        assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+        processes.stop_requests()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -8,6 +8,8 @@ import pytest
 from lm_jax.errors import UserError
 from lm_jax.reports.matplotlib_figures import Plot, apart, spread, write_figures
 from lm_jax.reports.numbers import short
+from lm_jax.scaling_laws.plots import write_page
+from lm_jax.sweeps.report import write_sweep_page
 
 
 def test_labels_move_no_further_than_they_must():
@@ -52,7 +54,15 @@ def test_a_plot_records_its_provenance_and_is_reproducible(tmp_path):
     assert matplotlib.rcParams["svg.hashsalt"] != "lm_jax"  # other figures keep their style
 
 
-def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda directory: write_figures({}, directory, ""),
+        write_sweep_page,
+        lambda directory: write_page(None, directory),
+    ],
+)
+def test_without_matplotlib_the_message_says_what_to_install(write, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"plots need matplotlib; pip install -e '.\[plots\]'"):
-        write_figures({}, tmp_path, "")
+        write(tmp_path)
