@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_jax.data.spool import Selected, Spool
+from lm_jax.data.spool import Selected, Spool, utf8_parts
 
+_BLOCK = 1_000_000  # characters of a long text that are looked at together
 _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
 
@@ -126,9 +127,10 @@ def split_tails(texts: Sequence[str], fraction: float, directory: Path | None = 
     train, validation = Spool(directory), Spool(directory)
     for text in texts:
         cut = int(len(text) * (1 - fraction))
-        for spool, part in ((train, text[:cut]), (validation, text[cut:])):
-            if part:
-                spool.append(part)
+        for spool, first, last in ((train, 0, cut), (validation, cut, len(text))):
+            if first < last:
+                blocks = range(first, last, _BLOCK)
+                spool.append_parts(text[at : min(at + _BLOCK, last)] for at in blocks)
     return Split(train, validation, [])
 
 
@@ -156,8 +158,10 @@ def held_out_by_hash(keys: Iterable[str], fraction: float) -> list[bool]:
 
 def uniform(text: str) -> float:
     """Returns a number in [0, 1) that the text alone decides."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    digest = hashlib.sha256()
+    for raw in utf8_parts(text):
+        digest.update(raw)
+    return int.from_bytes(digest.digest()[:8], "big") / 2**64
 
 
 def overlap(train: Iterable[str], validation: Iterable[str]) -> float | None:
@@ -174,6 +178,10 @@ def overlap(train: Iterable[str], validation: Iterable[str]) -> float | None:
 
 def _long_lines(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
-        for line in map(str.strip, text.splitlines()):
-            if len(line) >= 40:
-                yield line
+        start = 0
+        while start < len(text):
+            stop = text.find("\n", start + _BLOCK) + 1 or len(text)
+            for line in map(str.strip, text[start:stop].splitlines()):
+                if len(line) >= 40:
+                    yield line
+            start = stop

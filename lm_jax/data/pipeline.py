@@ -15,7 +15,7 @@ from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory, cached, load_split, save_split
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import Documents
-from lm_jax.data.spool import Selected
+from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.errors import UserError
 
@@ -135,7 +135,7 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
     kept = [
         number
         for number, document in enumerate(documents.train)
-        if any(_check(text, config).strip() for text in kind.strings(document))
+        if any(_holds_text(_check(text, config)) for text in kind.strings(document))
     ]
     for document in documents.test or ():
         for text in kind.strings(document):
@@ -155,6 +155,10 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
     ).noting(left_out=left_out)
 
 
+def _holds_text(text: str) -> bool:
+    return bool(text) and not text.isspace()
+
+
 def _check(text: Any, config: TextConfig) -> str:
     if not isinstance(text, str):
         raise UserError(
@@ -170,8 +174,10 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
 
     def update(texts: Iterable[str]) -> None:
         for text in texts:
-            encoded = text.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+            size = sum(map(len, utf8_parts(text)))
+            digest.update(size.to_bytes(8, "little"))
+            for raw in utf8_parts(text):
+                digest.update(raw)
 
     for document in documents.train:
         update(kind.strings(document))

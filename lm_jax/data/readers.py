@@ -59,7 +59,7 @@ def _held_out(path: str, config: DataConfig, origin: str) -> Sequence[str] | Non
         return None
     directory = cache_directory(config.cache_directory)
     found = texts_in(path, config.text_feature, config.invalid_utf8, origin, directory).train
-    kept = [number for number, text in enumerate(found) if text.strip()]
+    kept = [number for number, text in enumerate(found) if text and not text.isspace()]
     if not kept:
         raise UserError(f"{origin} {path!r} holds no text")
     return Selected(found, kept)

@@ -10,6 +10,8 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
+_PART = 1_000_000  # characters
+
 
 class Spool(Sequence[str]):
     """Texts in an unnamed file of UTF-8, of which 8 bytes a text stand in memory.
@@ -41,7 +43,7 @@ class Spool(Sequence[str]):
           OSError: the disk is full.
         """
         assert self._bytes is None, "the texts are being read"
-        size = sum(self._file.write(part.encode("utf-8", "surrogatepass")) for part in parts)
+        size = sum(self._file.write(raw) for part in parts for raw in utf8_parts(part))
         self._ends.append(self._ends[-1] + size)
 
     def __len__(self) -> int:
@@ -72,7 +74,16 @@ class Spool(Sequence[str]):
                 b"" if is_empty else mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             )
             self._file.close()
-        return self._bytes[first:last].decode("utf-8", "surrogatepass")
+        return str(memoryview(self._bytes)[first:last], "utf-8", "surrogatepass")
+
+
+def utf8_parts(text: str) -> Iterator[bytes]:
+    """Yields the UTF-8 of a text in parts, so that a long one is not held twice.
+
+    Lone surrogates are kept.
+    """
+    for start in range(0, len(text), _PART):
+        yield text[start : start + _PART].encode("utf-8", "surrogatepass")
 
 
 def spooled(texts: Iterable[str], directory: Path | None) -> Spool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data.documents import TokenizedDocuments
-from lm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
 
 _BATCH = 2_000_000  # characters that are encoded together
@@ -188,7 +188,7 @@ class _Worker:
     """A process that encodes batches, started again once if it ends."""
 
     def __init__(self, directory: str):
-        self._command = [sys.executable, "-m", "lm_jax.data.token_stream", directory]
+        self._command = [sys.executable, "-m", "lm_jax.data.token_worker", directory]
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -216,25 +216,3 @@ class _Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-
-
-def serve(directory: str) -> None:
-    """Encodes the batches that come from the process that started this one, until it ends."""
-    tokenizer = load_tokenizer(directory)
-    while True:
-        try:
-            batch = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            found: Encoded | UserError = encode_pieces(tokenizer, batch)
-        except UserError as error:
-            found = error
-        pickle.dump(found, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    from lm_jax.data import token_stream as imported  # what is pickled names its module
-
-    imported.serve(sys.argv[1])
