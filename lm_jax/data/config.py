@@ -88,6 +88,11 @@ class DataKind:
         """Where the data is read from, for messages and descriptions."""
         return self.path
 
+    @property
+    def files_read(self) -> tuple[str, ...] | None:
+        """The paths of all files that decide what the data is; None: other things decide, too."""
+        return None
+
     @classmethod
     def small(cls) -> Self:
         """Returns a configuration of small or made-up data; labelled texts have no path yet."""
@@ -153,6 +158,13 @@ class DataConfig(DataKind):
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     @property
+    def files_read(self) -> tuple[str, ...] | None:
+        """The paths of texts."""
+        if self.source != "files":
+            return None
+        return (self.path, self.validation_path, self.test_path)
+
+    @property
     def expected_sizes(self) -> dict[str, int]:
         """The tokenizer's maximum vocabulary size."""
         return {"vocab_size": self.tokenizer.expected_vocab_size}
@@ -216,6 +228,13 @@ class LabelledTextConfig(DataKind):
     tokenizer: TokenizerConfig = dataclasses.field(
         default_factory=lambda: TokenizerConfig(kind="word", vocab_size=20_000, lowercase=True)
     )
+
+    @property
+    def files_read(self) -> tuple[str, ...] | None:
+        """The paths of texts."""
+        if self.source != "files":
+            return None
+        return (self.path, self.validation_path, self.test_path)
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""
@@ -371,6 +390,16 @@ class ParallelTextConfig(DataKind):
     def origin(self) -> str:
         """The path or the tasks, for messages and descriptions."""
         return self.path or self.tasks
+
+    @property
+    def files_read(self) -> tuple[str, ...] | None:
+        """The paths of sources, of targets and of tasks."""
+        if self.source != "files":
+            return None
+        tasks = pair_readers.parse_tasks(self.tasks).values() if self.tasks else ()
+        held_out = (self.validation_path, self.validation_target_path)
+        test = (self.test_path, self.test_target_path)
+        return (self.path, self.target_path, *held_out, *test, *tasks)
 
     def validate(self) -> None:
         """Raises UserError for an unknown choice or an impossible value."""

@@ -3,7 +3,7 @@
 import glob
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -54,18 +54,7 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
     Raises:
       UserError: there are none.
     """
-    found = Path(path)
-    if found.is_dir():
-        paths = sorted(
-            file
-            for file in found.rglob("*")
-            if file.is_file() and not _is_hidden(file.relative_to(found).parts)
-        )
-    elif found.is_file():  # whatever its name holds: `[` is no pattern then
-        paths = [found]
-    else:
-        paths = sorted(Path(name) for name in glob.glob(path, recursive=True))
-        paths = [file for file in paths if file.is_file()]
+    paths = sorted(Path(entry) for entry, _ in local_files(path))
     if not paths:
         raise UserError(
             f"no file matches {field} {path!r} (from {os.getcwd()}); give a file, a directory or a "
@@ -74,6 +63,28 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
     by_name = {str(file): file for file in paths}
     kept = without_metadata(list(by_name), lambda name: by_name[name].read_bytes())
     return [by_name[name] for name in kept]
+
+
+def local_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields the file of a path, all files of a directory, or those that match a pattern.
+
+    They come in any order, with what the file system says of each.
+    """
+    if os.path.isdir(path):
+        folders = [path]
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if _is_hidden((entry.name,)):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file():
+                        yield entry.path, entry.stat()
+        return
+    # Whatever the name of a file holds: `[` is no pattern then.
+    names = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
+    yield from ((name, os.stat(name)) for name in names if os.path.isfile(name))
 
 
 def _is_hidden(parts: tuple[str, ...]) -> bool:

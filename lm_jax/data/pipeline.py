@@ -17,6 +17,7 @@ from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import Documents
 from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+from lm_jax.data.unchanged_files import Prepared, memory_of
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:  # it imports the kinds of text
@@ -37,6 +38,9 @@ class TextConfig(Protocol):
 
     @property
     def origin(self) -> str: ...
+
+    @property
+    def files_read(self) -> tuple[str, ...] | None: ...
 
     def validate(self) -> None: ...
 
@@ -97,11 +101,21 @@ def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
       OSError: the cache directory cannot be written.
     """
     config.validate()
+    root = cache_directory(config.cache_directory)
+    memory = None
+    if config.files_read is not None:
+        memory = memory_of(config.files_read, _choices(config), root)
+    prepared = memory.recall() if memory else None
+    if prepared is not None:
+        try:
+            return _load(kind, root / prepared.key)._replace(description=prepared.description)
+        except (OSError, EOFError, ValueError):
+            pass  # it is made anew
     documents = _read(kind, config)
     digest = _sha256(kind, documents)
     key = _cache_key(kind, config, digest)
     dataset = cached(
-        cache_directory(config.cache_directory) / key,
+        root / key,
         lambda: _make(kind, config, documents, digest, key),
         _write,
         lambda directory: _load(kind, directory),
@@ -109,9 +123,11 @@ def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
     # Equal documents share a cache, wherever they come from this time and whatever their names.
     here = {"path": config.origin, **documents.description}
     description = dataset.description | here
-    for key in NAMED & description.keys():
-        description[key] = [_name(documents, int(number)) for number in description[key]]
+    for name in NAMED & description.keys():
+        description[name] = [_name(documents, int(number)) for number in description[name]]
     description["summary"] = kind.summary(description) + _left_out(description["left_out"])
+    if memory:
+        memory.keep(Prepared(key, description))
     return dataset._replace(description=description)
 
 
@@ -191,10 +207,13 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
     return digest.hexdigest()
 
 
+def _choices(config: TextConfig) -> dict[str, Any]:
+    return asdict(config) | {"format": _FORMAT, "tokenizer": identity(config.tokenizer)}
+
+
 def _cache_key(kind: TextKind[T, C, S], config: C, digest: str) -> str:
     """Returns the key of a configuration and the digest of what it reads: 32 hex digits."""
-    choices = asdict(config) | {"path": "", "cache_directory": "", "format": _FORMAT}
-    choices["tokenizer"] = identity(config.tokenizer)
+    choices = _choices(config) | {"path": "", "cache_directory": ""}
     for name in kind.not_in_key:
         del choices[name]
     return hashlib.sha256(json.dumps([digest, choices], sort_keys=True).encode()).hexdigest()[:32]

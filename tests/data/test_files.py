@@ -41,7 +41,7 @@ def test_a_url_is_read_as_a_path(memory, path, names):
     assert [name for _, name in stream_texts(path)] == names
     text = {"a.jsonl.gz:1": "one", "a.jsonl.gz:2": "two", "b/c.txt": "three", "c.txt": "three"}
     found = read_files(DataConfig(source="files", path=path))
-    assert found.train == [text[name] for name in names]
+    assert list(found.train) == [text[name] for name in names]
 
 
 def test_a_remote_file_is_named_by_its_url(memory):

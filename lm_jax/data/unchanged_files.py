@@ -1,0 +1,74 @@
+"""Remembers what was prepared from which files, so that files that did not change are not read."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_jax.data.files import local_files
+
+_RECENT = (
+    2e9  # nanoseconds: a file that changed so recently may change again and show it by nothing
+)
+
+
+class Prepared(NamedTuple):
+    """What was made of some files."""
+
+    key: str  # of the cache
+    description: dict[str, Any]
+
+
+class Memory(NamedTuple):
+    """Where it stands what a configuration gave for files in their present state."""
+
+    path: Path
+
+    def recall(self) -> Prepared | None:
+        """Returns what was prepared from the same files; None: nothing that can be read."""
+        try:
+            found = json.loads(self.path.read_text())
+            return Prepared(str(found["key"]), dict(found["description"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, prepared: Prepared) -> None:
+        """Writes what was prepared, whole or not at all.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        partial.write_text(json.dumps(prepared._asdict()))
+        os.replace(partial, self.path)
+
+
+def memory_of(
+    patterns: Sequence[str], choices: Mapping[str, Any], directory: Path
+) -> Memory | None:
+    """Returns where it stands what these files gave; None: they changed just now, or are remote.
+
+    A file is told by its name, size, inode and times of change, as version control does.
+
+    Args:
+      patterns: files, directories or patterns.
+      choices: all else that decides what becomes of them, as JSON.
+      directory: of the cache.
+    """
+    digest = hashlib.sha256(json.dumps(choices, sort_keys=True).encode())
+    newest = 0
+    for pattern in patterns:
+        if "://" in pattern:
+            return None
+        digest.update(os.path.abspath(pattern).encode() + b"\0")
+        for name, state in sorted(local_files(pattern), key=lambda found: found[0]):
+            times = (state.st_mtime_ns, state.st_ctime_ns)
+            newest = max(newest, *times)
+            digest.update(f"{name}\0{state.st_size} {state.st_ino} {times}\0".encode())
+    if newest > time.time_ns() - _RECENT:
+        return None
+    return Memory(directory / "unchanged" / f"{digest.hexdigest()[:32]}.json")

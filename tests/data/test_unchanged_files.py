@@ -1,0 +1,101 @@
+import os
+
+import pytest
+
+from lm_jax.data import DataConfig, TokenizerConfig, pipeline, prepare, unchanged_files
+from lm_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(unchanged_files, "_RECENT", 0)
+    (tmp_path / "texts").mkdir()
+    for number in range(12):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"text {number} of twelve")
+    return tmp_path
+
+
+def config(folder, **fields):
+    return DataConfig(
+        source="files",
+        path=str(folder / "texts"),
+        cache_directory=str(folder / "cache"),
+        tokenizer=TokenizerConfig("byte"),
+        **fields,
+    )
+
+
+def read_again(monkeypatch):
+    """Counts how often files are read from now on."""
+    reads = []
+    read = pipeline._read
+    monkeypatch.setattr(pipeline, "_read", lambda *a: reads.append(1) or read(*a))
+    return reads
+
+
+def test_files_that_did_not_change_are_not_read_again(folder, monkeypatch):
+    first = prepare(config(folder))
+    reads = read_again(monkeypatch)
+    again = prepare(config(folder))
+    assert not reads and again.description == first.description
+    assert again.train.tokens.tolist() == first.train.tokens.tolist()
+
+
+def test_a_text_of_the_same_length_with_the_old_time_is_read(folder, monkeypatch):
+    first = prepare(config(folder))
+    path = folder / "texts" / "3.txt"
+    before = path.stat()
+    path.write_text(path.read_text().replace("3", "9"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    reads = read_again(monkeypatch)
+    assert prepare(config(folder)).description["sha256"] != first.description["sha256"]
+    assert reads
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "texts" / "new.txt").write_text("one more"),
+        lambda folder: (folder / "texts" / "3.txt").unlink(),
+        lambda folder: (folder / "texts" / "3.txt").rename(folder / "texts" / "x.txt"),
+    ],
+)
+def test_a_file_more_or_less_or_of_another_name_is_noticed(folder, monkeypatch, change):
+    prepare(config(folder))
+    change(folder)
+    reads = read_again(monkeypatch)
+    prepare(config(folder))
+    assert reads
+
+
+def test_other_fields_are_other_data(folder, monkeypatch):
+    prepare(config(folder))
+    reads = read_again(monkeypatch)
+    assert prepare(config(folder, split="tail")).description["split"].startswith("tail")
+    assert reads
+
+
+def test_what_changed_just_now_is_read_again(folder, monkeypatch):
+    monkeypatch.setattr(unchanged_files, "_RECENT", 10**12)
+    prepare(config(folder))
+    reads = read_again(monkeypatch)
+    prepare(config(folder))
+    assert reads
+
+
+def test_a_damaged_memory_or_cache_is_made_again(folder, monkeypatch):
+    first = prepare(config(folder))
+    (memory,) = (folder / "cache" / "unchanged").iterdir()
+    for damage in ("", "[]", '{"key": 1}'):
+        memory.write_text(damage)
+        assert prepare(config(folder)).description == first.description
+    (folder / "cache" / first.description["fingerprint"] / "train_tokens.npy").write_bytes(b"")
+    assert prepare(config(folder)).description == first.description
+
+
+def test_files_that_are_gone_are_named(folder):
+    prepare(config(folder))
+    for path in (folder / "texts").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no file matches data.path"):
+        prepare(config(folder))
