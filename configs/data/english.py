@@ -4,7 +4,7 @@ r"""English text: the rules of Gopher, C4 and FineWeb, duplicates, redaction.
       --config.path='texts/*.jsonl' --workers=2
 """
 
-from lm_jax.data.preparation.config import PreparationConfig
+from lm_jax.data.preparation.config import FineWebQualityConfig, PreparationConfig
 
 
 def get_preparation() -> PreparationConfig:
@@ -12,7 +12,9 @@ def get_preparation() -> PreparationConfig:
     return PreparationConfig(
         language="en",
         stages=(
-            "gopher_repetition, gopher_quality, c4_quality, fineweb_quality, "
-            "exact_duplicates, near_duplicates, redaction"
+            "language, gopher_repetition, gopher_quality, c4_quality, fineweb_quality, "
+            "exact_duplicates, near_duplicates, repeated_lines, redaction"
         ),
+        # FineWeb has 0.01, which drops short pages whose navigation repeats their title.
+        fineweb_quality=FineWebQualityConfig(repeated_characters=0.05),
     )

@@ -36,6 +36,11 @@ def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path)
         documents_read=first["documents"] or 1,
         lengths=_lengths(statistics["lengths"]),
         redacted=statistics["redacted"],
+        languages=[(name, f"{count:,}") for name, count in statistics["languages"].items()][:30],
+        cluster_sizes=[
+            (size, f"{count:,}") for size, count in statistics["clusters"]["sizes"].items()
+        ],
+        clusters=statistics["clusters"]["examples"],
         files=[
             (
                 file["name"],

@@ -32,7 +32,9 @@ class LanguageConfig:
         maximum=1,
     )
     characters: int = described(
-        1000, "Characters from the middle of a document that are looked at.", minimum=20
+        1000,
+        "Characters of a document that are looked at: its beginning, middle and end.",
+        minimum=20,
     )
 
 
@@ -54,6 +56,9 @@ class C4QualityConfig:
     minimum_sentences: int = described(5, "Sentences of the shortest document.", minimum=0)
     lines_end_in_punctuation: bool = described(
         False, "Drop lines that do not end a sentence; FineWeb keeps them."
+    )
+    minimum_words_per_line: int = described(
+        0, "Drop lines of fewer words; C4 and FineWeb have 3, which drops headings.", minimum=0
     )
     drop_curly_brackets: bool = described(True, "Drop documents with a `{`, as code has.")
 
@@ -95,6 +100,13 @@ class JapaneseQualityConfig:
     ellipses: float = described(
         0.2, "Largest share of sentences that end in an ellipsis.", minimum=0, maximum=1
     )
+    repeated_ngrams: float = described(
+        0.2,
+        "Largest share of different 5-grams that repeat, 0.01 less for each longer n-gram to 10; "
+        "Swallow has 0.15.",
+        minimum=0.05,
+        maximum=1,
+    )
 
 
 @dataclasses.dataclass
@@ -116,6 +128,9 @@ class RepeatedLinesConfig:
     lines: int = described(3, "Successive lines that are compared as one.", minimum=1)
     minimum_characters: int = described(
         80, "Characters of the shortest run, so that headings stay.", minimum=1
+    )
+    minimum_words: int = described(
+        10, "Words of the shortest document of which something was cut.", minimum=1
     )
 
 

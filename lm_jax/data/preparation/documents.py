@@ -22,6 +22,7 @@ from lm_jax.data.files import find_files, name_in
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.text_stream import stream_texts
 
+KEPT = "kept_of_near_duplicates"  # what stands for a cluster is noted as if it were dropped
 _EXCERPT = 1000  # characters of a dropped document that are kept to be read
 
 
@@ -84,7 +85,7 @@ class Dropped:
         row = {
             "rule": f"{self.stage}: {reason}" if reason else self.stage,
             "id": document.id,
-            "characters": len(document.text),
+            "characters": metadata.pop("characters_cut", len(document.text)),
             "excerpt": document.text[:_EXCERPT],
             **metadata,
         }

@@ -1,6 +1,10 @@
 """Documents that another one repeats: exactly, or nearly, by MinHash."""
 
+from pathlib import Path
+from typing import Any
+
 from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupConfig,
     ExactDedupFilter,
@@ -17,6 +21,7 @@ from datatrove.pipeline.dedup.minhash import (
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig
 
+from lm_jax.data.preparation.documents import KEPT, Dropped
 from lm_jax.data.preparation.plan import Plan
 from lm_jax.data.preparation.words import WORDS
 
@@ -31,8 +36,10 @@ def add_exact_duplicates(plan: Plan) -> None:
     config = ExactDedupConfig(content_getter=text_of)
     signatures, found = plan.folder("exact_signatures"), plan.folder("exact_duplicates")
     documents = plan.stored()
-    plan.phase("exact_signatures", [*documents, ExactDedupSignature(signatures, config)])
-    plan.phase("exact_duplicates", [ExactFindDedups(signatures, found, config)], tasks=1)
+    sign = ExactDedupSignature(signatures, finder_workers=plan.finders, config=config)
+    plan.phase("exact_signatures", [*documents, sign])
+    find = ExactFindDedups(signatures, found, config, lines_to_buffer=1000)
+    plan.phase("exact_duplicates", [find], tasks=plan.finders)
     plan.add(ExactDedupFilter(found, config, plan.dropped("exact_duplicates")))
 
 
@@ -60,9 +67,49 @@ def add_near_duplicates(plan: Plan) -> None:
     )
     find = MinhashDedupBuckets(signatures, pairs, config=minhash, lines_to_buffer=1000)
     plan.phase("near_pairs", [find], tasks=threshold.bands)
-    plan.phase(
-        "near_clusters",
-        [MinhashDedupCluster(pairs, clusters, minhash, lines_to_buffer=1000)],
-        tasks=1,
+    cluster = MinhashDedupCluster(
+        pairs,
+        clusters,
+        minhash,
+        save_cluster_id=True,
+        save_cluster_size=True,
+        lines_to_buffer=1000,
     )
-    plan.add(MinhashDedupFilter(clusters, plan.dropped("near_duplicates")))
+    plan.phase("near_clusters", [cluster, CompleteClusters(clusters, config.tasks)], tasks=1)
+    dropped = plan.dropped("near_duplicates")
+    plan.add(MinhashDedupFilter(clusters, dropped, load_cluster_ids=True, load_cluster_sizes=True))
+    plan.add(KeptOfClusters(plan.dropped(KEPT)))
+
+
+class CompleteClusters(PipelineStep):
+    """Writes empty files for tasks of which no document is dropped, so that none is left out."""
+
+    type, name = "CLUSTERS", "complete"
+
+    def __init__(self, folder: str, tasks: int):
+        super().__init__()
+        self.folder, self.tasks = Path(folder), tasks
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        """Touches the files of all tasks."""
+        for task in range(self.tasks):
+            for suffix in ("remove", "clusters", "sizes"):
+                (self.folder / f"{task:06d}.{suffix}").touch()
+
+
+class KeptOfClusters(PipelineStep):
+    """Notes the document that is kept of each cluster, and passes all on."""
+
+    type, name = "CLUSTERS", "kept"
+
+    def __init__(self, kept: Dropped):
+        super().__init__()
+        self.kept = kept
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        """Yields what it is given."""
+        with self.kept as kept:
+            for document in data:
+                if document.metadata["minhash_cluster_size"] > 1:
+                    kept.write(document, rank)
+                yield document

@@ -4,7 +4,6 @@ datatrove's executors mark each task that is complete, so what runs again leaves
 local executor waits forever for a worker that was killed; `run_locally` starts another one.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -80,7 +79,6 @@ def run_locally(
 
 
 def _local(phase: "Phase", logs: Path) -> Any:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # datatrove's bars; read when tqdm is imported
     from datatrove.executor.local import LocalPipelineExecutor
 
     return LocalPipelineExecutor(
@@ -95,11 +93,16 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _run(executor: Any, rank: int) -> None:
     """Runs one task; its errors are raised, not logged."""
+    silence()
+    executor = deepcopy(executor)  # blocks keep counts
+    executor._run_for_rank(rank, local_rank=1)
+
+
+def silence() -> None:
+    """Keeps datatrove's log off the terminal: errors are raised."""
     from loguru import logger
 
     logger.disable("datatrove")
-    executor = deepcopy(executor)  # blocks keep counts
-    executor._run_for_rank(rank, local_rank=1)
 
 
 def submit_to_slurm(

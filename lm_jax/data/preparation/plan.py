@@ -54,6 +54,15 @@ class Plan:
         self._blocks = [ReadDocuments(directory)]
         return [ReadDocuments(directory)]
 
+    @property
+    def finders(self) -> int:
+        """The number of tasks that look for equal hashes, each in a range of its own."""
+        return min(self.config.tasks, 16)
+
+    def before_all(self, name: str, blocks: list[Any]) -> None:
+        """Adds a phase of one task that needs no documents, and runs first."""
+        self.phases.insert(0, Phase(name, blocks, 1))
+
     def phase(self, name: str, blocks: list[Any], tasks: int | None = None) -> None:
         """Adds a phase that leaves the documents as they are."""
         self.phases.append(Phase(name, blocks, tasks or self.config.tasks))

@@ -28,7 +28,7 @@ from lm_jax.data.preparation.documents import (
     split_sources,
     write_whole,
 )
-from lm_jax.data.preparation.executors import EXECUTORS, OnProgress
+from lm_jax.data.preparation.executors import EXECUTORS, OnProgress, silence
 from lm_jax.data.preparation.plan import Plan
 from lm_jax.data.preparation.stages import STAGES
 from lm_jax.errors import UserError
@@ -59,6 +59,7 @@ def prepare(
       UserError: the configuration or the text cannot be used, the directory holds something else,
         every document was dropped, or the disk is full. The same call goes on where one ended.
     """
+    silence()
     config.validate()
     names = names_in(config.stages)
     stages = [choose(STAGES, name, "stages") for name in names]

@@ -1,5 +1,8 @@
 """Rules of quality: datatrove's of Gopher, C4 and FineWeb, and ours for Japanese."""
 
+import re
+
+from datatrove.data import Document
 from datatrove.pipeline.filters.c4_filters import C4QualityFilter
 from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilter
 from datatrove.pipeline.filters.gopher_quality_filter import GopherQualityFilter
@@ -39,6 +42,7 @@ def add_c4_quality(plan: Plan) -> None:
         C4QualityFilter(
             min_num_sentences=threshold.minimum_sentences,
             filter_no_terminal_punct=threshold.lines_end_in_punctuation,
+            min_words_per_line=threshold.minimum_words_per_line or -1,
             filter_curly_bracket=threshold.drop_curly_brackets,
             language=WORDS[plan.config.language],
             exclusion_writer=plan.dropped("c4_quality"),
@@ -46,11 +50,22 @@ def add_c4_quality(plan: Plan) -> None:
     )
 
 
+_WRAP = re.compile(r"(?<=[a-z,])\n(?=[a-z])")
+
+
+class UnwrappedFineWebFilter(FineWebQualityFilter):
+    """Applies FineWeb's rules to paragraphs: lines of wrapped text end anywhere in a sentence."""
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """Returns whether a document stays, or why not."""
+        return super().filter(Document(_WRAP.sub(" ", doc.text), doc.id))
+
+
 def add_fineweb_quality(plan: Plan) -> None:
     """Drops documents of short, unpunctuated or repeated lines."""
     threshold = plan.config.fineweb_quality
     plan.add(
-        FineWebQualityFilter(
+        UnwrappedFineWebFilter(
             line_punct_thr=threshold.punctuated_lines,
             short_line_thr=threshold.short_lines,
             char_duplicates_ratio=threshold.repeated_characters,

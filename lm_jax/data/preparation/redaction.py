@@ -26,6 +26,7 @@ _AROUND = 50  # characters on each side of an example
 _NO_DOMAINS = frozenset(
     "png jpg jpeg gif svg webp css js py service socket timer target mount path html".split()
 )
+_DATE = re.compile(r"(?:19|20)\d\d[-. ][01]?\d[-. ][0-3]?\d\b")
 _VERSION = re.compile(
     r"(?:\b(?:version|release|ver\.?|v\.?|section|chapter|rfc)|§)\s*$", re.IGNORECASE
 )
@@ -76,6 +77,8 @@ def _is_public_ip(found: re.Match[str], region: str) -> bool:
 
 
 def _is_phone(found: re.Match[str], region: str) -> bool:
+    if _DATE.match(found.group()):
+        return False
     try:
         return phonenumbers.is_valid_number(phonenumbers.parse(found.group(), region))
     except phonenumbers.NumberParseException:
@@ -130,9 +133,10 @@ RULES: dict[str, _Rule] = {
     ),
     "phone": _Rule(
         re.compile(
-            r"(?<![\w.+/#=-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)|\d{2,5})"
-            r"[ .(-]\d{1,4}(?:[ .)-]\d{2,4}){1,3}"
-            r"(?![\w/-]|\.\d)|(?<![\w.+])\+\d{8,15}(?!\w|\.\d)",
+            r"(?<![\w.+/#=:-])(?:\+\d{1,3}[ .-]?\(?\d{1,5}\)?(?:[ .-]{1,2}\d{1,4}){1,4}"
+            r"|\+\d{8,15}"
+            r"|(?:\(\d{2,5}\) ?|\d{2,5}[ .(-])\d{1,4}(?:[ .)-]\d{2,4}){1,2})"
+            r"(?![\w/:-]|\.\d)",
             re.ASCII,
         ),
         _is_phone,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.data.preparation.config import PreparationConfig, names_in
-from lm_jax.data.preparation.documents import read_tallies
+from lm_jax.data.preparation.documents import KEPT, read_tallies
 
 _SUMS = ("documents", "characters", "bytes")
 
@@ -25,6 +25,8 @@ def collect(config: PreparationConfig, directory: Path) -> dict[str, Any]:
             "read": _lengths(directory, counted[0]),
             "kept": _lengths(directory, counted[-1]),
         },
+        "languages": _languages(directory),
+        "clusters": _clusters(config, directory),
         "redacted": _redacted(directory),
     }
 
@@ -43,41 +45,80 @@ def _lengths(directory: Path, name: str) -> dict[str, int]:
     return {str(2**bits): total[bits] for bits in sorted(total)}
 
 
-def _dropped(directory: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((directory / "dropped").glob("*/*.jsonl")):
+def _dropped(directory: Path, stage: str) -> Iterator[dict[str, Any]]:
+    for path in sorted((directory / "dropped" / stage).glob("*.jsonl")):
         with path.open("rb") as file:
             yield from map(json.loads, file)
 
 
+class _Sample:
+    """The rows whose hashes are smallest: a sample that their order does not change."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        key = hashlib.sha256(row["id"].encode("utf-8", "replace")).hexdigest()
+        self._rows.append((key, row))
+        if len(self._rows) > 10 * self.size + 100:
+            self._rows = self._smallest()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the sample."""
+        return [row for _, row in self._smallest()]
+
+    def _smallest(self) -> list[tuple[str, dict[str, Any]]]:
+        return nsmallest(self.size, self._rows, key=lambda pair: pair[0])
+
+
 def _rules(config: PreparationConfig, directory: Path) -> list[dict[str, Any]]:
     """Returns documents and characters that each rule dropped, in the order of the stages."""
-    documents: Counter[str] = Counter()
-    characters: Counter[str] = Counter()
-    examples: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for row in _dropped(directory):
-        rule = row.pop("rule")
-        documents[rule] += 1
-        characters[rule] += row["characters"]
-        # The smallest hashes are a sample that does not depend on the order of the documents.
-        key = hashlib.sha256(row["id"].encode()).hexdigest()
-        kept = examples.setdefault(rule, [])
-        kept.append((key, row))
-        if len(kept) > 10 * config.examples + 100:
-            kept[:] = nsmallest(config.examples, kept, key=lambda pair: pair[0])
-    order = {name: n for n, name in enumerate(["blank", *names_in(config.stages)])}
-    rules = sorted(documents, key=lambda rule: (order[rule.partition(":")[0]], -documents[rule]))
-    return [
-        {
-            "rule": rule,
-            "documents": documents[rule],
-            "characters": characters[rule],
-            "examples": [
-                row
-                for _, row in nsmallest(config.examples, examples[rule], key=lambda pair: pair[0])
-            ],
-        }
-        for rule in rules
-    ]
+    rules = []
+    for stage in ["blank", *names_in(config.stages)]:
+        documents: Counter[str] = Counter()
+        characters: Counter[str] = Counter()
+        samples: dict[str, _Sample] = {}
+        for row in _dropped(directory, stage):
+            rule = row.pop("rule")
+            documents[rule] += 1
+            characters[rule] += row["characters"]
+            samples.setdefault(rule, _Sample(config.examples)).add(row)
+        rules += [
+            {
+                "rule": rule,
+                "documents": count,
+                "characters": characters[rule],
+                "examples": samples[rule].rows(),
+            }
+            for rule, count in documents.most_common()
+        ]
+    return rules
+
+
+def _languages(directory: Path) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for tally in read_tallies(directory, "languages"):
+        total.update(tally)
+    return dict(total.most_common())
+
+
+def _clusters(config: PreparationConfig, directory: Path) -> dict[str, Any]:
+    """Returns the sizes of the clusters of near duplicates, and some clusters to read."""
+    sizes: Counter[int] = Counter()
+    sample = _Sample(config.examples)
+    for row in _dropped(directory, KEPT):
+        sizes[row["minhash_cluster_size"]] += 1
+        sample.add(row)
+    examples = {row["minhash_cluster_id"]: [row] for row in sample.rows()}
+    for row in _dropped(directory, "near_duplicates"):
+        members = examples.get(row["minhash_cluster_id"], [])
+        if 0 < len(members) < 4:
+            members.append(row)
+    return {
+        "sizes": {str(size): sizes[size] for size in sorted(sizes)},
+        "examples": list(examples.values()),
+    }
 
 
 def _redacted(directory: Path) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_a_task_that_is_done_does_not_run_again(raw, tmp_path, monkeypatch, prep
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stages": "gopher_quality, polish"}, "stages is 'polish'; expected one of gopher_rep"),
+        ({"stages": "gopher_quality, polish"}, "stages is 'polish'; expected one of language, "),
         ({"stages": "redaction, redaction"}, "stages names redaction twice"),
         ({"tasks": 0}, "tasks is 0; expected"),
         ({"path": ""}, "path is empty"),

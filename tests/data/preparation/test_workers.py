@@ -1,0 +1,73 @@
+"""The bytes of a corpus do not depend on the workers, nor on one that is killed."""
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+
+from lm_jax.data.preparation.config import NearDuplicatesConfig, PreparationConfig
+from lm_jax.data.preparation.prepare import prepare
+from lm_jax.errors import UserError
+from lm_jax.reports.preparation_page import write_page
+from tests.data.preparation.corpora import changed, prose, write_jsonl
+
+KILLING = "tests/data/preparation/killing.py"
+
+
+def digests(output: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> PreparationConfig:
+    rng = random.Random(8)
+    texts = [prose(rng) for _ in range(60)]
+    copies = [changed(rng, text, 0.02) for text in texts[:20]]
+    path = write_jsonl(tmp_path_factory.mktemp("raw") / "raw.jsonl", [*texts, *copies, *texts[:9]])
+    stages = (
+        "gopher_repetition, gopher_quality, exact_duplicates, near_duplicates, "
+        f"{KILLING}:add_killing, repeated_lines, redaction"
+    )
+    near = NearDuplicatesConfig(bands=4)
+    return PreparationConfig(path=str(path), stages=stages, tasks=4, near_duplicates=near)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("alone")
+    (directory / "killed").touch()
+    prepare(config, directory / "corpus", 1, write_page)
+    return digests(directory / "corpus")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 8])
+def test_bytes_do_not_depend_on_the_workers(config, alone, tmp_path, workers):
+    (tmp_path / "killed").touch()
+    prepare(config, tmp_path / "corpus", workers, write_page)
+    assert digests(tmp_path / "corpus") == alone
+
+
+def test_a_killed_worker_runs_only_its_task_again(config, alone, tmp_path):
+    told = []
+    prepare(
+        config, tmp_path / "corpus", 2, write_page, lambda name, done, _: told.append((name, done))
+    )
+    assert (tmp_path / "killed").exists()
+    assert digests(tmp_path / "corpus") == alone
+    first = [done for name, done in told if name == "documents_3"]
+    assert first[0] < first[-1]
+    assert len(first) > 5  # the phase was told again, from the tasks that were done
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_again_and_again_ends_the_preparation(config, tmp_path):
+    path = write_jsonl(tmp_path / "raw.jsonl", ["a", "b", "c"])
+    config = PreparationConfig(path=str(path), stages=f"{KILLING}:add_killing_always", tasks=3)
+    with pytest.raises(UserError, match="a worker was killed 3 times in phase corpus, most likely"):
+        prepare(config, tmp_path / "corpus", 2, write_page)
