@@ -146,8 +146,9 @@ def _finish(parsed: "Experiment") -> "Experiment":
         given, result = result, with_shorter_warmup(result)
         if result is not given:
             print(
-                f"schedule.warmup_steps is {result.schedule.warmup_steps}: the configuration's "
-                f"{given.schedule.warmup_steps} would take all {result.training.num_steps} steps",
+                f"schedule.warmup_steps: {result.schedule.warmup_steps}, not the configuration's "
+                f"{given.schedule.warmup_steps}, because training has only "
+                f"{result.training.num_steps} steps",
                 file=sys.stderr,
             )
     validate(result)

@@ -85,8 +85,10 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
             results = main()
         except BrokenPipeError:
             raise
-        except (UserError, OSError) as error:
+        except UserError as error:
             return _fail(str(error))
+        except OSError as error:
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         except KeyboardInterrupt:
             return _fail("interrupted")
         except Exception as error:

@@ -96,6 +96,7 @@ def main() -> dict[str, Any]:
     """Trains until the end; SIGTERM or Ctrl-C saves after the current dispatch and stops."""
     from lm_jax.parallel import processes
     from lm_jax.runs.train import train, train_fork
+    from lm_jax.runs.workdir import results_of
     from lm_jax.training.profiler import parse_steps
 
     if FROM_STEP.value is not None and (FROM_WORKDIR.value is None or FINE_TUNE.value):
@@ -106,6 +107,11 @@ def main() -> dict[str, Any]:
     cluster.join()
     stop_requested = processes.stop_requests()
     experiment, directory = experiment_flags.experiment(), Path(WORKDIR.value)
+    if results_of(experiment, directory) is not None:
+        program.log(
+            f"{directory} is finished: nothing is trained again, and these are its results; for "
+            "another run choose another --workdir"
+        )
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
     if FROM_WORKDIR.value is None or FINE_TUNE.value:
         results = train(experiment, directory, stop_requested, profiled)
@@ -139,10 +145,11 @@ def _print_summary(results: dict[str, Any]) -> None:
             program.log(f"{name.replace('_', ' ')}: {value:.4f}")
     else:
         costs = results["baselines"] | {"this model": validation["bits_per_character"]}
-        program.log("bits per character of the validation text:")
+        program.log("bits per character of the validation text, lower is better:")
         for name, bits in sorted(costs.items(), key=lambda item: item[1]):
             program.log(f"  {name:20} {bits:.3f}")
-    program.log(f"curves and samples: {Path(WORKDIR.value) / 'report.html'}")
+    page = (Path(WORKDIR.value) / "report.html").absolute()
+    program.log(f"curves and samples, to open in a browser: {page}")
 
 
 if __name__ == "__main__":

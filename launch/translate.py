@@ -3,11 +3,12 @@
   python -m launch.translate --workdir=runs/translation
   python -m launch.translate --workdir=runs/translation --num_beams=1 --output=greedy.tsv
   python -m launch.translate --workdir=runs/translation --input=letters.txt --output=letters.tsv
+  echo 'a b c' | python -m launch.translate --workdir=runs/reverse --input=-
 
 Without --input the run's own validation split is translated, or its test split with --split=test,
-which is of a run that was trained with data.test_path. An input file holds one source per
-line, or source<TAB>reference; JSONL and CSV hold `source` and optionally `target`. A run of several
-tasks needs the instruction before each source.
+which is of a run that was trained with data.test_path. An input file, or the standard input (`-`),
+holds one source per line, or source<TAB>reference; JSONL and CSV hold `source` and optionally
+`target`. A run of several tasks needs the instruction before each source.
 --num_beams=1 takes the most probable token each time.
 
 With references, the program prints BLEU, chrF and the share of exact matches with their standard
@@ -18,6 +19,7 @@ JSON with the figures; `log_probability` is the mean over texts of the sum over 
 nats.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 _SEARCH = ("num_beams", "length_penalty", "length_penalty_kind", "early_stopping")
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
-INPUT = flags.DEFINE_string("input", None, "Sources, one per line; none: those of --split.")
+INPUT = flags.DEFINE_string(
+    "input", None, "Sources, one per line; -: standard input; none: those of --split."
+)
 SPLIT = flags.DEFINE_enum(
     "split", "validation", ["validation", "test"], "The split of the run's own pairs to translate."
 )
@@ -70,7 +74,10 @@ def main() -> dict[str, Any]:
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     if INPUT.value:
-        sources, references = translate.read_sources(Path(INPUT.value))
+        if INPUT.value == "-":
+            sources, references = translate.columns_of(sys.stdin.read(), "the standard input")
+        else:
+            sources, references = translate.read_sources(Path(INPUT.value))
     else:
         sources, references = translate.held_out_pairs(run, SPLIT.value)
     if references:
@@ -98,7 +105,8 @@ def main() -> dict[str, Any]:
             error = results[f"{name}_standard_error"]
             spread = f" \u00b1 {error:.2f}" if error is not None else ""
             signature = results.get(f"{name}_signature", "")
-            program.log(f"{name:12} {results[name]:6.2f}{spread:8} {signature}".rstrip())
+            label = "exact match, %" if name == "exact_match" else name
+            program.log(f"{label:14} {results[name]:6.2f}{spread:8} {signature}".rstrip())
         if "bleu_remark" in results:
             program.log(results["bleu_remark"])
     return results
@@ -107,7 +115,10 @@ def main() -> dict[str, Any]:
 def _print_examples(sources: list[str], found: list["Completion"], references: list[str]) -> None:
     """Prints examples at equal distances in the list."""
     step = max(len(sources) // max(EXAMPLES.value, 1), 1)
-    for number in range(0, len(sources), step)[: EXAMPLES.value]:
+    shown = range(0, len(sources), step)[: EXAMPLES.value]
+    if 0 < len(shown) < len(sources):
+        program.log(f"{len(shown)} of {len(sources):,} texts:\n")
+    for number in shown:
         program.log(f"source       {sources[number]}\ntranslation  {found[number].text}")
         if references:
             program.log(f"reference    {references[number]}")

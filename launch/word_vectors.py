@@ -39,7 +39,7 @@ def main() -> dict[str, Any]:
     if PLUS.value:
         near = word_vectors.nearest(vectors, PLUS.value, MINUS.value, COUNT.value)
         for word, cosine in near:
-            program.log(f"{cosine:6.3f}  {word}")
+            program.log(f"{cosine:6.3f}  {repr(word)[1:-1]}")  # a line end is a word, too
         results["nearest"] = [word for word, _ in near]
     if SIMILARITIES.value:
         path = Path(SIMILARITIES.value)

@@ -27,8 +27,9 @@ def call_config_file(name: str, function: str, shipped: str) -> Any:
     path, colon, choice = name.partition(":")
     if not Path(path).is_file():
         meant = _nearest(Path(path), shipped)
-        hint = f"did you mean {meant}?" if meant else f"the shipped ones are {shipped}"
-        raise UserError(f"--config={name}: no such file; {hint}")
+        there = f"the shipped ones are {shipped} in the folder of lm_jax"
+        hint = f"did you mean {meant}?" if meant else there
+        raise UserError(f"--config={name}: no such file (from {Path.cwd()}); {hint}")
     if not path.endswith(".py"):
         raise UserError(f"--config={name} is no Python file (.py); the shipped ones are {shipped}")
     found = getattr(load_file(Path(path)), function, None)

@@ -286,7 +286,11 @@ class ImageConfig(DataKind):
             raise UserError(f"data.source={self.source} needs data.path")
         if self.source in images.READERS_WITHOUT_PATH and (self.path or self.test_path):
             field = "path" if self.path else "test_path"
-            raise UserError(f"data.source={self.source} takes no data.{field}")
+            given = self.path or self.test_path
+            raise UserError(
+                f"data.source={self.source} takes no data.{field}, which is {given!r}; if that is "
+                f"from the configuration, empty it: --config.data.{field}="
+            )
 
 
 @dataclasses.dataclass
@@ -408,7 +412,10 @@ class ParallelTextConfig(DataKind):
         self.tokenizer.validate()
         self.symbols.validate()
         if self.source in TASKS and (self.origin or self.test_path):
-            raise UserError(f"data.source={self.source} makes its pairs; it takes no path")
+            raise UserError(
+                f"data.source={self.source} makes its pairs; it takes no path: empty data.path, "
+                "data.validation_path, data.test_path, data.target_path and data.tasks"
+            )
         is_read = self.source in pair_readers.READERS and self.source not in TASKS
         if is_read and bool(self.path) == bool(self.tasks):
             raise UserError(

@@ -19,8 +19,17 @@ from lm_jax.errors import UserError
 
 HEAD = 1 << 20  # bytes by which a format is recognised, and that are read at a time
 
+_ZIP = b"PK\x03\x04"
+_OFFICE = "save it as plain text in UTF-8"
+_ZIPPED = {  # a part of the first bytes of a zip archive -> its name and what to do
+    b"[Content_Types].xml": ("an Office document (docx, xlsx or pptx)", _OFFICE),
+    b"application/vnd.oasis.opendocument": ("an OpenDocument file (odt, ods or odp)", _OFFICE),
+    b"application/epub": ("an e-book (epub)", "convert it to plain text"),
+}
 _FORMATS = {  # first bytes of files that are not text -> their name and what to do
-    b"PK\x03\x04": ("a zip archive", "unpack it (unzip)"),
+    b"\xd0\xcf\x11\xe0": ("an old Office document (doc, xls or ppt)", _OFFICE),
+    b"{\\rtf": ("RTF", _OFFICE),
+    _ZIP: ("a zip archive", "unpack it (unzip)"),
     b"%PDF-": ("a PDF", "extract its text"),
     b"\x04\x22\x4d\x18": ("an lz4 file", "unpack it (unlz4)"),
     b"\xff\xfe": ("UTF-16", "convert it (iconv -f utf-16 -t utf-8)"),
@@ -201,6 +210,8 @@ def refuse_other_formats(content: Content) -> None:
     found = [told for first, told in _FORMATS.items() if content.head.startswith(first)]
     if content.head[_TAR] == b"ustar":
         found = [("a tar archive", "unpack it (tar -xf)")]
+    if content.head.startswith(_ZIP):
+        found = [told for part, told in _ZIPPED.items() if part in content.head[:4096]] + found
     for name, advice in found:
         raise UserError(
             f"{content.path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"

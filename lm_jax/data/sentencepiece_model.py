@@ -168,5 +168,8 @@ def _explain(config: TokenizerConfig, error: str) -> str:
     asked = f"a {config.kind} vocabulary of data.tokenizer.vocab_size={config.vocab_size}"
     largest = re.search(r"value <= (\d+)", error)
     if largest:
-        return f"the corpus is too small for {asked}; it supports at most {largest[1]}"
+        return (
+            f"the corpus is too small for {asked}; it supports at most {largest[1]}: set "
+            f"data.tokenizer.vocab_size={largest[1]} or less, or data.tokenizer.kind=char"
+        )
     return f"sentencepiece cannot train {asked} on this corpus ({' '.join(error.split())[:200]})"

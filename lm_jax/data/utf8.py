@@ -39,6 +39,9 @@ INVALID_UTF8: Mapping[str, Callable[[_Fault, Counter[str]], str | None]] = {
 }
 
 
+_REMEDY = "convert it (iconv -f latin1 -t utf-8, or whatever encoding it has)"
+
+
 class Decoder:
     """Decodes UTF-8, treats what is invalid in one way, and counts it in `left_out`.
 
@@ -52,9 +55,7 @@ class Decoder:
         self._advice = advice
         self.left_out: Counter[str] = Counter()
 
-    def decode(
-        self, raw: bytes, path: str, offset: int = 0, remedy: str = "convert it (iconv -t utf-8)"
-    ) -> str | None:
+    def decode(self, raw: bytes, path: str, offset: int = 0, remedy: str = _REMEDY) -> str | None:
         """Returns the text of bytes; None: their document is to be skipped.
 
         Args:

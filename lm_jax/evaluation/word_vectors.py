@@ -1,5 +1,6 @@
 """Measures word vectors: neighbors, analogies, and correlation with human judgements."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,12 @@ class WordVectors(NamedTuple):
     def row(self, word: str) -> int:
         """Returns the row of a word. Raises UserError if it has none."""
         if word not in self.rows:
-            raise UserError(f"{word!r} is not among the {len(self.words):,} words of this model")
+            close = difflib.get_close_matches(word.lower(), self.words, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "give a word of the training text"
+            raise UserError(
+                f"{word!r} is not among the {len(self.words):,} words of this model, which leaves "
+                f"out rare ones (data.tokenizer.minimum_count, vocab_size); {hint}"
+            )
         return self.rows[word]
 
 

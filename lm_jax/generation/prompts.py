@@ -84,9 +84,10 @@ def encode_prompts(
     encoded = [tokenizer.encode(prompt).tolist() for prompt in prompts]
     for number, tokens in enumerate(encoded, 1):
         if limit is not None and len(tokens) > limit and not truncate:
+            cut = ", or have it cut (--truncate of launch.translate)" if kind == "source" else ""
             raise UserError(
                 f"{kind} {number} is {len(tokens):,} tokens long; the model reads at most {limit} "
-                "of it: shorten it, or have it cut (--truncate of launch.translate)"
+                f"of it: shorten it{cut}"
             )
     encoded = [tokens[:limit] for tokens in encoded]
     if reads_source:

@@ -25,7 +25,10 @@ def read_texts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--text={path}: no such file; a file holds one text per line")
+        raise UserError(
+            f"--text={path}: no such file; give a file with one text per line, or --text=- and the "
+            "text itself on the standard input: echo 'TEXT' | python -m launch.classify ..."
+        )
     records = records_of(path, ("text",))
     if records is not None:
         found = [text_field(record, "text") for record in records]

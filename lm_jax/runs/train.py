@@ -176,6 +176,7 @@ def train_runs(
 def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
     for directory, experiment in runs.items():
         refuse_another_experiment(experiment, directory)
+        workdir.refuse_foreign_files(directory)
     dataset = data.prepare(next(iter(runs.values())).data)
     for directory in runs:
         refuse_data_of_fork(dataset, directory)

@@ -42,20 +42,38 @@ def read_sources(path: str | Path) -> tuple[list[str], list[str]]:
     Sources of JSONL and CSV are their field `source`, references their field `target`.
 
     Raises:
-      UserError: a line is empty, or does not have the columns of the first line.
+      UserError: there is no such file, or a line is empty or does not have the columns of the
+        first line.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"--input={path}: no such file; give a file with one source per line, or --input=- and "
+            "the source itself on the standard input: echo 'TEXT' | python -m launch.translate ..."
+        )
     records = records_of(path, ("source",), optional=("target",))
     if records is not None:
         found = list(records)
         has_targets = all("target" in record.values for record in found)
         sources = [text_field(record, "source") for record in found]
         return sources, [text_field(record, "target") for record in found] if has_targets else []
-    lines = [line.rstrip("\r").split("\t") for line in read_text(path).rstrip("\n").split("\n")]
+    return columns_of(read_text(path), str(path))
+
+
+def columns_of(text: str, origin: str) -> tuple[list[str], list[str]]:
+    """Returns the sources of lines, and their references if they have a second column.
+
+    Args:
+      origin: where the lines are from, for messages.
+
+    Raises:
+      UserError: a line is empty, or does not have the columns of the first line.
+    """
+    lines = [line.rstrip("\r").split("\t") for line in text.rstrip("\n").split("\n")]
     for number, columns in enumerate(lines, 1):
         if len(columns) != len(lines[0]) or len(columns) > 2 or not all(map(str.strip, columns)):
             raise UserError(
-                f"{path}:{number}: expected a source on every line, or source<TAB>reference"
+                f"{origin}:{number}: expected a source on every line, or source<TAB>reference"
             )
     return [columns[0] for columns in lines], [c[1] for c in lines if len(c) == 2]
 

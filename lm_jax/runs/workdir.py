@@ -19,6 +19,9 @@ from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
 from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
 
+# What a run writes once it has config.json.
+_LATER = ("metrics.jsonl", "evaluation.json", "inspection.json", "samples.txt", "report.html")
+
 
 def read_experiment(workdir: str | Path) -> Experiment:
     """Returns the experiment of a run. Raises UserError if the directory holds none."""
@@ -111,6 +114,28 @@ def refuse_other_data(
             "release of sentencepiece trained; install that one and clear the cache, or choose "
             "another --workdir"
         )
+
+
+def refuse_foreign_files(workdir: Path) -> None:
+    """Raises UserError if a directory without a run has files that a run would overwrite."""
+    if (workdir / "config.json").exists():
+        return
+    found = [name for name in _LATER if (workdir / name).exists()]
+    data_file = workdir / "data.json"  # of a run that was killed while it began, or of another kind
+    if data_file.exists() and "fingerprint" not in _object_or_nothing(data_file):
+        found.append("data.json")
+    if found:
+        raise UserError(
+            f"{workdir} holds no run but has {found[0]}, which a run would overwrite; choose "
+            "another --workdir, or move the file"
+        )
+
+
+def _object_or_nothing(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except (OSError, UserError):
+        return {}
 
 
 def plan(experiment: Experiment, workdir: Path) -> dict[str, Any]:

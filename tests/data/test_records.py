@@ -14,7 +14,7 @@ from lm_jax.data.classification import labelled_text
 from lm_jax.data.readers import read_files
 from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.errors import UserError
-from lm_jax.runs.translate import read_sources
+from lm_jax.runs.translate import columns_of, read_sources
 
 TEXTS = [f'text {n}: "quoted", with commas,\nand a second line\u2028' for n in range(40)]
 
@@ -139,3 +139,8 @@ def test_pairs_and_sources_to_translate_are_read_from_csv(tmp_path):
     assert read_sources(path) == (["one, two", "three"], ["eins", "drei"])
     (tmp_path / "sources.jsonl").write_text('{"source": "one"}\n')
     assert read_sources(tmp_path / "sources.jsonl") == (["one"], [])
+    with pytest.raises(UserError, match="--input=a b: no such file; .* --input=- and the source"):
+        read_sources("a b")
+    assert columns_of("a b\nc\n", "the standard input") == (["a b", "c"], [])
+    with pytest.raises(UserError, match="^the standard input:2: expected a source"):
+        columns_of("a b\n\nc", "the standard input")

@@ -163,7 +163,7 @@ def test_test_images_no_longer_validate_where_they_are_named(tmp_path):
     ("config", "message"),
     [
         (DataConfig(test_path="x"), "no effect on data.source=embedded; .* --text=FILES"),
-        (ImageConfig(test_path="x"), "data.source=digits takes no data.test_path"),
+        (ImageConfig(test_path="x"), "data.source=digits takes no data.test_path, which is 'x'"),
         (ParallelTextConfig(source="copy", test_path="x"), "makes its pairs"),
         (ParallelTextConfig(tasks="a=b", test_path="x"), "leave .* data.test_path empty"),
         (ParallelTextConfig(path="x", test_target_path="y"), "has no data.test_path beside it"),

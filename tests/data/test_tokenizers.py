@@ -63,7 +63,8 @@ def test_a_lone_surrogate_is_refused():
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_vocabulary_larger_than_the_corpus_supports_is_refused_with_the_largest(kind):
-    with pytest.raises(UserError, match=r"vocab_size=5000; it supports at most \d+$"):
+    told = r"supports at most (\d+): set data.tokenizer.vocab_size=\1 or less"
+    with pytest.raises(UserError, match=f"vocab_size=5000; it {told}"):
         train_tokenizer(TokenizerConfig(kind, 5000), ["a few words only " * 9])
 
 

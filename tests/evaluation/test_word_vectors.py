@@ -48,6 +48,8 @@ def test_similarities_are_correlated_by_rank(tmp_path):
 def test_an_unknown_word_is_refused():
     with pytest.raises(UserError, match="'ship' is not among the 6 words"):
         nearest(VECTORS, ["ship"])
+    with pytest.raises(UserError, match="did you mean 'king'?"):
+        nearest(VECTORS, ["KING"])
 
 
 def test_the_words_asked_about_are_never_among_the_nearest():

@@ -1,9 +1,11 @@
 """A mistake on the command line: one line on stderr, and nothing on disk."""
 
 import shutil
+import sys
 
 import pytest
 
+from launch import what_is_missing
 from tests.launch.programs import TINY, launch, run, start, train
 
 
@@ -33,7 +35,7 @@ from tests.launch.programs import TINY, launch, run, start, train
         (
             "train",
             ["--config=configs/missing.py"],
-            "missing.py: no such file; the shipped",
+            "the shipped ones are configs",
         ),
         ("train", ["--config=config/quick.py"], "did you mean configs/quickstart.py?"),
         ("train", [f"--config.samples.prompt={'long ' * 50}"], "prompt 1 is 250 tokens long"),
@@ -44,6 +46,8 @@ from tests.launch.programs import TINY, launch, run, start, train
         ("train", ["--confg.x=1"], "--confg.x=1: there is no such flag; did you mean --config?"),
         ("train", ["--config.data.path=~/x"], "path=~/x: a shell leaves ~ as it is after =; write"),
         ("generate", ["--start=The"], "--start=The: there is no such flag; did you mean --prompt?"),
+        ("train", ["--num_steps=5"], "did you mean --config.training.num_steps?"),
+        ("classify", ["--text=one sentence"], "is no work directory"),
         ("train", ["--config=README.md"], "--config=README.md is no Python file (.py)"),
         ("train", ["--config="], "--config is empty; give a path"),
         ("evaluate", ["--workdir", ""], "--workdir is empty; give a path"),
@@ -82,7 +86,9 @@ def test_a_warm_up_that_nobody_asked_for_fits_a_smoke_run(steps):
     config = ["--config=configs/quickstart.py", f"--config.training.num_steps={steps}"]
     status, _, err = launch("count", *config)
     assert status == 0, err
-    assert "schedule.warmup_steps is 1: the configuration's 50 would take all 10 steps" in err
+    assert (
+        "schedule.warmup_steps: 1, not the configuration's 50, because training has only 10" in err
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/quickstart.py"]])
@@ -101,6 +107,32 @@ def test_a_missing_flag_is_named_with_its_meaning():
 def test_a_run_without_an_experiment_is_one_line(tmp_path):
     status, _, err = launch("train", f"--workdir={tmp_path / 'run'}")
     assert status == 1 and err.startswith("error: give an experiment, --config=FILE (configs/*.py)")
+
+
+@pytest.mark.parametrize("program", ["train", "generate", "classify", "compile_check"])
+def test_a_flag_that_must_be_given_is_asked_for(program):
+    status, _, err = launch(program)
+    name = "--config" if program == "compile_check" else "--workdir"
+    assert status == 1 and f"{name}" in err and "None" not in err
+
+
+def test_a_python_without_the_packages_gets_one_line_that_says_which_to_use():
+    assert what_is_missing(("json", "sys")) == ""
+    told = what_is_missing(("json", "no_such_package"))
+    assert told.startswith(f"error: {sys.executable} has no no_such_package; use the Python that")
+    assert ".venv/bin/python" in told and "\n" not in told
+
+
+def test_a_file_that_is_missing_is_named_without_the_number_of_the_error(trained):
+    status, _, err = launch("word_vectors", f"--workdir={trained[0]}", "--similarities=no.tsv")
+    assert status == 1 and "Errno" not in err
+
+
+def test_a_run_that_is_finished_says_that_nothing_is_trained_again(trained):
+    workdir, _ = trained
+    again = [*TINY, f"--workdir={workdir}", "--config.tensorboard=true"]
+    status, out, _ = run("launch.train", *again)
+    assert status == 0 and f"{workdir} is finished: nothing is trained again" in out
 
 
 def test_a_fork_takes_the_configuration_of_its_origin(trained, tmp_path):

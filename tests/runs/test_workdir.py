@@ -20,11 +20,28 @@ from lm_jax.runs.workdir import (
     read_by_position,
     read_experiment,
     read_sizes,
+    refuse_foreign_files,
     results_of,
     write_by_position,
 )
 from lm_jax.telemetry.goodput import TimeSheet
 from tests.experiments import tiny
+
+
+@pytest.mark.parametrize("name", ["samples.txt", "report.html", "data.json"])
+def test_files_of_a_directory_without_a_run_are_not_overwritten(name, tmp_path):
+    refuse_foreign_files(tmp_path / "new")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=f"holds no run but has {name}, which a run would overwr"):
+        refuse_foreign_files(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    refuse_foreign_files(tmp_path)
+
+
+def test_a_run_that_was_killed_while_it_began_may_begin_again(tmp_path):
+    (tmp_path / "data.json").write_text('{"fingerprint": "ab"}')
+    refuse_foreign_files(tmp_path)
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -57,8 +57,9 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
     train, validation, held_out = split(texts, fraction, cache_directory(config.cache_directory))
     if not train or not validation:
         side = "validation" if not validation else "training"
+        count = "1 document" if len(texts) == 1 else f"{len(texts)} documents"
         raise UserError(
-            f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
+            f"no {side} text is left: {count} split by {config.split} with "
             f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
             "another fraction"
         )

@@ -267,6 +267,12 @@ def test_an_unwritable_cache_leaves_nothing_behind(tmp_path):
     [
         (gzip.compress(b"some text", mtime=0)[:-9], "begins as gzip does, but cannot be unpacked"),
         (gzip.compress(b"\x93\xff" * 9, mtime=0), "is not UTF-8: byte 0x93"),
+        (b"PK\x03\x04..[Content_Types].xml", r"is an Office document \(docx.*save it as plain"),
+        (b"PK\x03\x04..mimetypeapplication/vnd.oasis.opendocument.text", "OpenDocument"),
+        (b"PK\x03\x04..mimetypeapplication/epub+zip", r"is an e-book \(epub\)"),
+        (b"\xd0\xcf\x11\xe0 old", "is an old Office document"),
+        (b"{\\rtf1 text}", "is RTF, not UTF-8 text; save it as plain text"),
+        ("caf\xe9".encode("latin-1"), "iconv -f latin1 -t utf-8"),
         (b"PK\x03\x04 readable", "is a zip archive, not UTF-8 text; unpack it"),
         ("some text".encode("utf-16-le"), "holds a NUL byte at offset 1: .*iconv -f utf-16le"),
         ('[{"text": "one"}, {"text": "two"}]', "is one JSON array of objects; expected one object"),
