@@ -9,6 +9,7 @@ their documents; they are in `classification/labelled_text.py` and `seq2seq/read
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,16 +50,23 @@ def read_files(config: DataConfig) -> Documents[str]:
     """
     directory = cache_directory(config.cache_directory)
     documents = texts_in(config.path, config.text_feature, config.invalid_utf8, directory=directory)
-    validation = _held_out(config.validation_path, config, "data.validation_path")
-    test = _held_out(config.test_path, config, "data.test_path")
-    return replace(documents, validation=validation, test=test)
+    left_out = Counter(documents.description.get("left_out", {}))
+    validation = _held_out(config.validation_path, config, "data.validation_path", left_out)
+    test = _held_out(config.test_path, config, "data.test_path", left_out)
+    documents = replace(documents, validation=validation, test=test)
+    return documents.noting(left_out=dict(left_out)) if left_out else documents
 
 
-def _held_out(path: str, config: DataConfig, origin: str) -> Sequence[str] | None:
+def _held_out(
+    path: str, config: DataConfig, origin: str, left_out: Counter[str]
+) -> Sequence[str] | None:
+    """Returns the texts of a path that are not blank; adds to `left_out` what it leaves out."""
     if not path:
         return None
     directory = cache_directory(config.cache_directory)
-    found = texts_in(path, config.text_feature, config.invalid_utf8, origin, directory).train
+    documents = texts_in(path, config.text_feature, config.invalid_utf8, origin, directory)
+    left_out.update(documents.description.get("left_out", {}))
+    found = documents.train
     kept = [number for number, text in enumerate(found) if text and not text.isspace()]
     if not kept:
         raise UserError(f"{origin} {path!r} holds no text")

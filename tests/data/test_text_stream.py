@@ -162,6 +162,19 @@ def test_bytes_that_are_not_utf8_are_refused_replaced_or_skipped(tmp_path, name,
     assert found.description["left_out"] == {"documents that are not UTF-8": 1}
 
 
+def test_what_held_out_files_leave_out_is_counted_with_the_rest(tmp_path):
+    for name in ("train", "held", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+        (tmp_path / name / "b.txt").write_bytes(BAD)
+    held, test = (str(tmp_path / name) for name in ("held", "test"))
+    config = DataConfig("files", str(tmp_path / "train"), validation_path=held, test_path=test)
+    config.invalid_utf8 = "skip"
+    found = read_files(config)
+    assert [[*found.train], [*found.validation], [*found.test]] == [["train"], ["held"], ["test"]]
+    assert found.description["left_out"] == {"documents that are not UTF-8": 3}
+
+
 def test_half_of_a_surrogate_pair_is_no_text(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         r'{"text": "a\ud800b"}{}'[:-2] + "\n" + r'{"text": "\ud83d\ude00"}'
