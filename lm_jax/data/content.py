@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from lm_jax.data.files import SourceFile, local_file
+from lm_jax.data.files import SourceFile, format_suffix, local_file
 from lm_jax.data.utf8 import Decoder
 from lm_jax.errors import UserError
 
@@ -42,6 +42,7 @@ class Content(NamedTuple):
     """A file that is open, unpacked where it was packed."""
 
     file: SourceFile
+    suffix: str  # of its name, such as .jsonl, without that of its packing
     stream: BinaryIO
     packed_by: str  # gzip, bzip2, xz or zstd; "": it is not packed
     head: bytes  # its first bytes, which the stream still gives
@@ -59,14 +60,15 @@ def open_content(file: SourceFile) -> Iterator[Content]:
     Raises:
       UserError: it cannot be read; while reading: it is damaged or cut off, or disappears.
     """
+    suffix = format_suffix(file.path)
     with io.BufferedReader(_Source(file), HEAD) as packed:
         head = packed.peek()
         for first, (name, unpack) in _COMPRESSED.items():
             if head.startswith(first):
                 with io.BufferedReader(_Unpacked(file.path, name, unpack, packed), HEAD) as stream:
-                    yield Content(file, stream, name, stream.peek()[:HEAD])
+                    yield Content(file, suffix, stream, name, stream.peek()[:HEAD])
                 return
-        yield Content(file, packed, "", head[:HEAD])
+        yield Content(file, suffix, packed, "", head[:HEAD])
 
 
 @contextmanager

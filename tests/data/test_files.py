@@ -1,4 +1,4 @@
-"""Remote paths, by the file system that fsspec keeps in memory."""
+"""Which files a path names, and remote paths by the file system that fsspec keeps in memory."""
 
 import gzip
 import sys
@@ -8,11 +8,29 @@ import pytest
 
 from lm_jax.data import DataConfig
 from lm_jax.data.content import open_content
-from lm_jax.data.files import find_sources
+from lm_jax.data.files import find_files, find_sources
 from lm_jax.data.readers import read_files
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.errors import UserError
 from tests.data.formats.refused import refused
+
+
+def test_files_of_a_folder_are_sorted_as_paths_and_none_is_hidden(tmp_path, monkeypatch):
+    names = ["a/z.txt", "a b/y", "a-b/x", "a.txt", "a/b/w", "A", "ä", "b"]
+    for name in [*names, ".git/config", "a/.cache", "a/.x/y"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "c").symlink_to(tmp_path / "b")  # a file; `d` leads nowhere, and `e` to a folder
+    (tmp_path / "d").symlink_to(tmp_path / "missing")
+    (tmp_path / "e").symlink_to(tmp_path / "a")
+    expected = sorted(tmp_path / name for name in [*names, "c"])
+    assert find_files(str(tmp_path)) == expected
+    below = [str(path.relative_to(tmp_path)) for path in expected]
+    assert [source.name for source in find_sources(f"{tmp_path}/")] == below
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", "./", "a/.."):
+        assert [source.name for source in find_sources(folder)] == below
+    assert [source.name for source in find_sources("a/*")] == ["z.txt"]
 
 
 @pytest.fixture

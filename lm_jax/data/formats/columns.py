@@ -13,7 +13,7 @@ _REMEDY = "write that text anew as UTF-8"
 
 
 def _is_parquet(content: Content, request: Request) -> bool:
-    if content.file.suffix != ".parquet" and not content.head.startswith(b"PAR1"):
+    if content.suffix != ".parquet" and not content.head.startswith(b"PAR1"):
         return False
     _refuse_packed(content, "a parquet file")
     return True
@@ -43,7 +43,7 @@ _ARROW_FILE, _ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
 
 def _is_arrow(content: Content, request: Request) -> bool:
     starts = (_ARROW_FILE, _ARROW_STREAM)
-    return content.file.suffix == ".arrow" or content.head.startswith(starts)
+    return content.suffix == ".arrow" or content.head.startswith(starts)
 
 
 def _read_arrow(content: Content, request: Request) -> Iterator[Record]:

@@ -10,6 +10,7 @@ from lm_jax.data.formats.interface import Format, Record, Request
 from lm_jax.errors import UserError
 
 _SUFFIXES = (".jsonl", ".ndjson")
+_OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*\{")
 
 
@@ -19,10 +20,10 @@ def matches(content: Content, request: Request) -> bool:
     Raises:
       UserError: the file is one JSON array of such objects.
     """
-    if content.file.suffix in _SUFFIXES:
+    if content.suffix in _SUFFIXES:
         return True
-    text = content.head.decode("utf-8", "replace").removeprefix("\ufeff")
-    if text.lstrip().startswith("{"):
+    if _OBJECT.match(content.head):
+        text = content.head.decode("utf-8", "replace").removeprefix("\ufeff")
         return _begins_with_objects(text, request.fields, is_whole=len(content.head) < HEAD)
     if _ARRAY_OF_OBJECTS.match(content.head) and _is_array(content, request.fields):
         raise UserError(

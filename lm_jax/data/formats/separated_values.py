@@ -28,7 +28,9 @@ def matches(content: Content, request: Request) -> bool:
     Raises:
       UserError: its name ends in .csv, and its first line does not name the fields.
     """
-    suffix = content.file.suffix
+    suffix = content.suffix
+    if len(request.fields) == 1 and suffix not in (".csv", ".tsv"):
+        return False
     found = _delimiter(content, request.fields)
     if suffix == ".csv" and found is None:
         raise UserError(

@@ -41,7 +41,7 @@ def matches(content: Content, request: Request) -> bool:
     Raises:
       UserError: other fields are wanted than WARC has.
     """
-    is_warc = content.head.startswith(b"WARC/") or content.file.suffix in (".warc", ".wet")
+    is_warc = content.head.startswith(b"WARC/") or content.suffix in (".warc", ".wet")
     missing = [field for field in request.fields if field not in _FIELDS]
     if is_warc and missing:
         raise UserError(
