@@ -39,5 +39,6 @@ def get_config() -> Experiment:
         schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=100),
         training=TrainingConfig(num_steps=2000, batch_size=12, steps_per_call=20),
         evaluation=EvaluationConfig(every_steps=500, batch_size=64),
-        samples=SamplesConfig(num_samples=3, max_new_tokens=500),
+        # The one beginning of the one document says little about beginnings; a new line does.
+        samples=SamplesConfig(num_samples=3, max_new_tokens=500, prompt="\n"),
     )

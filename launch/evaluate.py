@@ -74,7 +74,7 @@ def main() -> dict[str, Any]:
     if SPLIT.value == "test":
         _keep_test_figures(run, figures, EVALUATION())
     else:
-        program.log_table([(name, str(value)) for name, value in figures.items()], "<<")
+        program.log_table(_rows(figures), "<<")
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
@@ -100,11 +100,18 @@ def _keep_test_figures(run: "Run", figures: dict[str, Any], eval_config: Evaluat
     if not (run.workdir / "evaluation.json").exists():
         program.log(f"{run.workdir} has not ended: it has no evaluation.json to add this to")
     validation = add_test_figures(run.workdir, figures, run.step, eval_config)
-    rows = [("", *(["validation"] if validation else []), "test")]
-    for name, value in figures.items():
-        beside = [str(validation.get(name, ""))] if validation else []
-        rows.append((name, *beside, str(value)))
-    program.log_table(rows, "<" * len(rows[0]))
+    shown = {"validation": dict(_rows(validation))} if validation else {}
+    shown["test"] = dict(_rows(figures))
+    labels = shown["test"]
+    rows = [(label, *(found.get(label, "") for found in shown.values())) for label in labels]
+    program.log_table([("", *shown), *rows], "<" * len(rows[0]))
+
+
+def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns all figures by label: those of every run, and those of its objective or tasks."""
+    from lm_jax.reports.run_report import further_measures_of, measures_of
+
+    return [*measures_of(figures), *further_measures_of(figures)]
 
 
 def _read_texts() -> dict[str, Sequence[str]]:

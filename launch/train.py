@@ -148,6 +148,8 @@ def _print_summary(results: dict[str, Any]) -> None:
         program.log("bits per character of the validation text, lower is better:")
         for name, bits in sorted(costs.items(), key=lambda item: item[1]):
             program.log(f"  {name:20} {bits:.3f}")
+    if (samples := Path(WORKDIR.value) / "samples.txt").exists():
+        program.log(f"samples: {samples}")
     page = (Path(WORKDIR.value) / "report.html").absolute()
     program.log(f"curves and samples, to open in a browser: {page}")
 

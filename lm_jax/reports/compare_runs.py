@@ -43,6 +43,7 @@ class ComparisonRow(NamedTuple):
     training: Curve  # (trained on, training loss) of the first run
     settings: dict[str, Any]  # fields of the configuration that differ between the rows
     difference: PairedDifference | None = None  # of the first measure, from the first row
+    documents: int | None = None  # whose sums are kept; None: of none
 
 
 def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
@@ -71,12 +72,17 @@ def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
     sign = -1 if metric == "accuracy" else 1
     made.sort(key=lambda pair: sign * pair[0].figures[metric][0])
     ordered = [group for _, group in made]
-    best, *others = [_documents(group, metric) for group in ordered]
-    differences = [None, *(_difference(own, best) for own in others)]
+    kept = [_documents(group, metric) for group in ordered]
+    differences = [None, *(_difference(own, kept[0]) for own in kept[1:])]
     return [
-        row._replace(name=name, settings=settings, difference=difference)
-        for (row, _), name, settings, difference in zip(
-            made, _names(ordered), _settings(ordered), differences, strict=True
+        row._replace(
+            name=name,
+            settings=settings,
+            difference=difference,
+            documents=None if documents is None else len(documents[1]),
+        )
+        for (row, _), name, settings, difference, documents in zip(
+            made, _names(ordered), _settings(ordered), differences, kept, strict=True
         )
     ]
 
@@ -173,6 +179,11 @@ def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
     missing = ", ".join(row.name for row in rows[1:] if row.difference is None)
     if not missing:
         return few
+    if rows[0].documents == 1:
+        return [
+            "No intervals: they are over the documents of the validation split, which is one "
+            "document here."
+        ]
     return [
         *few,
         f"No interval for {missing}: a run and {rows[0].name} need {_DOCUMENTS} with the same two "
@@ -310,15 +321,19 @@ def _names(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def _settings(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Returns for each row its fields whose values differ between rows, or that some rows lack."""
+    """Returns for each row its fields whose values differ between rows.
+
+    A field of one family that the family of another row lacks does not differ by that.
+    """
     configs = [group[0]["config"] for group in groups]
     fields = dict.fromkeys(name for config in configs for name in config)
-    absent = object()
-    differing = [
-        name
-        for name in fields
-        if any(config.get(name, absent) != configs[0].get(name, absent) for config in configs)
-    ]
+    same_family = len({config.get("model.family") for config in configs}) == 1
+
+    def values(name: str) -> list[Any]:
+        is_own = name.startswith("model.") and not same_family
+        return [config.get(name) for config in configs if name in config or not is_own]
+
+    differing = [name for name in fields if any(x != values(name)[0] for x in values(name))]
     return [{name: c[name] for name in differing if name in c} for c in configs]
 
 

@@ -75,7 +75,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
             rows, loss_note or _smoothing_note(config), _nats(validation)
         ),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
-        measures=_measures(validation | results.get("baselines", {})),
+        measures=measures_of(validation | results.get("baselines", {})),
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
@@ -263,13 +263,24 @@ def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, floa
     return bar_chart(bars, "bits per character, lower is better")
 
 
-def _measures(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
+def measures_of(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns the figures of an evaluation by label, as text with standard errors."""
     rows = []
     for name in _MEASURES:
         if validation.get(name) is not None:
             error = validation.get(f"{name}_standard_error")
             rows.append((_label(name, validation), _measure(name, validation[name], error)))
     return rows
+
+
+def further_measures_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what only some objectives measure, such as auxiliary losses, by dotted name."""
+    others = {
+        name: value
+        for name, value in figures.items()
+        if name not in (*_MEASURES, "nats") and not name.endswith("_standard_error")
+    }
+    return [(name, text_of(value)) for name, value in flatten(others).items() if value is not None]
 
 
 def _label(name: str, validation: Mapping[str, Any]) -> str:

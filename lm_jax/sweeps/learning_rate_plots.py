@@ -21,7 +21,8 @@ from lm_jax.reports.matplotlib_figures import (
 from lm_jax.reports.svg_charts import COLOURS
 from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
-_ABOVE = 1.25  # highest loss shown / highest minimum
+_ABOVE = 1.25  # highest loss shown / highest minimum, where it shows enough of each curve
+_FEWEST = 3  # points of each curve that are shown
 _WIDEST = 4.0  # points of a line
 _ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
 _BESIDE = 1.04  # ratio of the places of markers of one size
@@ -101,7 +102,9 @@ def _limits(made: Sequence[LearningRateCurve]) -> _Limits:
     if not len(losses):
         return _Limits(0.0, 1.0, strip, failing)
     best = [found.loss for curve in made if (found := curve.best())]
-    top = min(losses.max(), _ABOVE * max(best, default=losses.max()))
+    lowest = [np.sort(c.means[np.isfinite(c.means)])[:_FEWEST] for c in made]
+    enough = [means[-1] for means in lowest if len(means)]
+    top = min(losses.max(), max([_ABOVE * max(best, default=losses.max()), *enough]))
     low = min([losses.min(), *best])
     return _Limits(low - 0.05 * (top - low), top, strip, failing)
 
@@ -124,7 +127,7 @@ def _draw_curve(
     axes.plot(curve.rates, means, color=colour, linewidth=min(width, _WIDEST))
     axes.plot(np.repeat(curve.rates, counts), np.concatenate(curve.losses), ".", **marks, alpha=0.7)
     high = curve.rates[[bool((x > limits.top).any()) for x in curve.losses]]
-    axes.plot(high, np.full(len(high), limits.top), "^", **marks, zorder=4)
+    axes.plot(high, np.full(len(high), limits.top), "^", **marks, zorder=4, clip_on=False)
     if curve.failed.any():
         lost = curve.rates[curve.failed > 0]
         axes.plot(lost, np.full(len(lost), limits.row(curve.size)), "x", **marks, zorder=4)

@@ -94,6 +94,15 @@ def describe_progress(
     return [f"{begin}: {ended[0]}"] if len(ended) == 1 else [begin, *(f"  {run}" for run in ended)]
 
 
+def describe_best(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line on the run of lowest validation loss, where several have finished."""
+    done = [row for row in rows if row["status"] == "finished" and row["validation_loss"]]
+    if len(done) < 2:
+        return []
+    best = min(done, key=lambda row: row["validation_loss"])
+    return [f"lowest validation loss: {best['validation_loss']:.4f}, {best['name']}"]
+
+
 def _outcome(row: Mapping[str, Any]) -> str:
     if row["validation_loss"] is not None:
         return f"validation loss {row['validation_loss']:.4f}"

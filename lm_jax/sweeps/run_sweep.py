@@ -16,7 +16,7 @@ from lm_jax.sweeps.plan import (
     refuse_what_cannot_fit,
     total_flops,
 )
-from lm_jax.sweeps.progress import describe_plan, describe_progress, estimate_seconds
+from lm_jax.sweeps.progress import describe_best, describe_plan, describe_progress, estimate_seconds
 from lm_jax.sweeps.results import results, write_results
 from lm_jax.sweeps.search_space import Trial
 from lm_jax.sweeps.warm_starts import without_shared_steps
@@ -49,6 +49,7 @@ def show_plan(
     """
     plan = make_plan(trials, expected_sizes)
     _log_plan(plan, directory, flops_per_second, log)
+    log("no data was read: vocabularies count at their largest, data.tokenizer.vocab_size")
     return {
         "runs": len(plan),
         "shapes": num_shapes(plan),
@@ -108,7 +109,9 @@ def summarize(directory: str | Path, log: Log) -> dict[str, Any]:
     errors = {row["name"]: row["error"] for row in rows if row["status"] == "failed"}
     for name, error in errors.items():
         log(f"failed: {name}: {error}")
-    log(f"results: {path}")
+    for line in describe_best(rows):
+        log(line)
+    log(f"results: {path}; pictures: python -m launch.sweep_report --sweepdir={directory}")
     return {
         "sweepdir": str(directory),
         "runs": len(rows),

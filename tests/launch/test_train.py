@@ -53,7 +53,7 @@ def test_the_test_split_is_written_beside_the_validation_figures(trained, tmp_pa
     assert written.pop("test") == {"step": 40, "stride": 0, "context_length": 0} | figures
     assert written == json.loads((trained[0] / "evaluation.json").read_text())
     (row,) = [line.split() for line in out.splitlines() if line.startswith("tokens ")]
-    assert row == ["tokens", *[str(figures["tokens"])] * 2]
+    assert row == ["tokens", "predicted", *[f"{figures['tokens']:,}"] * 2]
     assert any(line.split() == ["validation", "test"] for line in out.splitlines())
 
 

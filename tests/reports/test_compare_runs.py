@@ -86,6 +86,27 @@ def test_a_difference_on_the_same_documents_is_found_where_the_errors_overlap(tm
     assert settings_of([first, second]) == [["field", "a", "b"], ["model.family", "lstm", "gru"]]
 
 
+def test_one_document_is_named_as_the_reason_why_there_is_no_interval(tmp_path):
+    paths = [finished(tmp_path, name, 0, 2.0, name, documents=np.ones(1)) for name in ("a", "b")]
+    (remark,) = remarks_on(compare(paths))
+    assert "which is one document here" in remark
+
+
+def test_fields_that_only_one_family_has_do_not_differ(tmp_path):
+    paths = [finished(tmp_path, name, 0, 2.0, name) for name in ("lstm", "gru", "mlp")]
+    for path, own in zip(
+        paths, ({"cells": 1, "d": 1}, {"cells": 2, "d": 1}, {"d": 1}), strict=True
+    ):
+        config = json.loads((path / "config.json").read_text())
+        config["model"] |= own
+        (path / "config.json").write_text(json.dumps(config))
+    settings = {row[0]: row[1:] for row in settings_of(compare(paths))[1:]}
+    assert settings == {
+        "model.family": ["lstm", "gru", "mlp"],
+        "model.cells": ["1", "2", ""],
+    }
+
+
 @pytest.mark.parametrize(
     "change",
     [{"step": 10}, {"characters": [100, 100, 99]}],

@@ -10,6 +10,7 @@ from lm_jax.sweeps.learning_rate_curves import (
     panels_of,
     size_column,
 )
+from lm_jax.sweeps.learning_rate_plots import _limits
 from tests.sweeps.sweep_rows import grid_rows, row, with_column
 
 
@@ -123,3 +124,13 @@ def test_without_a_width_sizes_are_parameters_and_without_rates_there_is_no_curv
     assert (
         learning_rate_curves([row("alone", validation_loss=2.0)]) == [] == learning_rate_curves([])
     )
+
+
+def test_a_plot_shows_the_lowest_three_points_of_each_curve_and_leaves_out_outliers():
+    steep = curve([1, 2, 3, 4], [[4.17], [3.41], [2.93], [2.61]])
+    assert _limits([steep]).top == 3.41
+    flat = curve([1, 2, 3, 4], [[2.7], [2.61], [2.65], [9.0]])
+    assert _limits([flat]).top == pytest.approx(1.25 * 2.61)
+    assert _limits([flat, steep]).top == 3.41
+    short = curve([1, 2], [[2.7], [2.61]])
+    assert _limits([short]).top == 2.7

@@ -8,7 +8,7 @@ import pytest
 from lm_jax.costs.run_cost import Cost
 from lm_jax.sweeps import execute
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.sweeps.progress import describe_progress
+from lm_jax.sweeps.progress import describe_best, describe_progress
 from tests.experiments import tiny
 from tests.sweeps.sweep_rows import row
 
@@ -33,6 +33,11 @@ def test_runs_of_one_process_are_counted_once(plan):
 def test_a_run_alone_takes_one_line(plan):
     (line,) = describe_progress(plan, rows(a=2.5), ["a"], 1, None)
     assert line.startswith("1 of 4 finished") and line.endswith(": a, validation loss 2.5000")
+
+
+def test_the_best_of_several_finished_runs_is_named():
+    assert describe_best(rows(a=2.5, b=2.25)) == ["lowest validation loss: 2.2500, b"]
+    assert describe_best(rows(a=2.5)) == []
 
 
 def test_a_stop_is_told_once_and_before_the_runs_have_ended(tmp_path, monkeypatch):

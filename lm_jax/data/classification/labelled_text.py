@@ -210,7 +210,7 @@ def _summary(description: dict[str, Any]) -> str:
         f"{description['repeated_texts_dropped']:,} repeated texts dropped, "
         f"{description['of_which_labelled_otherwise']:,} of them labelled otherwise); "
         f"{len(description['labels'])} labels; "
-        f"{description['sizes']['vocab_size']:,} kinds of token; "
+        f"vocabulary: {description['sizes']['vocab_size']:,} tokens; "
         f"SHA-256 {description['sha256'][:12]}"
     )
 

@@ -231,7 +231,7 @@ def _summary(description: dict[str, Any]) -> str:
     return (
         f"{train['pairs']:,} pairs to train on, {validation['pairs']:,}{held_in} to validate"
         f"{to_test} (split: {description['split']}; dropped: {dropped}); "
-        f"{description['sizes']['vocab_size']:,} kinds of token; "
+        f"vocabulary: {description['sizes']['vocab_size']:,} tokens; "
         f"SHA-256 {description['sha256'][:12]}"
     )
 

@@ -103,6 +103,10 @@ def _counts(
     }
 
 
+def _documents(split: dict[str, Any]) -> str:
+    return f"{split['documents']:,} document{'' if split['documents'] == 1 else 's'}"
+
+
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     overlap = description["overlap_of_long_lines"]
@@ -115,13 +119,13 @@ def _summary(description: dict[str, Any]) -> str:
     held_out = ", ".join(description.get("held_out_documents", []))
     held_out = f", held out: {held_out}" if held_out else ""
     return (
-        f"{train['characters']:,} characters in {train['documents']:,} documents to train on, "
+        f"{train['characters']:,} characters in {_documents(train)} to train on, "
         f"{validation['characters']:,} in {validation['documents']:,} to validate{to_test} "
         f"(split: {description['split']}{held_out}; "
         f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
         f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines{of_test} occur in "
         "training); "
-        f"{kinds:,} kinds of token; SHA-256 {description['sha256'][:12]}"
+        f"vocabulary: {kinds:,} tokens; SHA-256 {description['sha256'][:12]}"
     )
 
 
