@@ -39,4 +39,9 @@ def slow_but(names: Iterable[Any], *quick: Any) -> list:
     """Returns parameters of a test, of which `make test` takes the quick ones alone."""
     names = list(names)
     assert set(quick) <= set(names)
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    return [n if n in quick else _slow(n) for n in names]
+
+
+def _slow(value: Any) -> Any:
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=pytest.mark.slow)

@@ -1,15 +1,18 @@
 """The first 50 losses of each shipped family of configurations, and how to write them anew.
 
   python -m tests.golden.regenerate
+  python -m tests.golden.regenerate quickstart 5
 
-Every family trains on the text of the repository's licence, the same on every machine. Losses are
-kept as hexadecimal floats, with the machine they were made on: its like must give the same bits,
-any other the same numbers up to rounding.
+The second command prints the first 5 losses of one family, and writes nothing. Every family trains
+on the text of the repository's licence, the same on every machine. Losses are kept as hexadecimal
+floats, with the machine they were made on: its like must give the same bits, any other the same
+numbers up to rounding.
 """
 
 import importlib
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -56,12 +59,20 @@ def losses(family: str, steps: int = STEPS) -> list[float]:
     return found
 
 
+def entry(family: str, steps: int = STEPS) -> dict:
+    """Returns what the ledger holds of a family."""
+    return {"machine": machine(), "losses": [loss.hex() for loss in losses(family, steps)]}
+
+
 def main() -> None:
-    """Writes one file a family."""
+    """Prints the entry of the family that is named, or writes one file a family."""
+    if sys.argv[1:]:
+        print(json.dumps(entry(sys.argv[1], int(sys.argv[2]))))
+        return
     for family in FAMILIES:
-        entry = {"machine": machine(), "losses": [loss.hex() for loss in losses(family)]}
-        (HERE / f"{family}.json").write_text(json.dumps(entry, indent=1) + "\n")
-        print(f"{family}: {entry['losses'][0]} ... {entry['losses'][-1]}")
+        found = entry(family)
+        (HERE / f"{family}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{family}: {found['losses'][0]} ... {found['losses'][-1]}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
   python -m tests.launch.fork_server
 
-Reads one request a line: {"module", "arguments", "cwd", "environment", "stdout", "stderr"}, the
-last two being paths of files. Runs the module as `python -m` does, but without the 2 s that the
-imports take, and answers with its exit status. A fork has its own flags, its own JAX and its own
-signals, as a process started anew has.
+A request is a line. {"module", "arguments", "cwd", "environment", "stdout", "stderr"}, of which the
+last two are paths of files, runs the module as `python -m` does, but without the 2 s that the
+imports take; the answer is the process's id. An id is answered with the exit status once the
+process has ended; a negative id at once, with null while it runs. A fork has its own flags, its own
+JAX and its own signals, as a process started anew has.
 """
 
 import json
@@ -18,6 +19,7 @@ from tests.every_module import import_every_module
 
 def run(request: dict) -> None:
     """Becomes the program of a request: it ends as the program ends."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
@@ -33,11 +35,15 @@ def main() -> None:
     """Serves requests until the input ends."""
     import_every_module()  # once, for all forks
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            return run(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        request = json.loads(line)
+        if isinstance(request, int):
+            process, status = os.waitpid(abs(request), 0 if request > 0 else os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if process else None
+        else:
+            answer = os.fork()
+            if not answer:
+                return run(request)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

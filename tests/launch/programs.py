@@ -1,13 +1,16 @@
 """Starts the programs of launch/ as processes, on a run of one layer of 32 and 40 steps."""
 
+import atexit
 import contextlib
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -45,21 +48,9 @@ def environment() -> dict[str, str]:
     return os.environ | one_device
 
 
-def start(program: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Popen:
-    """Starts a program in a process of its own, for tests that send signals to it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"launch.{program}", *arguments],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @functools.cache
 def _fork_server() -> subprocess.Popen:
-    return subprocess.Popen(
+    server = subprocess.Popen(
         [sys.executable, "-m", "tests.launch.fork_server"],
         cwd=ROOT,
         env=environment(),
@@ -67,19 +58,73 @@ def _fork_server() -> subprocess.Popen:
         stdout=subprocess.PIPE,
         text=True,
     )
+    atexit.register(server.communicate)  # it ends with its input
+    return server
 
 
-def run(module: str, *arguments: str, cwd: Path = ROOT) -> tuple[int, str, str]:
-    """Returns the exit status, stdout and stderr of `python -m module`, run in a fork."""
+def _ask(request: dict | int) -> int | None:
     server = _fork_server()
-    with tempfile.TemporaryDirectory() as directory:
-        files = {name: str(Path(directory) / name) for name in ("stdout", "stderr")}
-        request = {"module": module, "arguments": arguments, "cwd": str(cwd), **files}
-        request["environment"] = environment()
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        status = int(server.stdout.readline())
-        return status, *(Path(path).read_text() for path in files.values())
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return json.loads(server.stdout.readline())
+
+
+class Fork:
+    """A program in a process of its own: what `subprocess.Popen` is, by way of the fork server."""
+
+    def __init__(self, module: str, arguments: Sequence[str], cwd: Path, env: dict[str, str]):
+        self._directory = tempfile.TemporaryDirectory()
+        self._files = {n: str(Path(self._directory.name) / n) for n in ("stdout", "stderr")}
+        request = {"module": module, "arguments": arguments, "cwd": str(cwd), **self._files}
+        self.pid = _ask(request | {"environment": env})
+        self.returncode: int | None = None
+        self._written: tuple[str, str] | None = None
+
+    def poll(self) -> int | None:
+        """Returns the exit status, None while the process runs."""
+        if self.returncode is None:
+            self.returncode = _ask(-self.pid)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to a process that has not been seen to end."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end, and returns stdout and stderr."""
+        if timeout is None and self.returncode is None:
+            self.returncode = _ask(self.pid)
+        deadline = time.monotonic() + (timeout or 0)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(0.02)
+        if self._written is None:
+            self._written = tuple(Path(path).read_text() for path in self._files.values())
+            self._directory.cleanup()
+        return self._written
+
+
+def fork(module: str, *arguments: str, cwd: Path = ROOT, **more: str) -> Fork:
+    """Starts `python -m module` in a fork, with `more` in its environment."""
+    return Fork(module, arguments, cwd, environment() | more)
+
+
+def start(program: str, *arguments: str, cwd: Path = ROOT) -> Fork:
+    """Starts a program of launch/ without waiting for it."""
+    return fork(f"launch.{program}", *arguments, cwd=cwd)
+
+
+def run(module: str, *arguments: str, cwd: Path = ROOT, **more: str) -> tuple[int, str, str]:
+    """Returns the exit status, stdout and stderr of `python -m module`, run in a fork."""
+    process = fork(module, *arguments, cwd=cwd, **more)
+    out, err = process.communicate()
+    return process.returncode, out, err
 
 
 def launch(program: str, *arguments: str) -> tuple[int, str, str]:
@@ -103,7 +148,7 @@ def parameters(workdir: Path) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state["params"])]
 
 
-def wait_for_step(workdir: Path, process: subprocess.Popen, step: int) -> None:
+def wait_for_step(workdir: Path, process: Fork, step: int) -> None:
     """Waits until a run has logged a step, or its process has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

@@ -4,8 +4,6 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,27 +13,17 @@ from lm_jax.choices import choose
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes
 from lm_jax.telemetry.json_files import read_metrics
-from tests.launch.programs import ROOT, TINY, environment, parameters, wait_for_step
+from tests.launch.programs import ROOT, TINY, parameters, start, wait_for_step
 
 CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]
 CONFIG += ["--config.evaluation.baselines=false", "--config.samples.num_samples=0"]
+CONFIG += ["--config.checkpoint.every_steps=20"]
 
 
 def free_port():
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
-
-
-def start(arguments, cwd=ROOT, program="train"):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"launch.{program}", *arguments],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def place(count, index, port):
@@ -46,7 +34,7 @@ def place(count, index, port):
 def start_job(count, workdir, *more):
     port = free_port()
     arguments = [*CONFIG, f"--workdir={workdir}", *more]
-    return [start([*arguments, *place(count, index, port)]) for index in range(count)]
+    return [start("train", *arguments, *place(count, index, port)) for index in range(count)]
 
 
 def end(processes, timeout=240):
@@ -78,7 +66,7 @@ def errors(text):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    process = start([*CONFIG, f"--workdir={workdir}"])
+    process = start("train", *CONFIG, f"--workdir={workdir}")
     ((status, out, err),) = end([process])
     assert status == 0, err
     return workdir, json.loads(out.splitlines()[-1])
@@ -113,12 +101,12 @@ def test_two_processes_count_as_one_does(tmp_path):
     counted += ["--config.evaluation.baselines=false", "--config.samples.num_samples=1"]
     port = free_port()
     pair = [
-        start([*counted, f"--workdir={tmp_path / 'pair'}", *place(2, index, port)])
+        start("train", *counted, f"--workdir={tmp_path / 'pair'}", *place(2, index, port))
         for index in range(2)
     ]
     (status, out, err), _ = end(pair)
     assert status == 0, err
-    ((status, alone, err),) = end([start([*counted, f"--workdir={tmp_path / 'alone'}"])])
+    ((status, alone, err),) = end([start("train", *counted, f"--workdir={tmp_path / 'alone'}")])
     assert status == 0, err
     found, expected = (json.loads(text.splitlines()[-1])["validation"] for text in (out, alone))
     assert found["cross_entropy"] == pytest.approx(expected["cross_entropy"], abs=1e-6)
@@ -128,7 +116,7 @@ def test_two_processes_count_as_one_does(tmp_path):
 def test_two_processes_evaluate_what_one_has_trained(alone):
     workdir, results = alone
     arguments, port = [f"--workdir={workdir}", "--batch_size=6"], free_port()
-    processes = [start([*arguments, *place(2, i, port)], program="evaluate") for i in range(2)]
+    processes = [start("evaluate", *arguments, *place(2, i, port)) for i in range(2)]
     (status, out, err), (other, silence, _) = end(processes)
     assert (status, other) == (0, 0) and not silence, err
     for name, value in json.loads(out.splitlines()[-1])["validation"].items():
@@ -159,7 +147,7 @@ def test_a_killed_process_stops_the_others_and_the_job_goes_on_to_the_same_bits(
 ):
     workdir = tmp_path / "run"
     processes = start_job(2, workdir)
-    wait_for_step(workdir, processes[0], 15)
+    wait_for_step(workdir, processes[0], 25)  # no checkpoint is being written
     processes[killed].kill()
     since = time.monotonic()
     status, _, err = end([processes[1 - killed]], timeout=120)[0]
@@ -178,7 +166,8 @@ def test_processes_that_disagree_on_the_configuration_are_refused(tmp_path):
     arguments = [*CONFIG, f"--workdir={workdir}"]
     other = ["--config.schedule.peak_learning_rate=0.5"]
     processes = [
-        start([*arguments, *(other if index else []), *place(2, index, port)]) for index in range(2)
+        start("train", *arguments, *(other if index else []), *place(2, index, port))
+        for index in range(2)
     ]
     for index, (status, out, err) in enumerate(end(processes)):
         assert status == 1 and not out
@@ -197,7 +186,7 @@ def test_processes_that_read_different_data_are_refused(tmp_path):
         source = ["--config.data.source=files", "--config.data.path=text.txt"]
         source += ["--config.data.split=tail", "--config.data.drop_repeated_paragraphs=false"]
         arguments = [*CONFIG, *source, f"--workdir={workdir}", *place(2, index, port)]
-        processes.append(start(arguments, cwd=host))
+        processes.append(start("train", *arguments, cwd=host))
     for status, _, err in end(processes):
         assert status == 1 and "disagree: the data's fingerprint is" in err, err
     assert not workdir.exists()
@@ -213,7 +202,9 @@ def test_data_that_one_host_lacks_is_refused_by_all(tmp_path):
         arguments = [*CONFIG, *source, f"--workdir={workdir}", *place(2, index, port)]
         processes.append((host, arguments))
     (processes[0][0] / "text.txt").write_text("some words to learn " * 200)
-    for status, _, err in end([start(arguments, cwd=host) for host, arguments in processes]):
+    for status, _, err in end(
+        [start("train", *arguments, cwd=host) for host, arguments in processes]
+    ):
         assert status == 1 and "process 1: no file matches" in err, err
     assert not workdir.exists()
 
@@ -222,7 +213,7 @@ def test_data_that_one_host_lacks_is_refused_by_all(tmp_path):
 def test_a_job_whose_other_process_never_starts_says_where_it_waited(index, tmp_path):
     workdir, port = tmp_path / "run", free_port()
     arguments = [*CONFIG, f"--workdir={workdir}", *place(2, index, port)]
-    ((status, _, err),) = end([start([*arguments, "--coordinator_timeout=3"])])
+    ((status, _, err),) = end([start("train", *arguments, "--coordinator_timeout=3")])
     assert status == 1
     (error,) = errors(err)
     assert f"localhost:{port}" in error and "3 s" in error
