@@ -79,6 +79,12 @@ class EvaluationConfig:
         0, "Tokens between the starts of windows; 0: disjoint windows.", minimum=0
     )
     context_length: int = described(0, "Tokens in a window; 0: the model's.", minimum=0)
+    max_tokens: int = described(
+        0,
+        "Tokens of plain text that a run measures itself on: whole documents, always the same; 0: "
+        "up to 262,144, fewer where that would take more than a tenth of the training.",
+        minimum=0,
+    )
     baselines: bool = described(True, "Measure n-gram models and compressors on the same text.")
 
 

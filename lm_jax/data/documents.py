@@ -46,3 +46,38 @@ def texts_of(tokenizer: Tokenizer, documents: TokenizedDocuments) -> list[str]:
     """Returns the raw text of each document; exact if the tokenizer is lossless."""
     bounds = zip(documents.starts[:-1] + 1, documents.starts[1:], strict=True)
     return [tokenizer.decode(documents.tokens[first:last]) for first, last in bounds]
+
+
+class Sample(NamedTuple):
+    """Some documents of a split."""
+
+    documents: TokenizedDocuments
+    numbers: np.ndarray | None  # [D] of these documents in the split; None: all, in their order
+
+
+def sample_of(documents: TokenizedDocuments, max_tokens: int, tokenizer: Tokenizer) -> Sample:
+    """Returns whole documents of at most about `max_tokens` tokens together, at least one.
+
+    They are drawn in an order that the number of documents alone decides, so that a smaller sample
+    is part of a larger one. Where the first document alone is longer, the beginning of its text is
+    taken, unless the tokenizer loses text.
+    """
+    lengths = np.diff(documents.starts)
+    if lengths.sum() <= max_tokens:
+        return Sample(documents, None)
+    order = np.random.default_rng(0).permutation(len(lengths))
+    fitting = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
+    numbers = np.sort(order[: max(fitting, 1)])
+    firsts = documents.starts[numbers] + 1
+    parts = [
+        documents.tokens[first : first + length]
+        for first, length in zip(firsts, lengths[numbers], strict=True)
+    ]
+    sizes = [counts[numbers] for counts in documents[2:]]
+    if not fitting and tokenizer.lossless:
+        text = tokenizer.decode(parts[0][: max_tokens - 1]).rstrip("\ufffd")
+        parts = [np.append(tokenizer.encode(text), tokenizer.end_of_document)]
+        sizes = [np.array([size]) for size in (len(text), len(text.encode()), len(text.split()))]
+    starts = np.append(0, np.cumsum([len(part) for part in parts]))
+    tokens = np.concatenate([documents.tokens[:1], *parts]).astype(documents.tokens.dtype)
+    return Sample(TokenizedDocuments(tokens, starts, *sizes), numbers)

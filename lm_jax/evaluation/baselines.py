@@ -17,6 +17,8 @@ from lm_jax.data.text.windows import evaluation_batches
 from lm_jax.evaluation.loss_sums import make_loss_function
 from lm_jax.models.ngram.model import NgramConfig, ngram
 
+MOST_TRAINING_TOKENS = 2_000_000  # of which a run counts n-grams; more would take too long
+
 _CODE_POINTS = 0x110000
 _WINDOW = 512  # characters in a window; windows overlap by the order of the n-gram
 

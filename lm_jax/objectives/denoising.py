@@ -6,7 +6,7 @@ from typing import Any
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
-from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.documents import TokenizedDocuments, sample_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.denoising_batches import (
@@ -98,6 +98,7 @@ def _objective(name: str, corrupter: Corrupter, **fields: Any) -> Objective:
         training_batches=partial(_training_batches, corrupter),
         evaluation_batches=partial(_evaluation_batches, corrupter),
         measures=measures_in("tokens"),
+        sample=sample_of,
         **fields,
     )
 

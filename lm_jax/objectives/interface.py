@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.data.batches import WHOLE, Share
+from lm_jax.data.documents import Sample
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums
@@ -77,6 +78,11 @@ class Objective(NamedTuple):
     baselines: Callable[[Any], dict[str, float]] = lambda dataset: {}
     """(data set) -> what simpler methods reach on the validation split, by their names: bits per
     character of counts and compressors, or the accuracy of the most frequent class."""
+
+    sample: Callable[[Any, int, Any], Sample] = lambda split, max_tokens, tokenizer: Sample(
+        split, None
+    )
+    """(split, most tokens, tokenizer) -> the documents that a run measures itself on."""
 
     characters: Callable[[Any], np.ndarray | None] = lambda split: None
     """(split) -> characters of each document, where bits per character are measured."""

@@ -6,11 +6,11 @@ import jax
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
-from lm_jax.data.documents import TokenizedDocuments, texts_of
+from lm_jax.data.documents import TokenizedDocuments, sample_of, texts_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
-from lm_jax.evaluation.baselines import baselines
+from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS, baselines
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import text_measures
 from lm_jax.models import family_of
@@ -58,8 +58,9 @@ def _measures(
 def _baselines(corpus: Corpus) -> dict[str, float]:
     if not corpus.tokenizer.lossless:
         return {}
+    counted = sample_of(corpus.train, MOST_TRAINING_TOKENS, corpus.tokenizer).documents
     train, validation = (
-        texts_of(corpus.tokenizer, split) for split in (corpus.train, corpus.validation)
+        texts_of(corpus.tokenizer, split) for split in (counted, corpus.validation)
     )
     return baselines(train, validation)
 
@@ -76,5 +77,6 @@ CAUSAL_LM = Objective(
     packed=("segments", "positions"),
     baselines=_baselines,
     characters=lambda documents: documents.characters,
+    sample=sample_of,
 )
 OBJECTIVES = [CAUSAL_LM]

@@ -3,7 +3,7 @@
 import jax
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment
-from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.documents import TokenizedDocuments, sample_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
@@ -47,6 +47,7 @@ OBJECTIVES = [
         training_batches=_training_batches,
         evaluation_batches=_evaluation_batches,
         measures=measures_in("pairs"),
+        sample=sample_of,
         fixed_rows=False,
         smooths_labels=False,
         loss_note="negative sampling",

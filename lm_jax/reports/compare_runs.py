@@ -337,39 +337,70 @@ def _settings(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     return [{name: c[name] for name in differing if name in c} for c in configs]
 
 
-def _documents(
-    group: Sequence[Mapping[str, Any]], metric: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the sums and counts of a measure for each document, [2, D], averaged over seeds.
+class _Documents(NamedTuple):
+    """A measure of each document, averaged over seeds."""
+
+    numbers: np.ndarray  # [D] of the documents in the validation split
+    sums: np.ndarray  # [D]
+    counts: np.ndarray  # [D]
+
+
+def _documents(group: Sequence[Mapping[str, Any]], metric: str) -> _Documents | None:
+    """Returns the sums and counts of a measure for each document that all runs of a group saw.
 
     None where a run has none of its last step: earlier versions did not keep them.
     """
-    sums, counts = [], []
-    for run in group:
-        try:
-            found = read_object(run["path"] / _DOCUMENTS)
-        except OSError:
+    found = [_documents_of(run, metric) for run in group]
+    numbers = None
+    for documents in found:
+        if documents is None:
             return None
-        if found.get("step") != run["results"]["step"]:
-            return None
-        in_bits = metric == "bits_per_character"
-        names = ("nats", "characters") if in_bits else ("correct", "targets")
-        for name in names:
-            if not isinstance(found.get(name), list):
-                raise UserError(f"{run['path'] / _DOCUMENTS} holds no {name}; restore it")
-        sums.append(np.array(found[names[0]], float) / (math.log(2) if in_bits else 1))
-        counts.append(found[names[1]])
-    if any(count != counts[0] for count in counts):
+        numbers = (
+            documents.numbers if numbers is None else np.intersect1d(numbers, documents.numbers)
+        )
+    assert numbers is not None
+    kept = [_at(documents, numbers) for documents in found if documents]
+    if any(not np.array_equal(documents.counts, kept[0].counts) for documents in kept):
         return None
-    return np.mean(np.array(sums, float), axis=0), np.array(counts[0], float)
+    return _Documents(numbers, np.mean([each.sums for each in kept], axis=0), kept[0].counts)
 
 
-def _difference(
-    documents: tuple[np.ndarray, np.ndarray] | None, best: tuple[np.ndarray, np.ndarray] | None
-) -> PairedDifference | None:
-    if documents is None or best is None or not np.array_equal(documents[1], best[1]):
+def _documents_of(run: Mapping[str, Any], metric: str) -> _Documents | None:
+    path = run["path"] / _DOCUMENTS
+    try:
+        found = read_object(path)
+    except OSError:
         return None
-    return paired_difference(documents[0], best[0], best[1])
+    if found.get("step") != run["results"]["step"]:
+        return None
+    in_bits = metric == "bits_per_character"
+    names = ("nats", "characters") if in_bits else ("correct", "targets")
+    for name in names:
+        if not isinstance(found.get(name), list):
+            raise UserError(f"{path} holds no {name}; restore it")
+    sums, counts = (np.array(found[name], float) for name in names)
+    numbers = found.get("documents")
+    return _Documents(
+        np.arange(len(sums)) if numbers is None else np.array(numbers, int),
+        sums / (math.log(2) if in_bits else 1),
+        counts,
+    )
+
+
+def _at(documents: _Documents, numbers: np.ndarray) -> _Documents:
+    kept = np.isin(documents.numbers, numbers)
+    return _Documents(*(field[kept] for field in documents))
+
+
+def _difference(documents: _Documents | None, best: _Documents | None) -> PairedDifference | None:
+    """Returns the difference on the documents that both saw, which runs of one split share."""
+    if documents is None or best is None:
+        return None
+    numbers = np.intersect1d(documents.numbers, best.numbers)
+    here, there = _at(documents, numbers), _at(best, numbers)
+    if not np.array_equal(here.counts, there.counts):
+        return None
+    return paired_difference(here.sums, there.sums, here.counts)
 
 
 def _number(run: Mapping[str, Any], part: str, name: str) -> float:

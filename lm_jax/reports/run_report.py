@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from lm_jax.config.serialization import dumps, from_dict
 from lm_jax.errors import UserError
+from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import on_card, text_of, with_error
@@ -74,8 +75,11 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         training_charts=_training_charts(
             rows, loss_note or _smoothing_note(config), _nats(validation)
         ),
+        most_counted=MOST_TRAINING_TOKENS,
+        training_tokens=_tokens(_json(workdir / "data.json").get("train")),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
         measures=measures_of(validation | results.get("baselines", {})),
+        sample=results.get("validation_sample", {}),
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
@@ -252,6 +256,12 @@ def _smoothing_note(config: Mapping[str, Any]) -> str:
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
     kept = [row for row in rows if row.get(name) is not None]
     return Series(name, [row["step"] for row in kept], [row[name] for row in kept])
+
+
+def _tokens(sizes: Any) -> int:
+    """Returns the tokens of a split from `data.json`; 0 where it does not say."""
+    found = sizes.get("tokens") if isinstance(sizes, Mapping) else None
+    return found if isinstance(found, int) else 0
 
 
 def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, float]) -> Markup:

@@ -14,6 +14,7 @@ import numpy as np
 from lm_jax.analysis.inspect import inspect
 from lm_jax.build import BuiltExperiment, on_one_device, sum_documents
 from lm_jax.config.experiment import SamplesConfig, sequences_per_step
+from lm_jax.data.documents import Sample
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_loss_function
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
@@ -32,6 +33,9 @@ from lm_jax.training.early_stopping import ended_early
 from lm_jax.training.loop import NonFiniteLoss
 from lm_jax.training.state import TrainState, variables_of
 
+_FEWEST_TOKENS = 65_536  # of the validation split, however short the training
+_MOST_TOKENS = 262_144
+
 
 class Record(NamedTuple):
     """Measures and saves a run while it trains."""
@@ -39,6 +43,7 @@ class Record(NamedTuple):
     directory: Path
     built: BuiltExperiment
     dataset: Dataset
+    sample: Sample  # of the validation split
     losses: MeasuredFunction
     checkpoints: Checkpoints
     log: RunLog
@@ -54,7 +59,7 @@ class Record(NamedTuple):
         return ended_early(self.cross_entropies, patience, self.built.num_steps)
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        config, split = self.built.experiment.evaluation, self.dataset.validation
+        config, split = self.built.experiment.evaluation, self.sample.documents
         sums = sum_documents(self.built, self.losses, variables_of(state), split, config)
         measures = self.built.objective.measures(sums, split, self.dataset.tokenizer)
         for last in (self.measured, self.sums):
@@ -97,14 +102,39 @@ class Record(NamedTuple):
         return reason | {
             "parameters": num_parameters(state),
             "validation": self.measured[step],
+            **self._sample_size(),
             "baselines": self._baselines() if baselines is None else baselines,
             "timings": self.meter.timings() | {"total_seconds": time.monotonic() - started},
+        }
+
+    def about_sample(self) -> list[str]:
+        """Returns a line on what is measured; none where that is the whole validation split."""
+        return [
+            f"measured on {size['documents']:,} of {size['of']:,} validation documents, "
+            f"{size['tokens']:,} of {size['of_tokens']:,} tokens; launch.evaluate measures all, "
+            "and so does a larger evaluation.max_tokens"
+            for size in self._sample_size().values()
+        ]
+
+    def _sample_size(self) -> dict[str, Any]:
+        """Returns how much of the validation split is measured; {}: all of it."""
+        if self.sample.numbers is None:
+            return {}
+        whole, part = self.dataset.validation, self.sample.documents
+        return {
+            "validation_sample": {
+                "documents": len(part.characters),
+                "of": len(whole.characters),
+                "tokens": int(part.starts[-1]),
+                "of_tokens": int(whole.starts[-1]),
+            }
         }
 
     def _baselines(self) -> dict[str, float]:
         if not self.built.experiment.evaluation.baselines:
             return {}
-        return self.built.objective.baselines(self.dataset)
+        sampled = self.dataset._replace(validation=self.sample.documents)
+        return self.built.objective.baselines(sampled)
 
 
 @contextlib.contextmanager
@@ -156,8 +186,32 @@ def open_record(
     losses = make_loss_function(built.loss)
     with contextlib.closing(log):
         yield Record(
-            directory, built, dataset, losses, checkpoints, log, meter, {}, {}, cross_entropies
+            directory,
+            built,
+            dataset,
+            validation_sample(built, dataset),
+            losses,
+            checkpoints,
+            log,
+            meter,
+            {},
+            {},
+            cross_entropies,
         )
+
+
+def validation_sample(built: BuiltExperiment, dataset: Dataset) -> Sample:
+    """Returns the documents that a run measures itself on: `evaluation.max_tokens` decides."""
+    config, most = built.experiment.evaluation, built.experiment.evaluation.max_tokens
+    if not most:
+        if built.model.is_count_based:
+            return Sample(dataset.validation, None)
+        every = config.every_steps
+        evaluations = 1 + (built.num_steps // every if every else 0)
+        # A step reads and writes its tokens three times as long as an evaluation reads them.
+        tenth = 3 * built.num_steps * targets_per_step(built.experiment) // 10
+        most = min(max(tenth // evaluations, _FEWEST_TOKENS), _MOST_TOKENS)
+    return built.objective.sample(dataset.validation, most, dataset.tokenizer)
 
 
 def _cross_entropies(directory: Path, last_step: int) -> dict[int, float]:
@@ -197,8 +251,9 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
             write_text(run.workdir / "samples.txt", text)
         if analysis:
             write_json(run.workdir / "inspection.json", analysis)
-        characters = run.built.objective.characters(dataset.validation)
-        write_by_document(run.workdir, "validation", record.sums[run.step], run.step, characters)
+        characters = run.built.objective.characters(record.sample.documents)
+        sums, numbers = record.sums[run.step], record.sample.numbers
+        write_by_document(run.workdir, "validation", sums, run.step, characters, numbers)
         write_json(run.workdir / "evaluation.json", results)
         write_report(run.workdir, run.built.objective.loss_note)
 

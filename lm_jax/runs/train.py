@@ -421,7 +421,8 @@ def _open(
             f"those of the other runs ({'; '.join(notes)}); train these runs one by one"
         )
     state = group.stack(states)
-    return _Progress(group, records, {}), state, notes + _introduction(group, dataset, state)
+    notes += _introduction(group, dataset, state) + records[0].about_sample()
+    return _Progress(group, records, {}), state, notes
 
 
 def _on_metrics(

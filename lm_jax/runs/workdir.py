@@ -177,12 +177,18 @@ def read_environment(workdir: str | Path) -> dict[str, Any]:
 
 
 def write_by_document(
-    workdir: Path, split: str, sums: DocumentSums, step: int, characters: np.ndarray | None
+    workdir: Path,
+    split: str,
+    sums: DocumentSums,
+    step: int,
+    characters: np.ndarray | None,
+    numbers: np.ndarray | None = None,
 ) -> Path:
     """Writes `by_document_SPLIT.json`, the sums of each document, and returns its path.
 
     Args:
       characters: of each document; None where bits per character are not measured.
+      numbers: of the documents in the split; None: all of them.
 
     Raises:
       OSError: it cannot be written.
@@ -194,6 +200,7 @@ def write_by_document(
         "correct": sums.correct.astype(int).tolist(),
         "targets": sums.tokens.astype(int).tolist(),
         "characters": None if characters is None else characters.tolist(),
+        "documents": None if numbers is None else numbers.tolist(),
     }
     with open_atomically(path) as file:  # on one line: there may be many documents
         file.write(json.dumps(finite(record), allow_nan=False) + "\n")

@@ -107,6 +107,15 @@ def test_fields_that_only_one_family_has_do_not_differ(tmp_path):
     }
 
 
+def test_runs_that_measured_different_samples_are_compared_on_what_both_saw(tmp_path):
+    first = finished(tmp_path, "a", 0, 2.0, "a", documents=[1.0, 2.0, 3.0, 5.0])
+    second = finished(tmp_path, "b", 0, 2.5, "b", documents=[2.5, 3.1, 9.0])
+    file = second / "by_document_validation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"documents": [1, 2, 4]}))
+    found = compare([first, second])[1].difference
+    assert found.documents == 2 and found.difference == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"step": 10}, {"characters": [100, 100, 99]}],

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from lm_jax.data import TokenizerConfig, texts_of, tokenize
+from lm_jax.data.documents import sample_of
+from lm_jax.data.tokenizers import train_tokenizer
+
+TEXTS = [f"{number} " + "text " * number for number in range(1, 40)]
+BYTES = train_tokenizer(TokenizerConfig("byte"), TEXTS)
+SPLIT = tokenize(BYTES, TEXTS)
+
+
+def test_a_sample_holds_whole_documents_and_their_sizes():
+    documents, numbers = sample_of(SPLIT, 600, BYTES)
+    assert texts_of(BYTES, documents) == [TEXTS[number] for number in numbers]
+    assert documents.tokens[0] == documents.tokens[-1] == BYTES.end_of_document
+    assert 400 < documents.starts[-1] <= 600
+    for name in ("characters", "bytes", "words"):
+        np.testing.assert_array_equal(getattr(documents, name), getattr(SPLIT, name)[numbers])
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one():
+    numbers = [set(sample_of(SPLIT, most, BYTES).numbers) for most in (50, 300, 900, 2000)]
+    assert all(small < large for small, large in zip(numbers, numbers[1:], strict=False))
+
+
+def test_a_split_that_is_small_enough_is_its_own_sample():
+    assert sample_of(SPLIT, int(SPLIT.starts[-1]), BYTES) == (SPLIT, None)
+
+
+@pytest.mark.parametrize("kind", ["byte", "word"])
+def test_of_one_long_document_the_beginning_is_taken_if_its_characters_can_be_counted(kind):
+    text = "日本語 words " * 50
+    tokenizer = train_tokenizer(TokenizerConfig(kind, 300), [text])
+    split = tokenize(tokenizer, [text])
+    documents, numbers = sample_of(split, 35, tokenizer)  # in the midst of a character
+    assert numbers.tolist() == [0]
+    if kind == "word":
+        assert documents.starts[-1] == split.starts[-1]
+        return
+    (found,) = texts_of(tokenizer, documents)
+    assert found == text[:20] and documents.starts[-1] == 33
+    sizes = (len(found), len(found.encode()), len(found.split()))
+    assert tuple(int(counts[0]) for counts in documents[2:]) == sizes

@@ -1,0 +1,52 @@
+import json
+
+import jax
+import pytest
+
+from lm_jax import data
+from lm_jax.build import build_experiment
+from lm_jax.runs.recorder import validation_sample
+from lm_jax.runs.train import train
+from lm_jax.runs.trained_run import evaluate, load
+from tests.experiments import tiny
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "every_steps", "max_tokens", "expected"),
+    [
+        (10, 0, 0, 65_536),  # the least
+        (8_000, 2_000, 0, 3 * 8_000 * 8 * 32 // 10 // 5),  # a tenth, over five evaluations
+        (20_000, 0, 0, 262_144),  # the most
+        (10, 0, 700, 700),
+    ],
+)
+def test_evaluation_takes_a_tenth_of_the_training(num_steps, every_steps, max_tokens, expected):
+    experiment = tiny(
+        training__num_steps=num_steps,
+        evaluation__every_steps=every_steps,
+        evaluation__max_tokens=max_tokens,
+    )
+    asked = []
+
+    def sample(split, most, tokenizer):
+        asked.append(most)
+
+    built = build_experiment(experiment, {"vocab_size": 512}, jax.devices()[:1])
+    built = built._replace(objective=built.objective._replace(sample=sample))
+    validation_sample(built, data.Dataset(None, None, {}, None))
+    assert asked == [expected]
+
+
+def test_a_run_says_on_what_sample_it_measured_itself(tmp_path, capsys):
+    experiment = tiny(mesh="data:8", training__num_steps=10, evaluation__max_tokens=12_000)
+    results = train(experiment, tmp_path / "run")
+    size = results["validation_sample"]
+    assert size["tokens"] <= 12_000 and 0 < size["documents"] < size["of"]
+    assert results["validation"]["tokens"] == size["tokens"]
+    said = f"measured on {size['documents']:,} of {size['of']:,} validation documents"
+    assert said in capsys.readouterr().err
+    kept = json.loads((tmp_path / "run" / "by_document_validation.json").read_text())
+    assert len(kept["documents"]) == len(kept["nats"]) == size["documents"]
+    assert "Measured on a fixed sample" in (tmp_path / "run" / "report.html").read_text()
+    whole = evaluate(load(tmp_path / "run"), split="validation", eval_config=experiment.evaluation)
+    assert whole["tokens"] == size["of_tokens"]
