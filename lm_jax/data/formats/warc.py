@@ -22,6 +22,12 @@ _CHARSET = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGN
 _CHUNK = re.compile(rb"([0-9a-fA-F]+)[^\n]*\n")
 _HTML = ("text/html", "application/xhtml+xml")
 _ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+_AS_BROWSERS = {  # what pages declare -> what they mean (WHATWG's Encoding Standard)
+    **dict.fromkeys(("ascii", "us-ascii", "iso-8859-1", "latin1"), "windows-1252"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis"), "cp932"),
+    **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
+    **dict.fromkeys(("ks_c_5601-1987", "euc-kr"), "cp949"),
+}
 _BEGINNING = 1 << 16  # bytes of a record in which a response has its headers
 
 Headers = dict[str, str]  # names in lower case
@@ -175,10 +181,10 @@ def _unchunked(body: bytes) -> bytes:
 
 
 def _text(part: _Part, request: Request, origin: str) -> str | None:
-    text = None
-    if part.charset.lower() not in ("", "utf-8", "utf8"):
+    text, charset = None, part.charset.lower()
+    if charset not in ("", "utf-8", "utf8"):
         try:
-            text = part.body.decode(part.charset)
+            text = part.body.decode(_AS_BROWSERS.get(charset, charset))
         except (LookupError, ValueError):  # a wrong declaration: it is UTF-8 or invalid
             pass
     if text is None:

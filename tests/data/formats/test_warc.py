@@ -30,7 +30,8 @@ RECORDS = [  # and the text of each, if it is a document
     (record("request", b"GET /b HTTP/1.1\r\nHost: a.example\r\n\r\n"), None),
     (response("<p>grün".encode()), "grün"),
     (response("größe".encode("latin-1"), "text/html; charset=ISO-8859-1"), "größe"),
-    (response(b'<meta charset="windows-1252">\x93q\x94'), "“q”"),
+    (response(b'<meta charset="iso-8859-1">\x93q\x94'), "“q”"),  # as browsers read it
+    (response(b"\x87\x40", "text/plain; charset=Shift_JIS"), "①"),  # not of JIS itself
     (response(b"\x89PNG", "image/png"), None),
     (response(b"<p>gone", status="404 Not Found"), None),
     (response(b"a <b> c", "text/plain"), "a <b> c"),
