@@ -134,7 +134,11 @@ def test_zstd_without_its_package_is_refused_with_its_name(tmp_path, monkeypatch
 BAD = "größe".encode("latin-1")  # bytes 0xf6 and 0xdf at 2 and 3 are not UTF-8
 FAR = lines(["x" * 9_000]) * 150  # more than what is read at a time
 CASES = {  # name -> content, offset of the first bad byte, text where it is replaced
-    "a.txt": (BAD, 2, "gr\ufffd\ufffde"),
+    "a.txt": (
+        BAD + "\ufffd".encode(),
+        2,
+        "gr\ufffd\ufffde\ufffd",
+    ),  # the last one is the text's own
     "a.jsonl": (FAR + b'{"text": "' + BAD + b'"}\n' + FAR, len(FAR) + 12, "gr\ufffd\ufffde"),
     "a.csv": (b'text,n\nx,1\n"one\n' + BAD + b'",2\ny,3\n', 18, "one\ngr\ufffd\ufffde"),
 }

@@ -111,8 +111,6 @@ def _records(content: Content) -> Iterator[tuple[int, Headers, bytes, _Rest]]:
         lines = []
         while (line := stream.readline(HEAD)).strip():
             lines.append(line)
-        if not line:
-            _refuse(content, f"the headers of record {number} do not end")
         headers = _headers(lines)
         length = headers.get("content-length", "")
         if not length.isdecimal():
