@@ -61,13 +61,22 @@ def main() -> dict[str, Any]:
         from lm_jax.data.preparation.prepare import prepare
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[prepare]'") from None
+    from lm_jax.data.preparation.plan import LanguageModel
     from lm_jax.reports.preparation_page import stage_table, write_page
+    from lm_jax.runs import reference_model
     from lm_jax.telemetry.json_files import read_object
     from lm_jax.telemetry.progress import progress
 
     started = time.monotonic()
     with progress() as show:
-        manifest = prepare(config, output, WORKERS.value, write_page, show)
+        manifest = prepare(
+            config,
+            output,
+            WORKERS.value,
+            write_page,
+            show,
+            LanguageModel(reference_model.fit, reference_model.load),
+        )
     if manifest is None:
         program.log("jobs are submitted; when they have ended, the same command finishes")
         return {"output": str(output), "submitted": True}

@@ -11,8 +11,9 @@ def get_preparation() -> PreparationConfig:
     """Returns the preparation; give `path`."""
     return PreparationConfig(
         language="en",
+        # The rules that take least time come first: repetition takes more than all others.
         stages=(
-            "language, gopher_repetition, gopher_quality, c4_quality, fineweb_quality, "
+            "language, gopher_quality, c4_quality, fineweb_quality, gopher_repetition, "
             "exact_duplicates, near_duplicates, repeated_lines, redaction"
         ),
         # FineWeb has 0.01, which drops short pages whose navigation repeats their title.

@@ -110,6 +110,22 @@ class JapaneseQualityConfig:
 
 
 @dataclasses.dataclass
+class PerplexityConfig:
+    """A modified Kneser-Ney model of characters, fitted to clean text, scores documents (CCNet)."""
+
+    reference: str = described("", "The clean text: a file, a directory or a pattern.")
+    text_feature: str = described("", "Field of JSONL or column of CSV; empty: text.")
+    keep: float = described(
+        0.9, "Share of the documents that is kept, those most like the reference.", above=0, below=1
+    )
+    characters: int = described(
+        1000,
+        "Characters of a document that are scored: its beginning, middle and end.",
+        minimum=20,
+    )
+
+
+@dataclasses.dataclass
 class NearDuplicatesConfig:
     """MinHash with locality-sensitive hashing (Broder, 1997): bands of equal hashes.
 
@@ -191,6 +207,7 @@ class PreparationConfig:
     japanese_quality: JapaneseQualityConfig = dataclasses.field(
         default_factory=JapaneseQualityConfig
     )
+    perplexity: PerplexityConfig = dataclasses.field(default_factory=PerplexityConfig)
     near_duplicates: NearDuplicatesConfig = dataclasses.field(default_factory=NearDuplicatesConfig)
     repeated_lines: RepeatedLinesConfig = dataclasses.field(default_factory=RepeatedLinesConfig)
     decontamination: DecontaminationConfig = dataclasses.field(
@@ -213,6 +230,8 @@ class PreparationConfig:
             raise UserError(
                 f"redaction.kinds has {unknown[0]!r}; expected any of {', '.join(REDACTIONS)}"
             )
+        if "perplexity" in stages and not self.perplexity.reference:
+            raise UserError("stages has perplexity, but perplexity.reference names no clean text")
         if "decontamination" in stages and not names_in(self.decontamination.paths):
             raise UserError(
                 "stages has decontamination, but decontamination.paths names no evaluation set"

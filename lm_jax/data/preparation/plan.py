@@ -1,5 +1,6 @@
 """The phases of a preparation: what runs over documents one by one, and where all must be known."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +16,38 @@ class Phase(NamedTuple):
     tasks: int
 
 
+# texts -> bits per character of each
+Scorer = Callable[[Sequence[str]], list[float]]
+
+
+class LanguageModel(NamedTuple):
+    """A language model that is handed in: `data/` knows no models. Both functions are importable.
+
+    fit: (texts, directory) writes a model that is fitted to the texts.
+    load: (directory) returns what scores texts with it.
+    """
+
+    fit: Callable[[list[str], Path], None]
+    load: Callable[[Path], Scorer]
+
+
 class Plan:
     """Phases in the making: a stage adds blocks to the last one, or phases of its own.
 
     Args:
       directory: where the phases keep what they write for each other.
       first: blocks that read the sources.
+      language_model: what the stage `perplexity` scores texts with.
     """
 
-    def __init__(self, config: PreparationConfig, directory: Path, first: list[Any]):
-        self.config, self.directory = config, directory
+    def __init__(
+        self,
+        config: PreparationConfig,
+        directory: Path,
+        first: list[Any],
+        language_model: LanguageModel | None = None,
+    ):
+        self.config, self.directory, self.language_model = config, directory, language_model
         self.phases: list[Phase] = []
         self._blocks = first
         self._number = 0

@@ -29,7 +29,7 @@ from lm_jax.data.preparation.documents import (
     write_whole,
 )
 from lm_jax.data.preparation.executors import EXECUTORS, OnProgress, silence
-from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.plan import LanguageModel, Plan
 from lm_jax.data.preparation.stages import STAGES
 from lm_jax.errors import UserError
 
@@ -45,12 +45,14 @@ def prepare(
     workers: int,
     write_page: WritePage,
     on_progress: OnProgress = lambda phase, done, total: None,
+    language_model: LanguageModel | None = None,
 ) -> dict[str, Any] | None:
     """Returns the manifest of the corpus in a directory, which is made unless it is there.
 
     Args:
       workers: tasks that run at the same time.
       write_page: writes report.html.
+      language_model: for the stage `perplexity`.
 
     Returns:
       None while jobs of a cluster are still to finish; the same call then completes the corpus.
@@ -74,7 +76,7 @@ def prepare(
         work = aside / "work"
         write_whole(work / "sources.json", json.dumps(sources).encode())
         read = ReadSources(work / "sources.json", config, Dropped(work, "blank"))
-        plan = Plan(config, work, [read])
+        plan = Plan(config, work, [read], language_model)
         for name, add_stage in zip(names, stages, strict=True):
             add_stage(plan)
             plan.count(name)
@@ -96,6 +98,8 @@ def _identity(config: PreparationConfig) -> dict[str, Any]:
     configuration = dataclasses.asdict(config)
     del configuration["cluster"]
     inputs = {"path": _fingerprint(config.path, "path")}
+    if "perplexity" in names_in(config.stages):
+        inputs["reference"] = _fingerprint(config.perplexity.reference, "perplexity.reference")
     if "decontamination" in names_in(config.stages):
         for path in names_in(config.decontamination.paths):
             inputs[path] = _fingerprint(path, "decontamination.paths")

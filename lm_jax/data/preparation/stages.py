@@ -6,6 +6,7 @@ from lm_jax.data.preparation.decontamination import add_decontamination
 from lm_jax.data.preparation.duplicates import add_exact_duplicates, add_near_duplicates
 from lm_jax.data.preparation.japanese_quality import add_japanese_quality
 from lm_jax.data.preparation.language import add_language
+from lm_jax.data.preparation.perplexity import add_perplexity
 from lm_jax.data.preparation.plan import Plan
 from lm_jax.data.preparation.quality import (
     add_c4_quality,
@@ -24,6 +25,7 @@ STAGES: dict[str, Callable[[Plan], None]] = {
     "c4_quality": add_c4_quality,
     "fineweb_quality": add_fineweb_quality,
     "japanese_quality": add_japanese_quality,
+    "perplexity": add_perplexity,
     "exact_duplicates": add_exact_duplicates,
     "near_duplicates": add_near_duplicates,
     "repeated_lines": add_repeated_lines,

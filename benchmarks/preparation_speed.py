@@ -1,0 +1,99 @@
+"""Time and memory of `launch.prepare_data` by the size of the raw text.
+
+  python -m benchmarks.preparation_speed --text=data/english.jsonl --megabytes=100 \
+      --megabytes=300 --workers=2 --output=benchmarks/results/preparation_speed.json
+
+Shuffles the documents of a JSONL file, so that all sizes hold the same mixture, and prepares what a
+number of megabytes holds. Memory is the largest sum of proportional set sizes of the program and
+its workers, sampled twice a second.
+"""
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
+
+TEXT = flags.DEFINE_string("text", None, "JSONL of raw text.", required=True)
+CONFIG = flags.DEFINE_string("config", "configs/data/english.py", "The preparation.")
+MEGABYTES = flags.DEFINE_multi_integer("megabytes", [100], "Sizes of raw text.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Workers.")
+OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def _memory_of_tree(root: int) -> int:
+    """Returns the bytes of a process and of those that it started, pages that they share once."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    total, waiting = 0, [root]
+    while waiting:
+        process = waiting.pop()
+        waiting += children.get(process, [])
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any]:
+    raw, size = directory / "raw.jsonl", 0
+    with raw.open("w", encoding="utf-8") as file:
+        for line in lines:
+            size += len(line.encode())
+            if size > megabytes * 1e6:
+                break
+            file.write(line)
+    command = [sys.executable, "-m", "launch.prepare_data", f"--config={CONFIG.value}"]
+    command += [f"--output={directory / 'corpus'}", f"--config.path={raw}"]
+    started, largest = time.monotonic(), 0
+    process = subprocess.Popen(
+        [*command, f"--workers={WORKERS.value}"], stdout=subprocess.PIPE, text=True
+    )
+    while process.poll() is None:
+        largest = max(largest, _memory_of_tree(process.pid))
+        time.sleep(0.5)
+    assert process.stdout is not None
+    result = json.loads(process.stdout.read().splitlines()[-1])
+    seconds = time.monotonic() - started
+    return {
+        "megabytes": raw.stat().st_size / 1e6,
+        "seconds": seconds,
+        "seconds_per_100_megabytes": seconds / raw.stat().st_size * 1e8,
+        "memory_gigabytes": largest / 1e9,
+        "documents_left": result["documents"],
+        "bytes_left": result["bytes"],
+    }
+
+
+def main(_: list[str]) -> None:
+    """Prints a row for each size and writes the JSON file, if one is given."""
+    with Path(TEXT.value).open(encoding="utf-8") as file:
+        lines = file.readlines()
+    random.Random(0).shuffle(lines)
+    rows = []
+    for megabytes in MEGABYTES.value:
+        with tempfile.TemporaryDirectory() as directory:
+            rows.append(_measure(lines, megabytes, Path(directory)))
+        print(json.dumps(rows[-1]), flush=True)
+    if OUTPUT.value:
+        write_json(
+            Path(OUTPUT.value),
+            {"environment": environment(), "workers": WORKERS.value, "rows": rows},
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
