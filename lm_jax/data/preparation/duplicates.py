@@ -92,6 +92,7 @@ class CompleteClusters(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Touches the files of all tasks."""
+        self.folder.mkdir(exist_ok=True)
         for task in range(self.tasks):
             for suffix in ("remove", "clusters", "sizes"):
                 (self.folder / f"{task:06d}.{suffix}").touch()

@@ -4,11 +4,13 @@ datatrove's executors mark each task that is complete, so what runs again leaves
 local executor waits forever for a worker that was killed; `run_locally` starts another one.
 """
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from copy import deepcopy
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +90,20 @@ def _local(phase: "Phase", logs: Path) -> Any:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # A fork of a process with threads, as JAX has, may hang.
-    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+    context = get_context("forkserver")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when the program is killed: it would wait for work forever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run(executor: Any, rank: int) -> None:

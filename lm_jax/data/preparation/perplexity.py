@@ -45,7 +45,7 @@ class ScoreDocuments(PipelineStep):
         self.characters, self.load = characters, model.load
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Scores all documents."""
+        """Writes the scores of all documents."""
         score = self.load(self.folder)
         texts = (pieces_of(document.text, self.characters) for document in data)
         found: list[float] = []

@@ -11,6 +11,7 @@ from datatrove.pipeline.filters.fineweb_quality_filter import FineWebQualityFilt
 from lm_jax.data.preparation.config import (
     DecontaminationConfig,
     JapaneseQualityConfig,
+    NearDuplicatesConfig,
     PreparationConfig,
 )
 from lm_jax.data.preparation.duplicates import add_near_duplicates
@@ -51,6 +52,19 @@ def test_near_duplicates_leave_one_of_each_cluster(tmp_path):
     cluster = statistics["clusters"]["examples"][0]
     assert len(cluster) == 3
     assert len({member["minhash_cluster_id"] for member in cluster}) == 1
+
+
+def test_a_corpus_without_duplicates_stays_as_it_is(tmp_path):
+    texts = [prose(random.Random(seed)) for seed in range(3)]
+    found, statistics = kept(
+        tmp_path,
+        texts,
+        stages="exact_duplicates, near_duplicates, repeated_lines, redaction",
+        near_duplicates=NearDuplicatesConfig(bands=2),
+    )
+    assert found == texts
+    assert not statistics["rules"]
+    assert statistics["clusters"] == {"sizes": {}, "examples": []}
 
 
 def test_lines_of_an_earlier_document_are_cut(tmp_path):

@@ -1,7 +1,10 @@
 """The bytes of a corpus do not depend on the workers, nor on one that is killed."""
 
+import contextlib
 import hashlib
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from lm_jax.data.preparation.prepare import prepare
 from lm_jax.errors import UserError
 from lm_jax.reports.preparation_page import write_page
 from tests.data.preparation.corpora import changed, prose, write_jsonl
+from tests.launch.programs import launch, start
 
 KILLING = "tests/data/preparation/killing.py"
 
@@ -71,3 +75,43 @@ def test_a_worker_that_is_killed_again_and_again_ends_the_preparation(config, tm
     config = PreparationConfig(path=str(path), stages=f"{KILLING}:add_killing_always", tasks=3)
     with pytest.raises(UserError, match="a worker was killed 3 times in phase corpus, most likely"):
         prepare(config, tmp_path / "corpus", 2, write_page)
+
+
+@pytest.mark.slow
+def test_a_killed_program_takes_its_workers_along_and_goes_on(tmp_path):
+    rng = random.Random(9)
+    path = write_jsonl(tmp_path / "raw.jsonl", [prose(rng, 100) for _ in range(60)])
+    arguments = (
+        "--config=configs/data/english.py",
+        f"--config.path={path}",
+        "--config.stages=language, gopher_quality, exact_duplicates, redaction",
+        "--config.tasks=8",
+        "--workers=2",
+    )
+    output = tmp_path / "killed" / "corpus"
+    output.parent.mkdir()
+    process = start("prepare_data", *arguments, f"--output={output}")
+    completions = tmp_path / "killed" / "corpus.partial/work/logs/documents_1/completions"
+    while process.poll() is None and not (completions.is_dir() and any(completions.iterdir())):
+        time.sleep(0.05)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while _processes_with(str(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _processes_with(str(tmp_path))
+    for directory in (output, tmp_path / "whole"):
+        status, _, err = launch("prepare_data", *arguments, f"--output={directory}")
+        assert status == 0, err
+    assert digests(output) == digests(tmp_path / "whole")
+
+
+def _processes_with(name: str) -> list[str]:
+    """Returns the processes that have a file below a directory open."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(path).startswith(name):
+                found.append(str(path))
+    return found
