@@ -475,13 +475,14 @@ def _take_steps(
 
 def _introduction(group: RunGroup, dataset: Dataset, state: TrainState) -> list[str]:
     built = group.members[0]
-    mesh = ", ".join(f"{axis} {size}" for axis, size in built.mesh.shape.items())
+    split = [f"{axis} {size}" for axis, size in built.mesh.shape.items() if size > 1]
+    devices = f"mesh: {', '.join(split)}" if split else "one device"
     base_width = built.experiment.mup_base_width
     mup = f" in muP from width {base_width}" if base_width else ""
     parameters = num_parameters(group.member_state(state, 0))
     lines = [
         f"data: {dataset.description['summary']}",
-        f"model: {parameters:,} parameters{mup}; mesh: {mesh}",
+        f"model: {parameters:,} parameters{mup}; {devices}",
     ]
     if not group.is_single:
         lines.append(f"{len(group.members)} runs together, from step {int(state.step)}")
