@@ -117,7 +117,7 @@ def _duplicates(rng: random.Random, clean: list[str]) -> list[Row]:
     ]
 
 
-def _near(rng: random.Random, clean: list[str], settings: NearDuplicatesConfig) -> list[Row]:
+def near_rows(rng: random.Random, clean: list[str], settings: NearDuplicatesConfig) -> list[Row]:
     """Returns recall of pairs by their kind; each clean document has at most one copy."""
     shuffled = rng.sample(clean, len(clean))
     size = settings.words
@@ -246,7 +246,7 @@ def _lookalikes(rng: random.Random) -> list[Callable[[], str]]:
     ]
 
 
-def _redaction(rng: random.Random, clean: list[str]) -> list[Row]:
+def redaction_rows(rng: random.Random, clean: list[str]) -> list[Row]:
     kinds = _personal(rng)
     lookalikes = _lookalikes(rng)
     rows, false_total = [], {kind: 0 for kind in kinds}
@@ -389,8 +389,10 @@ def main(_: list[str]) -> None:
         NearDuplicatesConfig(3, 20, 7),
         NearDuplicatesConfig(5, 14, 8),
     ):
-        rows += _near(random.Random(1), clean, settings)
-    rows += _lines(rng, clean) + _exam(rng, clean) + _redaction(rng, clean) + _garbage(rng, clean)
+        rows += near_rows(random.Random(1), clean, settings)
+    rows += (
+        _lines(rng, clean) + _exam(rng, clean) + redaction_rows(rng, clean) + _garbage(rng, clean)
+    )
     head = ("stage", "planted as", "to be mistaken", "planted", "recall", "precision")
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
     for row in rows:

@@ -1,5 +1,6 @@
 """The page of a prepared corpus: what each rule removed, with documents to read."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,7 @@ def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path)
         lengths=_lengths(statistics["lengths"]),
         redacted=statistics["redacted"],
         languages=[(name, f"{count:,}") for name, count in statistics["languages"].items()][:30],
-        cluster_sizes=[
-            (size, f"{count:,}") for size, count in statistics["clusters"]["sizes"].items()
-        ],
+        cluster_sizes=_cluster_sizes(statistics["clusters"]["sizes"]),
         clusters=statistics["clusters"]["examples"],
         files=[
             (
@@ -65,6 +64,17 @@ def _lengths(lengths: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, s
         span = f"{int(bound) // 2:,} to {int(bound) - 1:,}"
         rows.append((span, f"{read:,}", f"{kept:,}", f"{kept / read:.0%}" if read else ""))
     return rows
+
+
+def _cluster_sizes(sizes: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Returns rows of (documents of a cluster, clusters): 2, 3, and by powers of two from 4 on."""
+    counts: Counter[int] = Counter()
+    for size, count in sizes.items():
+        counts[int(size) if int(size) < 4 else 1 << int(size).bit_length() - 1] += count
+    return [
+        (f"{first:,}" if first < 4 else f"{first:,} to {2 * first - 1:,}", f"{counts[first]:,}")
+        for first in sorted(counts)
+    ]
 
 
 def _flat(configuration: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

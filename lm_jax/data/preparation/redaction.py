@@ -73,7 +73,8 @@ def _is_public_ip(found: re.Match[str], region: str) -> bool:
     if address.version == 4 and all(int(part) < 32 for part in found.group().split(".")):
         return False
     before = found.string[max(0, found.start() - 20) : found.start()]
-    return address.is_global and not _VERSION.search(before)
+    is_heading = before[-1:] in ("", "\n") and found.string[found.end() :][:2] == ". "
+    return address.is_global and not _VERSION.search(before) and not is_heading
 
 
 def _is_phone(found: re.Match[str], region: str) -> bool:

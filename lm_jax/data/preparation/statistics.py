@@ -52,24 +52,23 @@ def _dropped(directory: Path, stage: str) -> Iterator[dict[str, Any]]:
 
 
 class _Sample:
-    """The rows whose hashes are smallest: a sample that their order does not change."""
+    """Rows of different texts, those whose hashes are smallest: their order does not matter."""
 
     def __init__(self, size: int):
         self.size = size
-        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, row: dict[str, Any]) -> None:
-        key = hashlib.sha256(row["id"].encode("utf-8", "replace")).hexdigest()
-        self._rows.append((key, row))
+        self._rows.setdefault(hashlib.sha256(row["excerpt"].encode()).hexdigest(), row)
         if len(self._rows) > 10 * self.size + 100:
             self._rows = self._smallest()
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the sample."""
-        return [row for _, row in self._smallest()]
+        return list(self._smallest().values())
 
-    def _smallest(self) -> list[tuple[str, dict[str, Any]]]:
-        return nsmallest(self.size, self._rows, key=lambda pair: pair[0])
+    def _smallest(self) -> dict[str, dict[str, Any]]:
+        return {key: self._rows[key] for key in nsmallest(self.size, self._rows)}
 
 
 def _rules(config: PreparationConfig, directory: Path) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ def test_personal_data_is_replaced(language, text, expected):
         "git clone git@github.com:google/jax.git",
         "the picture icon@2x.png and the unit getty@tty1.service",
         "version 1.202.3.4, 2.3.4.5, v10.77.3.2, section 3.12.4.1 of 192.168.0.1 and 127.0.0.1",
+        "a line\n16.47.2.1. The properties",
         "@decorator.name of user@localhost",
         "order 4111 1111 1111 1112 has a wrong check digit",
         "ISBN 978-0-262-03561-3, 2021-10-12 10:22:33, pages 120-130",
