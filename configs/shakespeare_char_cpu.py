@@ -38,7 +38,8 @@ def get_config() -> Experiment:
         optimizer=OptimizerConfig(beta2=0.99),
         schedule=ScheduleConfig(peak_learning_rate=1e-3, warmup_steps=100),
         training=TrainingConfig(num_steps=2000, batch_size=12, steps_per_call=20),
-        evaluation=EvaluationConfig(every_steps=500, batch_size=64),
+        # More tokens than the split has: the figures above are of all of it.
+        evaluation=EvaluationConfig(every_steps=500, batch_size=64, max_tokens=1_000_000),
         # The one beginning of the one document says little about beginnings; a new line does.
         samples=SamplesConfig(num_samples=3, max_new_tokens=500, prompt="\n"),
     )

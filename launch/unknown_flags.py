@@ -27,13 +27,13 @@ _SYNONYMS = {
     "workdir": ("out_dir", "output_dir", "run_dir", "save_dir"),
     "checkpoint.every_steps": ("save_interval", "save_every", "always_save_checkpoint"),
     "data.path": ("dataset", "data_dir"),
+    "evaluation.max_tokens": ("eval_iters", "eval_steps"),
     "evaluation.every_steps": ("eval_interval", "eval_every"),
     "schedule.name": ("decay_lr",),
 }
 _ANSWERS = {
     "compile": "each step is compiled",
     "device": "JAX_PLATFORMS=cpu before the command takes the CPU",
-    "eval_iters": "each evaluation measures the whole validation split",
     "eval_only": "launch.evaluate measures a run",
     "init_from": "the same command resumes; --from_workdir=RUN continues another run",
     "resume": "the same command resumes; --from_workdir=RUN continues another run",

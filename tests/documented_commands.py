@@ -27,6 +27,7 @@ RUNS = {
     "runs/quickstart": "configs/quickstart.py",
     "runs/bert": "configs/bert.py",
     "runs/mnist_lenet5": "configs/mnist_lenet5.py",
+    "runs/shakespeare": "configs/shakespeare_char_cpu.py",
 }
 
 
@@ -59,17 +60,20 @@ def commands_of_lines(text: str) -> Iterator[str]:
 def error_of(command: str) -> str | None:
     """Returns why a command does not parse, None if it does; call it in a process of its own."""
     _, _, program, *arguments = shlex.split(command, comments=True)
+    is_new = program != "launch.train" or any(a.startswith("--config=") for a in arguments)
+    names_run = "--from_workdir" if is_new or "--from_workdir" in command else "--workdir"
     with tempfile.TemporaryDirectory() as directory:
-        return _error_of(program, [_with_run(argument, directory) for argument in arguments])
+        found = [_with_run(argument, names_run, directory) for argument in arguments]
+        return _error_of(program, found)
 
 
-def _with_run(argument: str, directory: str) -> str:
-    """Returns an argument; the run of --from_workdir is replaced by one that is written here."""
+def _with_run(argument: str, names_run: str, directory: str) -> str:
+    """Returns an argument; the run that is continued is replaced by one that is written here."""
     from lm_jax.config.config_file import call_config_file
     from lm_jax.config.serialization import dumps
 
     flag, _, run = argument.partition("=")
-    if flag != "--from_workdir":
+    if flag != names_run:
         return argument
     experiment = call_config_file(RUNS[run], "get_config", "configs/*.py")
     experiment.data.path = experiment.data.path or ("" if experiment.data.has_text else "data")

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from configs.shakespeare_char_cpu import get_config
 from lm_jax.config.presets import PRESETS
+from lm_jax.config.serialization import to_dict
 from lm_jax.data.classification.images import READERS as IMAGE_READERS
 from lm_jax.data.classification.labelled_text import READERS as LABEL_READERS
 from lm_jax.data.readers import READERS
@@ -15,6 +17,7 @@ from lm_jax.data.seq2seq.readers import READERS as PAIR_READERS
 from lm_jax.data.tokenizers import TOKENIZERS
 from lm_jax.generation.beam_search import EARLY_STOPPING, LENGTH_PENALTIES
 from lm_jax.models import FAMILIES
+from lm_jax.nested import flatten
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.parallel.mesh import AXES
 from lm_jax.training.optimizers import OPTIMIZERS
@@ -67,6 +70,12 @@ def test_every_command_that_is_shown_parses():
     assert all(errors[len(commands) :])  # what would fail is found
     wrong = [found for found in zip(where, commands, errors, strict=False) if found[2]]
     assert not wrong, "\n\n".join("\n".join(each) for each in wrong)
+
+
+def test_the_fields_that_stand_for_those_of_nanogpt_exist():
+    page = (ROOT / "docs" / "from_nanogpt.md").read_text("utf-8")
+    named = set(re.findall(r"`--config\.([\w.]+)", page))
+    assert len(named) > 15 and named <= flatten(to_dict(get_config())).keys()
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -4,6 +4,8 @@ import json
 import mailbox
 import re
 
+from lm_jax.analysis.model_checks import check_model
+from lm_jax.config.config_file import call_config_file
 from tests.documented_commands import ROOT
 from tests.launch import programs
 
@@ -39,6 +41,15 @@ def test_the_model_trains_and_generates(tmp_path):
     assert "WRONG" not in run("check_model", f"--config={config}")
     run("train", f"--config={config}", f"--workdir={workdir}", *SMALL)
     run("generate", f"--workdir={workdir}", "--prompt=The", "--max_new_tokens=5")
+
+
+def test_the_gpt_passes_every_check_and_generates_what_it_predicts(tmp_path):
+    path = written("gpt.md", tmp_path)
+    experiment = call_config_file(str(path), "get_config", "configs/*.py")
+    experiment.model.d_model, experiment.model.num_layers = 32, 1
+    checks = {check.name: check for check in check_model(experiment)}
+    assert all(check.ok for check in checks.values()), checks
+    assert checks["step"].text == "16 positions"
 
 
 def test_the_objective_trains(tmp_path):

@@ -311,7 +311,7 @@ def _source(s: _Subject) -> dict[str, Any]:
 def _steps(s: _Subject) -> str:
     """Checks that steps give the logits of `apply`, and `read` and `prepare` change nothing."""
     if s.compiled.start is None or s.compiled.step is None:
-        raise _NotApplicable("it does not generate: no start and step")
+        raise _NotApplicable("it does not generate: no start and step (models/recomputed_steps.py)")
     tokens, expected = s.batch["inputs"], s.logits(s.batch)
     rows, length = tokens.shape
     first = s.compiled.start(s.variables, rows, length, **_source(s))
@@ -472,7 +472,8 @@ def _segments(s: _Subject) -> str:
             t = np.flatnonzero(other)[np.flatnonzero(wrong.any(axis=(0, 2)))[0]]
             raise _Wrong(
                 f"changing segment {number} moves the logits of segment {3 - number} at position "
-                f"{t} by {_largest(after, before)}"
+                f"{t} by {_largest(after, before)}; attention takes `segments` into its mask by "
+                "attention_mask of models/transformer/attention.py"
             )
     found = s.logits(_alone(s, batch, 2))[:, : parts[1]]
     expected = together[:, batch["segments"][0] == 2]

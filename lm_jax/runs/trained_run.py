@@ -302,7 +302,10 @@ def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:
     """
     validate(dataclasses.replace(run.built.experiment, samples=config))
     if run.tokenizer is None or run.built.model.step is None:
-        raise UserError(f"the model of {run.workdir} does not generate text")
+        raise UserError(
+            f"the model of {run.workdir} does not generate text: it has no start and step, or no "
+            "tokenizer"
+        )
     return TextGenerator(run.built, run.variables, run.tokenizer)
 
 
