@@ -10,6 +10,7 @@ cut. Precision: of what is dropped, replaced or cut, the share that was planted;
 what was planted to be mistaken.
 """
 
+import bisect
 import gzip
 import json
 import random
@@ -78,15 +79,22 @@ def _jaccard(a: str, b: str, size: int) -> float:
 
 def _at_similarity(rng: random.Random, text: str, low: float, high: float, size: int) -> str | None:
     """Returns a changed text whose Jaccard similarity is in a range."""
-    order = list(range(len(text.split(" "))))
-    rng.shuffle(order)
     words = text.split(" ")
-    for n in order:
-        words[n] = _word(rng)
-        similarity = _jaccard(text, " ".join(words), size)
-        if similarity < high:
-            return " ".join(words) if similarity >= low else None
-    return None
+    order = rng.sample(range(len(words)), len(words))
+    news = [_word(rng) for _ in words]
+
+    def changed(count: int) -> str:
+        found = list(words)
+        for n in order[:count]:
+            found[n] = news[n]
+        return " ".join(found)
+
+    # Each further change lowers the similarity.
+    first = bisect.bisect_left(
+        range(len(words)), True, key=lambda count: _jaccard(text, changed(count), size) < high
+    )
+    copy = changed(first)
+    return copy if low <= _jaccard(text, copy, size) < high else None
 
 
 def _scores(found: set[int], planted: set[int]) -> Row:
