@@ -4,12 +4,13 @@
       --megabytes=300 --workers=2 --output=benchmarks/results/preparation_speed.json
 
 Shuffles the documents of a JSONL file, so that all sizes hold the same mixture, and prepares what a
-number of megabytes holds. Memory is the largest sum of proportional set sizes of the program and
-its workers, sampled twice a second.
+number of megabytes holds. Processor time and memory are those of the program with its workers,
+sampled twice a second; memory is the largest sum of proportional set sizes.
 """
 
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -30,22 +31,37 @@ WORKERS = flags.DEFINE_integer("workers", 2, "Workers.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 
-def _memory_of_tree(root: int) -> int:
-    """Returns the bytes of a process and of those that it started, pages that they share once."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    total, waiting = 0, [root]
-    while waiting:
-        process = waiting.pop()
-        waiting += children.get(process, [])
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-    return total
+class _Tree:
+    """A process and all that it started: processor seconds so far, and the memory of now."""
+
+    def __init__(self, root: int):
+        self._root = root
+        self._ticks: dict[int, int] = {}  # of each process, also of those that have ended
+
+    @property
+    def processor_seconds(self) -> float:
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+    def sample(self) -> int:
+        """Returns the bytes of all processes, pages that they share once."""
+        children: dict[int, list[int]] = {}
+        ticks: dict[int, int] = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has ended
+                fields = path.read_text().rpartition(")")[2].split()
+                process = int(path.parent.name)
+                children.setdefault(int(fields[1]), []).append(process)
+                ticks[process] = int(fields[11]) + int(fields[12])
+        total, waiting = 0, [self._root]
+        while waiting:
+            process = waiting.pop()
+            waiting += children.get(process, [])
+            self._ticks[process] = ticks.get(process, 0)
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+        return total
 
 
 def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any]:
@@ -62,8 +78,9 @@ def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any
     process = subprocess.Popen(
         [*command, f"--workers={WORKERS.value}"], stdout=subprocess.PIPE, text=True
     )
+    tree = _Tree(process.pid)
     while process.poll() is None:
-        largest = max(largest, _memory_of_tree(process.pid))
+        largest = max(largest, tree.sample())
         time.sleep(0.5)
     assert process.stdout is not None
     result = json.loads(process.stdout.read().splitlines()[-1])
@@ -71,6 +88,7 @@ def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any
     return {
         "megabytes": raw.stat().st_size / 1e6,
         "seconds": seconds,
+        "processor_seconds": tree.processor_seconds,
         "seconds_per_100_megabytes": seconds / raw.stat().st_size * 1e8,
         "memory_gigabytes": largest / 1e9,
         "documents_left": result["documents"],
