@@ -19,6 +19,7 @@ from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
 from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
 
+_OF_RUNS = ("config.json", "branch.json")  # a fork that was not begun has the second only
 # What a run writes once it has config.json.
 _LATER = ("metrics.jsonl", "evaluation.json", "inspection.json", "samples.txt", "report.html")
 
@@ -118,7 +119,7 @@ def refuse_other_data(
 
 def refuse_foreign_files(workdir: Path) -> None:
     """Raises UserError if a directory without a run has files that a run would overwrite."""
-    if (workdir / "config.json").exists():
+    if any((workdir / name).exists() for name in _OF_RUNS):
         return
     found = [name for name in _LATER if (workdir / name).exists()]
     data_file = workdir / "data.json"  # of a run that was killed while it began, or of another kind

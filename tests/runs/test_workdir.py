@@ -39,6 +39,14 @@ def test_files_of_a_directory_without_a_run_are_not_overwritten(name, tmp_path):
     refuse_foreign_files(tmp_path)
 
 
+def test_a_fork_that_was_not_begun_is_a_run(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no run but has metrics.jsonl"):
+        refuse_foreign_files(tmp_path)
+    (tmp_path / "branch.json").write_text("{}")
+    refuse_foreign_files(tmp_path)
+
+
 def test_a_run_that_was_killed_while_it_began_may_begin_again(tmp_path):
     (tmp_path / "data.json").write_text('{"fingerprint": "ab"}')
     refuse_foreign_files(tmp_path)
