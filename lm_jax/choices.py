@@ -5,6 +5,7 @@ An object outside this package is named `module:ATTRIBUTE` or `path/to/file.py:A
 
 import importlib
 import importlib.util
+import os
 import sys
 import sysconfig
 import zlib
@@ -75,7 +76,7 @@ def load_file(path: Path) -> ModuleType:
     """
     path = path.resolve()
     for module in list(sys.modules.values()):
-        if _file_of(module) == path:
+        if _is_of_file(module, path):
             return module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
@@ -119,6 +120,15 @@ def name_of(
         if is_it(value):
             return f"{_address(found)}:{attribute}", value
     return None
+
+
+def _is_of_file(module: Any, path: Path) -> bool:
+    """Returns whether a module is that of a file, without resolving the paths of them all."""
+    file = getattr(module, "__file__", None)
+    try:
+        return isinstance(file, str) and os.path.samefile(file, path)
+    except OSError:
+        return False
 
 
 def _file_of(module: Any) -> Path | None:

@@ -42,6 +42,12 @@ def slow_but(names: Iterable[Any], *quick: Any) -> list:
     return [n if n in quick else _slow(n) for n in names]
 
 
+@pytest.fixture
+def without_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs look inside no model once they are trained: for tests of many runs."""
+    monkeypatch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
+
+
 def _slow(value: Any) -> Any:
     values = value if isinstance(value, tuple) else (value,)
     return pytest.param(*values, marks=pytest.mark.slow)

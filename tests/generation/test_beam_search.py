@@ -12,11 +12,14 @@ from lm_jax.generation.beam_search import EARLY_STOPPING, BeamSearch, beam_searc
 from lm_jax.generation.decode_loop import batch_of_prompts, generate
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import build_model
+from tests.conftest import slow_but
 from tests.generation.generating import FAMILIES, model_of, reader_of_a_source
 from tests.generation.generating import VOCAB as SMALL
+from tests.models.jitted import jitted
 from tests.parity.hugging_face import ending_gpt2
 
 VOCAB, END, NEW = 29, 7, 12
+POWER, GNMT = (0.7, "power"), (1.5, "gnmt")
 SEARCH = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
 
 
@@ -116,14 +119,14 @@ def every_text(length, others, end):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(("penalty", "kind"), [(0.7, "power"), (1.5, "gnmt")])
+@pytest.mark.parametrize(("penalty", "kind"), slow_but([POWER, GNMT], POWER))
 def test_enough_beams_find_the_best_of_all_texts(name, penalty, kind):
     model, variables = model_of(name)
     model, bias = confined(model, [2, 5, 11])
     prompt, end, length = [5, 2], 11, 4
     texts = list(every_text(length, (2, 5), end))
     padded = jnp.array([prompt + text + [0] * (length - len(text)) for text in texts])
-    logits, _ = model.apply(variables, {"inputs": padded}, train=False)
+    logits, _ = jitted(model).apply(variables, {"inputs": padded}, train=False)
     log_p = np.asarray(jax.nn.log_softmax(logits + bias))
     scores = {}
     for text, row in zip(texts, log_p, strict=True):

@@ -8,6 +8,7 @@ import pytest
 
 from launch import dataclass_flags, program, unknown_flags
 from lm_jax.models import FAMILIES
+from tests.launch.programs import run
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = """
@@ -20,16 +21,6 @@ samples = dataclass_flags.define(SamplesConfig(num_samples=1), names)
 flags.FLAGS(["program", *sys.argv[1:]])
 print(samples())
 assert "top_k" not in flags.FLAGS and "jax" not in sys.modules
-"""
-EXPERIMENT = """
-import sys
-from launch import experiment_flags
-experiment_flags.define()
-try:
-    print(experiment_flags.parse(["program", *sys.argv[1:]]))
-    print(experiment_flags.experiment().model)
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
 """
 CONFIG = """
 import dataclasses
@@ -167,5 +158,6 @@ def config(tmp_path_factory):
     ],
 )
 def test_fields_of_the_experiment_of_config_are_flags(arguments, expected, config):
-    found = output(EXPERIMENT, *(argument.format(config) for argument in arguments))
-    assert expected in found.stdout, found.stdout + found.stderr
+    arguments = [argument.format(config) for argument in arguments]
+    _, out, err = run("tests.launch.print_experiment", *arguments)
+    assert expected in out, out + err

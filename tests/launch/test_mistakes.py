@@ -1,12 +1,13 @@
 """A mistake on the command line: one line on stderr, and nothing on disk."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
 
 from launch import what_is_missing
-from tests.launch.programs import TINY, launch, run, start, train
+from tests.launch.programs import ROOT, TINY, environment, launch, run, train
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,14 @@ def test_a_warm_up_that_nobody_asked_for_fits_a_smoke_run(steps):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/quickstart.py"]])
 def test_a_reader_that_leaves_ends_a_program_quietly(arguments):
-    process = start("count", *arguments)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.count", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.close()  # before anything is written, as by `| head -0`
     _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (141, "")

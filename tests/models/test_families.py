@@ -1,5 +1,6 @@
 """Every family through the one path: train, stop, resume, evaluate, generate, report."""
 
+import functools
 import json
 import shutil
 
@@ -53,29 +54,42 @@ def language(name):
     return config
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Returns the work directory and the results of a language model, trained once."""
+
+    @functools.cache
+    def run_of(name):
+        directory = tmp_path_factory.mktemp(name)
+        return directory, train(language(name), directory)
+
+    return run_of
+
+
 # What each computes is tested beside its model; here, what counts and what carries its state.
 @pytest.mark.parametrize("name", slow_but(LANGUAGE, "ngram", "carried"))
-def test_language_models_train_generate_and_are_read_back(name, tmp_path):
-    results = train(language(name), tmp_path)
+def test_language_models_train_generate_and_are_read_back(name, trained):
+    workdir, results = trained(name)
     assert results["validation"]["cross_entropy"] < np.log(257) - 0.3
-    run = load(tmp_path, log=lambda line: None)
+    run = load(workdir, log=lambda line: None)
     eval_config = EvaluationConfig(batch_size=16, context_length=LANGUAGE[name].context_length)
     again = evaluate(run, split="validation", eval_config=eval_config)
     assert again["cross_entropy"] == pytest.approx(results["validation"]["cross_entropy"], abs=1e-5)
     text = complete(run, ["The "], SamplesConfig(1, max_new_tokens=40, temperature=0))[0].text
     assert text.startswith("The ") and len(text) > 10
-    page = (tmp_path / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
     assert "<h2>Samples</h2>" in page and "<h2>Next-token predictions</h2>" in page
 
 
 @pytest.mark.parametrize("name", ["carried", "ngram"])
-def test_a_stopped_run_goes_on_to_the_same_bits(name, tmp_path):
-    whole = train(language(name), tmp_path / "whole")
+def test_a_stopped_run_goes_on_to_the_same_bits(name, trained, tmp_path, request):
+    whole, results = trained(name)
+    request.getfixturevalue("without_analysis")
     asked = iter([False, True])
-    train(language(name), tmp_path / "parts", stop_requested=lambda step: next(asked, False))
-    parts = train(language(name), tmp_path / "parts")
-    assert parts["step"] == whole["step"] and parts["validation"] == whole["validation"]
-    one, other = (load(tmp_path / d, log=lambda line: None) for d in ("whole", "parts"))
+    train(language(name), tmp_path, stop_requested=lambda step: next(asked, False))
+    parts = train(language(name), tmp_path)
+    assert parts["step"] == results["step"] and parts["validation"] == results["validation"]
+    one, other = (load(d, log=lambda line: None) for d in (whole, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, one.variables, other.variables)
 
 
@@ -131,6 +145,7 @@ def test_running_statistics_are_saved_with_the_state(larger_digits, tmp_path):
     assert "First filters" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("without_analysis")
 def test_only_the_head_of_another_runs_model_is_trained(larger_digits, tmp_path):
     model = ConvNetConfig(architecture="keras", norm="batch_norm")
     train(images(model, data=larger_digits), tmp_path / "base")
@@ -158,6 +173,7 @@ def labelled_texts(directory):
     return LabelledTextConfig(path=str(path))
 
 
+@pytest.mark.usefixtures("without_analysis")
 @pytest.mark.parametrize(
     "model",
     [
@@ -235,6 +251,7 @@ def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("without_analysis")
 def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     config = tiny(model=LANGUAGE["mlp"], mesh="auto", training__num_steps=6)
     config.data.tokenizer = TokenizerConfig("word", 300)
@@ -247,6 +264,7 @@ def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("without_analysis")
 def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_path):
     shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}
     base = tiny(objective="masked_lm", model=EncoderConfig(**shape), mesh="auto")

@@ -52,21 +52,21 @@ EXPERIMENTS = {
     "encoder_decoder, relative, post": _PAIRS
     | {
         "model": EncoderDecoderConfig(
-            **_TOWER,
+            **_TOWER | {"num_layers": 1},
             source_length=24,
             positions="relative",
             norm_order="post",
             activation="geglu",
         )
     },
-    "encoder": {"objective": "masked_lm", "model": EncoderConfig(**_TOWER)},
+    "encoder": {"objective": "masked_lm", "model": EncoderConfig(**_TOWER | {"num_layers": 1})},
     "encoder of classes": _TEXTS | {"model": EncoderConfig(**_TOWER, num_classes=8)},
     "mlp": {"model": MLPConfig(context_length=TIME, d_embedding=16, d_hidden=32, direct=True)},
     "causal_cnn": {"model": CausalCNNConfig(context_length=TIME, d_model=32, num_layers=2)},
     "lstm, normalised": {"model": RecurrentConfig(**_HIDDEN, num_layers=2, layer_norm=True)},
     "gru, normalised": {"model": RecurrentConfig(**_HIDDEN, cell="gru", layer_norm=True)},
     "rnn": {"model": RecurrentConfig(**_HIDDEN, cell="rnn")},
-    "recurrent_seq2seq": recurrent_pairs(num_layers=2),
+    "recurrent_seq2seq": recurrent_pairs(),
     "recurrent_seq2seq, additive": recurrent_pairs(attention="additive", d_attention=16),
     "recurrent_seq2seq, gru, no attention": recurrent_pairs(cell="gru", attention="none"),
     "text_classifier, both ways": _TEXTS

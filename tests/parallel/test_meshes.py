@@ -29,7 +29,7 @@ from tests.conftest import slow_but
 from tests.experiments import tiny
 from tests.parallel.on_meshes import VOCABULARY, begin, random_batch
 
-TIME, STEPS = 16, 20
+TIME, STEPS = 16, 10
 MESHES = ("data:8", "fsdp:8", "data:2,tensor:4", "fsdp:2,sequence:4", "data:2,fsdp:2,tensor:2")
 _SHAPE = {"context_length": TIME, "d_model": 32, "num_layers": 1, "num_heads": 4}
 _PAIRS = {"objective": "seq2seq", "data": ParallelTextConfig(source="copy")}
@@ -109,12 +109,11 @@ def most_on_a_device(tree):
     return max(held.values()), sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-# Each mesh and each model of the first four once in the quick tests, all pairs in the slow ones.
+# Each mesh once in the quick tests, all pairs in the slow ones.
 _QUICK = {
     ("decoder", "data:2,fsdp:2,tensor:2"),
     ("decoder", "data:8"),
     ("decoder, ring", "fsdp:2,sequence:4"),
-    ("encoder_decoder", "fsdp:2,sequence:4"),
     ("lstm", "data:2,tensor:4"),
     ("cnn", "fsdp:8"),
 }
@@ -132,7 +131,7 @@ def _pairs():
 @pytest.mark.parametrize(("name", "mesh"), _pairs())
 def test_losses_on_every_mesh_equal_one_device(name, mesh, one_device):
     losses, state = train(name, mesh)
-    assert len(losses) == STEPS and losses[-1] < losses[0] - 0.05
+    assert len(losses) == STEPS and losses[-1] < losses[0] - 0.02  # 200 times what is allowed below
     np.testing.assert_allclose(losses, one_device(name), atol=1e-4)
     sizes = parse(mesh)
     parts = sizes["fsdp"] * sizes["tensor"]

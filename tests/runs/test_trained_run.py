@@ -10,7 +10,7 @@ import pytest
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
-from lm_jax.data import pipeline, prepare, texts_of
+from lm_jax.data import TokenizerConfig, pipeline, prepare, texts_of
 from lm_jax.errors import UserError
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
@@ -29,11 +29,11 @@ from tests.experiments import tiny
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on eight devices, on text without a space."""
+    """A run in muP on eight devices, on text without a space."""
     place = tmp_path_factory.mktemp("unspaced")
     (place / "text.txt").write_text("abcabd" * 4000)
     (place / "test.txt").write_text("abdabc" * 300)
-    experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10)
+    experiment = tiny(mesh="fsdp:2,tensor:2,sequence:2", training__num_steps=10, mup_base_width=8)
     experiment.data = dataclasses.replace(
         experiment.data,
         source="files",
@@ -218,6 +218,8 @@ def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
 
 def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
     experiment = tiny(training__num_steps=1, schedule__warmup_steps=0, mesh="auto")
+    experiment.model.num_layers = 1
+    experiment.data.tokenizer = TokenizerConfig("byte")
     experiment.schedule.peak_learning_rate = 1e38
     experiment.optimizer.name = "sgd"
     with pytest.raises(UserError, match="validation loss of step 1 is not a number"):

@@ -162,6 +162,7 @@ def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
 
 
+@pytest.mark.slow
 def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
     config = dataclasses.replace(
         run.built.experiment,

@@ -31,7 +31,7 @@ RUNS = {
 
 
 @pytest.fixture(autouse=True)
-def two_devices(monkeypatch):
+def two_devices(monkeypatch, without_analysis):
     devices = jax.devices()[:2]
     monkeypatch.setattr(jax, "devices", lambda: devices)
 
@@ -74,12 +74,30 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(leaf, same, atol=1e-4)
 
 
+def test_each_run_of_a_group_is_what_it_is_alone_even_beside_one_that_diverges(text, tmp_path):
+    rates = RUNS | {"low": {"schedule__peak_learning_rate": 1e30, "schedule__warmup_steps": 0}}
+    group = {tmp_path / n: run_of(text, "transformer", "adamw", rates[n]) for n in RUNS}
+    bad, good, other = train_runs(group).values()
+    assert bad.keys() == {"error"} and "is nan" in bad["error"]
+    assert bad["error"].startswith("the loss of step ")
+    assert not (tmp_path / "low" / "evaluation.json").exists()
+    assert not list((tmp_path / "low" / "checkpoints").glob("[0-9]*"))
+    assert abs(good["validation"]["cross_entropy"] - other["validation"]["cross_entropy"]) > 1e-3
+    place = tmp_path / "constant"
+    assert json.loads((place / "evaluation.json").read_text())["vmapped_runs"] == len(RUNS)
+    assert (place / "report.html").stat().st_size > 0
+    alone = train(group[place], tmp_path / "alone")
+    assert_same(place, tmp_path / "alone")
+    assert other["validation"].keys() == alone["validation"].keys()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "optimizer"),
     [
         ("transformer", "adamw"),
-        pytest.param("lstm", "sgd", marks=pytest.mark.slow),
-        pytest.param("cnn", "muon", marks=pytest.mark.slow),
+        ("lstm", "sgd"),
+        ("cnn", "muon"),
     ],
 )
 def test_a_run_of_a_group_equals_that_run_alone(model, optimizer, text, tmp_path):
@@ -119,6 +137,7 @@ def test_a_group_that_was_stopped_goes_on_to_the_same_bits(text, tmp_path):
     assert all("validation" in found for found in again.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_leaves_the_others_alone(text, tmp_path):
     fields = [{"schedule__peak_learning_rate": rate} for rate in (1e-2, 1e30)]
     group = {

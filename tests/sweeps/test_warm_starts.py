@@ -36,7 +36,7 @@ TIMES = ("seconds", "tokens_per_second")
 
 
 @pytest.fixture(autouse=True)
-def two_devices(monkeypatch):
+def two_devices(monkeypatch, without_analysis):
     devices = jax.devices()[:2]
     monkeypatch.setattr(jax, "devices", lambda: devices)
 

@@ -13,14 +13,16 @@ from lm_jax.runs.initial_state import describe
 from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
 from lm_jax.training.state import TrainState, inherit, init_state, variables_of
 from lm_jax.training.train_step import jit_train_steps, make_train_step
+from tests.conftest import slow_but
 from tests.experiments import tiny
+from tests.models.jitted import jitted
 
 BYTES = TokenizerConfig("byte")
 
 
 def losses(**fields):
     """The losses of all steps, and the final state."""
-    config = tiny(data__tokenizer=BYTES, **fields)
+    config = tiny(data__tokenizer=BYTES, **{"model__num_layers": 1} | fields)
     corpus = prepare(config.data)
     sizes = corpus.sizes
     built = build_experiment(config, sizes, jax.devices()[:1])
@@ -88,21 +90,21 @@ def test_the_loss_falls(one_device):
     assert found[-1] < found[0] - 0.4
 
 
-@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("parts", slow_but([2, 8], 8))
 def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device):
     found, _ = losses(training__gradient_accumulation_steps=parts)
     np.testing.assert_allclose(found, one_device[0], atol=1e-4)
 
 
 def test_unequal_weights_are_averaged_over_the_whole_batch():
-    config = tiny(data__tokenizer=BYTES)
+    config = tiny(data__tokenizer=BYTES, model__num_layers=1)
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
     weights = jnp.asarray(rng.integers(0, 2, (8, 32)), jnp.float32).at[:4].set(0).at[0, 0].set(1)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
     state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
-    nats = built.model.loss(variables_of(state), batch, train=False)[0].nats
+    nats = jitted(built.model).loss(variables_of(state), batch, train=False)[0].nats
     expected = float(jnp.sum(nats * weights) / jnp.sum(weights))
     for parts in (1, 4):
         step = make_train_step(built.loss, built.optimizer, lambda _: 0.0, parts)
@@ -124,9 +126,10 @@ def test_training_twice_gives_the_same_bits(one_device):
 
 
 def test_dropout_follows_the_seed():
-    same = [losses(model__dropout_rate=0.3)[0] for _ in range(2)]
+    dropout = {"model__dropout_rate": 0.3, "training__num_steps": 10}
+    same = [losses(**dropout)[0] for _ in range(2)]
     np.testing.assert_array_equal(*same)
-    assert (losses(model__dropout_rate=0.3, seed=1)[0] != same[0]).all()
+    assert (losses(seed=1, **dropout)[0] != same[0]).all()
 
 
 def test_a_loss_that_is_no_number_ends_the_run():
@@ -153,7 +156,7 @@ def smoothed_cross_entropy(logits, targets, smoothing):
 
 
 def test_smoothed_labels_are_mixed_with_the_uniform_distribution():
-    config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1)
+    config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1, model__num_layers=1)
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
@@ -161,11 +164,12 @@ def test_smoothed_labels_are_mixed_with_the_uniform_distribution():
     state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
     params = jax.tree.map(lambda x: 5 * x, state.params)  # far from uniform
     state = state._replace(params=params)
-    logits, _ = built.model.apply(variables_of(state), batch, train=False)
+    model = jitted(built.model)
+    logits, _ = model.apply(variables_of(state), batch, train=False)
     expected = smoothed_cross_entropy(logits, batch["targets"], 0.1)
     _, metrics = jax.jit(built.train_step)(state, batch)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
-    exact = built.model.loss(variables_of(state), batch, train=False)[0].nats.mean()
+    exact = model.loss(variables_of(state), batch, train=False)[0].nats.mean()
     assert abs(float(exact) - expected) > 1e-3  # ten times the tolerance above
 
 

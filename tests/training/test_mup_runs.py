@@ -14,6 +14,7 @@ from tests.training.test_loop import losses
 BASE = 8  # of 32: a table that is the output, too, is divided by 4
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(monkeypatch, tmp_path):
     devices = jax.devices()
     monkeypatch.setattr(jax, "devices", lambda: devices[:1])
@@ -47,6 +48,8 @@ def test_gradients_in_parts_are_those_of_the_whole_batch():
         "optimizer__name": "sgd",
         "optimizer__clip_norm": 0.0,
         "schedule__peak_learning_rate": 0.1,
+        "training__num_steps": 10,
+        "model__num_layers": 1,
     }
     whole, _ = losses(**fields)
     parts, _ = losses(training__gradient_accumulation_steps=2, **fields)

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from lm_jax.data import TokenizerConfig
@@ -31,11 +32,20 @@ def test_operations_are_those_of_xla_without_their_numbers():
 
 def config():
     bytes_ = TokenizerConfig("byte")
-    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, mesh="data:-1")
+    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, model__num_layers=1, mesh="auto")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        patch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
+        yield
 
 
 @pytest.fixture(scope="module")
-def profiled(tmp_path_factory):
+def profiled(tmp_path_factory, one_device):
     workdir = tmp_path_factory.mktemp("profiled") / "run"
     return workdir, train(config(), workdir, profile_steps=(7, 12))
 
