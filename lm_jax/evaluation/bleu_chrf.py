@@ -43,8 +43,7 @@ def translation_measures(
             f"{len(hypotheses):,} translations and {len(references):,} references; expected the "
             "same number of both, and at least one"
         )
-    count = len(references)
-    figures: dict[str, Any] = {"sentences": count}
+    figures: dict[str, Any] = {}
     tokenizer, remark = bleu_tokenizer(tokenizer, references)
     if remark:
         figures["bleu_remark"] = remark
@@ -53,10 +52,19 @@ def translation_measures(
         error = None if found.half_width is None else found.half_width / _NORMAL_95
         figures[f"{name}_standard_error"] = error
         figures[f"{name}_signature"] = found.signature
+    return figures | exact_matches(hypotheses, references)
+
+
+def exact_matches(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """Returns the share of texts that equal their reference, as in `translation_measures`."""
     is_right = np.array([a == b for a, b in zip(hypotheses, references, strict=True)])
-    figures["exact_match"] = 100 * float(is_right.mean())
+    count = len(is_right)
     error = 100 * float(is_right.std(ddof=1)) / count**0.5 if count > 1 else None
-    return figures | {"exact_match_standard_error": error}
+    return {
+        "sentences": count,
+        "exact_match": 100 * float(is_right.mean()),
+        "exact_match_standard_error": error,
+    }
 
 
 def _corpus_scores(

@@ -53,7 +53,7 @@ def bleu_tokenizer(name: str, references: Iterable[str]) -> tuple[str, str]:
       UserError: there is no such tokenizer, or sacrebleu or what the named one needs is missing.
     """
     if not importlib.util.find_spec("sacrebleu"):
-        raise UserError("BLEU and chrF need sacrebleu; pip install -e '.[eval]'")
+        raise UserError("BLEU and chrF need sacrebleu: python -m pip install -e '.[eval]'")
     if name != AUTO:
         if name not in BLEU_TOKENIZERS:
             choices = ", ".join([AUTO, *BLEU_TOKENIZERS])

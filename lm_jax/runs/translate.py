@@ -13,7 +13,7 @@ from lm_jax.data.content import read_text
 from lm_jax.data.records import records_of, text_field
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.errors import UserError
-from lm_jax.evaluation.bleu_chrf import translation_measures
+from lm_jax.evaluation.bleu_chrf import exact_matches, translation_measures
 from lm_jax.generation import generate
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
@@ -101,8 +101,8 @@ def write_translations(
 def translations(run: Run, split: ParallelSplit) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Returns examples of greedy translations of a split, and the scores of up to 100 of them.
 
-    An example has `source`, `translation` and `reference`. There are no scores without sacrebleu,
-    nor for pairs of several tasks, which have no common score.
+    An example has `source`, `translation` and `reference`. Without sacrebleu the only score is the
+    share of exact matches. Pairs of several tasks have no common score.
     """
     every = max(len(split.texts) // _SCORED, 1)
     sources, references = zip(*split.texts[::every][:_SCORED], strict=True)
@@ -119,7 +119,7 @@ def translations(run: Run, split: ParallelSplit) -> tuple[list[dict[str, str]], 
     try:
         return examples, translation_measures(texts, references)
     except UserError:  # sacrebleu is not installed
-        return examples, {}
+        return examples, exact_matches(texts, references)
 
 
 def translate(

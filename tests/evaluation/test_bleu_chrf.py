@@ -4,7 +4,7 @@ import sacrebleu
 
 from lm_jax.errors import UserError
 from lm_jax.evaluation import bleu_tokenizers
-from lm_jax.evaluation.bleu_chrf import translation_measures
+from lm_jax.evaluation.bleu_chrf import exact_matches, translation_measures
 from lm_jax.evaluation.bleu_tokenizers import BLEU_TOKENIZERS, bleu_tokenizer
 
 RNG = np.random.default_rng(0)
@@ -112,3 +112,10 @@ def test_other_tokenizers_are_those_that_sacrebleu_has():
     assert set(BLEU_TOKENIZERS) <= set(sacrebleu.BLEU.TOKENIZERS)
     with pytest.raises(UserError, match="is '14a'; expected one of auto, 13a"):
         bleu_tokenizer("14a", REFERENCES)
+
+
+def test_exact_matches_need_no_sacrebleu():
+    found = exact_matches(["a b", "c", "d", "e"], ["a b", "c", "d", "x"])
+    assert found["exact_match"] == 75.0 and found["sentences"] == 4
+    assert found["exact_match_standard_error"] == pytest.approx(25.0)  # 100 sqrt(3/16 * 4/3 / 4)
+    assert exact_matches(["a"], ["b"])["exact_match_standard_error"] is None
