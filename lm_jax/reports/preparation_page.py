@@ -33,6 +33,7 @@ def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path)
         title="Corpus",
         headline=headline,
         stages=stage_table(statistics),
+        left_out=[(name, f"{count:,}") for name, count in statistics["left_out"].items()],
         rules=statistics["rules"],
         documents_read=first["documents"] or 1,
         lengths=_lengths(statistics["lengths"]),

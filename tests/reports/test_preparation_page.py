@@ -20,6 +20,7 @@ STATISTICS = {
             "examples": [{"id": HOSTILE, "characters": 50, "excerpt": HOSTILE, "language": "fr"}],
         }
     ],
+    "left_out": {"documents that are not UTF-8": 1234},
     "lengths": {"read": {"4": 3, "8": 5}, "kept": {"8": 4}},
     "languages": {"en": 1000, "fr": 200},
     "clusters": {
@@ -58,5 +59,5 @@ def test_the_page_shows_documents_as_they_are(tmp_path):
     assert text.count(HOSTILE) >= 8
     assert "900 documents (75.0%), 4,500 characters" in text
     assert "a is kept of 2" in text
-    for row in ("4 to 7", "0123456789abcdef", "near_duplicates.words"):
+    for row in ("4 to 7", "0123456789abcdef", "1,234", "near_duplicates.words"):
         assert row in text

@@ -20,7 +20,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from lm_jax.data.files import find_files, name_in
 from lm_jax.data.preparation.config import PreparationConfig
-from lm_jax.data.text_stream import stream_texts
+from lm_jax.data.text_stream import Counts, stream_texts
 
 KEPT = "kept_of_near_duplicates"  # what stands for a cluster is noted as if it were dropped
 _EXCERPT = 1000  # characters of a dropped document that are kept to be read
@@ -93,7 +93,7 @@ class Dropped:
 
 
 class ReadSources(PipelineStep):
-    """Reads the sources of a task, without blank documents."""
+    """Reads the sources of a task, without blank documents; tallies what is no UTF-8."""
 
     type, name = "READ", "sources"
 
@@ -104,16 +104,23 @@ class ReadSources(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents of a task."""
+        left_out: Counter[str] = Counter()
         with self.dropped as dropped:
             for source in map(Source._make, json.loads(self.listing.read_text())[rank]):
-                for document in self._documents(source):
+                counts = Counts()
+                for document in self._documents(source, counts):
                     if document.text.strip():
                         yield document
                     else:
                         dropped.write(document, rank)
+                if source.part == 0:  # each part of a file reads all of it
+                    left_out.update(counts.left_out)
+        write_tally(self.listing.parent, "left_out", rank, left_out)
 
-    def _documents(self, source: Source) -> Iterator[Document]:
-        texts = stream_texts(source.file, self.text_feature, self.on_bad_text, origin="path")
+    def _documents(self, source: Source, counts: Counts) -> Iterator[Document]:
+        texts = stream_texts(
+            source.file, self.text_feature, self.on_bad_text, origin="path", counts=counts
+        )
         for text, name in islice(texts, source.part, None, source.parts):
             _, colon, line = name.rpartition(":")
             label = f"{source.name}:{line}" if colon else source.name

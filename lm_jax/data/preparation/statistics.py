@@ -25,7 +25,8 @@ def collect(config: PreparationConfig, directory: Path) -> dict[str, Any]:
             "read": _lengths(directory, counted[0]),
             "kept": _lengths(directory, counted[-1]),
         },
-        "languages": _languages(directory),
+        "left_out": _sum_of(directory, "left_out"),
+        "languages": _sum_of(directory, "languages"),
         "clusters": _clusters(config, directory),
         "redacted": _redacted(directory),
     }
@@ -95,9 +96,10 @@ def _rules(config: PreparationConfig, directory: Path) -> list[dict[str, Any]]:
     return rules
 
 
-def _languages(directory: Path) -> dict[str, int]:
+def _sum_of(directory: Path, name: str) -> dict[str, int]:
+    """Returns the sums of tallies of numbers, the largest first."""
     total: Counter[str] = Counter()
-    for tally in read_tallies(directory, "languages"):
+    for tally in read_tallies(directory, name):
         total.update(tally)
     return dict(total.most_common())
 

@@ -41,6 +41,24 @@ def kept(directory, texts, **fields):
     return [row["text"] for row in rows], json.loads((output / "statistics.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("choice", "texts", "counted"),
+    [
+        ("skip", ["good"], "documents that are not UTF-8"),
+        ("replace", ["good", "b\ufffdd"], "bytes that are not UTF-8, replaced by U+FFFD"),
+    ],
+)
+def test_what_is_not_utf_8_is_counted_once(tmp_path, choice, texts, counted):
+    """Both tasks read the file."""
+    raw = tmp_path / "raw.jsonl"
+    raw.write_bytes(b'{"text": "good"}\n{"text": "b\xffd"}\n')
+    config = PreparationConfig(path=str(raw), tasks=2, stages="redaction", invalid_utf8=choice)
+    seen = {}
+    prepare(config, tmp_path / "corpus", 1, lambda statistics, *_: seen.update(statistics))
+    assert seen["left_out"] == {counted: 1}
+    assert seen["stages"][0]["documents"] == len(texts)
+
+
 def test_near_duplicates_leave_one_of_each_cluster(tmp_path):
     rng = random.Random(1)
     originals = [prose(rng, 20) for _ in range(10)]
