@@ -67,6 +67,17 @@ class RandomAccessBatches:
         return self.rows(Rows(step, slots, numbers, examples, np.zeros(len(slots), bool)))
 
 
+def batches_by_position(
+    rows: RowFunction, *, batch_size: int, share: Share = WHOLE
+) -> RandomAccessBatches:
+    """Returns batches whose row function finds its examples by `Rows.numbers`.
+
+    Raises:
+      UserError: the batch does not divide over the processes.
+    """
+    return RandomAccessBatches(rows, batch_size, slots_of_process(batch_size, share))
+
+
 def shuffled_batches(
     rows: RowFunction,
     num_examples: int,

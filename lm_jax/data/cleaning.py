@@ -18,10 +18,11 @@ _BLANK_LINE = re.compile(r"(\r?\n[ \t]*\r?\n)")
 
 
 class Split(NamedTuple):
-    """Texts to train on, held-out texts, and the numbers of texts that are held out whole."""
+    """Texts to train on and held-out texts, and the numbers of the texts that they are from."""
 
     train: Sequence[str]
     validation: Sequence[str]
+    trained: list[int]
     held_out: list[int]
 
 
@@ -119,19 +120,24 @@ def split_by_document(
     is_held_out = held_out_by_hash(texts, fraction)
     held_out = [number for number, held in enumerate(is_held_out) if held]
     kept = [number for number, held in enumerate(is_held_out) if not held]
-    return Split(Selected(texts, kept), Selected(texts, held_out), held_out)
+    return Split(Selected(texts, kept), Selected(texts, held_out), kept, held_out)
 
 
 def split_tails(texts: Sequence[str], fraction: float, directory: Path | None = None) -> Split:
     """Returns each text without its last `fraction` of characters, and those ends."""
     train, validation = Spool(directory), Spool(directory)
-    for text in texts:
+    split = Split(train, validation, [], [])
+    for number, text in enumerate(texts):
         cut = int(len(text) * (1 - fraction))
-        for spool, first, last in ((train, 0, cut), (validation, cut, len(text))):
+        for spool, numbers, first, last in (
+            (train, split.trained, 0, cut),
+            (validation, split.held_out, cut, len(text)),
+        ):
             if first < last:
                 blocks = range(first, last, _BLOCK)
                 spool.append_parts(text[at : min(at + _BLOCK, last)] for at in blocks)
-    return Split(train, validation, [])
+                numbers.append(number)
+    return split
 
 
 SPLITS: dict[str, SplitFunction] = {"documents": split_by_document, "tail": split_tails}

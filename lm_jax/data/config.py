@@ -15,6 +15,7 @@ from lm_jax.data.classification import images, labelled_text
 from lm_jax.data.cleaning import SPLITS
 from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.data.seq2seq.synthetic import TASKS
+from lm_jax.data.sources import parse_epochs, parse_sources, parse_weights
 from lm_jax.data.tokenizers import TOKENIZERS
 from lm_jax.data.utf8 import INVALID_UTF8
 from lm_jax.errors import UserError
@@ -62,6 +63,7 @@ class TokenizerConfig:
 
 PLACES = (
     "path",
+    "sources",
     "tasks",
     "target_path",
     "validation_path",
@@ -121,6 +123,17 @@ class DataConfig(DataKind):
     path: str = described(
         "", "files: a file, directory, glob or URL; tfds: the name of a data set."
     )
+    sources: str = described(
+        "", 'files: instead of path, texts that are mixed: "NAME=PATH; NAME=PATH".'
+    )
+    weights: str = described(
+        "",
+        'sources: shares of the training sequences, "NAME=0.7, NAME=0.3"; those of a later step on '
+        'follow a semicolon: "; STEP: NAME=0.5, NAME=0.5". Empty: by their sizes.',
+    )
+    epochs: str = described(
+        "", 'sources: most passes over some of them, "NAME=4"; then the others share their part.'
+    )
     text_feature: str = described(
         "",
         "tfds: the feature that holds the text; empty: the only text feature. files: the field of "
@@ -158,11 +171,17 @@ class DataConfig(DataKind):
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     @property
+    def origin(self) -> str:
+        """The path or the sources, for messages and descriptions."""
+        return self.path or self.sources
+
+    @property
     def files_read(self) -> tuple[str, ...] | None:
         """The paths of texts."""
         if self.source != "files":
             return None
-        return (self.path, self.validation_path, self.test_path)
+        mixed = parse_sources(self.sources).values()
+        return (self.path, *mixed, self.validation_path, self.test_path)
 
     @property
     def expected_sizes(self) -> dict[str, int]:
@@ -175,7 +194,15 @@ class DataConfig(DataKind):
         _check_choice("source", self.source, readers.READERS)
         _check_choice("split", self.split, SPLITS)
         self.tokenizer.validate()
-        if self.source in readers.READERS_OF_PATHS and not self.path:
+        names = list(parse_sources(self.sources))
+        parse_weights(self.weights, names)
+        parse_epochs(self.epochs, names)
+        if names and (self.path or self.source != "files"):
+            raise UserError(
+                f"data.sources {self.sources!r} takes the place of data.path, with "
+                "data.source=files; leave data.path empty"
+            )
+        if self.source in readers.READERS_OF_PATHS and not self.origin:
             raise UserError(f"data.source={self.source} needs data.path: what should be read?")
         if self.source in readers.READERS_WITHOUT_PATH and self.path:
             raise UserError(

@@ -10,6 +10,9 @@ from lm_jax.data.tokenizers import Tokenizer
 
 T = TypeVar("T")
 
+BLANK = "blank documents"  # a key of `left_out`
+READ_FROM = "documents_read_from"  # key of a description: source of a mixture -> its documents,
+# which follow those of the source before
 OWN_SPLIT = "the data set's own"  # description of a validation split that the source holds out
 
 

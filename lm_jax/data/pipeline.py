@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory, cached, load_split, save_split
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import Documents
+from lm_jax.data.documents import BLANK, READ_FROM, Documents
 from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.data.unchanged_files import Prepared, memory_of
@@ -163,7 +163,8 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
     if documents.test is not None and not documents.test:
         raise UserError(f"data.test_path {config.test_path!r} holds no text; leave it empty")
     blank = len(documents.train) - len(kept)
-    left_out = documents.description.get("left_out", {}) | {"blank documents": blank}
+    left_out = dict(documents.description.get("left_out", {}))
+    left_out[BLANK] = left_out.get(BLANK, 0) + blank
     return replace(
         documents,
         train=Selected(documents.train, kept),
@@ -204,6 +205,8 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
         digest.update(b"\xff" * 8)  # the length of no text
         for document in documents.test:
             update(kind.strings(document))
+    if READ_FROM in documents.description:
+        digest.update(json.dumps(documents.description[READ_FROM]).encode())
     return digest.hexdigest()
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from lm_jax.data import tfds
 from lm_jax.data.cache import cache_directory
-from lm_jax.data.documents import Documents
+from lm_jax.data.documents import BLANK, READ_FROM, Documents
 from lm_jax.data.embedded import python_reference, standard_library
+from lm_jax.data.sources import parse_sources
 from lm_jax.data.spool import Selected, Spool
 from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.errors import UserError
@@ -48,13 +49,37 @@ def read_files(config: DataConfig) -> Documents[str]:
     Raises:
       UserError: there are none, a file is not UTF-8, or a record has no such text.
     """
-    directory = cache_directory(config.cache_directory)
-    documents = texts_in(config.path, config.text_feature, config.invalid_utf8, directory=directory)
+    documents = _mixed(config) if config.sources else _texts(config, config.path, "data.path")
     left_out = Counter(documents.description.get("left_out", {}))
     validation = _held_out(config.validation_path, config, "data.validation_path", left_out)
     test = _held_out(config.test_path, config, "data.test_path", left_out)
     documents = replace(documents, validation=validation, test=test)
     return documents.noting(left_out=dict(left_out)) if left_out else documents
+
+
+def _texts(config: DataConfig, path: str, origin: str) -> Documents[str]:
+    directory = cache_directory(config.cache_directory)
+    return texts_in(path, config.text_feature, config.invalid_utf8, origin, directory)
+
+
+def _mixed(config: DataConfig) -> Documents[str]:
+    """Returns the texts of all sources, one source after the other, but for blank ones."""
+    directory = cache_directory(config.cache_directory)
+    texts, names, sources = Spool(directory), Spool(directory), dict[str, int]()
+    counts, left_out = Counter[str](), Counter[str]()
+    for name, path in parse_sources(config.sources).items():
+        found, first = _texts(config, path, f"data.sources {name}"), len(texts)
+        for text, where in zip(found.train, found.names or (), strict=True):
+            if not text or text.isspace():
+                left_out[BLANK] += 1
+                continue
+            texts.append(text)
+            names.append(f"{name}: {where}")
+        sources[name] = len(texts) - first
+        left_out.update(found.description.pop("left_out", {}))
+        counts.update(found.description)
+    description = {**counts, READ_FROM: sources, "left_out": dict(left_out)}
+    return Documents(texts, description=description, names=names)
 
 
 def _held_out(
@@ -63,8 +88,7 @@ def _held_out(
     """Returns the texts of a path that are not blank; adds to `left_out` what it leaves out."""
     if not path:
         return None
-    directory = cache_directory(config.cache_directory)
-    documents = texts_in(path, config.text_feature, config.invalid_utf8, origin, directory)
+    documents = _texts(config, path, origin)
     left_out.update(documents.description.get("left_out", {}))
     found = documents.train
     kept = [number for number, text in enumerate(found) if text and not text.isspace()]

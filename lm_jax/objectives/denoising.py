@@ -22,7 +22,13 @@ from lm_jax.data.word_boundaries import word_boundaries
 from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.objectives import language_modeling, seq2seq
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows
+from lm_jax.objectives.interface import (
+    Evaluated,
+    Objective,
+    measures_in,
+    mix_of_run,
+    share_of_rows,
+)
 
 # (experiment, end of document, tokenizer or None) -> how a row is corrupted, its text's tokens
 Corrupter = Callable[[Experiment, int, data.Tokenizer | None], tuple[Corruption, int]]
@@ -70,6 +76,7 @@ def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: Corp
         batch_size=sequences_per_step(experiment),
         seed=experiment.seed,
         share=share_of_rows(experiment),
+        mix=mix_of_run(experiment, corpus),
     )
 
 

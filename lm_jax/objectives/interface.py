@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_jax.config.experiment import EvaluationConfig, Experiment
+from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.batches import WHOLE, Share
 from lm_jax.data.documents import Sample
 from lm_jax.data.interface import Batches
+from lm_jax.data.text.corpus import Corpus
+from lm_jax.data.text.mixture import Mix, mix_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import prediction_measures
@@ -128,6 +130,16 @@ def share_of_rows(experiment: Experiment) -> Share:
         return WHOLE
     mesh = sharding.make_mesh(experiment.mesh)
     return Share(*sharding.share_of_rows(mesh, jax.process_index()))
+
+
+def mix_of_run(experiment: Experiment, corpus: Corpus) -> Mix | None:
+    """Returns how the sources of a training split are mixed; None: there is one source.
+
+    Raises:
+      UserError: `data.weights` or `data.epochs` cannot be used.
+    """
+    num_steps, rows = experiment.training.num_steps, sequences_per_step(experiment)
+    return mix_of(experiment.data, corpus.description, rows, num_steps)
 
 
 def tokens(*shape: int) -> jax.ShapeDtypeStruct:

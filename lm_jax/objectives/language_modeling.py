@@ -9,12 +9,20 @@ from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per
 from lm_jax.data.documents import TokenizedDocuments, sample_of, texts_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
+from lm_jax.data.text.mixture import mixed_batches
 from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
+from lm_jax.errors import UserError
 from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS, baselines
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import text_measures
 from lm_jax.models import family_of
-from lm_jax.objectives.interface import Evaluated, Objective, share_of_rows, tokens
+from lm_jax.objectives.interface import (
+    Evaluated,
+    Objective,
+    mix_of_run,
+    share_of_rows,
+    tokens,
+)
 
 
 def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -23,15 +31,23 @@ def example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct
 
 
 def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
+    windows: dict[str, Any] = {
+        "context_length": experiment.model.context_length,
+        "batch_size": sequences_per_step(experiment),
+        "seed": experiment.seed,
+        "share": share_of_rows(experiment),
+    }
+    mix = mix_of_run(experiment, corpus)
     carries_state = family_of(experiment.model).carries_state(experiment.model)
-    batches = contiguous_batches if carries_state else training_batches
-    return batches(
-        corpus.train,
-        context_length=experiment.model.context_length,
-        batch_size=sequences_per_step(experiment),
-        seed=experiment.seed,
-        share=share_of_rows(experiment),
-    )
+    if mix is None:
+        batches = contiguous_batches if carries_state else training_batches
+        return batches(corpus.train, **windows)
+    if carries_state:
+        raise UserError(
+            "data.sources mixes windows, and model.carry_state reads one text after another; set "
+            "model.carry_state=false or train on one source"
+        )
+    return mixed_batches(corpus.train, mix, **windows)
 
 
 def _evaluation_batches(

@@ -7,7 +7,15 @@ from lm_jax.data.documents import TokenizedDocuments, sample_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.skip_gram_batches import evaluation_pairs, training_pairs
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows, tokens
+from lm_jax.errors import UserError
+from lm_jax.objectives.interface import (
+    Evaluated,
+    Objective,
+    measures_in,
+    mix_of_run,
+    share_of_rows,
+    tokens,
+)
 
 
 def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -15,6 +23,11 @@ def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruc
 
 
 def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
+    if mix_of_run(experiment, corpus) is not None:
+        raise UserError(
+            "data.sources mixes windows of text, which skip_gram does not read; name all files by "
+            "data.path"
+        )
     return training_pairs(
         corpus.train,
         vocab_size=corpus.tokenizer.vocab_size,

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory
 from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap, uniform
 from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments
+from lm_jax.data.documents import OWN_SPLIT, READ_FROM, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
 from lm_jax.data.spool import Selected
@@ -50,24 +52,49 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
     Raises:
       UserError: one of the splits would be empty.
     """
+    names = documents.names or []
     if documents.validation is not None:
-        return documents.noting(split=OWN_SPLIT)
+        documents = documents.noting(split=OWN_SPLIT)
+        return _counting_sources(documents, range(len(documents.train)), names)
     fraction, texts = config.validation_fraction, documents.train
-    split = choose(SPLITS, config.split, "data.split")
-    train, validation, held_out = split(texts, fraction, cache_directory(config.cache_directory))
-    if not train or not validation:
-        side = "validation" if not validation else "training"
-        count = "1 document" if len(texts) == 1 else f"{len(texts)} documents"
+    split = choose(SPLITS, config.split, "data.split")(
+        texts, fraction, cache_directory(config.cache_directory)
+    )
+    if not split.train or not split.validation:
+        side = "validation" if not split.validation else "training"
         raise UserError(
-            f"no {side} text is left: {count} split by {config.split} with "
+            f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
             f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
             "another fraction"
         )
-    names = documents.names or []
-    return replace(documents, train=train, validation=validation, names=None).noting(
+    trained = set(split.trained)
+    whole = [number for number in split.held_out if number not in trained]
+    found = replace(documents, train=split.train, validation=split.validation, names=None).noting(
         split=f"{config.split}, {fraction:g} of the text",
-        held_out_documents=[names[n] for n in held_out] if len(held_out) <= FEW else [],
+        held_out_documents=[names[n] for n in whole] if len(whole) <= FEW else [],
     )
+    return _counting_sources(found, split.trained, names)
+
+
+def _counting_sources(
+    documents: Documents[str], trained: Sequence[int], names: Sequence[str]
+) -> Documents[str]:
+    """Notes how many training documents are of each source, where there are several.
+
+    Args:
+      trained: positions of the training documents in `names`.
+      names: the numbers of documents among all that were read.
+    """
+    read = documents.description.get(READ_FROM)
+    if not read:
+        return documents
+    ends = np.cumsum(list(read.values()))
+    source = np.searchsorted(ends, [int(names[number]) for number in trained], side="right")
+    counts = np.bincount(source, minlength=len(read)).tolist()
+    for name, count in zip(read, counts, strict=True):
+        if not count:
+            raise UserError(f"no training text is left of data.sources {name}; give more documents")
+    return documents.noting(sources=dict(zip(read, counts, strict=True)))
 
 
 def _sample(texts: Sequence[str], config: DataConfig) -> list[str]:
@@ -118,8 +145,10 @@ def _summary(description: dict[str, Any]) -> str:
     kinds = description["sizes"]["vocab_size"]
     held_out = ", ".join(description.get("held_out_documents", []))
     held_out = f", held out: {held_out}" if held_out else ""
+    sources = [f"{count:,} of {name}" for name, count in description.get("sources", {}).items()]
+    mixed = f" ({', '.join(sources)})" if sources else ""
     return (
-        f"{train['characters']:,} characters in {_documents(train)} to train on, "
+        f"{train['characters']:,} characters in {_documents(train)}{mixed} to train on, "
         f"{validation['characters']:,} in {validation['documents']:,} to validate{to_test} "
         f"(split: {description['split']}{held_out}; "
         f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
@@ -154,5 +183,12 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     fingerprint=lambda documents, config, digest, key: (digest, key),
     counts=_counts,
     summary=_summary,
-    not_in_key=("validation_path", "invalid_utf8", "test_path"),
+    not_in_key=(
+        "validation_path",
+        "invalid_utf8",
+        "test_path",
+        "sources",
+        "weights",
+        "epochs",
+    ),
 )

@@ -16,6 +16,7 @@ from lm_jax.data.batches import (
     RowFunction,
     Rows,
     Share,
+    batches_by_position,
     batches_in_order,
     shuffled_batches,
     stack_rows,
@@ -29,6 +30,7 @@ from lm_jax.data.text.corruption import (
     noise_spans,
     num_noise_spans,
 )
+from lm_jax.data.text.mixture import Mix, mixed_windows
 from lm_jax.data.text.windows import packed_windows, shuffled_windows
 from lm_jax.data.word_boundaries import WordBoundaries
 from lm_jax.errors import UserError
@@ -180,17 +182,29 @@ def training_corrupted(
     batch_size: int,
     seed: int,
     share: Share = WHOLE,
+    mix: Mix | None = None,
 ) -> RandomAccessBatches:
     """Returns batches of the windows of `training_batches`, each row corrupted.
 
     What is hidden is a pure function of (seed, step, row of the global batch).
 
+    Args:
+      mix: how the sources of the documents are mixed; None: there is one source.
+
     Raises:
       UserError: as there.
     """
+
+    def seed_of(rows: Rows, index: int) -> tuple[int, int, int]:
+        return seed, rows.step, int(rows.slots[index])
+
+    if mix is not None:
+        windows = mixed_windows(documents, mix, context_length, seed)
+        corrupted = _corrupted(windows, corrupt, seed_of)
+        return batches_by_position(corrupted, batch_size=batch_size, share=share)
     windows, count = shuffled_windows(documents, context_length, seed)
     return shuffled_batches(
-        _corrupted(windows, corrupt, lambda rows, i: (seed, rows.step, int(rows.slots[i]))),
+        _corrupted(windows, corrupt, seed_of),
         count,
         batch_size=batch_size,
         seed=seed,

@@ -52,13 +52,17 @@ def training_batches(
 
 
 def shuffled_windows(
-    documents: TokenizedDocuments, context_length: int, seed: int
+    documents: TokenizedDocuments, context_length: int, seed: int, is_parted: bool | None = None
 ) -> tuple[RowFunction, int]:
     """Returns a row function of windows of a stream, and the number of windows in an epoch.
+
+    Args:
+      is_parted: whether batches have `segments`; None: if there are several documents.
 
     Raises:
       UserError: the split is shorter than one window.
     """
+    is_parted = len(documents.characters) > 1 if is_parted is None else is_parted
     num_targets = len(documents.tokens) - 1
     if num_targets < context_length:
         raise UserError(
@@ -79,7 +83,7 @@ def shuffled_windows(
         starts += context_length * rows.examples
         tokens = documents.tokens[starts[:, None] + np.arange(context_length + 1)]
         batch = _next_token_batch(tokens)
-        if len(documents.characters) == 1:
+        if not is_parted:
             return batch
         return batch | _segments(batch["inputs"] == documents.tokens[0])
 

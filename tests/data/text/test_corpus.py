@@ -128,9 +128,10 @@ def test_the_tail_split_cuts_at_the_fraction_and_keeps_every_character(tmp_path)
 
 def test_a_document_stays_on_its_side_when_others_join():
     texts = [f"document {i}" for i in range(300)]
-    train, validation, numbers = split_by_document(texts, 0.1)
-    assert list(validation) == [texts[number] for number in numbers]
-    more_train, more_validation, _ = split_by_document(texts + ["one more"], 0.1)
+    train, validation, trained, held_out = split_by_document(texts, 0.1)
+    assert list(train) == [texts[number] for number in trained]
+    assert list(validation) == [texts[number] for number in held_out]
+    more_train, more_validation, *_ = split_by_document(texts + ["one more"], 0.1)
     assert set(train) <= set(more_train) and set(validation) <= set(more_validation)
     assert 10 < len(validation) < 60
 
