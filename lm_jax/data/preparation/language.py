@@ -1,5 +1,6 @@
 """Language identification by py3langid, a naive Bayes model over byte n-grams (BSD licence)."""
 
+import functools
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,12 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from lm_jax.data.preparation.documents import write_tally
 from lm_jax.data.preparation.plan import Plan
+
+
+@functools.cache
+def _identifier() -> LanguageIdentifier:
+    """Returns the model, which a process loads once."""
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def pieces_of(text: str, characters: int) -> str:
@@ -34,14 +41,11 @@ class LanguageFilter(BaseFilter):
         self.directory, self.language = plan.directory, plan.config.language
         self.threshold = plan.config.language_identification
         self.found: Counter[str] = Counter()
-        self._identifier: Any = None  # each worker loads its own
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Returns whether a document stays, or why not."""
-        if self._identifier is None:
-            self._identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         sample = pieces_of(doc.text, self.threshold.characters)
-        language, probability = self._identifier.classify(sample)
+        language, probability = _identifier().classify(sample)
         self.found[language] += 1
         if language != self.language:
             doc.metadata["language"] = language

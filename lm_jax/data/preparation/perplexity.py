@@ -1,5 +1,7 @@
 """Documents that a language model of clean text finds improbable (CCNet: Wenzek et al., 2020)."""
 
+import functools
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.preparation.documents import Dropped, write_whole
 from lm_jax.data.preparation.language import pieces_of
-from lm_jax.data.preparation.plan import LanguageModel, Plan
+from lm_jax.data.preparation.plan import LanguageModel, Plan, Scorer
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.errors import UserError
 
@@ -46,13 +48,19 @@ class ScoreDocuments(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         """Writes the scores of all documents."""
-        score = self.load(self.folder)
+        score = _loaded(self.load, self.folder)
         texts = (pieces_of(document.text, self.characters) for document in data)
         found: list[float] = []
         while batch := list(islice(texts, _BATCH)):
             found += score(batch)
         self.scores.mkdir(parents=True, exist_ok=True)
         np.save(self.scores / f"{rank:05d}.npy", np.array(found, np.float32))
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(load: Callable[[Path], Scorer], folder: Path) -> Scorer:
+    """Returns the model, which a process loads and compiles once."""
+    return load(folder)
 
 
 class FindLimit(PipelineStep):

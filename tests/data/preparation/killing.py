@@ -14,9 +14,11 @@ class Killing(PipelineStep):
 
     def __init__(self, directory: Path):
         super().__init__()
-        self.marker = directory / "killed"
+        self.marker, self.runs = directory / "killed", directory / "runs"
 
     def run(self, data, rank=0, world_size=1):
+        with self.runs.open("a") as file:
+            file.write(f"{rank}\n")
         for document in data:
             if rank == 1 and not self.marker.exists():
                 self.marker.touch()
