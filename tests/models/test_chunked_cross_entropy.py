@@ -17,6 +17,7 @@ from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.interface import cross_entropy
 from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig, TransformerConfig
 from lm_jax.parallel import sharding
+from tests.conftest import slow_but
 
 
 def example(batch=4, time=6, width=16, vocab=52):
@@ -182,7 +183,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "decoder", "encoder", "encoder_decoder"))
 def test_every_transformer_can_do_without_its_logits(kind):
     shape = {"vocab_size": 50, "context_length": 12, "num_layers": 1, "d_model": 16, "num_heads": 2}
     config = dataclasses.replace(KINDS[kind], **shape)

@@ -81,12 +81,7 @@ def test_its_checkpoint_measures_what_it_measured_then(resumed):
     assert measured == pytest.approx(expected, rel=1e-6)
 
 
-def test_it_evaluates_and_generates_with_the_programs(resumed):
+def test_it_generates_with_the_program(resumed):
     _, run = resumed
-    out = run("launch.evaluate", "--workdir=stopped")
-    measured = json.loads(out.splitlines()[-1])
-    expected = FINISHED["validation"]["cross_entropy"]
-    found = measured["validation"] if "validation" in measured else measured
-    assert found["cross_entropy"] == pytest.approx(expected, rel=1e-6)
     text = run("launch.generate", "--workdir=stopped", "--prompt=The", "--num_samples=1")
     assert "The" in text

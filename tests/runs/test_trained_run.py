@@ -46,7 +46,9 @@ def trained(tmp_path_factory):
     experiment.data.tokenizer.vocab_size = 270
     experiment.samples.num_samples, experiment.samples.num_beams = 1, 2
     experiment.samples.max_new_tokens = 100  # more than fit
-    train(experiment, place / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
+        train(experiment, place / "run")
     return place / "run"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from launch import program
 from launch import translate as translate_program
+from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, save_held_out
 from lm_jax.data.config import SymbolsConfig
@@ -18,6 +19,7 @@ from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
 from lm_jax.runs.trained_run import evaluate, load
 from lm_jax.runs.translate import held_out_pairs, translate
+from lm_jax.training.state import init_state, variables_of
 from tests.experiments import tiny
 
 GREEDY = SamplesConfig(num_beams=1)
@@ -160,6 +162,33 @@ def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     assert row.endswith(results["bleu_signature"])
     rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
     assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
+
+
+def test_a_decoder_alone_reads_a_source_and_then_writes(run):
+    """Greedy search beside the argmax of the whole text, source, end and target."""
+    model = TransformerConfig(context_length=24, num_layers=1, d_model=16, num_heads=2)
+    experiment = dataclasses.replace(run.built.experiment, model=model)
+    sizes = {"vocab_size": run.tokenizer.vocab_size}
+    built = build_experiment(experiment, sizes, jax.devices())
+    state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
+    variables = jax.tree.map(lambda x: 4 * x, variables_of(state))  # so that no two are as probable
+    decoder = run._replace(built=built, variables=variables)
+    sources, end = held_out_pairs(run)[0][:2], run.tokenizer.end_of_document
+    apply = jax.jit(built.model.apply, static_argnames="train")
+    for source, found in zip(sources, translate(decoder, sources, GREEDY), strict=True):
+        tokens, log_probability = [end, *run.tokenizer.encode(source), end], 0.0
+        first = len(tokens)
+        while len(tokens) < 24 and (len(tokens) == first or tokens[-1] != end):
+            padded = np.array([tokens + [0] * (24 - len(tokens))])
+            logits, _ = apply(variables, {"inputs": padded}, train=False)
+            log_p = np.asarray(jax.nn.log_softmax(logits[0, len(tokens) - 1]))
+            tokens.append(int(log_p.argmax()))
+            log_probability += log_p.max()
+        said = [token for token in tokens[first:] if token != end]
+        assert found.text == run.tokenizer.decode(said)
+        assert found.log_probability == pytest.approx(log_probability, abs=1e-3)
+    with pytest.raises(UserError, match="source 1 is 24 tokens long; the model reads at most 21"):
+        translate(decoder, ["a " * 24], GREEDY)
 
 
 @pytest.mark.slow

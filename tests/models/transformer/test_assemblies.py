@@ -90,7 +90,9 @@ def alone(kind, source, target):
     return batch | ({"source": source[None]} if kind == "encoder_decoder" else {})
 
 
-@pytest.mark.parametrize("fields", CHOICES, ids=lambda fields: fields["positions"])
+@pytest.mark.parametrize(
+    "fields", slow_but(CHOICES, *CHOICES[::2], CHOICES[3]), ids=lambda fields: fields["positions"]
+)
 @pytest.mark.parametrize("kind", slow_but(KINDS, "encoder_decoder"))  # has both of the others
 def test_a_packed_and_padded_row_equals_its_sentences_one_by_one(kind, fields):
     sources, targets = sentences(0, seed=2), sentences(1, seed=3)
@@ -140,8 +142,8 @@ def decoding(kind, **fields):
     "fields",
     [
         {"positions": "learned", "norm_order": "post"},
-        {"positions": "sinusoidal", "num_kv_heads": 2},
-        {"positions": "rotary", "scan_layers": True},
+        pytest.param({"positions": "sinusoidal"}, marks=pytest.mark.slow),
+        {"positions": "rotary", "scan_layers": True, "num_kv_heads": 2},
         {"positions": "relative"},
     ],
     ids=lambda fields: fields["positions"],

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import flax.linen as nn
 import jax
@@ -74,8 +75,10 @@ def test_no_logit_depends_on_a_later_token(variant):
     assert (jnp.abs(before[:, 9:] - after[:, 9:]).max(axis=(0, 2)) > 0).all()
 
 
-@pytest.mark.parametrize("time", [16, 160])  # 160: attention in two halves
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize(  # 160: attention in two halves
+    ("time", "positions"),
+    slow_but(itertools.product((16, 160), ("learned", "rotary")), (16, "learned"), (160, "rotary")),
+)
 def test_a_packed_document_sees_nothing_of_its_neighbours(time, positions):
     config = tiny(context_length=time, positions=positions)
     first, second = tokens(1, time // 3, seed=1), tokens(1, time - time // 3, seed=2)
