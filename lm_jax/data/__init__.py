@@ -22,15 +22,19 @@ from lm_jax.data.documents import Documents as Documents
 from lm_jax.data.documents import TokenizedDocuments as TokenizedDocuments
 from lm_jax.data.documents import texts_of as texts_of
 from lm_jax.data.pipeline import prepare_text
+from lm_jax.data.readers import TOKENS
 from lm_jax.data.seq2seq.parallel_corpus import PARALLEL_TEXT
 from lm_jax.data.text.corpus import TEXT
+from lm_jax.data.text.token_data import prepare_tokens
 from lm_jax.data.token_stream import tokenize as tokenize
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer
 
 _PREPARE: dict[str, Callable[[Any], Dataset[Any, Any]]] = {
-    "text": partial(prepare_text, TEXT),
+    "text": lambda config: (
+        prepare_tokens(config) if config.source == TOKENS else prepare_text(TEXT, config)
+    ),
     "labelled_text": partial(prepare_text, LABELLED_TEXT),
     "parallel_text": partial(prepare_text, PARALLEL_TEXT),
     "images": prepare_images,

@@ -121,7 +121,9 @@ class DataConfig(DataKind):
         choices_in="lm_jax.data.readers:READERS",
     )
     path: str = described(
-        "", "files: a file, directory, glob or URL; tfds: the name of a data set."
+        "",
+        "files: a file, directory, glob or URL; tfds: the name of a data set; tokens: files of "
+        "nanoGPT, llm.c or Megatron.",
     )
     sources: str = described(
         "", 'files: instead of path, texts that are mixed: "NAME=PATH; NAME=PATH".'
@@ -140,7 +142,9 @@ class DataConfig(DataKind):
         "JSONL or the column of CSV, Parquet or Arrow; empty: text.",
     )
     validation_path: str = described(
-        "", "files: held-out texts, as path; empty: split decides what is held out."
+        "",
+        "files: held-out texts, as path; empty: split decides what is held out. tokens: held-out "
+        "files; empty: the last documents.",
     )
     invalid_utf8: str = described(
         "refuse",
@@ -215,10 +219,15 @@ class DataConfig(DataKind):
                 "set data.source=files or data.source=tfds, or measure other files with "
                 "launch.evaluate --text=FILES"
             )
+        if self.source == readers.TOKENS and not self.tokenizer.path:
+            raise UserError(
+                f"data.source={self.source} needs data.tokenizer.path: the tokenizer that made the "
+                "files names the token that ends a document"
+            )
         if self.source not in readers.READERS or self.source == "files":
             return
         unused = {"invalid_utf8": self.invalid_utf8} if self.invalid_utf8 != "refuse" else {}
-        if self.validation_path:
+        if self.validation_path and self.source != readers.TOKENS:
             unused["validation_path"] = self.validation_path
         for name, given in unused.items():
             raise UserError(

@@ -161,6 +161,16 @@ def _text_feature(config: DataConfig, features: Mapping[str, object]) -> str:
     return names[0]
 
 
+def read_tokens(config: DataConfig) -> Documents[str]:
+    """Refuses: token files are no texts, and `text/token_data.py` makes a data set of them."""
+    raise UserError(f"data.source={config.source} holds tokens; expected texts")
+
+
+TOKENS = "tokens"  # a source whose files hold tokens
 READERS_WITHOUT_PATH: dict[str, Reader] = {"embedded": read_embedded, "stdlib": read_stdlib}
-READERS_OF_PATHS: dict[str, Reader] = {"files": read_files, "tfds": read_tfds}
+READERS_OF_PATHS: dict[str, Reader] = {
+    "files": read_files,
+    "tfds": read_tfds,
+    TOKENS: read_tokens,
+}
 READERS = READERS_WITHOUT_PATH | READERS_OF_PATHS
