@@ -16,7 +16,7 @@ from lm_jax.data.cleaning import SPLITS
 from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.data.seq2seq.synthetic import TASKS
 from lm_jax.data.sources import parse_epochs, parse_sources, parse_weights
-from lm_jax.data.tokenizers import TOKENIZERS
+from lm_jax.data.tokenizers import TOKENIZERS, train_tokenizer
 from lm_jax.data.utf8 import INVALID_UTF8
 from lm_jax.errors import UserError
 from lm_jax.fields import described, validate_fields
@@ -28,7 +28,8 @@ class TokenizerConfig:
 
     `byte` (UTF-8, nothing to train), `char`, `bpe` and `unigram` are lossless on any Unicode text.
     `word` (runs of letters and digits, single other signs) and `whitespace` (runs of anything but
-    white space) lose spaces and unknown words; a line end is a word.
+    white space) lose spaces and unknown words; a line end is a word. `huggingface`, `sentencepiece`
+    and `tiktoken` are read from the files at `path`.
     """
 
     kind: str = described(
@@ -48,17 +49,34 @@ class TokenizerConfig:
         20_000_000, "Most characters to train it on: a sample of the training split.", minimum=1
     )
     path: str = described(
-        "", "A run whose tokenizer is taken instead; the other fields then have no effect."
+        "",
+        "A run whose tokenizer is taken instead, whatever its kind; huggingface, sentencepiece, "
+        "tiktoken: also a file, or a directory that holds it. Fields of training have no effect.",
+    )
+    end_of_document: str = described(
+        "",
+        "huggingface: the token that ends a document; empty: the eos_token of its files, else "
+        "<|endoftext|>, </s>, <eos> or <|end_of_text|>.",
     )
 
     @property
     def expected_vocab_size(self) -> int:
-        """The size before training: exact for byte, bpe and unigram, an upper bound otherwise."""
+        """The size before training, an upper bound for char and words; exact for other kinds.
+
+        Raises:
+          UserError: there is no tokenizer at `path`.
+        """
+        if self.path:
+            return train_tokenizer(self, []).vocab_size
         return choose(TOKENIZERS, self.kind, "data.tokenizer.kind").fixed_size or self.vocab_size
 
     def validate(self) -> None:
         """Raises UserError for an unknown kind or an impossible number."""
-        _check_choice("tokenizer.kind", self.kind, TOKENIZERS)
+        if choose(TOKENIZERS, self.kind, "data.tokenizer.kind").read and not self.path:
+            raise UserError(
+                f"data.tokenizer.kind={self.kind} reads the files of a tokenizer; set "
+                "data.tokenizer.path to a file or a directory"
+            )
 
 
 PLACES = (

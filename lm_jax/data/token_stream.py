@@ -98,12 +98,16 @@ def token_type(tokenizer: Tokenizer) -> type[np.generic]:
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
 
 
-def batches_of(texts: Sequence[str]) -> Iterator[list[Piece]]:
-    """Yields all texts in batches; which ones depends on the texts alone."""
+def batches_of(texts: Sequence[str], in_pieces: bool = True) -> Iterator[list[Piece]]:
+    """Yields all texts in batches; which ones depends on the arguments alone.
+
+    Args:
+      in_pieces: whether very long texts are cut.
+    """
     batch: list[Piece] = []
     size = 0
     for text in texts:
-        for piece in _pieces(text):
+        for piece in _pieces(text) if in_pieces else [Piece(text, True)]:
             batch.append(piece)
             size += len(piece.text)
             if size >= _BATCH:
@@ -136,7 +140,7 @@ def encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encod
     Raises:
       UserError: a text cannot be encoded, or the processes that encode end without a result.
     """
-    batches = batches_of(texts)
+    batches = batches_of(texts, tokenizer.encodes_in_pieces)
     first = list(itertools.islice(batches, _FEW // _BATCH))
     following = next(batches, None)
     workers = _cores()

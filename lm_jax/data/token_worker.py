@@ -3,6 +3,7 @@
 python -m lm_jax.data.token_worker DIRECTORY_OF_THE_TOKENIZER
 """
 
+import os
 import pickle
 import sys
 
@@ -13,6 +14,7 @@ from lm_jax.errors import UserError
 
 def serve(directory: str) -> None:
     """Answers each batch with its tokens, or with the error, until the input ends."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core
     tokenizer = load_tokenizer(directory)
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Tokenizers: text to token ids and back, trained on a training split or taken from a run.
+"""Tokenizers: text to token ids and back, trained on a training split or taken from files.
 
-A kind of tokenizer is a `TokenizerKind`: how its model is trained and how the model is loaded as a
-`Codec`. A kind from outside is named `--config.data.tokenizer.kind=my_tokenizer.py:KIND`.
+A kind of tokenizer is a `TokenizerKind`: how its model is trained or read, and how it is loaded as
+a `Codec`. A kind from outside is named `--config.data.tokenizer.kind=my_tokenizer.py:KIND`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ import numpy as np
 
 from lm_jax.choices import choose
 from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
+from lm_jax.data.tokenizer_files import (
+    HuggingFace,
+    Ranks,
+    SavedPieces,
+    kind_of_files,
+    read_hugging_face,
+    read_sentencepiece,
+    read_tiktoken,
+)
 from lm_jax.data.word_vocabulary import load_words, train_words
 from lm_jax.errors import UserError
 
@@ -50,13 +59,18 @@ class Codec(Protocol):
 
 
 class TokenizerKind(NamedTuple):
-    """How tokenizers of one kind are trained, loaded and saved."""
+    """How tokenizers of one kind are trained or read, loaded and saved."""
 
     train: Callable[[TokenizerConfig, list[str]], bytes]  # (configuration, texts) -> model
     load: Callable[[bytes], Codec]
     model_file: str
-    lossless: bool  # whether decoding gives back the exact text
+    lossless: bool | None  # whether decoding gives back the exact text; None: it is measured
     fixed_size: int = 0  # vocabulary size, where the configuration does not decide it
+    read: Callable[[TokenizerConfig], bytes] | None = None  # from files of others at `path`
+    encodes_in_pieces: bool = True
+    """Whether a text may be cut before a space after another character: no token spans it."""
+
+    tokens_are_words: bool = False
 
 
 class Bytes:
@@ -78,7 +92,16 @@ class Bytes:
 
 
 _PIECES = TokenizerKind(train_pieces, Pieces, "sentencepiece.model", lossless=True)
-_WORDS = TokenizerKind(train_words, load_words, "words.json", lossless=False)
+_WORDS = TokenizerKind(train_words, load_words, "words.json", lossless=False, tokens_are_words=True)
+
+
+def _cannot_train(config: TokenizerConfig, texts: list[str]) -> bytes:
+    raise UserError(
+        f"data.tokenizer.kind={config.kind} reads the files of a tokenizer; set data.tokenizer.path"
+    )
+
+
+_FILES = TokenizerKind(_cannot_train, HuggingFace, "", lossless=None, encodes_in_pieces=False)
 TOKENIZERS: dict[str, TokenizerKind] = {
     "byte": TokenizerKind(
         lambda config, texts: b"", lambda model: Bytes(), "", True, Bytes.vocab_size
@@ -88,7 +111,25 @@ TOKENIZERS: dict[str, TokenizerKind] = {
     "unigram": _PIECES,
     "word": _WORDS,
     "whitespace": _WORDS,
+    "huggingface": _FILES._replace(model_file="huggingface.json", read=read_hugging_face),
+    "sentencepiece": _FILES._replace(
+        load=SavedPieces, model_file="sentencepiece.model", read=read_sentencepiece
+    ),
+    "tiktoken": _FILES._replace(load=Ranks, model_file="ranks.tiktoken", read=read_tiktoken),
 }
+_AWKWARD_TEXTS = (
+    "Hello world",
+    " a  b   ",
+    "a\n\n b\r\n\tc\n",
+    "They don't, 'we' do . Hyphen-ated; 1234567890 3.14",
+    "na\u00efve cafe\u0301 A\u030a",  # composed and combining marks
+    "\ufb01 \uff21\uff22 \uff76 \u00bd",  # a ligature, wide and narrow letters, a fraction
+    "\u65e5\u672c\u8a9e\u3068\u0440\u0443\u0441\u0441\u043a\u0438\u0439\u3002",
+    "\U0001f642\U0001f469\u200d\U0001f469\u200d\U0001f467",
+    "a\0b\x7f",
+    "\u00a0\u3000\u2003a\ufeff",  # spaces that are no ASCII
+    "x" * 300,
+)
 
 
 def _kind(name: str) -> TokenizerKind:
@@ -99,8 +140,9 @@ class Tokenizer(NamedTuple):
     """Text to token ids and back; ids of `encode` never include `end_of_document`."""
 
     kind: str
-    model: bytes  # what training returned; empty for byte
+    model: bytes  # what training or reading returned; empty for byte
     codec: Codec
+    lossless: bool  # whether `decode` gives back the exact text
 
     @property
     def vocab_size(self) -> int:
@@ -113,9 +155,14 @@ class Tokenizer(NamedTuple):
         return self.codec.end_of_document
 
     @property
-    def lossless(self) -> bool:
-        """Whether `decode` gives back the exact text."""
-        return _kind(self.kind).lossless
+    def encodes_in_pieces(self) -> bool:
+        """Whether a text may be cut before a space after another character."""
+        return _kind(self.kind).encodes_in_pieces
+
+    @property
+    def tokens_are_words(self) -> bool:
+        """Whether every token but the end of a document is a word."""
+        return _kind(self.kind).tokens_are_words
 
     def encode(self, text: str) -> np.ndarray:
         """Returns the tokens of a text, int32 [T].
@@ -163,7 +210,19 @@ def _check_utf8(text: str) -> None:
 
 
 def _load(kind: str, model: bytes) -> Tokenizer:
-    return Tokenizer(kind, model, _kind(kind).load(model))
+    codec, lossless = _kind(kind).load(model), _kind(kind).lossless
+    return Tokenizer(
+        kind, model, codec, _gives_back_awkward_texts(codec) if lossless is None else lossless
+    )
+
+
+def _gives_back_awkward_texts(codec: Codec) -> bool:
+    try:
+        encoded = codec.encode(_AWKWARD_TEXTS)
+    except UserError:  # a text that it cannot encode
+        return False
+    decoded = [codec.decode([int(index) for index in ids]) for ids in encoded]
+    return decoded == list(_AWKWARD_TEXTS)
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -185,12 +244,27 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         raise unreadable from None
 
 
-def _load_from_run(config: TokenizerConfig) -> Tokenizer:
-    """Returns the tokenizer of the run, or of the directory, that `config.path` names."""
-    directory = Path(config.path)
-    return load_tokenizer(
-        directory / "tokenizer" if (directory / "config.json").exists() else directory
-    )
+def _load_from_path(config: TokenizerConfig) -> Tokenizer:
+    """Returns the tokenizer of the run, of the directory or of the files that `path` names."""
+    path, kind = Path(config.path), _kind(config.kind)
+    if (path / "tokenizer" / "tokenizer.json").exists():
+        return load_tokenizer(path / "tokenizer")
+    if kind.read and not _is_saved_here(path):
+        return _load(config.kind, kind.read(config))
+    if not _is_saved_here(path) and (other := kind_of_files(path)):
+        raise UserError(
+            f"data.tokenizer.path {path} is no run; for the tokenizer in this place, set "
+            f"data.tokenizer.kind={other}"
+        )
+    return load_tokenizer(path)
+
+
+def _is_saved_here(directory: Path) -> bool:
+    """Returns whether `Tokenizer.save` wrote the directory; others have a tokenizer.json."""
+    try:
+        return set(json.loads((directory / "tokenizer.json").read_bytes())) == {"kind"}
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def identity(config: TokenizerConfig) -> dict[str, Any]:
@@ -202,11 +276,11 @@ def identity(config: TokenizerConfig) -> dict[str, Any]:
       UserError: there is none at `config.path`.
     """
     if not config.path:
-        left_out = ["path"]
+        left_out = ["path", "end_of_document"]
         if config.training_characters == type(config).training_characters:
             left_out.append("training_characters")  # runs made before it existed find their data
         return {name: value for name, value in vars(config).items() if name not in left_out}
-    tokenizer = _load_from_run(config)
+    tokenizer = _load_from_path(config)
     return {"kind": tokenizer.kind, "sha256": hashlib.sha256(tokenizer.model).hexdigest()}
 
 
@@ -218,5 +292,5 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         tokenizer.
     """
     if config.path:
-        return _load_from_run(config)
+        return _load_from_path(config)
     return _load(config.kind, _kind(config.kind).train(config, list(texts)))

@@ -25,7 +25,7 @@ def word_boundaries(tokenizer: Tokenizer) -> WordBoundaries:
 
     Every token of a vocabulary of words is a word.
     """
-    if not tokenizer.lossless:
+    if tokenizer.tokens_are_words:
         return WordBoundaries(*np.ones((2, tokenizer.vocab_size), bool))
     outer = [tokenizer.codec.outer_characters(index) for index in range(tokenizer.vocab_size)]
     closes = [not last.isalnum() and last not in f" {SPACE_MARK}" for _, last in outer]

@@ -316,7 +316,7 @@ def vectors_of_words(run: Run) -> WordVectors:
       UserError: its model has no embeddings, or its vocabulary is not one of words.
     """
     table = embedding_table(run.built, run.variables)
-    if table is None or run.tokenizer is None or run.tokenizer.lossless:
+    if table is None or run.tokenizer is None or not run.tokenizer.tokens_are_words:
         raise UserError(
             f"{run.workdir} holds no vectors of words; give a run of a "
             "model with a table of embeddings whose data.tokenizer.kind is word"
