@@ -33,7 +33,7 @@ from lm_jax.training.early_stopping import ended_early
 from lm_jax.training.loop import NonFiniteLoss
 from lm_jax.training.state import TrainState, variables_of
 
-_FEWEST_TOKENS = 65_536  # of the validation split, however short the training
+_FEWEST_TOKENS = 131_072  # of the validation split, however short the training
 _MOST_TOKENS = 262_144
 
 

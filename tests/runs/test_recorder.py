@@ -14,8 +14,8 @@ from tests.experiments import tiny
 @pytest.mark.parametrize(
     ("num_steps", "every_steps", "max_tokens", "expected"),
     [
-        (10, 0, 0, 65_536),  # the least
-        (8_000, 2_000, 0, 3 * 8_000 * 8 * 32 // 10 // 5),  # a tenth, over five evaluations
+        (10, 0, 0, 131_072),  # the least
+        (10_000, 2_500, 0, 3 * 10_000 * 8 * 32 // 10 // 5),  # a tenth, over five evaluations
         (20_000, 0, 0, 262_144),  # the most
         (10, 0, 700, 700),
     ],
