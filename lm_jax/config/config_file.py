@@ -31,7 +31,11 @@ def call_config_file(name: str, function: str, shipped: str) -> Any:
         hint = f"did you mean {meant}?" if meant else there
         raise UserError(f"--config={name}: no such file (from {Path.cwd()}); {hint}")
     if not path.endswith(".py"):
-        raise UserError(f"--config={name} is no Python file (.py); the shipped ones are {shipped}")
+        is_run = Path(path).name == "config.json"
+        hint = "; --workdir=RUN alone resumes a run" if is_run else ""
+        raise UserError(
+            f"--config={name} is no Python file (.py); the shipped ones are {shipped}{hint}"
+        )
     found = getattr(load_file(Path(path)), function, None)
     if not callable(found):
         raise UserError(f"{path} has no {function}(); the shipped files {shipped} show what it is")

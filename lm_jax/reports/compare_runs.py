@@ -44,6 +44,7 @@ class ComparisonRow(NamedTuple):
     settings: dict[str, Any]  # fields of the configuration that differ between the rows
     difference: PairedDifference | None = None  # of the first measure, from the first row
     documents: int | None = None  # whose sums are kept; None: of none
+    sample: int | None = None  # tokens of the validation split that were measured; None: all
 
 
 def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
@@ -79,9 +80,10 @@ def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
             name=name,
             settings=settings,
             difference=difference,
-            documents=None if documents is None else len(documents[1]),
+            documents=None if documents is None else len(documents.numbers),
+            sample=group[0]["results"].get("validation_sample", {}).get("tokens"),
         )
-        for (row, _), name, settings, difference, documents in zip(
+        for (row, group), name, settings, difference, documents in zip(
             made, _names(ordered), _settings(ordered), differences, kept, strict=True
         )
     ]
@@ -169,20 +171,28 @@ def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
 
 
 def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Returns what limits the differences: too few documents for a bootstrap, or no sums."""
+    """Returns what limits the comparison: other samples, too few documents, or no sums."""
     fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
     few = [
         f"With {fewest} documents, fewer than {_FEWEST}, intervals are too narrow and p-values too "
         "small: validate on more documents before you rely on them."
     ]
     few = few if fewest < _FEWEST else []
+    if len({row.sample for row in rows}) > 1:
+        parts = [f"{r.name} {'all' if r.sample is None else f'{r.sample:,} tokens'}" for r in rows]
+        few.append(
+            f"The figures are of different parts of the validation split ({', '.join(parts)}) and "
+            "compare only roughly: launch.evaluate measures all, and so do runs of a large enough "
+            "evaluation.max_tokens."
+        )
     missing = ", ".join(row.name for row in rows[1:] if row.difference is None)
     if not missing:
         return few
     if rows[0].documents == 1:
         return [
+            *few,
             "No intervals: they are over the documents of the validation split, which is one "
-            "document here."
+            "document here.",
         ]
     return [
         *few,

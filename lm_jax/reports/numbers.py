@@ -16,7 +16,8 @@ def text_of(value: Any) -> str:
         return str(value).lower()  # as a flag takes it
     if isinstance(value, int):
         return f"{value:,}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return shown if shown.isprintable() else repr(shown)  # a line break would break the table
 
 
 def decimals_of(error: float) -> int:

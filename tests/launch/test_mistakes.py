@@ -51,6 +51,11 @@ from tests.launch.programs import ROOT, TINY, environment, launch, run, train
         ("classify", ["--text=one sentence"], "is no work directory"),
         ("train", ["--config=README.md"], "--config=README.md is no Python file (.py)"),
         ("train", ["--config="], "--config is empty; give a path"),
+        (
+            "train",
+            ["--config=tests/runs/made_before/stopped/config.json"],
+            "--workdir=RUN alone resumes a run",
+        ),
         ("evaluate", ["--workdir", ""], "--workdir is empty; give a path"),
         ("evaluate", [], "is no work directory"),
         ("evaluate", ["--text=no*.txt"], "no file matches --text 'no*.txt'"),

@@ -92,6 +92,16 @@ def test_one_document_is_named_as_the_reason_why_there_is_no_interval(tmp_path):
     assert "which is one document here" in remark
 
 
+def test_figures_of_different_parts_of_the_split_are_told_apart(tmp_path):
+    paths = [finished(tmp_path, name, 0, 2.0, name, documents=np.ones(1)) for name in ("a", "b")]
+    assert not any("different parts" in remark for remark in remarks_on(compare(paths)))
+    results = json.loads((paths[0] / "evaluation.json").read_text())
+    results["validation_sample"] = {"documents": 1, "of": 1, "tokens": 1200, "of_tokens": 3000}
+    (paths[0] / "evaluation.json").write_text(json.dumps(results))
+    (remark,) = [r for r in remarks_on(compare(paths)) if "different parts" in r]
+    assert "a 1,200 tokens" in remark and "b all" in remark
+
+
 def test_fields_that_only_one_family_has_do_not_differ(tmp_path):
     paths = [finished(tmp_path, name, 0, 2.0, name) for name in ("lstm", "gru", "mlp")]
     for path, own in zip(

@@ -34,3 +34,7 @@ def test_a_cell_has_thousands_and_truth_values_as_flags_take_them(value, text):
 )
 def test_a_count_on_a_card_fits_in_seven_characters(count, text):
     assert on_card(count) == text
+
+
+def test_a_cell_stays_on_its_line():
+    assert text_of("\n") == "'\\n'" and text_of("ROMEO:") == "ROMEO:"
