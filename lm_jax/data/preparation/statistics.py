@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_jax.data.preparation.config import PreparationConfig, names_in
 from lm_jax.data.preparation.documents import KEPT, read_tallies
+from lm_jax.data.preparation.redaction import redact
 
 _SUMS = ("documents", "characters", "bytes")
 
@@ -17,7 +18,7 @@ _SUMS = ("documents", "characters", "bytes")
 def collect(config: PreparationConfig, directory: Path) -> dict[str, Any]:
     """Returns the statistics of all tasks."""
     counted = ["read", *names_in(config.stages)]
-    return {
+    found = {
         "language": config.language,
         "stages": [{"name": name, **_sums(directory, name)} for name in counted],
         "rules": _rules(config, directory),
@@ -30,6 +31,20 @@ def collect(config: PreparationConfig, directory: Path) -> dict[str, Any]:
         "clusters": _clusters(config, directory),
         "redacted": _redacted(directory),
     }
+    if "redaction" in counted:  # what is shown of dropped documents, too
+        for row in _shown(found):
+            row["excerpt"], _ = redact(
+                row["excerpt"], names_in(config.redaction.kinds), config.language
+            )
+    return found
+
+
+def _shown(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the documents that the page shows."""
+    for rule in found["rules"]:
+        yield from rule["examples"]
+    for cluster in found["clusters"]["examples"]:
+        yield from cluster
 
 
 def _sums(directory: Path, name: str) -> dict[str, int]:

@@ -20,6 +20,7 @@ STAGES = "gopher_quality, exact_duplicates, redaction"
 RNG = random.Random(0)
 GOOD = [prose(RNG) for _ in range(20)]
 GARBAGE = "buy now ! ! !"
+SHORT = "Write to joe@example.org or else"
 PERSONAL = prose(RNG) + " Write to jane@example.org."
 
 
@@ -39,7 +40,7 @@ def rows_of(output: Path) -> list[dict]:
 def raw(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("raw")
     write_jsonl(directory / "a.jsonl", [*GOOD[:15], GARBAGE, PERSONAL])
-    write_jsonl(directory / "b.jsonl", [*GOOD[10:], f" {GOOD[0]}\n", "  "])
+    write_jsonl(directory / "b.jsonl", [*GOOD[10:], f" {GOOD[0]}\n", "  ", SHORT])
     return directory
 
 
@@ -79,7 +80,7 @@ def test_the_statistics_say_what_was_removed_by_which_rule(prepared):
     statistics = json.loads((prepared[0] / "statistics.json").read_text())
     documents = {stage["name"]: stage["documents"] for stage in statistics["stages"]}
     assert documents == {
-        "read": 28,
+        "read": 29,
         "gopher_quality": 27,
         "exact_duplicates": 21,
         "redaction": 21,
@@ -87,12 +88,15 @@ def test_the_statistics_say_what_was_removed_by_which_rule(prepared):
     rules = {rule["rule"]: rule for rule in statistics["rules"]}
     assert {name: rule["documents"] for name, rule in rules.items()} == {
         "blank": 1,
-        "gopher_quality: gopher_short_doc": 1,
+        "gopher_quality: gopher_short_doc": 2,
         "exact_duplicates": 6,
     }
-    assert rules["gopher_quality: gopher_short_doc"]["examples"][0]["excerpt"] == GARBAGE
+    short = rules["gopher_quality: gopher_short_doc"]["examples"]
+    shown = {row["excerpt"] for row in short}
+    assert shown == {GARBAGE, SHORT.replace("joe@example.org", "<email>")}
     assert statistics["redacted"]["kinds"] == {"email": 1}
-    assert "jane@" not in (prepared[0] / "statistics.json").read_text()
+    for name in ("statistics.json", "report.html"):
+        assert "@example" not in (prepared[0] / name).read_text()
     assert "<email>" in statistics["redacted"]["examples"]["email"][0]
     assert GARBAGE in (prepared[0] / "report.html").read_text()
 
