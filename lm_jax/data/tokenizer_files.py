@@ -211,7 +211,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"data.tokenizer.path {path}: there is no such file") from None
+        raise UserError(f"data.tokenizer.path {path}: there is no such file or directory") from None
 
 
 def _parse(text: str) -> tokenizers.Tokenizer:

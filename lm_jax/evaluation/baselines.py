@@ -41,7 +41,7 @@ def baselines(train: Sequence[str], validation: Sequence[str]) -> dict[str, floa
     longest = int(np.diff(counted.starts).max()) + 1
     for order, name in ((1, "unigram"), (2, "bigram"), (5, "5-gram")):
         config = NgramConfig(outcomes, context_length=_WINDOW, order=min(order, longest))
-        nats = _nats(config, counted, coded)
+        nats = ngram_nats(config, counted, coded)
         bits[f"character {name}"] = (nats / math.log(2) + unseen) / characters
     joined = "".join(validation).encode()
     bits["bz2 -9"] = 8 * len(bz2.compress(joined, 9)) / characters
@@ -67,7 +67,9 @@ def _symbols(texts: Sequence[str], alphabet: Sequence[str]) -> TokenizedDocument
     )
 
 
-def _nats(config: NgramConfig, train: TokenizedDocuments, validation: TokenizedDocuments) -> float:
+def ngram_nats(
+    config: NgramConfig, train: TokenizedDocuments, validation: TokenizedDocuments
+) -> float:
     """Returns the total nats of the validation documents, each symbol with its full context."""
     model = ngram(config)
     assert model.fit is not None

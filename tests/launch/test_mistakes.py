@@ -87,6 +87,22 @@ def test_help_config_shows_every_field_with_the_values_given():
     assert status == 1 and "give --config=FILE" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--text is missing: the texts"),
+        (["--text=no*.txt"], "no file matches"),
+        (["--text=README.md", "--tokenizers="], "--tokenizers is empty; give KIND:VOCABULARY"),
+        (["--text=README.md", "--tokenizers=bpe:9,words"], "'words'; expected one of byte, char"),
+        (["--text=README.md", "--tokenizers=tiktoken"], "set data.tokenizer.path"),
+    ],
+)
+def test_a_comparison_of_tokenizers_that_cannot_be_made_is_one_line(arguments, message):
+    status, out, err = launch("compare_tokenizers", *arguments)
+    assert (status, out) == (1, "") and message in err
+    assert len(err.strip().splitlines()) == 1 and err.startswith("error: ")
+
+
 @pytest.mark.parametrize("steps", ["10", "1e1", "10.0"])
 def test_a_warm_up_that_nobody_asked_for_fits_a_smoke_run(steps):
     config = ["--config=configs/quickstart.py", f"--config.training.num_steps={steps}"]

@@ -9,7 +9,7 @@ import numpy as np
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory
 from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap, uniform
-from lm_jax.data.config import DataConfig
+from lm_jax.data.config import DataConfig, TokenizerConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, READ_FROM, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
@@ -97,9 +97,9 @@ def _counting_sources(
     return documents.noting(sources=dict(zip(read, counts, strict=True)))
 
 
-def _sample(texts: Sequence[str], config: DataConfig) -> list[str]:
+def training_sample(texts: Sequence[str], config: TokenizerConfig) -> list[str]:
     """Returns the texts that the tokenizer is trained on, a sample of blocks if they are long."""
-    most = config.tokenizer.training_characters
+    most = config.training_characters
     characters = sum(map(len, texts))
     if characters <= most:
         return list(texts)
@@ -175,7 +175,7 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
     readers=READERS,
     strings=lambda text: (text,),
     stages=(_drop_repetitions, hold_out, _measure_overlap),
-    texts=_sample,
+    texts=lambda texts, config: training_sample(texts, config.tokenizer),
     split=TokenizedDocuments,
     tokenized=lambda texts, documents, config, tokenizer: tokenize(
         tokenizer, texts, cache_directory(config.cache_directory)
