@@ -1,6 +1,6 @@
 """Finds the commands that documents and docstrings show, and parses each without running it.
 
-  python -m tests.documented_commands < commands.json
+  python -m tests.documented_commands commands.json
 
 reads a JSON list of command lines and prints a JSON list of error messages, null where a command
 parses: its program exists, knows every flag, and its `--config` file loads and validates.
@@ -112,9 +112,11 @@ def _error_of(program: str, arguments: list[str]) -> str | None:
 def main() -> None:
     """Parses each command in a fork of this process, so that no two share their flags."""
     import_every_module()  # once, for all forks
+    importlib.import_module("absl.app")
+    importlib.import_module("launch.experiment_flags")  # which defines no flags by itself
     gc.freeze()  # which then copy fewer pages
     found: list[str | None] = []
-    for command in json.load(sys.stdin):
+    for command in json.loads(Path(sys.argv[1]).read_text()):
         reader, writer = os.pipe()
         child = os.fork()
         if not child:

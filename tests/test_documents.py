@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -28,6 +26,7 @@ from tests.documented_commands import (
     commands_of_document,
     documents,
 )
+from tests.launch.programs import run
 
 PROGRAMS = [
     p for folder in ("configs", "launch", "benchmarks") for p in (ROOT / folder).rglob("*.py")
@@ -55,18 +54,13 @@ WRONG = [
 ]
 
 
-def test_every_command_that_is_shown_parses():
+def test_every_command_that_is_shown_parses(tmp_path):
     where, commands = zip(*sorted(set(shown())), strict=True)
     assert len(commands) > 80
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.documented_commands"],
-        cwd=ROOT,
-        input=json.dumps([*commands, *WRONG]),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    errors = json.loads(process.stdout)
+    (tmp_path / "commands.json").write_text(json.dumps([*commands, *WRONG]))
+    status, out, err = run("tests.documented_commands", str(tmp_path / "commands.json"))
+    assert status == 0, err
+    errors = json.loads(out)
     assert all(errors[len(commands) :])  # what would fail is found
     wrong = [found for found in zip(where, commands, errors, strict=False) if found[2]]
     assert not wrong, "\n\n".join("\n".join(each) for each in wrong)
