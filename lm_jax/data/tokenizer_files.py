@@ -107,10 +107,11 @@ class Ranks:
     """The codec of a file of tiktoken, cut by GPT-2's pattern; the id after all ends a document."""
 
     def __init__(self, model: bytes):
-        self._encoding = _encoding(_ranks(model))
+        ranks = _ranks(model)
+        self._encoding = _encoding(ranks)
         self.vocab_size = self._encoding.n_vocab
         self.end_of_document = self.vocab_size - 1
-        self._known = set(self._encoding._mergeable_ranks.values())
+        self._known = set(ranks.values())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text; several texts are encoded in parallel."""

@@ -484,6 +484,13 @@ def _introduction(group: RunGroup, dataset: Dataset, state: TrainState) -> list[
         f"data: {dataset.description['summary']}",
         f"model: {parameters:,} parameters{mup}; {devices}",
     ]
+    tokenizer = dataset.tokenizer
+    if tokenizer is not None and not tokenizer.lossless and not tokenizer.tokens_are_words:
+        lines.insert(
+            1,
+            f"tokenizer: {tokenizer.kind} does not give back every text exactly: perplexity is "
+            "reported, but no bits per character",
+        )
     if not group.is_single:
         lines.append(f"{len(group.members)} runs together, from step {int(state.step)}")
     return lines
