@@ -6,6 +6,7 @@ The fields are known once the file of --config has run, so the command line is p
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from absl import flags
@@ -115,15 +116,27 @@ def _show_fields(argv: Sequence[str]) -> NoReturn:
     sys.exit(0)
 
 
-def experiment() -> "Experiment":
+def experiment(begun: Path | None = None) -> "Experiment":
     """Returns the experiment of --config with the fields that the command line sets.
 
     A warm-up that the command line does not set becomes shorter if it would take all steps.
 
+    Args:
+      begun: the work directory that is continued, if it is there; its warm-up stays, so that a run
+        that was begun with a shorter one can be trained longer.
+
     Raises:
       UserError: it cannot run.
     """
-    return configuration()
+    parsed = _parse()
+    if begun and not flags.FLAGS["config.schedule.warmup_steps"].present:
+        from lm_jax.runs.workdir import read_experiment
+
+        with contextlib.suppress(UserError):  # there is no run, or none that can be read
+            warmup_steps = read_experiment(begun).schedule.warmup_steps
+            if warmup_steps < parsed.training.num_steps:
+                parsed.schedule.warmup_steps = warmup_steps
+    return _finish(parsed)
 
 
 def configuration() -> Any:
@@ -132,9 +145,13 @@ def configuration() -> Any:
     Raises:
       UserError: it cannot be used, or there is none.
     """
+    return _kinds[0].finish(_parse())
+
+
+def _parse() -> Any:
     if not _parsed:
         raise UserError(f"give the {_kinds[0].noun} with --config=FILE")
-    return _kinds[0].finish(_parsed[0]())
+    return _parsed[0]()
 
 
 def _finish(parsed: "Experiment") -> "Experiment":

@@ -106,7 +106,11 @@ def main() -> dict[str, Any]:
         )
     cluster.join()
     stop_requested = processes.stop_requests()
-    experiment, directory = experiment_flags.experiment(), Path(WORKDIR.value)
+    directory = Path(WORKDIR.value)
+    begun: Path | None = directory
+    if FROM_WORKDIR.value is not None and not (directory / "config.json").exists():
+        begun = None if FINE_TUNE.value else Path(FROM_WORKDIR.value)
+    experiment = experiment_flags.experiment(begun)
     if results_of(experiment, directory) is not None:
         program.log(
             f"{directory} is finished: nothing is trained again, and these are its results; for "

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from configs.quickstart import get_config
 from launch import what_is_missing
+from lm_jax.config.serialization import dumps
 from tests.launch.programs import ROOT, TINY, environment, launch, run, train
 
 
@@ -111,6 +113,17 @@ def test_a_warm_up_that_nobody_asked_for_fits_a_smoke_run(steps):
     assert (
         "schedule.warmup_steps: 1, not the configuration's 50, because training has only 10" in err
     )
+
+
+def test_a_run_that_is_trained_longer_keeps_its_shorter_warm_up(tmp_path):
+    begun = get_config()
+    begun.training.num_steps, begun.schedule.warmup_steps, begun.seed = 40, 4, 7
+    (tmp_path / "config.json").write_text(dumps(begun))
+    config = ["--config=configs/quickstart.py", "--config.training.num_steps=60"]
+    status, _, err = launch("train", *config, f"--workdir={tmp_path}")
+    assert status == 1
+    assert "(seed: 7 -> 0 and 1 more)" in err or "(seed: 7 -> 0)" in err, err
+    assert "warmup" not in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--config=configs/quickstart.py"]])
