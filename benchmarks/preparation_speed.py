@@ -8,9 +8,7 @@ number of megabytes holds. Processor time and memory are those of the program wi
 sampled twice a second; memory is the largest sum of proportional set sizes.
 """
 
-import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.process_tree import ProcessTree
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import write_json
 
@@ -29,39 +28,6 @@ CONFIG = flags.DEFINE_string("config", "configs/data/english.py", "The preparati
 MEGABYTES = flags.DEFINE_multi_integer("megabytes", [100], "Sizes of raw text.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Workers.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-
-
-class _Tree:
-    """A process and all that it started: processor seconds so far, and the memory of now."""
-
-    def __init__(self, root: int):
-        self._root = root
-        self._ticks: dict[int, int] = {}  # of each process, also of those that have ended
-
-    @property
-    def processor_seconds(self) -> float:
-        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
-
-    def sample(self) -> int:
-        """Returns the bytes of all processes, pages that they share once."""
-        children: dict[int, list[int]] = {}
-        ticks: dict[int, int] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has ended
-                fields = path.read_text().rpartition(")")[2].split()
-                process = int(path.parent.name)
-                children.setdefault(int(fields[1]), []).append(process)
-                ticks[process] = int(fields[11]) + int(fields[12])
-        total, waiting = 0, [self._root]
-        while waiting:
-            process = waiting.pop()
-            waiting += children.get(process, [])
-            self._ticks[process] = ticks.get(process, 0)
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
-                        total += int(line.split()[1]) * 1024
-        return total
 
 
 def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any]:
@@ -78,7 +44,7 @@ def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any
     process = subprocess.Popen(
         [*command, f"--workers={WORKERS.value}"], stdout=subprocess.PIPE, text=True
     )
-    tree = _Tree(process.pid)
+    tree = ProcessTree(process.pid)
     while process.poll() is None:
         largest = max(largest, tree.sample())
         time.sleep(0.5)
