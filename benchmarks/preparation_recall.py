@@ -34,9 +34,6 @@ from lm_jax.data.preparation.redaction import redact
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.telemetry.json_files import write_json
 
-DOCUMENTS = flags.DEFINE_string("documents", None, "documents/ of a corpus.", required=True)
-OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-
 Row = dict[str, Any]
 _FINEWEB = FineWebQualityConfig(repeated_characters=0.05)  # as configs/data/english.py
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -387,7 +384,7 @@ def main(_: list[str]) -> None:
     """Prints a table and writes the JSON file, if one is given."""
     rng = random.Random(0)
     clean: list[str] = []
-    for text, _name in stream_texts(DOCUMENTS.value):
+    for text, _name in stream_texts(flags.FLAGS.documents):
         words = text.split(" ")
         if len(words) >= 150:
             clean.append(" ".join(words[:600]))
@@ -409,10 +406,12 @@ def main(_: list[str]) -> None:
         cells = [str(row[name]) for name in head[:-2]]
         cells += ["" if row[name] is None else f"{row[name]:.3f}" for name in head[-2:]]
         print("| " + " | ".join(cells) + " |")
-    if OUTPUT.value:
-        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(OUTPUT.value), {"clean": len(clean), "rows": rows})
+    if flags.FLAGS.output:
+        Path(flags.FLAGS.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(flags.FLAGS.output), {"clean": len(clean), "rows": rows})
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a test imports this module beside programs with such flags
+    flags.DEFINE_string("documents", None, "documents/ of a corpus.", required=True)
+    flags.DEFINE_string("output", None, "JSON file to write.")
     app.run(main)
