@@ -15,7 +15,7 @@ from lm_jax.evaluation.paired_difference import PairedDifference, paired_differe
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import decimals_of, text_of, with_error
-from lm_jax.reports.svg_charts import COLOURS, Series, line_chart, smooth
+from lm_jax.reports.svg_charts import COLOURS, Series, both_widths, line_chart, smooth
 from lm_jax.telemetry.json_files import read_metrics, read_object, write_json, write_text
 
 _UNITS = ("tokens", "pairs", "examples")  # what a run predicts
@@ -107,12 +107,16 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
         for part in (0, 1)
     )
 
-    def chart(curves: Sequence[Series], label: str, standalone: bool = False) -> Markup:
-        return line_chart(curves, "targets trained on", label, 960, 400, standalone)
+    def chart(curves: Sequence[Series], label: str) -> Markup:
+        return both_widths(
+            lambda width: line_chart(
+                curves, "targets trained on", label, width, 400 if width > 500 else 280
+            )
+        )
 
     label = f"validation {_LABELS[metric]}"
     directory.mkdir(parents=True, exist_ok=True)
-    alone = chart(measured, label, standalone=True)
+    alone = line_chart(measured, "targets trained on", label, 960, 400, standalone=True)
     write_text(directory / "comparison.svg", f"{alone}\n")
     write_json(directory / "comparison.json", [record_of(row) for row in rows])
     page = render(

@@ -14,7 +14,14 @@ from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import on_card, text_of, with_error
 from lm_jax.reports.sections import analysis_sections
-from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, smooth, smoothing_weight
+from lm_jax.reports.svg_charts import (
+    Series,
+    bar_chart,
+    both_widths,
+    line_chart,
+    smooth,
+    smoothing_weight,
+)
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
 
@@ -239,12 +246,18 @@ def _loss_charts(
         training = [training[0]._replace(style="faint"), smoothed]
     _, steps, losses, *_ = _column(measured, "cross_entropy")
     validation = [Series("validation", steps, losses, "dots", colour=1)]
-    label, size = f"cross-entropy, {nats}", (960, 360)
+    label = f"cross-entropy, {nats}"
+
+    def chart(curves: Sequence[Series], label: str) -> Markup:
+        return both_widths(
+            lambda width: line_chart(curves, "step", label, width, 360 if width > 500 else 260)
+        )
+
     if not loss_note:
-        return [line_chart([*training, *validation], "step", label, *size)]
+        return [chart([*training, *validation], label)]
     return [
-        line_chart(training, "step", f"training loss: {loss_note}", *size),
-        line_chart(validation, "step", f"validation {label}", *size),
+        chart(training, f"training loss: {loss_note}"),
+        chart(validation, f"validation {label}"),
     ]
 
 
@@ -270,7 +283,7 @@ def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, floa
     bars = [(name, value, False) for name, value in baselines.items()]
     bars.append(("this model", validation["bits_per_character"], True))
     bars.sort(key=lambda bar: bar[1])
-    return bar_chart(bars, "bits per character, lower is better")
+    return both_widths(lambda width: bar_chart(bars, "bits per character, lower is better", width))
 
 
 def measures_of(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -310,10 +323,14 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
     if goodput:
         total = sum(goodput.values()) - goodput["share"]
         unit = f"% of {total:,.0f} seconds, from the start of this process to the last checkpoint"
-        charts.append(bar_chart(goodput_bars(goodput), unit))
+        rows = goodput_bars(goodput)
+        charts.append(both_widths(lambda width: bar_chart(rows, unit, width)))
     if seconds := profile.get("seconds", {}):
         total, (first, last) = sum(seconds.values()), profile["steps"]
-        unit = f"% of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
         largest = list(seconds.items())[:_OPERATIONS]
-        charts.append(bar_chart([(name, 100 * s / total, False) for name, s in largest], unit))
+        rows_of_profile = [(name, 100 * s / total, False) for name, s in largest]
+        unit_of_profile = (
+            f"% of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
+        )
+        charts.append(both_widths(lambda width: bar_chart(rows_of_profile, unit_of_profile, width)))
     return charts

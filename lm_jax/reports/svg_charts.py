@@ -4,7 +4,8 @@ Colours are classes of the page's style sheet; a standalone chart brings its own
 """
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import ticks
 
+_BROAD, _SLIM = 960, 336  # pixels of a chart that fills a page, and one on a telephone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 26, 40  # margins
 _LONGEST_NAME, _WIDEST_LETTER = 24, 7.6  # letters, and pixels of one, of a map
 _LETTER, _LINE = 7.0, 18  # width of a letter of a legend, and height of its lines
@@ -106,11 +108,22 @@ def line_chart(
     )
 
 
-def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> Markup:
+def both_widths(draw: Callable[[int], Markup]) -> Markup:
+    """Returns a chart as wide pages show it, and as narrow ones do; empty where it is.
+
+    Args:
+      draw: width in pixels -> the chart.
+    """
+    broad = draw(_BROAD)
+    return render("svg/both_widths.html", broad=broad, slim=draw(_SLIM)) if broad else Markup()
+
+
+def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str, width: int = 960) -> Markup:
     """Returns an SVG of horizontal bars (name, value, highlighted), in the order given."""
     if not rows:
         return Markup()
-    width, bar_height, left, top = 960, 30, 170, 6
+    bar_height, left, top = 30, 170 if width > 500 else 130, 6
+    units = textwrap.wrap(unit, int((width - left) / _LETTER))
     largest = max(value for _, value, _ in rows) or 1
     bars = [
         {
@@ -125,11 +138,15 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str) -> Markup:
     return render(
         "svg/bar_chart.svg",
         width=width,
-        height=top + bar_height * len(rows) + 22,
+        height=top + bar_height * len(rows) + 4 + _LINE * len(units),
         left=left,
         bar_height=bar_height,
         bars=bars,
         unit=unit,
+        units=[
+            (top + bar_height * len(rows) + 16 + _LINE * index, line)
+            for index, line in enumerate(units)
+        ],
     )
 
 

@@ -1,6 +1,7 @@
 """The page of a run: what is on one axis, which settings come first, what is left out."""
 
 import json
+import re
 
 from lm_jax.config.serialization import to_dict
 from lm_jax.reports.run_report import further_measures_of, measures_of, write_report
@@ -18,8 +19,8 @@ def report(directory, steps=10, loss_note="", config=None, **results):
 
 
 def names_of(text):
-    """The names of the curves of each chart."""
-    charts = text.split("<svg")[1:]
+    """The names of the curves of each chart, as wide pages show it."""
+    charts = re.sub('<div class="slim-only">.*?</div>', "", text, flags=re.DOTALL).split("<svg")[1:]
     return [
         [g["data-name"] for g in Page("<svg" + c.split("</svg>")[0] + "</svg>").all("g")]
         for c in charts
