@@ -59,6 +59,7 @@ def _prepare(path: Path, split: str, kind: str, cache: Path) -> dict[str, Any]:
 
 
 def _row(name: str, path: Path, split: str, kind: str, cache: Path) -> dict[str, Any]:
+    time.sleep(3)  # files that changed just now would be read twice
     first, second = (_prepare(path, split, kind, cache) for _ in range(2))
     cached = sum(file.stat().st_size for file in cache.rglob("train_tokens.npy"))
     row = {"text": name, "tokenizer": kind, **first, "second_start_seconds": second["seconds"]}
