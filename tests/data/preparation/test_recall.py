@@ -2,7 +2,7 @@
 
 import random
 
-from benchmarks.preparation_recall import near_rows, redaction_rows
+from benchmarks.planted_faults import near_rows, redaction_rows
 from lm_jax.data.preparation.config import NearDuplicatesConfig
 
 
