@@ -17,7 +17,7 @@ from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import BLANK, READ_FROM, Documents
 from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
-from lm_jax.data.unchanged_files import Prepared, memory_of
+from lm_jax.data.unchanged_files import Memory, Prepared, memory_of
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:  # it imports the kinds of text
@@ -105,20 +105,16 @@ def prepare_text(kind: TextKind[T, C, S], config: C) -> Dataset[S, Tokenizer]:
     memory = None
     if config.files_read is not None:
         memory = memory_of(config.files_read, _choices(config), root)
-    prepared = memory.recall() if memory else None
-    if prepared is not None:
-        try:
-            return _load(kind, root / prepared.key)._replace(description=prepared.description)
-        except (OSError, EOFError, ValueError):
-            pass  # it is made anew
+    if memory and (known := recalled(memory, kind.split, root)):
+        return known
     documents = _read(kind, config)
     digest = _sha256(kind, documents)
     key = _cache_key(kind, config, digest)
     dataset = cached(
         root / key,
         lambda: _make(kind, config, documents, digest, key),
-        _write,
-        lambda directory: _load(kind, directory),
+        write_dataset,
+        lambda directory: load_dataset(kind.split, directory),
     )
     # Equal documents share a cache, wherever they come from this time and whatever their names.
     here = {"path": config.origin, **documents.description}
@@ -254,7 +250,24 @@ def _make(
     return Dataset(description=description, tokenizer=tokenizer, **splits)
 
 
-def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
+def recalled(memory: Memory, split: type[S], root: Path) -> Dataset[S, Tokenizer] | None:
+    """Returns what was prepared from files that did not change; None: it has to be made."""
+    prepared = memory.recall()
+    if prepared is None:
+        return None
+    try:
+        found = load_dataset(split, root / prepared.key)
+    except (OSError, EOFError, ValueError):
+        return None
+    return found._replace(description=prepared.description)
+
+
+def write_dataset(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
+    """Writes what `load_dataset` reads.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     dataset.tokenizer.save(directory / "tokenizer")
     for name, split in dataset.splits.items():
         save_split(split, directory, name)
@@ -262,11 +275,16 @@ def _write(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
     (directory / "description.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _load(kind: TextKind[T, C, S], directory: Path) -> Dataset[S, Tokenizer]:
+def load_dataset(split: type[S], directory: Path) -> Dataset[S, Tokenizer]:
+    """Returns the data set in a directory, its arrays mapped into memory.
+
+    Raises:
+      OSError, ValueError: a file is missing or damaged, or of an earlier version.
+    """
     description = json.loads((directory / "description.json").read_text())
     if description.pop("version", 1) != _DESCRIPTION:
         raise ValueError("made before descriptions said what this version says")
     names = [name for name in ("train", "validation", "test") if name in description]
-    splits = {name: load_split(kind.split, directory, name) for name in names}
+    splits = {name: load_split(split, directory, name) for name in names}
     tokenizer = load_tokenizer(directory / "tokenizer")
     return Dataset(description=description, tokenizer=tokenizer, **splits)

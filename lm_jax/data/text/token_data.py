@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from lm_jax.data.cache import cache_directory, cached, load_split, save_split
+from lm_jax.data.cache import cache_directory, cached
 from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import TokenizedDocuments, texts_of
+from lm_jax.data.pipeline import load_dataset, recalled, write_dataset
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.token_files import TokenFile, open_token_files
 from lm_jax.data.token_stream import token_type
-from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
+from lm_jax.data.tokenizers import Tokenizer, identity, train_tokenizer
 from lm_jax.data.unchanged_files import Prepared, memory_of
 from lm_jax.errors import UserError
 
@@ -41,12 +42,8 @@ def prepare_tokens(config: DataConfig) -> Corpus:
     choices = asdict(config) | {"format": _FORMAT, "tokenizer": identity(config.tokenizer)}
     patterns = [path for path in (config.path, config.validation_path, config.test_path) if path]
     memory = memory_of(patterns, choices, root)
-    prepared = memory.recall() if memory else None
-    if prepared is not None:
-        try:
-            return _load(root / prepared.key)._replace(description=prepared.description)
-        except (OSError, EOFError, ValueError):
-            pass  # it is made anew
+    if memory and (known := recalled(memory, TokenizedDocuments, root)):
+        return known
     files = {
         name: open_token_files(
             path, end_of_document=tokenizer.end_of_document, vocab_size=tokenizer.vocab_size
@@ -64,8 +61,8 @@ def prepare_tokens(config: DataConfig) -> Corpus:
     dataset = cached(
         root / key,
         lambda: _make(config, files, tokenizer, digest, key),
-        _write,
-        _load,
+        write_dataset,
+        lambda directory: load_dataset(TokenizedDocuments, directory),
     )
     description = dataset.description | {"path": config.path}
     if memory:
@@ -200,18 +197,3 @@ def _counted(split: TokenizedDocuments, tokenizer: Tokenizer) -> TokenizedDocume
     ]
     characters, octets, words = np.array(sizes, np.int64).T
     return split._replace(characters=characters, bytes=octets, words=words)
-
-
-def _write(dataset: Corpus, directory: Path) -> None:
-    dataset.tokenizer.save(directory / "tokenizer")
-    for name, split in dataset.splits.items():
-        save_split(split, directory, name)
-    (directory / "description.json").write_text(json.dumps(dataset.description, indent=2) + "\n")
-
-
-def _load(directory: Path) -> Corpus:
-    description = json.loads((directory / "description.json").read_text())
-    names = [name for name in ("train", "validation", "test") if name in description]
-    splits = {name: load_split(TokenizedDocuments, directory, name) for name in names}
-    tokenizer = load_tokenizer(directory / "tokenizer")
-    return Dataset(description=description, tokenizer=tokenizer, **splits)
