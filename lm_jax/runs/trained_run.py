@@ -16,11 +16,14 @@ from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data.config import PLACES, DataConfig
 from lm_jax.errors import MeshError, UserError
+from lm_jax.evaluation import token_scores
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
+from lm_jax.evaluation.token_scores import Scorer, Scores
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import TextGenerator
+from lm_jax.generation.prompts import longest_context
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
 from lm_jax.models.interface import Variables
@@ -223,6 +226,43 @@ def evaluate_by_position(
     batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
     with sharding.on_mesh(run.built.mesh):
         return sum_by_position(losses, run.variables, batches, length, run.built.mesh)
+
+
+def score(
+    run: Run, contexts: Sequence[str], continuations: Sequence[str], *, begins: bool = True
+) -> Scores:
+    """Returns the nats and tokens of each continuation of its context, and whether it is greedy.
+
+    Args:
+      begins: whether a document begins before the context.
+
+    Raises:
+      UserError: the run is no language model of plain text, or a continuation is empty or too long.
+    """
+    return token_scores.score(scorer_of(run), contexts, continuations, begins=begins)
+
+
+def scorer_of(run: Run) -> Scorer:
+    """Returns what scores the tokens of texts with a run.
+
+    Raises:
+      UserError: the run does not predict the next token of plain text.
+    """
+    built = run.built
+    if run.tokenizer is None or not built.objective.in_windows:
+        in_windows = ", ".join(name for name, each in OBJECTIVES.items() if each.in_windows)
+        raise UserError(
+            f"{run.workdir} is trained for {built.experiment.objective}; continuations are scored "
+            f"by models that predict the next token of plain text ({in_windows})"
+        )
+    return Scorer(
+        built.model,
+        run.variables,
+        built.mesh,
+        run.tokenizer,
+        built.experiment.model.vocab_size,
+        longest_context(built),
+    )
 
 
 def _check_evaluation(run: Run, eval_config: EvaluationConfig) -> None:

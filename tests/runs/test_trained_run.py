@@ -12,6 +12,7 @@ from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import TokenizerConfig, pipeline, prepare, texts_of
 from lm_jax.errors import UserError
+from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
 from lm_jax.runs.train import train
@@ -22,6 +23,8 @@ from lm_jax.runs.trained_run import (
     evaluate_by_position,
     evaluate_texts,
     load,
+    score,
+    scorer_of,
     split_of,
 )
 from tests.experiments import tiny
@@ -94,6 +97,22 @@ def test_other_texts_are_measured_as_the_own_split_is(trained):
         assert found["half"]["characters"] == own["characters"] // 2
     with pytest.raises(UserError, match="blank: no document holds any text"):
         evaluate_texts(run, {"blank": [" "]}, eval_config=EvaluationConfig(batch_size=8))
+
+
+def test_continuations_cost_what_evaluation_says(trained):
+    run = load(trained)
+    text = "abcabdabcabd"
+    found = evaluate_texts(run, {"one": [text]}, eval_config=EvaluationConfig(batch_size=8))["one"]
+    (whole,) = score(run, [""], [text]).nats
+    end = np.array([run.tokenizer.end_of_document], np.int32)
+    ids = np.concatenate([end, run.tokenizer.encode(text), end])
+    (scores,) = score_sequences(scorer_of(run), [Scored(ids)])
+    assert scores.nats.sum() == pytest.approx(found["nats"], rel=1e-5)
+    assert scores.nats[:-1].sum() == pytest.approx(whole, rel=1e-5)
+    masked = dataclasses.replace(run.built.experiment, objective="masked_lm")
+    built = run.built._replace(experiment=masked, objective=objective_of(masked))
+    with pytest.raises(UserError, match="is trained for masked_lm; continuations are scored by"):
+        score(run._replace(built=built), ["a"], ["b"])
 
 
 def test_the_test_split_is_measured_from_its_copy_or_from_its_files(trained, tmp_path):
