@@ -26,6 +26,7 @@ _FEWEST = 3  # points of each curve that are shown
 _WIDEST = 4.0  # points of a line
 _ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
 _BESIDE = 1.04  # ratio of the places of markers of one size
+_MARGIN = 0.05  # room below and above the losses, as a share of their range
 _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
 _SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
 
@@ -39,8 +40,13 @@ class _Limits(NamedTuple):
     sizes: list[float]  # sizes with failed runs, one row each in the strip
 
     @property
+    def edge(self) -> float:
+        """Where the losses end: above the highest one shown, so that its marker is whole."""
+        return self.top + _MARGIN / (1 + _MARGIN) * (self.top - self.bottom)
+
+    @property
     def height(self) -> float:
-        return (self.top - self.bottom) / (1 - self.strip)
+        return (self.edge - self.bottom) / (1 - self.strip)
 
     def row(self, size: float) -> float:
         """Returns the height, on the axis of losses, of the failed runs of a size."""
@@ -77,7 +83,7 @@ def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
                 if best := curve.best():
                     minima.append((best.rate, best.loss))
                     last = curve.means[np.isfinite(curve.means)][-1]
-                    ends.append((min(last, limits.top), size_name(column, curve.size), colour))
+                    ends.append((min(last, limits.edge), size_name(column, curve.size), colour))
             axes.plot(*np.array(minima or [(np.nan, np.nan)]).T, ":", color=RED, linewidth=1)
             some_ticks(axes.xaxis, sorted({rate for c in made for rate in c.rates}), 5)
             label_ends(axes, ends)
@@ -106,28 +112,29 @@ def _limits(made: Sequence[LearningRateCurve]) -> _Limits:
     enough = [means[-1] for means in lowest if len(means)]
     top = min(losses.max(), max([_ABOVE * max(best, default=losses.max()), *enough]))
     low = min([losses.min(), *best])
-    return _Limits(low - 0.05 * (top - low), top, strip, failing)
+    return _Limits(low - _MARGIN * (top - low), top, strip, failing)
 
 
 def _draw_strip(axes: Any, limits: _Limits) -> None:
     if not limits.sizes:
         return
     end = limits.bottom + limits.height
-    axes.axhspan(limits.top, end, color="white", zorder=3)  # hides the lines that end there
+    axes.axhspan(limits.edge, end, color="white", zorder=3)  # hides the lines that end there
     position = (0.01, 1 - limits.strip / 2)
     axes.annotate("failed", position, xycoords="axes fraction", **_SMALL)
-    axes.set_yticks([y for y in axes.get_yticks() if limits.bottom <= y <= limits.top])
+    axes.set_yticks([y for y in axes.get_yticks() if limits.bottom <= y <= limits.edge])
 
 
 def _draw_curve(
     axes: Any, curve: LearningRateCurve, colour: Any, limits: _Limits, width: float
 ) -> None:
     means, marks = curve.means, {"color": colour, "markersize": 5}
-    counts = [len(x) for x in curve.losses]
+    shown = [x[x <= limits.top] for x in curve.losses]
+    rates = np.repeat(curve.rates, [len(x) for x in shown])
     axes.plot(curve.rates, means, color=colour, linewidth=min(width, _WIDEST))
-    axes.plot(np.repeat(curve.rates, counts), np.concatenate(curve.losses), ".", **marks, alpha=0.7)
+    axes.plot(rates, np.concatenate(shown), ".", **marks, alpha=0.7)
     high = curve.rates[[bool((x > limits.top).any()) for x in curve.losses]]
-    axes.plot(high, np.full(len(high), limits.top), "^", **marks, zorder=4, clip_on=False)
+    axes.plot(high, np.full(len(high), limits.edge), "^", **marks, zorder=4, clip_on=False)
     if curve.failed.any():
         lost = curve.rates[curve.failed > 0]
         axes.plot(lost, np.full(len(lost), limits.row(curve.size)), "x", **marks, zorder=4)

@@ -10,7 +10,7 @@ from lm_jax.sweeps.learning_rate_curves import (
     panels_of,
     size_column,
 )
-from lm_jax.sweeps.learning_rate_plots import _limits
+from lm_jax.sweeps.learning_rate_plots import _limits, learning_rate_plot
 from tests.sweeps.sweep_rows import grid_rows, row, with_column
 
 
@@ -134,3 +134,19 @@ def test_a_plot_shows_the_lowest_three_points_of_each_curve_and_leaves_out_outli
     assert _limits([flat, steep]).top == 3.41
     short = curve([1, 2], [[2.7], [2.61]])
     assert _limits([short]).top == 2.7
+
+
+@pytest.mark.parametrize("failed", [None, [0, 0, 0, 2]])
+def test_the_marker_of_the_highest_loss_is_whole(failed):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    made = [curve([1e-3, 2e-3, 4e-3, 8e-3], [[2.9], [2.6], [2.7], [9.0]], failed)]
+    figure, axes = pyplot.subplots()
+    learning_rate_plot(made, "width").draw(axes)
+    height = figure.dpi * 5 / 72  # pixels of a marker
+    (dots,) = [line for line in axes.lines if line.get_marker() == "."]
+    (triangles,) = [line for line in axes.lines if line.get_marker() == "^"]
+    below = axes.transData.transform(np.c_[dots.get_data()])[:, 1]
+    (end,) = axes.transData.transform(np.c_[triangles.get_data()])[:, 1]
+    assert len(below) == 3 and below.max() + height / 2 < end
+    assert below.min() - height / 2 > axes.transAxes.transform((0, 0))[1]
+    pyplot.close(figure)
