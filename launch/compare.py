@@ -26,26 +26,27 @@ OUTPUT = flags.DEFINE_string("output", None, "The directory for the page with al
 def main() -> dict[str, Any]:
     """Prints the tables, then returns the rows."""
     output = program.output_directory(OUTPUT.value)
-    from lm_jax.reports import compare_runs
+    from lm_jax.reports import comparison_page
+    from lm_jax.reports.compare_runs import compare
 
     workdirs = [Path(name) for name in program.arguments()]
     if not workdirs:
         raise UserError("give the work directories of the runs to compare")
-    rows = compare_runs.compare(workdirs)
-    differences = compare_runs.differences_of(rows)
-    meaning = [compare_runs.meaning_of_differences(rows)] if differences else []
+    rows = compare(workdirs)
+    differences = comparison_page.differences_of(rows)
+    meaning = [comparison_page.meaning_of_differences(rows)] if differences else []
     for cells, notes in (
-        (compare_runs.table_of(rows), []),
-        (differences, [*meaning, *compare_runs.remarks_on(rows)]),
-        (compare_runs.settings_of(rows), []),
+        (comparison_page.table_of(rows), []),
+        (differences, [*meaning, *comparison_page.remarks_on(rows)]),
+        (comparison_page.settings_of(rows), []),
     ):
         if cells:
             program.log_table(cells, "<" * len(cells[0]))
         for note in notes:
             program.log(note)
     if output:
-        program.log(f"page: {compare_runs.write_comparison(rows, output)}")
-    return {"rows": [compare_runs.record_of(row) for row in rows]}
+        program.log(f"page: {comparison_page.write_comparison(rows, output)}")
+    return {"rows": [comparison_page.record_of(row) for row in rows]}
 
 
 if __name__ == "__main__":

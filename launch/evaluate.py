@@ -109,7 +109,7 @@ def _keep_test_figures(run: "Run", figures: dict[str, Any], eval_config: Evaluat
 
 def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns all figures by label: those of every run, and those of its objective or tasks."""
-    from lm_jax.reports.run_report import further_measures_of, measures_of
+    from lm_jax.reports.measures import further_measures_of, measures_of
 
     return [*measures_of(figures), *further_measures_of(figures)]
 

@@ -132,6 +132,8 @@ def main() -> dict[str, Any]:
 
 
 def _print_summary(results: dict[str, Any]) -> None:
+    from lm_jax.reports.measures import label_of, measure, predicted_in
+
     validation = results["validation"]
     if "ended_early" in results:
         program.log(f"step {results['step']}: {results['ended_early']}")
@@ -143,10 +145,11 @@ def _print_summary(results: dict[str, Any]) -> None:
     if validation.get("bits_per_character") is None:
         for name in ("cross_entropy", "perplexity", "accuracy"):
             value = validation[name]  # None in the JSON of a finished run stands for infinity
-            shown = "infinite" if value is None else f"{value:.4f}"
-            program.log(f"validation {name.replace('_', '-')}: {shown}")
+            error = validation.get(f"{name}_standard_error")
+            shown = "infinite" if value is None else measure(name, value, error)
+            program.log(f"validation {label_of(name, predicted_in(validation))}: {shown}")
         for name, value in results["baselines"].items():
-            program.log(f"{name.replace('_', ' ')}: {value:.4f}")
+            program.log(f"{label_of(name, '')}: {measure(name, value)}")
     else:
         costs = results["baselines"] | {"this model": validation["bits_per_character"]}
         program.log("bits per character of the validation text, lower is better:")

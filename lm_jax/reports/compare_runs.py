@@ -8,24 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from markupsafe import Markup
 
 from lm_jax.errors import UserError
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
 from lm_jax.nested import flatten
-from lm_jax.reports.html import render
-from lm_jax.reports.numbers import decimals_of, text_of, with_error
-from lm_jax.reports.svg_charts import COLOURS, Series, both_widths, line_chart, smooth
-from lm_jax.telemetry.json_files import read_metrics, read_object, write_json, write_text
+from lm_jax.reports.measures import PREDICTED, predicted_in
+from lm_jax.reports.svg_charts import smooth
+from lm_jax.telemetry.json_files import read_metrics, read_object
 
-_UNITS = ("tokens", "pairs", "examples")  # what a run predicts
-_LABELS = {
-    "bits_per_character": "bits per character",
-    "cross_entropy": "cross-entropy, nats",
-    "accuracy": "accuracy",
-}
-_DOCUMENTS = "by_document_validation.json"
-_FEWEST = 20  # documents, below which percentile intervals cover clearly less than 95%
+BY_DOCUMENT = "by_document_validation.json"
 
 Curve = list[tuple[float, float]]
 
@@ -36,7 +27,7 @@ class ComparisonRow(NamedTuple):
     name: str
     runs: int
     parameters: int
-    trained_on: int  # tokens, pairs or examples: steps times the batch
+    trained_on: int  # `predicted`: steps times the batch
     figures: dict[str, tuple[float, float | None]]  # mean and standard error by measure
     seconds: float  # mean wall time from start to end
     curve: Curve  # (trained on, first measure) of the first run
@@ -44,6 +35,7 @@ class ComparisonRow(NamedTuple):
     settings: dict[str, Any]  # fields of the configuration that differ between the rows
     difference: PairedDifference | None = None  # of the first measure, from the first row
     documents: int | None = None  # whose sums are kept; None: of none
+    predicted: str = ""  # tokens, pairs or examples; "" where the runs do not say
     sample: int | None = None  # tokens of the validation split that were measured; None: all
 
 
@@ -89,151 +81,9 @@ def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
     ]
 
 
-def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Path:
-    """Writes comparison.html, comparison.svg and comparison.json; returns the path of the first.
-
-    Raises:
-      OSError: a file cannot be written.
-    """
-    directory = Path(directory)
-    metric = next(iter(rows[0].figures))
-    shown = rows[: len(COLOURS)]
-    curves = [(row.curve, row.training) for row in shown]
-    measured, losses = (  # a row has its colour in both charts, though it may lack a curve
-        [
-            Series(row.name, *_columns(pair[part]), colour=index)
-            for index, (row, pair) in enumerate(zip(shown, curves, strict=True))
-        ]
-        for part in (0, 1)
-    )
-
-    def chart(curves: Sequence[Series], label: str) -> Markup:
-        return both_widths(
-            lambda width: line_chart(
-                curves, "targets trained on", label, width, 400 if width > 500 else 280
-            )
-        )
-
-    label = f"validation {_LABELS[metric]}"
-    directory.mkdir(parents=True, exist_ok=True)
-    alone = line_chart(measured, "targets trained on", label, 960, 400, standalone=True)
-    write_text(directory / "comparison.svg", f"{alone}\n")
-    write_json(directory / "comparison.json", [record_of(row) for row in rows])
-    page = render(
-        "comparison.html",
-        title="Comparison",
-        charts=[chart(measured, label), chart(losses, "training loss, smoothed")],
-        figures=table_of(rows),
-        seeds=max(row.runs for row in rows),
-        differences=differences_of(rows),
-        meaning=meaning_of_differences(rows),
-        remarks=remarks_on(rows),
-        settings=settings_of(rows),
-    )
-    path = directory / "comparison.html"
-    write_text(path, page)
-    return path
-
-
-def record_of(row: ComparisonRow) -> dict[str, Any]:
-    """Returns a row as a JSON object."""
-    difference = row.difference._asdict() if row.difference else None
-    return row._asdict() | {"difference": difference}
-
-
-def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    """Returns the cells of the table of a comparison, its head first."""
-    measures = list(rows[0].figures)
-    head = [
-        "run",
-        "seeds",
-        "parameters",
-        "targets trained on",
-        *(_LABELS[name] for name in measures),
-    ]
-    cells = [[*head, "seconds"]]
-    for row in rows:
-        shown = [with_error(*row.figures[name]) for name in measures]
-        sizes = [f"{row.parameters:,}", f"{row.trained_on:,}"]
-        cells.append([row.name, str(row.runs), *sizes, *shown, f"{row.seconds:,.0f}"])
-    return cells
-
-
-def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    """Returns the table of differences from the best row, its head first; [] without any."""
-    label = _LABELS[next(iter(rows[0].figures))]
-    cells = []
-    for row in rows:
-        if found := row.difference:
-            places = decimals_of(found.standard_error) if found.standard_error else 4
-            bounds = f"{found.low:+.{places}f} to {found.high:+.{places}f}"
-            p_value = f"{found.p_value:.2g}" if found.p_value >= 0.001 else "below 0.001"
-            difference = f"{found.difference:+.{places}f}"
-            cells.append([row.name, difference, bounds, p_value, f"{found.documents:,}"])
-    head = ["run", f"{label}, minus {rows[0].name}", "95% interval", "p-value", "documents"]
-    return [head, *cells] if cells else []
-
-
-def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Returns what limits the comparison: other samples, too few documents, or no sums."""
-    fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
-    few = [
-        f"With {fewest} documents, fewer than {_FEWEST}, intervals are too narrow and p-values too "
-        "small: validate on more documents before you rely on them."
-    ]
-    few = few if fewest < _FEWEST else []
-    if len({row.sample for row in rows}) > 1:
-        parts = [f"{r.name} {'all' if r.sample is None else f'{r.sample:,} tokens'}" for r in rows]
-        few.append(
-            f"The figures are of different parts of the validation split ({', '.join(parts)}) and "
-            "compare only roughly: launch.evaluate measures all, and so do runs of a large enough "
-            "evaluation.max_tokens."
-        )
-    missing = ", ".join(row.name for row in rows[1:] if row.difference is None)
-    if not missing:
-        return few
-    if rows[0].documents == 1:
-        return [
-            *few,
-            "No intervals: they are over the documents of the validation split, which is one "
-            "document here.",
-        ]
-    return [
-        *few,
-        f"No interval for {missing}: a run and {rows[0].name} need {_DOCUMENTS} with the same two "
-        "or more documents, which runs of earlier versions did not keep.",
-    ]
-
-
-def meaning_of_differences(rows: Sequence[ComparisonRow]) -> str:
-    """Returns what the columns of `differences_of` say, for readers without statistics."""
-    averaged = ", whose losses are averaged over seeds" if max(r.runs for r in rows) > 1 else ""
-    return (
-        f"The p-value is the chance of a difference from {rows[0].name} at least this large if the "
-        "two were equally good on texts like these; it is usual to call a difference real where it "
-        "is below 0.05, and the 95% interval then leaves out 0. Both are from a bootstrap over "
-        f"documents{averaged}; they say nothing about other seeds."
-    )
-
-
-def settings_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    """Returns the table of configuration fields that differ, its head first; [] without any."""
-    if not rows[0].settings:
-        return []
-    fields = [
-        [name, *(text_of(row.settings[name]) if name in row.settings else "" for row in rows)]
-        for name in dict.fromkeys(name for row in rows for name in row.settings)
-    ]
-    return [["field", *(row.name for row in rows)], *fields]
-
-
 def split_targets(sizes: Mapping[str, Any]) -> int:
     """Returns the tokens or texts of a split, from its sizes in `data.json`; 0 without either."""
     return next((sizes[unit] for unit in ("tokens", "texts") if unit in sizes), 0)
-
-
-def _columns(curve: Curve) -> tuple[list[float], list[float]]:
-    return [x for x, _ in curve], [y for _, y in curve]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -273,7 +123,7 @@ def _changed_fork(path: Path) -> str:
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
     """Returns the measure that ranks the runs: bits per character where all have it."""
     validations = [run["results"]["validation"] for run in runs]
-    units = {unit for unit in _UNITS for found in validations if unit in found}
+    units = {unit for unit in PREDICTED for found in validations if unit in found}
     if len(units) > 1:
         raise UserError(
             f"these runs predict {' and '.join(sorted(units))}, which do not compare; "
@@ -316,6 +166,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
             )
         ),
         settings={},
+        predicted=predicted_in(validations[0]),
     )
 
 
@@ -380,7 +231,7 @@ def _documents(group: Sequence[Mapping[str, Any]], metric: str) -> _Documents | 
 
 
 def _documents_of(run: Mapping[str, Any], metric: str) -> _Documents | None:
-    path = run["path"] / _DOCUMENTS
+    path = run["path"] / BY_DOCUMENT
     try:
         found = read_object(path)
     except OSError:
@@ -429,7 +280,7 @@ def _number(run: Mapping[str, Any], part: str, name: str) -> float:
 def _targets_per_step(run: Mapping[str, Any]) -> float:
     """Returns the targets of a step; the single step of a count-based model takes all of them."""
     trained = [row for row in run["rows"] if row["kind"] == "train"]
-    for unit in _UNITS:
+    for unit in PREDICTED:
         if trained and unit in trained[-1] and trained[-1]["step"] > 0:
             return trained[-1][unit] / trained[-1]["step"]
     return split_targets(run["data"]["train"])

@@ -8,10 +8,14 @@ from typing import Any
 _MOST_PLACES = 5  # of the labels of an axis; smaller numbers are written with exponents
 
 
-def text_of(value: Any) -> str:
-    """Returns a measured or configured value as a cell: 1,024, 0.012346, `a, b`."""
+def text_of(value: Any, digits: int = 5) -> str:
+    """Returns a measured or configured value as a cell: 1,024, 0.012346, `a, b`.
+
+    Args:
+      digits: significant digits of a fraction.
+    """
     if isinstance(value, float):
-        return f"{value:,.5g}" if abs(value) < 1e5 else f"{value:,.0f}"
+        return f"{value:,.{digits}g}" if abs(value) < 10**digits else f"{value:,.0f}"
     if isinstance(value, bool):
         return str(value).lower()  # as a flag takes it
     if isinstance(value, int):

@@ -12,6 +12,14 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
+from lm_jax.reports.measures import (
+    card_of,
+    label_of,
+    measure,
+    measures_of,
+    nats_per,
+    predicted_in,
+)
 from lm_jax.reports.numbers import on_card, text_of, with_error
 from lm_jax.reports.sections import analysis_sections
 from lm_jax.reports.svg_charts import (
@@ -25,28 +33,9 @@ from lm_jax.reports.svg_charts import (
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
 
-_MEASURES = {
-    "bits_per_character": "bits per character",
-    "cross_entropy": "cross-entropy",
-    "perplexity": "perplexity",
-    "bits_per_byte": "bits per byte",
-    "bits_per_word": "bits per word",
-    "word_perplexity": "perplexity per word",
-    "accuracy": "accuracy",
-    "accuracy_of_majority_class": "accuracy of always naming the most frequent class of training",
-    "tokens": "tokens predicted",
-    "pairs": "pairs predicted",
-    "examples": "examples classified",
-    "characters": "characters",
-    "bytes": "bytes",
-    "words": "words between spaces",
-    "documents": "documents",
-}
-
-_SHARES = ("accuracy", "accuracy_of_majority_class")  # shown in percent
-_UNITS = {"tokens": "token", "pairs": "pair", "examples": "example"}  # what a run predicts
 _SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 _ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
+_HEADLINE = ("bits_per_character", "accuracy", "cross_entropy")
 _BEFORE_AND_AFTER = ("bits_per_character", "cross_entropy", "perplexity", "accuracy")
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
@@ -80,7 +69,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
         training_charts=_training_charts(
-            rows, loss_note or _smoothing_note(config), _nats(validation)
+            rows, loss_note or _smoothing_note(config), nats_per(predicted_in(validation))
         ),
         most_counted=MOST_TRAINING_TOKENS,
         training_tokens=_tokens(_json(workdir / "data.json").get("train")),
@@ -114,11 +103,6 @@ def _data(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns what is known of the data: the sentence about it first, and nothing that is empty."""
     first = {name: found[name] for name in ("summary",) if name in found}
     return [(name, value) for name, value in _facts({**first, **found}) if value]
-
-
-def _nats(validation: Mapping[str, Any]) -> str:
-    """Returns the unit of the cross-entropy, such as nats per token."""
-    return next((f"nats per {one}" for n, one in _UNITS.items() if n in validation), "nats")
 
 
 def _subtitle(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -170,9 +154,13 @@ def _fine_tuning(
     """Returns what a run took over from another one, and its measures before and after."""
     before, after = results.get("validation_before", {}), results.get("validation", {})
     measures = [
-        [_label(name, after), _measure(name, before[name]), _measure(name, after[name])]
-        for name in _MEASURES
-        if name in _BEFORE_AND_AFTER and None not in (before.get(name), after.get(name))
+        [
+            label_of(name, predicted_in(after)),
+            measure(name, before[name]),
+            measure(name, after[name]),
+        ]
+        for name in _BEFORE_AND_AFTER
+        if None not in (before.get(name), after.get(name))
     ]
     arrays = [
         (label, ", ".join(f"{n.removeprefix('params/')} {s}" for n, s in inherited[kind].items()))
@@ -201,13 +189,7 @@ def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     validation = results.get("validation", {})
-    loss = f"validation cross-entropy, {_nats(validation)}"
-    facts = [
-        ("bits per character", validation.get("bits_per_character"), "{:.3f}"),
-        ("accuracy", validation.get("accuracy"), "{:.2%}"),
-        (loss, validation.get("cross_entropy"), "{:.3f}"),
-    ]
-    shown = [(form.format(value), name) for name, value, form in facts if value is not None]
+    shown = [card_of(name, validation) for name in _HEADLINE if validation.get(name) is not None]
     counts = [("parameters", results.get("parameters")), ("steps", results.get("step"))]
     for name, value in results.get("timings", {}).items():
         if name.endswith("_per_second"):
@@ -284,36 +266,6 @@ def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, floa
     bars.append(("this model", validation["bits_per_character"], True))
     bars.sort(key=lambda bar: bar[1])
     return both_widths(lambda width: bar_chart(bars, "bits per character, lower is better", width))
-
-
-def measures_of(validation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns the figures of an evaluation by label, as text with standard errors."""
-    rows = []
-    for name in _MEASURES:
-        if validation.get(name) is not None:
-            error = validation.get(f"{name}_standard_error")
-            rows.append((_label(name, validation), _measure(name, validation[name], error)))
-    return rows
-
-
-def further_measures_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns what only some objectives measure, such as auxiliary losses, by dotted name."""
-    others = {
-        name: value
-        for name, value in figures.items()
-        if name not in (*_MEASURES, "nats") and not name.endswith("_standard_error")
-    }
-    return [(name, text_of(value)) for name, value in flatten(others).items() if value is not None]
-
-
-def _label(name: str, validation: Mapping[str, Any]) -> str:
-    unit = {"cross_entropy": f", {_nats(validation)}"} | dict.fromkeys(_SHARES, ", %")
-    return _MEASURES[name] + unit.get(name, "")
-
-
-def _measure(name: str, value: float, error: float | None = None) -> str:
-    scale = 100 if name in _SHARES else 1
-    return with_error(scale * value, scale * error) if error else text_of(scale * value)
 
 
 def _time_charts(results: Mapping[str, Any]) -> list[Markup]:

@@ -85,5 +85,5 @@ figures = {"cross_entropy": None, "perplexity": None, "accuracy": 0.5}
 train._print_summary({"validation": figures, "baselines": {}})
 """
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "validation cross-entropy: infinite" in shown.stdout
-    assert "validation accuracy: 0.5000" in shown.stdout
+    assert "validation cross-entropy, nats: infinite" in shown.stdout
+    assert "validation accuracy, %: 50.0" in shown.stdout

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.reports.compare_runs import (
-    compare,
+from lm_jax.reports.compare_runs import compare
+from lm_jax.reports.comparison_page import (
     differences_of,
     meaning_of_differences,
     remarks_on,
@@ -84,6 +84,43 @@ def test_a_difference_on_the_same_documents_is_found_where_the_errors_overlap(tm
     head, cells = differences_of([first, second])
     assert head[1] == "bits per character, minus a" and cells[3] == "below 0.001"
     assert settings_of([first, second]) == [["field", "a", "b"], ["model.family", "lstm", "gru"]]
+
+
+def classified(directory, name, accuracy, correct):
+    """A run that classifies: it has no bits per character, and is ranked by its accuracy."""
+    path = finished(directory, name, 0, 2.0, name)
+    results = json.loads((path / "evaluation.json").read_text())
+    results["validation"] = {
+        "accuracy": accuracy,
+        "accuracy_standard_error": 0.0213,
+        "cross_entropy": 0.7,
+        "examples": len(correct),
+    }
+    (path / "evaluation.json").write_text(json.dumps(results))
+    kept = {"step": 20, "correct": correct, "targets": [1] * len(correct)}
+    (path / "by_document_validation.json").write_text(json.dumps(kept))
+    return path
+
+
+def test_accuracies_are_in_percent_and_their_differences_in_points(tmp_path):
+    right = [1] * 24 + [0] * 6
+    paths = [
+        classified(tmp_path, n, sum(c) / 30, c)
+        for n, c in (("a", right), ("b", right[3:] + [0] * 3))
+    ]
+    rows = compare(paths)
+    head, first, second = table_of(rows)
+    assert head[3:6] == ["examples trained on", "accuracy, %", "cross-entropy, nats per example"]
+    assert (first[4], second[4]) == ("80.0 ± 2.1", "70.0 ± 2.1")
+    head, (_, difference, interval, *_) = differences_of(rows)
+    assert head[1] == "accuracy, percentage points, minus a"
+    low, high = map(float, interval.split(" to "))
+    assert float(difference) == pytest.approx(-10) and low < -10 < high < 5
+    page = write_comparison(rows, tmp_path / "out").read_text()
+    assert ">validation accuracy, %</text>" in page and '"320:50 640:50"' in page
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())[0]["figures"][
+        "accuracy"
+    ] == [0.8, 0.0213]
 
 
 def test_one_document_is_named_as_the_reason_why_there_is_no_interval(tmp_path):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lm_jax.reports.compare_runs import compare, write_comparison
+from lm_jax.reports.compare_runs import compare
+from lm_jax.reports.comparison_page import write_comparison
 from lm_jax.reports.html import render
 from lm_jax.reports.png import png
 from lm_jax.reports.run_report import write_report

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_jax.reports.compare_runs import compare, write_comparison
+from lm_jax.reports.compare_runs import compare
+from lm_jax.reports.comparison_page import write_comparison
 from lm_jax.reports.html import render
 from lm_jax.reports.run_report import write_report
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, scatter_chart, surface_chart

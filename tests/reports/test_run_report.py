@@ -4,7 +4,7 @@ import json
 import re
 
 from lm_jax.config.serialization import to_dict
-from lm_jax.reports.run_report import further_measures_of, measures_of, write_report
+from lm_jax.reports.run_report import write_report
 from tests.experiments import tiny
 from tests.reports.pages import Page
 
@@ -95,17 +95,3 @@ def test_figures_have_the_digits_of_their_errors_and_the_sign_is_explained(tmp_p
     validation = {"cross_entropy": 4.779123, "cross_entropy_standard_error": 0.36612}
     text = report(tmp_path, validation=validation)
     assert "<td>4.78 ± 0.37</td>" in text and "± is one standard error" in text
-
-
-def test_all_figures_of_an_evaluation_have_a_line():
-    figures = {"cross_entropy": 1.8856334890795032, "cross_entropy_standard_error": None}
-    figures |= {"nats": 210325.4, "accuracy": 0.5, "accuracy_standard_error": 0.012}
-    figures |= {"auxiliary": {"balance": 0.25}, "tasks": {"sort": {"tokens": 1234, "bits": None}}}
-    assert measures_of(figures) == [
-        ("cross-entropy, nats", "1.8856"),
-        ("accuracy, %", "50.0 ± 1.2"),
-    ]
-    assert further_measures_of(figures) == [
-        ("auxiliary.balance", "0.25"),
-        ("tasks.sort.tokens", "1,234"),
-    ]
