@@ -75,6 +75,7 @@ def main() -> dict[str, Any]:
         _keep_test_figures(run, figures, EVALUATION())
     else:
         program.log_table(_rows(figures), "<<")
+    _log_parts(figures)
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
@@ -112,6 +113,16 @@ def _rows(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     from lm_jax.reports.measures import further_measures_of, measures_of
 
     return [*measures_of(figures), *further_measures_of(figures)]
+
+
+def _log_parts(figures: Mapping[str, Any]) -> None:
+    """Prints a row for each source of a mixture, or for each task."""
+    from lm_jax.reports.measures import PARTS, table_of_parts
+
+    for key, part in PARTS.items():
+        if figures.get(key):
+            labels, rows = table_of_parts(figures[key])
+            program.log_table([(part, *labels), *map(tuple, rows)], "<" + ">" * len(labels))
 
 
 def _read_texts() -> dict[str, Sequence[str]]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
+from lm_jax.data.documents import consecutive, ranges
 from lm_jax.data.interface import Batches
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, sum_by_document
@@ -32,6 +33,7 @@ from lm_jax.training.schedules import learning_rate_schedule
 from lm_jax.training.train_step import TrainStep, make_train_step
 
 _LARGEST_COPY = 8e9  # bytes
+_ONE_SOURCE: Mapping[str, int] = {}
 
 
 class BuiltExperiment(NamedTuple):
@@ -254,10 +256,34 @@ def measure(
     split: Any,
     tokenizer: data.Tokenizer | None,
     eval_config: EvaluationConfig,
+    sources: Mapping[str, int] = _ONE_SOURCE,
 ) -> dict[str, Any]:
-    """Returns the measures of a split of the data set, by name."""
+    """Returns the measures of a split of the data set, by name: see `measures_of`."""
     sums = sum_documents(built, losses, variables, split, eval_config)
-    return built.objective.measures(sums, split, tokenizer)
+    return measures_of(built, sums, split, tokenizer, sources)
+
+
+def measures_of(
+    built: BuiltExperiment,
+    sums: DocumentSums,
+    split: Any,
+    tokenizer: data.Tokenizer | None,
+    sources: Mapping[str, int] = _ONE_SOURCE,
+) -> dict[str, Any]:
+    """Returns the measures of the sums of a split, by name; of a mixture also by source.
+
+    Args:
+      sources: how many documents of the split each source of a mixture has, one source after the
+        other; {}: it is no mixture. `sources` of the result holds the measures of each.
+    """
+    found = built.objective.measures(sums, split, tokenizer)
+    by_source = {}
+    for name, numbers in ranges(sources).items():
+        part = sums.of_documents(numbers)
+        if part.tokens.sum():  # a mask may hide nothing of a short text
+            documents = consecutive(split, numbers)
+            by_source[name] = built.objective.measures(part, documents, tokenizer)
+    return found | ({"sources": by_source} if by_source else {})
 
 
 def sum_documents(

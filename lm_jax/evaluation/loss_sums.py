@@ -33,8 +33,8 @@ class DocumentSums(NamedTuple):
     tokens: np.ndarray  # targets: the document's tokens and its end
     named: Mapping[str, float] = {}  # averages of auxiliary losses and metrics
 
-    def of_documents(self, chosen: np.ndarray) -> "DocumentSums":
-        """Returns the sums of the documents where `chosen`, bool [D], is true."""
+    def of_documents(self, chosen: np.ndarray | range) -> "DocumentSums":
+        """Returns the sums of some documents: where `chosen`, bool [D], is true, or by number."""
         return DocumentSums(self.nats[chosen], self.correct[chosen], self.tokens[chosen])
 
 

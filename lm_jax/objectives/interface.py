@@ -9,7 +9,7 @@ import numpy as np
 
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.batches import WHOLE, Share
-from lm_jax.data.documents import Sample
+from lm_jax.data.documents import Sample, SampleFunction
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.mixture import Mix, mix_of
@@ -81,9 +81,7 @@ class Objective(NamedTuple):
     """(data set) -> what simpler methods reach on the validation split, by their names: bits per
     character of counts and compressors, or the accuracy of the most frequent class."""
 
-    sample: Callable[[Any, int, Any], Sample] = lambda split, max_tokens, tokenizer: Sample(
-        split, None
-    )
+    sample: SampleFunction = lambda split, max_tokens, tokenizer: Sample(split, None)
     """(split, most tokens, tokenizer) -> the documents that a run measures itself on."""
 
     characters: Callable[[Any], np.ndarray | None] = lambda split: None

@@ -25,6 +25,9 @@ _LABELS = {
 }
 _SHARES = ("accuracy", "accuracy_of_majority_class")  # shown in percent
 PREDICTED = {"tokens": "token", "pairs": "pair", "examples": "example"}
+PARTS = {"sources": "source", "tasks": "task"}
+"""Keys of measures under which those of each part stand, and what a part is."""
+_OF_PARTS = ("documents", "tokens", "cross_entropy", "perplexity", "bits_per_character", "accuracy")
 _DIGITS = 4  # of a measure whose error is not known
 
 
@@ -91,11 +94,24 @@ def measures_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def table_of_parts(
+    parts: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+    """Returns the main figures of each part of a split: labels, and a row of cells for each."""
+    first = next(iter(parts.values()))
+    names = [name for name in _OF_PARTS if first.get(name) is not None]
+    rows = [
+        [part, *(measure(n, figures[n], figures.get(f"{n}_standard_error")) for n in names)]
+        for part, figures in parts.items()
+    ]
+    return [label_of(name, predicted_in(first)) for name in names], rows
+
+
 def further_measures_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns what only some objectives measure, such as auxiliary losses, by dotted name."""
     others = {
         name: value
         for name, value in figures.items()
-        if name not in (*_LABELS, "nats") and not name.endswith("_standard_error")
+        if name not in (*_LABELS, *PARTS, "nats") and not name.endswith("_standard_error")
     }
     return [(name, text_of(value)) for name, value in flatten(others).items() if value is not None]

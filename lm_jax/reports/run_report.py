@@ -13,12 +13,14 @@ from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
 from lm_jax.reports.measures import (
+    PARTS,
     card_of,
     label_of,
     measure,
     measures_of,
     nats_per,
     predicted_in,
+    table_of_parts,
 )
 from lm_jax.reports.numbers import on_card, text_of, with_error
 from lm_jax.reports.sections import analysis_sections
@@ -75,6 +77,11 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         training_tokens=_tokens(_json(workdir / "data.json").get("train")),
         baselines=_baselines_chart(validation, results.get("baselines", {})),
         measures=measures_of(validation | results.get("baselines", {})),
+        parts=[
+            (head, *table_of_parts(validation[key]))
+            for key, head in PARTS.items()
+            if validation.get(key)
+        ],
         sample=results.get("validation_sample", {}),
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis_sections(_json(workdir / "inspection.json")),
@@ -209,7 +216,7 @@ def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str, nats: st
         "gradient_norm": "gradient norm before clipping",
     } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     measured = [row for row in rows if row["kind"] == "evaluation"]
-    charts = _loss_charts(train, measured, loss_note, nats)
+    charts = _loss_charts(train, measured, loss_note, nats) + _charts_of_parts(measured, nats)
     charts += [line_chart([_column(train, name)], "step", label) for name, label in small.items()]
     return [chart for chart in charts if chart]
 
@@ -241,6 +248,22 @@ def _loss_charts(
         chart(training, f"training loss: {loss_note}"),
         chart(validation, f"validation {label}"),
     ]
+
+
+def _charts_of_parts(measured: Sequence[Mapping[str, Any]], nats: str) -> list[Markup]:
+    """Returns a chart of the validation loss of each source or task by step."""
+    charts = []
+    for key, what in PARTS.items():
+        losses: dict[str, dict[int, float | None]] = {}
+        for row in measured:
+            for name, part in row.get(key, {}).items():
+                losses.setdefault(name, {})[row["step"]] = part["cross_entropy"]
+        curves = []
+        for name, by_step in losses.items():
+            finite = {step: loss for step, loss in by_step.items() if loss is not None}
+            curves.append(Series(name, list(finite), list(finite.values())))
+        charts.append(line_chart(curves, "step", f"validation by {what}, {nats}"))
+    return charts
 
 
 def _smoothing_note(config: Mapping[str, Any]) -> str:

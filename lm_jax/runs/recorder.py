@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from lm_jax.analysis.inspect import inspect
-from lm_jax.build import BuiltExperiment, on_one_device, sum_documents
+from lm_jax.build import BuiltExperiment, measures_of, on_one_device, sum_documents
 from lm_jax.config.experiment import SamplesConfig, sequences_per_step
-from lm_jax.data.documents import Sample
+from lm_jax.data.documents import SOURCES, Sample, sample_of_sources
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_loss_function
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
@@ -59,9 +59,9 @@ class Record(NamedTuple):
         return ended_early(self.cross_entropies, patience, self.built.num_steps)
 
     def evaluate(self, step: int, state: TrainState) -> None:
-        config, split = self.built.experiment.evaluation, self.sample.documents
+        config, (split, _, sources) = self.built.experiment.evaluation, self.sample
         sums = sum_documents(self.built, self.losses, variables_of(state), split, config)
-        measures = self.built.objective.measures(sums, split, self.dataset.tokenizer)
+        measures = measures_of(self.built, sums, split, self.dataset.tokenizer, sources)
         for last in (self.measured, self.sums):
             last.clear()
         self.measured[step], self.sums[step] = measures, sums
@@ -203,15 +203,19 @@ def open_record(
 def validation_sample(built: BuiltExperiment, dataset: Dataset) -> Sample:
     """Returns the documents that a run measures itself on: `evaluation.max_tokens` decides."""
     config, most = built.experiment.evaluation, built.experiment.evaluation.max_tokens
+    sources = dataset.description.get(SOURCES["validation"], {})
     if not most:
         if built.model.is_count_based:
-            return Sample(dataset.validation, None)
+            return Sample(dataset.validation, None, sources)
         every = config.every_steps
         evaluations = 1 + (built.num_steps // every if every else 0)
         # A step reads and writes its tokens three times as long as an evaluation reads them.
         tenth = 3 * built.num_steps * targets_per_step(built.experiment) // 10
         most = min(max(tenth // evaluations, _FEWEST_TOKENS), _MOST_TOKENS)
-    return built.objective.sample(dataset.validation, most, dataset.tokenizer)
+    sample, documents = built.objective.sample, dataset.validation
+    if sources:
+        return sample_of_sources(sample, documents, sources, most, dataset.tokenizer)
+    return sample(documents, most, dataset.tokenizer)
 
 
 def _cross_entropies(directory: Path, last_step: int) -> dict[int, float]:

@@ -15,6 +15,7 @@ from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data.config import PLACES, DataConfig
+from lm_jax.data.documents import SOURCES
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation import token_scores
 from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
@@ -160,6 +161,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns the measures of the run's own `train`, `validation` or `test` split.
 
+    `sources` holds those of each source of a mixture, where it is known (not of `test`).
+
     Args:
       moved: as for `split_of`.
 
@@ -169,7 +172,9 @@ def evaluate(
     _check_evaluation(run, eval_config)
     examples = split_of(run, split, moved)
     losses = make_loss_function(run.built.loss)
-    return measure(run.built, losses, run.variables, examples, run.tokenizer, eval_config)
+    key = SOURCES.get(split, "")
+    sources = workdir.read_description(run.workdir).get(key, {})
+    return measure(run.built, losses, run.variables, examples, run.tokenizer, eval_config, sources)
 
 
 def evaluate_texts(

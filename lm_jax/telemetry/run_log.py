@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lm_jax.nested import flatten
 from lm_jax.telemetry.json_files import drop_rows_after, finite
 from lm_jax.telemetry.loggers import OnMetrics
 
@@ -79,6 +80,9 @@ class RunLog:
             f"perplexity {metrics['perplexity']:.2f}, accuracy {metrics['accuracy']:.2%}"
             + (f", {bits:.4f} bits per character" if bits else "")
         )
+        if sources := metrics.get("sources"):
+            losses = [f"{name} {part['cross_entropy']:.4f}" for name, part in sources.items()]
+            self.message(f"  by source: {', '.join(losses)} nats")
 
     def message(self, text: str) -> None:
         """Prints a line."""
@@ -96,8 +100,8 @@ class RunLog:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         numbers = {
-            f"{kind}/{name}": value
-            for name, value in row.items()
+            f"{kind}/{name.replace('.', '/')}": value
+            for name, value in flatten(row).items()
             if isinstance(value, int | float) and name != "step"
         }
         if self._tensorboard:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import TokenizerConfig, texts_of, tokenize
-from lm_jax.data.documents import sample_of
+from lm_jax.data.documents import consecutive, joined, ranges, sample_of, sample_of_sources
 from lm_jax.data.tokenizers import train_tokenizer
 
 TEXTS = [f"{number} " + "text " * number for number in range(1, 40)]
@@ -11,7 +11,7 @@ SPLIT = tokenize(BYTES, TEXTS)
 
 
 def test_a_sample_holds_whole_documents_and_their_sizes():
-    documents, numbers = sample_of(SPLIT, 600, BYTES)
+    documents, numbers, _ = sample_of(SPLIT, 600, BYTES)
     assert texts_of(BYTES, documents) == [TEXTS[number] for number in numbers]
     assert documents.tokens[0] == documents.tokens[-1] == BYTES.end_of_document
     assert 400 < documents.starts[-1] <= 600
@@ -25,7 +25,29 @@ def test_a_smaller_sample_is_part_of_a_larger_one():
 
 
 def test_a_split_that_is_small_enough_is_its_own_sample():
-    assert sample_of(SPLIT, int(SPLIT.starts[-1]), BYTES) == (SPLIT, None)
+    assert sample_of(SPLIT, int(SPLIT.starts[-1]), BYTES) == (SPLIT, None, {})
+
+
+def test_parts_in_a_row_joined_are_the_whole():
+    parts = [consecutive(SPLIT, range(0, 5)), consecutive(SPLIT, range(5, 39))]
+    assert texts_of(BYTES, parts[1]) == TEXTS[5:]
+    for found, whole in zip(joined(parts), SPLIT, strict=True):
+        np.testing.assert_array_equal(found, whole)
+
+
+def test_every_source_is_sampled_by_its_share_and_a_small_one_at_least_in_part():
+    texts = ["a" * 900] * 100 + ["b" * 9000] + ["c" * 900] * 200
+    split, sources = tokenize(BYTES, texts), {"a": 100, "none": 0, "b": 1, "c": 200}
+    assert ranges(sources) == {"a": range(100), "b": range(100, 101), "c": range(101, 301)}
+    documents, numbers, found = sample_of_sources(sample_of, split, sources, 90_000, BYTES)
+    assert list(found) == ["a", "b", "c"] and sum(found.values()) == len(numbers)
+    held = texts_of(BYTES, documents)
+    assert [text[0] for text in held] == sorted(text[0] for text in held)
+    assert found["a"] == 90_000 * 90_100 // int(split.starts[-1]) // 901
+    assert found["c"] == pytest.approx(2 * found["a"], abs=1)
+    assert held[found["a"]] == "b" * 4095  # its beginning
+    assert [texts[number][0] for number in numbers] == [text[0] for text in held]
+    assert sample_of_sources(sample_of, split, sources, 10**6, BYTES) == (split, None, sources)
 
 
 @pytest.mark.parametrize("kind", ["byte", "word"])
@@ -33,7 +55,7 @@ def test_of_one_long_document_the_beginning_is_taken_if_its_characters_can_be_co
     text = "日本語 words " * 50
     tokenizer = train_tokenizer(TokenizerConfig(kind, 300), [text])
     split = tokenize(tokenizer, [text])
-    documents, numbers = sample_of(split, 35, tokenizer)  # in the midst of a character
+    documents, numbers, _ = sample_of(split, 35, tokenizer)  # in the midst of a character
     assert numbers.tolist() == [0]
     if kind == "word":
         assert documents.starts[-1] == split.starts[-1]

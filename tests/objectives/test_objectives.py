@@ -1,16 +1,26 @@
 """Between data and models: batches, shapes, and figures of a model that knows nothing."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.build import measures_of
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.data import ImageConfig, ParallelTextConfig, TokenizerConfig, prepare
+from lm_jax.data import (
+    DataConfig,
+    ImageConfig,
+    ParallelTextConfig,
+    TokenizerConfig,
+    prepare,
+    texts_of,
+    tokenize,
+)
 from lm_jax.errors import UserError
-from lm_jax.evaluation.loss_sums import MeasuredLosses, sum_by_document
+from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredLosses, sum_by_document
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
 from lm_jax.models.skip_gram import SkipGramConfig
@@ -135,6 +145,37 @@ def test_several_tasks_are_measured_apart(tmp_path):
     assert list(tasks) == ["reverse:", "turn:"]
     assert sum(task["tokens"] for task in tasks.values()) == figures["tokens"]
     assert sum(task["nats"] for task in tasks.values()) == pytest.approx(figures["nats"])
+
+
+@pytest.mark.parametrize("objective", ["causal_lm", "masked_lm"])
+def test_the_figures_of_each_source_are_those_of_its_documents_alone(objective, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, letters in (("a", "abc"), ("b", "xyza")):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            text = "".join(rng.choice(list(letters), size=rng.integers(30, 90)))
+            (tmp_path / name / f"{number}.txt").write_text(text)
+    config = experiment(objective)
+    sources = f"first={tmp_path}/a; second={tmp_path}/b"
+    config.data = DataConfig("files", sources=sources, tokenizer=TokenizerConfig("byte"))
+    config.data.validation_fraction = 0.4
+    dataset = prepare(config.data)
+    counts = dataset.description["validation_sources"]
+    nats = np.linspace(1, 2, len(dataset.validation.characters))
+    tokens = np.diff(dataset.validation.starts)
+    sums = DocumentSums(nats * tokens, tokens // 2, tokens)
+    built = SimpleNamespace(objective=OBJECTIVES[objective])
+    found = measures_of(built, sums, dataset.validation, dataset.tokenizer, counts)
+    assert list(found["sources"]) == ["first", "second"]
+    texts, first = texts_of(dataset.tokenizer, dataset.validation), counts["first"]
+    for name, held in (("first", slice(0, first)), ("second", slice(first, None))):
+        alone = tokenize(dataset.tokenizer, texts[held])
+        own = DocumentSums(*(values[held] for values in (nats * tokens, tokens // 2, tokens)))
+        expected = OBJECTIVES[objective].measures(own, alone, dataset.tokenizer)
+        assert found["sources"][name] == expected
+    for total in ("tokens", "nats"):
+        parts = [source[total] for source in found["sources"].values()]
+        assert sum(parts) == pytest.approx(found[total], rel=1e-14)
 
 
 def test_special_ids_are_beyond_the_tokenizers(tmp_path):

@@ -9,6 +9,7 @@ from lm_jax.reports.measures import (
     label_of_difference,
     measure,
     measures_of,
+    table_of_parts,
 )
 
 
@@ -20,10 +21,8 @@ def test_all_figures_of_an_evaluation_have_a_line():
         ("cross-entropy, nats", "1.886"),
         ("accuracy, %", "50.0 ± 1.2"),
     ]
-    assert further_measures_of(figures) == [
-        ("auxiliary.balance", "0.25"),
-        ("tasks.sort.tokens", "1,234"),
-    ]
+    assert further_measures_of(figures) == [("auxiliary.balance", "0.25")]
+    assert table_of_parts(figures["tasks"]) == (["tokens predicted"], [["sort", "1,234"]])
 
 
 @pytest.mark.parametrize(

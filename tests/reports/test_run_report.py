@@ -53,6 +53,19 @@ def test_measures_have_their_units_and_the_page_says_what_is_better(tmp_path):
     assert ">cross-entropy, nats per token</text>" in text  # of the chart
 
 
+def test_the_sources_of_a_mixture_have_a_row_and_a_curve_each(tmp_path):
+    figures = {"cross_entropy": 3.25, "accuracy": 0.5, "tokens": 1_200, "perplexity": 25.79}
+    sources = {"prose": figures, "step": figures | {"tokens": 7}}
+    text = report(tmp_path, validation=figures | {"sources": sources})
+    assert "<td>prose</td><td>1,200</td><td>3.25</td><td>25.79</td><td>50.0</td>" in text
+    assert ["prose", "step"] not in names_of(text)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for step in (1, 2):
+            row = {"kind": "evaluation", "step": step, "cross_entropy": 3.0, "sources": sources}
+            file.write(json.dumps(row) + "\n")
+    assert ["prose", "step"] in names_of(write_report(tmp_path).read_text())
+
+
 def test_the_data_begins_with_its_sentence_and_leaves_out_what_is_empty(tmp_path):
     data = {"source": "digits", "path": "", "sha256": "ab", "summary": "1,617 images"}
     (tmp_path / "data.json").write_text(json.dumps(data))

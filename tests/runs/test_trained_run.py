@@ -115,6 +115,16 @@ def test_continuations_cost_what_evaluation_says(trained):
         score(run._replace(built=built), ["a"], ["b"])
 
 
+def test_a_run_on_a_mixture_is_measured_by_source_too(trained, monkeypatch):
+    run, eval_config = load(trained), EvaluationConfig(batch_size=8)
+    whole = evaluate(run, split="validation", eval_config=eval_config)
+    assert "sources" not in whole
+    described = workdir.read_description(trained) | {"validation_sources": {"none": 0, "only": 1}}
+    monkeypatch.setattr(workdir, "read_description", lambda _: described)
+    figures = evaluate(run, split="validation", eval_config=eval_config)
+    assert figures == whole | {"sources": {"only": whole}}
+
+
 def test_the_test_split_is_measured_from_its_copy_or_from_its_files(trained, tmp_path):
     run, eval_config = load(trained), EvaluationConfig(batch_size=8)
     figures = evaluate(run, split="test", eval_config=eval_config)

@@ -56,6 +56,22 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     assert row["loss"] is None and row["learning_rate"] is None
 
 
+def test_the_losses_of_sources_are_printed_and_told_to_loggers(tmp_path, capsys):
+    told = {}
+    log = RunLog(
+        tmp_path,
+        total_steps=1,
+        tensorboard=False,
+        on_metrics=lambda step, numbers: told.update(numbers),
+    )
+    figures = {"cross_entropy": 1.25, "perplexity": 3.49, "accuracy": 0.5}
+    log.evaluation(1, figures | {"sources": {"a": figures, "b c": {"cross_entropy": 2.5}}})
+    log.close()
+    assert "  by source: a 1.2500, b c 2.5000 nats\n" in capsys.readouterr().err
+    assert told["evaluation/cross_entropy"] == told["evaluation/sources/a/cross_entropy"] == 1.25
+    assert told["evaluation/sources/b c/cross_entropy"] == 2.5
+
+
 def test_progress_goes_to_stderr_in_few_lines(tmp_path, capsys):
     log_steps(tmp_path, range(1, 101))
     out, err = capsys.readouterr()

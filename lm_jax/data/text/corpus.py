@@ -11,7 +11,7 @@ from lm_jax.data.cache import cache_directory
 from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap, uniform
 from lm_jax.data.config import DataConfig, TokenizerConfig
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import OWN_SPLIT, READ_FROM, Documents, TokenizedDocuments
+from lm_jax.data.documents import OWN_SPLIT, READ_FROM, SOURCES, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
 from lm_jax.data.spool import Selected
@@ -55,7 +55,7 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
     names = documents.names or []
     if documents.validation is not None:
         documents = documents.noting(split=OWN_SPLIT)
-        return _counting_sources(documents, range(len(documents.train)), names)
+        return _counting_sources(documents, range(len(documents.train)), [], names)
     fraction, texts = config.validation_fraction, documents.train
     split = choose(SPLITS, config.split, "data.split")(
         texts, fraction, cache_directory(config.cache_directory)
@@ -73,28 +73,39 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
         split=f"{config.split}, {fraction:g} of the text",
         held_out_documents=[names[n] for n in whole] if len(whole) <= FEW else [],
     )
-    return _counting_sources(found, split.trained, names)
+    return _counting_sources(found, split.trained, split.held_out, names)
 
 
 def _counting_sources(
-    documents: Documents[str], trained: Sequence[int], names: Sequence[str]
+    documents: Documents[str],
+    trained: Sequence[int],
+    held_out: Sequence[int],
+    names: Sequence[str],
 ) -> Documents[str]:
-    """Notes how many training documents are of each source, where there are several.
+    """Notes how many documents of each split are of each source, where there are several.
 
     Args:
-      trained: positions of the training documents in `names`.
+      trained, held_out: positions in `names` of the documents of both splits, if they are among
+        those of the sources.
       names: the numbers of documents among all that were read.
     """
     read = documents.description.get(READ_FROM)
     if not read:
         return documents
     ends = np.cumsum(list(read.values()))
-    source = np.searchsorted(ends, [int(names[number]) for number in trained], side="right")
-    counts = np.bincount(source, minlength=len(read)).tolist()
-    for name, count in zip(read, counts, strict=True):
+
+    def counts(positions: Sequence[int]) -> dict[str, int]:
+        numbers = np.array([int(names[position]) for position in positions], np.int64)
+        found = np.bincount(np.searchsorted(ends, numbers, side="right"), minlength=len(read))
+        return dict(zip(read, found.tolist(), strict=True))
+
+    of_split = {"train": counts(trained)}
+    for name, count in of_split["train"].items():
         if not count:
             raise UserError(f"no training text is left of data.sources {name}; give more documents")
-    return documents.noting(sources=dict(zip(read, counts, strict=True)))
+    if len(held_out):
+        of_split["validation"] = counts(held_out)
+    return documents.noting(**{SOURCES[split]: found for split, found in of_split.items()})
 
 
 def training_sample(texts: Sequence[str], config: TokenizerConfig) -> list[str]:
@@ -145,17 +156,22 @@ def _summary(description: dict[str, Any]) -> str:
     kinds = description["sizes"]["vocab_size"]
     held_out = ", ".join(description.get("held_out_documents", []))
     held_out = f", held out: {held_out}" if held_out else ""
-    sources = [f"{count:,} of {name}" for name, count in description.get("sources", {}).items()]
-    mixed = f" ({', '.join(sources)})" if sources else ""
+    of_split = {split: _by_source(description.get(key, {})) for split, key in SOURCES.items()}
     return (
-        f"{train['characters']:,} characters in {_documents(train)}{mixed} to train on, "
-        f"{validation['characters']:,} in {validation['documents']:,} to validate{to_test} "
+        f"{train['characters']:,} characters in {_documents(train)}{of_split['train']} to train "
+        f"on, {validation['characters']:,} in {validation['documents']:,}{of_split['validation']} "
+        f"to validate{to_test} "
         f"(split: {description['split']}{held_out}; "
         f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
         f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines{of_test} occur in "
         "training); "
         f"vocabulary: {kinds:,} tokens; SHA-256 {description['sha256'][:12]}"
     )
+
+
+def _by_source(counts: Mapping[str, int]) -> str:
+    sources = [f"{count:,} of {name}" for name, count in counts.items()]
+    return f" ({', '.join(sources)})" if sources else ""
 
 
 def _emptied(description: dict[str, Any]) -> str:

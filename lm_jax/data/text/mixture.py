@@ -21,7 +21,7 @@ from lm_jax.data.batches import (
     Share,
     batches_by_position,
 )
-from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.documents import SOURCES, TokenizedDocuments, consecutive
 from lm_jax.data.sources import PERIOD, parse_epochs, parse_weights
 from lm_jax.data.text.windows import shuffled_windows
 from lm_jax.errors import UserError
@@ -43,7 +43,7 @@ def mix_of(
     config: "DataConfig", description: Mapping[str, Any], batch_size: int, num_steps: int
 ) -> Mix | None:
     """Returns the mix of a data set whose reader named sources; None: it has one source."""
-    sources = description.get("sources")
+    sources = description.get(SOURCES["train"])
     if not sources:
         return None
     names = list(sources)
@@ -88,7 +88,7 @@ def mixed_windows(
     is_parted = len(documents.characters) > 1
     rows, sizes, first = [], [], 0
     for count in mix.documents:
-        part = _slice(documents, first, first + count)
+        part = consecutive(documents, range(first, first + count))
         make, size = shuffled_windows(part, context_length, seed, is_parted)
         rows.append(make)
         sizes.append(size)
@@ -110,14 +110,6 @@ def mixed_windows(
         for size, own in zip(sizes, seeds, strict=True)
     ]
     return mixed_rows(timeline, rows, orders)
-
-
-def _slice(documents: TokenizedDocuments, first: int, last: int) -> TokenizedDocuments:
-    """Returns consecutive documents; the token that ends the one before opens them."""
-    starts = documents.starts[first : last + 1]
-    tokens = documents.tokens[int(starts[0]) : int(starts[-1]) + 1]
-    sizes = (counts[first:last] for counts in documents[2:])
-    return TokenizedDocuments(tokens, starts - starts[0], *sizes)
 
 
 class _Phase(NamedTuple):

@@ -86,6 +86,9 @@ def test_sequences_come_from_their_sources_in_the_shares_of_their_weights(corpus
     sources = dataset.description["sources"]
     texts = texts_of(dataset.tokenizer, dataset.train)
     assert [text[0] for text in texts] == ["a"] * sources["first"] + ["b"] * sources["second"]
+    held_out = [text.strip()[0] for text in texts_of(dataset.tokenizer, dataset.validation)]
+    counts = dataset.description["validation_sources"]
+    assert held_out == ["a"] * counts["first"] + ["b"] * counts["second"] and min(counts.values())
     assert "of first" in dataset.description["summary"]
     assert "1 blank documents" in dataset.description["summary"]
     batches = batches_of(dataset, config(corpus, **fields))
