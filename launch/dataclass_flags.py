@@ -44,7 +44,7 @@ class _IntegerParser(flags.IntegerParser):
             raise
 
 
-def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> Callable[[], T]:
+def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> Callable[..., T]:
     """Defines a flag for each field of a dataclass, whose values are the defaults.
 
     Fields that are dataclasses themselves have flags for their fields, such as `model.d_model`.
@@ -54,7 +54,8 @@ def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> C
       prefix: what the names of the flags begin with.
 
     Returns:
-      A function that returns a copy of `config` with the values of the flags that were given.
+      A function that returns a copy of `config`, or of the dataclass that it is given, with the
+      values of the flags that were given.
     """
     paths = []
     for path, field_type, default, description in _leaves(config, ""):
@@ -62,8 +63,8 @@ def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> C
             _define_flag(prefix + path, field_type, default, description)
             paths.append(path)
 
-    def parsed() -> T:
-        result = copy.deepcopy(config)
+    def parsed(base: T = config) -> T:
+        result = copy.deepcopy(base)
         for path in paths:
             flag = flags.FLAGS[prefix + path]
             if flag.present:

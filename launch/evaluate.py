@@ -6,6 +6,7 @@
   python -m launch.evaluate --workdir=runs/mine --split=test
   python -m launch.evaluate --workdir=runs/quickstart --by_position
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
+  python -m launch.evaluate --workdir=runs/quickstart --task=my_questions.jsonl --shots=3
 
 The work directory holds the splits for validation and test (up to 16 MB each), so that measuring
 them needs no other file. --split=train reads the training data where it was, or where --data_path
@@ -19,6 +20,10 @@ before it. The last line of the output is JSON with the figures.
 --by_position measures the mean loss at each position of a window: how much later tokens gain from
 the tokens before them. The work directory receives by_position_SPLIT.json.
 
+--task asks the model the questions of a JSONL file, or of a configuration of tasks: lines of
+context, choices and answer, or of question and answer (docs/evaluation.md). With --output the
+directory receives tasks.html, tasks.json and answers.csv.
+
 --text measures any texts instead: a file, a directory or a pattern, each a set with a row of its
 own. Files are read as data.source=files reads them (docs/data.md); each is a document.
 """
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cluster, dataclass_flags, program
+from launch import cluster, dataclass_flags, program, task_flags
 from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
 
@@ -52,17 +57,28 @@ TEXT = flags.DEFINE_multi_string(
     "text", None, "Files to measure instead: a file, a directory or a pattern; may be repeated."
 )
 BY_POSITION = flags.DEFINE_bool("by_position", False, "Measure the loss at each position.")
+BEGINNING_TOKEN = flags.DEFINE_bool(
+    "beginning_token", True, "A document begins before each prompt of multiple choice."
+)
+OUTPUT = flags.DEFINE_string("output", None, "The directory for the page of the tasks.")
 flags.adopt_module_key_flags(cluster)  # --help shows them
+flags.adopt_module_key_flags(task_flags)
 
 
 def main() -> dict[str, Any]:
     """Measures a split of the run's own data, or other texts."""
     from lm_jax.runs.trained_run import evaluate, load
 
-    if TEXT.value and (BY_POSITION.value or SPLIT.present or DATA_PATH.value):
+    measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
+    if TEXT.value and measures_split:
         raise UserError(
             "--text measures other texts than --split, --data_path and --by_position: leave one out"
         )
+    if task_flags.TASK.value:
+        if measures_split or TEXT.value:
+            raise UserError("--task asks questions and measures no text: leave out the other flags")
+        return _ask_tasks()
+    task_flags.refuse_unused()
     cluster.join()
     texts = _read_texts()
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
@@ -77,6 +93,16 @@ def main() -> dict[str, Any]:
         program.log_table(_rows(figures), "<<")
     _log_parts(figures)
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+def _ask_tasks() -> dict[str, Any]:
+    from lm_jax.runs.trained_run import load
+
+    output = program.output_directory(OUTPUT.value)
+    tasks = task_flags.read()
+    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    found = task_flags.ask(run, tasks, BEGINNING_TOKEN.value, output)
+    return {"workdir": WORKDIR.value, "step": run.step, "tasks": found}
 
 
 def _moved() -> dict[str, str]:

@@ -199,15 +199,16 @@ def _batches(
     lengths = [len(sequences[index].tokens) - 1 for index in order]
     while order:
         width = _width(lengths[-1], scorer.max_length)
-        num_rows = max(most // width // parts, 1) * parts
+        most_rows = max(most // width // parts, 1) * parts
         rows: list[list[int]] = []
-        while order and len(rows) < num_rows:
+        while order and len(rows) < most_rows:
             members, left = [], width
             while fits := bisect.bisect_right(lengths, left):
                 left -= lengths.pop(fits - 1)
                 members.append(order.pop(fits - 1))
             rows.append(members)
-        yield rows, _arrays(sequences, rows, num_rows, width)
+        needed = parts * 2 ** math.ceil(math.log2(-(-len(rows) // parts)))
+        yield rows, _arrays(sequences, rows, min(needed, most_rows), width)
 
 
 def _width(length: int, max_length: int | None) -> int:

@@ -10,11 +10,14 @@ import pytest
 
 from lm_jax import data
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.config.tasks import TaskConfig
 from lm_jax.data import TokenizerConfig, pipeline, prepare, texts_of
 from lm_jax.errors import UserError
+from lm_jax.evaluation.tasks import read_task
 from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
+from lm_jax.runs.tasks import ask
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import (
     Run,
@@ -123,6 +126,29 @@ def test_a_run_on_a_mixture_is_measured_by_source_too(trained, monkeypatch):
     monkeypatch.setattr(workdir, "read_description", lambda _: described)
     figures = evaluate(run, split="validation", eval_config=eval_config)
     assert figures == whole | {"sources": {"only": whole}}
+
+
+def test_a_run_answers_questions_of_both_kinds(trained, tmp_path):
+    run = load(trained)
+    (tmp_path / "choose.jsonl").write_text(
+        '{"context": "abc", "choices": ["abd", "zzzz"], "answer": 0}\n' * 2
+    )
+    task = read_task("choose", TaskConfig(str(tmp_path / "choose.jsonl"), shots=1))
+    result = ask(run, task)
+    expected = score(run, [task.prompts[0]] * 2, [" abd", " zzzz"]).nats
+    assert result.answers[1].nats == pytest.approx(expected, rel=1e-6)
+    assert task.prompts[0] == "abc abd\n\nabc" and result.measures["accuracy"] in (0, 1)
+    (tmp_path / "match.jsonl").write_text(
+        "".join(f'{{"question": "{q}", "answer": "x"}}\n' for q in ("abcab", "c", "ab"))
+    )
+    config = TaskConfig(
+        str(tmp_path / "match.jsonl"), template="{{ question }}", max_new_tokens=4, stop=""
+    )
+    task = read_task("match", config)
+    greedy = SamplesConfig(num_samples=1, temperature=0.0, max_new_tokens=4)
+    found = [complete(run, [prompt], greedy)[0].text for prompt in task.prompts]
+    texts = [answer.text for answer in ask(run, task).answers]
+    assert [p + t for p, t in zip(task.prompts, texts, strict=True)] == found
 
 
 def test_the_test_split_is_measured_from_its_copy_or_from_its_files(trained, tmp_path):

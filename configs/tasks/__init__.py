@@ -1,0 +1,1 @@
+"""Tasks of questions for launch.evaluate --task."""
