@@ -136,6 +136,7 @@ def ladder(
             d_model=int(width),
             num_layers=max(round(width / aspect_ratio), 1),
             num_heads=width // head_width,
+            head_dim=0,
         )
     return found
 

@@ -45,6 +45,7 @@ class Peer(NamedTuple):
     config: str
     fields: dict[str, Any]
     draw: Callable[[dict[str, Any]], Weights] = draw_weights
+    record: str = "hugging_face"  # name of the file of its numbers
 
     def build(self) -> Any:
         """Returns the PyTorch module with the weights of `weights`."""
@@ -68,9 +69,7 @@ class Peer(NamedTuple):
             found = {n: list(p.shape) for n, p in self.build().named_parameters()}
             return {"json": np.frombuffer(json.dumps(found).encode(), np.uint8)}
 
-        found = reference("hugging_face", f"{self.name} shapes", shapes, libraries=LIBRARIES)[
-            "json"
-        ]
+        found = reference(self.record, f"{self.name} shapes", shapes, libraries=LIBRARIES)["json"]
         return self.draw(json.loads(found.tobytes()))
 
 
@@ -82,16 +81,19 @@ class Pair(NamedTuple):
     variables: dict[str, Any]
 
 
-def _stack(layers: list[Any]) -> Any:
+def stack(layers: list[Any]) -> Any:
+    """Returns layers of the same parameters on one leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
 
 
-def _norm(w: Weights, name: str) -> Weights:
+def norm(w: Weights, name: str) -> Weights:
+    """Returns a norm of ours with the weights of this name."""
     found = {"scale": w[f"{name}.weight"]}
     return found | ({"bias": w[f"{name}.bias"]} if f"{name}.bias" in w else {})
 
 
-def _linear(w: Weights, name: str) -> Weights:
+def linear(w: Weights, name: str) -> Weights:
+    """Returns a linear layer of ours with the weights of this name."""
     found = {"kernel": w[f"{name}.weight"].T}
     return found | ({"bias": w[f"{name}.bias"]} if f"{name}.bias" in w else {})
 
@@ -112,19 +114,19 @@ def gpt2_params(w: Weights, num_layers: int) -> dict[str, Any]:
 
         return {
             "attention": attention | {"output": conv1d(f"{at}.attn.c_proj")},
-            "attention_norm": _norm(w, f"{at}.ln_1"),
+            "attention_norm": norm(w, f"{at}.ln_1"),
             "feed_forward": {
                 "up": conv1d(f"{at}.mlp.c_fc"),
                 "down": conv1d(f"{at}.mlp.c_proj"),
             },
-            "feed_forward_norm": _norm(w, f"{at}.ln_2"),
+            "feed_forward_norm": norm(w, f"{at}.ln_2"),
         }
 
     return {
         "embedding": w["transformer.wte.weight"],
         "positions": w["transformer.wpe.weight"],
-        "layers": _stack([layer(f"transformer.h.{i}") for i in range(num_layers)]),
-        "final_norm": _norm(w, "transformer.ln_f"),
+        "layers": stack([layer(f"transformer.h.{i}") for i in range(num_layers)]),
+        "final_norm": norm(w, "transformer.ln_f"),
     }
 
 
@@ -177,33 +179,33 @@ def bert(num_classes: int = 0) -> Pair:
 
     def layer(at: str) -> dict[str, Any]:
         own = f"{at}.attention"
-        attention = {n: _linear(w, f"{own}.self.{n}") for n in ("query", "key", "value")}
+        attention = {n: linear(w, f"{own}.self.{n}") for n in ("query", "key", "value")}
         return {
-            "attention": attention | {"output": _linear(w, f"{own}.output.dense")},
-            "attention_norm": _norm(w, f"{own}.output.LayerNorm"),
+            "attention": attention | {"output": linear(w, f"{own}.output.dense")},
+            "attention_norm": norm(w, f"{own}.output.LayerNorm"),
             "feed_forward": {
-                "up": _linear(w, f"{at}.intermediate.dense"),
-                "down": _linear(w, f"{at}.output.dense"),
+                "up": linear(w, f"{at}.intermediate.dense"),
+                "down": linear(w, f"{at}.output.dense"),
             },
-            "feed_forward_norm": _norm(w, f"{at}.output.LayerNorm"),
+            "feed_forward_norm": norm(w, f"{at}.output.LayerNorm"),
         }
 
     embeddings = "bert.embeddings"
     if num_classes:
-        head = {"pooler": _linear(w, "bert.pooler.dense"), "classes": _linear(w, "classifier")}
+        head = {"pooler": linear(w, "bert.pooler.dense"), "classes": linear(w, "classifier")}
     else:
         transform = "cls.predictions.transform"
         head = {
-            "transform": _linear(w, f"{transform}.dense"),
-            "norm": _norm(w, f"{transform}.LayerNorm"),
+            "transform": linear(w, f"{transform}.dense"),
+            "norm": norm(w, f"{transform}.LayerNorm"),
             "bias": w["cls.predictions.bias"],
         }
     params = {
         "embedding": w[f"{embeddings}.word_embeddings.weight"],
         "positions": w[f"{embeddings}.position_embeddings.weight"],
         "segment_types": w[f"{embeddings}.token_type_embeddings.weight"],
-        "embedding_norm": _norm(w, f"{embeddings}.LayerNorm"),
-        "layers": _stack([layer(f"bert.encoder.layer.{i}") for i in range(2)]),
+        "embedding_norm": norm(w, f"{embeddings}.LayerNorm"),
+        "layers": stack([layer(f"bert.encoder.layer.{i}") for i in range(2)]),
         "head": head,
     }
     config = EncoderConfig(
@@ -223,9 +225,7 @@ def bert(num_classes: int = 0) -> Pair:
 def t5(tied: bool = True) -> Pair:
     """Returns a T5 of three encoder and two decoder layers: version 1.0 if tied, else 1.1.
 
-    T5 does not divide its scores by sqrt(k), which is the same function as queries sqrt(k) times as
-    long. Where embeddings are tied it divides the decoder's output by sqrt(d), as its last norm
-    can do.
+    Where embeddings are tied, T5 divides the decoder's output by sqrt(d), as its last norm can do.
     """
     newer = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     name, fields = ("t5 1.0", T5) if tied else ("t5 1.1", T5 | newer)
@@ -233,9 +233,8 @@ def t5(tied: bool = True) -> Pair:
     w = peer.weights()
 
     def attention(at: str) -> dict[str, Any]:
-        found = {name: _linear(w, f"{at}.{name[0]}") for name in ("query", "key", "value")}
-        found["query"]["kernel"] = found["query"]["kernel"] * np.float32(math.sqrt(T5["d_kv"]))
-        return found | {"output": _linear(w, f"{at}.o")}
+        names = ("query", "key", "value", "output")
+        return {name: linear(w, f"{at}.{name[0]}") for name in names}
 
     def layer(at: str, has_cross_attention: bool) -> dict[str, Any]:
         last = f"{at}.layer.{1 + has_cross_attention}"
@@ -243,25 +242,25 @@ def t5(tied: bool = True) -> Pair:
         names["down"] = "wo"
         found = {
             "attention": attention(f"{at}.layer.0.SelfAttention"),
-            "attention_norm": _norm(w, f"{at}.layer.0.layer_norm"),
-            "feed_forward": {n: _linear(w, f"{last}.DenseReluDense.{m}") for n, m in names.items()},
-            "feed_forward_norm": _norm(w, f"{last}.layer_norm"),
+            "attention_norm": norm(w, f"{at}.layer.0.layer_norm"),
+            "feed_forward": {n: linear(w, f"{last}.DenseReluDense.{m}") for n, m in names.items()},
+            "feed_forward_norm": norm(w, f"{last}.layer_norm"),
         }
         if has_cross_attention:
             found["cross_attention"] = attention(f"{at}.layer.1.EncDecAttention")
-            found["cross_attention_norm"] = _norm(w, f"{at}.layer.1.layer_norm")
+            found["cross_attention_norm"] = norm(w, f"{at}.layer.1.layer_norm")
         return found
 
-    def stack(name: str, count: int, has_cross_attention: bool) -> dict[str, Any]:
+    def layers(name: str, count: int, has_cross_attention: bool) -> dict[str, Any]:
         bias = f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         blocks = [layer(f"{name}.block.{i}", has_cross_attention) for i in range(count)]
-        norm = _norm(w, f"{name}.final_layer_norm")
-        return {"relative_bias": w[bias], "layers": _stack(blocks), "final_norm": norm}
+        last = norm(w, f"{name}.final_layer_norm")
+        return {"relative_bias": w[bias], "layers": stack(blocks), "final_norm": last}
 
     params = {
         "embedding": w["shared.weight"],
-        "encoder": stack("encoder", T5["num_layers"], False),
-        "decoder": stack("decoder", T5["num_decoder_layers"], True),
+        "encoder": layers("encoder", T5["num_layers"], False),
+        "decoder": layers("decoder", T5["num_decoder_layers"], True),
     }
     if tied:
         last = params["decoder"]["final_norm"]
@@ -279,6 +278,7 @@ def t5(tied: bool = True) -> Pair:
         norm_epsilon=T5["layer_norm_epsilon"],
         activation="relu" if tied else "geglu",
         positions="relative",
+        attention_scale=1.0,
         relative_buckets=T5["relative_attention_num_buckets"],
         relative_distance=T5["relative_attention_max_distance"],
         scale_embeddings=False,

@@ -33,7 +33,7 @@ def assert_equal_logits(pair, batch, mask=None, **theirs):
 
     inputs = (theirs, pair.peer.weights())
     expected = reference(
-        "hugging_face", pair.peer.name, compute, inputs, libraries=hugging_face.LIBRARIES
+        pair.peer.record, pair.peer.name, compute, inputs, libraries=hugging_face.LIBRARIES
     )["logits"]
     apply = jax.jit(build_model(pair.config, jnp.float32).apply, static_argnames="train")
     logits = np.asarray(apply(pair.variables, batch, train=False)[0])

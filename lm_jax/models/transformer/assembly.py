@@ -238,8 +238,8 @@ def maps_of(
 
 
 def attention_per_token(config: BlocksConfig) -> int:
-    """Returns layers x width x context length, as `Family.attention_per_token`."""
-    return config.num_layers * config.d_model * config.context_length
+    """Returns layers x width of all heads x context, as `Family.attention_per_token`."""
+    return config.num_layers * config.num_heads * config.head_width * config.context_length
 
 
 def _for_any_device(config: BlocksConfig) -> BlocksConfig:

@@ -13,6 +13,28 @@ import numpy as np
 HIDDEN = -1e30  # the score of what may not be seen
 
 
+class Scoring(NamedTuple):
+    """How products of queries and keys become scores."""
+
+    scale: float = 0.0  # 0: 1 / sqrt(k)
+    soft_cap: float = 0.0  # 0: off
+
+    def scaled(self, q_bthk: jax.Array) -> jax.Array:
+        """Returns queries times the factor on their products."""
+        return q_bthk * self.factor(q_bthk.shape[-1])
+
+    def factor(self, width: int) -> float:
+        """Returns the factor on products of heads of this width."""
+        return self.scale or width**-0.5
+
+    def capped(self, scores: jax.Array) -> jax.Array:
+        """Returns cap * tanh(scores / cap) (Gemma 2, Riviere et al. 2024, section 2)."""
+        return self.soft_cap * jnp.tanh(scores / self.soft_cap) if self.soft_cap else scores
+
+
+PLAIN = Scoring()
+
+
 class Tokens(NamedTuple):
     """What decides who sees whom, int32 [b, t] each."""
 
@@ -99,21 +121,26 @@ def attention_weights(
     k_bsgk: jax.Array,
     mask_bts: jax.Array | None = None,
     bias_hts: jax.Array | None = None,
+    scoring: Scoring = PLAIN,
 ) -> jax.Array:
     """Returns softmax(q k^T / sqrt(k) + bias) under a mask, float32 [b, h, t, s], to look at."""
     k_bshk = jnp.repeat(k_bsgk, q_bthk.shape[2] // k_bsgk.shape[2], axis=2)
     scores_bhts = jnp.einsum(
         "bthk,bshk->bhts",
-        q_bthk * q_bthk.shape[-1] ** -0.5,
+        scoring.scaled(q_bthk),
         k_bshk,
         preferred_element_type=jnp.float32,
     )
-    return jax.nn.softmax(_masked(scores_bhts, mask_bts, bias_hts), axis=-1)
+    return jax.nn.softmax(_masked(scores_bhts, mask_bts, bias_hts, scoring), axis=-1)
 
 
 def _masked(
-    scores_bhts: jax.Array, mask_bts: jax.Array | None, bias_hts: jax.Array | None
+    scores_bhts: jax.Array,
+    mask_bts: jax.Array | None,
+    bias_hts: jax.Array | None,
+    scoring: Scoring,
 ) -> jax.Array:
+    scores_bhts = scoring.capped(scores_bhts)
     if bias_hts is not None:
         scores_bhts = scores_bhts + bias_hts
     return scores_bhts if mask_bts is None else jnp.where(mask_bts[:, None], scores_bhts, HIDDEN)
@@ -125,6 +152,7 @@ def attend_cache(
     v_bgsk: jax.Array,
     mask_bts: jax.Array | None,
     bias_hts: jax.Array | None = None,
+    scoring: Scoring = PLAIN,
 ) -> jax.Array:
     """Attends as `attend`, from a few queries to a cache whose heads stand before its tokens.
 
@@ -132,9 +160,10 @@ def attend_cache(
     """
     batch, time, heads, width = q_bthk.shape
     groups, keys = k_bgsk.shape[1:3]
-    q_bgnk = (q_bthk * width**-0.5).transpose(0, 2, 1, 3).reshape(batch, groups, -1, width)
+    q_bgnk = scoring.scaled(q_bthk).transpose(0, 2, 1, 3).reshape(batch, groups, -1, width)
     scores_bgns = jnp.einsum("bgnk,bgsk->bgns", q_bgnk, k_bgsk, preferred_element_type=jnp.float32)
-    scores_bhts = _masked(scores_bgns.reshape(batch, heads, time, keys), mask_bts, bias_hts)
+    scores_bhts = scores_bgns.reshape(batch, heads, time, keys)
+    scores_bhts = _masked(scores_bhts, mask_bts, bias_hts, scoring)
     weights_bhts = jax.nn.softmax(scores_bhts, axis=-1).astype(v_bgsk.dtype)
     weights_bgns = weights_bhts.reshape(batch, groups, -1, keys)
     y_bgnk = jnp.einsum("bgns,bgsk->bgnk", weights_bgns, v_bgsk)
@@ -147,6 +176,7 @@ def attend(
     v_bsgk: jax.Array,
     mask_bts: jax.Array | None = None,
     bias_hts: jax.Array | None = None,
+    scoring: Scoring = PLAIN,
     *,
     causal: bool = False,
 ) -> jax.Array:
@@ -167,12 +197,12 @@ def attend(
     def attend_rows(first: int, last: int, visible: int) -> jax.Array:
         rows_nrk = q_nrtk[:, :, first:last].reshape(batch * groups, -1, width)
         scores_nrs = jnp.matmul(
-            rows_nrk * width**-0.5, k_nks[:, :, :visible], preferred_element_type=jnp.float32
+            scoring.scaled(rows_nrk), k_nks[:, :, :visible], preferred_element_type=jnp.float32
         )
         scores_bhts = scores_nrs.reshape(batch, heads, last - first, visible)
         mask = None if mask_bts is None else mask_bts[:, first:last, :visible]
         bias = None if bias_hts is None else bias_hts[:, first:last, :visible]
-        scores_bhts = _masked(scores_bhts, mask, bias)
+        scores_bhts = _masked(scores_bhts, mask, bias, scoring)
         highest = jax.lax.stop_gradient(scores_bhts.max(axis=-1, keepdims=True))
         weights_bhts = jnp.exp(scores_bhts - highest)
         weights_nrs = weights_bhts.astype(v_nsk.dtype).reshape(batch * groups, -1, visible)

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 
 from lm_jax.models.transformer.attention import (
+    Scoring,
     Tokens,
     attend,
     attend_cache,
@@ -23,10 +24,12 @@ from lm_jax.models.transformer.flash_attention import attend_fused
 from lm_jax.models.transformer.layers import (
     GATES,
     NORM_ORDERS,
+    QK_NORMS,
     activate,
     dense,
     norm,
     residual_stddev,
+    split_heads,
 )
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import ring_attend, time_axis
@@ -77,21 +80,30 @@ class Attention(nn.Module):
         self.query = self._projection(c.num_heads, "heads")
         self.key = self._projection(c.kv_heads, "kv_heads")
         self.value = self._projection(c.kv_heads, "kv_heads")
+        self.query_norm, self.key_norm = norm(c, self.dtype), norm(c, self.dtype)
+        self.scoring = Scoring(c.attention_scale, c.attention_soft_cap)
         axes = ("heads", "embed")
         stddev = residual_stddev(c)
         self.output = dense(c, self.dtype, c.d_model, axes, None, stddev, self.transposed)
 
     def _projection(self, count: int, axis: str):
-        width, axes = count * self.config.head_width, ("embed", axis)
-        return dense(self.config, self.dtype, width, axes, transposed=self.transposed)
+        c = self.config
+        width, axes = count * c.head_width, ("embed", axis)
+        return dense(c, self.dtype, width, axes, transposed=self.transposed, bias=c.qkv_bias)
 
-    def _heads(self, y_btd, axis: str):
-        y_bthk = y_btd.reshape(*y_btd.shape[:2], -1, self.config.head_width)
+    def _normed_heads(self, y_btd, normalize: Callable, axis: str):
+        c = self.config
+        y_bthk = QK_NORMS[c.qk_norm](normalize, y_btd, c.head_width)
         return nn.with_logical_constraint(y_bthk, ("batch", "time", axis, None))
+
+    def _queries(self, x_btd):
+        return self._normed_heads(self.query(x_btd), self.query_norm, "heads")
 
     def keys_values(self, x_bsd) -> KeysValues:
         """Returns keys and values, [b, s, g, k] each."""
-        return self._heads(self.key(x_bsd), "kv_heads"), self._heads(self.value(x_bsd), "kv_heads")
+        k_bsgk = self._normed_heads(self.key(x_bsd), self.key_norm, "kv_heads")
+        v_bsgk = split_heads(self.value(x_bsd), self.config.head_width)
+        return k_bsgk, nn.with_logical_constraint(v_bsgk, ("batch", "time", "kv_heads", None))
 
     def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
         if self.across:
@@ -101,15 +113,16 @@ class Attention(nn.Module):
         return self.output(y_bthk.reshape(*x_btd.shape[:2], -1)), cache
 
     def _to_source(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
-        q_bthk = self._heads(self.query(x_btd), "heads")
+        q_bthk = self._queries(x_btd)
         if cache is not None:
-            return attend_cache(q_bthk, *cache, inputs.source.mask_bts), cache
+            mask_bts = inputs.source.mask_bts
+            return attend_cache(q_bthk, *cache, mask_bts, scoring=self.scoring), cache
         k_bsgk, v_bsgk = self.keys_values(inputs.source_bsd)
         return self._attend(q_bthk, k_bsgk, v_bsgk, inputs.source, None), None
 
     def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
         c = self.config
-        q_bthk = self._heads(self.query(x_btd), "heads")
+        q_bthk = self._queries(x_btd)
         k_btgk, v_btgk = self.keys_values(x_btd)
         if POSITIONS[c.positions].rotates:
             q_bthk = rotate(q_bthk, inputs.positions_bt, c.rotary_base)
@@ -118,26 +131,28 @@ class Attention(nn.Module):
             return self._attend(q_bthk, k_btgk, v_btgk, inputs.own, inputs.bias_hts), None
         k_bgsk = extended(cache[0], k_btgk, inputs.start)
         v_bgsk = extended(cache[1], v_btgk, inputs.start)
-        y_bthk = attend_cache(q_bthk, k_bgsk, v_bgsk, inputs.own.mask_bts, inputs.bias_hts)
+        given = (inputs.own.mask_bts, inputs.bias_hts, self.scoring)
+        y_bthk = attend_cache(q_bthk, k_bgsk, v_bgsk, *given)
         return y_bthk, (k_bgsk, v_bgsk)
 
     def _attend(self, q_bthk, k_bsgk, v_bsgk, keys: Keys, bias_hts):
         """Attends without a cache, by the kernel that the mesh and the configuration choose."""
-        mask_bts, ring = keys
+        (mask_bts, ring), scoring = keys, self.scoring
         if self.is_mutable_collection("intermediates"):
             map_mask_bts = attention_mask(*ring) if ring else mask_bts
-            map_bhts = attention_weights(q_bthk, k_bsgk, map_mask_bts, bias_hts)
+            map_bhts = attention_weights(q_bthk, k_bsgk, map_mask_bts, bias_hts, scoring)
             self.sow("intermediates", "map", map_bhts)
         if ring:
-            return ring_attend(q_bthk, k_bsgk, v_bsgk, bias_hts, *ring)
+            return ring_attend(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, *ring)
         if time_axis():
             k_bsgk, v_bsgk = (nn.with_logical_constraint(x, _WHOLE) for x in (k_bsgk, v_bsgk))
-            return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts)
+            return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring)
         if self.config.attention == "cudnn":  # whose partitioning rule cannot split time
             if mask_bts is not None:  # the kernel needs it split as the queries are
                 mask_bts = nn.with_logical_constraint(mask_bts, ("batch", "time", None))
-            return attend_fused(q_bthk, k_bsgk, v_bsgk, mask_bts, causal=self.causal)
-        return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, causal=self.causal)
+            given = (mask_bts, scoring.scale)
+            return attend_fused(q_bthk, k_bsgk, v_bsgk, *given, causal=self.causal)
+        return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring, causal=self.causal)
 
 
 def extended(cache_bgsk: jax.Array, new_btgk: jax.Array, start: jax.Array | int) -> jax.Array:
@@ -172,7 +187,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then likewise cross-attention and feed-forward; or post-norm."""
+    """x + attention(norm(x)), then likewise cross-attention and feed-forward; or in parallel.
+
+    `NORM_ORDERS` says where the norms stand.
+    """
 
     config: BlocksConfig
     dtype: Any
@@ -186,9 +204,16 @@ class Block(nn.Module):
         c = self.config
         dropout = nn.Dropout(c.dropout_rate, deterministic=not self.train)
 
+        order, read_btd = NORM_ORDERS[c.norm_order], x_btd
+
+        def normed(x_btd, name: str, suffix: str):
+            return norm(c, self.dtype, f"{name}_{suffix}")(x_btd) if suffix else x_btd
+
         def add(x_btd, name: str, function: Callable):
-            normalize = norm(c, self.dtype, f"{name}_norm")
-            return NORM_ORDERS[c.norm_order].add(x_btd, function, normalize, dropout)
+            y_btd = read_btd if c.parallel_blocks else x_btd
+            y_btd, kept = function(normed(y_btd, name, order.before))
+            x_btd = x_btd + dropout(normed(y_btd, name, order.after))
+            return normed(x_btd, name, order.of_sum), kept
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
             layer = Attention(c, self.dtype, causal, across, self.transposed, name=name)

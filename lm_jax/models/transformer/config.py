@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lm_jax.errors import UserError
 from lm_jax.fields import described, described_in
 from lm_jax.models.transformer.flash_attention import KERNELS
-from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORM_ORDERS, NORMS
+from lm_jax.models.transformer.layers import ACTIVATIONS, GATES, NORM_ORDERS, NORMS, QK_NORMS
 from lm_jax.models.transformer.pooling import POOLINGS
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.remat import REMAT
@@ -31,7 +31,10 @@ class BlocksConfig:
     context_length: int = described(256, "Tokens of the longest row.", minimum=1)
     num_layers: int = described(4, "Layers of the stack.", minimum=1)
     d_model: int = described(128, "Width of the activations between layers.", minimum=1)
-    num_heads: int = described(4, "Heads of each attention; they divide d_model.", minimum=1)
+    num_heads: int = described(4, "Heads of each attention.", minimum=1)
+    head_dim: int = described(
+        0, "Width of a head; 0: d_model / num_heads, which must be whole.", minimum=0
+    )
     num_kv_heads: int = described(
         0, "Heads of keys and values; 0: num_heads, fewer: grouped-query attention.", minimum=0
     )
@@ -44,8 +47,12 @@ class BlocksConfig:
     norm: str = described("layer_norm", "The normalisation of activations.", choices=NORMS)
     norm_order: str = described(
         "pre",
-        "The norm stands before each block (pre) or after each sum (post: Vaswani et al. 2017).",
+        "Norms stand before each block (pre), after each sum (post: Vaswani et al. 2017), after "
+        "each block (post_block: OLMo 2), or before and after each block (both: Gemma 2).",
         choices=NORM_ORDERS,
+    )
+    parallel_blocks: bool = described(
+        False, "Attention and feed-forward read the same activations, as in GPT-J and GPT-NeoX."
     )
     norm_epsilon: float = described(1e-5, "Added to the variance by a norm.", above=0)
     embedding_norm: bool = described(False, "A norm after the embeddings, as in BERT.")
@@ -69,6 +76,20 @@ class BlocksConfig:
     )
     tie_embeddings: bool = described(True, "One table for the input and the output.")
     use_bias: bool = described(True, "Biases in linear layers and in layer_norm.")
+    qkv_bias: bool = described(
+        False, "Biases of queries, keys and values, also where use_bias is false (Qwen 2)."
+    )
+    qk_norm: str = described(
+        "none",
+        "A norm of queries and keys: of each head (Qwen 3) or of all heads at once (OLMo 2).",
+        choices=QK_NORMS,
+    )
+    attention_scale: float = described(
+        0.0, "Factor on products of queries and keys; 0: 1 / sqrt(head width), T5: 1.", minimum=0
+    )
+    attention_soft_cap: float = described(
+        0.0, "Scores of attention become cap * tanh(scores / cap) (Gemma 2); 0: off.", minimum=0
+    )
     dropout_rate: float = described(
         0.0,
         "Dropout after the embedding, each attention and each feed-forward block.",
@@ -108,7 +129,7 @@ class BlocksConfig:
 
     @property
     def head_width(self) -> int:
-        return self.d_model // self.num_heads
+        return self.head_dim or self.d_model // self.num_heads
 
     @property
     def kv_heads(self) -> int:
@@ -139,15 +160,22 @@ class BlocksConfig:
 
     def validate(self) -> None:
         """Raises UserError for fields that do not fit each other."""
-        if self.d_model % self.num_heads:
+        if not self.head_dim and self.d_model % self.num_heads:
             raise UserError(
                 f"model.d_model {self.d_model} is not a multiple of model.num_heads "
-                f"{self.num_heads}; change one of them"
+                f"{self.num_heads}; change one of them, or set model.head_dim"
             )
         if self.num_heads % self.kv_heads:
             raise UserError(
                 f"model.num_heads {self.num_heads} is not a multiple of model.num_kv_heads "
                 f"{self.kv_heads}; change one of them"
+            )
+        if self.parallel_blocks and NORM_ORDERS[self.norm_order].of_sum:
+            single = (name for name, order in NORM_ORDERS.items() if not order.of_sum)
+            raise UserError(
+                "model.parallel_blocks adds attention and feed-forward in one sum, but "
+                f"model.norm_order {self.norm_order} has a norm after each of two; take "
+                f"{' or '.join(single)}"
             )
         POSITIONS[self.positions].check(self)
         if self.relative_buckets % 4:

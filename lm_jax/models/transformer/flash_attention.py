@@ -24,6 +24,7 @@ def attend_fused(
     k_bsgk: jax.Array,
     v_bsgk: jax.Array,
     mask_bts: jax.Array | None = None,
+    scale: float = 0.0,
     *,
     causal: bool = False,
 ) -> jax.Array:
@@ -34,7 +35,13 @@ def attend_fused(
     """
     mask_b1ts = None if mask_bts is None else mask_bts[:, None]
     return jax.nn.dot_product_attention(
-        q_bthk, k_bsgk, v_bsgk, mask=mask_b1ts, is_causal=causal, implementation="cudnn"
+        q_bthk,
+        k_bsgk,
+        v_bsgk,
+        mask=mask_b1ts,
+        scale=scale or None,
+        is_causal=causal,
+        implementation="cudnn",
     )
 
 
@@ -70,9 +77,11 @@ def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
         return f"compute_dtype is {jnp.dtype(dtype).name}, not bfloat16"
     if POSITIONS[config.positions].biases_scores:
         return "relative positions are biases of [b, h, t, s], as large as what it saves"
+    if config.attention_soft_cap:
+        return "its kernels know no model.attention_soft_cap"
     width = config.head_width
     if width % 8 or width > 128:
-        return f"the head width (d_model / num_heads) is {width}, no multiple of 8 up to 128"
+        return f"the width of a head is {width}, no multiple of 8 up to 128"
     for name, length in config.lengths().items():
         if length % 2:
             return f"model.{name} is {length}, an odd number"

@@ -58,6 +58,7 @@ def dense(
     stddev: float = 0.02,
     transposed: bool = False,
     head: bool = False,
+    bias: bool = False,
 ) -> nn.Dense:
     """Returns a linear layer, with biases where the configuration has them.
 
@@ -65,10 +66,11 @@ def dense(
       axes: logical axes of the kernel [in, out].
       transposed: the kernel is stored transposed, as `unstacked` leaves it.
       head: the layer belongs to the model's head.
+      bias: it has biases in any case.
     """
     return nn.Dense(
         features,
-        use_bias=config.use_bias,
+        use_bias=config.use_bias or bias,
         dtype=dtype,
         dot_general=_product if transposed else jax.lax.dot_general,
         kernel_init=declared_kernel(nn.initializers.normal(stddev), axes, head=head),
@@ -77,7 +79,7 @@ def dense(
     )
 
 
-def _layer_norm(config: "BlocksConfig", dtype: Any, name: str, head: bool) -> nn.Module:
+def _layer_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
     return nn.LayerNorm(
         epsilon=config.norm_epsilon,
         use_bias=config.use_bias,
@@ -88,42 +90,49 @@ def _layer_norm(config: "BlocksConfig", dtype: Any, name: str, head: bool) -> nn
     )
 
 
-def _rms_norm(config: "BlocksConfig", dtype: Any, name: str, head: bool) -> nn.Module:
+def _rms_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
     scale = declared(nn.initializers.ones, ("norm",), head=head)
     return nn.RMSNorm(epsilon=config.norm_epsilon, dtype=dtype, scale_init=scale, name=name)
 
 
-NORMS: dict[str, Callable[["BlocksConfig", Any, str, bool], nn.Module]] = {
+NORMS: dict[str, Callable[["BlocksConfig", Any, str | None, bool], nn.Module]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
 }
 
 
-def norm(config: "BlocksConfig", dtype: Any, name: str, head: bool = False) -> Any:
+def norm(config: "BlocksConfig", dtype: Any, name: str | None = None, head: bool = False) -> Any:
     """Returns the norm that the configuration chooses, as a module of this name."""
     return NORMS[config.norm](config, dtype, name, head)
 
 
 class NormOrder(NamedTuple):
-    """Where the norms of a block stand, and whether one follows the last block."""
+    """Where the norms of a block stand: suffixes of their names, empty where there is none."""
 
-    add: Callable[..., tuple[jax.Array, Any]]
-    """(x_btd, function, norm, dropout) -> x_btd plus the function of it, what else it returns."""
-
-    has_final_norm: bool
-
-
-def _pre_norm(x_btd: jax.Array, function: Callable, normalize: Callable, dropout: Callable):
-    y_btd, kept = function(normalize(x_btd))
-    return x_btd + dropout(y_btd), kept
+    before: str = ""  # of what attention or feed-forward reads
+    after: str = ""  # of what it adds
+    of_sum: str = ""  # of both; the last block then needs no norm after it
 
 
-def _post_norm(x_btd: jax.Array, function: Callable, normalize: Callable, dropout: Callable):
-    y_btd, kept = function(x_btd)
-    return normalize(x_btd + dropout(y_btd)), kept
+NORM_ORDERS = {
+    "pre": NormOrder(before="norm"),
+    "post": NormOrder(of_sum="norm"),
+    "both": NormOrder(before="norm", after="post_norm"),
+    "post_block": NormOrder(after="norm"),
+}
 
 
-NORM_ORDERS = {"pre": NormOrder(_pre_norm, True), "post": NormOrder(_post_norm, False)}
+def split_heads(y_btd: jax.Array, width: int) -> jax.Array:
+    """Returns heads of this width, [b, t, h, k]."""
+    return y_btd.reshape(*y_btd.shape[:2], -1, width)
+
+
+QK_NORMS: dict[str, Callable[[Callable[[jax.Array], jax.Array], jax.Array, int], jax.Array]] = {
+    "none": lambda normalize, y_btd, width: split_heads(y_btd, width),
+    "head": lambda normalize, y_btd, width: normalize(split_heads(y_btd, width)),
+    "all": lambda normalize, y_btd, width: split_heads(normalize(y_btd), width),
+}
+"""Name -> (norm, queries or keys, width of a head) -> heads [b, t, h, k], normalised."""
 
 
 def residual_stddev(config: "BlocksConfig") -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lm_jax.models.family import PlannedCollective
 from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.layers import NORM_ORDERS
 from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL
 
 
@@ -17,7 +18,8 @@ def planned_activations(
     """Returns the collectives of a Transformer's split activations in one step.
 
     Over `tensor`, each attention and feed-forward block sums its output once in the forward pass
-    and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3). Over
+    and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3);
+    parallel blocks share these sums, unless norms stand between. Over
     `sequence`, each attention gathers its keys and values and reduce-scatters their gradients, or
     passes them around a ring, in the backward pass with their gradients. Recomputation is extra.
 
@@ -35,12 +37,13 @@ def planned_activations(
     planned = []
     if tensor > 1:
         width = bytes_per_value * config.d_model
+        in_one_sum = config.parallel_blocks and not NORM_ORDERS[config.norm_order].after
         planned += [
             PlannedCollective(
                 "all-reduce",
                 ("tensor",),
                 width * length // parts,
-                2 * (3 if source_length else 2) * layers,
+                2 * (1 if in_one_sum else 3 if source_length else 2) * layers,
             )
             for length, layers, source_length in config.stacks()
         ]

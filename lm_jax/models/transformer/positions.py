@@ -62,8 +62,7 @@ def _relative(stack: Any, x_btd, inputs, num_keys: int):
 def _check_rotary(config: "BlocksConfig") -> None:
     if config.head_width % 2:
         raise UserError(
-            f"rotary positions turn pairs: the head width {config.head_width} "
-            "(d_model / num_heads) must be even"
+            f"rotary positions turn pairs: the head width {config.head_width} must be even"
         )
 
 

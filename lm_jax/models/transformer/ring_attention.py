@@ -9,6 +9,7 @@ again with their gradients, so that a device holds two blocks at a time: one tha
 one that is on its way.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm_jax.models.family import PlannedCollective
-from lm_jax.models.transformer.attention import HIDDEN, Tokens, attention_mask
+from lm_jax.models.transformer.attention import HIDDEN, Scoring, Tokens, attention_mask
 
 KeysValues = tuple[jax.Array, jax.Array, Tokens]
 
@@ -79,8 +80,9 @@ def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
     return tuple(axes[letter] for letter in tensors)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def ring_attend(
+    scoring: Scoring,
     q_bthk: jax.Array,
     k_bsgk: jax.Array,
     v_bsgk: jax.Array,
@@ -94,12 +96,12 @@ def ring_attend(
       bias_hts: split by queries; each device has its columns of all keys.
       queries, keys: what decides who sees whom; the mask of a block is made when it is there.
     """
-    return _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)[0]
+    return _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)[0]
 
 
-def _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+def _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
     ring = jax.shard_map(
-        _forward_part,
+        functools.partial(_forward_part, scoring),
         in_specs=_specs("qkkbtt"),
         out_specs=_specs("qrr"),
         check_vma=False,
@@ -109,9 +111,9 @@ def _forward(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
     return y_bthk, saved
 
 
-def _backward(saved, dy_bthk):
+def _backward(scoring, saved, dy_bthk):
     ring: Callable = jax.shard_map(
-        _backward_part,
+        functools.partial(_backward_part, scoring),
         in_specs=_specs("qkkbttqrrq"),
         out_specs=_specs("qkkb"),
         check_vma=False,
@@ -147,35 +149,37 @@ def _around(visit: Callable, carry: Any, held: KeysValues) -> tuple[Any, KeysVal
     return visit(carry, held, (here + 1) % parts), held
 
 
-def _scores(q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
-    """Returns scores of a block, float32 [b, h, t, s], and which of them count."""
+def _scores(scoring, q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
+    """Returns scores of a block, float32 [b, h, t, s], which count, and the slope of their cap."""
     batch, time, heads, width = q_bthk.shape
     length, groups = k_bsgk.shape[1:3]
-    q_btgmk = (q_bthk * width**-0.5).reshape(batch, time, groups, -1, width)
+    q_btgmk = scoring.scaled(q_bthk).reshape(batch, time, groups, -1, width)
     scores_bgmts = jnp.einsum(
         "btgmk,bsgk->bgmts", q_btgmk, k_bsgk, preferred_element_type=jnp.float32
     )
-    scores_bhts = scores_bgmts.reshape(batch, heads, time, length)
+    scores_bhts = scoring.capped(scores_bgmts.reshape(batch, heads, time, length))
+    cap = scoring.soft_cap
+    slope_bhts = 1 - (scores_bhts / cap) ** 2 if cap else 1.0
     if bias_hts is not None:
         scores_bhts += jax.lax.dynamic_slice_in_dim(bias_hts, owner * length, length, axis=2)
     mask_bts = attention_mask(queries, keys)
     if mask_bts is None:
-        return scores_bhts, True
-    return jnp.where(mask_bts[:, None], scores_bhts, HIDDEN), mask_bts[:, None]
+        return scores_bhts, True, slope_bhts
+    return jnp.where(mask_bts[:, None], scores_bhts, HIDDEN), mask_bts[:, None], slope_bhts
 
 
 def _grouped(x_bhtx: jax.Array, groups: int) -> jax.Array:
     return x_bhtx.reshape(x_bhtx.shape[0], groups, -1, *x_bhtx.shape[2:])
 
 
-def _forward_part(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+def _forward_part(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
     batch, time, heads, width = q_bthk.shape
     groups = k_bsgk.shape[2]
 
     def visit(carry, held: KeysValues, owner):
         highest_bht, total_bht, sums_bhtk = carry
         k_bsgk, v_bsgk, keys = held
-        scores_bhts, _ = _scores(q_bthk, k_bsgk, bias_hts, queries, keys, owner)
+        scores_bhts, _, _ = _scores(scoring, q_bthk, k_bsgk, bias_hts, queries, keys, owner)
         higher_bht = jnp.maximum(highest_bht, scores_bhts.max(axis=-1))
         shrink_bht = jnp.exp(highest_bht - higher_bht)
         weights_bhts = jnp.exp(scores_bhts - higher_bht[..., None])
@@ -198,10 +202,21 @@ def _forward_part(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
 
 
 def _backward_part(
-    q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, y_bthk, highest_bht, total_bht, dy_bthk
+    scoring,
+    q_bthk,
+    k_bsgk,
+    v_bsgk,
+    bias_hts,
+    queries,
+    keys,
+    y_bthk,
+    highest_bht,
+    total_bht,
+    dy_bthk,
 ):
     """Returns gradients of queries, keys, values and bias (Dao et al. 2022, algorithm 4)."""
-    groups, length, scale = k_bsgk.shape[2], k_bsgk.shape[1], q_bthk.shape[-1] ** -0.5
+    groups, length = k_bsgk.shape[2], k_bsgk.shape[1]
+    scale = scoring.factor(q_bthk.shape[-1])
     dy_bhtk = dy_bthk.swapaxes(1, 2)
     dy_bgmtk = _grouped(dy_bhtk, groups)
     q_bgmtk = _grouped(q_bthk.swapaxes(1, 2), groups)
@@ -214,16 +229,19 @@ def _backward_part(
     def visit(carry, held: KeysValues, owner):
         dq_bgmtk, dbias_hts, dk_bsgk, dv_bsgk = carry
         k_bsgk, v_bsgk, keys = held
-        scores_bhts, counts = _scores(q_bthk, k_bsgk, bias_hts, queries, keys, owner)
+        scores_bhts, counts, slope_bhts = _scores(
+            scoring, q_bthk, k_bsgk, bias_hts, queries, keys, owner
+        )
         weights_bhts = jnp.exp(scores_bhts - highest_bht[..., None]) / total_bht[..., None]
         dweights_bgmts = einsum("bgmtk,bsgk->bgmts", dy_bgmtk, v_bsgk)
         dscores_bhts = weights_bhts * (dweights_bgmts.reshape(weights_bhts.shape) - mean_bht1)
         dscores_bhts = jnp.where(counts, dscores_bhts, 0)
         weights_bgmts = _grouped(weights_bhts.astype(v_bsgk.dtype), groups)
-        dscores_bgmts = _grouped(dscores_bhts.astype(k_bsgk.dtype), groups)
+        dproducts_bhts = dscores_bhts * slope_bhts
+        dproducts_bgmts = _grouped(dproducts_bhts.astype(k_bsgk.dtype), groups)
         dv_bsgk += einsum("bgmts,bgmtk->bsgk", weights_bgmts, dy_bgmtk)
-        dk_bsgk += einsum("bgmts,bgmtk->bsgk", dscores_bgmts, q_bgmtk) * scale
-        dq_bgmtk += einsum("bgmts,bsgk->bgmtk", dscores_bgmts, k_bsgk) * scale
+        dk_bsgk += einsum("bgmts,bgmtk->bsgk", dproducts_bgmts, q_bgmtk) * scale
+        dq_bgmtk += einsum("bgmts,bsgk->bgmtk", dproducts_bgmts, k_bsgk) * scale
         if dbias_hts is not None:
             start = (0, 0, owner * length)
             dbias_hts = jax.lax.dynamic_update_slice(dbias_hts, dscores_bhts.sum(axis=0), start)

@@ -79,7 +79,7 @@ class TransformerStack(nn.Module):
             x_btd, _ = self._layers()(x_btd, inputs, None)
         else:
             x_btd, caches = self._decode(x_btd, inputs, caches)
-        if NORM_ORDERS[c.norm_order].has_final_norm:
+        if not NORM_ORDERS[c.norm_order].of_sum:
             x_btd = norm(c, self.dtype, "final_norm")(x_btd)
         return x_btd, caches
 

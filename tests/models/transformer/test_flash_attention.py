@@ -177,9 +177,10 @@ def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
     ("fields", "dtype", "message"),
     [
         ({}, "float32", "compute_dtype is float32, not bfloat16"),
+        ({"attention_soft_cap": 1.0}, "bfloat16", "its kernels know no model.attention_soft_cap"),
         ({"positions": "relative"}, "bfloat16", "relative positions are biases"),
-        ({"d_model": 36}, "bfloat16", "the head width .* is 9"),
-        ({"d_model": 1024}, "bfloat16", "the head width .* is 256"),
+        ({"d_model": 36}, "bfloat16", "the width of a head is 9"),
+        ({"d_model": 1024}, "bfloat16", "the width of a head is 256"),
         ({"context_length": 15}, "bfloat16", "model.context_length is 15, an odd number"),
     ],
 )

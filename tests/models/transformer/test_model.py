@@ -30,6 +30,17 @@ VARIANTS = {
     "exact_gelu_sinusoidal": {"activation": "gelu", "positions": "sinusoidal"},
     "relu_capped": {"activation": "relu", "logit_soft_cap": 5.0},
     "scanned": {"scan_layers": True},
+    "qwen3": {
+        "norm": "rms_norm",
+        "head_dim": 6,
+        "num_kv_heads": 2,
+        "qk_norm": "head",
+        "qkv_bias": True,
+        "use_bias": False,
+    },
+    "gemma2": {"norm_order": "both", "attention_soft_cap": 1.0, "attention_scale": 0.7},
+    "olmo2_scanned": {"norm_order": "post_block", "qk_norm": "all", "scan_layers": True},
+    "parallel": {"parallel_blocks": True},
     "remat_dots": {"remat": "dots"},
     "remat_full_scanned": {"remat": "full", "scan_layers": True},
 }
@@ -53,7 +64,9 @@ def built(config, batch):
     return model, jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("f"), variables)
 
 
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "gpt2", "llama", "scanned", "relu_capped"))
+@pytest.mark.parametrize(
+    "variant", slow_but(VARIANTS, "gpt2", "llama", "scanned", "relu_capped", "qwen3")
+)
 def test_step_repeated_equals_apply(variant):
     batch = {"inputs": tokens(3, 16)}
     model, variables = built(tiny(**VARIANTS[variant]), batch)
@@ -255,6 +268,8 @@ def test_every_parameter_names_its_axes():
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),
         ({"d_model": 36, "num_heads": 4, "positions": "rotary"}, "must be even"),
         ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"head_dim": 7, "positions": "rotary"}, "the head width 7 must be even"),
+        ({"parallel_blocks": True, "norm_order": "post"}, "take pre or both or post_block"),
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm_jax.costs.hlo import read_work
-from lm_jax.models.transformer.attention import Tokens, attend, attention_mask
+from lm_jax.models.transformer.attention import PLAIN, Scoring, Tokens, attend, attention_mask
 from lm_jax.models.transformer.ring_attention import ring_applies, ring_attend, time_axis
 from lm_jax.parallel import sharding
 
@@ -40,13 +40,13 @@ def tokens(kind):
     return of_kind[kind], of_kind[kind]
 
 
-def plain(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
-    return attend(q_bthk, k_bsgk, v_bsgk, attention_mask(queries, keys), bias_hts)
+def plain(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+    return attend(q_bthk, k_bsgk, v_bsgk, attention_mask(queries, keys), bias_hts, scoring)
 
 
-def with_gradients(attention, given, queries, keys, direction):
+def with_gradients(attention, given, queries, keys, direction, scoring=PLAIN):
     def along(*given):
-        y_bthk = attention(*given, queries, keys)
+        y_bthk = attention(scoring, *given, queries, keys)
         return jnp.sum(y_bthk * direction), y_bthk
 
     differentiable = tuple(i for i, x in enumerate(given) if x is not None)
@@ -57,24 +57,24 @@ def with_gradients(attention, given, queries, keys, direction):
 
 
 @pytest.mark.parametrize(
-    ("kind", "groups", "biased", "mesh"),
+    ("kind", "groups", "biased", "mesh", "scoring"),
     [
-        ("all", 4, False, FOUR),
-        ("causal", 1, False, EIGHT),
-        ("causal", 2, True, TWO),
-        ("packed", 4, False, FOUR),
-        ("prefix", 2, False, TWO),
-        ("encoder", 4, True, FOUR),
-        ("across", 2, False, EIGHT),
+        ("all", 4, False, FOUR, PLAIN),
+        ("causal", 1, False, EIGHT, PLAIN),
+        ("causal", 2, True, TWO, Scoring(0.5, 2.0)),
+        ("packed", 4, False, FOUR, PLAIN),
+        ("prefix", 2, False, TWO, PLAIN),
+        ("encoder", 4, True, FOUR, PLAIN),
+        ("across", 2, False, EIGHT, PLAIN),
     ],
 )
-def test_a_ring_computes_what_attention_does_and_its_gradients(kind, groups, biased, mesh):
+def test_a_ring_computes_what_attention_does_and_its_gradients(kind, groups, biased, mesh, scoring):
     queries, keys = tokens(kind)
     given = arrays(SOURCE if kind == "across" else TIME, groups, biased)
     direction = jnp.float32(np.random.default_rng(2).normal(size=given[0].shape))
-    expected = with_gradients(plain, given, queries, keys, direction)
+    expected = with_gradients(plain, given, queries, keys, direction, scoring)
     with sharding.on_mesh(sharding.make_mesh(mesh, jax.devices()[:8])):
-        found = with_gradients(ring_attend, given, queries, keys, direction)
+        found = with_gradients(ring_attend, given, queries, keys, direction, scoring)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(theirs).max() > 0.1
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
@@ -89,7 +89,7 @@ def test_a_ring_sends_blocks_and_gathers_nothing():
             (given, queries, keys),
             jax.NamedSharding(mesh, jax.P("data", "sequence")),
         )
-        ring = lambda given, *tokens: ring_attend(*given, *tokens)  # noqa: E731
+        ring = lambda given, *tokens: ring_attend(PLAIN, *given, *tokens)  # noqa: E731
         built = jax.jit(ring).lower(*placed).compile()
     sent = read_work(built.as_text()).collectives
     assert {collective.kind for collective in sent} == {"collective-permute"}
