@@ -42,6 +42,34 @@ def slow_but(names: Iterable[Any], *quick: Any) -> list:
     return [n if n in quick else _slow(n) for n in names]
 
 
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of a trained language model of bytes, on one device: two layers of 32."""
+    import jax
+
+    from lm_jax.data import DataConfig, TokenizerConfig
+    from lm_jax.runs.train import train
+    from tests.experiments import tiny
+
+    place = tmp_path_factory.mktemp("language_model")
+    text = "\n".join(f"{i} times {i + 3} is {i * (i + 3)}." for i in range(300))
+    (place / "text.txt").write_text(text)
+    data = DataConfig(
+        source="files",
+        path=str(place / "text.txt"),
+        split="tail",
+        cache_directory=str(place / "cache"),
+        tokenizer=TokenizerConfig("byte"),
+    )
+    experiment = tiny(data=data, training__num_steps=5, schedule__warmup_steps=2)
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda: first)
+        patch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
+        train(experiment, place / "run")
+    return place / "run"
+
+
 @pytest.fixture
 def without_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs look inside no model once they are trained: for tests of many runs."""

@@ -74,6 +74,10 @@ class HuggingFace:
             )
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns the first character of each token and the one after its last."""
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
     def decode(self, ids: list[int]) -> str:
         """Returns the text of ids; bytes that are not UTF-8 become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)

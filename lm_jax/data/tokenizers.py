@@ -25,7 +25,7 @@ from lm_jax.data.tokenizer_files import (
     read_sentencepiece,
     read_tiktoken,
 )
-from lm_jax.data.word_vocabulary import load_words, train_words
+from lm_jax.data.word_vocabulary import Words, load_words, train_words
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class TokenizerKind(NamedTuple):
     """Whether a text may be cut before a space after another character: no token spans it."""
 
     tokens_are_words: bool = False
+    spans: Callable[[Any, str], list[tuple[int, int]]] = lambda codec, text: []
+    """(codec, text) -> first character of each token and the one after its last.
+
+    For kinds that lose text; [] where decoding tells."""
 
 
 class Bytes:
@@ -92,7 +96,14 @@ class Bytes:
 
 
 _PIECES = TokenizerKind(train_pieces, Pieces, "sentencepiece.model", lossless=True)
-_WORDS = TokenizerKind(train_words, load_words, "words.json", lossless=False, tokens_are_words=True)
+_WORDS = TokenizerKind(
+    train_words,
+    load_words,
+    "words.json",
+    lossless=False,
+    tokens_are_words=True,
+    spans=Words.spans,
+)
 
 
 def _cannot_train(config: TokenizerConfig, texts: list[str]) -> bytes:
@@ -111,7 +122,9 @@ TOKENIZERS: dict[str, TokenizerKind] = {
     "unigram": _PIECES,
     "word": _WORDS,
     "whitespace": _WORDS,
-    "huggingface": _FILES._replace(model_file="huggingface.json", read=read_hugging_face),
+    "huggingface": _FILES._replace(
+        model_file="huggingface.json", read=read_hugging_face, spans=HuggingFace.spans
+    ),
     "sentencepiece": _FILES._replace(
         load=SavedPieces, model_file="sentencepiece.model", read=read_sentencepiece
     ),
@@ -181,6 +194,10 @@ class Tokenizer(NamedTuple):
         for text in texts:
             _check_utf8(text)
         return [np.array(ids, np.int32) for ids in self.codec.encode(texts)]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns what the kind knows of where tokens stand; [] if nothing: `token_offsets`."""
+        return _kind(self.kind).spans(self.codec, text)
 
     def decode(self, ids: np.ndarray) -> str:
         """Returns the text of token ids; bytes that are not UTF-8 become U+FFFD.

@@ -62,6 +62,12 @@ class Words(NamedTuple):
                     )
         return encoded  # type: ignore[return-value]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns the first character of each word and the one after its last."""
+        lower = text.lower() if self.lowercase else text
+        same = len(lower) == len(text)  # the lower case of a few letters is longer
+        return [found.span() for found in _PATTERNS[self.kind].finditer(lower if same else text)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the words with single spaces between them, but none at line ends."""
         joined = " ".join(self.vocabulary[index] for index in ids)

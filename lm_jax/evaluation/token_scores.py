@@ -172,7 +172,8 @@ def score_sequences(
 
     pending = None
     with sharding.on_mesh(scorer.mesh):
-        for rows, batch in _batches(scorer, sequences):
+        most = min(_MOST_TOKENS, _MOST_LOGITS // scorer.vocab_size)
+        for rows, batch in packed_batches(sequences, scorer.mesh, scorer.max_length, most):
             arrays = sharding.place_batch(batch, placed)
             result = _losses(scorer.model.loss, scorer.variables, arrays)
             if pending:  # read one batch late, while the device computes the next
@@ -189,17 +190,23 @@ def _losses(loss: LossFunction, variables: Variables, batch: Batch) -> tuple[jax
     return losses.nats, losses.correct
 
 
-def _batches(
-    scorer: Scorer, sequences: Sequence[Scored]
+def packed_batches(
+    sequences: Sequence[Scored], mesh: Mesh, max_length: int | None, most_tokens: int = _MOST_TOKENS
 ) -> Iterator[tuple[list[list[int]], dict[str, np.ndarray]]]:
-    """Yields the sequences of each row and the arrays of each batch, the longest first."""
-    parts = sharding.data_parts(scorer.mesh)
-    most = min(_MOST_TOKENS, _MOST_LOGITS // scorer.vocab_size)
+    """Yields the sequences of each row and the arrays of each batch, the longest first.
+
+    In a row the inputs of its sequences, all tokens but the last, follow one another.
+
+    Args:
+      max_length: tokens that the model reads; None: any number.
+      most_tokens: tokens of a batch.
+    """
+    parts = sharding.data_parts(mesh)
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index].tokens))
     lengths = [len(sequences[index].tokens) - 1 for index in order]
     while order:
-        width = _width(lengths[-1], scorer.max_length)
-        most_rows = max(most // width // parts, 1) * parts
+        width = _width(lengths[-1], max_length)
+        most_rows = max(most_tokens // width // parts, 1) * parts
         rows: list[list[int]] = []
         while order and len(rows) < most_rows:
             members, left = [], width

@@ -242,7 +242,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     samples: list[str] = []
     examples: list[dict[str, str]] = []
     if single_device and run.built.model.step is not None:
-        here = run._replace(built=single_device[0], variables=single_device[1])
+        here = dataclasses.replace(run, built=single_device[0], variables=single_device[1])
         samples = _samples(here, dataset, config)
         if config.num_samples and run.built.objective.prompts_are_sources:
             examples, results["translation"] = translations(here, dataset.validation)

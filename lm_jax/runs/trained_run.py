@@ -2,32 +2,40 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
+from lm_jax.analysis.text_scores import TextScores, score_texts
+from lm_jax.analysis.text_windows import check_texts
 from lm_jax.build import BuiltExperiment, build_experiment, measure
-from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
+from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
 from lm_jax.data.config import PLACES, DataConfig
 from lm_jax.data.documents import SOURCES
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation import token_scores
-from lm_jax.evaluation.loss_sums import PositionSums, make_loss_function, sum_by_position
+from lm_jax.evaluation.loss_sums import (
+    MeasuredFunction,
+    PositionSums,
+    make_loss_function,
+    sum_by_position,
+)
 from lm_jax.evaluation.token_scores import Scorer, Scores
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation import generate
 from lm_jax.generation.beam_tree import tree_lines
-from lm_jax.generation.generate import TextGenerator
+from lm_jax.generation.generate import Completion, TextGenerator
 from lm_jax.generation.prompts import longest_context
 from lm_jax.generation.token_labels import namer
-from lm_jax.models import family_of
-from lm_jax.models.interface import Variables
+from lm_jax.models import family_name, family_of
+from lm_jax.models.interface import Model, Variables
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
@@ -42,14 +50,150 @@ Dataset = data.Dataset
 _UNMOVED: Mapping[str, str] = {}
 
 
-class Run(NamedTuple):
-    """A trained model, read back from its work directory."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A trained model, read back from its work directory (docs/python.md)."""
 
     workdir: Path
     built: BuiltExperiment
     tokenizer: data.Tokenizer | None  # None: it reads no text
     step: int
     variables: Variables
+
+    @property
+    def model(self) -> Model:
+        """The pure functions of the model, such as `apply`: see `lm_jax.models.interface`."""
+        return self.built.model
+
+    @property
+    def config(self) -> Experiment:
+        """The experiment, filled in with the sizes that its data decided."""
+        return self.built.experiment
+
+    @functools.cached_property
+    def losses(self) -> MeasuredFunction:
+        """(variables, batch) -> what each target cost, compiled once for each shape."""
+        return make_loss_function(self.built.loss)
+
+    def log_probabilities(self, texts: Sequence[str], *, stride: int = 0) -> list[TextScores]:
+        """Returns the log-probability of each token of each text, in nats, and where it stands.
+
+        Each text is a document of its own; an empty one has only its end. A text longer than the
+        context is cut into windows, as in `launch.evaluate`.
+
+        Args:
+          stride: tokens between the starts of two windows; each token is scored once, from at
+            least context - stride tokens before it. 0: disjoint windows.
+
+        Raises:
+          UserError: the run does not predict the next token, `texts` is no list of str, a text
+            cannot be encoded, or the stride is longer than the context.
+        """
+        return score_texts(
+            scorer_of(self),
+            check_texts(texts),
+            context_length=self.config.model.context_length,
+            stride=stride,
+        )
+
+    def perplexity(self, texts: Sequence[str], *, stride: int = 0) -> float:
+        """Returns exp of the mean nats per token of all texts together, as `launch.evaluate`.
+
+        Each text is a document, whose end counts as a token; texts of white space are left out.
+
+        Args:
+          stride: as for `log_probabilities`.
+
+        Raises:
+          UserError: as there; or no text holds anything.
+        """
+        kept = [text for text in check_texts(texts) if text.strip()]
+        if not kept:
+            raise UserError("no text holds anything but white space; give at least one that does")
+        scores = self.log_probabilities(kept, stride=stride)
+        nats = -sum(each.total for each in scores) / sum(len(each.tokens) for each in scores)
+        return math.exp(nats)
+
+    def score(
+        self, contexts: Sequence[str], continuations: Sequence[str], *, begins: bool = True
+    ) -> Scores:
+        """Returns what each continuation costs after its context, as benchmarks of choices ask.
+
+        Args:
+          begins: whether a document begins before the context.
+
+        Raises:
+          UserError: the run does not predict the next token, the lists are not of one length, or a
+            continuation is empty or too long.
+        """
+        texts = check_texts(contexts, "contexts"), check_texts(continuations, "continuations")
+        if len(texts[0]) != len(texts[1]):
+            raise UserError(
+                f"there are {len(texts[0])} contexts and {len(texts[1])} continuations; give one "
+                "context for each continuation"
+            )
+        return score(self, *texts, begins=begins)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 256,
+        num_samples: int = 1,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 0.95,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        num_beams: int = 1,
+        num_best: int = 1,
+        length_penalty: float = 1.0,
+        length_penalty_kind: str = "power",
+        early_stopping: str = "false",
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        truncate: bool = False,
+    ) -> list[Completion]:
+        """Returns texts that continue the prompts, in their order, each with its log-probability.
+
+        There are `num_samples` of each prompt or, with `num_beams` above 1, at most the `num_best`
+        best. The options are those of `launch.generate` (docs/generation.md).
+
+        Args:
+          prompts: beginnings of texts, "" for a new one; sources, for a model that translates.
+          max_new_tokens: most tokens after each prompt.
+          seed: of the samples, which do not depend on the other prompts.
+          stop: strings that end a sampled text and are left out.
+          truncate: cut prompts that are too long, instead of refusing them.
+
+        Raises:
+          UserError: the model does not generate, an option is out of its bounds, or a prompt does
+            not fit the context.
+        """
+        config = SamplesConfig(
+            num_samples=num_samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            num_beams=num_beams,
+            num_best=num_best,
+            length_penalty=length_penalty,
+            length_penalty_kind=length_penalty_kind,
+            early_stopping=early_stopping,
+        )
+        given = check_texts(prompts, "prompts")
+        return complete(self, given, config, seed=seed, stop=stop, truncate=truncate)
+
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.variables["params"])
+        family = family_name(self.config.model)
+        return (
+            f"<Run {self.workdir}: {family} for {self.config.objective}, "
+            f"{sum(x.size for x in leaves):,} parameters, step {self.step}>"
+        )
 
 
 def load(
@@ -171,10 +315,11 @@ def evaluate(
     """
     _check_evaluation(run, eval_config)
     examples = split_of(run, split, moved)
-    losses = make_loss_function(run.built.loss)
     key = SOURCES.get(split, "")
     sources = workdir.read_description(run.workdir).get(key, {})
-    return measure(run.built, losses, run.variables, examples, run.tokenizer, eval_config, sources)
+    return measure(
+        run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
+    )
 
 
 def evaluate_texts(
@@ -195,14 +340,15 @@ def evaluate_texts(
             "language models (launch.translate and launch.classify read new texts of the others)"
         )
     _check_evaluation(run, eval_config)
-    losses = make_loss_function(run.built.loss)
     found = {}
     for name, documents in texts.items():
         kept = [text for text in documents if text.strip()]
         if not kept:
             raise UserError(f"{name}: no document holds any text")
         split = data.tokenize(run.tokenizer, kept)
-        found[name] = measure(run.built, losses, run.variables, split, run.tokenizer, eval_config)
+        found[name] = measure(
+            run.built, run.losses, run.variables, split, run.tokenizer, eval_config
+        )
     return found
 
 
@@ -226,11 +372,10 @@ def evaluate_by_position(
         )
     _check_evaluation(run, eval_config)
     documents = split_of(run, split, moved)
-    losses = make_loss_function(run.built.loss)
     length = eval_config.context_length or experiment.model.context_length
     batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
     with sharding.on_mesh(run.built.mesh):
-        return sum_by_position(losses, run.variables, batches, length, run.built.mesh)
+        return sum_by_position(run.losses, run.variables, batches, length, run.built.mesh)
 
 
 def score(
@@ -296,7 +441,7 @@ def complete(
     seed: int = 0,
     stop: Sequence[str] = (),
     truncate: bool = False,
-) -> list[generate.Completion]:
+) -> list[Completion]:
     """Returns `num_samples` samples of each prompt or, with several beams, the `num_best` best.
 
     A sampled text that outgrows the model's context continues from its last half context.

@@ -14,6 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lm_jax.data import DataConfig, TokenizerConfig, load_tokenizer, token_stream, tokenize
 from lm_jax.data.embedded import python_reference
+from lm_jax.data.token_offsets import token_offsets
 from lm_jax.data.tokenizer_files import _GPT2_PATTERN
 from lm_jax.data.tokenizers import identity, train_tokenizer
 from lm_jax.data.word_boundaries import word_boundaries
@@ -219,6 +220,30 @@ def test_sentencepiece_models_are_read_as_the_package_reads_them(pieces, name, l
     assert ours.lossless == lossless
     assert (ours.end_of_document, ours.vocab_size) == (theirs.eos_id(), theirs.vocab_size())
     assert ours.end_of_document not in ours.encode("a</s>b")
+
+
+def test_tokens_stand_in_the_text_where_their_characters_do(directories, ranks, pieces, tmp_path):
+    (tmp_path / "spiece.model").write_bytes(pieces["default"])
+    (tmp_path / "small.tiktoken").write_text(_ranks_file(ranks))
+    text = "The  import\n statement, \U0001f642\U0001f642 na\u00efve "
+
+    def parts(tokenizer):
+        offsets = token_offsets(tokenizer, text, tokenizer.encode(text))
+        return [text[first:last] for first, last in offsets.tolist()]
+
+    def read(kind):
+        return train_tokenizer(TokenizerConfig(kind, path=str(tmp_path)), [])
+
+    byte_level = hugging_face(directories["byte_level"])
+    theirs = tokenizers.Tokenizer.from_file(str(directories["byte_level"] / "tokenizer.json"))
+    theirs.no_truncation()
+    expected = theirs.encode(text, add_special_tokens=False).offsets
+    assert parts(byte_level) == [text[first:last] for first, last in expected]
+    assert parts(read("tiktoken")) == parts(byte_level)
+    assert byte_level.lossless and not hugging_face(directories["word_piece"]).lossless
+    assert "".join(parts(hugging_face(directories["word_piece"]))) == "".join(text.split())
+    joined = "".join(parts(read("sentencepiece"))).replace(" ", "")
+    assert joined == "Theimportstatement,nave"  # it has no pieces for the others
 
 
 def test_a_long_text_is_encoded_whole(directories, monkeypatch):

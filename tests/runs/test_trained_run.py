@@ -115,7 +115,7 @@ def test_continuations_cost_what_evaluation_says(trained):
     masked = dataclasses.replace(run.built.experiment, objective="masked_lm")
     built = run.built._replace(experiment=masked, objective=objective_of(masked))
     with pytest.raises(UserError, match="is trained for masked_lm; continuations are scored by"):
-        score(run._replace(built=built), ["a"], ["b"])
+        score(dataclasses.replace(run, built=built), ["a"], ["b"])
 
 
 def test_a_run_on_a_mixture_is_measured_by_source_too(trained, monkeypatch):
@@ -165,7 +165,7 @@ def test_the_test_split_is_measured_from_its_copy_or_from_its_files(trained, tmp
 
 def test_a_run_without_a_test_split_says_what_to_do(trained, tmp_path):
     (tmp_path / "data.json").write_text('{"validation": {}}')
-    run = load(trained)._replace(workdir=tmp_path)
+    run = dataclasses.replace(load(trained), workdir=tmp_path)
     with pytest.raises(UserError, match=r"without a test split; .*data.test_path.* --text=FILES"):
         split_of(run, "test")
 
@@ -204,8 +204,8 @@ def test_the_loss_by_position_sums_to_that_of_the_split(trained):
         assert sums.nats.sum() == pytest.approx(figures["nats"], rel=1e-12)
     assert sums.tokens[31] > sums.tokens[0]  # with a stride most have others before them
     masked = dataclasses.replace(run.built.experiment, objective="masked_lm")
-    masked = run._replace(
-        built=run.built._replace(experiment=masked, objective=objective_of(masked))
+    masked = dataclasses.replace(
+        run, built=run.built._replace(experiment=masked, objective=objective_of(masked))
     )
     with pytest.raises(UserError, match="is trained for masked_lm; the loss by position is of"):
         evaluate_by_position(masked, split="validation", eval_config=eval_config)

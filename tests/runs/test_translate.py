@@ -82,7 +82,9 @@ def test_the_pairs_of_the_test_split_are_translated_where_they_are_asked_for(run
     save_held_out(config, dataset, tmp_path)
     (tmp_path / "data.json").write_text(json.dumps(dataset.description))
     experiment = dataclasses.replace(run.built.experiment, data=config)
-    tested = run._replace(workdir=tmp_path, built=run.built._replace(experiment=experiment))
+    tested = dataclasses.replace(
+        run, workdir=tmp_path, built=run.built._replace(experiment=experiment)
+    )
     sources, targets = held_out_pairs(tested, "test")
     assert (sources[0], targets[0], len(sources)) == ("test 0", "0 test", 30)
     assert not set(sources) & set(held_out_pairs(tested)[0])
@@ -172,7 +174,7 @@ def test_a_decoder_alone_reads_a_source_and_then_writes(run):
     built = build_experiment(experiment, sizes, jax.devices())
     state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
     variables = jax.tree.map(lambda x: 4 * x, variables_of(state))  # so that no two are as probable
-    decoder = run._replace(built=built, variables=variables)
+    decoder = dataclasses.replace(run, built=built, variables=variables)
     sources, end = held_out_pairs(run)[0][:2], run.tokenizer.end_of_document
     apply = jax.jit(built.model.apply, static_argnames="train")
     for source, found in zip(sources, translate(decoder, sources, GREEDY), strict=True):

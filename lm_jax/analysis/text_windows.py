@@ -1,0 +1,75 @@
+"""Texts as tokens that know where they stand, and as windows that a model can read."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_jax import data
+from lm_jax.data.token_offsets import token_offsets
+from lm_jax.errors import UserError
+from lm_jax.evaluation.token_scores import Scored
+
+
+class TokenizedText(NamedTuple):
+    """A text with its tokens, the end of the document last."""
+
+    text: str
+    tokens: np.ndarray  # int32 [T + 1]
+    offsets: np.ndarray  # int32 [T + 1, 2]: as `token_offsets`
+
+
+def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
+    """Returns texts as a list.
+
+    Raises:
+      UserError: `texts` is one str, or holds something else than str.
+    """
+    if isinstance(texts, str):
+        raise UserError(f"{name} is one str; expected a list of them: give [{name}]")
+    found = list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise UserError(f"{name}[{number}] is a {type(text).__name__}; expected a str")
+    return found
+
+
+def tokenized_texts(tokenizer: data.Tokenizer, texts: Sequence[str]) -> list[TokenizedText]:
+    """Returns each text with its tokens.
+
+    Raises:
+      UserError: a text cannot be encoded.
+    """
+    end = np.array([tokenizer.end_of_document], np.int32)
+    found = []
+    for text, tokens in zip(texts, tokenizer.encode_all(texts), strict=True):
+        offsets = np.append(token_offsets(tokenizer, text, tokens), [[len(text)] * 2], axis=0)
+        found.append(TokenizedText(text, np.concatenate([tokens, end]), offsets.astype(np.int32)))
+    return found
+
+
+def windows_of(text: TokenizedText, context_length: int, stride: int) -> Iterator[Scored]:
+    """Yields the windows of a document, which score each of its tokens once, in their order.
+
+    They are those of `lm_jax.data.text.windows.packed_windows`: the first begins with the token
+    that ends a document, and each holds up to `context_length` tokens and the one to predict after
+    them.
+
+    Args:
+      stride: tokens between the starts of two windows; 0: `context_length`.
+
+    Raises:
+      UserError: the stride would leave tokens out.
+    """
+    stride = stride or context_length
+    if not 0 < stride <= context_length:
+        raise UserError(
+            f"a stride of {stride} with a context of {context_length} would leave tokens out; "
+            "expected 0 < stride <= context"
+        )
+    stream = np.concatenate([text.tokens[-1:], text.tokens])
+    start, scored = 0, 1
+    while scored < len(stream):
+        stop = min(start + context_length + 1, len(stream))
+        yield Scored(stream[start:stop], scored - start)
+        start, scored = start + stride, stop
