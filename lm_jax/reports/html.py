@@ -1,9 +1,10 @@
 """Renders the templates of pages, page sections and SVG charts; everything is escaped."""
 
+import re
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -25,6 +26,24 @@ def _asset(name: str) -> Markup:
     return Markup(source)  # noqa: S704
 
 
+def _flags(text: str) -> Markup:
+    """Returns a command whose flags move to the next line whole: a browser breaks after hyphens."""
+    parts = re.split(r"((?<=\s)--\S+)", text)
+    whole = Markup('<span class="flag">{}</span>')
+    return Markup("").join(
+        whole.format(part) if index % 2 else escape(part) for index, part in enumerate(parts)
+    )
+
+
+def _is_numeric(cell: object) -> bool:
+    """Returns whether a cell is a number, with its error or unit, or an interval."""
+    number = r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?"
+    return (
+        re.fullmatch(rf"{number}( ± {number}| to {number})?( ?[%a-zA-Z]{{1,2}})?", str(cell))
+        is not None
+    )
+
+
 _LOADER = jinja2.PackageLoader("lm_jax.reports")
 _ENVIRONMENT = jinja2.Environment(
     loader=_LOADER,
@@ -35,4 +54,6 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.globals["asset"] = _asset
 _ENVIRONMENT.filters["px"] = "{:.1f}".format  # coordinates of SVG
+_ENVIRONMENT.filters["flags"] = _flags
+_ENVIRONMENT.tests["numeric"] = _is_numeric
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}

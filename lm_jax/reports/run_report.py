@@ -89,7 +89,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         data=_data(_json(workdir / "data.json")),
         changed=[(name, text_of(value)) for name, value in changed.items()],
         defaults=[(name, text_of(value)) for name, value in defaults.items()],
-        timings=_facts(results.get("timings", {})),
+        timings=_named_facts(results.get("timings", {})),
         time_charts=_time_charts(results),
         environment=_facts(_json(workdir / "environment.json")),
     )
@@ -106,10 +106,16 @@ def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text_of(value)) for name, value in flatten(tree).items()]
 
 
-def _data(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns what is known of the data: the sentence about it first, and nothing that is empty."""
-    first = {name: found[name] for name in ("summary",) if name in found}
-    return [(name, value) for name, value in _facts({**first, **found}) if value]
+def _data(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sentence about the data, and the facts behind it that are not empty."""
+    others = {name: value for name, value in found.items() if name != "summary"}
+    facts = [(name, value) for name, value in _named_facts(others) if value]
+    return {"summary": found.get("summary", ""), "facts": facts}
+
+
+def _named_facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns facts whose names are read, not set: words instead of underscores."""
+    return [(name.replace("_", " ").replace(".", ", "), value) for name, value in _facts(tree)]
 
 
 def _subtitle(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -297,15 +303,19 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
     charts = []
     if goodput:
         total = sum(goodput.values()) - goodput["share"]
-        unit = f"% of {total:,.0f} seconds, from the start of this process to the last checkpoint"
+        unit = (
+            f"share of {total:,.0f} seconds, from the start of this process to the last checkpoint"
+        )
         rows = goodput_bars(goodput)
-        charts.append(both_widths(lambda width: bar_chart(rows, unit, width)))
+        charts.append(both_widths(lambda width: bar_chart(rows, unit, width, "{:.1f}%")))
     if seconds := profile.get("seconds", {}):
         total, (first, last) = sum(seconds.values()), profile["steps"]
         largest = list(seconds.items())[:_OPERATIONS]
         rows_of_profile = [(name, 100 * s / total, False) for name, s in largest]
         unit_of_profile = (
-            f"% of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
+            f"share of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
         )
-        charts.append(both_widths(lambda width: bar_chart(rows_of_profile, unit_of_profile, width)))
+        charts.append(
+            both_widths(lambda width: bar_chart(rows_of_profile, unit_of_profile, width, "{:.1f}%"))
+        )
     return charts

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from lm_jax.reports.attention_section import attention_section
 from lm_jax.reports.generation_section import beam_search_section, next_tokens_section
 from lm_jax.reports.html import render
-from lm_jax.reports.svg_charts import scatter_chart, surface_chart
+from lm_jax.reports.svg_charts import both_widths, scatter_chart, surface_chart
 
 _LARGEST_TABLE = 25  # classes; of more, only the most frequent confusions are shown
 
@@ -64,7 +64,10 @@ def _most_confused(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> li
 
 
 def _mistakes(mistakes: Sequence[Mapping[str, Any]]) -> Markup:
-    return render("mistakes.html", mistakes=mistakes) if mistakes else Markup()
+    if not mistakes:
+        return Markup()
+    has_unknown = any("<unk>" in row.get("text", "") for row in mistakes)
+    return render("mistakes.html", mistakes=mistakes, has_unknown=has_unknown)
 
 
 def _boundary(boundary: Mapping[str, Any] | None) -> Markup:
@@ -83,8 +86,14 @@ def _pictures(pictures: Sequence[tuple[str, str | None]]) -> Markup:
 def _embedding_map(embedding: Mapping[str, Any] | None) -> Markup:
     if not embedding:
         return Markup()
-    chart, unnamed = scatter_chart(embedding["words"], embedding["points"])
-    return render("embedding_map.html", chart=chart, unnamed=unnamed)
+    unnamed = []
+
+    def draw(width: int) -> Markup:
+        chart, count = scatter_chart(embedding["words"], embedding["points"], width)
+        unnamed.append(count)
+        return chart
+
+    return render("embedding_map.html", chart=both_widths(draw), unnamed=max(unnamed))
 
 
 def _neighbours(embedding: Mapping[str, Any] | None) -> Markup:

@@ -58,8 +58,8 @@ def line_chart(
     series: Sequence[Series],
     x_label: str,
     y_label: str,
-    width: int = 360,
-    height: int = 220,
+    width: int = 320,
+    height: int = 200,
     standalone: bool = False,
 ) -> Markup:
     """Returns an SVG with axes, a legend and the values that `charts.js` shows under the pointer.
@@ -71,7 +71,7 @@ def line_chart(
       x_label: what the horizontal axis shows.
       y_label: what the vertical axis shows.
       width: the width in pixels at which a page shows the chart, so that letters have their size.
-      height: the height at this width; lines of a legend below the label are added.
+      height: the height at this width; further lines of the label and of a legend are added.
       standalone: whether the SVG can be a file of its own, with a colour for each curve.
     """
     curves = [curve for curve in map(_finite, series) if curve.x]
@@ -82,8 +82,8 @@ def line_chart(
     # The first steps of a faint curve would squeeze all later ones into a corner.
     y_ticks = _ticks(min(ys), _robust_top(curves))
     px = _Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, width - _RIGHT)
-    y_label = shortened(y_label, int((width - 16) / _LETTER))
-    legend, lines = _legend(curves, width, len(y_label))
+    y_lines = textwrap.wrap(y_label, int((width - 16) / _LETTER))
+    legend, lines = _legend(curves, width, y_lines)
     height += _LINE * lines
     py = _Scale(min(*y_ticks, *ys), max(y_ticks), height - _BOTTOM, _TOP + _LINE * lines)
     x_ticks = [x for x in _ticks(min(xs), max(xs)) if px.low <= x <= px.high]
@@ -96,6 +96,7 @@ def line_chart(
         bottom=height - _BOTTOM,
         x_label=x_label,
         y_label=y_label,
+        y_lines=[(14 + _LINE * index, line) for index, line in enumerate(y_lines)],
         x_ticks=[
             (min(px(x), width - _LETTER * len(label) / 2), label)
             for x, label in zip(x_ticks, ticks(x_ticks), strict=True)
@@ -118,8 +119,17 @@ def both_widths(draw: Callable[[int], Markup]) -> Markup:
     return render("svg/both_widths.html", broad=broad, slim=draw(_SLIM)) if broad else Markup()
 
 
-def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str, width: int = 960) -> Markup:
-    """Returns an SVG of horizontal bars (name, value, highlighted), in the order given."""
+def bar_chart(
+    rows: Sequence[tuple[str, float, bool]], unit: str, width: int = 960, form: str = "{:.3f}"
+) -> Markup:
+    """Returns an SVG of horizontal bars (name, value, highlighted), in the order given.
+
+    Args:
+      rows: the bars.
+      unit: what the values are.
+      width: the width in pixels at which a page shows the chart.
+      form: the format of the values.
+    """
     if not rows:
         return Markup()
     bar_height, left, top = 30, 170 if width > 500 else 130, 6
@@ -130,7 +140,7 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str, width: int = 9
             "name": shortened(name, int((left - 10) / _LETTER)),
             "y": top + index * bar_height,
             "length": value / largest * (width - left - 70),
-            "label": f"{value:.3f}",
+            "label": form.format(value),
             "is_strong": is_strong,
         }
         for index, (name, value, is_strong) in enumerate(rows)
@@ -150,13 +160,15 @@ def bar_chart(rows: Sequence[tuple[str, float, bool]], unit: str, width: int = 9
     )
 
 
-def scatter_chart(names: Sequence[str], points: Sequence[Sequence[float]]) -> tuple[Markup, int]:
+def scatter_chart(
+    names: Sequence[str], points: Sequence[Sequence[float]], width: int = 960
+) -> tuple[Markup, int]:
     """Returns an SVG of named points [N, 2] without axes, and how many have no room for a name.
 
     The points stand by their ranks in both directions, so that a few far ones do not squeeze the
     others into a clump. Names that come first are placed first; none overlaps another or a point.
     """
-    width, height, margin = 960, 640, 40
+    height, margin = (640, 40) if width > 500 else (760, 20)
     px, py = (
         _by_rank([point[axis] for point in points], first, last)
         for axis, first, last in ((0, margin, width - margin), (1, height - margin, margin))
@@ -294,24 +306,24 @@ def _colour(curve: Series, index: int) -> int:
 
 
 def _legend(
-    curves: Sequence[Series], width: int, label: int
+    curves: Sequence[Series], width: int, label: Sequence[str]
 ) -> tuple[list[tuple[str, float, float, str]], int]:
-    """Returns the entries (classes, x, y, name), and the lines that they need below the label.
+    """Returns the entries (classes, x, y, name), and how many lines they and the label add to one.
 
     They stand at the right of the label where there is room, else on lines of their own. One curve
     needs no legend.
 
     Args:
-      label: letters of the label of the vertical axis.
+      label: the lines of the label of the vertical axis.
     """
     if len(curves) < 2:
-        return [], 0
+        return [], len(label) - 1
     room = width - _RIGHT - _LEFT
     names = [shortened(curve.name, int(room / _LETTER) - 3) for curve in curves]
     widths = [_LETTER * len(name) + 30 for name in names]
-    beside = sum(widths) <= width - _RIGHT - 8 - _LETTER * label
+    beside = sum(widths) <= width - _RIGHT - 8 - _LETTER * len(label[-1])
     x = float(width - _RIGHT - sum(widths)) if beside else float(_LEFT)
-    line = 0 if beside else 1
+    line = len(label) - 1 if beside else len(label)
     entries = []
     for index, (curve, name, wide) in enumerate(zip(curves, names, widths, strict=True)):
         if x + wide > width - _RIGHT + 1e-6:

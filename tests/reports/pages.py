@@ -11,13 +11,14 @@ HOSTILE = "</script><script>alert('1')</script><img src=x onerror=alert(2)>{{ 7 
 def analysis_page(analysis):
     """A run report that has nothing but the sections about the inside of a model."""
     empty = dict.fromkeys(
-        ("headline", "training_charts", "measures", "data", "changed", "defaults", "timings"), []
+        ("headline", "training_charts", "measures", "changed", "defaults", "timings"), []
     )
     return render(
         "run_report.html",
         title="run",
         analysis=analysis_sections(analysis),
         baselines="",
+        data={"summary": "", "facts": []},
         ended_at=None,
         ended_early="",
         has_errors=False,

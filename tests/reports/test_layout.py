@@ -111,16 +111,19 @@ def pages(tmp_path_factory):
 
 def test_the_texts_of_all_charts_stand_clear(pages):
     charts = [chart for path in pages.values() for chart in charts_of(path.read_text())]
-    assert len(charts) == 12  # eight, four of them for wide and for narrow pages
+    assert len(charts) == 13  # eight, five of them for wide and for narrow pages
     assert [fault for chart in charts for fault in faults_of(chart)] == []
 
 
 @pytest.mark.parametrize("largest", [3e-6, 0.07, 12, 12_345, 999_999, 3.2e9])
 def test_axes_of_any_size_stand_clear(largest):
     curves = [Series(f"curve {i}", [0, largest], [largest / 3, largest]) for i in range(5)]
-    for width in (360, 960):
-        (chart,) = charts_of(line_chart(curves, "tokens", "loss, nats", width))
-        assert faults_of(chart) == []
+    label = "training loss: cross-entropy of labels smoothed by 0.1, nats"
+    for width in (320, 360, 960):
+        for text in ("loss, nats", label):
+            (chart,) = charts_of(line_chart(curves, "tokens", text, width))
+            shown = " ".join(each.text or "" for each in chart.iter("text"))
+            assert faults_of(chart) == [] and text in shown  # on several lines, never cut
 
 
 def test_charts_of_every_kind_have_names():

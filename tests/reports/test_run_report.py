@@ -57,7 +57,8 @@ def test_the_sources_of_a_mixture_have_a_row_and_a_curve_each(tmp_path):
     figures = {"cross_entropy": 3.25, "accuracy": 0.5, "tokens": 1_200, "perplexity": 25.79}
     sources = {"prose": figures, "step": figures | {"tokens": 7}}
     text = report(tmp_path, validation=figures | {"sources": sources})
-    assert "<td>prose</td><td>1,200</td><td>3.25</td><td>25.79</td><td>50.0</td>" in text
+    cells = re.sub(' class="number"', "", text)
+    assert "<td>prose</td><td>1,200</td><td>3.25</td><td>25.79</td><td>50.0</td>" in cells
     assert ["prose", "step"] not in names_of(text)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         for step in (1, 2):
@@ -66,11 +67,30 @@ def test_the_sources_of_a_mixture_have_a_row_and_a_curve_each(tmp_path):
     assert ["prose", "step"] in names_of(write_report(tmp_path).read_text())
 
 
-def test_the_data_begins_with_its_sentence_and_leaves_out_what_is_empty(tmp_path):
-    data = {"source": "digits", "path": "", "sha256": "ab", "summary": "1,617 images"}
+def test_the_data_is_a_sentence_and_folded_facts_without_empty_ones(tmp_path):
+    data = {"source": "digits", "path": "", "sizes": {"num_classes": 10}, "summary": "1,617 images"}
     (tmp_path / "data.json").write_text(json.dumps(data))
     section = report(tmp_path).split("<h2>Data")[1].split("</section>")[0]
-    assert section.index("1,617 images") < section.index("digits") and "path" not in section
+    sentence, folded = section.split("<details>")
+    assert "<p>1,617 images</p>" in sentence and "2 facts" in folded
+    assert "<th>sizes, num classes</th><td>10</td>" in folded and "path" not in folded
+
+
+def test_shares_of_the_wall_time_are_in_percent(tmp_path):
+    goodput = {"steps": 1.0, "starting": 2.0, "share": 1 / 3}
+    text = report(tmp_path, goodput=goodput, timings={"total_seconds": 3.0})
+    assert ">33.3%</text>" in text and ">66.7%</text>" in text
+    assert ">share of 3 seconds, from the start of this process" in text
+    assert "<th>total seconds</th><td>3</td>" in text
+
+
+def test_a_command_is_not_broken_inside_a_flag(tmp_path):
+    command = "python -m launch.train --config=configs/<a>.py --config.model.num_layers=2 a--b"
+    (tmp_path / "environment.json").write_text(json.dumps({"command": command}))
+    text = report(tmp_path)
+    flags = re.findall('<span class="flag">(.*?)</span>', text)
+    assert flags == ["--config=configs/&lt;a&gt;.py", "--config.model.num_layers=2"]
+    assert re.sub("<.*?>", "", text).count(command.replace("<a>", "&lt;a&gt;")) == 1
 
 
 def test_a_short_run_has_no_smoothed_curve_over_its_own(tmp_path):
