@@ -16,13 +16,13 @@ from datatrove.pipeline.dedup.minhash import (
     MinhashDedupBuckets,
     MinhashDedupCluster,
     MinhashDedupFilter,
-    MinhashDedupSignature,
 )
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.text import TextNormConfig
 
 from lm_jax.data.preparation.documents import KEPT, Dropped
 from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.shingles import Signatures
 from lm_jax.data.preparation.words import WORDS
 
 
@@ -62,9 +62,8 @@ def add_near_duplicates(plan: Plan) -> None:
     signatures, pairs = plan.folder("near_signatures"), plan.folder("near_pairs")
     clusters = plan.folder("near_clusters")
     documents = plan.stored()
-    plan.phase(
-        "near_signatures", [*documents, MinhashDedupSignature(signatures, minhash, language=words)]
-    )
+    sign = Signatures(signatures, minhash, language=words)
+    plan.phase("near_signatures", [*documents, sign])
     find = MinhashDedupBuckets(signatures, pairs, config=minhash, lines_to_buffer=1000)
     plan.phase("near_pairs", [find], tasks=threshold.bands)
     cluster = MinhashDedupCluster(

@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from typing import Any
 
+import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -15,7 +16,10 @@ from lm_jax.data.preparation.plan import Plan
 @functools.cache
 def _identifier() -> LanguageIdentifier:
     """Returns the model, which a process loads once."""
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # Its table has 16 bits, which every document would convert to 32.
+    identifier.nb_ptc = identifier.nb_ptc.astype(np.float32)
+    return identifier
 
 
 def pieces_of(text: str, characters: int) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import phonenumbers
@@ -86,18 +86,48 @@ def _is_phone(found: re.Match[str], region: str) -> bool:
         return False
 
 
+# (text) -> parts that hold all matches of a rule, with what may follow a match
+Find = Callable[[str], Iterator[tuple[int, int]]]
+
+
 class _Rule(NamedTuple):
+    """What is replaced. Patterns look back at every character, so they see a few parts only."""
+
     pattern: re.Pattern[str]
-    accepts: Callable[[re.Match[str], str], bool] = lambda found, region: True
+    accepts: Callable[[re.Match[str], str], bool]
+    parts: Find
 
 
-_TOKENS = (
-    r"(?:AKIA|ASIA)[A-Z0-9]{16}",
+def _runs(pattern: str) -> Find:
+    """Finds runs of the characters that a match consists of; two more decide about its end."""
+    runs = re.compile(pattern, re.ASCII)
+    return lambda text: ((run.start(), run.end() + 2) for run in runs.finditer(text))
+
+
+def _around_at_signs(text: str) -> Iterator[tuple[int, int]]:
+    """Finds for each @ what may belong to it: 64 characters before and 536 after, to the next @."""
+    at = text.find("@")
+    while at >= 0:
+        following = text.find("@", at + 1)
+        stop = at + 600
+        yield max(0, at - 64), stop if following < 0 else min(stop, following + 1)
+        at = following
+
+
+def _all_if_keys(text: str) -> Iterator[tuple[int, int]]:
+    if "-----BEGIN " in text or any(pattern.search(text) for pattern in _ANY_TOKEN):
+        yield 0, len(text)
+
+
+_TOKENS = (  # each begins with letters, which are found quickly
+    r"AKIA[A-Z0-9]{16}",
+    r"ASIA[A-Z0-9]{16}",
     r"gh[pousr]_[A-Za-z0-9]{36,}",
     r"github_pat_[A-Za-z0-9_]{40,}",
     r"glpat-[A-Za-z0-9_-]{20,}",
     r"sk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}",
-    r"[sr]k_(?:live|test)_[A-Za-z0-9]{20,}",
+    r"sk_(?:live|test)_[A-Za-z0-9]{20,}",
+    r"rk_(?:live|test)_[A-Za-z0-9]{20,}",
     r"xox[abeoprs]-[A-Za-z0-9-]{20,}",
     r"AIza[A-Za-z0-9_-]{35}",
     r"hf_[A-Za-z0-9]{30,}",
@@ -106,11 +136,13 @@ _TOKENS = (
     r"SG\.[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{40,}",
     r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}",
 )
+_ANY_TOKEN = [re.compile(token, re.ASCII) for token in _TOKENS]
 _PEM = r"-----BEGIN ([A-Z0-9 ]{3,40})-----[A-Za-z0-9+/=\s,:.\\-]*?-----END \1-----"
 RULES: dict[str, _Rule] = {
     "key": _Rule(
         re.compile(rf"{_PEM}|(?<![A-Za-z0-9_-])(?:{'|'.join(_TOKENS)})(?![A-Za-z0-9_])", re.ASCII),
         _is_web_token,
+        _all_if_keys,
     ),
     "email": _Rule(
         re.compile(
@@ -119,10 +151,12 @@ RULES: dict[str, _Rule] = {
             re.ASCII,
         ),
         _is_email,
+        _around_at_signs,
     ),
     "card": _Rule(
         re.compile(r"(?<![\w.+-])[2-6]\d{3}(?:[ -]?\d){8,11}\d(?![\w-]|\.\d)", re.ASCII),
         _is_card,
+        _runs(r"[2-6][0-9 -]{12,}"),
     ),
     "ip": _Rule(
         re.compile(
@@ -131,6 +165,7 @@ RULES: dict[str, _Rule] = {
             re.ASCII,
         ),
         _is_public_ip,
+        _runs(r"[0-9][0-9A-Fa-f.:]{6,}"),
     ),
     "phone": _Rule(
         re.compile(
@@ -141,18 +176,28 @@ RULES: dict[str, _Rule] = {
             re.ASCII,
         ),
         _is_phone,
+        _runs(r"[0-9+(][0-9 ().+-]{4,}"),
     ),
 }
+
+
+def matches(rule: _Rule, text: str) -> Iterator[re.Match[str]]:
+    """Yields what `rule.pattern.finditer(text)` yields, in a fraction of its time."""
+    end = 0
+    for start, stop in rule.parts(text):
+        for found in rule.pattern.finditer(text, max(start, end), stop):
+            yield found
+            end = found.end()
 
 
 def redact(text: str, kinds: Collection[str], language: str) -> tuple[str, Counter[str]]:
     """Returns a text with placeholders, and how many it got of each kind."""
     counts: Counter[str] = Counter()
     for kind, rule in RULES.items():
-        if kind not in kinds or (kind == "email" and "@" not in text):
+        if kind not in kinds:
             continue
         parts, end = [], 0
-        for found in rule.pattern.finditer(text):
+        for found in matches(rule, text):
             if rule.accepts(found, _REGIONS[language]):
                 parts += [text[end : found.start()], f"<{kind}>"]
                 end = found.end()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lm_jax.data.preparation.decontamination import add_decontamination
 from lm_jax.data.preparation.duplicates import add_exact_duplicates, add_near_duplicates
+from lm_jax.data.preparation.gopher import add_gopher_quality, add_gopher_repetition
 from lm_jax.data.preparation.japanese_quality import add_japanese_quality
 from lm_jax.data.preparation.language import add_language
 from lm_jax.data.preparation.perplexity import add_perplexity
@@ -11,8 +12,6 @@ from lm_jax.data.preparation.plan import Plan
 from lm_jax.data.preparation.quality import (
     add_c4_quality,
     add_fineweb_quality,
-    add_gopher_quality,
-    add_gopher_repetition,
 )
 from lm_jax.data.preparation.redaction import add_redaction
 from lm_jax.data.preparation.repeated_lines import add_repeated_lines
