@@ -6,6 +6,7 @@
   python -m launch.evaluate --workdir=runs/mine --split=test
   python -m launch.evaluate --workdir=runs/quickstart --by_position
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
+  python -m launch.evaluate --workdir=runs/quickstart --text=README.md --against=runs/lstm
   python -m launch.evaluate --workdir=runs/quickstart --task=my_questions.jsonl --shots=3
 
 The work directory holds the splits for validation and test (up to 16 MB each), so that measuring
@@ -25,16 +26,19 @@ context, choices and answer, or of question and answer (docs/evaluation.md). Wit
 directory receives tasks.html, tasks.json and answers.csv.
 
 --text measures any texts instead: a file, a directory or a pattern, each a set with a row of its
-own. Files are read as data.source=files reads them (docs/data.md); each is a document.
+own. Files are read as data.source=files reads them (docs/data.md); each is a document. --against
+measures another run on the same texts, and the difference by documents. With --output the directory
+receives documents.csv with a line per document and texts.json; an evaluation that was stopped goes
+on where it was. --windows=rolling reports the figures of lm-evaluation-harness, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cluster, dataclass_flags, program, task_flags
+from launch import cluster, dataclass_flags, program, task_flags, text_flags
 from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
 
@@ -51,7 +55,9 @@ DATA_PATH = flags.DEFINE_multi_string(
     "Where the data is now, if it moved; it must not have changed. PATH stands for data.path, "
     "FIELD=PATH for another field, such as target_path=elsewhere/de.txt; may be repeated.",
 )
-EVALUATION = dataclass_flags.define(EvaluationConfig(), ("batch_size", "stride", "context_length"))
+EVALUATION = dataclass_flags.define(
+    EvaluationConfig(), ("batch_size", "stride", "context_length", "windows")
+)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 TEXT = flags.DEFINE_multi_string(
     "text", None, "Files to measure instead: a file, a directory or a pattern; may be repeated."
@@ -60,13 +66,15 @@ BY_POSITION = flags.DEFINE_bool("by_position", False, "Measure the loss at each 
 BEGINNING_TOKEN = flags.DEFINE_bool(
     "beginning_token", True, "A document begins before each prompt of multiple choice."
 )
-OUTPUT = flags.DEFINE_string("output", None, "The directory for the page of the tasks.")
+OUTPUT = flags.DEFINE_string("output", None, "The directory of results of --text and --task.")
 flags.adopt_module_key_flags(cluster)  # --help shows them
 flags.adopt_module_key_flags(task_flags)
+flags.adopt_module_key_flags(text_flags)
 
 
 def main() -> dict[str, Any]:
-    """Measures a split of the run's own data, or other texts."""
+    """Measures a split of the run's own data, or other texts, or asks questions."""
+    output = program.output_directory(OUTPUT.value)
     from lm_jax.runs.trained_run import evaluate, load
 
     measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
@@ -77,13 +85,16 @@ def main() -> dict[str, Any]:
     if task_flags.TASK.value:
         if measures_split or TEXT.value:
             raise UserError("--task asks questions and measures no text: leave out the other flags")
-        return _ask_tasks()
+        return _ask_tasks(output)
     task_flags.refuse_unused()
+    if not TEXT.value:
+        text_flags.refuse_unused()
     cluster.join()
-    texts = _read_texts()
+    if TEXT.value:
+        return text_flags.measure(
+            Path(WORKDIR.value), CHECKPOINT.value, TEXT.value, EVALUATION(), output
+        )
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
-    if texts:
-        return _measure_texts(run, texts, EVALUATION())
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
     figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), moved=_moved())
@@ -95,10 +106,9 @@ def main() -> dict[str, Any]:
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
 
 
-def _ask_tasks() -> dict[str, Any]:
+def _ask_tasks(output: Path | None) -> dict[str, Any]:
     from lm_jax.runs.trained_run import load
 
-    output = program.output_directory(OUTPUT.value)
     tasks = task_flags.read()
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     found = task_flags.ask(run, tasks, BEGINNING_TOKEN.value, output)
@@ -149,39 +159,6 @@ def _log_parts(figures: Mapping[str, Any]) -> None:
         if figures.get(key):
             labels, rows = table_of_parts(figures[key])
             program.log_table([(part, *labels), *map(tuple, rows)], "<" + ">" * len(labels))
-
-
-def _read_texts() -> dict[str, Sequence[str]]:
-    from lm_jax.data.readers import texts_in
-
-    return {pattern: texts_in(pattern, origin="--text").train for pattern in TEXT.value or ()}
-
-
-def _measure_texts(
-    run: "Run", texts: Mapping[str, Sequence[str]], eval_config: EvaluationConfig
-) -> dict[str, Any]:
-    from lm_jax.reports.numbers import with_error
-    from lm_jax.reports.text_table import text_table
-    from lm_jax.runs.trained_run import evaluate_texts
-
-    figures = evaluate_texts(run, texts, eval_config=eval_config)
-    rows = [("text", "documents", "tokens", "nats per token", "perplexity", "bits per character")]
-    for name, found in figures.items():
-        error, bits = found["cross_entropy_standard_error"], found["bits_per_character"]
-        loss = f"{found['cross_entropy']:.4f}"
-        rows.append(
-            (
-                name,
-                f"{found['documents']:,}",
-                f"{found['tokens']:,}",
-                loss if error is None else with_error(found["cross_entropy"], error),
-                f"{found['perplexity']:.2f}",
-                "-" if bits is None else f"{bits:.4f}",
-            )
-        )
-    for line in text_table(rows, "<>>>>>"):
-        program.log(line)
-    return {"workdir": WORKDIR.value, "step": run.step, "texts": figures}
 
 
 def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str, Any]:

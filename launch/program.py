@@ -43,6 +43,8 @@ _PATHS = (
     "points",
     "input",
     "text",
+    "against",
+    "task",
     "image",
     "similarities",
     "analogies",

@@ -79,6 +79,13 @@ class EvaluationConfig:
         0, "Tokens between the starts of windows; 0: disjoint windows.", minimum=0
     )
     context_length: int = described(0, "Tokens in a window; 0: the model's.", minimum=0)
+    windows: str = described(
+        "documents",
+        "What is predicted: each token and the end of a document (documents), all tokens but the "
+        "first (bare), or each token but no end, with a full last window (rolling: as "
+        "lm-evaluation-harness).",
+        choices_in="lm_jax.data.text.windows:WINDOWS",
+    )
     max_tokens: int = described(
         0,
         "Tokens of plain text that a run measures itself on: whole documents, always the same; 0: "

@@ -5,12 +5,18 @@ from typing import Any
 import jax
 
 from lm_jax import data
+from lm_jax.choices import choose
 from lm_jax.config.experiment import EvaluationConfig, Experiment, sequences_per_step
 from lm_jax.data.documents import TokenizedDocuments, sample_of, texts_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.mixture import mixed_batches
-from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
+from lm_jax.data.text.windows import (
+    WINDOWS,
+    contiguous_batches,
+    evaluation_batches,
+    training_batches,
+)
 from lm_jax.errors import UserError
 from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS, baselines
 from lm_jax.evaluation.loss_sums import DocumentSums
@@ -58,6 +64,7 @@ def _evaluation_batches(
         context_length=config.context_length or experiment.model.context_length,
         batch_size=config.batch_size,
         stride=config.stride or None,
+        windows=choose(WINDOWS, config.windows, "evaluation.windows"),
         share=share_of_rows(experiment),
     )
     return batches, len(documents.characters)

@@ -1,7 +1,12 @@
 """The experiments that can run, checked before anything is read or compiled."""
 
 from lm_jax.choices import choose
-from lm_jax.config.experiment import Experiment, field, sequences_per_step
+from lm_jax.config.experiment import (
+    EvaluationConfig,
+    Experiment,
+    field,
+    sequences_per_step,
+)
 from lm_jax.config.validation import validate_values
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
@@ -56,6 +61,11 @@ def _validate_batches(experiment: Experiment) -> None:
     else:
         _refuse(experiment, "evaluation.stride")
         _refuse(experiment, "evaluation.context_length")
+        if (windows := experiment.evaluation.windows) != EvaluationConfig().windows:
+            raise UserError(
+                f"evaluation.windows is {windows}, which is about running text; objective "
+                f"{experiment.objective} has none: leave it {EvaluationConfig().windows}"
+            )
     sequences = sequences_per_step(experiment)
     parts = experiment.training.gradient_accumulation_steps
     if sequences % parts:

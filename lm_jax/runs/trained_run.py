@@ -42,6 +42,7 @@ from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.host_memory import host_memory
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.runs import workdir
+from lm_jax.runs.text_evaluation import TextModel, measures_of_texts, sum_texts
 from lm_jax.training import state
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState, variables_of
@@ -327,11 +328,26 @@ def evaluate_texts(
 ) -> dict[str, dict[str, Any]]:
     """Returns the measures of any texts, by the name of each set of documents.
 
-    The run's own tokenizer cuts them; nothing is dropped but documents without any text.
+    The run's own tokenizer cuts them. Blank documents are left out, but for rolling windows.
 
     Raises:
       UserError: the run was not trained on plain text, a set holds no text, or the windows do not
         fit the model.
+    """
+    model = text_model(run, eval_config)
+    found = {}
+    for name, documents in texts.items():
+        kept = [documents[number] for number in documents_with_text(documents, eval_config)]
+        sums = sum_texts(model, name, kept, eval_config)
+        found[name] = measures_of_texts(model, sums, eval_config)
+    return found
+
+
+def text_model(run: Run, eval_config: EvaluationConfig) -> TextModel:
+    """Returns what measures plain texts with a run.
+
+    Raises:
+      UserError: the run was not trained on plain text, or the windows do not fit the model.
     """
     experiment = run.built.experiment
     if experiment.data.kind != DataConfig.kind or run.tokenizer is None:
@@ -340,16 +356,16 @@ def evaluate_texts(
             "language models (launch.translate and launch.classify read new texts of the others)"
         )
     _check_evaluation(run, eval_config)
-    found = {}
-    for name, documents in texts.items():
-        kept = [text for text in documents if text.strip()]
-        if not kept:
-            raise UserError(f"{name}: no document holds any text")
-        split = data.tokenize(run.tokenizer, kept)
-        found[name] = measure(
-            run.built, run.losses, run.variables, split, run.tokenizer, eval_config
-        )
-    return found
+    return TextModel(run.workdir.name, run.built, run.losses, run.variables, run.tokenizer)
+
+
+def documents_with_text(documents: Sequence[str], eval_config: EvaluationConfig) -> list[int]:
+    """Returns the numbers of the documents that are measured.
+
+    Blank ones are not, but for rolling windows: lm-evaluation-harness counts their words.
+    """
+    all_of_them = eval_config.windows == "rolling"
+    return [number for number, text in enumerate(documents) if all_of_them or text.strip()]
 
 
 def evaluate_by_position(

@@ -146,7 +146,7 @@ def test_a_run_answers_questions_of_both_kinds(trained, tmp_path):
     )
     task = read_task("match", config)
     greedy = SamplesConfig(num_samples=1, temperature=0.0, max_new_tokens=4)
-    found = [complete(run, [prompt], greedy)[0].text for prompt in task.prompts]
+    found = [each.text for each in complete(run, task.prompts, greedy)]
     texts = [answer.text for answer in ask(run, task).answers]
     assert [p + t for p, t in zip(task.prompts, texts, strict=True)] == found
 

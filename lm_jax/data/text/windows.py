@@ -24,6 +24,21 @@ from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.errors import UserError
 
 
+class Windows(NamedTuple):
+    """What is predicted of a document, and from what."""
+
+    begins: bool  # the end of the document before is read, from which the first token is predicted
+    ends: bool  # its own end is predicted
+    is_full: bool  # the last window begins early enough to be as long as the others
+
+
+WINDOWS = {
+    "documents": Windows(begins=True, ends=True, is_full=False),
+    "bare": Windows(begins=False, ends=False, is_full=False),
+    "rolling": Windows(begins=True, ends=False, is_full=True),
+}
+
+
 def training_batches(
     documents: TokenizedDocuments,
     *,
@@ -157,15 +172,22 @@ class _Pieces(NamedTuple):
     skip: np.ndarray  # leading targets that an earlier window has counted
 
 
-def _cut(documents: TokenizedDocuments, context_length: int, stride: int) -> _Pieces:
-    targets = np.diff(documents.starts)
+def _cut(
+    documents: TokenizedDocuments, context_length: int, stride: int, windows: Windows
+) -> _Pieces:
+    omitted = (not windows.begins) + (not windows.ends)
+    targets = np.maximum(np.diff(documents.starts) - omitted, 0)
     counts = 1 + np.maximum(0, -(-(targets - context_length) // stride))
     document = np.repeat(np.arange(len(targets)), counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     offset = number * stride
     length = np.minimum(context_length, targets[document] - offset)
     skip = np.where(number == 0, 0, context_length - stride)
-    return _Pieces(document, documents.starts[document] + offset, length, skip)
+    if windows.is_full:
+        earlier = np.where(number == 0, 0, context_length - length)
+        offset, length, skip = offset - earlier, length + earlier, skip + earlier
+    start = documents.starts[document] + (not windows.begins) + offset
+    return _Pieces(document, start, length, skip)
 
 
 def evaluation_batches(
@@ -174,6 +196,7 @@ def evaluation_batches(
     context_length: int,
     batch_size: int,
     stride: int | None = None,
+    windows: Windows = WINDOWS["documents"],
     share: Share = WHOLE,
 ) -> EvaluationBatches:
     """Returns all batches of a split, in which each target has weight 1 exactly once.
@@ -187,7 +210,7 @@ def evaluation_batches(
     Raises:
       UserError: the stride would leave tokens out, or the batch does not divide.
     """
-    rows, count = packed_windows(documents, context_length, stride or context_length)
+    rows, count = packed_windows(documents, context_length, stride or context_length, windows)
     return batches_in_order(
         rows,
         count,
@@ -197,7 +220,10 @@ def evaluation_batches(
 
 
 def packed_windows(
-    documents: TokenizedDocuments, context_length: int, stride: int
+    documents: TokenizedDocuments,
+    context_length: int,
+    stride: int,
+    windows: Windows = WINDOWS["documents"],
 ) -> tuple[RowFunction, int]:
     """Returns a row function of the windows of `evaluation_batches`, and the number of rows.
 
@@ -209,7 +235,7 @@ def packed_windows(
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
             "expected 0 < stride <= context"
         )
-    pieces = _cut(documents, context_length, stride)
+    pieces = _cut(documents, context_length, stride, windows)
     firsts = _first_pieces(pieces, context_length)
 
     def fill(row: Batch, number: int) -> None:

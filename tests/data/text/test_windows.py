@@ -3,7 +3,12 @@ import pytest
 
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.batches import Share
-from lm_jax.data.text.windows import contiguous_batches, evaluation_batches, training_batches
+from lm_jax.data.text.windows import (
+    WINDOWS,
+    contiguous_batches,
+    evaluation_batches,
+    training_batches,
+)
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
 
@@ -94,6 +99,50 @@ def test_one_document_needs_no_segments():
     stream = tokenize(BYTES, ["only one " * 50])
     batch = training_batches(stream, context_length=16, batch_size=2, seed=0)[0]
     assert set(batch) == {"inputs", "targets", "weights"}
+
+
+def windows_of(texts, kind, context_length, stride=None):
+    """(inputs, counted targets) of each window of each document, in its order."""
+    batches = evaluation_batches(
+        tokenize(BYTES, texts),
+        context_length=context_length,
+        batch_size=4,
+        stride=stride,
+        windows=WINDOWS[kind],
+    )
+    found = []
+    for batch in batches:
+        segments = batch.get("segments", np.ones_like(batch["inputs"]))
+        for row in range(len(segments)):
+            for segment in range(1, segments[row].max() + 1):
+                here = segments[row] == segment
+                counted = here & (batch["weights"][row] > 0)
+                window = batch["inputs"][row][here], batch["targets"][row][counted]
+                found.append(tuple(tokens.tolist() for tokens in window))
+    return found
+
+
+def test_rolling_windows_are_those_of_lm_evaluation_harness():
+    # lm_eval.utils.get_rolling_token_windows(list(text), 256, 4, 1), lm-eval 0.4.13
+    expected = {
+        "abcdefghij": [("\u0100abc", "abcd"), ("defg", "efgh"), ("fghi", "ij")],
+        "abcd": [("\u0100abc", "abcd")],
+        "abcde": [("\u0100abc", "abcd"), ("abcd", "e")],
+        "ab": [("\u0100a", "ab")],
+        "": [],
+    }
+    as_text = lambda tokens: "".join(map(chr, tokens))  # noqa: E731
+    for text, windows in expected.items():
+        found = windows_of([text, "zz"], "rolling", 4)[: len(windows)]
+        assert [(as_text(a), as_text(b)) for a, b in found] == windows
+    strided = [as_text(b) for _, b in windows_of(["abcdefghij", ""], "rolling", 4, stride=2)]
+    assert [part for part in strided if part] == ["abcd", "ef", "gh", "ij"]
+
+
+def test_bare_windows_read_and_predict_nothing_but_the_text():
+    found = windows_of(["abcdef", "x", "", "gh"], "bare", 4)
+    as_bytes = [(bytes(inputs), bytes(targets)) for inputs, targets in found if inputs]
+    assert as_bytes == [(b"abcd", b"bcde"), (b"e", b"f"), (b"g", b"h")]
 
 
 @pytest.mark.parametrize("stride", [None, 16, 5, 1])
