@@ -118,6 +118,7 @@ def _gpt_choices(config: TransformerConfig) -> dict[str, tuple[Any, ...]]:
         "qk_norm": ("none",),
         "attention_scale": (0,),
         "attention_soft_cap": (0,),
+        "sliding_window": (0,),
         "embedding_norm": (False,),
         "scale_embeddings": (False,),
         "logit_soft_cap": (0,),

@@ -121,12 +121,17 @@ MUTATIONS = [
             "return queries_bt[:, :, None] >= keys_bs[:, None, :]",
         ),
         (
+            "mask_bts = same_bts if mask_bts is None else mask_bts & same_bts",
+            "mask_bts = same_bts if mask_bts is None else mask_bts | same_bts",
+        ),
+        ("near_bts = distance_bts < window", "near_bts = distance_bts <= window"),
+    ),
+    *_of(
+        "models/transformer/rotary.py",
+        "models/transformer",
+        (
             "left * cos - right * sin, right * cos + left * sin",
             "left * cos - right * sin, right * cos",
-        ),
-        (
-            "return same_bts if mask_bts is None else mask_bts & same_bts",
-            "return same_bts if mask_bts is None else mask_bts | same_bts",
         ),
     ),
     *_of(

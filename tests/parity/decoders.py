@@ -1,5 +1,7 @@
 """Small decoders of Hugging Face transformers with odd choices, and the same weights as ours."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,69 @@ _DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "Gemma2",
         _GEMMA
         | {"head_dim": 6, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-        | {"sliding_window": 32},
-        _OUR_GEMMA | {"head_dim": 6, "attention_soft_cap": 2.0, "logit_soft_cap": 3.0},
+        | {"sliding_window": 5},
+        _OUR_GEMMA
+        | {"head_dim": 6, "attention_soft_cap": 2.0, "logit_soft_cap": 3.0}
+        | {"sliding_window": 5, "global_every": 2},
+    ),
+    "gemma3": (
+        "Gemma3",
+        _GEMMA
+        | {"head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2}
+        | {
+            "rope_parameters": {
+                "full_attention": _rope(500.0, rope_type="linear", factor=4.0),
+                "sliding_attention": _rope(100.0),
+            }
+        },
+        _OUR_GEMMA
+        | {"head_dim": 8, "qk_norm": "head", "sliding_window": 4, "global_every": 2}
+        | {"rotary_base": 500.0, "rotary_local_base": 100.0}
+        | {"rotary_scaling": "linear", "rotary_factor": 4.0},
+    ),
+    "mistral": ("Mistral", {"sliding_window": 6}, {"sliding_window": 6}),
+    "llama3": (
+        "Llama",
+        {
+            "rope_parameters": _rope(
+                20.0,
+                rope_type="llama3",
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=16,
+            ),
+            "head_dim": 16,
+        },
+        {
+            "rotary_base": 20.0,
+            "rotary_scaling": "llama3",
+            "rotary_factor": 8.0,
+            "rotary_original_length": 16,
+            "head_dim": 16,
+        },
+    ),
+    "yarn": (
+        "Llama",
+        {
+            "rope_parameters": _rope(
+                20.0,
+                rope_type="yarn",
+                factor=4.0,
+                beta_fast=8.0,
+                beta_slow=1.0,
+                original_max_position_embeddings=64,
+            ),
+            "head_dim": 16,
+        },
+        {
+            "rotary_base": 20.0,
+            "rotary_scaling": "yarn",
+            "rotary_factor": 4.0,
+            "rotary_beta_fast": 8.0,
+            "rotary_original_length": 64,
+            "head_dim": 16,
+        },
     ),
 }
 # Our norms of a layer -> theirs, by the order of norms.
@@ -51,7 +114,7 @@ _NORMS = {
         "feed_forward_post_norm": "post_feedforward_layernorm",
     },
 }
-DECODERS = tuple(_DECODERS)
+_CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 
 
 def decoder(name: str) -> Pair:
@@ -76,15 +139,99 @@ def decoder(name: str) -> Pair:
         feed_forward = {n: linear(w, f"{hidden}.{n}_proj") for n in ("gate", "up", "down")}
         return norms | {"attention": attention, "feed_forward": feed_forward}
 
-    params = _params(w, "model.layers", layer, config.num_layers)
-    params |= {"embedding": w["model.embed_tokens.weight"], "final_norm": norm(w, "model.norm")}
+    params = {
+        "embedding": w["model.embed_tokens.weight"],
+        "layers": stack([layer(f"model.layers.{i}") for i in range(config.num_layers)]),
+        "final_norm": norm(w, "model.norm"),
+    }
     if not config.tie_embeddings:
         params["output"] = w["lm_head.weight"]
     return Pair(peer, config, {"params": params})
 
 
-_CONFIGS = {"Gemma3": "Gemma3TextConfig"}
+def neox() -> Pair:
+    """Returns a GPT-NeoX: parallel blocks, biases, and a quarter of each head rotated."""
+    fields = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "hidden_act": "gelu",
+              "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 32,
+              "rope_parameters": _rope(partial_rotary_factor=0.5), "use_parallel_residual": True,
+              "tie_word_embeddings": False}  # fmt: skip
+    peer = Peer("neox", "GPTNeoXForCausalLM", "GPTNeoXConfig", fields, record="decoders")
+    w = peer.weights()
+    config = TransformerConfig(
+        vocab_size=61,
+        context_length=32,
+        num_layers=2,
+        d_model=32,
+        d_ff=48,
+        num_heads=4,
+        activation="gelu",
+        parallel_blocks=True,
+        positions="rotary",
+        rotary_fraction=0.5,
+        tie_embeddings=False,
+    )
+    layers = [
+        _fused_layer(w, f"gpt_neox.layers.{i}", "attention", config.num_heads) for i in range(2)
+    ]
+    params = {
+        "embedding": w["gpt_neox.embed_in.weight"],
+        "layers": stack(layers),
+        "final_norm": norm(w, "gpt_neox.final_layer_norm"),
+        "output": _output(w),
+    }
+    return Pair(peer, config, {"params": params})
 
 
-def _params(w: Weights, at: str, layer: Any, num_layers: int) -> dict[str, Any]:
-    return {"layers": stack([layer(f"{at}.{i}") for i in range(num_layers)])}
+def bloom() -> Pair:
+    """Returns a BLOOM: ALiBi of six heads, and a norm of the embeddings."""
+    fields = {"vocab_size": 61, "hidden_size": 24, "n_layer": 2, "n_head": 6,
+              "layer_norm_epsilon": 1e-5, "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+    peer = Peer("bloom", "BloomForCausalLM", "BloomConfig", fields, record="decoders")
+    w = peer.weights()
+    config = TransformerConfig(
+        vocab_size=61,
+        context_length=32,
+        num_layers=2,
+        d_model=24,
+        num_heads=6,
+        positions="alibi",
+        embedding_norm=True,
+    )
+    layers = [_fused_layer(w, f"transformer.h.{i}", "self_attention", 6) for i in range(2)]
+    params = {
+        "embedding": w["transformer.word_embeddings.weight"],
+        "embedding_norm": norm(w, "transformer.word_embeddings_layernorm"),
+        "layers": stack(layers),
+        "final_norm": norm(w, "transformer.ln_f"),
+    }
+    return Pair(peer, config, {"params": params})
+
+
+DECODERS: dict[str, Callable[[], Pair]] = {
+    name: functools.partial(decoder, name) for name in _DECODERS
+} | {"neox": neox, "bloom": bloom}
+"""Name -> a function that makes the decoder."""
+
+
+def _output(w: Weights) -> np.ndarray:
+    return next(x for n, x in w.items() if n.startswith(("embed_out", "lm_head")))
+
+
+def _fused_layer(w: Weights, at: str, attention: str, heads: int) -> dict[str, Any]:
+    """Returns a layer whose queries, keys and values of each head lie side by side."""
+    own, hidden = f"{at}.{attention}", f"{at}.mlp"
+    fused = linear(w, f"{own}.query_key_value")
+    found = {"output": linear(w, f"{own}.dense")}
+    for index, name in enumerate(("query", "key", "value")):
+        kernel = fused["kernel"].reshape(len(fused["kernel"]), heads, 3, -1)[:, :, index]
+        bias = fused["bias"].reshape(heads, 3, -1)[:, index]
+        found[name] = {"kernel": kernel.reshape(len(kernel), -1), "bias": bias.reshape(-1)}
+    return {
+        "attention": found,
+        "attention_norm": norm(w, f"{at}.input_layernorm"),
+        "feed_forward_norm": norm(w, f"{at}.post_attention_layernorm"),
+        "feed_forward": {
+            "up": linear(w, f"{hidden}.dense_h_to_4h"),
+            "down": linear(w, f"{hidden}.dense_4h_to_h"),
+        },
+    }

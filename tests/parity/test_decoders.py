@@ -11,5 +11,5 @@ from tests.parity.test_hugging_face import assert_equal_logits, padded
 def test_a_padded_batch_through_a_decoder(name):
     tokens, mask = padded((20, 13))
     batch = {"inputs": tokens, "segments": mask}
-    pair = decoders.decoder(name)
+    pair = decoders.DECODERS[name]()
     assert_equal_logits(pair, batch, mask, input_ids=tokens, attention_mask=mask)

@@ -16,7 +16,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.family import AttentionMaps
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
-from lm_jax.models.transformer.attention import Tokens, attention_mask, visible
+from lm_jax.models.transformer.attention import Tokens, attention_mask, distances, visible
 from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
 from lm_jax.models.transformer.flash_attention import kernel
@@ -89,34 +89,53 @@ def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
     return CONTEXT_PARALLEL[config.context_parallel].uses_ring(*lengths)
 
 
+def _keys(config: BlocksConfig, tokens: Tokens, time_bt: jax.Array) -> Keys:
+    return Keys(
+        attention_mask(tokens, tokens), distance_bts=window_distances(config, time_bt, time_bt)
+    )
+
+
+def _ring_keys(config: BlocksConfig, tokens: Tokens, time_bt: jax.Array) -> Keys:
+    tokens = tokens._replace(place_bt=time_bt if config.sliding_window else None)
+    return Keys(ring=(tokens, tokens))
+
+
+def window_distances(
+    config: BlocksConfig, queries_bt: jax.Array, keys_bs: jax.Array
+) -> jax.Array | None:
+    """Returns how far keys are from queries, the same in all rows; None without a window."""
+    return distances(queries_bt[:1], keys_bs[:1]) if config.sliding_window else None
+
+
 def decoder_inputs(config: BlocksConfig, batch: Batch, ring: bool) -> AttentionInputs:
     """Lets each token read the earlier ones of its segment, and the prefix of its segment."""
     time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
     prefix_bt, positions_bt = batch.get("prefix"), batch.get("positions", time_bt)
     if ring:
         tokens = Tokens(time_bt, segments_bt, prefix_bt)
-        return AttentionInputs(positions_bt, Keys(ring=(tokens, tokens)))
+        return AttentionInputs(positions_bt, _ring_keys(config, tokens, time_bt))
     fused = config.attention == "cudnn" and not time_axis()
-    if fused and segments_bt is None and prefix_bt is None:
+    is_plain = segments_bt is None and prefix_bt is None
+    if fused and is_plain and not config.sliding_window:
         return AttentionInputs(positions_bt, Keys())
     # Rows of one document each share one mask.
-    index_bt = time_bt[:1] if segments_bt is None and prefix_bt is None else time_bt
+    index_bt = time_bt[:1] if is_plain else time_bt
     tokens = Tokens(index_bt, segments_bt, prefix_bt)
-    return AttentionInputs(positions_bt, Keys(attention_mask(tokens, tokens)))
+    return AttentionInputs(positions_bt, _keys(config, tokens, time_bt))
 
 
 def encoder_inputs(
+    config: BlocksConfig,
     tokens_bt: jax.Array,
     segments_bt: jax.Array | None,
     positions_bt: jax.Array | None,
     ring: bool = False,
 ) -> AttentionInputs:
     """Lets each token read its whole segment; padding is segment 0."""
-    positions_bt = _time(tokens_bt) if positions_bt is None else positions_bt
-    tokens = Tokens(segments_bt=segments_bt)
-    if ring:
-        return AttentionInputs(positions_bt, Keys(ring=(tokens, tokens)))
-    return AttentionInputs(positions_bt, Keys(attention_mask(tokens, tokens)))
+    time_bt, tokens = _time(tokens_bt), Tokens(segments_bt=segments_bt)
+    positions_bt = time_bt if positions_bt is None else positions_bt
+    make_keys = _ring_keys if ring else _keys
+    return AttentionInputs(positions_bt, make_keys(config, tokens, time_bt))
 
 
 def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool = True) -> Model:
@@ -175,7 +194,9 @@ def with_decoding(
         now_t = start + jnp.arange(tokens.shape[1])
         keys_s = jnp.arange(layers[0].own[0].shape[2])
         positions_bt = jnp.broadcast_to(now_t, tokens.shape)
-        inputs = AttentionInputs(positions_bt, Keys(visible(now_t[None], keys_s[None])), start)
+        distance_bts = window_distances(config, now_t[None], keys_s[None])
+        own = Keys(visible(now_t[None], keys_s[None]), distance_bts=distance_bts)
+        inputs = AttentionInputs(positions_bt, own, start)
         if source_mask_bs is not None:
             inputs = inputs._replace(source=Keys(source_mask_bs[:, None]))
         module = module_class(config, dtype, train=False)

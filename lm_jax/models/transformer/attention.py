@@ -41,20 +41,7 @@ class Tokens(NamedTuple):
     index_bt: jax.Array | None = None  # of time; None: later tokens are seen, too
     segments_bt: jax.Array | None = None  # None: all are of one
     prefix_bt: jax.Array | None = None  # 1 on the keys that are read from both sides
-
-
-def rotate(x_bthk: jax.Array, positions_bt: jax.Array, base: float) -> jax.Array:
-    """Rotates each pair (i, i + k/2) of x_bthk by position / base^(2i/k), float32 inside.
-
-    Rotary embedding (Su et al. 2021, eq. 34) in the half-split layout of GPT-NeoX and Llama.
-    """
-    half = x_bthk.shape[-1] // 2
-    frequencies_k = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles_btk = positions_bt[..., None].astype(jnp.float32) * frequencies_k
-    cos, sin = jnp.cos(angles_btk)[:, :, None, :], jnp.sin(angles_btk)[:, :, None, :]
-    left, right = jnp.split(x_bthk.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-    return turned.astype(x_bthk.dtype)
+    place_bt: jax.Array | None = None  # index of time, where a window limits the distance
 
 
 def sinusoids(positions_bt: jax.Array, width: int) -> jax.Array:
@@ -83,15 +70,38 @@ def same_segment(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
     return queries_bt[:, :, None] == keys_bs[:, None, :]
 
 
-def attention_mask(queries: Tokens, keys: Tokens) -> jax.Array | None:
-    """Returns which key each query may read, bool [b, t, s]; None: all."""
+def attention_mask(
+    queries: Tokens, keys: Tokens, window: jax.Array | int | None = None
+) -> jax.Array | None:
+    """Returns which key each query may read, bool [b, t, s]; None: all.
+
+    Args:
+      window: no key is read at this distance or further; None: at any.
+    """
     mask_bts = None
     if queries.index_bt is not None and keys.index_bt is not None:
         mask_bts = visible(queries.index_bt, keys.index_bt, keys.prefix_bt)
-    if queries.segments_bt is None or keys.segments_bt is None:
+    if queries.segments_bt is not None and keys.segments_bt is not None:
+        same_bts = same_segment(queries.segments_bt, keys.segments_bt)
+        mask_bts = same_bts if mask_bts is None else mask_bts & same_bts
+    if queries.place_bt is None or keys.place_bt is None:
         return mask_bts
-    same_bts = same_segment(queries.segments_bt, keys.segments_bt)
-    return same_bts if mask_bts is None else mask_bts & same_bts
+    return near(mask_bts, distances(queries.place_bt, keys.place_bt), window)
+
+
+def distances(queries_bt: jax.Array, keys_bs: jax.Array) -> jax.Array:
+    """Returns how far each key is from each query, int32 [b, t, s]."""
+    return jnp.abs(keys_bs[:, None, :] - queries_bt[:, :, None])
+
+
+def near(
+    mask_bts: jax.Array | None, distance_bts: jax.Array | None, window: jax.Array | int | None
+) -> jax.Array | None:
+    """Returns a mask, None where it hides nothing, without the keys beyond a window."""
+    if distance_bts is None or window is None:
+        return mask_bts
+    near_bts = distance_bts < window
+    return near_bts if mask_bts is None else mask_bts & near_bts
 
 
 def relative_buckets(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lm_jax.models.transformer.attention import (
     Scoring,
@@ -17,7 +18,7 @@ from lm_jax.models.transformer.attention import (
     attend_cache,
     attention_mask,
     attention_weights,
-    rotate,
+    near,
 )
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.models.transformer.flash_attention import attend_fused
@@ -33,6 +34,7 @@ from lm_jax.models.transformer.layers import (
 )
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import ring_attend, time_axis
+from lm_jax.models.transformer.rotary import rotate, rotation_of
 
 _WHOLE = ("batch", None, "kv_heads", None)  # keys and values, gathered over time
 
@@ -43,6 +45,7 @@ class Keys(NamedTuple):
     mask_bts: jax.Array | None = None  # None: all, or with cuDNN all earlier ones
     # Queries and keys from which ring attention makes its masks, block by block; else None.
     ring: tuple[Tokens, Tokens] | None = None
+    distance_bts: jax.Array | None = None  # for a window; None: there is none
 
 
 class AttentionInputs(NamedTuple):
@@ -105,11 +108,11 @@ class Attention(nn.Module):
         v_bsgk = split_heads(self.value(x_bsd), self.config.head_width)
         return k_bsgk, nn.with_logical_constraint(v_bsgk, ("batch", "time", "kv_heads", None))
 
-    def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
+    def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed=None):
         if self.across:
             y_bthk, cache = self._to_source(x_btd, inputs, cache)
         else:
-            y_bthk, cache = self._to_itself(x_btd, inputs, cache)
+            y_bthk, cache = self._to_itself(x_btd, inputs, cache, windowed)
         return self.output(y_bthk.reshape(*x_btd.shape[:2], -1)), cache
 
     def _to_source(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
@@ -120,35 +123,39 @@ class Attention(nn.Module):
         k_bsgk, v_bsgk = self.keys_values(inputs.source_bsd)
         return self._attend(q_bthk, k_bsgk, v_bsgk, inputs.source, None), None
 
-    def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
-        c = self.config
+    def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed):
+        c, window = self.config, self.config.window(windowed)
         q_bthk = self._queries(x_btd)
         k_btgk, v_btgk = self.keys_values(x_btd)
         if POSITIONS[c.positions].rotates:
-            q_bthk = rotate(q_bthk, inputs.positions_bt, c.rotary_base)
-            k_btgk = rotate(k_btgk, inputs.positions_bt, c.rotary_base)
+            rotation = rotation_of(c, windowed)
+            q_bthk = rotate(q_bthk, inputs.positions_bt, rotation)
+            k_btgk = rotate(k_btgk, inputs.positions_bt, rotation)
         if cache is None:
-            return self._attend(q_bthk, k_btgk, v_btgk, inputs.own, inputs.bias_hts), None
+            return self._attend(q_bthk, k_btgk, v_btgk, inputs.own, inputs.bias_hts, window), None
         k_bgsk = extended(cache[0], k_btgk, inputs.start)
         v_bgsk = extended(cache[1], v_btgk, inputs.start)
-        given = (inputs.own.mask_bts, inputs.bias_hts, self.scoring)
+        mask_bts = near(inputs.own.mask_bts, inputs.own.distance_bts, window)
+        given = (mask_bts, inputs.bias_hts, self.scoring)
         y_bthk = attend_cache(q_bthk, k_bgsk, v_bgsk, *given)
         return y_bthk, (k_bgsk, v_bgsk)
 
-    def _attend(self, q_bthk, k_bsgk, v_bsgk, keys: Keys, bias_hts):
+    def _attend(self, q_bthk, k_bsgk, v_bsgk, keys: Keys, bias_hts, window=None):
         """Attends without a cache, by the kernel that the mesh and the configuration choose."""
-        (mask_bts, ring), scoring = keys, self.scoring
+        mask_bts = near(keys.mask_bts, keys.distance_bts, window)
+        ring, scoring = keys.ring, self.scoring
         if self.is_mutable_collection("intermediates"):
-            map_mask_bts = attention_mask(*ring) if ring else mask_bts
+            map_mask_bts = attention_mask(*ring, window) if ring else mask_bts
             map_bhts = attention_weights(q_bthk, k_bsgk, map_mask_bts, bias_hts, scoring)
             self.sow("intermediates", "map", map_bhts)
         if ring:
-            return ring_attend(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, *ring)
+            return ring_attend(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, *ring, window)
         if time_axis():
             k_bsgk, v_bsgk = (nn.with_logical_constraint(x, _WHOLE) for x in (k_bsgk, v_bsgk))
             return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring)
         if self.config.attention == "cudnn":  # whose partitioning rule cannot split time
             if mask_bts is not None:  # the kernel needs it split as the queries are
+                mask_bts = jnp.broadcast_to(mask_bts, (len(q_bthk), *mask_bts.shape[1:]))
                 mask_bts = nn.with_logical_constraint(mask_bts, ("batch", "time", None))
             given = (mask_bts, scoring.scale)
             return attend_fused(q_bthk, k_bsgk, v_bsgk, *given, causal=self.causal)
@@ -200,7 +207,7 @@ class Block(nn.Module):
     transposed: bool = False  # kernels are stored transposed
 
     @nn.compact
-    def __call__(self, x_btd, inputs: AttentionInputs, cache: LayerCache | None):
+    def __call__(self, x_btd, inputs: AttentionInputs, cache: LayerCache | None, windowed=None):
         c = self.config
         dropout = nn.Dropout(c.dropout_rate, deterministic=not self.train)
 
@@ -217,7 +224,7 @@ class Block(nn.Module):
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
             layer = Attention(c, self.dtype, causal, across, self.transposed, name=name)
-            return lambda x_btd: layer(x_btd, inputs, kept)
+            return lambda x_btd: layer(x_btd, inputs, kept, windowed)
 
         own, source = cache if cache is not None else (None, None)
         x_btd, own = add(x_btd, "attention", attention("attention", own, self.causal, False))

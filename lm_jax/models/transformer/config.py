@@ -3,7 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.fields import described, described_in
@@ -13,6 +17,9 @@ from lm_jax.models.transformer.pooling import POOLINGS
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.remat import REMAT
 from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL
+from lm_jax.models.transformer.rotary import ROTARY_SCALINGS
+
+_NO_WINDOW = 2**31 - 1  # further than any key
 
 
 class StackShape(NamedTuple):
@@ -62,9 +69,59 @@ class BlocksConfig:
         choices=ACTIVATIONS | GATES,
     )
     positions: str = described(
-        "learned", "How a token knows its place; relative: T5's biases.", choices=POSITIONS
+        "learned",
+        "How a token knows its place; relative: T5's biases, alibi: those of Press et al. 2022.",
+        choices=POSITIONS,
     )
     rotary_base: float = described(10_000.0, "rotary: base of the wavelengths.", above=0)
+    rotary_fraction: float = described(
+        1.0,
+        "rotary: part of a head's features that turns, the first ones (GPT-NeoX: 0.25).",
+        above=0,
+        maximum=1,
+    )
+    rotary_scaling: str = described(
+        "none",
+        "rotary: how a model reads longer texts than it was trained with (Llama 3.1: llama3).",
+        choices=ROTARY_SCALINGS,
+    )
+    rotary_factor: float = described(
+        1.0, "rotary_scaling: factor on the length of the longest text.", minimum=1
+    )
+    rotary_original_length: int = described(
+        0, "llama3, yarn: the context before scaling, in tokens.", minimum=0
+    )
+    rotary_low_factor: float = described(
+        1.0, "llama3: pairs that turn less often in the original context are scaled.", above=0
+    )
+    rotary_high_factor: float = described(
+        4.0, "llama3: pairs that turn more often in the original context are not scaled.", above=0
+    )
+    rotary_beta_fast: float = described(
+        32.0, "yarn: pairs that turn more often in the original context are not scaled.", above=0
+    )
+    rotary_beta_slow: float = described(
+        1.0, "yarn: pairs that turn less often in the original context are scaled.", above=0
+    )
+    rotary_attention_factor: float = described(
+        0.0, "yarn: factor on rotated features; 0: 0.1 ln(rotary_factor) + 1.", minimum=0
+    )
+    sliding_window: int = described(
+        0,
+        "Tokens that a token reads back, itself among them; an encoder reads as many forward. 0: "
+        "all.",
+        minimum=0,
+    )
+    global_every: int = described(
+        0,
+        "With sliding_window: every n-th layer reads everything (Gemma 2: 2, Gemma 3: 6); 0: none.",
+        minimum=0,
+    )
+    rotary_local_base: float = described(
+        0.0,
+        "rotary: base in layers with the window, without scaling (Gemma 3); 0: as elsewhere.",
+        minimum=0,
+    )
     relative_buckets: int = described(
         32, "relative: biases of each head; a multiple of 4.", minimum=4
     )
@@ -132,6 +189,10 @@ class BlocksConfig:
         return self.head_dim or self.d_model // self.num_heads
 
     @property
+    def rotary_width(self) -> int:
+        return int(self.head_width * self.rotary_fraction)
+
+    @property
     def kv_heads(self) -> int:
         return self.num_kv_heads or self.num_heads
 
@@ -140,6 +201,18 @@ class BlocksConfig:
         if self.d_ff:
             return self.d_ff
         return 64 * math.ceil(self.d_model / 24) if self.activation in GATES else 4 * self.d_model
+
+    def windowed_layers(self, num_layers: int) -> np.ndarray | None:
+        """Returns which layers have the window, bool [l]; None where all layers are alike."""
+        if not self.global_every:
+            return None
+        return np.arange(1, num_layers + 1) % self.global_every != 0
+
+    def window(self, windowed: Any) -> jax.Array | int | None:
+        """Returns the window of a layer, an item of `windowed_layers`; None where none has one."""
+        if self.global_every:
+            return jnp.where(windowed, self.sliding_window, _NO_WINDOW)
+        return self.sliding_window or None
 
     def lengths(self) -> dict[str, int]:
         """Returns the fields that are lengths of sequences, with their values."""
@@ -177,6 +250,13 @@ class BlocksConfig:
                 f"model.norm_order {self.norm_order} has a norm after each of two; take "
                 f"{' or '.join(single)}"
             )
+        by_window = {"global_every": self.global_every, "rotary_local_base": self.rotary_local_base}
+        for name, given in by_window.items():
+            if given and not self.sliding_window:
+                raise UserError(
+                    f"model.{name} tells layers with a window from others, but "
+                    "model.sliding_window is 0; set that to the tokens of the window"
+                )
         POSITIONS[self.positions].check(self)
         if self.relative_buckets % 4:
             raise UserError(

@@ -93,7 +93,7 @@ class ClassHead(nn.Module):
 def _call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
     inputs_bt, segments_bt = batch["inputs"], batch.get("segments")
     ring = uses_ring(config, inputs_bt)
-    inputs = encoder_inputs(inputs_bt, segments_bt, batch.get("positions"), ring)
+    inputs = encoder_inputs(config, inputs_bt, segments_bt, batch.get("positions"), ring)
     ones, zeros = jnp.ones_like(inputs_bt), jnp.zeros_like(inputs_bt)
     is_text_bt = ones if segments_bt is None else segments_bt
     types_bt = batch.get("segment_types", zeros)

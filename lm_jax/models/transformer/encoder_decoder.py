@@ -76,7 +76,8 @@ class EncoderDecoder(nn.Module):
 def _call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
     source_bs, segments_bs = batch["source"], batch.get("source_segments")
     ring = uses_ring(config, batch["inputs"], source_bs)
-    source_inputs = encoder_inputs(source_bs, segments_bs, batch.get("source_positions"), ring)
+    source_positions_bs = batch.get("source_positions")
+    source_inputs = encoder_inputs(config, source_bs, segments_bs, source_positions_bs, ring)
     segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
     across = (Tokens(segments_bt=segments_bt), Tokens(segments_bt=segments_bs))
     source = Keys(ring=across) if ring else Keys(attention_mask(*across))
@@ -105,7 +106,7 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
                 f"up to {config.source_length}; give a shorter one"
             )
         segments_bs = source.get("source_segments", jnp.ones_like(source_bs))
-        inputs = encoder_inputs(source_bs, segments_bs, source.get("source_positions"))
+        inputs = encoder_inputs(config, source_bs, segments_bs, source.get("source_positions"))
         module = EncoderDecoder(config, dtype, train=False)
         encoded_bsd = module.apply(variables, source_bs, inputs, method="encode")
         attention = Attention(config, dtype, across=True)

@@ -76,7 +76,7 @@ def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
     if dtype != jnp.bfloat16:
         return f"compute_dtype is {jnp.dtype(dtype).name}, not bfloat16"
     if POSITIONS[config.positions].biases_scores:
-        return "relative positions are biases of [b, h, t, s], as large as what it saves"
+        return f"{config.positions} positions are biases of [b, h, t, s], as large as what it saves"
     if config.attention_soft_cap:
         return "its kernels know no model.attention_soft_cap"
     width = config.head_width

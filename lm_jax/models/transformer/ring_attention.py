@@ -69,13 +69,17 @@ def _spec(*axes: str | None) -> PartitionSpec:
 
 
 def _specs(tensors: str) -> tuple[PartitionSpec, ...]:
-    """Returns how each letter's array is split: Queries, Keys (or values), a Bias, Tokens, Rows."""
+    """Returns how each letter's array is split.
+
+    Queries, Keys (or values), a Bias, Tokens, a Window, Rows of sums.
+    """
     axes = {
         "q": _spec("batch", "time", "heads", None),
         "k": _spec("batch", "time", "kv_heads", None),
         "b": _spec("heads", "time", None),
         "t": _spec("batch", "time"),
         "r": _spec("batch", "heads", "time"),
+        "w": PartitionSpec(),
     }
     return tuple(axes[letter] for letter in tensors)
 
@@ -89,36 +93,38 @@ def ring_attend(
     bias_hts: jax.Array | None,
     queries: Tokens,
     keys: Tokens,
+    window: jax.Array | int | None = None,
 ) -> jax.Array:
     """Attends as `attend`, with all arrays whole to the caller and split over the mesh inside.
 
     Args:
       bias_hts: split by queries; each device has its columns of all keys.
       queries, keys: what decides who sees whom; the mask of a block is made when it is there.
+      window: as in `attention_mask`.
     """
-    return _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)[0]
+    return _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, window)[0]
 
 
-def _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+def _forward(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, window):
+    given = (q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, window)
     ring = jax.shard_map(
         functools.partial(_forward_part, scoring),
-        in_specs=_specs("qkkbtt"),
+        in_specs=_specs("qkkbttw"),
         out_specs=_specs("qrr"),
         check_vma=False,
     )
-    y_bthk, highest_bht, total_bht = ring(q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)
-    saved = (q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, y_bthk, highest_bht, total_bht)
-    return y_bthk, saved
+    y_bthk, highest_bht, total_bht = ring(*given)
+    return y_bthk, (*given, y_bthk, highest_bht, total_bht)
 
 
 def _backward(scoring, saved, dy_bthk):
     ring: Callable = jax.shard_map(
         functools.partial(_backward_part, scoring),
-        in_specs=_specs("qkkbttqrrq"),
+        in_specs=_specs("qkkbttwqrrq"),
         out_specs=_specs("qkkb"),
         check_vma=False,
     )
-    return *ring(*saved, dy_bthk), None, None
+    return *ring(*saved, dy_bthk), None, None, None
 
 
 ring_attend.defvjp(_forward, _backward)
@@ -149,7 +155,7 @@ def _around(visit: Callable, carry: Any, held: KeysValues) -> tuple[Any, KeysVal
     return visit(carry, held, (here + 1) % parts), held
 
 
-def _scores(scoring, q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, owner):
+def _scores(scoring, q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, window, owner):
     """Returns scores of a block, float32 [b, h, t, s], which count, and the slope of their cap."""
     batch, time, heads, width = q_bthk.shape
     length, groups = k_bsgk.shape[1:3]
@@ -162,7 +168,7 @@ def _scores(scoring, q_bthk, k_bsgk, bias_hts, queries: Tokens, keys: Tokens, ow
     slope_bhts = 1 - (scores_bhts / cap) ** 2 if cap else 1.0
     if bias_hts is not None:
         scores_bhts += jax.lax.dynamic_slice_in_dim(bias_hts, owner * length, length, axis=2)
-    mask_bts = attention_mask(queries, keys)
+    mask_bts = attention_mask(queries, keys, window)
     if mask_bts is None:
         return scores_bhts, True, slope_bhts
     return jnp.where(mask_bts[:, None], scores_bhts, HIDDEN), mask_bts[:, None], slope_bhts
@@ -172,14 +178,14 @@ def _grouped(x_bhtx: jax.Array, groups: int) -> jax.Array:
     return x_bhtx.reshape(x_bhtx.shape[0], groups, -1, *x_bhtx.shape[2:])
 
 
-def _forward_part(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+def _forward_part(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, window):
     batch, time, heads, width = q_bthk.shape
     groups = k_bsgk.shape[2]
 
     def visit(carry, held: KeysValues, owner):
         highest_bht, total_bht, sums_bhtk = carry
         k_bsgk, v_bsgk, keys = held
-        scores_bhts, _, _ = _scores(scoring, q_bthk, k_bsgk, bias_hts, queries, keys, owner)
+        scores_bhts, _, _ = _scores(scoring, q_bthk, k_bsgk, bias_hts, queries, keys, window, owner)
         higher_bht = jnp.maximum(highest_bht, scores_bhts.max(axis=-1))
         shrink_bht = jnp.exp(highest_bht - higher_bht)
         weights_bhts = jnp.exp(scores_bhts - higher_bht[..., None])
@@ -209,6 +215,7 @@ def _backward_part(
     bias_hts,
     queries,
     keys,
+    window,
     y_bthk,
     highest_bht,
     total_bht,
@@ -230,7 +237,7 @@ def _backward_part(
         dq_bgmtk, dbias_hts, dk_bsgk, dv_bsgk = carry
         k_bsgk, v_bsgk, keys = held
         scores_bhts, counts, slope_bhts = _scores(
-            scoring, q_bthk, k_bsgk, bias_hts, queries, keys, owner
+            scoring, q_bthk, k_bsgk, bias_hts, queries, keys, window, owner
         )
         weights_bhts = jnp.exp(scores_bhts - highest_bht[..., None]) / total_bht[..., None]
         dweights_bgmts = einsum("bgmtk,bsgk->bgmts", dy_bgmtk, v_bsgk)

@@ -75,15 +75,16 @@ class TransformerStack(nn.Module):
             x_btd = norm(c, self.dtype, "embedding_norm")(x_btd)
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
+        windowed_l = c.windowed_layers(self.num_layers)
         if caches is None:
-            x_btd, _ = self._layers()(x_btd, inputs, None)
+            x_btd, _ = self._layers()(x_btd, inputs, None, windowed_l)
         else:
-            x_btd, caches = self._decode(x_btd, inputs, caches)
+            x_btd, caches = self._decode(x_btd, inputs, caches, windowed_l)
         if not NORM_ORDERS[c.norm_order].of_sum:
             x_btd = norm(c, self.dtype, "final_norm")(x_btd)
         return x_btd, caches
 
-    def _decode(self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...]):
+    def _decode(self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...], windowed_l):
         """Runs layer after layer; each cache is an array of its own, written in place."""
         layers, extended_caches = self.variables["params"]["layers"], []
         transposed = is_unstacked(layers)
@@ -92,7 +93,8 @@ class TransformerStack(nn.Module):
         )
         for index, cache in enumerate(caches):
             layer = {"params": layer_of(layers, index)}
-            x_btd, longer = block.apply(layer, x_btd, inputs, cache)
+            windowed = None if windowed_l is None else windowed_l[index]
+            x_btd, longer = block.apply(layer, x_btd, inputs, cache, windowed)
             extended_caches.append(longer)
         return x_btd, tuple(extended_caches)
 
@@ -102,7 +104,7 @@ class TransformerStack(nn.Module):
             REMAT[c.remat](Block, c.scan_layers),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast, 0 if c.global_every else nn.broadcast),
             length=self.num_layers,
             unroll=1 if c.scan_layers else self.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},

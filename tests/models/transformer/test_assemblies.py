@@ -29,8 +29,9 @@ KINDS = {
 CHOICES = (
     {"positions": "learned", "norm_order": "post"},
     {"positions": "sinusoidal", "norm_order": "pre"},
-    {"positions": "rotary", "norm_order": "post"},
+    {"positions": "rotary", "norm_order": "post", "sliding_window": 3, "global_every": 2},
     {"positions": "relative", "norm_order": "pre"},
+    {"positions": "alibi", "sliding_window": 4},
 )
 
 PAIRS = ((7, 5), (9, 10), (7, 5))  # tokens of the source and of the target of each pair
@@ -143,7 +144,8 @@ def decoding(kind, **fields):
     [
         {"positions": "learned", "norm_order": "post"},
         pytest.param({"positions": "sinusoidal"}, marks=pytest.mark.slow),
-        {"positions": "rotary", "scan_layers": True, "num_kv_heads": 2},
+        {"positions": "rotary", "scan_layers": True, "num_kv_heads": 2}
+        | {"sliding_window": 3, "global_every": 2, "rotary_local_base": 50.0, "head_dim": 6},
         {"positions": "relative"},
     ],
     ids=lambda fields: fields["positions"],

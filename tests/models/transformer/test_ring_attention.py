@@ -33,20 +33,22 @@ def tokens(kind):
         "causal": Tokens(index_bt),
         "packed": Tokens(index_bt, segments_bt),
         "prefix": Tokens(index_bt, segments_bt, prefix_bt),
-        "encoder": Tokens(None, segments_bt),
+        "encoder": Tokens(None, segments_bt, place_bt=index_bt),
+        "windowed": Tokens(index_bt, segments_bt, place_bt=index_bt),
     }
     if kind == "across":
         return Tokens(None, segments_bt), Tokens(None, source_bs)
     return of_kind[kind], of_kind[kind]
 
 
-def plain(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
-    return attend(q_bthk, k_bsgk, v_bsgk, attention_mask(queries, keys), bias_hts, scoring)
+def plain(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys, window):
+    mask_bts = attention_mask(queries, keys, window)
+    return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring)
 
 
-def with_gradients(attention, given, queries, keys, direction, scoring=PLAIN):
+def with_gradients(attention, given, queries, keys, direction, scoring=PLAIN, window=None):
     def along(*given):
-        y_bthk = attention(scoring, *given, queries, keys)
+        y_bthk = attention(scoring, *given, queries, keys, window)
         return jnp.sum(y_bthk * direction), y_bthk
 
     differentiable = tuple(i for i, x in enumerate(given) if x is not None)
@@ -57,24 +59,26 @@ def with_gradients(attention, given, queries, keys, direction, scoring=PLAIN):
 
 
 @pytest.mark.parametrize(
-    ("kind", "groups", "biased", "mesh", "scoring"),
+    ("kind", "groups", "biased", "mesh", "scoring", "window"),
     [
-        ("all", 4, False, FOUR, PLAIN),
-        ("causal", 1, False, EIGHT, PLAIN),
-        ("causal", 2, True, TWO, Scoring(0.5, 2.0)),
-        ("packed", 4, False, FOUR, PLAIN),
-        ("prefix", 2, False, TWO, PLAIN),
-        ("encoder", 4, True, FOUR, PLAIN),
-        ("across", 2, False, EIGHT, PLAIN),
+        ("all", 4, False, FOUR, PLAIN, None),
+        ("causal", 1, False, EIGHT, PLAIN, None),
+        ("causal", 2, True, TWO, Scoring(0.5, 2.0), None),
+        ("windowed", 4, False, FOUR, PLAIN, 5),
+        ("prefix", 2, False, TWO, PLAIN, None),
+        ("encoder", 4, True, FOUR, PLAIN, 3),
+        ("across", 2, False, EIGHT, PLAIN, None),
     ],
 )
-def test_a_ring_computes_what_attention_does_and_its_gradients(kind, groups, biased, mesh, scoring):
+def test_a_ring_computes_what_attention_does_and_its_gradients(
+    kind, groups, biased, mesh, scoring, window
+):
     queries, keys = tokens(kind)
     given = arrays(SOURCE if kind == "across" else TIME, groups, biased)
     direction = jnp.float32(np.random.default_rng(2).normal(size=given[0].shape))
-    expected = with_gradients(plain, given, queries, keys, direction, scoring)
+    expected = with_gradients(plain, given, queries, keys, direction, scoring, window)
     with sharding.on_mesh(sharding.make_mesh(mesh, jax.devices()[:8])):
-        found = with_gradients(ring_attend, given, queries, keys, direction, scoring)
+        found = with_gradients(ring_attend, given, queries, keys, direction, scoring, window)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(theirs).max() > 0.1
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
