@@ -4,22 +4,18 @@
       --megabytes=300 --workers=2 --output=benchmarks/results/preparation_speed.json
 
 Shuffles the documents of a JSONL file, so that all sizes hold the same mixture, and prepares what a
-number of megabytes holds. Processor time and memory are those of the program with its workers,
-sampled twice a second; memory is the largest sum of proportional set sizes.
+number of megabytes holds.
 """
 
 import json
 import random
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks.process_tree import ProcessTree
+from benchmarks.preparation_run import measured
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import write_json
 
@@ -38,28 +34,7 @@ def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any
             if size > megabytes * 1e6:
                 break
             file.write(line)
-    command = [sys.executable, "-m", "launch.prepare_data", f"--config={CONFIG.value}"]
-    command += [f"--output={directory / 'corpus'}", f"--config.path={raw}"]
-    started, largest = time.monotonic(), 0
-    process = subprocess.Popen(
-        [*command, f"--workers={WORKERS.value}"], stdout=subprocess.PIPE, text=True
-    )
-    tree = ProcessTree(process.pid)
-    while process.poll() is None:
-        largest = max(largest, tree.sample())
-        time.sleep(0.5)
-    assert process.stdout is not None
-    result = json.loads(process.stdout.read().splitlines()[-1])
-    seconds = time.monotonic() - started
-    return {
-        "megabytes": raw.stat().st_size / 1e6,
-        "seconds": seconds,
-        "processor_seconds": tree.processor_seconds,
-        "seconds_per_100_megabytes": seconds / raw.stat().st_size * 1e8,
-        "memory_gigabytes": largest / 1e9,
-        "documents_left": result["documents"],
-        "bytes_left": result["bytes"],
-    }
+    return measured(raw, directory / "corpus", WORKERS.value, f"--config={CONFIG.value}")
 
 
 def main(_: list[str]) -> None:

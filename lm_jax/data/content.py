@@ -263,19 +263,35 @@ def decoded_lines(content: Content, decoder: Decoder) -> Iterator[Line]:
     Raises:
       UserError: as `read_whole`.
     """
-    offset = 0
+    return (line for _, line in numbered_lines(content, decoder))
+
+
+def numbered_lines(
+    content: Content, decoder: Decoder, part: int = 0, parts: int = 1
+) -> Iterator[tuple[int, Line]]:
+    """Yields every `parts`-th line of a file, from the `part`-th on, with its number from 0.
+
+    The others are not decoded, and faults in them are not seen.
+
+    Raises:
+      UserError: as `read_whole`.
+    """
+    offset = number = 0
     for raw in content.stream:
+        is_one = raw.find(b"\r", 0, len(raw) - 2 * raw.endswith(b"\r\n")) < 0
+        if is_one and number % parts != part:
+            offset, number = offset + len(raw), number + 1
+            continue
         refuse_nul(raw, content.path, offset)
         found = decoder.decode(raw, content.path, offset)
         text = raw.decode("utf-8", "replace") if found is None else found
         if not offset:  # a mark would be part of the first field
             text = text.removeprefix("\ufeff")
         offset += len(raw)
-        if raw.find(b"\r", 0, len(raw) - 2 * raw.endswith(b"\r\n")) < 0:
-            yield Line(text, found is not None)
-        else:
-            for part in io.StringIO(text, newline=""):
-                yield Line(part, found is not None)
+        for line in [text] if is_one else io.StringIO(text, newline=""):
+            if number % parts == part:
+                yield number, Line(line, found is not None)
+            number += 1
 
 
 def read_text(path: Path) -> str:

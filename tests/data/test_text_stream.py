@@ -9,6 +9,7 @@ import lzma
 import os
 import sys
 import tracemalloc
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -257,3 +258,35 @@ def test_a_directory_without_files_is_refused(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("hidden")
     assert "no file matches data.path" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_every_document_and_every_fault_is_in_one_part(tmp_path, parts):
+    one = lines(["a", "b", "c"])
+    broken = b'{"text": "\xff"}\n'
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + one + b"\n" + broken + one.replace(b"\n", b"\r") + b"\n" + one + broken
+    )
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(one))
+    (tmp_path / "c.csv").write_bytes(b'text\nx\n"y\nz"\n\xff\nlast\n')
+    (tmp_path / "d.txt").write_text("whole")
+    (tmp_path / "e.txt").write_bytes(b"\xff")
+
+    def read(part, parts):
+        counts = Counts()
+        found = list(stream_texts(str(tmp_path), "", "skip", counts=counts, part=part, parts=parts))
+        return found, Counter(counts.left_out)
+
+    whole, left_out = read(0, 1)
+    assert len(whole) == 9 + 3 + 3 + 1 and left_out.total() == 4
+    found = [read(part, parts) for part in range(parts)]
+    assert sorted(text for texts, _ in found for text in texts) == sorted(whole)
+    assert sum((faults for _, faults in found), Counter()) == left_out
+
+
+def test_the_lines_of_other_parts_are_not_parsed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(["a"]) + b"{broken\n" + lines(["c"]))
+    assert [text for text, _ in stream_texts(str(path), part=0, parts=2)] == ["a", "c"]
+    with pytest.raises(UserError, match="a.jsonl:2: .*it is no JSON object"):
+        list(stream_texts(str(path), part=1, parts=2))

@@ -21,6 +21,8 @@ class Request(NamedTuple):
     decoder: Decoder
     advice: str = ""  # what else a user can do about a file without these fields
     optional: Sequence[str] = ()  # fields that are read where there are any
+    part: int = 0  # of `parts`, each of which is every `parts`-th record
+    parts: int = 1
 
 
 class Format(NamedTuple):
@@ -37,3 +39,6 @@ class Format(NamedTuple):
 
     Raises UserError for a record that is damaged or lacks a field.
     """
+
+    reads_parts: bool = False
+    """Whether `read` yields one part only, and passes over the others without parsing them."""

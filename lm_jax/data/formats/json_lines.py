@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lm_jax.data.content import HEAD, Content, decoded_lines, lines_of, open_content
+from lm_jax.data.content import HEAD, Content, lines_of, numbered_lines, open_content
 from lm_jax.data.formats.interface import Format, Record, Request
 from lm_jax.errors import UserError
 
@@ -40,7 +40,8 @@ def read(content: Content, request: Request) -> Iterator[Record]:
       UserError: a line is no JSON object, or lacks a field.
     """
     path, fields, decoder = content.path, request.fields, request.decoder
-    for number, line in enumerate(decoded_lines(content, decoder), 1):
+    lines = numbered_lines(content, decoder, request.part, request.parts)
+    for number, line in lines:
         if not line.is_valid:
             decoder.count_skipped()
             continue
@@ -48,13 +49,13 @@ def read(content: Content, request: Request) -> Iterator[Record]:
             continue
         values = _object(line.text)
         if values is None or any(field not in values for field in fields):
-            raise UserError(f"{path}:{number}: {_fault(line.text, values, request)}")
+            raise UserError(f"{path}:{number + 1}: {_fault(line.text, values, request)}")
         if "\\ud" in line.text or "\\uD" in line.text:
-            values = _without_half_pairs(values, request, f"{path}:{number}")
+            values = _without_half_pairs(values, request, f"{path}:{number + 1}")
         if values is None:
             decoder.count_skipped()
         else:
-            yield Record(values, f"{path}:{number}")
+            yield Record(values, f"{path}:{number + 1}")
 
 
 def _fault(line: str, values: dict[str, Any] | None, request: Request) -> str:
@@ -106,4 +107,4 @@ def _is_array(content: Content, fields: Sequence[str]) -> bool:
     return bool(found) and all(isinstance(v, dict) and v.keys() >= set(fields) for v in found)
 
 
-JSON_LINES = Format(matches, read)
+JSON_LINES = Format(matches, read, reads_parts=True)

@@ -10,7 +10,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -113,15 +112,20 @@ class ReadSources(PipelineStep):
                         yield document
                     else:
                         dropped.write(document, rank)
-                if source.part == 0:  # each part of a file reads all of it
-                    left_out.update(counts.left_out)
+                left_out.update(counts.left_out)
         write_tally(self.listing.parent, "left_out", rank, left_out)
 
     def _documents(self, source: Source, counts: Counts) -> Iterator[Document]:
         texts = stream_texts(
-            source.file, self.text_feature, self.on_bad_text, origin="path", counts=counts
+            source.file,
+            self.text_feature,
+            self.on_bad_text,
+            origin="path",
+            counts=counts,
+            part=source.part,
+            parts=source.parts,
         )
-        for text, name in islice(texts, source.part, None, source.parts):
+        for text, name in texts:
             _, colon, line = name.rpartition(":")
             label = f"{source.name}:{line}" if colon else source.name
             yield Document(text, label, metadata={"source": source.name})
