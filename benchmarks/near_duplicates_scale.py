@@ -40,17 +40,17 @@ def write_documents(path: Path, words: list[str], count: int) -> dict[int, int]:
     texts = [""] * count
     for number in range(originals):
         texts[lines[number]] = " ".join(rng.choices(words, k=rng.randint(60, 140)))
-    of = {}
+    origins = {}
     chosen = rng.sample(range(originals), count - originals)  # each has one copy at most
     for number, original in enumerate(chosen, originals):
         copy = texts[lines[original]].split(" ")
         for position in rng.sample(range(len(copy)), round(_CHANGED * len(copy))):
             copy[position] = rng.choice(words)
         texts[lines[number]] = " ".join(copy)
-        of[lines[number]] = lines[original]
+        origins[lines[number]] = lines[original]
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-    return of
+    return origins
 
 
 def _kept(corpus: Path) -> set[int]:
@@ -67,15 +67,15 @@ def main(_: list[str]) -> None:
     words = [word for text, _name in stream_texts(WORDS.value) for word in text.split()]
     with tempfile.TemporaryDirectory() as name:
         raw, corpus = Path(name) / "raw.jsonl", Path(name) / "corpus"
-        of = write_documents(raw, words, COUNT.value)
+        origins = write_documents(raw, words, COUNT.value)
         del words
         row: dict[str, Any] = {
             "documents": COUNT.value,
             **measured(raw, corpus, WORKERS.value, "--config.stages=near_duplicates"),
         }
         dropped = set(range(COUNT.value)) - _kept(corpus)
-    found = sum(copy in dropped or original in dropped for copy, original in of.items())
-    row |= {"copies": len(of), "dropped": len(dropped), "recall": found / len(of)}
+    found = sum(copy in dropped or original in dropped for copy, original in origins.items())
+    row |= {"copies": len(origins), "dropped": len(dropped), "recall": found / len(origins)}
     row["precision"] = found / len(dropped) if dropped else 1.0
     print(json.dumps(row))
     if OUTPUT.value:
