@@ -1,6 +1,8 @@
 """Saves and restores training states; the only file that uses orbax."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,10 @@ from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
+
+
+# What systems say of a full disk, a quota and a limit on the size of files.
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def finished_steps(directory: Path) -> list[int]:
@@ -189,9 +195,11 @@ class Checkpoints:
         except Exception as error:  # a full disk raises one of many types, in a thread
             if processes.is_lost(error):
                 raise
+            is_full = any(text in str(error) for text in _FULL)
             raise OSError(
                 f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
-                "free some space and start again: finished checkpoints are complete"
+                f"{'free some space and ' if is_full else ''}start again: finished checkpoints are "
+                "complete"
             ) from error
 
 

@@ -44,6 +44,7 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(trained, tmp_path):
     err = process.stderr
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 1 and len(errors) == 1, err
+    assert "free some space and start again" in errors[0]
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
 
 

@@ -49,3 +49,22 @@ def test_parameters_of_another_shape_and_damaged_metrics_are_named(tmp_path):
     metrics.write_text("{")
     with pytest.raises(UserError, match="metrics of a checkpoint in .* cannot be read"):
         Checkpoints(directory, config, read_only=True)
+
+
+@pytest.mark.parametrize(
+    ("cause", "advises"),
+    [
+        (RuntimeError("DATA_LOSS: [OS error 28: No space left on device]"), True),
+        (OSError(122, "Disk quota exceeded"), True),
+        (RuntimeError("another process did not answer"), False),
+    ],
+)
+def test_space_is_advised_where_there_is_none(cause, advises, tmp_path, monkeypatch):
+    def fails(self, *_, **__):
+        raise cause
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", fails)
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        with pytest.raises(OSError, match="start again: finished checkpoints are complete") as told:
+            checkpoints.save(1, {"x": jnp.zeros(1)})
+    assert ("free some space" in str(told.value)) == advises
