@@ -4,9 +4,9 @@ from lm_jax.config.experiment import Experiment
 
 
 def tiny(**fields) -> Experiment:
-    """Two layers of 32 on the embedded corpus; `part__field=value` overrides."""
+    """One layer of 32 on the embedded corpus; `part__field=value` overrides."""
     config = Experiment()
-    config.model.context_length, config.model.num_layers = 32, 2
+    config.model.context_length, config.model.num_layers = 32, 1
     config.model.d_model, config.model.num_heads = 32, 4
     config.data.tokenizer.vocab_size = 512
     config.training.num_steps, config.training.batch_size = 20, 8

@@ -18,6 +18,11 @@ SMALL = [
     "--config.samples.num_samples=0",
     "--config.tensorboard=false",
 ]
+SMALL_MODEL = [
+    "--config.model.context_length=64",
+    "--config.model.d_model=48",
+    "--config.model.num_layers=1",
+]
 
 
 def written(page, directory):
@@ -54,7 +59,7 @@ def test_the_gpt_passes_every_check_and_generates_what_it_predicts(tmp_path):
 
 def test_the_objective_trains(tmp_path):
     config, workdir = written("objective.md", tmp_path), tmp_path / "run"
-    run("train", f"--config={config}", f"--workdir={workdir}", *SMALL)
+    run("train", f"--config={config}", f"--workdir={workdir}", *SMALL, *SMALL_MODEL)
     assert '"z_loss"' in (workdir / "metrics.jsonl").read_text()
 
 
@@ -73,10 +78,8 @@ def test_the_reader_is_called(tmp_path):
         f"--config.data.source={reader}:read",
         f"--config.data.path={tmp_path}/archive.mbox",
         "--config.data.tokenizer.kind=byte",
-        "--config.model.context_length=64",
-        "--config.model.d_model=48",
-        "--config.model.num_layers=1",
         *SMALL,
+        *SMALL_MODEL,
     )
     documents = json.loads(output.splitlines()[-1])["validation"]["documents"]
     assert 0 < documents < 100  # a tenth of 200 messages, by a hash of each

@@ -50,6 +50,7 @@ def test_random_documents_fill_their_rows():
     assert np.count_nonzero(parts.tokens == 0) == 10
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_measured_against_the_model():
     result = measure(small(), None, 3)
     json.dumps(result)

@@ -100,6 +100,7 @@ def batch_shapes_on(built):
     )
 
 
+@pytest.mark.slow
 def test_products_of_the_compiled_step_are_three_times_the_forward_pass():
     compiled = compile_step(program_on("data:8"))
     assert compiled.work.unknown_loops == 0

@@ -21,7 +21,7 @@ DOCUMENTS = tokenize(BYTES, TEXTS)
 
 
 def figures(devices=1, batch_size=64, stride=0):
-    config = tiny(mesh="auto", model__num_layers=1)
+    config = tiny(mesh="auto")
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:devices])
     state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)
     # Larger than initial, so that the figures differ from a uniform guess.
@@ -56,7 +56,7 @@ def test_every_token_and_every_end_is_counted(reference):
 
 
 def test_figures_equal_those_of_one_document_at_a_time(reference):
-    config = tiny(mesh="auto", model__num_layers=1)
+    config = tiny(mesh="auto")
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     loss = jax.jit(built.model.loss, static_argnames="train")
     state = init_state(built.model, built.optimizer, built.example, built.mesh, 0)

@@ -24,6 +24,7 @@ def test_a_mistaken_benchmark_gets_one_line(arguments, message):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_benchmark_needs_no_more_than_jax_and_flax(tmp_path):
     """On a machine that has neither a data pipeline nor PyTorch, as accelerators' may be."""
     code = (

@@ -84,6 +84,7 @@ def test_five_kills_change_no_bit_of_the_result(trained, tmp_path):
     assert steps == list(range(1, 41))
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_falls_back_to_the_one_before(trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     newest = workdir / "checkpoints" / "40"

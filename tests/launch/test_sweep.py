@@ -14,7 +14,7 @@ from lm_jax.sweeps.search_space import grid
 from tests.experiments import tiny
 
 def get_sweep():
-    base = tiny(model__num_layers=1, training__num_steps=NUM_STEPS, evaluation__every_steps=250)
+    base = tiny(training__num_steps=NUM_STEPS, evaluation__every_steps=250)
     base.data.tokenizer.kind = "byte"
     base.evaluation.batch_size = 512
     base.checkpoint.every_steps = 50
@@ -73,6 +73,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert (directory / "results.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_runs_of_one_shape_are_trained_together(tmp_path):
     directory = tmp_path / "sweep"
     status, outcome, err = sweep(write(tmp_path, 10), directory, "--together=2")
@@ -151,7 +152,7 @@ from lm_jax.sweeps.search_space import grid
 from tests.experiments import tiny
 
 def get_sweep():
-    base = tiny(model__num_layers=1, schedule__name="wsd", checkpoint__every_steps=50)
+    base = tiny(schedule__name="wsd", checkpoint__every_steps=50)
     base.data.tokenizer.kind = "byte"
     return grid(base, {"training.num_steps": LENGTHS})
 """

@@ -264,6 +264,7 @@ def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_analysis")
 def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_path):
     shape = {"context_length": 32, "num_layers": 1, "d_model": 16, "num_heads": 2}

@@ -104,10 +104,7 @@ def gradients(name, mesh):
 
 
 _QUICK = (
-    "decoder",
-    "encoder",
     "encoder_decoder, relative, post",
-    "lstm, normalised",
     "recurrent_seq2seq",
     "residual",
 )

@@ -153,6 +153,7 @@ def kill_one_of_two(killed, workdir):
     end(processes)
 
 
+@pytest.mark.slow
 def test_a_killed_process_stops_the_others_and_the_job_goes_on_as_one_process_does(alone, tmp_path):
     workdir = tmp_path / "run"
     kill_one_of_two(1, workdir)

@@ -25,7 +25,7 @@ def to_file(workdir, config):
 def experiment(**fields):
     """Learns nothing: its learning rate is 0."""
     fields = {"schedule__peak_learning_rate": 0.0, "evaluation__every_steps": 4} | fields
-    fields |= {"model__num_layers": 1, "training__stop_after_no_improvement": 2}
+    fields |= {"training__stop_after_no_improvement": 2}
     return tiny(data__tokenizer=TokenizerConfig("byte"), **fields)
 
 
@@ -79,6 +79,7 @@ def test_a_run_killed_after_its_end_takes_no_further_step(ended):
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_remembers_its_evaluations(tmp_path):
     config = experiment()
     assert train(config, tmp_path, stop_requested=lambda step: step == 8)["stopped"]

@@ -57,6 +57,7 @@ def test_with_the_rates_of_then_it_resumes_to_the_same_losses(resumed):
         assert (directory / "samples.txt").read_text(encoding="utf-8") == FINISHED["samples"]
 
 
+@pytest.mark.slow
 def test_what_resumes_now_takes_the_rates_of_now(resumed):
     directory, _ = resumed
     before, now = training_rows(directory), training_rows(directory.parent / "renewed")

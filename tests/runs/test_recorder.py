@@ -38,9 +38,7 @@ def test_evaluation_takes_a_tenth_of_the_training(num_steps, every_steps, max_to
 
 
 def test_a_run_says_on_what_sample_it_measured_itself(tmp_path, capsys):
-    experiment = tiny(
-        mesh="data:8", model__num_layers=1, training__num_steps=10, evaluation__max_tokens=12_000
-    )
+    experiment = tiny(mesh="data:8", training__num_steps=10, evaluation__max_tokens=12_000)
     results = train(experiment, tmp_path / "run")
     size = results["validation_sample"]
     assert size["tokens"] <= 12_000 and 0 < size["documents"] < size["of"]

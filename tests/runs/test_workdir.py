@@ -125,7 +125,7 @@ def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeyp
         raise TypeError("not traced")
 
     monkeypatch.setattr(train, "_open", broken)
-    experiment = tiny(mesh="auto", model__d_model=4, model__num_layers=1)
+    experiment = tiny(mesh="auto", model__d_model=4)
     experiment.data.tokenizer.kind = "byte"
     with pytest.raises(TypeError, match="not traced"):
         train.train(experiment, tmp_path / "run")
@@ -143,7 +143,7 @@ def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeyp
 def test_what_exceeds_the_memory_is_refused(fields, message, monkeypatch):
     for module in (train, trained_run):
         monkeypatch.setattr(module, "host_memory", lambda: 100e9)
-    experiment = tiny(mesh="auto", model__d_model=4, model__num_layers=1, **fields)
+    experiment = tiny(mesh="auto", model__d_model=4, **fields)
     built = build_experiment(experiment, {"vocab_size": 257})
     with pytest.raises(UserError, match=message):
         train.check(built, Dataset(None, None, {}, None))

@@ -104,6 +104,7 @@ def steps_on_disk(directory, run):
     return sorted(int(path.name) for path in workdir.iterdir() if path.name.isdecimal())
 
 
+@pytest.mark.slow
 def test_a_fork_equals_the_same_run_alone(text, tmp_path):
     plan = of_lengths(tmp_path, base_of(text), [16, 24])
     for run in plan:

@@ -68,3 +68,17 @@ def test_space_is_advised_where_there_is_none(cause, advises, tmp_path, monkeypa
         with pytest.raises(OSError, match="start again: finished checkpoints are complete") as told:
             checkpoints.save(1, {"x": jnp.zeros(1)})
     assert ("free some space" in str(told.value)) == advises
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path):
+    config, said = CheckpointConfig(keep_last=2), []
+    with Checkpoints(tmp_path, config) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.full(2, step)})
+    for path in (tmp_path / "2").rglob("*"):
+        if path.is_file() and "ocdbt" in str(path.name) + str(path.parent):
+            path.write_bytes(b"")
+    with Checkpoints(tmp_path, config, read_only=True) as checkpoints:
+        step, state = checkpoints.restore(None, "last", said.append)
+    assert step == 1 and state["x"].tolist() == [1, 1]
+    assert len(said) == 1 and said[0].startswith("the checkpoint of step 2 cannot be read")

@@ -22,7 +22,7 @@ BYTES = TokenizerConfig("byte")
 
 def losses(**fields):
     """The losses of all steps, and the final state."""
-    config = tiny(data__tokenizer=BYTES, **{"model__num_layers": 1} | fields)
+    config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
     sizes = corpus.sizes
     built = build_experiment(config, sizes, jax.devices()[:1])
@@ -97,7 +97,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, one_device)
 
 
 def test_unequal_weights_are_averaged_over_the_whole_batch():
-    config = tiny(data__tokenizer=BYTES, model__num_layers=1)
+    config = tiny(data__tokenizer=BYTES)
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)
@@ -126,7 +126,7 @@ def test_training_twice_gives_the_same_bits(one_device):
 
 
 def test_dropout_follows_the_seed():
-    dropout = {"model__dropout_rate": 0.3, "training__num_steps": 10}
+    dropout = {"model__dropout_rate": 0.3, "training__num_steps": 2}
     same = [losses(**dropout)[0] for _ in range(2)]
     np.testing.assert_array_equal(*same)
     assert (losses(seed=1, **dropout)[0] != same[0]).all()
@@ -156,7 +156,7 @@ def smoothed_cross_entropy(logits, targets, smoothing):
 
 
 def test_smoothed_labels_are_mixed_with_the_uniform_distribution():
-    config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1, model__num_layers=1)
+    config = tiny(data__tokenizer=BYTES, training__label_smoothing=0.1)
     built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 257, (8, 33)), jnp.int32)

@@ -50,6 +50,7 @@ from lm_jax.training.mup import (
 )
 from lm_jax.training.optimizers import make_optimizer
 from lm_jax.training.state import init_state
+from tests.conftest import slow_but
 from tests.models.single_models import compiled, experiment_of, in_mup, random_batch, run
 
 # Growth 4: initial size, rate of Adam, of SGD.
@@ -246,8 +247,9 @@ def test_initial_sizes_of_known_distributions():
     np.testing.assert_allclose(gate.T @ gate, np.eye(64), atol=1e-5)  # 1/sqrt(fan-in) already
 
 
-@pytest.mark.parametrize("config", [FAMILY["transformer"][0], FAMILY["mlp"][0]], ids=["a", "b"])
-def test_at_the_base_width_losses_are_those_of_the_standard_parametrisation(config):
+@pytest.mark.parametrize("family", slow_but(["transformer", "mlp"], "mlp"))
+def test_at_the_base_width_losses_are_those_of_the_standard_parametrisation(family):
+    config = FAMILY[family][0]
     width = getattr(config, config.widths()[0])
     losses = [run(compiled(config, mup_base_width=base))[0] for base in (0, width)]
     np.testing.assert_array_equal(*losses)

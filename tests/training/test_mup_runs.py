@@ -41,6 +41,7 @@ def test_a_run_goes_on_and_is_read_back_in_its_parametrisation(monkeypatch, tmp_
     assert completed == text + run.tokenizer.decode([int(logits[0, -1].argmax())])
 
 
+@pytest.mark.slow
 def test_gradients_in_parts_are_those_of_the_whole_batch():
     """With plain descent, which unlike Adam and clipping knows the size of a gradient."""
     fields = {
@@ -49,7 +50,6 @@ def test_gradients_in_parts_are_those_of_the_whole_batch():
         "optimizer__clip_norm": 0.0,
         "schedule__peak_learning_rate": 0.1,
         "training__num_steps": 10,
-        "model__num_layers": 1,
     }
     whole, _ = losses(**fields)
     parts, _ = losses(training__gradient_accumulation_steps=2, **fields)

@@ -32,7 +32,7 @@ def test_operations_are_those_of_xla_without_their_numbers():
 
 def config():
     bytes_ = TokenizerConfig("byte")
-    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, model__num_layers=1, mesh="auto")
+    return tiny(data__tokenizer=bytes_, evaluation__every_steps=0, mesh="auto")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +50,7 @@ def profiled(tmp_path_factory, one_device):
     return workdir, train(config(), workdir, profile_steps=(7, 12))
 
 
+@pytest.mark.slow
 def test_whole_dispatches_are_traced(profiled):
     workdir, results = profiled
     assert results["profile"]["directory"] == str(workdir / "profile")

@@ -57,6 +57,7 @@ def test_bytes_do_not_depend_on_the_workers(config, alone, tmp_path, workers):
     assert digests(tmp_path / "corpus") == alone
 
 
+@pytest.mark.slow
 def test_a_killed_worker_runs_only_its_task_again(config, alone, tmp_path):
     prepare(config, tmp_path / "corpus", 2, write_page)
     assert (tmp_path / "killed").exists()
