@@ -77,6 +77,7 @@ def main() -> dict[str, Any]:
     output = program.output_directory(OUTPUT.value)
     from lm_jax.runs.trained_run import evaluate, load
 
+    output = program.output_directory(OUTPUT.value)
     measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
     if TEXT.value and measures_split:
         raise UserError(

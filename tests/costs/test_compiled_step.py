@@ -124,7 +124,7 @@ def test_data_parallel_sums_all_gradients_once():
 
 
 def test_fsdp_gathers_parameters_twice():
-    built = program_on("fsdp:8")
+    built = program_on("fsdp:8", model__num_layers=2)
     compiled = compile_step(built)
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, built.mesh)
