@@ -18,7 +18,6 @@ from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 
-
 # What systems say of a full disk, a quota and a limit on the size of files.
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 

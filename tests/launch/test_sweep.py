@@ -137,7 +137,7 @@ USER_ERROR = "from lm_jax.errors import UserError\n"
     [
         ("def get_config(): pass", "has no get_sweep()"),
         (f"{USER_ERROR}def get_sweep(): raise UserError('no rates')", "sweep.py: no rates"),
-        (SWEEP.replace("tiny(", "tiny(model__num_heads=5, "), f"run {BROKEN}: model.d_model 32 is not"),
+        (SWEEP.replace("tiny(", "tiny(model__num_heads=5, "), "model.d_model 32 is not"),
     ],
 )
 def test_a_mistaken_sweep_prints_one_line_and_writes_nothing(tmp_path, text, message):

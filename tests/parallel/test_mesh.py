@@ -86,7 +86,10 @@ def test_auto_leaves_no_device_idle():
 def test_auto_asks_for_the_size_of_the_state():
     def mesh_of(device_bytes):
         built = build_experiment(
-            tiny(mesh="auto", model__num_layers=2), {"vocab_size": 512}, jax.devices()[:8], device_bytes
+            tiny(mesh="auto", model__num_layers=2),
+            {"vocab_size": 512},
+            jax.devices()[:8],
+            device_bytes,
         )
         assert built.experiment.mesh == show(built.mesh.shape)
         return built.experiment.mesh
