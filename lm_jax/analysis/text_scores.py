@@ -62,7 +62,8 @@ def score_texts(
       UserError: a text cannot be encoded, or the stride would leave tokens out.
     """
     tokenized = tokenized_texts(scorer.tokenizer, texts)
-    windows = [list(windows_of(text, context_length, stride)) for text in tokenized]
+    streams = (np.concatenate([text.tokens[-1:], text.tokens]) for text in tokenized)
+    windows = [list(windows_of(stream, context_length, stride)) for stream in streams]
     scores = iter(score_sequences(scorer, list(itertools.chain.from_iterable(windows))))
     return [
         TextScores(*text, -np.concatenate([next(scores).nats for _ in cut]))

@@ -48,14 +48,14 @@ def tokenized_texts(tokenizer: data.Tokenizer, texts: Sequence[str]) -> list[Tok
     return found
 
 
-def windows_of(text: TokenizedText, context_length: int, stride: int) -> Iterator[Scored]:
-    """Yields the windows of a document, which score each of its tokens once, in their order.
+def windows_of(stream: np.ndarray, context_length: int, stride: int) -> Iterator[Scored]:
+    """Yields the windows of a stream of tokens, which score each but the first once, in order.
 
-    They are those of `lm_jax.data.text.windows.packed_windows`: the first begins with the token
-    that ends a document, and each holds up to `context_length` tokens and the one to predict after
-    them.
+    They are those of `lm_jax.data.text.windows.packed_windows`: each holds up to `context_length`
+    tokens and the one after them.
 
     Args:
+      stream: int32 [N].
       stride: tokens between the starts of two windows; 0: `context_length`.
 
     Raises:
@@ -67,7 +67,6 @@ def windows_of(text: TokenizedText, context_length: int, stride: int) -> Iterato
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
             "expected 0 < stride <= context"
         )
-    stream = np.concatenate([text.tokens[-1:], text.tokens])
     start, scored = 0, 1
     while scored < len(stream):
         stop = min(start + context_length + 1, len(stream))

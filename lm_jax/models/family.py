@@ -9,6 +9,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables
 
 AttentionMaps = Callable[[Variables, Batch], Mapping[str, jax.Array]]
+HiddenStates = Callable[[Variables, Batch], Mapping[str, jax.Array]]
 FeatureMaps = Callable[[Variables, jax.Array], tuple[jax.Array | None, jax.Array]]
 
 
@@ -88,6 +89,13 @@ class Family(NamedTuple):
     """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].
 
     The weights stand under `encoder`, `decoder` and `cross`; None for a model without attention.
+    """
+
+    hidden_states: Callable[[Any], HiddenStates | None] = lambda config: None
+    """(configuration) -> a function from variables and a batch to states [b, l + 1, t, d], float32.
+
+    What the first layer reads and the output of each, the last as the output table reads it. The
+    states stand under `encoder` and `decoder`; None for a model that does not show them.
     """
 
     feature_maps: Callable[[Any], FeatureMaps | None] = lambda config: None

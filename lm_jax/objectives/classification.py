@@ -86,6 +86,7 @@ OBJECTIVES = [
         special_ids=lambda experiment: int(family_of(experiment.model).has_mask_id),
         validate=_validate,
         fixed_rows=False,
+        opens_texts=False,
         baselines=_baselines,
     )
 ]

@@ -74,6 +74,9 @@ class Objective(NamedTuple):
     smooths_labels: bool = True
     """Whether targets are a softmax over all classes, which label smoothing needs."""
 
+    opens_texts: bool = True
+    """Whether the model reads the token that ends a document before each text."""
+
     prompts_are_sources: bool = False
     """Whether a prompt is a source to be answered, not the beginning of the text."""
 

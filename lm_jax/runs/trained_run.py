@@ -12,8 +12,10 @@ import jax
 import numpy as np
 
 from lm_jax import data
+from lm_jax.analysis.attention_maps import AttentionReader, TextAttention
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.analysis.text_scores import TextScores, score_texts
+from lm_jax.analysis.text_states import StateReader, TextStates, embed_texts
 from lm_jax.analysis.text_windows import check_texts
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
@@ -76,6 +78,19 @@ class Run:
         """(variables, batch) -> what each target cost, compiled once for each shape."""
         return make_loss_function(self.built.loss)
 
+    @functools.cached_property
+    def _state_reader(self) -> StateReader:
+        return StateReader(self.built, self.variables, self._needs_text("hidden states are"))
+
+    @functools.cached_property
+    def _attention_reader(self) -> AttentionReader:
+        return AttentionReader(self.built, self.variables, self._needs_text("attention is"))
+
+    def _needs_text(self, what: str) -> data.Tokenizer:
+        if self.tokenizer is None:
+            raise UserError(f"{self.workdir} reads no text, and {what} of texts")
+        return self.tokenizer
+
     def log_probabilities(self, texts: Sequence[str], *, stride: int = 0) -> list[TextScores]:
         """Returns the log-probability of each token of each text, in nats, and where it stands.
 
@@ -134,6 +149,61 @@ class Run:
                 "context for each continuation"
             )
         return score(self, *texts, begins=begins)
+
+    def hidden_states(
+        self, texts: Sequence[str], *, layers: Sequence[int] | None = None, stride: int = 0
+    ) -> list[TextStates]:
+        """Returns the states of each token of each text, float32 [L + 1, T, D].
+
+        Layer 0 is what the first layer reads, l the output of layer l; the last is after the final
+        norm. The tokens are those that the model reads in training: running text begins with the
+        token that ends a document. In an encoder-decoder the encoder reads the texts.
+
+        Args:
+          layers: the ones to return, in their order; -1 is the last. None: all.
+          stride: as for `log_probabilities`.
+
+        Raises:
+          UserError: the model shows no states, there is no such layer, `texts` is no list of str,
+            or as there.
+        """
+        chosen = None if layers is None else tuple(layers)
+        return self._state_reader.read(check_texts(texts), chosen, stride)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        pooling: str = "mean",
+        layer: int = -1,
+        stride: int = 0,
+    ) -> np.ndarray:
+        """Returns one vector for each text, float32 [N, D], of the states of a layer.
+
+        Args:
+          pooling: `mean` of the text's own tokens, or the `first` or the `last` that is read.
+          layer: as for `hidden_states`.
+          stride: as there.
+
+        Raises:
+          UserError: as there, or there is no such pooling, or no text.
+        """
+        return embed_texts(self._state_reader, check_texts(texts), pooling, layer, stride)
+
+    def attention(self, text: str, source: str | None = None) -> TextAttention:
+        """Returns the attention weights of one text, by layer and head, with labels of its tokens.
+
+        In a notebook it is a picture to choose from.
+
+        Args:
+          source: what the encoder of an encoder-decoder reads; `text` is then what it answers.
+
+        Raises:
+          UserError: the model has no attention, the text is longer than it reads at once, or a
+            source is missing or one too many.
+        """
+        check_texts([text] if source is None else [text, source], "text")
+        return self._attention_reader.read(text, source)
 
     def generate(
         self,

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -91,6 +92,70 @@ def test_generate_takes_the_options_of_the_program(run, monkeypatch):
     assert others == {"seed": 3, "stop": ["b"], "truncate": False}
 
 
+def normed(x, norm):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * norm["scale"] + norm["bias"]
+
+
+def dense(x, layer):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def by_hand(params, tokens):
+    """The states and the attention of the run's Transformer, GPT-2's choices, in NumPy."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = p["embedding"][tokens] + p["positions"][: len(tokens)]
+    states, maps = [x], []
+    for number in range(2):
+        layer = jax.tree.map(lambda x, number=number: x[number], p["layers"])
+        y = normed(x, layer["attention_norm"])
+        q, k, v = (
+            dense(y, layer["attention"][name]).reshape(len(tokens), 4, 8).swapaxes(0, 1)
+            for name in ("query", "key", "value")
+        )
+        scores = np.where(np.tri(len(tokens)), q @ k.swapaxes(1, 2) / np.sqrt(8), -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        maps.append(weights / weights.sum(-1, keepdims=True))
+        mixed = (maps[-1] @ v).swapaxes(0, 1).reshape(len(tokens), 32)
+        x = x + dense(mixed, layer["attention"]["output"])
+        up = dense(normed(x, layer["feed_forward_norm"]), layer["feed_forward"]["up"])
+        gelu = up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))) / 2
+        x = x + dense(gelu, layer["feed_forward"]["down"])
+        states.append(x)
+    states[-1] = normed(x, p["final_norm"])
+    return np.array(states), np.array(maps)
+
+
+def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
+    text = "3 times 6 is 18. " * 4
+    tokens = np.array([256, *text.encode()])
+    first, second, third = run.hidden_states([text, "", "\U0001f642"])
+    windows = [tokens[:32], tokens[32:64], tokens[64:]]
+    expected = [by_hand(run.variables["params"], window) for window in windows]
+    np.testing.assert_array_equal(first.tokens, tokens)
+    states = np.concatenate([states for states, _ in expected], axis=1)
+    np.testing.assert_allclose(first.states_ltd, states, rtol=1e-4, atol=1e-5)
+    assert first.offsets[:3].tolist() == [[0, 0], [0, 1], [1, 2]]
+    assert second.tokens.tolist() == [256] and second.states_ltd.shape == (3, 1, 32)
+    assert repr(third) == "<TextStates of 1 characters: (3, 5, 32)>"
+
+    found = run.attention(text[:31])
+    np.testing.assert_allclose(found.weights, expected[0][1], atol=1e-5)
+    assert found.maps["decoder"].queries[:3] == ["<end>", "3", "\u00b7"]
+    assert repr(found) == "<TextAttention of decoder (2, 4, 32, 32)>"
+    assert found._repr_html_().count("data:image/png") == 8
+    with pytest.raises(UserError, match="the text has 33 tokens .* reads 32 at once: shorten it"):
+        run.attention(text[:32])
+    with pytest.raises(UserError, match="no encoder to read a source: leave source out"):
+        run.attention("a", source="b")
+    vectors = run.embed([text[:9], ""])
+    own = states[-1, 1:10].mean(axis=0)
+    np.testing.assert_allclose(vectors, [own, second.states_ltd[-1, 0]], rtol=1e-4, atol=1e-5)
+    last = run.embed([text[:9]], pooling="last", layer=1)
+    np.testing.assert_allclose(last, states[1, 9:10], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -103,6 +168,11 @@ def test_generate_takes_the_options_of_the_program(run, monkeypatch):
             "a stride of 33 with a context of 32",
         ),
         (lambda run: run.log_probabilities(["a"], stride=-1), "a stride of -1"),
+        (lambda run: run.embed("a"), "texts is one str"),
+        (lambda run: run.embed([]), "no texts to embed"),
+        (lambda run: run.embed(["a"], pooling="max"), "pooling is 'max'; expected one of mean, "),
+        (lambda run: run.embed(["a"], layer=3), "layer 3 is asked for; expected 0, .* to 2, or -1"),
+        (lambda run: run.attention(["a"]), r"text\[0\] is a list; expected a str"),
         (lambda run: run.score(["a"], ["b", "c"]), "1 contexts and 2 continuations; give one"),
         (lambda run: run.score(["a"], [""]), "continuation 1 adds no token"),
         (lambda run: run.log_probabilities(["\ud800"]), "lone surrogate"),

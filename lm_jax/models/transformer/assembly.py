@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
-from lm_jax.models.family import AttentionMaps
+from lm_jax.models.family import AttentionMaps, HiddenStates
 from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
 from lm_jax.models.transformer.attention import Tokens, attention_mask, distances, visible
 from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
@@ -256,6 +256,34 @@ def maps_of(
         return found
 
     return attention_maps
+
+
+def hidden_states_of(
+    config: BlocksConfig, call: Call, paths: Mapping[str, tuple[str, ...]]
+) -> HiddenStates:
+    """Returns a function from variables and a batch to the states [b, l + 1, t, d], float32.
+
+    They are what the first layer reads and the output of each layer, the last after the final norm.
+
+    Args:
+      paths: name of a stack of layers -> its module.
+    """
+
+    def hidden_states(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        module, arguments = call(config, jnp.float32, False, batch)
+        _, kept = module.apply(variables, *arguments, mutable=["intermediates"])
+        found = {}
+        for name, path in paths.items():
+            sown: Any = kept["intermediates"]
+            for part in path:
+                sown = sown[part]
+            (embedded_btd,), (final_btd,) = sown["embedded"], sown["final"]
+            (hidden_lbtd,) = sown["layers"]["hidden"]
+            states_lbtd = [embedded_btd[None], hidden_lbtd[:-1], final_btd[None]]
+            found[name] = jnp.concatenate(states_lbtd).swapaxes(0, 1)
+        return found
+
+    return hidden_states
 
 
 def attention_per_token(config: BlocksConfig) -> int:

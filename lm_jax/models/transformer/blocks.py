@@ -234,4 +234,5 @@ class Block(nn.Module):
         feed_forward = FeedForward(c, self.dtype, self.transposed, name="feed_forward")
         x_btd, _ = add(x_btd, "feed_forward", lambda x_btd: (feed_forward(x_btd), None))
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
+        self.sow("intermediates", "hidden", x_btd)
         return x_btd, None if cache is None else LayerCache(own, source)

@@ -19,6 +19,7 @@ from lm_jax.models.transformer.assembly import (
     embed,
     embedding_table,
     empty_cache,
+    hidden_states_of,
     logits_or_losses,
     make_model,
     maps_of,
@@ -84,5 +85,6 @@ FAMILY = Family(
     ("causal_lm", "prefix_lm", "seq2seq"),
     attention_per_token=attention_per_token,
     attention_maps=lambda config: maps_of(config, _call, {"decoder": ("layers", "attention")}),
+    hidden_states=lambda config: hidden_states_of(config, _call, {"decoder": ()}),
     **DECLARED,
 )

@@ -21,6 +21,7 @@ from lm_jax.models.transformer.assembly import (
     embedding_table,
     empty_cache,
     encoder_inputs,
+    hidden_states_of,
     logits_or_losses,
     make_model,
     maps_of,
@@ -132,11 +133,13 @@ _MAPS = {
     "decoder": ("decoder", "layers", "attention"),
     "cross": ("decoder", "layers", "cross_attention"),
 }
+_STACKS = {"encoder": ("encoder",), "decoder": ("decoder",)}
 FAMILY = Family(
     EncoderDecoderConfig,
     encoder_decoder,
     ("seq2seq", "span_corruption"),
     has_encoder=True,
     attention_maps=lambda config: maps_of(config, _call, _MAPS),
+    hidden_states=lambda config: hidden_states_of(config, _call, _STACKS),
     **DECLARED,
 )

@@ -75,6 +75,7 @@ class TransformerStack(nn.Module):
             x_btd = norm(c, self.dtype, "embedding_norm")(x_btd)
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
+        self.sow("intermediates", "embedded", x_btd)
         windowed_l = c.windowed_layers(self.num_layers)
         if caches is None:
             x_btd, _ = self._layers()(x_btd, inputs, None, windowed_l)
@@ -82,6 +83,7 @@ class TransformerStack(nn.Module):
             x_btd, caches = self._decode(x_btd, inputs, caches, windowed_l)
         if not NORM_ORDERS[c.norm_order].of_sum:
             x_btd = norm(c, self.dtype, "final_norm")(x_btd)
+        self.sow("intermediates", "final", x_btd)
         return x_btd, caches
 
     def _decode(self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...], windowed_l):

@@ -210,7 +210,7 @@ def test_attention_maps_are_the_softmax_of_what_is_visible(kind):
     batch = batch_of(kind, sources, targets)
     config = tiny(kind, positions="learned", norm_order="pre")
     model, variables = built(config, batch)
-    maps = family_of(config).attention_maps(config)(variables, batch)
+    maps = jax.jit(family_of(config).attention_maps(config))(variables, batch)
     names = {"encoder_decoder": {"encoder", "decoder", "cross"}}.get(kind, {kind})
     assert set(maps) == names
     queries = batch["segments"][0]
@@ -241,6 +241,25 @@ def test_attention_maps_are_the_softmax_of_what_is_visible(kind):
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         np.testing.assert_allclose(maps["decoder"][0, 0, 1], weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", slow_but(KINDS, "encoder_decoder"))
+def test_the_last_hidden_state_is_what_the_output_reads(kind):
+    batch = batch_of(kind, sentences(0, seed=2), sentences(1, seed=3))
+    config = tiny(kind, positions="learned", norm_order="pre", scan_layers=kind == "decoder")
+    model, variables = built(config, batch)
+    states = jax.jit(family_of(config).hidden_states(config))(variables, batch)
+    logits = model.apply(variables, batch, train=False)[0]
+    params = variables["params"]
+    for name, states_bltd in states.items():
+        layers = 1 if name == "encoder" and kind == "encoder_decoder" else 2
+        assert states_bltd.shape == (1, layers + 1, 24, 32) and states_bltd.dtype == jnp.float32
+    if kind != "encoder":  # whose head has a layer of its own
+        found = states["decoder"][:, -1] @ params["embedding"].T
+        np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    if kind == "decoder":
+        first = params["embedding"][batch["inputs"]] + params["positions"][batch["positions"]]
+        np.testing.assert_allclose(states["decoder"][:, 0], first, rtol=1e-5)
 
 
 def test_a_forward_pass_holds_no_map():
