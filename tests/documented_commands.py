@@ -29,6 +29,7 @@ RUNS = {
     "runs/bert": "configs/bert.py",
     "runs/mnist_lenet5": "configs/mnist_lenet5.py",
     "runs/shakespeare": "configs/shakespeare_char_cpu.py",
+    "runs/imported": "configs/quickstart.py",  # no configuration trained it
 }
 
 

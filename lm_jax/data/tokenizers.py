@@ -130,7 +130,7 @@ TOKENIZERS: dict[str, TokenizerKind] = {
     ),
     "tiktoken": _FILES._replace(load=Ranks, model_file="ranks.tiktoken", read=read_tiktoken),
 }
-_AWKWARD_TEXTS = (
+AWKWARD_TEXTS = (
     "Hello world",
     " a  b   ",
     "a\n\n b\r\n\tc\n",
@@ -235,11 +235,11 @@ def _load(kind: str, model: bytes) -> Tokenizer:
 
 def _gives_back_awkward_texts(codec: Codec) -> bool:
     try:
-        encoded = codec.encode(_AWKWARD_TEXTS)
+        encoded = codec.encode(AWKWARD_TEXTS)
     except UserError:  # a text that it cannot encode
         return False
     decoded = [codec.decode([int(index) for index in ids]) for ids in encoded]
-    return decoded == list(_AWKWARD_TEXTS)
+    return decoded == list(AWKWARD_TEXTS)
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

@@ -76,7 +76,7 @@ def inherited_variables(
     with contextlib.closing(
         Checkpoints(Path(tuned_from) / "checkpoints", theirs.checkpoint, read_only=True)
     ) as checkpoints:
-        _, state = checkpoints.restore(None, "last", lambda _: None)
+        _, state = checkpoints.restore(None, "last", lambda _: None, ("params", "stats"))
     return {"params": state["params"], **state["stats"]}
 
 

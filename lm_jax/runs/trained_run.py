@@ -296,8 +296,8 @@ def load(
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
-        step, state = restore(built, checkpoints, checkpoint, log)
-    return Run(directory, built, tokenizer, step, variables_of(state))
+        step, variables = restore_variables(built, checkpoints, checkpoint, log)
+    return Run(directory, built, tokenizer, step, variables)
 
 
 def abstract_state(built: BuiltExperiment) -> TrainState | None:
@@ -324,6 +324,23 @@ def restore(
     return step, state
 
 
+def restore_variables(
+    built: BuiltExperiment, checkpoints: Checkpoints, which: str, log: Callable[[str], None]
+) -> tuple[int, Variables]:
+    """Returns the step and the variables of a checkpoint; the optimizer's state is not read.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    shapes = abstract_state(built)
+    if shapes is None:
+        step, state = restore(built, checkpoints, which, log)
+        return step, variables_of(state)
+    checkpoints.refuse_other_shapes(which, shapes.params)
+    step, found = checkpoints.restore(shapes, which, log, parts=("params", "stats"))
+    return step, {"params": found["params"], **found["stats"]}
+
+
 def split_of(run: Run, split: str, moved: Mapping[str, str] = _UNMOVED) -> Any:
     """Returns the `train`, `validation` or `test` split that the run was trained with.
 
@@ -337,6 +354,11 @@ def split_of(run: Run, split: str, moved: Mapping[str, str] = _UNMOVED) -> Any:
       UserError: the data cannot be read, or it changed since, or there is no such split.
     """
     config = run.built.experiment.data
+    if source := workdir.read_description(run.workdir).get("imported_from"):
+        raise UserError(
+            f"{run.workdir} was imported and has no {split} split (from {source}); measure texts "
+            "with --text=FILES"
+        )
     if split == "test" and "test" not in workdir.read_description(run.workdir):
         raise UserError(
             f"{run.workdir} was trained without a test split; name one with data.test_path in a "

@@ -92,7 +92,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps(), reverse=True)
 
     def restore(
-        self, abstract_state: Any, which: str, log: Callable[[str], None]
+        self,
+        abstract_state: Any,
+        which: str,
+        log: Callable[[str], None],
+        parts: Sequence[str] | None = None,
     ) -> tuple[int, Any]:
         """Returns the step and the state of a checkpoint.
 
@@ -102,6 +106,7 @@ class Checkpoints:
           which: `last` is the newest readable one, `best` has the smallest validation
             cross-entropy; or a step.
           log: called with a message for each checkpoint that cannot be read.
+          parts: fields of the state to read alone, which are returned in a dict; None: all.
 
         Raises:
           UserError: there is no such checkpoint, or none can be read.
@@ -112,7 +117,7 @@ class Checkpoints:
             state, problem = None, ""
             try:
                 target = self._on_host(step) if abstract_state is None else abstract_state
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+                state = self._restore(step, target, parts)
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 problem = _summary(error)
             problem = next(
@@ -125,6 +130,63 @@ class Checkpoints:
         raise UserError(
             f"{problems[0]} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
+        )
+
+    def _restore(self, step: int, target: Any, parts: Sequence[str] | None) -> Any:
+        if parts is None:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        fields = target if isinstance(target, dict) else target._asdict()
+        return self._read(step, {name: fields[name] for name in parts})
+
+    def _read(self, step: int, target: Any) -> Any:
+        """Returns those arrays of a checkpoint that a tree of their shapes names."""
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(
+                self._directory.absolute() / str(step) / "default",
+                args=ocp.args.PyTreeRestore(
+                    item=target,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                    partial_restore=True,
+                ),
+            )
+
+    def saved_params(self, which: str) -> tuple[int, "dict[str, SavedArray]"]:
+        """Returns the step of a checkpoint and its parameters by path, none of which is read yet.
+
+        Args:
+          which: as for `restore`; `last` is the newest.
+
+        Raises:
+          UserError: there is no such checkpoint, or it cannot be read.
+        """
+        (step, *_) = self._candidates(which)
+        try:
+            saved = flatten(self._manager.item_metadata(step)["params"])
+        except Exception as error:  # damaged, of one of many types
+            raise self._unreadable(step, error) from None
+
+        def reader(path: str, shape: tuple[int, ...], dtype: np.dtype) -> SavedArray:
+            def read() -> np.ndarray:
+                target: Any = np.empty(shape, dtype)
+                for name in reversed(["params", *path.split(".")]):
+                    target = {name: target}
+                try:
+                    (array,) = jax.tree.leaves(self._read(step, target))
+                except Exception as error:  # as above
+                    raise self._unreadable(step, error) from None
+                return array
+
+            return SavedArray(shape, dtype, read)
+
+        return step, {
+            path.replace(".", "/"): reader(path, tuple(leaf.shape), np.dtype(leaf.dtype))
+            for path, leaf in saved.items()
+        }
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint of step {step} in {self._directory} cannot be read "
+            f"({_summary(error)}); restore its files, or choose another checkpoint"
         )
 
     def refuse_other_shapes(self, which: str, params: Any) -> None:
@@ -200,6 +262,14 @@ class Checkpoints:
                 f"{'free some space and ' if is_full else ''}start again: finished checkpoints are "
                 "complete"
             ) from error
+
+
+class SavedArray(NamedTuple):
+    """An array of a checkpoint, and a function that reads it into the memory of this host."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
 
 
 class _UntilStep(NamedTuple):

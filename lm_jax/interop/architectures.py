@@ -1,0 +1,142 @@
+"""The architectures that weights can come from and go to, and our configurations of them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_jax.errors import UserError
+from lm_jax.interop.gpt2 import GPT2
+from lm_jax.interop.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from lm_jax.interop.tables import Architecture
+from lm_jax.models import FAMILIES, family_name, validate_model
+from lm_jax.telemetry.json_files import read_object
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.model_type: architecture
+    for architecture in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2)
+}
+# Fields that say how a model is computed or trained, and not what it computes.
+_FREE = ("attention", "context_parallel", "dropout_rate", "loss_chunks", "remat", "scan_layers")
+_MEANS = {"d_ff": "feed_forward_width", "head_dim": "head_width", "num_kv_heads": "kv_heads"}
+"""Fields that are 0 where another decides -> the property that says what they are."""
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Returns the config.json of a folder, with rotary positions as before transformers 5.
+
+    Raises:
+      UserError: there is none, or it is no JSON object.
+    """
+    try:
+        values = read_object(directory / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{directory} holds no config.json; give the folder of a Hugging Face model"
+        ) from None
+    rotary = values.pop("rope_parameters", None) or values.get("rope_scaling") or {}
+    if not isinstance(rotary, Mapping):
+        raise UserError(f"{directory}/config.json: rope_parameters is no object; restore it")
+    rotary = dict(rotary)
+    if "rope_theta" in rotary:
+        values["rope_theta"] = rotary.pop("rope_theta")
+    rotary["rope_type"] = rotary.pop("type", None) or rotary.get("rope_type", "default")
+    values["rope_scaling"] = None if rotary["rope_type"] == "default" else rotary
+    return values
+
+
+def architecture_of(values: Mapping[str, Any]) -> tuple[Architecture, str]:
+    """Returns the architecture of a config.json, and the name of its class.
+
+    Raises:
+      UserError: it is not among those that are supported.
+    """
+    names = values.get("architectures") or [None]
+    name = names[0] if isinstance(names, list) else names
+    for architecture in ARCHITECTURES.values():
+        known = (*architecture.classes, None)
+        if architecture.model_type == values.get("model_type") and name in known:
+            return architecture, name or architecture.classes[0]
+    supported = ", ".join(each for a in ARCHITECTURES.values() for each in a.classes)
+    raise UserError(
+        f"config.json is of {name or 'no architecture'} (model_type {values.get('model_type')}); "
+        f"supported are {supported}"
+    )
+
+
+def our_config(architecture: Architecture, values: Mapping[str, Any]) -> Any:
+    """Returns our configuration of a model.
+
+    Raises:
+      UserError: a field is missing or has a value that is not supported.
+    """
+    fields = dict(architecture.constants)
+    for each in architecture.fields:
+        found = each.read(values)
+        if each.ours:
+            fields[each.ours] = found
+    config = FAMILIES[architecture.family].config(**fields)
+    validate_model(config)
+    return config
+
+
+def their_config(architecture: Architecture, config: Any) -> dict[str, Any]:
+    """Returns the config.json of a configuration of ours.
+
+    Raises:
+      UserError: the architecture has no word for a choice of ours.
+    """
+    found: dict[str, Any] = {
+        "architectures": [architecture.classes[0]],
+        "model_type": architecture.model_type,
+    }
+    for each in architecture.fields:
+        found |= each.write(config)
+    return found
+
+
+def exported_as(config: Any) -> tuple[Architecture, dict[str, Any]]:
+    """Returns the architecture that computes what our configuration does, and its config.json.
+
+    Raises:
+      UserError: there is none; the message names what keeps the nearest one from it.
+    """
+    family, obstacles = family_name(config), {}
+    for name, architecture in ARCHITECTURES.items():
+        if architecture.family != family:
+            continue
+        try:
+            values = their_config(architecture, config)
+            there = our_config(architecture, json.loads(json.dumps(values)))
+        except UserError as error:
+            obstacles[name] = [str(error)]
+            continue
+        ours, theirs = _resolved(config), _resolved(there)
+        obstacles[name] = [f"model.{n} {ours[n]}" for n in ours if ours[n] != theirs[n]]
+        if not obstacles[name]:
+            return architecture, values
+    if not obstacles:
+        exported = ", ".join(sorted({each.family for each in ARCHITECTURES.values()}))
+        raise UserError(
+            f"a model of the family {family} has no counterpart in transformers; exported are "
+            f"{exported}"
+        )
+    nearest = min(obstacles, key=lambda name: len(obstacles[name]))
+    raise UserError(
+        f"no architecture of transformers computes what this model does; the nearest is {nearest}, "
+        f"which has no {', '.join(obstacles[nearest])}"
+    )
+
+
+def _resolved(config: Any) -> dict[str, Any]:
+    """Returns the fields that decide what a model computes, with what a 0 stands for."""
+    fields = dataclasses.asdict(config)
+    defaults = type(config)()
+    for name, kind in (("rotary", "rotary"), ("relative", "relative")):
+        if config.positions != kind:
+            unused = [field for field in fields if field.startswith(f"{name}_")]
+            fields |= {field: getattr(defaults, field) for field in unused}
+    fields |= {name: getattr(config, property) for name, property in _MEANS.items()}
+    fields["qkv_bias"] |= fields["use_bias"]
+    return {name: value for name, value in fields.items() if name not in _FREE}

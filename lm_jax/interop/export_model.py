@@ -1,0 +1,168 @@
+"""Exports a run for Hugging Face transformers: safetensors, config.json and the tokenizer."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_jax import data
+from lm_jax.build import build_experiment
+from lm_jax.interop.architectures import exported_as
+from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
+from lm_jax.interop.import_model import IMPORTED
+from lm_jax.interop.layout import Entry, entries, shapes_of
+from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
+from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.runs import workdir as workdirs
+from lm_jax.runs.trained_run import abstract_state
+from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.training.checkpoints import Checkpoints, SavedArray
+
+_KEPT = ("generation_config.json", "chat_template.jinja")  # of a model that was imported
+
+
+def export_model(
+    workdir: str | Path,
+    directory: str | Path,
+    checkpoint: str = "last",
+    *,
+    largest_shard: int = LARGEST_SHARD,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Writes a folder that `transformers` loads, and returns what it holds.
+
+    Parameters keep the dtype of the checkpoint. Each is read into host memory by itself, whatever
+    mesh it was saved from. The folder appears whole or not at all.
+
+    Args:
+      checkpoint: `last`, `best` or a step.
+      largest_shard: bytes of a file of weights.
+
+    Raises:
+      UserError: the run cannot be read, no architecture of transformers computes what its model
+        does, or the folder is not empty.
+      OSError: the folder cannot be written.
+    """
+    workdir, directory = Path(workdir), Path(directory)
+    experiment = workdirs.read_experiment(workdir)
+    built = build_experiment(experiment, workdirs.read_sizes(workdir), jax.devices()[:1])
+    config = built.experiment.model
+    exported_as(config)  # refuses what has no counterpart
+    tokenizer = data.load_tokenizer(workdir / "tokenizer")
+    with (
+        Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True) as checkpoints,
+        whole_directory(directory, "--path") as partial,
+    ):
+        shapes: Any = abstract_state(built)
+        checkpoints.refuse_other_shapes(checkpoint, shapes.params)
+        step, saved = checkpoints.saved_params(checkpoint)
+        values = write_model(config, saved, partial, largest_shard)
+        _write_tokenizer(tokenizer, config, workdir, partial, values, log)
+        write_json(partial / "config.json", values)
+    (name,) = values["architectures"]
+    log(f"{name} of step {step} in {directory}")
+    size = sum(path.stat().st_size for path in directory.iterdir())
+    return {"path": str(directory), "step": step, "architecture": name, "bytes": size}
+
+
+def write_model(
+    config: Any,
+    arrays: Mapping[str, SavedArray],
+    directory: Path,
+    largest_shard: int = LARGEST_SHARD,
+) -> dict[str, Any]:
+    """Writes the weights of a model for transformers, and returns its config.json.
+
+    Raises:
+      UserError: no architecture of transformers computes what the model does.
+      OSError: a file cannot be written.
+    """
+    architecture, values = exported_as(config)
+    wanted = entries(architecture, config, shapes_of(architecture, config))
+    planned = _planned(wanted, arrays)
+    write_tensors(directory, planned, _arrays(wanted, arrays, config), largest_shard)
+    return values | {"dtype": np.result_type(*(each.dtype for each in planned)).name}
+
+
+def _planned(wanted: Sequence[Entry], saved: Mapping[str, SavedArray]) -> list[Planned]:
+    """Returns names, shapes and dtypes of all tensors, in the order of the table."""
+    found = []
+    for entry in wanted:
+        dtype = np.result_type(*(saved[path].dtype for path in entry.ours))
+        found += [
+            Planned(name, shape, dtype)
+            for name, shape in zip(entry.theirs, entry.shapes, strict=True)
+        ]
+    return found
+
+
+def _arrays(
+    wanted: Sequence[Entry], saved: Mapping[str, SavedArray], config: Any
+) -> Iterator[np.ndarray]:
+    """Yields the tensors of others in the order of the table; one row of it is in memory."""
+    read: dict[str, np.ndarray] = {}
+    for entry in wanted:
+        if tuple(read) != entry.ours:
+            read.clear()
+            read |= {path: saved[path].read() for path in entry.ours}
+        ours = [read[path] for path in entry.ours]
+        if entry.layer is not None:
+            ours = [array[entry.layer] for array in ours]
+        yield from entry.transform.to_theirs(ours, config)
+
+
+def _write_tokenizer(
+    tokenizer: data.Tokenizer,
+    config: Any,
+    workdir: Path,
+    directory: Path,
+    values: dict[str, Any],
+    log: Callable[[str], None],
+) -> None:
+    """Writes tokenizer and generation settings, and names the end of a text in `values`."""
+    end = tokenizer.end_of_document
+    values |= {"eos_token_id": end, "bos_token_id": end}
+    imported = _imported(workdir)
+    theirs = read_object(imported / "config.json") if imported else {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if name in theirs:
+            values[name] = theirs[name]
+    generation = {name: values.get(name) for name in ("bos_token_id", "eos_token_id")}
+    write_json(directory / "generation_config.json", generation)
+    for name in _KEPT:
+        if imported and (imported / name).exists():
+            shutil.copy2(imported / name, directory / name)
+    text = tokenizer_json(tokenizer)
+    if text is None:
+        log(f"a tokenizer of kind {tokenizer.kind} has no counterpart there and is left out")
+        return
+    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+    if other := differing_texts(tokenizer, text):
+        log(f"the tokenizer there cuts some rare texts otherwise, such as {other[0]!r}")
+    described: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": end_of_document(tokenizer, text),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.context_length,
+    }
+    if imported and (imported / "tokenizer_config.json").exists():
+        described |= read_object(imported / "tokenizer_config.json")
+    write_json(directory / "tokenizer_config.json", described)
+    if imported and (imported / "special_tokens_map.json").exists():
+        shutil.copy2(imported / "special_tokens_map.json", directory)
+
+
+def _imported(workdir: Path) -> Path | None:
+    """Returns the folder of what came with weights that a run began with, or None."""
+    while not (workdir / IMPORTED).is_dir():
+        try:
+            begun_from = workdirs.read_experiment(workdir).fine_tuning.workdir
+        except Exception:
+            return None
+        if not begun_from:
+            return None
+        workdir = Path(begun_from)
+    return workdir / IMPORTED

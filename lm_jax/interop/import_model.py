@@ -1,0 +1,179 @@
+"""Imports a model of Hugging Face transformers: a work directory that all programs read."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_jax import data
+from lm_jax.build import build_experiment
+from lm_jax.config.experiment import Experiment
+from lm_jax.config.parts import CheckpointConfig, ScheduleConfig
+from lm_jax.config.serialization import to_dict
+from lm_jax.data.config import DataConfig, TokenizerConfig
+from lm_jax.data.tokenizer_files import kind_of_files
+from lm_jax.errors import UserError
+from lm_jax.interop.architectures import architecture_of, our_config, read_config
+from lm_jax.interop.layout import Entry, check, entries, shapes_of
+from lm_jax.interop.tables import Architecture
+from lm_jax.interop.tensor_files import Tensor, read_tensors
+from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.models.interface import Variables
+from lm_jax.telemetry.environment import environment
+from lm_jax.telemetry.json_files import write_json
+from lm_jax.training.checkpoints import Checkpoints
+from lm_jax.training.state import TrainState
+
+IMPORTED = "imported"  # the folder of a work directory with what else came with the weights
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_FINE_TUNING = ScheduleConfig(peak_learning_rate=2e-5)
+
+
+class Source(NamedTuple):
+    """A model of others, of which no tensor was read yet."""
+
+    directory: Path
+    architecture: Architecture
+    config: Any  # ours
+    tensors: Mapping[str, Tensor]
+
+
+def open_model(directory: str | Path) -> Source:
+    """Returns the model of a folder with config.json and safetensors.
+
+    Raises:
+      UserError: something is missing, damaged or not supported.
+    """
+    directory = Path(directory)
+    values = read_config(directory)
+    architecture, _ = architecture_of(values)
+    try:
+        config = our_config(architecture, values)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
+    tensors = read_tensors(directory)
+    prefix = architecture.prefix
+    if not any(name.startswith(prefix) for name in tensors):  # the model without its head
+        tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    return Source(directory, architecture, config, tensors)
+
+
+def read_arrays(source: Source, scratch: Path) -> dict[str, np.ndarray]:
+    """Returns our arrays by path, which lie in files of `scratch`; one tensor is read at a time.
+
+    Raises:
+      UserError: tensors are missing, left over or of other shapes.
+    """
+    tensors, shapes = source.tensors, shapes_of(source.architecture, source.config)
+    wanted = entries(source.architecture, source.config, shapes)
+    check(source.architecture, wanted, tensors, str(source.directory))
+    found: dict[str, np.ndarray] = {}
+    for entry in wanted:
+        given = [_float(tensors[name]) for name in entry.theirs]
+        for path, part in zip(
+            entry.ours, entry.transform.to_ours(given, source.config), strict=True
+        ):
+            if path not in found:
+                dtype = _dtype(part.dtype, path, wanted, tensors)
+                file = scratch / path.replace("/", ".")
+                found[path] = np.memmap(file, dtype, "w+", shape=shapes[path])
+            found[path][... if entry.layer is None else entry.layer] = part
+    return found
+
+
+def _float(tensor: Tensor) -> np.ndarray:
+    array = tensor.read()
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _dtype(
+    first: np.dtype, path: str, wanted: list[Entry], tensors: Mapping[str, Tensor]
+) -> np.dtype:
+    """Returns the dtype that holds all layers of an array exactly."""
+    names = [name for entry in wanted if path in entry.ours for name in entry.theirs]
+    there = {tensors[name].dtype for name in names} - {np.dtype(np.float64)}
+    return np.result_type(first, *there)
+
+
+def nested(arrays: Mapping[str, np.ndarray]) -> Variables:
+    """Returns arrays by path as nested dicts."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = array
+    return tree
+
+
+def import_model(
+    directory: str | Path, workdir: str | Path, *, log: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Writes the work directory of a model of others, and returns what it holds.
+
+    Parameters keep the dtype of the file. The directory appears whole or not at all.
+
+    Raises:
+      UserError: the model cannot be read or is not supported, or the work directory is not empty.
+      OSError: the work directory cannot be written.
+    """
+    directory, workdir = Path(directory), Path(workdir)
+    source = open_model(directory)
+    experiment = _experiment(source)
+    tokenizer = data.train_tokenizer(experiment.data.tokenizer, [])
+    sizes = {"vocab_size": tokenizer.vocab_size}
+    build_experiment(experiment, sizes, jax.devices()[:1])  # refuses what cannot run
+    with whole_directory(workdir, "--workdir") as partial:
+        scratch = partial / "scratch"
+        scratch.mkdir()
+        arrays = read_arrays(source, scratch)
+        params = nested(arrays)
+        state = TrainState(jnp.int32(0), jax.random.key(experiment.seed), params, {}, ())
+        with Checkpoints(partial / "checkpoints", CheckpointConfig()) as checkpoints:
+            checkpoints.save(0, state)
+        shutil.rmtree(scratch)
+        (partial / IMPORTED).mkdir()
+        for name in COMPANIONS:
+            if (directory / name).exists():
+                shutil.copy2(directory / name, partial / IMPORTED / name)
+        tokenizer.save(partial / "tokenizer")
+        description = {"imported_from": str(directory.absolute()), "sizes": sizes}
+        write_json(partial / "data.json", description)
+        write_json(partial / "environment.json", environment())
+        write_json(partial / "config.json", to_dict(experiment))
+    parameters = sum(array.size for array in arrays.values())
+    log(f"{parameters:,} parameters of {source.architecture.classes[0]} in {workdir}")
+    return {
+        "workdir": str(workdir),
+        "architecture": source.architecture.classes[0],
+        "parameters": parameters,
+        "vocab_size": source.config.vocab_size,
+    }
+
+
+def _experiment(source: Source) -> Experiment:
+    directory = source.directory.absolute()
+    kind = kind_of_files(directory)
+    if not kind:
+        raise UserError(
+            f"{directory} holds no tokenizer; expected tokenizer.json, a *.model of sentencepiece "
+            "or a *.tiktoken"
+        )
+    return Experiment(
+        objective=source.architecture.objective,
+        model=source.config,
+        data=DataConfig(tokenizer=TokenizerConfig(kind=kind, path=str(directory))),
+        schedule=dataclasses.replace(_FINE_TUNING),
+    )

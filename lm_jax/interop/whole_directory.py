@@ -1,0 +1,32 @@
+"""A directory that appears whole or not at all."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lm_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_directory(directory: Path, flag: str) -> Iterator[Path]:
+    """Yields a directory to write to, which then becomes `directory`; after an error it is removed.
+
+    Args:
+      flag: what names the directory on the command line, for the message.
+
+    Raises:
+      UserError: the directory is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{flag}={directory} is not empty; choose another")
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,110 @@
+"""What cannot be imported is refused in a line that names it, and leaves nothing behind."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lm_jax.errors import UserError
+from lm_jax.interop.import_model import import_model, open_model, read_arrays
+from tests.parity.pretrained import write_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder("llama", tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def set_fields(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architectures": ["BloomForCausalLM"], "model_type": "bloom"}, "BloomForCausalLM.*Llama"),
+        ({"hidden_act": "relu6"}, "hidden_act is 'relu6'; supported are silu"),
+        ({"rope_parameters": {"rope_type": "made_up", "rope_theta": 9.0}}, "made_up"),
+        ({"rope_scaling": {"type": "made_up"}, "rope_parameters": None}, "made_up"),
+        ({"attention_bias": True}, "attention_bias is True; supported is False"),
+        ({"hidden_size": None}, "no hidden_size"),
+        ({"hidden_size": "24"}, "hidden_size is '24'; expected a number"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; expected true or false"),
+        ({"num_key_value_heads": 4}, "num_heads 6 is not a multiple of model.num_kv_heads 4"),
+        ({"model_type": ["llama"]}, "supported are"),
+    ],
+)
+def test_a_configuration_that_is_not_supported_is_named(folder, fields, message):
+    set_fields(folder, **fields)
+    with pytest.raises(UserError, match=message):
+        open_model(folder)
+
+
+def test_missing_left_over_and_misshaped_tensors_are_named(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros((40, 23), np.float32)
+    tensors["model.layers.2.mlp.up_proj.weight"] = np.zeros((40, 24), np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        read_arrays(open_model(folder), tmp_path)
+    for part in (
+        "lacks model.norm.weight",
+        "does not have: model.layers.2.mlp.up_proj.weight",
+        "model.layers.1.mlp.up_proj.weight [40, 23] instead of [40, 24]",
+    ):
+        assert part in str(error.value)
+
+
+def _cut_off(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _none(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def _quantised(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _lost_shard(folder):
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _no_config(folder):
+    (folder / "config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut_off, "model.safetensors is damaged"),
+        (_pickled, r"pickled weights \(pytorch_model.bin\).*safetensors"),
+        (_none, "no weights; expected model.safetensors"),
+        (_quantised, "model.norm.weight is stored as I8.*not quantised"),
+        (_lost_shard, "lacks model-00001-of-00001.safetensors"),
+        (_no_config, "no config.json"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        open_model(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused_and_nothing_is_written(folder, tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer; expected tokenizer\.json"):
+        import_model(folder, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]

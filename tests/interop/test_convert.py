@@ -1,0 +1,69 @@
+"""A model that was imported is a work directory like any other, and goes out as it came in."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lm_jax.data import train_tokenizer
+from lm_jax.data.config import TokenizerConfig
+from lm_jax.errors import UserError
+from lm_jax.interop.export_model import export_model
+from lm_jax.interop.export_tokenizer import tokenizer_json
+from lm_jax.interop.import_model import import_model
+from lm_jax.runs.trained_run import load, split_of
+from tests.parity.pretrained import write_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Llama in bfloat16 with a tokenizer of bytes."""
+    path = tmp_path / "theirs"
+    tensors = write_folder("llama", path)
+    tensors |= {
+        name: np.zeros((257, 24), np.float32) + tensors[name][0]
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    halved = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+    save_file(halved, path / "model.safetensors")
+    values = json.loads((path / "config.json").read_text()) | {"vocab_size": 257}
+    (path / "config.json").write_text(json.dumps(values))
+    bytes_ = train_tokenizer(TokenizerConfig(kind="byte"), [])
+    (path / "tokenizer.json").write_text(tokenizer_json(bytes_))
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    return path
+
+
+def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    import_model(folder, workdir, log=lambda _: None)
+    run = load(workdir)
+    tensors = load_file(folder / "model.safetensors")
+    up_ldf = run.variables["params"]["layers"]["feed_forward"]["up"]["kernel"]
+    assert up_ldf.dtype == np.float32
+    expected = tensors["model.layers.1.mlp.up_proj.weight"].astype(np.float32).T
+    np.testing.assert_array_equal(up_ldf[1], expected)
+    assert run.tokenizer.decode(run.tokenizer.encode("naïve")) == "naïve"
+    with pytest.raises(UserError, match="was imported and has no validation split.*--text=FILES"):
+        split_of(run, "validation")
+
+    export_model(workdir, out, largest_shard=20_000, log=lambda _: None)
+    index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
+    shards = {name: load_file(out / name) for name in set(index.values())}
+    assert len(shards) > 1 and index.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        found = shards[index[name]][name]
+        assert found.dtype == tensor.dtype
+        np.testing.assert_array_equal(found, tensor, err_msg=name)
+    assert all(sum(x.nbytes for x in shard.values()) <= 20_000 for shard in shards.values())
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        assert (out / name).read_text() == (folder / name).read_text()
+    assert not list(tmp_path.glob("*.partial"))
+
+    with pytest.raises(UserError, match="is not empty; choose another"):
+        export_model(workdir, out)
+    with pytest.raises(UserError, match="is not empty; choose another"):
+        import_model(folder, workdir)

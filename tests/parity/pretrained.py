@@ -1,0 +1,101 @@
+"""Small random models of each architecture that weights are read from, as folders of files.
+
+The names and shapes of their tensors and their config.json are recorded from transformers; the
+weights are drawn by name, so that the tests write the same folders without it.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tests.parity.recorded import draws, reference
+
+LIBRARIES = ("torch", "transformers")
+VOCABULARY = 61
+
+
+class Case(NamedTuple):
+    """A model of transformers by the names of its classes, and the fields of its configuration."""
+
+    kind: str
+    config: str
+    fields: dict[str, Any]
+
+
+_GPT2 = {"vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 4}
+_LLAMA = {
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 32,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+}
+CASES = {
+    "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2),
+    "gpt2, untied, relu": Case(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        _GPT2 | {"tie_word_embeddings": False, "n_inner": 40, "activation_function": "relu"},
+    ),
+    "llama": Case("LlamaForCausalLM", "LlamaConfig", _LLAMA | {"rope_theta": 500.0}),
+    "llama, tied, wide heads": Case(
+        "LlamaForCausalLM", "LlamaConfig", _LLAMA | {"tie_word_embeddings": True, "head_dim": 10}
+    ),
+    "mistral": Case(
+        "MistralForCausalLM",
+        "MistralConfig",
+        _LLAMA
+        | {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 10}
+        | {"sliding_window": None},
+    ),
+    "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _LLAMA),
+    "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _LLAMA | {"head_dim": 10}),
+    "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", _LLAMA),
+}
+
+
+def _files(case: Case) -> dict[str, np.ndarray]:
+    """Returns the config.json and the shapes of the tensors that transformers writes, as JSON."""
+    import transformers
+
+    config = getattr(transformers, case.config)(**case.fields)
+    with tempfile.TemporaryDirectory() as directory:
+        getattr(transformers, case.kind)(config).save_pretrained(directory)
+        values = json.loads((Path(directory) / "config.json").read_text())
+        shapes = {
+            name: list(tensor.shape)
+            for name, tensor in load_file(f"{directory}/model.safetensors").items()
+        }
+    text = json.dumps({"config": values, "shapes": shapes})
+    return {"json": np.frombuffer(text.encode(), np.uint8)}
+
+
+def write_folder(name: str, directory: Path) -> dict[str, np.ndarray]:
+    """Writes config.json and model.safetensors of a case, and returns the tensors."""
+    found = reference(
+        "pretrained", f"{name} files", lambda _: _files(CASES[name]), libraries=LIBRARIES
+    )
+    parts = json.loads(found["json"].tobytes())
+    tensors = {}
+    for tensor, shape in parts["shapes"].items():
+        is_matrix = len(shape) > 1
+        is_scale = not is_matrix and tensor.endswith("weight")
+        drawn = draws(tensor, tuple(shape), 0.2 if is_matrix else 0.1)
+        tensors[tensor] = drawn + np.float32(is_scale)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(parts["config"]))
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return tensors
+
+
+def load(name: str, directory: Path) -> Any:
+    """Returns the PyTorch module of a folder."""
+    import transformers
+
+    return getattr(transformers, CASES[name].kind).from_pretrained(directory).eval()
