@@ -5,8 +5,9 @@
   python -m launch.word_vectors --workdir=runs/word2vec --similarities=wordsim353.tsv \
       --analogies=questions-words.txt
 
-Prints the words nearest to the sum of --plus minus the sum of --minus. The last line of the output
-is JSON with the answers.
+Prints the words nearest to the sum of --plus minus the sum of --minus. What --similarities and
+--analogies measure also goes to word_vectors.json and to the page of the run. The last line of the
+output is JSON with the answers.
 """
 
 from pathlib import Path
@@ -28,14 +29,15 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 def main() -> dict[str, Any]:
     """Prints each answer, then returns them."""
-    import numpy as np
-
     from lm_jax.evaluation import word_vectors
+    from lm_jax.reports.numbers import with_error
+    from lm_jax.runs.page import add_word_vector_scores
     from lm_jax.runs.trained_run import load, vectors_of_words
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     vectors = vectors_of_words(run)
     results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
+    scores: dict[str, Any] = {}
     if PLUS.value:
         near = word_vectors.nearest(vectors, PLUS.value, MINUS.value, COUNT.value)
         for word, cosine in near:
@@ -44,15 +46,22 @@ def main() -> dict[str, Any]:
     if SIMILARITIES.value:
         path = Path(SIMILARITIES.value)
         correlation, asked, count = word_vectors.similarity_correlation(vectors, path)
-        program.log(f"{path.name}: Spearman's correlation {correlation:.3f}, {asked} of {count}")
+        error = word_vectors.correlation_standard_error(correlation, asked)
+        shown = with_error(correlation, error, ".3f")
+        program.log(f"{path.name}: Spearman's correlation {shown}, {asked} of {count}")
         results["similarity"] = {"spearman": correlation, "pairs": asked, "of": count}
+        scores["similarities"] = {path.name: results["similarity"]}
     if ANALOGIES.value:
-        sections = word_vectors.analogy_accuracy(vectors, Path(ANALOGIES.value))
-        for name, (right, asked) in sections.items():
+        path = Path(ANALOGIES.value)
+        sections = word_vectors.analogy_accuracy(vectors, path)
+        for name, (right, asked, _) in sections.items():
             program.log(f"{right:6} of {asked:6}  {name}")
-        right, asked = np.sum(list(sections.values()) or [(0, 0)], axis=0).tolist()
+        right, asked, count = map(sum, zip(*sections.values() or [(0, 0, 0)], strict=True))
         program.log(f"{right:6} of {asked:6}  all")
-        results["analogies"] = {"right": right, "asked": asked}
+        results["analogies"] = {"right": right, "asked": asked, "of": count}
+        scores["analogies"] = {path.name: results["analogies"]}
+    if scores:
+        add_word_vector_scores(run, scores)
     if len(results) == 2:
         raise UserError("give --plus=WORD,WORD, --similarities=FILE or --analogies=FILE")
     return results

@@ -1,6 +1,7 @@
 """Measures word vectors: neighbors, analogies, and correlation with human judgements."""
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,8 +56,16 @@ def nearest(
     return [(vectors.words[row], float(cosines[row])) for row in order]
 
 
-def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, tuple[int, int]]:
-    """Returns for each section the number of correct analogies and of those asked.
+class Analogies(NamedTuple):
+    """The analogies of one section of a file."""
+
+    right: int
+    asked: int  # all of their words have vectors
+    total: int
+
+
+def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, Analogies]:
+    """Returns for each section the number of correct analogies, of those asked, and of all.
 
     The file has the format of questions-words.txt: lines `a b c d` (b is to a as d is to c) under
     headings `: section`. Words are lower-cased; analogies with a word that has no vector are
@@ -66,7 +75,7 @@ def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, tuple[
       UserError: the file cannot be read, or a line is no analogy.
     """
     path = Path(path)
-    results: dict[str, tuple[int, int]] = {}
+    results: dict[str, Analogies] = {}
     section = ""
     for number, line in _lines(path):
         if line.startswith(":"):
@@ -75,12 +84,13 @@ def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, tuple[
         words = line.lower().split()
         if len(words) != 4:
             raise UserError(f"{path}:{number}: {line[:60]!r} is not an analogy of four words")
+        right, asked, total = results.get(section, Analogies(0, 0, 0))
+        results[section] = Analogies(right, asked, total + 1)
         if not all(word in vectors.rows for word in words):
             continue
         a, b, c, expected = words
-        right, asked = results.get(section, (0, 0))
         found = nearest(vectors, [b, c], [a], count=1)[0][0]
-        results[section] = right + (found == expected), asked + 1
+        results[section] = Analogies(right + (found == expected), asked + 1, total + 1)
     return results
 
 
@@ -113,6 +123,16 @@ def similarity_correlation(vectors: WordVectors, path: str | Path) -> tuple[floa
     if len(scores) < 3:
         raise UserError(f"{path}: only {len(scores)} of {count} pairs are among the words")
     return float(spearmanr(cosines, scores).statistic), len(scores), count
+
+
+def correlation_standard_error(correlation: float, pairs: int) -> float | None:
+    """Returns the standard error of Spearman's correlation; None below four pairs.
+
+    Bonett and Wright 2000, Psychometrika 65, eq. 4, brought back from Fisher's transformation.
+    """
+    if pairs < 4:
+        return None
+    return (1 - correlation**2) * math.sqrt((1 + correlation**2 / 2) / (pairs - 3))
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -93,6 +93,9 @@ class Objective(NamedTuple):
     special_token: str = ""
     """The name of the one special id, such as <mask>; without it, special ids are numbered."""
 
+    vectors_first: bool = False
+    """Whether the embeddings are what a run is for: its page shows them before the losses."""
+
     loss_note: str = ""
     """What the training loss is, where it is not the cross-entropy that evaluation reports."""
 

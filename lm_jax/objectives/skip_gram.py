@@ -63,6 +63,7 @@ OBJECTIVES = [
         sample=sample_of,
         fixed_rows=False,
         smooths_labels=False,
-        loss_note="negative sampling",
+        vectors_first=True,
+        loss_note="negative sampling, nats",
     )
 ]

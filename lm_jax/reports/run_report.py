@@ -23,7 +23,7 @@ from lm_jax.reports.measures import (
     table_of_parts,
 )
 from lm_jax.reports.numbers import on_card, text_of, with_error
-from lm_jax.reports.sections import analysis_sections
+from lm_jax.reports.sections import EMBEDDINGS, analysis_sections
 from lm_jax.reports.svg_charts import (
     Series,
     bar_chart,
@@ -32,6 +32,7 @@ from lm_jax.reports.svg_charts import (
     smooth,
     smoothing_weight,
 )
+from lm_jax.reports.word_vectors_section import word_vectors_cards, word_vectors_section
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
 
@@ -42,13 +43,14 @@ _BEFORE_AND_AFTER = ("bits_per_character", "cross_entropy", "perplexity", "accur
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
-def write_report(workdir: str | Path, loss_note: str = "") -> Path:
+def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool = False) -> Path:
     """Returns the path of the page, written from the files of a work directory.
 
     Files that are missing leave out their sections.
 
     Args:
       loss_note: what the training loss is where it is not the cross-entropy, for its chart.
+      vectors_first: whether embeddings come before losses, which then stand on no card.
 
     Raises:
       UserError: the run has no metrics yet.
@@ -60,13 +62,22 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
     results, config = _json(workdir / "evaluation.json"), _json(workdir / "config.json")
     changed, defaults = _by_change(config)
     validation, samples = results.get("validation", {}), workdir / "samples.txt"
+    analysis = analysis_sections(_json(workdir / "inspection.json"))
+    first: dict[str, Markup] = {}
+    headline = _headline(results)
+    if vectors_first:
+        scores = _json(workdir / "word_vectors.json")
+        first["Word vectors"] = word_vectors_section(scores)
+        first |= {title: analysis.pop(title) for title in EMBEDDINGS}
+        headline = word_vectors_cards(scores) + _counts(results)
     page = render(
         "run_report.html",
         title=workdir.resolve().name,
         origin=_origin(_json(workdir / "branch.json")),
         fine_tuning=_fine_tuning(_json(workdir / "inherited.json"), config, results),
         subtitle=_subtitle(results, config),
-        headline=_headline(results),
+        headline=headline,
+        first=first,
         translations=_translations(_json(workdir / "inspection.json"), results),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
@@ -84,7 +95,7 @@ def write_report(workdir: str | Path, loss_note: str = "") -> Path:
         ],
         sample=results.get("validation_sample", {}),
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
-        analysis=analysis_sections(_json(workdir / "inspection.json")),
+        analysis=analysis,
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
         data=_data(_json(workdir / "data.json")),
         changed=[(name, text_of(value)) for name, value in changed.items()],
@@ -169,8 +180,7 @@ def _fine_tuning(
     measures = [
         [
             label_of(name, predicted_in(after)),
-            measure(name, before[name]),
-            measure(name, after[name]),
+            *(measure(name, x[name], x.get(f"{name}_standard_error")) for x in (before, after)),
         ]
         for name in _BEFORE_AND_AFTER
         if None not in (before.get(name), after.get(name))
@@ -203,13 +213,17 @@ def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     validation = results.get("validation", {})
     shown = [card_of(name, validation) for name in _HEADLINE if validation.get(name) is not None]
+    scores = results.get("translation") or {}
+    first = [(f"{scores[name]:.1f}", label) for name, label in _SCORES.items() if name in scores]
+    return first + shown + _counts(results)
+
+
+def _counts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = [("parameters", results.get("parameters")), ("steps", results.get("step"))]
     for name, value in results.get("timings", {}).items():
         if name.endswith("_per_second"):
             counts.append((f"{name.removesuffix('_per_second')}/s", value))
-    scores = results.get("translation") or {}
-    first = [(f"{scores[name]:.1f}", label) for name, label in _SCORES.items() if name in scores]
-    return first + shown + [(on_card(value), name) for name, value in counts if value is not None]
+    return [(on_card(value), name) for name, value in counts if value is not None]
 
 
 def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str, nats: str) -> list[Markup]:

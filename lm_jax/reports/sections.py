@@ -10,6 +10,7 @@ from lm_jax.reports.generation_section import beam_search_section, next_tokens_s
 from lm_jax.reports.html import render
 from lm_jax.reports.svg_charts import both_widths, scatter_chart, surface_chart
 
+EMBEDDINGS = ("Nearest neighbours", "Embedding map")
 _LARGEST_TABLE = 25  # classes; of more, only the most frequent confusions are shown
 
 

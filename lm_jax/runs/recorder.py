@@ -19,8 +19,8 @@ from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_los
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
-from lm_jax.reports.run_report import write_report
 from lm_jax.runs.origin import rows_of_other_batches
+from lm_jax.runs.page import write_page
 from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
 from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
@@ -259,7 +259,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         sums, numbers = record.sums[run.step], record.sample.numbers
         write_by_document(run.workdir, "validation", sums, run.step, characters, numbers)
         write_json(run.workdir / "evaluation.json", results)
-        write_report(run.workdir, run.built.objective.loss_note)
+        write_page(run)
 
 
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 from lm_jax.errors import UserError
 from lm_jax.evaluation.word_vectors import (
     analogy_accuracy,
+    correlation_standard_error,
     nearest,
     similarity_correlation,
     word_vectors,
@@ -30,7 +31,7 @@ def test_the_nearest_words_have_the_largest_cosine():
 def test_analogies_are_counted_by_section_and_unknown_words_left_out(tmp_path):
     path = tmp_path / "questions.txt"
     path.write_text(": royalty\nMan King woman queen\nman king woman pear\n: else\na b c d\n")
-    assert analogy_accuracy(VECTORS, path) == {"royalty": (1, 2)}
+    assert analogy_accuracy(VECTORS, path) == {"royalty": (1, 2, 2), "else": (0, 0, 1)}
     path.write_text("three words only\n")
     with pytest.raises(UserError, match="questions.txt:1: 'three words only' is not an analogy"):
         analogy_accuracy(VECTORS, path)
@@ -43,6 +44,17 @@ def test_similarities_are_correlated_by_rank(tmp_path):
     path.write_text("apple pear 9\n")
     with pytest.raises(UserError, match="is not word, word, score"):
         similarity_correlation(VECTORS, path)
+
+
+def test_the_error_of_a_correlation_is_that_of_repeated_samples():
+    random = np.random.default_rng(0)
+    x, noise = random.normal(size=(2, 2_000, 100))
+    ranks = (np.argsort(np.argsort(each), axis=1) - 49.5 for each in (x, x + 1.5 * noise))
+    one, other = ranks
+    found = (one * other).sum(axis=1) / (one**2).sum(axis=1)
+    expected = correlation_standard_error(found.mean(), 100)
+    assert expected == pytest.approx(found.std(), rel=0.06) and 0.05 < expected < 0.1
+    assert correlation_standard_error(0.5, 3) is None
 
 
 def test_an_unknown_word_is_refused():

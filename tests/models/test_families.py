@@ -1,5 +1,6 @@
 """Every family through the one path: train, stop, resume, evaluate, generate, report."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -21,8 +22,9 @@ from lm_jax.models.recurrent.classifier import RecurrentClassifierConfig
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig
-from lm_jax.reports.numbers import text_of
+from lm_jax.reports.numbers import with_error
 from lm_jax.runs.classify import classify_images, classify_texts, labels_of
+from lm_jax.runs.page import add_word_vector_scores
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
 from lm_jax.telemetry.json_files import read_metrics
@@ -204,9 +206,18 @@ def test_word_vectors_are_trained_and_asked(tmp_path):
     config.mesh = "auto"
     results = train(config, tmp_path)
     assert results["validation"]["cross_entropy"] < np.log(300)
-    vectors = vectors_of_words(load(tmp_path, log=lambda line: None))
+    run = load(tmp_path, log=lambda line: None)
+    vectors = vectors_of_words(run)
     assert vectors.vectors.shape == (299, 8)  # all but the end of a document
-    assert "Nearest neighbours" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Nearest neighbours") < page.index("<h2>Training")
+    for name, right in (("a.txt", 1), ("b.txt", 2)):  # one after the other
+        counts = {"right": right, "asked": 2, "of": 3}
+        add_word_vector_scores(run, {"analogies": {name: counts}})
+    page = (tmp_path / "report.html").read_text()
+    assert "analogies of a.txt" in page and "analogies of b.txt" in page
+    add_word_vector_scores(dataclasses.replace(run, step=1), {"analogies": {"b.txt": counts}})
+    assert "analogies of a.txt" not in (tmp_path / "report.html").read_text()  # of another step
 
 
 @pytest.mark.parametrize(
@@ -289,7 +300,8 @@ def test_what_was_learned_of_masked_text_is_taken_over_with_its_tokenizer(tmp_pa
     before = results["validation_before"]["cross_entropy"]
     assert before == rows[0]["cross_entropy"] != results["validation"]["cross_entropy"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"Fine-tuned from {tmp_path / 'base'}." in page and f"<td>{text_of(before)}</td>" in page
+    shown = with_error(before, results["validation_before"]["cross_entropy_standard_error"])
+    assert f"Fine-tuned from {tmp_path / 'base'}." in page and f">{shown}</td>" in page
     shutil.rmtree(tmp_path / "base")  # a run has all that it takes to be read
     run = load(tmp_path / "run")
     assert run.tokenizer.vocab_size == 512 and run.built.experiment.model.vocab_size == 513

@@ -17,6 +17,7 @@ def analysis_page(analysis):
         "run_report.html",
         title="run",
         analysis=analysis_sections(analysis),
+        first={},
         baselines="",
         data={"summary": "", "facts": []},
         ended_at=None,

@@ -124,6 +124,32 @@ def test_translations_and_their_scores_come_first(tmp_path):
     assert "<td>15.23 ± 0.91</td>" in text and "beside baselines" not in text
 
 
+def test_vectors_and_their_scores_come_before_losses(tmp_path):
+    embedding = {"words": ["a", "b", "c"], "points": [[0, 0], [1, 0], [0, 1]]}
+    embedding["neighbours"] = {"king": ["queen"]}
+    (tmp_path / "inspection.json").write_text(json.dumps({"embedding": embedding}))
+    report(tmp_path, validation={"accuracy": 0.0811, "cross_entropy": 5.1, "pairs": 9})
+    text = write_report(tmp_path, "negative sampling", vectors_first=True).read_text()
+    order = ["<h2>Word vectors", "--similarities=FILE", "<code>queen", "<h2>Training", "<h2>Valid"]
+    assert [text.index(each) for each in order] == sorted(text.index(each) for each in order)
+    assert "<span>accuracy" not in text and "<th>accuracy, %</th><td>8.1</td>" in text
+    assert text.count("<h2>Nearest neighbours") == 1
+
+    scores = {
+        "step": 400,
+        "similarities": {"ws353.tsv": {"spearman": 0.2261, "pairs": 310, "of": 353}},
+        "analogies": {"family.txt": {"right": 75, "asked": 240, "of": 506}},
+    }
+    (tmp_path / "word_vectors.json").write_text(json.dumps(scores))
+    text = write_report(tmp_path, "negative sampling", vectors_first=True).read_text()
+    assert "<strong>0.226</strong><span>correlation with ws353.tsv" in text
+    assert "<strong>31.2%</strong><span>analogies of family.txt" in text
+    cells = re.sub(' class="number"', "", text)
+    assert "<td>0.226 ± 0.055</td><td>310 of 353</td>" in cells  # (1 - r^2) / sqrt(n - 3), about
+    assert "<td>31.2 ± 3.0</td><td>240 of 506</td>" in cells  # sqrt(p (1 - p) / n)
+    assert "Measured at step 400" in text and "--similarities=FILE" not in text
+
+
 def test_figures_have_the_digits_of_their_errors_and_the_sign_is_explained(tmp_path):
     validation = {"cross_entropy": 4.779123, "cross_entropy_standard_error": 0.36612}
     text = report(tmp_path, validation=validation)

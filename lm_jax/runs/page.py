@@ -1,0 +1,47 @@
+"""The page of a run, and what is measured of the run after its end and shown there."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lm_jax.errors import UserError
+from lm_jax.reports.run_report import write_report
+from lm_jax.runs.trained_run import Run
+from lm_jax.telemetry.json_files import read_object, write_json
+
+_WORD_VECTORS = "word_vectors.json"
+
+
+def write_page(run: Run) -> None:
+    """Writes `report.html` of a run as its objective wants it.
+
+    Raises:
+      UserError: the run has no metrics yet.
+      OSError: it cannot be written.
+    """
+    objective = run.built.objective
+    write_report(run.workdir, objective.loss_note, objective.vectors_first)
+
+
+def add_word_vector_scores(run: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds scores to `word_vectors.json`, and to the page where the run has one.
+
+    Scores of another step are dropped.
+
+    Args:
+      run: the run whose vectors were measured.
+      scores: by kind, `similarities` or `analogies`, and by file.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    path = run.workdir / _WORD_VECTORS
+    try:
+        earlier = read_object(path)
+    except (OSError, UserError):
+        earlier = {}
+    if earlier.get("step") != run.step:
+        earlier = {}
+    merged = {kind: earlier.get(kind, {}) | dict(found) for kind, found in scores.items()}
+    write_json(path, {"step": run.step} | earlier | merged)
+    if (run.workdir / "report.html").exists():
+        write_page(run)
