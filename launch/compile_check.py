@@ -9,6 +9,7 @@ one step; and whether an accelerator has enough memory. It allocates nothing, an
 the configuration's sizes depend on it. The last line of the output is JSON with the figures.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -34,7 +35,7 @@ MESH = flags.DEFINE_string(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,
-    "Sequences per step. Default: the config's, or one per data x fsdp.",
+    "Sequences per step. Default: the config's, or one per data x fsdp x expert.",
     lower_bound=1,
 )
 ACCELERATOR = flags.DEFINE_string(
@@ -105,13 +106,14 @@ def _published(name: str) -> tuple["Experiment", dict[str, int]]:
     from lm_jax.models import family_of
     from lm_jax.objectives.default_experiment import default_experiment
     from lm_jax.parallel.mesh import AUTO, axis_sizes
+    from lm_jax.parallel.sharding import DATA_AXES
 
     model = preset(name)
     experiment = default_experiment(family_of(model).for_low_memory(model))
     experiment.compute_dtype, experiment.mesh = "bfloat16", MESH.value or "fsdp:-1"
     mesh = "data:-1" if experiment.mesh == AUTO else experiment.mesh  # both split by the batch
     sizes = axis_sizes(mesh, DEVICES.value)
-    parts = sizes["data"] * sizes["fsdp"]
+    parts = math.prod(sizes[axis] for axis in DATA_AXES)
     experiment.training.batch_size = BATCH_SIZE.value or parts
     experiment.evaluation.batch_size = parts
     return experiment, {"vocab_size": 1}  # a preset has its own vocabulary size, which is larger

@@ -74,7 +74,10 @@ def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
 
     counts = model_flops.count_parameters(counted.experiment.model)
     split = model_flops.embedding_split(counts)
+    active = model_flops.active_parameters(counted.experiment.model, counts)
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
+    if active != split.total:
+        rows["active: a token passes them"] = active
     table = [(name, f"{n:,}", f"{n / split.total:.2%}") for name, n in rows.items()]
     program.log_table(table, "<>>")
     shares = {name: count / split.total for name, count in counts.items() if name != "total"}
@@ -83,6 +86,7 @@ def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
         "shares": shares,
         "embedding": split.embedding,
         "non_embedding": split.non_embedding,
+        "active": active,
     }
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from lm_jax.costs.accelerators import Accelerator
 from lm_jax.costs.hlo import Collective
 from lm_jax.models.family import PlannedCollective
+from lm_jax.parallel.sharding import DATA_AXES
 
 
 class Traffic(NamedTuple):
@@ -72,7 +73,7 @@ def planned_collectives(
       parts: number of parts over which the gradient is accumulated; each does all of this.
       splits_time: whether the model splits rows of tokens over `sequence`.
     """
-    splits = ("data", "fsdp", "sequence") if splits_time else ("data", "fsdp")
+    splits = (*DATA_AXES, "sequence") if splits_time else DATA_AXES
     sizes: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for leaf in jax.tree.leaves(params):
         names = {name for axes in leaf.sharding.spec for name in _names(axes)}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from lm_jax.errors import UserError
+from lm_jax.models.transformer import grouped_product
 from lm_jax.models.transformer.flash_attention import PRIMITIVE
 
 # Primitives without matrix products: they work element by element, move data, reduce, sort or draw.
@@ -146,6 +147,17 @@ def _ragged_dot(equation: Any) -> int:
     return flops
 
 
+def _grouped_product(equation: Any) -> int:
+    """Counts FLOPs as `_ragged_dot`: each row meets one group's matrix."""
+    x, kernels, _ = equation.invars
+    return 2 * x.aval.shape[0] * math.prod(kernels.aval.shape[1:])
+
+
+def _grouped_outer_product(equation: Any) -> int:
+    x, y, _ = equation.invars
+    return 2 * x.aval.size * y.aval.shape[1]
+
+
 def _contraction(equation: Any, contracted: Sequence[int]) -> int:
     left = equation.invars[0].aval.shape
     size = math.prod(equation.outvars[0].aval.shape)
@@ -169,6 +181,8 @@ def _fused_attention(equation: Any) -> int:
 _PRODUCTS: dict[str, Callable[[Any], int]] = {
     "dot_general": _dot_general,
     "ragged_dot_general": _ragged_dot,
+    grouped_product.PRODUCT.name: _grouped_product,
+    grouped_product.OUTER_PRODUCT.name: _grouped_outer_product,
     "conv_general_dilated": _convolution,
     PRIMITIVE: _fused_attention,
 }

@@ -24,6 +24,8 @@ _COMPONENTS = {
     "vocab": "output",
     "heads": "attention",
     "kv_heads": "attention",
+    "experts": "experts",
+    "router": "router",
     "mlp": "hidden",
     "norm": "norm",
 }
@@ -67,6 +69,16 @@ def embedding_split(counts: Mapping[str, int]) -> Parameters:
     """
     embedding = sum(counts.get(name, 0) for name in _TABLES.values())
     return Parameters(counts["total"], embedding, counts["total"] - embedding)
+
+
+def active_parameters(config: Any, counts: Mapping[str, int]) -> int:
+    """Returns the parameters without those of experts that a token does not pass.
+
+    Args:
+      counts: what `count_parameters` returns.
+    """
+    passed, experts = family_of(config).experts(config)
+    return counts["total"] - counts.get("experts", 0) * (experts - passed) // experts
 
 
 def training_flops(
@@ -131,7 +143,8 @@ class Formula(NamedTuple):
     Kaplan et al. 2020, section 2.1, with all of attention (Chowdhery et al. 2022, appendix B).
     """
 
-    parameters: int  # N: without tables whose rows are only looked up
+    # N: without tables whose rows are only looked up, and experts that a token does not pass
+    parameters: int
     attention: int  # L d T, of all layers; 0 where nothing attends
 
     @property
@@ -159,4 +172,4 @@ def formula(config: Any) -> Formula | None:
         return None
     counts, tied = count_parameters(config), family.ties_embeddings(config)
     only_looked_up = embedding_split(counts).embedding - (counts["embedding"] if tied else 0)
-    return Formula(counts["total"] - only_looked_up, attention)
+    return Formula(active_parameters(config, counts) - only_looked_up, attention)

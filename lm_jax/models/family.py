@@ -81,9 +81,15 @@ class Family(NamedTuple):
     attention_per_token: Callable[[Any], int | None] = lambda config: None
     """(configuration) -> L d T, layers x width x context length; 0 for a model without attention.
 
-    With it a model declares that each parameter, but for tables, takes part in one product per
-    token, so that a forward pass costs 2 N + 4 L d T FLOPs per token. None: it does not.
+    With it a model declares that each parameter, but for tables and the experts that a token does
+    not pass, takes part in one product per token, so that a forward pass costs 2 N + 4 L d T FLOPs
+    per token. None: it does not.
     """
+
+    experts: Callable[[Any], tuple[int, int]] = lambda config: (1, 1)
+    """(configuration) -> how many experts each token passes, of how many.
+
+    Their parameters have the axis `experts`; (1, 1) for a model without a mixture of experts."""
 
     attention_maps: Callable[[Any], AttentionMaps | None] = lambda config: None
     """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].

@@ -11,7 +11,7 @@ from lm_jax.errors import UserError
 
 AUTO = "auto"
 # Consecutively numbered devices, which are close to each other, lie along the last axes.
-AXES = ("data", "fsdp", "tensor", "sequence")
+AXES = ("data", "fsdp", "expert", "tensor", "sequence")
 
 
 def parse(text: str) -> dict[str, int]:
@@ -63,7 +63,7 @@ def automatic(num_devices: int, state_bytes: float, device_bytes: float | None) 
     All devices are data parallel if the whole state fits half of a device's memory; the other half
     is for activations. A larger state is split (fsdp) over the smallest divisor of the number of
     devices whose parts fit, or over all devices if none does; the rest is data parallel. `auto`
-    never uses the tensor or sequence axes.
+    never uses the other axes.
 
     Args:
       state_bytes: bytes of parameters, gradients and optimizer state.

@@ -1,7 +1,7 @@
 """Shardings of arrays: one mesh, and one table from logical axes to mesh axes.
 
-Data parallel, FSDP (ZeRO-3), tensor and context parallel are rows of `RULES`, not code paths. With
-a mesh of one device every rule is a no-op.
+Data parallel, FSDP (ZeRO-3), tensor, context and expert parallel are rows of `RULES`, not code
+paths. With a mesh of one device every rule is a no-op.
 """
 
 import math
@@ -18,15 +18,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lm_jax.errors import UserError
 from lm_jax.parallel.mesh import axis_sizes, show
 
+DATA_AXES = ("data", "fsdp", "expert")  # those that split the rows of a batch
 # logical axis -> mesh axes over which it is split
 RULES = (
-    ("batch", ("data", "fsdp")),
+    ("batch", DATA_AXES),
     ("time", "sequence"),
     ("embed", "fsdp"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("vocab", "tensor"),
+    ("experts", "expert"),
+    ("router", None),
     ("positions", None),
     ("types", None),
     ("norm", None),
@@ -65,13 +68,13 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
 
 def data_parts(mesh: Mesh) -> int:
     """Returns the number of parts into which the mesh splits a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in DATA_AXES)
 
 
 def share_of_rows(mesh: Mesh, process: int) -> tuple[int, int]:
     """Returns (i, n): the process holds the i-th of n equal shares of a batch's rows.
 
-    Processes that differ only along other axes than data and fsdp hold the same share.
+    Processes that differ only along axes that do not split a batch hold the same share.
 
     Raises:
       UserError: the shares of the processes overlap or have different sizes.
@@ -95,7 +98,8 @@ def check_divides(mesh: Mesh, sequences: int, what: str) -> None:
     parts = data_parts(mesh)
     if sequences % parts:
         raise UserError(
-            f"{what} of {sequences} sequences does not divide over mesh data x fsdp = {parts}; "
+            f"{what} of {sequences} sequences does not divide over mesh "
+            f"{' x '.join(DATA_AXES)} = {parts}; "
             f"choose a multiple of {parts}"
         )
 
@@ -165,8 +169,8 @@ def placed(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def batch_sharding(mesh: Mesh, leading_axes: int = 0) -> NamedSharding:
-    """Returns the sharding of a batch [..., B, T], which splits B over data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, ("data", "fsdp")))
+    """Returns the sharding of a batch [..., B, T], which splits B over `DATA_AXES`."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading_axes, DATA_AXES))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:

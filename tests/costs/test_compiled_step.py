@@ -306,7 +306,7 @@ def test_the_front_door_checks_a_configuration():
     status, last, err = launch("compile_check", *arguments, "--accelerator=v5e")
     assert status == 0, err
     results = json.loads(last)
-    assert results["mesh"] == {"data": 1, "fsdp": 8, "tensor": 2, "sequence": 1}
+    assert results["mesh"] == {"data": 1, "fsdp": 8, "expert": 1, "tensor": 2, "sequence": 1}
     assert results["fits"] is True and results["batch_size"] == 16
     assert results["memory"]["total"] > results["memory"]["parameters"] > 0
     assert results["collectives"]["all-gather"]["bytes"] > 0
@@ -317,8 +317,11 @@ def test_the_front_door_checks_a_configuration():
     [
         (["--model=gpt2_small", "--mesh=fsdp:4,tensor:4"], "tensor:4 does not fit 8 devices"),
         (["--model=gpt2_small", "--mesh=fsdp=8"], "'fsdp=8' is no axis with its size"),
-        (["--model=gpt2_small", "--mesh=expert:8"], "'expert:8' is no axis with its size"),
-        (["--model=gpt2_small", "--batch_size=12"], "does not divide over mesh data x fsdp = 8"),
+        (["--model=gpt2_small", "--mesh=pipeline:8"], "'pipeline:8' is no axis with its size"),
+        (
+            ["--model=gpt2_small", "--batch_size=12"],
+            "does not divide over mesh data x fsdp x expert = 8",
+        ),
         (["--model=gpt2_small", "--accelerator=a100"], "unknown accelerator 'a100'"),
         (["--model=gpt5"], "unknown model 'gpt5'"),
         ([], "give either --model=NAME or --config=FILE"),

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.errors import UserError
+from lm_jax.models.transformer.grouped_product import grouped_product
 
 
 def counted(function, *shapes, gradients=None):
@@ -59,6 +60,21 @@ def test_a_ragged_product_meets_one_matrix_for_each_row():
     assert counted(experts, *shapes, gradients=[True, True]) == 3 * 2 * m * k * n
     gradient = jax.grad(lambda x, kernels: experts(x, kernels).sum(), argnums=(0, 1))
     assert counted(gradient, *shapes) in (2 * 2 * m * k * n, 3 * 2 * m * k * n)
+
+
+def test_products_of_experts_count_as_ragged_ones():
+    """Also on a CPU, where they are loops of a length that the data decides."""
+    m, k, n, groups = 12, 4, 5, 3
+    sizes = jnp.array([2, 4, 6], jnp.int32)
+
+    def experts(x, kernels):
+        return grouped_product(x, kernels, sizes)
+
+    shapes = (m, k), (groups, k, n)
+    assert counted(experts, *shapes) == 2 * m * k * n
+    assert counted(experts, *shapes, gradients=[True, True]) == 3 * 2 * m * k * n
+    gradient = jax.grad(lambda x, kernels: experts(x, kernels).sum(), argnums=(0, 1))
+    assert counted(gradient, *shapes) == 3 * 2 * m * k * n
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from lm_jax.config.presets import preset
 from lm_jax.costs.compiled_step import batch_shapes, step_flops
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.costs.model_flops import (
+    active_parameters,
     count_parameters,
     decoding_flops,
     embedding_split,
@@ -273,3 +274,28 @@ def test_the_formula_is_within_5_percent_of_what_is_traced(family):
     tokens = targets_per_step(built.experiment)
     traced = (step_flops(built) / tokens, forward_flops(built.model, batch) / tokens)
     assert (by_formula.training, by_formula.forward) == pytest.approx(traced, rel=0.05)
+
+
+def test_a_mixture_counts_what_a_token_passes():
+    """Two of eight experts, a shared one and the router, by hand; FLOPs as in a dense model."""
+    shape = {"context_length": 64, "num_layers": 2, "d_model": 64, "num_heads": 4}
+    config = TransformerConfig(
+        128, **shape, use_bias=False, num_experts=8, d_expert=96, d_shared_expert=32
+    )
+    counts = count_parameters(config)
+    assert counts["experts"] == 2 * 8 * 2 * 64 * 96 and counts["router"] == 2 * 64 * (8 + 1)
+    inactive = 2 * 6 * 2 * 64 * 96
+    assert active_parameters(config, counts) == counts["total"] - inactive
+    dense = TransformerConfig(128, **shape, use_bias=False, d_ff=2 * 96 + 32)
+    router = 2 * 2 * 64 * (8 + 1)  # per token
+    batch = {name: jax.ShapeDtypeStruct((2, 64), jnp.int32) for name in ("inputs", "targets")}
+
+    def flops(config):
+        model = build_model(config, jnp.float32)
+        return forward_flops(model, batch), training_flops(model, batch)
+
+    forward, training = flops(config)
+    forward_of_dense, training_of_dense = flops(dense)
+    assert forward - forward_of_dense == 128 * router
+    assert training - training_of_dense == 3 * 128 * router
+    assert active_parameters(dense, count_parameters(dense)) == count_parameters(dense)["total"]

@@ -167,7 +167,7 @@ MUTATIONS = [
     *_of(
         "parallel/sharding.py",
         "parallel",
-        ('return mesh.shape["data"] * mesh.shape["fsdp"]', 'return mesh.shape["data"]'),
+        ("return math.prod(mesh.shape[axis] for axis in DATA_AXES)", 'return mesh.shape["data"]'),
         ("return size % math.prod(mesh.shape[name] for name in names if name) == 0", "return True"),
         ("return shares.index(frozenset(parts_of[process])), len(shares)", "return 0, len(shares)"),
     ),

@@ -13,7 +13,8 @@ from tests.experiments import tiny
 
 
 def test_axes_that_are_not_named_have_one_device():
-    assert axis_sizes("fsdp:4,data:2", 8) == {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1}
+    rest = {"expert": 1, "tensor": 1, "sequence": 1}
+    assert axis_sizes("fsdp:4,data:2", 8) == {"data": 2, "fsdp": 4, **rest}
     assert tuple(axis_sizes("fsdp:4,data:2", 8)) == AXES
     assert axis_sizes("tensor:2,data:-1", 8)["data"] == 4
 
@@ -36,7 +37,7 @@ def test_what_is_shown_can_be_given(text):
             "fsdp=8",
             "'fsdp=8' is no axis with its size; expected for example data:2,fsdp:4, with data",
         ),
-        ("expert:8", "'expert:8' is no axis"),
+        ("pipeline:8", "'pipeline:8' is no axis"),
         ("data:2,data:4", "'data:4' is no axis with its size; .* at most once each"),
         ("data:2,", "'' is no axis"),
         ("data:two", "'data:two' is no axis"),

@@ -47,6 +47,11 @@ EXPERIMENTS = {
             **_TOWER, positions="rotary", activation="swiglu", num_kv_heads=2, scan_layers=True
         )
     },
+    "decoder, experts": {
+        "model": TransformerConfig(
+            **_TOWER, num_experts=4, d_shared_expert=16, router_balance_weight=1.0
+        )
+    },
     "decoder, loss in pieces": {"model": TransformerConfig(**_TOWER, loss_chunks=4)},
     "encoder_decoder": _PAIRS | {"model": EncoderDecoderConfig(**_TOWER, source_length=24)},
     "encoder_decoder, relative, post": _PAIRS
@@ -93,7 +98,8 @@ def gradients(name, mesh):
     def mean_loss(params, batch):
         variables = {"params": params, **state.stats}
         losses, _ = built.model.loss(variables, batch, train=True, key=jax.random.key(0))
-        return jnp.sum(losses.nats * batch["weights"]) / jnp.sum(batch["weights"])
+        terms = (jnp.mean(x.values) * x.coefficient for x in losses.auxiliary.values())
+        return jnp.sum(losses.nats * batch["weights"]) / jnp.sum(batch["weights"]) + sum(terms)
 
     with sharding.on_mesh(built.mesh):
         rows = sharding.batch_sharding(built.mesh)
@@ -113,7 +119,8 @@ _QUICK = (
 @pytest.mark.parametrize("name", slow_but(EXPERIMENTS, *_QUICK))
 def test_gradients_on_three_axes_are_those_of_one_device(name, monkeypatch):
     monkeypatch.setitem(NETWORKS, "residual", resnet((1, 1), bottleneck=False))
-    one, eight = gradients(name, "data:1"), gradients(name, "data:2,fsdp:2,tensor:2")
+    three_axes = "fsdp:2,expert:2,tensor:2" if "experts" in name else "data:2,fsdp:2,tensor:2"
+    one, eight = gradients(name, "data:1"), gradients(name, three_axes)
     assert one.keys() == eight.keys()
     longest = max(np.abs(gradient).max() for gradient in one.values())
     assert longest > 0

@@ -15,10 +15,19 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
 from lm_jax.models.family import AttentionMaps, HiddenStates
-from lm_jax.models.interface import Batch, Losses, Model, Variables, loss_from_apply
+from lm_jax.models.interface import (
+    Batch,
+    Losses,
+    Model,
+    Variables,
+    cross_entropy,
+    loss_from_apply,
+)
+from lm_jax.models.parameters import path_of
 from lm_jax.models.transformer.attention import Tokens, attention_mask, distances, visible
 from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
+from lm_jax.models.transformer.experts import COLLECTION, with_router_losses
 from lm_jax.models.transformer.flash_attention import kernel
 from lm_jax.models.transformer.layers import product, table
 from lm_jax.models.transformer.planned_activations import planned_activations
@@ -153,7 +162,7 @@ def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool =
 
     def init(key: jax.Array, batch: Batch) -> Variables:
         module, arguments = call(config, dtype, False, batch)
-        return module.init(key, *arguments)
+        return module.init(key, *arguments, mutable=["params"])
 
     def apply(
         variables: Variables,
@@ -173,7 +182,33 @@ def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool =
         return apply(variables, batch, train=train, key=key, targets=batch["targets"])
 
     in_chunks = chunks_loss and config.loss_chunks > 1
+
+    def routed_loss(
+        variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None
+    ):
+        module, arguments = call(config, dtype, train, batch)
+        rngs = {} if key is None else {"dropout": key}
+        targets = batch["targets"] if in_chunks else None
+        (found, _), sown = module.apply(
+            variables, *arguments, targets_bt=targets, rngs=rngs, mutable=[COLLECTION]
+        )
+        losses: Any = found if in_chunks else cross_entropy(found, batch["targets"])
+        return with_router_losses(config, losses, _routed(sown[COLLECTION], batch)), {}
+
+    if config.num_experts:
+        return Model(init, apply, routed_loss)
     return Model(init, apply, chunked_loss if in_chunks else loss_from_apply(apply))
+
+
+def _routed(sown: Mapping[str, Any], batch: Batch) -> list[tuple[jax.Array, jax.Array]]:
+    """Returns the router's logits of each stack, and which of its tokens are text."""
+    found = []
+    for path, logits_lbte in jax.tree_util.tree_leaves_with_path(sown):
+        of_source = path_of(path).startswith("encoder/")
+        segments_bt = batch.get("source_segments" if of_source else "segments")
+        ones_bt = jnp.ones(logits_lbte.shape[1:3], bool)
+        found.append((logits_lbte, ones_bt if segments_bt is None else segments_bt > 0))
+    return found
 
 
 def with_decoding(
@@ -306,6 +341,9 @@ DECLARED: dict[str, Any] = {
         config, logit_scale=config.logit_scale * factor
     ),
     "check_mesh": check_mesh,
+    "experts": lambda config: (
+        (config.experts_per_token, config.num_experts) if config.num_experts else (1, 1)
+    ),
     "for_low_memory": lambda config: dataclasses.replace(config, scan_layers=True, remat="full"),
     "for_any_device": _for_any_device,
 }

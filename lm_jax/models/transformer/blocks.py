@@ -1,6 +1,6 @@
 """The block of a Transformer: attention and feed-forward around a residual stream.
 
-Axes: b batch, t time, s time of what is attended to, d model width, f feed-forward width, h heads,
+Axes: b batch, t time, s time of what is attended to, d model width, h heads,
 g key/value heads, k head width, l layers.
 """
 
@@ -21,12 +21,12 @@ from lm_jax.models.transformer.attention import (
     near,
 )
 from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.experts import MixtureOfExperts
+from lm_jax.models.transformer.feed_forward import FeedForward
 from lm_jax.models.transformer.flash_attention import attend_fused
 from lm_jax.models.transformer.layers import (
-    GATES,
     NORM_ORDERS,
     QK_NORMS,
-    activate,
     dense,
     norm,
     residual_stddev,
@@ -168,31 +168,6 @@ def extended(cache_bgsk: jax.Array, new_btgk: jax.Array, start: jax.Array | int)
     return jax.lax.dynamic_update_slice(cache_bgsk, new_bgtk, (0, 0, start, 0))
 
 
-class FeedForward(nn.Module):
-    """Two matrix products around a non-linearity, or three in a gated unit (Shazeer 2020)."""
-
-    config: BlocksConfig
-    dtype: Any
-    transposed: bool = False  # kernels are stored transposed
-
-    @nn.compact
-    def __call__(self, x_btd):
-        c = self.config
-
-        def layer(width: int, axes: tuple[str, str], name: str, stddev: float = 0.02):
-            return dense(c, self.dtype, width, axes, name, stddev, self.transposed)
-
-        def up(name: str):
-            return layer(c.feed_forward_width, ("embed", "mlp"), name)(x_btd)
-
-        if c.activation in GATES:
-            hidden_btf = GATES[c.activation](up("gate")) * up("up")
-        else:
-            hidden_btf = activate(c, up("up"))
-        hidden_btf = nn.with_logical_constraint(hidden_btf, ("batch", "time", "mlp"))
-        return layer(c.d_model, ("mlp", "embed"), "down", residual_stddev(c))(hidden_btf)
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then likewise cross-attention and feed-forward; or in parallel.
 
@@ -231,8 +206,14 @@ class Block(nn.Module):
         if self.reads_source:
             name = "cross_attention"
             x_btd, source = add(x_btd, name, attention(name, source, False, True))
-        feed_forward = FeedForward(c, self.dtype, self.transposed, name="feed_forward")
+        feed_forward = self._feed_forward()
         x_btd, _ = add(x_btd, "feed_forward", lambda x_btd: (feed_forward(x_btd), None))
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
         self.sow("intermediates", "hidden", x_btd)
         return x_btd, None if cache is None else LayerCache(own, source)
+
+    def _feed_forward(self) -> Callable[[jax.Array], jax.Array]:
+        c, name = self.config, "feed_forward"
+        if c.num_experts:
+            return MixtureOfExperts(c, self.dtype, self.transposed, name=name)
+        return FeedForward(c, self.dtype, c.feed_forward_width, self.transposed, name=name)

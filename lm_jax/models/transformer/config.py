@@ -51,6 +51,31 @@ class BlocksConfig:
         "of 64 for gated units.",
         minimum=0,
     )
+    num_experts: int = described(
+        0,
+        "Experts of each feed-forward block, a mixture of experts without biases; 0: it is dense.",
+        minimum=0,
+    )
+    experts_per_token: int = described(
+        2, "Experts that a token passes: those of its largest router logits.", minimum=1
+    )
+    d_expert: int = described(0, "Width inside an expert; 0: that of d_ff.", minimum=0)
+    d_shared_expert: int = described(
+        0,
+        "Width of an expert that every token passes, times a sigmoid gate (Qwen-MoE); 0: none.",
+        minimum=0,
+    )
+    normalize_expert_weights: bool = described(
+        True,
+        "The weights of a token's experts sum to 1 (Mixtral); else they are the router's "
+        "probabilities over all experts (OLMoE).",
+    )
+    router_balance_weight: float = described(
+        0.01, "Weight of Switch's load-balancing loss, 1 at balance.", minimum=0
+    )
+    router_z_weight: float = described(
+        0.001, "Weight of ST-MoE's mean square of the router's log-normalizer.", minimum=0
+    )
     norm: str = described("layer_norm", "The normalisation of activations.", choices=NORMS)
     norm_order: str = described(
         "pre",
@@ -214,6 +239,10 @@ class BlocksConfig:
             return jnp.where(windowed, self.sliding_window, _NO_WINDOW)
         return self.sliding_window or None
 
+    @property
+    def expert_width(self) -> int:
+        return self.d_expert or self.feed_forward_width
+
     def lengths(self) -> dict[str, int]:
         """Returns the fields that are lengths of sequences, with their values."""
         return {"context_length": self.context_length}
@@ -229,7 +258,7 @@ class BlocksConfig:
                 "mup_base_width wants embeddings of one size at all widths, and "
                 "model.scale_embeddings makes them grow as sqrt(d_model); set that to False"
             )
-        return "d_model", "num_heads", "num_kv_heads", "d_ff"
+        return "d_model", "num_heads", "num_kv_heads", "d_ff", "d_expert", "d_shared_expert"
 
     def validate(self) -> None:
         """Raises UserError for fields that do not fit each other."""
@@ -257,6 +286,11 @@ class BlocksConfig:
                     f"model.{name} tells layers with a window from others, but "
                     "model.sliding_window is 0; set that to the tokens of the window"
                 )
+        if self.num_experts and self.experts_per_token > self.num_experts:
+            raise UserError(
+                f"model.experts_per_token {self.experts_per_token} is more than model.num_experts "
+                f"{self.num_experts}; choose at most that"
+            )
         POSITIONS[self.positions].check(self)
         if self.relative_buckets % 4:
             raise UserError(
@@ -326,9 +360,11 @@ class EncoderDecoderConfig(BlocksConfig):
 
 
 def check_mesh(config: BlocksConfig, mesh: Mapping[str, int]) -> None:
-    """Raises UserError for a mesh, sizes by axis, that cannot split heads or time evenly."""
+    """Raises UserError for a mesh, sizes by axis, that cannot split a model evenly."""
     heads = {"num_heads": config.num_heads, "num_kv_heads": config.num_kv_heads}
-    for axis, fields in {"tensor": heads, "sequence": config.lengths()}.items():
+    experts = {"num_experts": config.num_experts}
+    split = {"tensor": heads, "sequence": config.lengths(), "expert": experts}
+    for axis, fields in split.items():
         for field, given in fields.items():
             if given % (parts := mesh[axis]):
                 raise UserError(

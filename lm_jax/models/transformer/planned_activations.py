@@ -21,7 +21,9 @@ def planned_activations(
     and the gradient of its input once in the backward pass (Shoeybi et al. 2019, section 3);
     parallel blocks share these sums, unless norms stand between. Over
     `sequence`, each attention gathers its keys and values and reduce-scatters their gradients, or
-    passes them around a ring, in the backward pass with their gradients. Recomputation is extra.
+    passes them around a ring, in the backward pass with their gradients. Over `expert`, each
+    mixture gathers its tokens and reduce-scatters its outputs, and their gradients the other way
+    round. Recomputation is extra.
 
     Args:
       sequences: per device.
@@ -33,7 +35,7 @@ def planned_activations(
         if source_length:
             attentions[source_length] += layers
     bytes_per_value = sequences * np.dtype(dtype).itemsize
-    tensor, parts = mesh["tensor"], mesh["sequence"]
+    tensor, parts, experts = mesh["tensor"], mesh["sequence"], mesh["expert"]
     planned = []
     if tensor > 1:
         width = bytes_per_value * config.d_model
@@ -52,4 +54,13 @@ def planned_activations(
         exchange = CONTEXT_PARALLEL[config.context_parallel].exchange
         for length, layers in attentions.items():
             planned += exchange(width * length, layers, parts)
+    if experts > 1 and config.num_experts:
+        width = bytes_per_value * config.d_model * experts
+        planned += [
+            PlannedCollective(
+                kind, ("expert",), width * stack.length // parts, 2 * stack.num_layers
+            )
+            for stack in config.stacks()
+            for kind in ("all-gather", "reduce-scatter")
+        ]
     return planned

@@ -8,10 +8,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from lm_jax.models.transformer.blocks import AttentionInputs, Block, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.experts import COLLECTION
 from lm_jax.models.transformer.layers import NORM_ORDERS, norm
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.remat import REMAT
@@ -30,8 +30,13 @@ def is_unstacked(layers: Layers) -> bool:
 def layer_of(layers: Layers, index: int) -> Any:
     """Returns the parameters of one layer, with the shapes that `Model.init` gave them."""
     if is_unstacked(layers):
-        return jax.tree.map(jnp.transpose, layers[_UNSTACKED][str(index)])
+        return jax.tree.map(_transposed, layers[_UNSTACKED][str(index)])
     return jax.tree.map(lambda x: x[index], layers)
+
+
+def _transposed(x: jax.Array) -> jax.Array:
+    """Returns a matrix, or each matrix of several, transposed; a vector as it is."""
+    return x if x.ndim < 2 else x.mT
 
 
 def unstacked(layers: Layers) -> Layers:
@@ -42,7 +47,7 @@ def unstacked(layers: Layers) -> Layers:
     """
     count = len(jax.tree.leaves(layers)[0])
     taken = {
-        str(index): jax.tree.map(jnp.transpose, layer_of(layers, index)) for index in range(count)
+        str(index): jax.tree.map(_transposed, layer_of(layers, index)) for index in range(count)
     }
     return {_UNSTACKED: jax.lax.optimization_barrier(taken)}
 
@@ -104,7 +109,7 @@ class TransformerStack(nn.Module):
         c = self.config
         stack = nn.scan(
             REMAT[c.remat](Block, c.scan_layers),
-            variable_axes={"params": 0, "intermediates": 0},
+            variable_axes={"params": 0, "intermediates": 0, COLLECTION: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(nn.broadcast, nn.broadcast, 0 if c.global_every else nn.broadcast),
             length=self.num_layers,

@@ -1,0 +1,201 @@
+"""A mixture of experts beside NumPy: outputs, gradients, the router's losses, decoding."""
+
+import dataclasses
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_jax.errors import UserError
+from lm_jax.models import build_model
+from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models.transformer.experts import route
+from lm_jax.models.transformer.grouped_product import grouped_product
+from tests.conftest import slow_but
+from tests.models.jitted import jitted
+
+CONFIG = TransformerConfig(
+    vocab_size=31,
+    context_length=16,
+    num_layers=2,
+    d_model=16,
+    num_heads=2,
+    num_experts=5,
+    d_expert=8,
+    activation="swiglu",
+    use_bias=False,
+    scan_layers=True,
+)
+VARIANTS = {
+    "mixtral": {},
+    "qwen, olmoe": {"d_shared_expert": 12, "normalize_expert_weights": False},
+    "relu, one expert": {"activation": "relu", "experts_per_token": 1},
+}
+
+
+def batch_of(rows=2, time=16, seed=0):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 31, (rows, time + 1)).astype(np.int32)
+    segments = (np.arange(time) < np.array([[time], [time - 5]] * (rows // 2))).astype(np.int32)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments}
+    return batch | {"weights": segments.astype(np.float32)}
+
+
+@pytest.fixture(scope="module", params=slow_but(VARIANTS, "qwen, olmoe"))
+def built(request):
+    """A configuration, its model, and variables far from 0."""
+    config = dataclasses.replace(CONFIG, **VARIANTS[request.param])
+    model = jitted(build_model(config, jnp.float32))
+    variables = nn.unbox(model.init(jax.random.key(0), batch_of()))
+    return config, model, jax.tree.map(lambda x: 8 * x if x.ndim > 2 else x, variables)
+
+
+def _softmax(x):
+    weights = np.exp(x - x.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _norm(x, w):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w["scale"]
+
+
+def _in_numpy(config, params, batch):
+    """Returns logits, and each layer's router logits, of the same model in NumPy, float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = p["embedding"][batch["inputs"]] + p["positions"][: batch["inputs"].shape[1]]
+    time, routers = x.shape[1], []
+    same = batch["segments"][:, :, None] == batch["segments"][:, None, :]
+    mask = np.tril(np.ones((time, time), bool)) & same
+    for index in range(config.num_layers):
+        w = jax.tree.map(lambda leaf: leaf[index], p["layers"])  # noqa: B023
+        h = _norm(x, w["attention_norm"])
+        heads = []
+        q, k, v = (h @ w["attention"][n]["kernel"] for n in ("query", "key", "value"))
+        for part in (slice(0, 8), slice(8, 16)):
+            scores = q[..., part] @ k[..., part].swapaxes(1, 2) / np.sqrt(8)
+            heads.append(_softmax(np.where(mask, scores, -1e30)) @ v[..., part])
+        x = x + np.concatenate(heads, -1) @ w["attention"]["output"]["kernel"]
+        h, w = _norm(x, w["feed_forward_norm"]), w["feed_forward"]
+        routers.append(h @ w["router"])
+        x = x + _experts(config, w, h, routers[-1])
+    return _norm(x, p["final_norm"]) @ p["embedding"].T, np.array(routers)
+
+
+def _experts(config, w, h, router):
+    def act(x):
+        return np.maximum(x, 0) if config.activation == "relu" else x / (1 + np.exp(-x))
+
+    def expert(x, gate, up, down):
+        return (act(x @ up) if gate is None else act(x @ gate) * (x @ up)) @ down
+
+    y = np.zeros_like(h)
+    for place in itertools.product(*map(range, h.shape[:2])):
+        order = np.argsort(-router[place], kind="stable")[: config.experts_per_token]
+        chosen = order if config.normalize_expert_weights else slice(None)
+        total = np.exp(router[place][chosen]).sum()
+        for e in order:
+            kernels = (w[n][e] if n in w else None for n in ("gate", "up", "down"))
+            y[place] += np.exp(router[place][e]) / total * expert(h[place], *kernels)
+    if config.d_shared_expert:
+        kernels = (w["shared"][n]["kernel"] for n in ("gate", "up", "down"))
+        y += expert(h, *kernels) / (1 + np.exp(-h @ w["shared_gate"]))
+    return y
+
+
+def test_logits_equal_an_independent_implementation_in_numpy(built):
+    config, model, variables = built
+    batch = batch_of()
+    logits, _ = model.apply(variables, batch, train=False)
+    expected, _ = _in_numpy(config, variables["params"], batch)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    assert np.ptp(expected) > 0.3
+
+
+def test_the_losses_of_the_router_follow_their_formulas_and_leave_out_padding(built):
+    config, model, variables = built
+    batch = batch_of()
+    losses, _ = model.loss(variables, batch, train=True)
+    _, routers_lbte = _in_numpy(config, variables["params"], batch)
+    balance, z, shares, highest = [], [], [], []
+    for logits_bte in routers_lbte:
+        rows, loads = [], []
+        for logits_te, is_text_t in zip(logits_bte, batch["segments"] > 0, strict=True):
+            logits_te = logits_te[is_text_t]
+            chosen = np.argsort(-logits_te, -1, kind="stable")[:, : config.experts_per_token]
+            loads.append(np.bincount(chosen.ravel(), minlength=5))
+            share = loads[-1] / chosen.size
+            rows.append([
+                5 * (share * _softmax(logits_te).mean(0)).sum(),
+                (np.log(np.exp(logits_te).sum(-1)) ** 2).mean(),
+                *share,
+            ])  # fmt: skip
+        balance.append([row[0] for row in rows])
+        z.append([row[1] for row in rows])
+        shares.append([row[2:] for row in rows])
+        highest.append(max(sum(loads)) / np.mean(sum(loads)))
+    found = {name: term.values for name, term in losses.auxiliary.items()} | losses.metrics
+    np.testing.assert_allclose(found["router_balance"], np.mean(balance, 0), rtol=1e-4)
+    np.testing.assert_allclose(found["router_z"], np.mean(z, 0), rtol=1e-4)
+    np.testing.assert_allclose(found["router_largest_load"], np.mean(highest), rtol=1e-5)
+    for index, share_b in enumerate(np.mean(shares, 0).T):
+        np.testing.assert_allclose(found[f"router_share_{index}"], share_b, atol=1e-6)
+    plain = -jax.nn.log_softmax(model.apply(variables, batch, train=True)[0])
+    nats = np.take_along_axis(np.asarray(plain), batch["targets"][..., None], -1)[..., 0]
+    np.testing.assert_allclose(losses.nats, nats, atol=1e-5)
+
+
+def test_decoding_with_a_cache_equals_reading_the_whole_text(built):
+    _, model, variables = built
+    batch = {"inputs": batch_of()["inputs"]}
+    logits_btv, _ = model.apply(variables, batch, train=False)
+    prepared = model.prepare(variables)
+    _, carry = model.read(prepared, model.start(prepared, 2, 16), batch["inputs"][:, :9])
+    for t in range(9, 12):
+        logits_bv, carry = model.step(prepared, carry, batch["inputs"][:, t])
+        np.testing.assert_allclose(logits_bv, logits_btv[:, t], atol=2e-5)
+
+
+@pytest.mark.parametrize("sizes", [(300, 0, 1, 140, 59), (0, 0, 3, 0, 100), (0, 0, 0, 0, 0)])
+def test_a_product_of_groups_and_its_gradient_equal_those_of_ragged_dot(sizes):
+    """Blocks end within a group, at its end, and behind the last row that is in a group."""
+    rng = np.random.default_rng(0)
+    x, kernels, factor = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((500, 6), (5, 6, 4), (500, 4))
+    )
+    counts = jnp.array(sizes, jnp.int32)
+
+    def values_and_gradients(product):
+        def total(x, kernels):
+            y = product(x, kernels, counts)
+            return jnp.sum(factor * y), y
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, kernels)
+
+    found, expected = map(values_and_gradients, (grouped_product, jax.lax.ragged_dot))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+    assert np.any(expected[0][1]) == bool(sum(sizes))
+
+
+def test_of_equal_logits_the_lower_index_is_chosen():
+    logits = jnp.array([[[1.0, 2.0, 2.0, 2.0, 1.0], [0.0] * 5]])
+    weights, chosen = route(CONFIG, logits)
+    np.testing.assert_array_equal(chosen, [[[1, 2], [0, 1]]])
+    np.testing.assert_allclose(weights, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"experts_per_token": 6}, "experts_per_token 6 is more than model.num_experts 5"),
+        ({"num_experts": -1}, "model.num_experts is -1"),
+        ({"experts_per_token": 0}, "model.experts_per_token is 0"),
+    ],
+)
+def test_impossible_mixtures_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        build_model(dataclasses.replace(CONFIG, **fields), jnp.float32)
