@@ -84,7 +84,7 @@ class EvaluationConfig:
         "What is predicted: each token and the end of a document (documents), all tokens but the "
         "first (bare), or each token but no end, with a full last window (rolling: as "
         "lm-evaluation-harness).",
-        choices_in="lm_jax.data.text.windows:WINDOWS",
+        choices_in="lm_jax.data.text.rows:WINDOWS",
     )
     max_tokens: int = described(
         0,

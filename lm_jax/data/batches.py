@@ -4,15 +4,16 @@ A row function makes the rows that one process needs of one global batch. It get
 where the rows stand in the batch and in the run, and which examples they hold.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Share(NamedTuple):
@@ -57,6 +58,7 @@ class RandomAccessBatches:
     order: Order | None = None  # None: the identity
     rows_per_epoch: int | None = None  # None: rows are drawn at random
     note: str = ""  # what a log should say of these batches
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what a run records of them
 
     def __getitem__(self, step: int) -> Batch:
         slots = np.array(self.slots, np.int64)
@@ -68,14 +70,20 @@ class RandomAccessBatches:
 
 
 def batches_by_position(
-    rows: RowFunction, *, batch_size: int, share: Share = WHOLE
+    rows: RowFunction,
+    *,
+    batch_size: int,
+    share: Share = WHOLE,
+    note: str = "",
+    facts: Mapping[str, Any] = _NOTHING,
 ) -> RandomAccessBatches:
     """Returns batches whose row function finds its examples by `Rows.numbers`.
 
     Raises:
       UserError: the batch does not divide over the processes.
     """
-    return RandomAccessBatches(rows, batch_size, slots_of_process(batch_size, share))
+    slots = slots_of_process(batch_size, share)
+    return RandomAccessBatches(rows, batch_size, slots, note=note, facts=facts)
 
 
 def shuffled_batches(
@@ -86,6 +94,7 @@ def shuffled_batches(
     seed: int,
     share: Share = WHOLE,
     note: str = "",
+    facts: Mapping[str, Any] = _NOTHING,
 ) -> RandomAccessBatches:
     """Returns batches whose every epoch holds each example once, in an order of its own.
 
@@ -96,7 +105,7 @@ def shuffled_batches(
 
     order = grain.MapDataset.range(num_examples).shuffle(seed=seed).repeat()
     slots = slots_of_process(batch_size, share)
-    return RandomAccessBatches(rows, batch_size, slots, order, num_examples, note)
+    return RandomAccessBatches(rows, batch_size, slots, order, num_examples, note, facts)
 
 
 @dataclass(frozen=True)

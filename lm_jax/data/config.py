@@ -16,6 +16,7 @@ from lm_jax.data.cleaning import SPLITS
 from lm_jax.data.seq2seq import readers as pair_readers
 from lm_jax.data.seq2seq.synthetic import TASKS
 from lm_jax.data.sources import parse_epochs, parse_sources, parse_weights
+from lm_jax.data.text.packing import PACKINGS
 from lm_jax.data.tokenizers import TOKENIZERS, train_tokenizer
 from lm_jax.data.utf8 import INVALID_UTF8
 from lm_jax.errors import UserError
@@ -101,6 +102,7 @@ class DataKind:
 
     kind: ClassVar[str]  # key of `KINDS`; for a kind from outside, `module:CLASS`
     has_text: ClassVar[bool] = True  # whether a tokenizer encodes the data
+    of_batches: ClassVar[tuple[str, ...]] = ()  # fields that decide batches, and not the data
     path: str
 
     @property
@@ -132,6 +134,7 @@ class DataConfig(DataKind):
     """Where documents come from, how they are split, and what turns them into tokens."""
 
     kind: ClassVar[str] = "text"
+    of_batches: ClassVar[tuple[str, ...]] = ("weights", "epochs", "packing")
 
     source: str = described(
         "embedded",
@@ -190,6 +193,12 @@ class DataConfig(DataKind):
         "",
         "Where prepared data is kept; empty: $XDG_CACHE_HOME/lm_jax/data or ~/.cache/lm_jax/data.",
     )
+    packing: str = described(
+        "stream",
+        "How documents fill rows of training; stream: one after the other, cut where a row ends, "
+        "best_fit: whole, with padding, unless they are longer than a row.",
+        choices_in="lm_jax.data.text.packing:PACKINGS",
+    )
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
 
     @property
@@ -215,6 +224,7 @@ class DataConfig(DataKind):
         validate_fields(self, "data.")
         _check_choice("source", self.source, readers.READERS)
         _check_choice("split", self.split, SPLITS)
+        _check_choice("packing", self.packing, PACKINGS)
         self.tokenizer.validate()
         names = list(parse_sources(self.sources))
         parse_weights(self.weights, names)

@@ -31,6 +31,7 @@ class TextConfig(Protocol):
     """What the configurations of all kinds of text have."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    of_batches: ClassVar[tuple[str, ...]]
     source: str
     test_path: str
     cache_directory: str
@@ -207,7 +208,9 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
 
 
 def _choices(config: TextConfig) -> dict[str, Any]:
-    return asdict(config) | {"format": _FORMAT, "tokenizer": identity(config.tokenizer)}
+    """Returns all fields that decide what the data is."""
+    choices = asdict(config) | {"format": _FORMAT, "tokenizer": identity(config.tokenizer)}
+    return {name: value for name, value in choices.items() if name not in config.of_batches}
 
 
 def _cache_key(kind: TextKind[T, C, S], config: C, digest: str) -> str:

@@ -77,6 +77,7 @@ def _training_batches(corrupter: Corrupter, experiment: Experiment, corpus: Corp
         seed=experiment.seed,
         share=share_of_rows(experiment),
         mix=mix_of_run(experiment, corpus),
+        packing=experiment.data.packing,
     )
 
 

@@ -11,8 +11,8 @@ from lm_jax.data.documents import TokenizedDocuments, sample_of, texts_of
 from lm_jax.data.interface import Batches
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.text.mixture import mixed_batches
+from lm_jax.data.text.rows import WINDOWS
 from lm_jax.data.text.windows import (
-    WINDOWS,
     contiguous_batches,
     evaluation_batches,
     training_batches,
@@ -45,9 +45,16 @@ def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
     }
     mix = mix_of_run(experiment, corpus)
     carries_state = family_of(experiment.model).carries_state(experiment.model)
+    packing = experiment.data.packing
+    if carries_state and packing != "stream":
+        raise UserError(
+            f"data.packing={packing} parts texts into rows, and model.carry_state reads one text "
+            "after another; set data.packing=stream or model.carry_state=false"
+        )
+    if mix is None and carries_state:
+        return contiguous_batches(corpus.train, **windows)
     if mix is None:
-        batches = contiguous_batches if carries_state else training_batches
-        return batches(corpus.train, **windows)
+        return training_batches(corpus.train, **windows, packing=packing)
     if carries_state:
         raise UserError(
             "data.sources mixes windows, and model.carry_state reads one text after another; set "

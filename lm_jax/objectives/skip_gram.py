@@ -28,6 +28,11 @@ def _training_batches(experiment: Experiment, corpus: Corpus) -> Batches:
             "data.sources mixes windows of text, which skip_gram does not read; name all files by "
             "data.path"
         )
+    if experiment.data.packing != "stream":
+        raise UserError(
+            f"data.packing={experiment.data.packing} fills rows with texts, and skip_gram draws "
+            "pairs of words; leave it stream"
+        )
     return training_pairs(
         corpus.train,
         vocab_size=corpus.tokenizer.vocab_size,

@@ -97,7 +97,7 @@ def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool =
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis,
         samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
-        data=_data(_json(workdir / "data.json")),
+        data=_data(_json(workdir / "data.json") | {"packing": results.get("packing", {})}),
         changed=[(name, text_of(value)) for name, value in changed.items()],
         defaults=[(name, text_of(value)) for name, value in defaults.items()],
         timings=_named_facts(results.get("timings", {})),

@@ -85,6 +85,10 @@ class _Shifted:
     def note(self) -> str:
         return self._batches.note
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._batches.facts
+
     def __getitem__(self, step: int) -> Mapping[str, np.ndarray]:
         return self._batches[step + self._shift]
 

@@ -227,7 +227,7 @@ def _train_group(
             )
             if not progress.ended_early:  # a run that resumes where it has ended takes no step
                 state, traced = _take_steps(progress, state, batches, hooks, request)
-            traced |= {"goodput": time_sheet.goodput()}
+            traced |= {"goodput": time_sheet.goodput(), **batches.facts}
         results = progress.conclude(state, started, traced)
     return progress.write(state, results, started)
 

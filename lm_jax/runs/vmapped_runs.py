@@ -9,7 +9,7 @@ Axes: r runs, n steps.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +178,11 @@ class _StackedBatches:
     def note(self) -> str:
         """The note of the first run, whose data are those of all."""
         return self._of_runs[0].note
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The facts of the batches of the first run."""
+        return self._of_runs[0].facts
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         batches = [batches[step] for batches in self._of_runs]

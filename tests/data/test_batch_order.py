@@ -85,6 +85,9 @@ def kinds() -> dict:
     made = {
         "windows": lambda **p: training_batches(documents, **seeded, **p),
         "windows of one document": lambda **p: training_batches(one, **seeded, **p),
+        "windows of whole documents": lambda **p: training_batches(
+            documents, packing="best_fit", **seeded, **p
+        ),
         "contiguous streams": lambda **p: contiguous_batches(documents, **seeded, **p),
         "pairs": lambda **p: training_packed_pairs(
             pairs, source_length=70, **seeded | {"context_length": 80}, **p

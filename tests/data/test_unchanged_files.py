@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import pytest
@@ -73,6 +74,15 @@ def test_other_fields_are_other_data(folder, monkeypatch):
     reads = read_again(monkeypatch)
     assert prepare(config(folder, split="tail")).description["split"].startswith("tail")
     assert reads
+
+
+def test_what_decides_batches_alone_is_no_reason_to_read(folder, monkeypatch):
+    mixed = {"sources": f"one={folder}/texts", "path": ""}
+    prepare(dataclasses.replace(config(folder), **mixed))
+    reads = read_again(monkeypatch)
+    of_batches = {"packing": "best_fit", "weights": "one=2", "epochs": "one=3"}
+    prepare(dataclasses.replace(config(folder), **mixed, **of_batches))
+    assert not reads
 
 
 def test_what_changed_just_now_is_read_again(folder, monkeypatch):

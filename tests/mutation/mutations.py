@@ -135,7 +135,7 @@ MUTATIONS = [
         ),
     ),
     *_of(
-        "data/text/windows.py",
+        "data/text/rows.py",
         "data/text evaluation",
         (
             "inputs, targets = tokens[:, :-1], tokens[:, 1:]",
@@ -145,14 +145,15 @@ MUTATIONS = [
             "skip = np.where(number == 0, 0, context_length - stride)",
             "skip = np.where(number == 0, 0, 0)",
         ),
-        (
-            'row["positions"][here] = np.arange(length)',
-            'row["positions"][here] = np.arange(length) + at',
-        ),
-        (
-            'row["segments"][here], row["documents"][here] = segment, document',
-            'row["segments"][here], row["documents"][here] = 1, document',
-        ),
+        ('fill("positions", within)', 'fill("positions", where)'),
+        ("np.repeat(number - firsts[rows.examples][row] + 1, length)", "1"),
+    ),
+    *_of(
+        "data/text/packing.py",
+        "data/text/test_packing.py",
+        ("room = length + (fitting & -fitting)", "room = (fitting & -fitting)"),
+        ("np.diff(documents.starts) - 1)", "np.diff(documents.starts))"),
+        ("permutation(len(pieces.length))", "permutation(len(pieces.length)) * 0"),
     ),
     *_of(
         "data/batches.py",

@@ -23,6 +23,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredLosses, sum_by_document
 from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
+from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderDecoderConfig
 from lm_jax.objectives import OBJECTIVES, targets_per_step
@@ -190,6 +191,21 @@ def test_special_ids_are_beyond_the_tokenizers(tmp_path):
         )
         highest = max(int(token) for token in seen if token is not None)
         assert special == extra and highest == 256 + extra
+
+
+@pytest.mark.parametrize(
+    ("objective", "model", "advice"),
+    [
+        ("causal_lm", RecurrentConfig(context_length=16, carry_state=True), "model.carry_state"),
+        ("skip_gram", SkipGramConfig(), "leave it stream"),
+    ],
+)
+def test_what_reads_no_rows_of_documents_refuses_to_pack_them(objective, model, advice):
+    config = experiment(objective)
+    config.model, config.data.packing = model, "best_fit"
+    dataset = prepare(config.data)
+    with pytest.raises(UserError, match=rf"data\.packing=best_fit .*{advice}"):
+        OBJECTIVES[objective].training_batches(config, dataset)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -44,7 +44,9 @@ def test_a_run_says_on_what_sample_it_measured_itself(tmp_path, capsys):
     assert size["tokens"] <= 12_000 and 0 < size["documents"] < size["of"]
     assert results["validation"]["tokens"] == size["tokens"]
     said = f"measured on {size['documents']:,} of {size['of']:,} validation documents"
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert said in printed and "rows: stream, 0.0% padding, " in printed
+    assert results["packing"]["kind"] == "stream" and results["packing"]["padding"] == 0
     kept = json.loads((tmp_path / "run" / "by_document_validation.json").read_text())
     assert len(kept["documents"]) == len(kept["nats"]) == size["documents"]
     assert "Measured on a fixed sample" in (tmp_path / "run" / "report.html").read_text()

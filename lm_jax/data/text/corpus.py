@@ -204,7 +204,5 @@ TEXT: TextKind[str, "DataConfig", TokenizedDocuments] = TextKind(
         "invalid_utf8",
         "test_path",
         "sources",
-        "weights",
-        "epochs",
     ),
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lm_jax.choices import choose
 from lm_jax.data.batches import (
     WHOLE,
     Batch,
@@ -31,7 +32,8 @@ from lm_jax.data.text.corruption import (
     num_noise_spans,
 )
 from lm_jax.data.text.mixture import Mix, mixed_windows
-from lm_jax.data.text.windows import packed_windows, shuffled_windows
+from lm_jax.data.text.packing import PACKINGS, told
+from lm_jax.data.text.windows import packed_windows
 from lm_jax.data.word_boundaries import WordBoundaries
 from lm_jax.errors import UserError
 
@@ -183,12 +185,14 @@ def training_corrupted(
     seed: int,
     share: Share = WHOLE,
     mix: Mix | None = None,
+    packing: str = "stream",
 ) -> RandomAccessBatches:
     """Returns batches of the windows of `training_batches`, each row corrupted.
 
     What is hidden is a pure function of (seed, step, row of the global batch).
 
     Args:
+      packing: how documents fill rows, where there is one source; a key of `PACKINGS`.
       mix: how the sources of the documents are mixed; None: there is one source.
 
     Raises:
@@ -199,16 +203,17 @@ def training_corrupted(
         return seed, rows.step, int(rows.slots[index])
 
     if mix is not None:
-        windows = mixed_windows(documents, mix, context_length, seed)
+        windows, about = mixed_windows(documents, mix, context_length, seed)
         corrupted = _corrupted(windows, corrupt, seed_of)
-        return batches_by_position(corrupted, batch_size=batch_size, share=share)
-    windows, count = shuffled_windows(documents, context_length, seed)
+        return batches_by_position(corrupted, batch_size=batch_size, share=share, **about)
+    packed = choose(PACKINGS, packing, "data.packing")(documents, context_length, seed, None)
     return shuffled_batches(
-        _corrupted(windows, corrupt, seed_of),
-        count,
+        _corrupted(packed.make, corrupt, seed_of),
+        packed.per_epoch,
         batch_size=batch_size,
         seed=seed,
         share=share,
+        **told(packing, packed.waste),
     )
 
 

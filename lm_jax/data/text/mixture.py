@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.choices import choose
 from lm_jax.data.batches import (
     WHOLE,
     Batch,
@@ -21,9 +22,9 @@ from lm_jax.data.batches import (
     Share,
     batches_by_position,
 )
-from lm_jax.data.documents import SOURCES, TokenizedDocuments, consecutive
+from lm_jax.data.documents import SOURCES, TokenizedDocuments, consecutive, ranges
 from lm_jax.data.sources import PERIOD, parse_epochs, parse_weights
-from lm_jax.data.text.windows import shuffled_windows
+from lm_jax.data.text.packing import PACKINGS, Told, told_by_source
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 class Mix(NamedTuple):
     """How the sources of a training split are mixed."""
 
-    documents: list[int]  # [K]: of each source, one after the other in the split
+    documents: dict[str, int]  # of each of K sources, one after the other in the split
     weights: dict[int, list[float]]  # by the position from which they hold; {}: by size
     epochs: list[float | None]  # [K]: the most of each source; None: no limit
     length: int  # sequences that the run takes
+    packing: str  # how the documents of a source fill rows; a key of `PACKINGS`
 
 
 def mix_of(
@@ -50,10 +52,11 @@ def mix_of(
     weights = parse_weights(config.weights, names)
     epochs = parse_epochs(config.epochs, names)
     return Mix(
-        list(sources.values()),
+        dict(sources),
         {step * batch_size: list(found.values()) for step, found in weights.items()},
         [epochs.get(name) for name in names],
         num_steps * batch_size,
+        config.packing,
     )
 
 
@@ -71,14 +74,14 @@ def mixed_batches(
     Raises:
       UserError: as `mixed_windows`, or the batch does not divide.
     """
-    rows = mixed_windows(documents, mix, context_length, seed)
-    return batches_by_position(rows, batch_size=batch_size, share=share)
+    rows, about = mixed_windows(documents, mix, context_length, seed)
+    return batches_by_position(rows, batch_size=batch_size, share=share, **about)
 
 
 def mixed_windows(
     documents: TokenizedDocuments, mix: Mix, context_length: int, seed: int
-) -> RowFunction:
-    """Returns a row function of windows of a stream whose documents are those of several sources.
+) -> tuple[RowFunction, Told]:
+    """Returns a row function of a stream whose documents are those of several sources.
 
     Raises:
       UserError: a source is shorter than one window, or all reach their limits before the run ends.
@@ -86,13 +89,13 @@ def mixed_windows(
     import grain  # imports jax, which takes most of a second
 
     is_parted = len(documents.characters) > 1
-    rows, sizes, first = [], [], 0
-    for count in mix.documents:
-        part = consecutive(documents, range(first, first + count))
-        make, size = shuffled_windows(part, context_length, seed, is_parted)
-        rows.append(make)
-        sizes.append(size)
-        first += count
+    pack = choose(PACKINGS, mix.packing, "data.packing")
+    packed = {
+        name: pack(consecutive(documents, numbers), context_length, seed, is_parted)
+        for name, numbers in ranges(mix.documents).items()
+    }
+    sizes = [each.per_epoch for each in packed.values()]
+    wastes = {name: each.waste for name, each in packed.items()}
     limits = [
         None if most is None else max(1, round(most * size))
         for most, size in zip(mix.epochs, sizes, strict=True)
@@ -109,7 +112,8 @@ def mixed_windows(
         grain.MapDataset.range(size).shuffle(seed=int(own)).repeat()
         for size, own in zip(sizes, seeds, strict=True)
     ]
-    return mixed_rows(timeline, rows, orders)
+    rows = [each.make for each in packed.values()]
+    return mixed_rows(timeline, rows, orders), told_by_source(mix.packing, wastes)
 
 
 class _Phase(NamedTuple):

@@ -1,13 +1,8 @@
-"""Token streams as batches of windows: training in shuffled or contiguous order, and evaluation.
-
-A stream is `end doc1 end doc2 end ... docD end`: the token that ends a document opens the next.
-A document of n tokens therefore gives n + 1 targets, and a window of the stream wastes none.
-"""
-
-from typing import NamedTuple
+"""Token streams as batches of rows: training in shuffled or contiguous order, and evaluation."""
 
 import numpy as np
 
+from lm_jax.choices import choose
 from lm_jax.data.batches import (
     WHOLE,
     Batch,
@@ -21,22 +16,17 @@ from lm_jax.data.batches import (
     slots_of_process,
 )
 from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.data.text.packing import PACKINGS, told
+from lm_jax.data.text.rows import (
+    WINDOWS,
+    Pieces,
+    Windows,
+    cut_documents,
+    next_token_rows,
+    rows_of_pieces,
+    segments_of,
+)
 from lm_jax.errors import UserError
-
-
-class Windows(NamedTuple):
-    """What is predicted of a document, and from what."""
-
-    begins: bool  # the end of the document before is read, from which the first token is predicted
-    ends: bool  # its own end is predicted
-    is_full: bool  # the last window begins early enough to be as long as the others
-
-
-WINDOWS = {
-    "documents": Windows(begins=True, ends=True, is_full=False),
-    "bare": Windows(begins=False, ends=False, is_full=False),
-    "rolling": Windows(begins=True, ends=False, is_full=True),
-}
 
 
 def training_batches(
@@ -46,78 +36,28 @@ def training_batches(
     batch_size: int,
     seed: int,
     share: Share = WHOLE,
+    packing: str = "stream",
 ) -> RandomAccessBatches:
-    """Returns batches of windows of a stream; an epoch holds disjoint windows in shuffled order.
+    """Returns batches of a stream's documents; an epoch holds each row once, in shuffled order.
 
-    Each epoch cuts the stream at a phase of its own. Batches hold `inputs`, `targets` [B, T] int32
-    and `weights` (all 1); where the split has several documents also `segments` and `positions`,
-    which restart in each document.
+    Batches hold `inputs`, `targets` [B, T] int32 and `weights` (0 for padding); where the split has
+    several documents also `segments` and `positions`, which restart in each document.
+
+    Args:
+      packing: how documents fill rows; a key of `PACKINGS`.
 
     Raises:
       UserError: the split is shorter than one window, or the batch does not divide.
     """
-    rows, count = shuffled_windows(documents, context_length, seed)
+    packed = choose(PACKINGS, packing, "data.packing")(documents, context_length, seed, None)
     return shuffled_batches(
-        rows,
-        count,
+        packed.make,
+        packed.per_epoch,
         batch_size=batch_size,
         seed=seed,
         share=share,
+        **told(packing, packed.waste),
     )
-
-
-def shuffled_windows(
-    documents: TokenizedDocuments, context_length: int, seed: int, is_parted: bool | None = None
-) -> tuple[RowFunction, int]:
-    """Returns a row function of windows of a stream, and the number of windows in an epoch.
-
-    Args:
-      is_parted: whether batches have `segments`; None: if there are several documents.
-
-    Raises:
-      UserError: the split is shorter than one window.
-    """
-    is_parted = len(documents.characters) > 1 if is_parted is None else is_parted
-    num_targets = len(documents.tokens) - 1
-    if num_targets < context_length:
-        raise UserError(
-            f"the training split has {num_targets} tokens to predict, fewer than one window of "
-            f"model.context_length {context_length}; use more text or a shorter context"
-        )
-    count = max(1, (len(documents.tokens) - context_length) // context_length)
-    spare = len(documents.tokens) - count * context_length
-
-    def phase(epoch: int) -> int:
-        """Returns where an epoch's windows begin in the stream: no two epochs cut alike."""
-        return int(np.random.default_rng((seed, epoch)).integers(min(spare, context_length)))
-
-    def make(rows: Rows) -> Batch:
-        epochs = rows.numbers // count
-        phases = {epoch: phase(epoch) for epoch in set(epochs.tolist())}
-        starts = np.array([phases[epoch] for epoch in epochs.tolist()])
-        starts += context_length * rows.examples
-        tokens = documents.tokens[starts[:, None] + np.arange(context_length + 1)]
-        batch = _next_token_batch(tokens)
-        if not is_parted:
-            return batch
-        return batch | _segments(batch["inputs"] == documents.tokens[0])
-
-    return make, count
-
-
-def _next_token_batch(tokens: np.ndarray) -> Batch:
-    """Returns windows [B, T + 1] as inputs and the targets that follow them."""
-    tokens = tokens.astype(np.int32)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    return {"inputs": inputs, "targets": targets, "weights": np.ones(inputs.shape, np.float32)}
-
-
-def _segments(opens: np.ndarray) -> Batch:
-    """Returns segments and positions of rows [B, T]; a document opens where `opens` is true."""
-    index = np.arange(opens.shape[1], dtype=np.int32)
-    last_open = np.maximum.accumulate(np.where(opens, index, 0), axis=1)
-    segments = 1 + np.cumsum(opens, axis=1, dtype=np.int32)
-    return {"segments": segments, "positions": index - last_open}
 
 
 def contiguous_batches(
@@ -153,41 +93,14 @@ def contiguous_batches(
         starts = phase + (windows * rows.slots + window) * context_length
         index = starts[:, None] + np.arange(context_length + 1)
         # The stream opens and closes with the same token: its end is glued to its beginning.
-        batch = _next_token_batch(tokens[index % (len(tokens) - 1)])
-        batch |= _segments(batch["inputs"] == tokens[0])
+        batch = next_token_rows(tokens[index % (len(tokens) - 1)])
+        batch |= segments_of(batch["inputs"] == tokens[0])
         if window == 0:  # the streams of the epoch before stopped elsewhere
             batch["segments"] = batch["segments"] + 1
         return batch
 
     slots = slots_of_process(batch_size, share)
     return RandomAccessBatches(make, batch_size, slots, rows_per_epoch=windows * batch_size)
-
-
-class _Pieces(NamedTuple):
-    """Windows of single documents, to be packed into rows; each array is [P]."""
-
-    document: np.ndarray
-    start: np.ndarray  # position in the stream of the first input
-    length: np.ndarray
-    skip: np.ndarray  # leading targets that an earlier window has counted
-
-
-def _cut(
-    documents: TokenizedDocuments, context_length: int, stride: int, windows: Windows
-) -> _Pieces:
-    omitted = (not windows.begins) + (not windows.ends)
-    targets = np.maximum(np.diff(documents.starts) - omitted, 0)
-    counts = 1 + np.maximum(0, -(-(targets - context_length) // stride))
-    document = np.repeat(np.arange(len(targets)), counts)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    offset = number * stride
-    length = np.minimum(context_length, targets[document] - offset)
-    skip = np.where(number == 0, 0, context_length - stride)
-    if windows.is_full:
-        earlier = np.where(number == 0, 0, context_length - length)
-        offset, length, skip = offset - earlier, length + earlier, skip + earlier
-    start = documents.starts[document] + (not windows.begins) + offset
-    return _Pieces(document, start, length, skip)
 
 
 def evaluation_batches(
@@ -235,29 +148,12 @@ def packed_windows(
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
             "expected 0 < stride <= context"
         )
-    pieces = _cut(documents, context_length, stride, windows)
+    pieces = cut_documents(documents, context_length, stride, windows)
     firsts = _first_pieces(pieces, context_length)
-
-    def fill(row: Batch, number: int) -> None:
-        at = 0
-        for segment, piece in enumerate(range(firsts[number], firsts[number + 1]), 1):
-            document, start, length, skip = (int(field[piece]) for field in pieces)
-            here = slice(at, at + length)
-            tokens = documents.tokens[start : start + length + 1]
-            row["inputs"][here], row["targets"][here] = tokens[:-1], tokens[1:]
-            row["weights"][at + skip : at + length] = 1
-            row["segments"][here], row["documents"][here] = segment, document
-            row["positions"][here] = np.arange(length)
-            at += length
+    fill = rows_of_pieces(documents, pieces, firsts, context_length)
 
     def make(rows: Rows) -> Batch:
-        shape = (len(rows.examples), context_length)
-        names = ("inputs", "targets", "segments", "positions", "documents")
-        batch = {name: np.zeros(shape, np.int32) for name in names}
-        batch["weights"] = np.zeros(shape, np.float32)
-        for index in np.flatnonzero(~rows.is_padding):
-            row = {name: array[index] for name, array in batch.items()}
-            fill(row, int(rows.examples[index]))
+        batch = fill(rows)
         if len(documents.characters) == 1:
             del batch["segments"], batch["positions"]
         return batch
@@ -265,7 +161,7 @@ def packed_windows(
     return make, len(firsts) - 1
 
 
-def _first_pieces(pieces: _Pieces, context_length: int) -> list[int]:
+def _first_pieces(pieces: Pieces, context_length: int) -> np.ndarray:
     """Returns the first piece of each row, and the end: a row holds pieces that fit together."""
     firsts, used = [], context_length
     for index, length in enumerate(pieces.length.tolist()):
@@ -273,4 +169,4 @@ def _first_pieces(pieces: _Pieces, context_length: int) -> list[int]:
             firsts.append(index)
             used = 0
         used += length
-    return [*firsts, len(pieces.length)]
+    return np.array([*firsts, len(pieces.length)])

@@ -101,6 +101,22 @@ def test_sequences_come_from_their_sources_in_the_shares_of_their_weights(corpus
     np.testing.assert_array_equal(batch["inputs"][:, 1:], batch["targets"][:, :-1])
 
 
+def test_documents_of_each_source_are_packed_whole(corpus):
+    fields = {"weights": "first=1, second=1", "packing": "best_fit"}
+    dataset = prepare(config(corpus, **fields))
+    mix = mix_of(config(corpus, **fields), dataset.description, 8, 10)
+    batches = mixed_batches(dataset.train, mix, context_length=128, batch_size=8, seed=3)
+    drawn = [letters(batches[step]["inputs"]) for step in range(10)]
+    assert sum(drawn, []).count("b") == 40
+    packing = batches.facts["packing"]
+    assert packing["kind"] == "best_fit" and list(packing["sources"]) == ["first", "second"]
+    # 84 or so tokens a document: one a row.
+    padding = np.mean([batches[step]["weights"] == 0 for step in range(10)])
+    wastes = [waste["padding"] for waste in packing["sources"].values()]
+    assert min(wastes) - 0.02 < padding < max(wastes) + 0.02 and padding > 0.3
+    assert batches.note.startswith("rows: best_fit; first: ")
+
+
 def test_without_weights_each_source_comes_by_its_size(corpus):
     dataset = prepare(config(corpus))
     batches = batches_of(dataset, config(corpus))

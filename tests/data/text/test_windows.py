@@ -3,8 +3,8 @@ import pytest
 
 from lm_jax.data import TokenizerConfig, tokenize
 from lm_jax.data.batches import Share
+from lm_jax.data.text.rows import WINDOWS
 from lm_jax.data.text.windows import (
-    WINDOWS,
     contiguous_batches,
     evaluation_batches,
     training_batches,
