@@ -8,6 +8,7 @@
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --against=runs/lstm
   python -m launch.evaluate --workdir=runs/quickstart --task=my_questions.jsonl --shots=3
+  python -m launch.evaluate --workdir=runs/quickstart --harness_tasks=my_task.yaml
 
 The work directory holds the splits for validation and test (up to 16 MB each), so that measuring
 them needs no other file. --split=train reads the training data where it was, or where --data_path
@@ -24,6 +25,9 @@ the tokens before them. The work directory receives by_position_SPLIT.json.
 --task asks the model the questions of a JSONL file, or of a configuration of tasks: lines of
 context, choices and answer, or of question and answer (docs/evaluation.md). With --output the
 directory receives tasks.html, tasks.json and answers.csv.
+
+--harness_tasks runs tasks of lm-evaluation-harness (pip install -e '.[harness]'): its own names, or
+YAML files of others, separated by commas.
 
 --text measures any texts instead: a file, a directory or a pattern, each a set with a row of its
 own. Files are read as data.source=files reads them (docs/data.md); each is a document. --against
@@ -83,9 +87,12 @@ def main() -> dict[str, Any]:
         raise UserError(
             "--text measures other texts than --split, --data_path and --by_position: leave one out"
         )
-    if task_flags.TASK.value:
+    if task_flags.TASK.value or task_flags.HARNESS_TASKS.value:
         if measures_split or TEXT.value:
-            raise UserError("--task asks questions and measures no text: leave out the other flags")
+            raise UserError(
+                "--task and --harness_tasks ask questions: leave out --text, --split, --data_path "
+                "and --by_position"
+            )
         return _ask_tasks(output)
     task_flags.refuse_unused()
     if not TEXT.value:
@@ -110,10 +117,15 @@ def main() -> dict[str, Any]:
 def _ask_tasks(output: Path | None) -> dict[str, Any]:
     from lm_jax.runs.trained_run import load
 
+    run_harness = task_flags.harness()
     tasks = task_flags.read()
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
-    found = task_flags.ask(run, tasks, BEGINNING_TOKEN.value, output)
-    return {"workdir": WORKDIR.value, "step": run.step, "tasks": found}
+    results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
+    if tasks:
+        results["tasks"] = task_flags.ask(run, tasks, BEGINNING_TOKEN.value, output)
+    if run_harness:
+        results["harness"] = run_harness(run, BEGINNING_TOKEN.value, output)
+    return results
 
 
 def _moved() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The flags of launch.evaluate that ask a model the questions of tasks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,16 @@ TASK = flags.DEFINE_multi_string(
     "Questions: FILE.jsonl, or FILE.py:CHOICE whose get_task(CHOICE) returns a TaskConfig; may be "
     "repeated.",
 )
+HARNESS_TASKS = flags.DEFINE_list(
+    "harness_tasks", [], "Tasks of lm-evaluation-harness: names, or YAML files of tasks."
+)
 TASK_CONFIG = dataclass_flags.define(TaskConfig(), _FIELDS)
 
 
 def refuse_unused() -> None:
     """Raises UserError for a flag of tasks without a task."""
     given = [name for name in _FIELDS if flags.FLAGS[name].present]
-    if given and not TASK.value:
+    if given:
         raise UserError(f"--{given[0]} is about the questions of a task: name one with --task=FILE")
 
 
@@ -68,6 +72,56 @@ def _config(given: str) -> TaskConfig:
             "as in configs/tasks/course.py"
         )
     return found
+
+
+def harness() -> Callable[["Run", bool, Path | None], dict[str, Any]] | None:
+    """Returns a function that runs --harness_tasks; None without them.
+
+    Raises:
+      UserError: lm-evaluation-harness is not installed.
+    """
+    if not HARNESS_TASKS.value:
+        return None
+    for name in _FIELDS:
+        if flags.FLAGS[name].present and name not in ("shots", "max_questions") and not TASK.value:
+            raise UserError(
+                f"--{name} is about --task; tasks of the harness have their own: leave it out"
+            )
+    try:
+        from lm_jax.interop.harness import run_tasks
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--harness_tasks needs {error.name}, which is not installed: pip install -e "
+            "'.[harness]'"
+        ) from None
+
+    def run_them(run: "Run", begins: bool, output: Path | None) -> dict[str, Any]:
+        from lm_jax.telemetry.json_files import write_json
+
+        shots = flags.FLAGS["shots"].value if flags.FLAGS["shots"].present else None
+        limit = TASK_CONFIG().max_questions or None
+        found = run_tasks(run, HARNESS_TASKS.value, begins=begins, shots=shots, limit=limit)
+        program.log_table(_harness_rows(found), "<<>")
+        if output:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / "harness.json", found)
+        return found
+
+    return run_them
+
+
+def _harness_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    from lm_jax.reports.numbers import with_error
+
+    rows = [("task", "measure", "value")]
+    for task, figures in found.items():
+        for name, value in figures.items():
+            if isinstance(value, float) and "_stderr" not in name:
+                measure, _, kind = name.partition(",")
+                error = figures.get(f"{measure}_stderr,{kind}")
+                shown = with_error(value, error if isinstance(error, float) else None)
+                rows.append((task, name.removesuffix(",none"), shown))
+    return rows
 
 
 def ask(run: "Run", tasks: list["Task"], begins: bool, output: Path | None) -> dict[str, Any]:

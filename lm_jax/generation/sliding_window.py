@@ -26,6 +26,7 @@ class Completion(NamedTuple):
     text: str  # begins with the prompt, unless the prompt was a source
     log_probability: float  # sum over the generated tokens, the end token included, in nats
     score: float  # sampled texts: the log-probability; beam search: divided by the length penalty
+    prompt_characters: int = 0  # at the beginning of the text
 
 
 class Continuation(NamedTuple):
@@ -93,7 +94,7 @@ class UnfinishedText:
             decoded = decoded[: self._prompt_characters + cut]
             log_probabilities = log_probabilities[: num_tokens - self._prompt_length]
         total = sum(log_probabilities)
-        return Completion(decoded, total, total)
+        return Completion(decoded, total, total, self._prompt_characters)
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(np.array(tokens[self._num_hidden :], np.int32))

@@ -46,7 +46,7 @@ def generated(run: Run, task: Task, show: Show | None = None) -> list[str]:
         stop = [task.config.stop] if task.config.stop else []
         found = complete(run, prompts, samples, stop=stop)
         for index, completion in zip(part, found, strict=True):
-            texts[index] = completion.text[len(task.prompts[index]) :]
+            texts[index] = completion.text[completion.prompt_characters :]
         if show:
             show("answered", first + len(part), len(order))
     return texts
