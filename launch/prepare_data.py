@@ -7,13 +7,15 @@ r"""Prepares a corpus: filters, removes duplicates, redacts, and reports what wa
 
 The output directory receives documents/*.jsonl.gz with the fields text, id and source;
 manifest.json with the SHA-256 and the counts of each file, the configuration and the versions;
-statistics.json and report.html, which show what each rule removed. Its bytes do not depend on
---workers. Until the end everything is in OUTPUT.partial; the same command goes on after a crash.
+statistics.json and report.html, which show what each rule removed; with --config.tokenizer, such as
+bpe:32000 or huggingface:DIR, tokens/ for data.source=tokens. Its bytes do not depend on --workers.
+Until the end everything is in OUTPUT.partial; the same command goes on after a crash.
 
 Needs `pip install -e '.[prepare]'`. The last line of the output is JSON with the totals.
 """
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -82,8 +84,18 @@ def main() -> dict[str, Any]:
         return {"output": str(output), "submitted": True}
     program.log_table(stage_table(read_object(output / "statistics.json")), "<>>>")
     program.log(f"page: {output / 'report.html'}")
+    if config.tokenizer:
+        program.log(f"to train on the tokens: {_flags(output, manifest['tokens'])}")
     seconds = time.monotonic() - started
     return {"output": str(output), **manifest["total"], "seconds": round(seconds, 1)}
+
+
+def _flags(output: Path, tokens: dict[str, Any]) -> str:
+    flags = {"source": "tokens", "path": output / "tokens" / "train"}
+    if tokens["total"]["validation"]["documents"]:
+        flags["validation_path"] = output / "tokens" / "validation"
+    flags["tokenizer.path"] = output / "tokens"
+    return " ".join(f"--config.data.{name}={value}" for name, value in flags.items())
 
 
 if __name__ == "__main__":

@@ -80,6 +80,25 @@ class TokenizerConfig:
             )
 
 
+def tokenizer_of(name: str) -> TokenizerConfig:
+    """Returns the configuration that KIND, KIND:VOCABULARY or KIND:PATH names.
+
+    Raises:
+      UserError: there is no such kind, or it needs a path.
+    """
+    kind, _, given = name.partition(":")
+    choose(TOKENIZERS, kind, f"the tokenizer {name!r}")
+    config = TokenizerConfig(kind)
+    if given.isdecimal():
+        config.vocab_size = int(given)
+    else:
+        config.path = given
+    config.validate()
+    if not config.vocab_size:
+        raise UserError(f"the tokenizer {name!r} has no ids; give a vocabulary of at least 1")
+    return config
+
+
 PLACES = (
     "path",
     "sources",

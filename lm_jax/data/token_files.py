@@ -186,6 +186,25 @@ def _open_llm_c(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return _map(path, dtype, count, _LLM_C_HEADER), None
 
 
+def llm_c_header(count: int, itemsize: int) -> bytes:
+    """Returns what an llm.c file of tokens of 2 or 4 bytes begins with.
+
+    Raises:
+      UserError: there are too many.
+    """
+    if count >= 1 << 31:
+        raise UserError(
+            f"{count:,} tokens are more than a file of llm.c's format holds, {(1 << 31) - 1:,}; "
+            "split the text, with launch.prepare_data by more --config.tasks"
+        )
+    magic, version = next(
+        (magic, version)
+        for magic, (version, dtype) in _LLM_C.items()
+        if np.dtype(dtype).itemsize == itemsize
+    )
+    return struct.pack("<3i", magic, version, count).ljust(_LLM_C_HEADER, b"\0")
+
+
 def _is_megatron(path: Path) -> bool:
     return path.with_suffix(".idx").is_file()
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -98,7 +98,7 @@ def token_type(tokenizer: Tokenizer) -> type[np.generic]:
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
 
 
-def batches_of(texts: Sequence[str], in_pieces: bool = True) -> Iterator[list[Piece]]:
+def batches_of(texts: Iterable[str], in_pieces: bool = True) -> Iterator[list[Piece]]:
     """Yields all texts in batches; which ones depends on the arguments alone.
 
     Args:

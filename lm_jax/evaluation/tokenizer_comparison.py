@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_jax.choices import choose
 from lm_jax.data import DataConfig, Tokenizer, TokenizerConfig, prepare, texts_of, tokenize
+from lm_jax.data.config import tokenizer_of
 from lm_jax.data.text.corpus import training_sample
-from lm_jax.data.tokenizers import TOKENIZERS, train_tokenizer
-from lm_jax.errors import UserError
+from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation.baselines import ngram_nats
 from lm_jax.models.ngram.model import NgramConfig
 
@@ -31,25 +30,6 @@ class Figures(NamedTuple):
     lossless: bool
     megabytes_per_second: float  # of the training documents encoded
     bits_per_character: float | None  # of a Kneser-Ney 3-gram of tokens; None if it loses text
-
-
-def tokenizer_of(name: str) -> TokenizerConfig:
-    """Returns the configuration that KIND, KIND:VOCABULARY or KIND:PATH names.
-
-    Raises:
-      UserError: there is no such kind, or it needs a path.
-    """
-    kind, _, given = name.partition(":")
-    choose(TOKENIZERS, kind, f"the tokenizer {name!r}")
-    config = TokenizerConfig(kind)
-    if given.isdecimal():
-        config.vocab_size = int(given)
-    else:
-        config.path = given
-    config.validate()
-    if not config.vocab_size:
-        raise UserError(f"the tokenizer {name!r} has no ids; give a vocabulary of at least 1")
-    return config
 
 
 def compare_tokenizers(path: str, tokenizers: Sequence[str]) -> Iterator[Figures]:

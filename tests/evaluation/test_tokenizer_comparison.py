@@ -2,9 +2,10 @@ import math
 
 import pytest
 
+from lm_jax.data.config import tokenizer_of
 from lm_jax.data.embedded import python_reference
 from lm_jax.errors import UserError
-from lm_jax.evaluation.tokenizer_comparison import compare_tokenizers, tokenizer_of
+from lm_jax.evaluation.tokenizer_comparison import compare_tokenizers
 
 
 @pytest.fixture

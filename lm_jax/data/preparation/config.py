@@ -199,6 +199,17 @@ class PreparationConfig:
     tasks: int = described(
         16, "Parts that the work is split into, and files of the output.", minimum=1, maximum=99_999
     )
+    tokenizer: str = described(
+        "",
+        "Also write token files, which data.source=tokens reads: byte, bpe:32000, unigram:8000, "
+        "huggingface:DIR, a run as bpe:DIR, ...; empty: none.",
+    )
+    validation_fraction: float = described(
+        0.01,
+        "Share of the documents whose tokens are held out, by a hash of each.",
+        minimum=0,
+        below=1,
+    )
     examples: int = described(20, "Dropped documents to read for each rule.", minimum=0)
     language_identification: LanguageConfig = dataclasses.field(default_factory=LanguageConfig)
     gopher_quality: GopherQualityConfig = dataclasses.field(default_factory=GopherQualityConfig)

@@ -91,10 +91,10 @@ def _local(phase: "Phase", logs: Path) -> Any:
 def _pool(workers: int) -> ProcessPoolExecutor:
     # A fork of a process with threads, as JAX has, may hang.
     context = get_context("forkserver")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
 
 
-def _end_with_parent() -> None:
+def _begin_worker() -> None:
     """Lets a worker end when the program is killed: it would wait for work forever."""
     parent = parent_process()
     assert parent is not None
@@ -104,6 +104,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there are as many workers as are wanted
 
 
 def _run(executor: Any, rank: int) -> None:

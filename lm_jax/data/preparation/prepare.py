@@ -1,5 +1,7 @@
 """Makes a corpus: `documents/*.jsonl.gz`, `manifest.json`, `statistics.json`, `report.html`.
 
+With a tokenizer, `tokens/` joins them.
+
 Everything is written to `OUTPUT.partial`, which becomes the output by one renaming. The number of
 tasks is the configuration's, so the bytes do not depend on the workers; what was done before a
 crash is not done again.
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.choices import choose
+from lm_jax.data import tokenizers
+from lm_jax.data.config import tokenizer_of
 from lm_jax.data.files import find_files
 from lm_jax.data.preparation import statistics
 from lm_jax.data.preparation.config import PreparationConfig, names_in
@@ -31,6 +35,7 @@ from lm_jax.data.preparation.documents import (
 from lm_jax.data.preparation.executors import EXECUTORS, OnProgress, silence
 from lm_jax.data.preparation.plan import LanguageModel, Plan
 from lm_jax.data.preparation.stages import STAGES
+from lm_jax.data.preparation.tokens import add_tokens, token_manifest
 from lm_jax.errors import UserError
 
 _LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")
@@ -81,6 +86,8 @@ def prepare(
             add_stage(plan)
             plan.count(name)
         plan.end("corpus", WriteCorpus(work, aside / "documents"))
+        if config.tokenizer:
+            add_tokens(plan, aside)
         if not execute(plan.phases, work / "logs", workers, config.cluster, on_progress):
             return None
         return _finish(config, identity, aside, output, write_page)
@@ -97,7 +104,11 @@ def _identity(config: PreparationConfig) -> dict[str, Any]:
     """Returns what decides the output: the configuration and the files that it names."""
     configuration = dataclasses.asdict(config)
     del configuration["cluster"]
-    inputs = {"path": _fingerprint(config.path, "path")}
+    inputs: dict[str, Any] = {"path": _fingerprint(config.path, "path")}
+    if config.tokenizer:
+        inputs["tokenizer"] = tokenizers.identity(tokenizer_of(config.tokenizer))
+    else:  # corpora made before there were token files are found again
+        del configuration["tokenizer"], configuration["validation_fraction"]
     if "perplexity" in names_in(config.stages):
         inputs["reference"] = _fingerprint(config.perplexity.reference, "perplexity.reference")
     if "decontamination" in names_in(config.stages):
@@ -161,10 +172,7 @@ def _finish(
     output: Path,
     write_page: WritePage,
 ) -> dict[str, Any]:
-    """Writes what describes the corpus and puts it in its place.
-
-    Tokenizing follows here: it reads `documents/` and the counts of the manifest.
-    """
+    """Writes what describes the corpus and puts it in its place."""
     found = statistics.collect(config, aside / "work")
     files = read_tallies(aside / "work", "corpus")
     if not files:
@@ -175,6 +183,7 @@ def _finish(
         "total": {
             key: sum(file[key] for file in files) for key in ("documents", "characters", "bytes")
         },
+        **(token_manifest(aside) if config.tokenizer else {}),
         **identity,
         "versions": {name: version(name) for name in _LIBRARIES},
     }

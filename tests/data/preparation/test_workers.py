@@ -38,7 +38,9 @@ def config(tmp_path_factory) -> PreparationConfig:
         f"{KILLING}:add_killing, repeated_lines, redaction"
     )
     near = NearDuplicatesConfig(bands=4)
-    return PreparationConfig(path=str(path), stages=stages, tasks=4, near_duplicates=near)
+    return PreparationConfig(
+        path=str(path), stages=stages, tasks=4, near_duplicates=near, tokenizer="bpe:300"
+    )
 
 
 @pytest.fixture(scope="module")
