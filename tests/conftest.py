@@ -62,6 +62,7 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=TokenizerConfig("byte"),
     )
     experiment = tiny(data=data, training__num_steps=5, schedule__warmup_steps=2)
+    experiment.model.num_layers = 2
     first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda: first)
