@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax.models.transformer.config import TransformerConfig
-from tests.parity.hugging_face import Pair, Peer, Weights, linear, norm, stack
+from tests.parity.hugging_face import Pair, Peer, Weights, draw_weights, linear, norm, stack
 
 _SHAPE = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
           "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 32,
@@ -99,6 +99,24 @@ _DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "head_dim": 16,
         },
     ),
+    "mixtral": (
+        "Mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 2},
+        {"num_experts": 5},
+    ),
+    "qwen2 moe": (
+        "Qwen2Moe",
+        {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 12}
+        | {"shared_expert_intermediate_size": 20},
+        {"num_experts": 5, "experts_per_token": 3, "d_expert": 12, "d_shared_expert": 20}
+        | {"qkv_bias": True, "normalize_expert_weights": False},
+    ),
+    "olmoe": (
+        "Olmoe",
+        {"num_experts": 6, "num_experts_per_tok": 3},
+        {"num_experts": 6, "experts_per_token": 3, "qk_norm": "all"}
+        | {"normalize_expert_weights": False},
+    ),
 }
 # Our norms of a layer -> theirs, by the order of norms.
 _NORMS = {
@@ -117,12 +135,34 @@ _NORMS = {
 _CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 
 
+def _with_equal_experts(shapes: dict[str, Any]) -> Weights:
+    """Returns weights whose routers cannot tell experts 1 and 2 apart, nor 3 and 4."""
+    found = draw_weights(shapes)
+    for name, weight in found.items():
+        if name.endswith("mlp.gate.weight"):
+            weight[[2, 4]] = weight[[1, 3]]
+    return found
+
+
+def _mixture(w: Weights, at: str) -> dict[str, Any]:
+    """Returns a mixture of experts, whose gates and ups are one array of transformers."""
+    gate_efd, up_efd = np.split(w[f"{at}.experts.gate_up_proj"], 2, axis=1)
+    kernels = {"gate": gate_efd, "up": up_efd, "down": w[f"{at}.experts.down_proj"]}
+    found = {name: x.swapaxes(1, 2) for name, x in kernels.items()}
+    found["router"] = w[f"{at}.gate.weight"].T
+    if f"{at}.shared_expert_gate.weight" in w:
+        shared = {n: linear(w, f"{at}.shared_expert.{n}_proj") for n in ("gate", "up", "down")}
+        found |= {"shared": shared, "shared_gate": w[f"{at}.shared_expert_gate.weight"].T}
+    return found
+
+
 def decoder(name: str) -> Pair:
     """Returns a decoder whose weights are named as those of Llama."""
     family, theirs, ours = _DECODERS[name]
     fields = _SHAPE | {"rope_parameters": _rope()} | theirs
     config_type = _CONFIGS.get(family, f"{family}Config")
-    peer = Peer(name, f"{family}ForCausalLM", config_type, fields, record="decoders")
+    draw = _with_equal_experts if family == "Mixtral" else draw_weights
+    peer = Peer(name, f"{family}ForCausalLM", config_type, fields, draw, record="decoders")
     w = peer.weights()
     if family.startswith("Gemma"):  # whose norms multiply by 1 + scale
         w = {n: x + np.float32(1) if "norm" in n else x for n, x in w.items()}
@@ -136,7 +176,10 @@ def decoder(name: str) -> Pair:
         if config.qk_norm != "none":
             attention |= {f"{n}_norm": norm(w, f"{own}.{n[0]}_norm") for n in ("query", "key")}
         norms = {n: norm(w, f"{at}.{m}") for n, m in _NORMS[config.norm_order].items()}
-        feed_forward = {n: linear(w, f"{hidden}.{n}_proj") for n in ("gate", "up", "down")}
+        if config.num_experts:
+            feed_forward = _mixture(w, hidden)
+        else:
+            feed_forward = {n: linear(w, f"{hidden}.{n}_proj") for n in ("gate", "up", "down")}
         return norms | {"attention": attention, "feed_forward": feed_forward}
 
     params = {
