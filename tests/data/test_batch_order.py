@@ -8,11 +8,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 
 from lm_jax import data
-from lm_jax.data.batches import Share
+from lm_jax.data.batches import Share, shuffled_order
 from lm_jax.data.classification.batches import (
     Examples,
     evaluation_examples,
@@ -153,6 +154,14 @@ def digests() -> dict[str, list[str]]:
 def test_batches_are_those_of_earlier_runs(name):
     recorded = json.loads(RECORDED.read_text())
     assert [digest(kinds()[name], split) for split in SPLITS] == recorded[name]
+
+
+@pytest.mark.parametrize(("size", "seed"), [(1, 0), (2, 5), (1000, 2**32 - 2), (70_000, 7)])
+def test_the_order_of_rows_is_grains_shuffle(size, seed):
+    shuffled = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+    positions = np.append(np.arange(60), size * np.arange(5) + size - 1)
+    expected = [shuffled[position] for position in positions.tolist()]
+    assert shuffled_order(size, seed)(positions).tolist() == expected
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lm_jax.data.batches import (
     Rows,
     Share,
     batches_by_position,
+    shuffled_order,
 )
 from lm_jax.data.documents import SOURCES, TokenizedDocuments, consecutive, ranges
 from lm_jax.data.sources import PERIOD, parse_epochs, parse_weights
@@ -86,8 +87,6 @@ def mixed_windows(
     Raises:
       UserError: a source is shorter than one window, or all reach their limits before the run ends.
     """
-    import grain  # imports jax, which takes most of a second
-
     is_parted = len(documents.characters) > 1
     pack = choose(PACKINGS, mix.packing, "data.packing")
     packed = {
@@ -108,10 +107,7 @@ def mixed_windows(
         )
     # Equal seeds would walk through sources of one size in step.
     seeds = np.random.SeedSequence(seed).generate_state(len(sizes))
-    orders = [
-        grain.MapDataset.range(size).shuffle(seed=int(own)).repeat()
-        for size, own in zip(sizes, seeds, strict=True)
-    ]
+    orders = [shuffled_order(size, int(own)) for size, own in zip(sizes, seeds, strict=True)]
     rows = [each.make for each in packed.values()]
     return mixed_rows(timeline, rows, orders), told_by_source(mix.packing, wastes)
 
@@ -241,13 +237,12 @@ def mixed_rows(
         batch: Batch = {}
         for source in np.unique(sources):
             here = sources == source
-            examples = [orders[source][number] for number in numbers[here].tolist()]
             part = rows[source](
                 Rows(
                     asked.step,
                     asked.slots[here],
                     numbers[here],
-                    np.array(examples, np.int64),
+                    orders[source](numbers[here]),
                     asked.is_padding[here],
                 )
             )

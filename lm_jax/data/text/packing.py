@@ -1,6 +1,7 @@
 """How the documents of a training split fill rows: as windows of one stream, or packed whole."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -60,19 +61,19 @@ def stream_rows(
             f"model.context_length {context_length}; use more text or a shorter context"
         )
     count = max(1, (len(documents.tokens) - context_length) // context_length)
+    windows = np.lib.stride_tricks.sliding_window_view(documents.tokens, context_length + 1)
     spare = len(documents.tokens) - count * context_length
 
+    @lru_cache(maxsize=8)
     def phase(epoch: int) -> int:
         """Returns where an epoch's windows begin in the stream: no two epochs cut alike."""
         return int(np.random.default_rng((seed, epoch)).integers(min(spare, context_length)))
 
     def make(rows: Rows) -> Batch:
         epochs = rows.numbers // count
-        phases = {epoch: phase(epoch) for epoch in set(epochs.tolist())}
-        starts = np.array([phases[epoch] for epoch in epochs.tolist()])
+        starts = np.array([phase(epoch) for epoch in epochs.tolist()])
         starts += context_length * rows.examples
-        tokens = documents.tokens[starts[:, None] + np.arange(context_length + 1)]
-        batch = next_token_rows(tokens)
+        batch = next_token_rows(windows[starts])
         if not is_parted:
             return batch
         return batch | segments_of(batch["inputs"] == documents.tokens[0])

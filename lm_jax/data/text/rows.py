@@ -21,10 +21,17 @@ def next_token_rows(tokens: np.ndarray) -> Batch:
 
 def segments_of(opens: np.ndarray) -> Batch:
     """Returns segments and positions of rows [B, T]; a document opens where `opens` is true."""
-    index = np.arange(opens.shape[1], dtype=np.int32)
-    last_open = np.maximum.accumulate(np.where(opens, index, 0), axis=1)
-    segments = 1 + np.cumsum(opens, axis=1, dtype=np.int32)
-    return {"segments": segments, "positions": index - last_open}
+    width, firsts = opens.shape[1], np.arange(0, opens.size, opens.shape[1])
+    # Segments begin where documents open, and where rows do: there are few, so this is quick.
+    begins = opens.copy()
+    begins[:, 0] = True
+    bounds = np.flatnonzero(begins)
+    lengths = np.diff(bounds, append=opens.size)
+    rank = np.arange(len(bounds)) - np.searchsorted(bounds, firsts)[bounds // width]
+    numbers = (1 + rank + opens[bounds // width, 0]).astype(np.int32)
+    positions = np.arange(opens.size, dtype=np.int32) - np.repeat(bounds.astype(np.int32), lengths)
+    segments = np.repeat(numbers, lengths)
+    return {"segments": segments.reshape(opens.shape), "positions": positions.reshape(opens.shape)}
 
 
 class Pieces(NamedTuple):
