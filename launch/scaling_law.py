@@ -172,30 +172,29 @@ def _budget(text: str) -> float:
 
 
 def _describe(results: dict[str, Any]) -> list[str]:
+    from lm_jax.reports.numbers import bounded
+
     together = ", one law for all groups" if "groups" in results else ""
     lines = [f"{results['formula']}, {results['num_points']} points{together}"]
-    for name, (low, high) in results["intervals"].items():
-        lines.append(f"{name:>16} {results[name]:>12.5g}   95%: {low:.5g} to {high:.5g}")
+    for name, bounds in results["intervals"].items():
+        value, interval = bounded(results[name], *bounds)
+        lines.append(f"{name:>16} {value:>12}   95%: {interval}")
     if results.get("edges"):
         listed = ", ".join(f"{budget:.4g}" for budget in results["edges"])
         lines.append(f"left out, the minimum is at the edge of the profile or curve: {listed}")
     for row in results.get("predictions", []):
-        parts = [f"{n} {row[n]:.4g} ({_bounds(row, n)})" for n in ("n", "d", "loss") if n in row]
+        found = {n: bounded(row[n], *row[f"{n}_interval"]) for n in ("n", "d", "loss") if n in row}
+        parts = [f"{name} {value} ({interval})" for name, (value, interval) in found.items()]
         lines.append(f"at {row['budget']:.4g} FLOPs: " + ", ".join(parts))
     if "groups" in results:
         groups = results["groups"]
         lines.append("exponents of each group")
-        for name, (low, high) in groups["own_exponents"]["intervals"].items():
-            value = groups["own_exponents"][name]
-            lines.append(f"{name:>24} {value:>12.5g}   95%: {low:.5g} to {high:.5g}")
+        for name, bounds in groups["own_exponents"]["intervals"].items():
+            value, interval = bounded(groups["own_exponents"][name], *bounds)
+            lines.append(f"{name:>24} {value:>12}   95%: {interval}")
         chance = f"p = {groups['p_value']:.3g}"
         lines.append(f"equal exponents would show differences this large with {chance}")
     return lines
-
-
-def _bounds(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_interval"]
-    return f"{low:.4g} to {high:.4g}"
 
 
 if __name__ == "__main__":

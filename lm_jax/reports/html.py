@@ -35,6 +35,11 @@ def _flags(text: str) -> Markup:
     )
 
 
+def _breakable(text: str) -> Markup:
+    """Returns a name whose line may break after its commas, and need not break inside words."""
+    return Markup(",<wbr>").join(map(escape, text.split(",")))
+
+
 def _is_numeric(cell: object) -> bool:
     """Returns whether a cell is a number, with its error or unit, or an interval."""
     number = r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?"
@@ -55,5 +60,6 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.globals["asset"] = _asset
 _ENVIRONMENT.filters["px"] = "{:.1f}".format  # coordinates of SVG
 _ENVIRONMENT.filters["flags"] = _flags
+_ENVIRONMENT.filters["breakable"] = _breakable
 _ENVIRONMENT.tests["numeric"] = _is_numeric
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}

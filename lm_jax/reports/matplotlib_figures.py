@@ -30,6 +30,7 @@ _STYLE: Any = {
 BLUE, RED, GREY = "#2459a8", "#d1542f", "#667085"
 LABELS = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "s": "steps S"}
 LOSS, VALIDATION = "loss", "validation loss, nats"
+_SINGLE = (5.2, 3.6)  # inches; two stand side by side on a page, and one fills a telephone
 _COLUMNS = 3  # panels side by side, at most
 
 
@@ -78,7 +79,7 @@ def _write(name: str, plot: Plot, directory: Path, provenance: str) -> _Figure:
 
     columns = 2 if plot.panels == 4 else min(plot.panels, _COLUMNS)
     rows = -(-plot.panels // columns)
-    size = (6.4, 4.2) if plot.panels == 1 else (1.2 + 3.4 * columns, 0.6 + 3.2 * rows)  # inches
+    size = _SINGLE if plot.panels == 1 else (1.2 + 3.4 * columns, 0.6 + 3.2 * rows)  # inches
     shared = {"sharex": True, "sharey": True, "squeeze": False}
     figure, grid = pyplot.subplots(rows, columns, figsize=size, **shared)
     for unused in grid.flat[plot.panels :]:
@@ -102,7 +103,7 @@ def scatter(axes: Any, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> Any:
     """Draws points coloured by the logarithm of a third value."""
     from matplotlib.colors import LogNorm
 
-    return axes.scatter(x, y, c=colour, s=14, cmap="viridis", norm=LogNorm())
+    return axes.scatter(x, y, c=colour, s=14, cmap=_shades(), norm=LogNorm())
 
 
 def plain_ticks(axis: Any) -> None:
@@ -124,20 +125,28 @@ def few_decades(axis: Any) -> None:
 
 
 def colours(count: int) -> Any:
-    """Returns colours [count, 4] from dark to light, which differ without hues too."""
+    """Returns colours [count, 4] from dark to light, which differ without hues too.
+
+    The lightest still stands out on white, and on black where a page inverts the figure.
+    """
     from matplotlib import colormaps
 
-    return colormaps["viridis"](np.linspace(0, 0.85, count))
+    return colormaps["viridis"](np.linspace(0, 0.6, count))
 
 
 def by_size(sizes: Sequence[float]) -> Any:
     """Returns the colour map of log sizes, with `to_rgba(size)`, for lines and a colour bar."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.colors import LogNorm
 
     low, high = min(sizes), max(sizes)
-    shades = LinearSegmentedColormap.from_list("sizes", colours(64))
-    return ScalarMappable(LogNorm(low, high if high > low else 2 * low), shades)
+    return ScalarMappable(LogNorm(low, high if high > low else 2 * low), _shades())
+
+
+def _shades() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", colours(64))
 
 
 def apart(values: Sequence[float], parts: int) -> list[float]:
@@ -194,7 +203,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
     """
     if not ends:
         return
-    apart = 0.05  # share of the height of the axes
+    apart = 0.06  # share of the height of the axes
     heights = axes.transAxes.inverted().transform(
         axes.transData.transform([(axes.get_xlim()[0], y) for y, _, _ in ends])
     )[:, 1]
@@ -207,7 +216,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
             (1.02, position),
             xycoords="axes fraction",
             va="center",
-            fontsize=8,
+            fontsize=9,
             color=colour,
             annotation_clip=False,
         )

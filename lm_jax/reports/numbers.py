@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+_BOUND_DIGITS = 3  # of the bounds of a wide interval
 _MOST_PLACES = 5  # of the labels of an axis; smaller numbers are written with exponents
 
 
@@ -41,9 +42,24 @@ def with_error(value: float, error: float | None, form: str = ".4f") -> str:
     return f"{value:,.{places}f} ± {error:,.{places}f}"
 
 
-def interval(low: float, high: float) -> str:
-    """Returns the bounds of an interval."""
-    return f"{low:.5g} to {high:.5g}"
+def bounded(value: float, low: float, high: float) -> tuple[str, str]:
+    """Returns a value and the bounds of its interval, with digits that tell them apart."""
+    span = high - low
+    largest = max(abs(low), abs(high))
+    finer = largest / span if 0 < span < math.inf else 100
+    digits = _BOUND_DIGITS + max(0, math.floor(math.log10(finer)))
+    return significant(value, digits), f"{significant(low, digits)} to {significant(high, digits)}"
+
+
+def significant(value: float, digits: int) -> str:
+    """Returns a number with significant digits, and an exponent where it is large or small."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    exponent = math.floor(math.log10(abs(rounded)))
+    if not -4 <= exponent < 6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def four_digits(value: Any) -> str:

@@ -22,7 +22,7 @@ from lm_jax.reports.matplotlib_figures import (
     scatter,
     write_figures,
 )
-from lm_jax.reports.numbers import four_digits, interval
+from lm_jax.reports.numbers import bounded, four_digits
 from lm_jax.scaling_laws import compute_optimal
 from lm_jax.scaling_laws.envelope import EnvelopeFit
 from lm_jax.scaling_laws.huber_fit import Fit, log_loss
@@ -33,6 +33,16 @@ from lm_jax.scaling_laws.uncertainty import Resamples
 from lm_jax.telemetry.json_files import write_text
 
 _TAKEN = 200  # resamples that a band is drawn from
+_QUALITY = {
+    "r_squared": "R squared of log L",
+    "rms_residual": "residual of log L, root mean square",
+    "largest_residual": "largest residual of log L",
+    "largest_residual_line": "line of the file with the largest residual",
+    "left_out_points": "points of the largest budgets, left out of a fit to test it",
+    "left_out_error": "error of log L at these points, root mean square",
+    "left_out_bias": "mean error of log L at these points",
+    "rms_residual_n": "residual of the log of optimal N, root mean square",
+}
 _MARKERS = "o^sDvP"  # one a group
 
 
@@ -72,11 +82,19 @@ def _plots(study: Study) -> dict[str, Plot]:
         caption = "Smoothed training curves, and the crossovers between sizes"
         envelope = Plot(caption, lambda axes: _envelope(axes, fitted))
         return {"envelope": envelope} | _optima(study)
+    asked = study.results.get("predictions")
     found: dict[str, Plot] = {}
     if study.results["law"] in ("parametric", "kaplan"):
-        caption = "Loss by compute, and the frontier of the law"
+        caption = "Loss by compute: the points, coloured by size, and the lowest loss that the law"
+        caption += " allows, with its 95% band" + (
+            "; stars: the budgets asked for" if asked else ""
+        )
         found["frontier"] = Plot(caption, lambda axes: _frontier(axes, study))
-        found["contours"] = Plot("Contours of the law's loss", lambda a: _contours(a, study))
+        found["contours"] = Plot(
+            "Contours of the law's loss, the points, coloured by their loss, and the best split of"
+            " compute between parameters and tokens",
+            lambda axes: _contours(axes, study),
+        )
     elif study.by_group is not None and len(fitted.law.variables) == 1:
         own, caption = study.by_group, "The points, and the law with exponents for each group"
         found["groups"] = Plot(caption, lambda axes: _groups(axes, study))
@@ -135,7 +153,7 @@ def _envelope(axes: Any, fitted: EnvelopeFit) -> None:
     axes.plot(fitted.budgets, fitted.losses, "o", color=RED, zorder=5)
     axes.set(xscale="log", yscale="log", xlabel=LABELS["c"], ylabel=LOSS)
     plain_ticks(axes.yaxis)
-    axes.legend(title="N", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(title="N", fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _line(axes: Any, line: Line, c: np.ndarray, n: np.ndarray, asked: list[float]) -> None:
@@ -180,7 +198,7 @@ def _contours(axes: Any, study: Study) -> None:
     losses = np.exp(log_loss(fitted.law, fitted.theta, x)).reshape(len(d), len(n))
     levels = np.geomspace(losses.min() * 1.01, losses.max() * 0.99, 14)
     lines = axes.contour(n, d, losses, levels=levels, colors=GREY, linewidths=0.8)
-    axes.clabel(lines, fmt="%.3g", fontsize=8)
+    axes.clabel(lines, fmt="%.3g", fontsize=9)
     dots = scatter(axes, points["n"], points["d"], points["loss"])
     budgets = np.geomspace(points["c"].min(), points["c"].max(), 50)
     best = [compute_optimal.optimum(study.results["law"], fitted.parameters, x) for x in budgets]
@@ -279,12 +297,20 @@ def _profiles(axes: Any, study: Study) -> None:
 def _page_values(results: dict[str, Any]) -> dict[str, Any]:
     """Returns the results of a study as the cells of its page."""
     predictions = [
-        (f"{row['budget']:.4g}", name, f"{row[name]:.5g}", interval(*row[f"{name}_interval"]))
+        (
+            f"{row['budget']:.4g}",
+            LABELS.get(name, name),
+            *bounded(row[name], *row[f"{name}_interval"]),
+        )
         for row in results.get("predictions", [])
         for name in ("n", "d", "loss")
         if name in row
     ]
-    quality = [(name.replace("_", " "), four_digits(v)) for name, v in results["quality"].items()]
+    quality = [
+        (_QUALITY[name], four_digits(value))
+        for name, value in results["quality"].items()
+        if value is not None
+    ]
     return {
         "formula": results["formula"],
         "num_points": results["num_points"],
@@ -300,13 +326,12 @@ def _group_values(groups: dict[str, Any]) -> dict[str, Any]:
     return {
         "p_value": f"{groups['p_value']:.3g}",
         "fitted": _parameters(groups["own_exponents"]),
-        "differences": [(n, interval(*bounds)) for n, bounds in groups["differences"].items()],
+        "differences": [
+            (name, bounded(0.0, *bounds)[1]) for name, bounds in groups["differences"].items()
+        ],
     }
 
 
 def _parameters(fitted: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Returns the parameters of a fit with their values and intervals."""
-    return [
-        (name, f"{fitted[name]:.5g}", interval(*bounds))
-        for name, bounds in fitted["intervals"].items()
-    ]
+    return [(name, *bounded(fitted[name], *bounds)) for name, bounds in fitted["intervals"].items()]

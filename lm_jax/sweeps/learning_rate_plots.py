@@ -28,7 +28,7 @@ _ROW = 0.035  # height of the row of failed runs of a size, as a share of the ax
 _BESIDE = 1.04  # ratio of the places of markers of one size
 _MARGIN = 0.05  # room below and above the losses, as a share of their range
 _MINIMUM: Any = {"color": RED, "markersize": 5, "zorder": 5}
-_SMALL: Any = {"fontsize": 8, "color": GREY, "va": "center", "zorder": 4}
+_SMALL: Any = {"fontsize": 9, "color": GREY, "va": "center", "zorder": 4}
 
 
 class _Limits(NamedTuple):

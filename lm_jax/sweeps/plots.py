@@ -41,6 +41,7 @@ from lm_jax.sweeps.learning_rate_plots import best_learning_rate_plot, learning_
 from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
 from lm_jax.sweeps.results import workdir_of_row
 
+_FAR = 1.25  # early loss of a run / median, above which it does not decide on the axis
 _PER_OCTAVE = 4  # bins of positions
 _MOST_NAMES = 12  # lines with names beside them; more lines get a colour bar of sizes
 _STYLES = ("-", "--", ":", "-.")  # one a family
@@ -167,9 +168,11 @@ def _compute(rows: Sequence[ResultRow]) -> Plot:
 def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
     families = list(dict.fromkeys(curve.family for curve in curves))
     # The axis leaves out the first steps, which are alike and would squeeze the differences.
+    # So would those of runs that diverged.
     starts = [curve.losses[curve.flops >= curve.flops[-1] / 50][0] for curve in curves]
-    top, low = max(starts) * 1.02, min(curve.losses.min() for curve in curves) * 0.98
-    first = min(curve.flops[curve.losses <= top][0] for curve in curves)
+    top = max(start for start in starts if start <= _FAR * np.median(starts)) * 1.02
+    low = min(curve.losses.min() for curve in curves) * 0.98
+    first = min(x for curve in curves for x in curve.flops[curve.losses <= top][:1])
     last = max(curve.flops[-1] for curve in curves)
 
     def draw(*figure: Any) -> None:
@@ -192,7 +195,7 @@ def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:
 
     caption = f"The {kind} loss along training; red: the lowest loss of any run at each compute"
     if any(curve.losses.max() > top for curve in curves):
-        caption += "; the first steps lie above the axis"
+        caption += "; higher losses, of the first steps and of runs that diverged, are not shown"
     if any(curve.failed for curve in curves):
         caption += "; cross: the run failed there"
     return Plot(caption, draw, len(families))

@@ -29,7 +29,14 @@ from lm_jax.telemetry.json_files import write_text
 
 _COUNTS = ("non_embedding_parameters", "training_tokens", "training_flops")
 _MEASURES = ("validation_loss", "best_validation_loss", "bits_per_character", "seconds")
-_NAMES = {"non_embedding_parameters": "N", "training_tokens": "tokens", "training_flops": "FLOPs"}
+_NAMES = {
+    "non_embedding_parameters": "parameters N",
+    "training_tokens": "tokens",
+    "training_flops": "FLOPs",
+    "validation_loss": "validation loss",
+    "best_validation_loss": "lowest validation loss",
+    "bits_per_character": "bits per character",
+}
 
 
 def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
@@ -150,7 +157,7 @@ def _runs(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]]]:
     if all(row["best_validation_loss"] == row["validation_loss"] for row in rows):
         alike.append("best_validation_loss")
     names = [name for name in names if name not in alike]
-    head = [_NAMES.get(name, name.rpartition(".")[2].replace("_", " ")) for name in names]
+    head = [_NAMES.get(name, name.rpartition(".")[2]) for name in names]  # fields as they are set
     return head, [[_cell(name, row[name]) for name in names] for row in rows]
 
 

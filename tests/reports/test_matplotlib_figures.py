@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.reports.matplotlib_figures import Plot, apart, spread, write_figures
+from lm_jax.reports.matplotlib_figures import Plot, apart, colours, spread, write_figures
 from lm_jax.reports.numbers import short
 from lm_jax.scaling_laws.plots import write_page
 from lm_jax.sweeps.report import write_sweep_page
@@ -38,6 +38,24 @@ def test_ticks_close_to_others_are_left_out():
     assert apart([1, 2, 4, 8, 16], 2) == [1, 4, 16]
     assert apart([3312, 3505, 3870, 14_496, 14_747, 390_881], 12) == [3312, 14_496, 390_881]
     assert apart([64], 6) == [64] and apart([], 6) == []
+
+
+def luminance(colour):
+    """Relative luminance of sRGB, WCAG 2.2."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_colours_stand_out_on_white_and_inverted_on_black():
+    pytest.importorskip("matplotlib")
+    shades = colours(8)[:, :3]
+    assert (1.05 / (luminance(shades) + 0.05)).min() >= 2.95
+    # What `filter: invert(0.9) hue-rotate(180deg)` of page.css makes of them.
+    inverted = 0.9 - 0.8 * shades
+    weights = np.array([0.213, 0.715, 0.072])
+    turned = np.clip(2 * (inverted @ weights)[:, None] - inverted, 0, 1)
+    background = luminance(np.full(3, 0.1))
+    assert ((luminance(turned) + 0.05) / (background + 0.05)).min() >= 2.95
 
 
 def test_a_plot_records_its_provenance_and_is_reproducible(tmp_path):

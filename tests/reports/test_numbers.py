@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm_jax.reports.numbers import on_card, text_of, with_error
+from lm_jax.reports.numbers import bounded, on_card, text_of, with_error
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,20 @@ def test_a_count_on_a_card_fits_in_seven_characters(count, text):
 
 def test_a_cell_stays_on_its_line():
     assert text_of("\n") == "'\\n'" and text_of("ROMEO:") == "ROMEO:"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.65946, 0.39849, 0.79816, ("0.659", "0.398 to 0.798")),
+        (1360.4, 184.76, 116_132.8, ("1,360", "185 to 116,133")),
+        (0.00013147, 8.3088e-11, 208.03, ("0.000131", "8.31e-11 to 208")),
+        (1.5412e7, 1.0235e6, 8.0338e7, ("1.54e+07", "1.02e+06 to 8.03e+07")),
+        (0.498761, 0.498234, 0.499128, ("0.49876", "0.49823 to 0.49913")),  # tight: more digits
+        (9.9996, 9.0, 11.0, ("10.0", "9.00 to 11.0")),
+        (2.0, 2.0, 2.0, ("2.0000", "2.0000 to 2.0000")),
+        (1.0, 0.0, float("inf"), ("1.0000", "0 to inf")),
+    ],
+)
+def test_an_interval_has_the_digits_that_tell_its_bounds_apart(value, low, high, shown):
+    assert bounded(value, low, high) == shown

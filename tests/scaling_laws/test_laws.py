@@ -9,7 +9,8 @@ from lm_jax.scaling_laws.envelope import fit_envelope
 from lm_jax.scaling_laws.exponent_test import compare_exponents
 from lm_jax.scaling_laws.huber_fit import fit, minimise
 from lm_jax.scaling_laws.isoflop import fit_isoflop
-from lm_jax.scaling_laws.uncertainty import bootstrap, profile, quality
+from lm_jax.scaling_laws.plots import _QUALITY
+from lm_jax.scaling_laws.uncertainty import Quality, bootstrap, profile, quality
 
 TRUTH = {"E": 1.82, "A": 482.0, "B": 2085.0, "alpha": 0.348, "beta": 0.366}
 A_OF_C = 0.366 / (0.348 + 0.366)
@@ -204,3 +205,8 @@ def test_fewer_points_than_parameters_are_refused():
         fit(laws.PARAMETRIC, (N[:4], D[:4]), chinchilla(N[:4], D[:4]))
     with pytest.raises(UserError, match="9 points have 1 different values of n, too few"):
         fit(laws.power("n"), [np.full(9, 1e6)], np.linspace(2, 3, 9))
+
+
+def test_a_page_has_words_for_each_figure_of_quality():
+    assert _QUALITY.keys() == {*Quality._fields, "largest_residual_line", "rms_residual_n"}
+    assert not any("_" in words for words in _QUALITY.values())

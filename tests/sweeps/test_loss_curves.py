@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, read_curves
+from lm_jax.sweeps.plots import _curves
 from lm_jax.sweeps.results import workdir_of_row
 from tests.sweeps.sweep_rows import row
 
@@ -76,3 +77,16 @@ def test_the_frontier_of_curves_changes_runs_where_they_cross():
     both = np.minimum(40 * flops**-0.1, np.where(flops >= grid[1] * 0.999, 400 * flops**-0.22, 1e9))
     np.testing.assert_allclose(losses, both, rtol=1e-6)
     assert (flops[0], flops[-1]) == (1e6, 1e10) and np.isfinite(losses).all()
+
+
+def test_a_run_that_diverged_does_not_squeeze_the_others():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    flops = np.geomspace(1e9, 1e10, 5)
+    sound = [LossCurve("lstm", n, False, flops, np.linspace(6, 5 - n / 1e4, 5)) for n in (64, 128)]
+    wild = LossCurve("lstm", 256, False, flops, np.linspace(48, 9, 5))
+    plot = _curves([*sound, wild], "validation")
+    figure, axes = pyplot.subplots()
+    plot.draw(axes)
+    assert axes.get_ylim()[1] == pytest.approx(1.02 * 6) and "runs that diverged" in plot.caption
+    assert "not shown" not in _curves(sound, "validation").caption
+    pyplot.close(figure)
