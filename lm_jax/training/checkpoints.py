@@ -212,9 +212,9 @@ class Checkpoints:
                     f"the model {here}: config.json or data.json was changed; restore it"
                 )
 
-    def _on_host(self, step: int) -> Any:
+    def _on_host(self, step: int) -> dict[str, Any]:
         """Returns empty host arrays of the saved shapes, whatever devices they were saved from."""
-        saved = self._manager.item_metadata(step)
+        saved = self._manager.item_metadata(step).tree
         return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
 
     def _candidates(self, which: str) -> list[int]:

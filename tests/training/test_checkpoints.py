@@ -22,6 +22,8 @@ def test_the_best_outlives_the_last_and_is_found_again(tmp_path):
     shape = {"x": jax.ShapeDtypeStruct((2,), jnp.int32, sharding=jnp.zeros(2).sharding)}
     step, state = again.restore(shape, "best", print)
     assert step == 2 and state["x"].tolist() == [2, 2]
+    step, part = again.restore(None, "last", print, parts=("x",))
+    assert step == 4 and part.keys() == {"x"} and part["x"].tolist() == [4, 4]
     again.close()
 
 
