@@ -153,6 +153,11 @@ def test_tensor_parallel_blocks_sum_twice_each():
     shape = {"d_model": 32, "num_layers": 5, "context_length": 10}
     (decoder,) = planned_activations(TransformerConfig(**shape), 3, jnp.bfloat16, mesh.shape)
     assert decoder == PlannedCollective("all-reduce", ("tensor",), 3 * 10 * 32 * 2, 4 * 5)
+    parallel = TransformerConfig(**shape, parallel_blocks=True)
+    (one_sum,) = planned_activations(parallel, 3, jnp.bfloat16, mesh.shape)
+    assert one_sum == decoder._replace(times=2 * 5)
+    parallel.norm_order = "both"  # norms stand between the sums
+    assert planned_activations(parallel, 3, jnp.bfloat16, mesh.shape) == [decoder]
     both = EncoderDecoderConfig(**shape, source_length=7, num_encoder_layers=2)
     assert planned_activations(both, 3, jnp.bfloat16, mesh.shape) == [
         PlannedCollective("all-reduce", ("tensor",), 3 * 7 * 32 * 2, 4 * 2),

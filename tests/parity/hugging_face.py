@@ -222,13 +222,15 @@ def bert(num_classes: int = 0) -> Pair:
     return Pair(peer, config, {"params": params})
 
 
-def t5(tied: bool = True) -> Pair:
+def t5(tied: bool = True, head_width: int = T5["d_kv"]) -> Pair:
     """Returns a T5 of three encoder and two decoder layers: version 1.0 if tied, else 1.1.
 
     Where embeddings are tied, T5 divides the decoder's output by sqrt(d), as its last norm can do.
     """
     newer = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     name, fields = ("t5 1.0", T5) if tied else ("t5 1.1", T5 | newer)
+    if head_width != T5["d_kv"]:
+        name, fields = f"{name}, heads of {head_width}", fields | {"d_kv": head_width}
     peer = Peer(name, "T5ForConditionalGeneration", "T5Config", fields)
     w = peer.weights()
 
@@ -273,6 +275,7 @@ def t5(tied: bool = True) -> Pair:
         num_encoder_layers=T5["num_layers"],
         d_model=T5["d_model"],
         num_heads=T5["num_heads"],
+        head_dim=head_width,
         d_ff=T5["d_ff"],
         norm="rms_norm",
         norm_epsilon=T5["layer_norm_epsilon"],

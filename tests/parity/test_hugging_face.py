@@ -64,8 +64,11 @@ def test_a_padded_batch_through_bert_for_classes():
     assert_equal_logits(pair, batch, input_ids=tokens, attention_mask=mask)
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_a_padded_batch_through_t5(version):
+@pytest.mark.parametrize(
+    ("version", "head_width"),
+    [("1.0", 8), ("1.1", 8), pytest.param("1.1", 6, marks=pytest.mark.slow)],
+)
+def test_a_padded_batch_through_t5(version, head_width):
     source, source_mask = padded((30, 7, 22), seed=1)
     tokens, mask = padded((24, 9, 17), seed=2)
     batch = {"source": source, "source_segments": source_mask, "inputs": tokens, "segments": mask}
@@ -75,7 +78,7 @@ def test_a_padded_batch_through_t5(version):
         "decoder_input_ids": tokens,
         "decoder_attention_mask": mask,
     }
-    pair = hugging_face.t5(tied=version == "1.0")
+    pair = hugging_face.t5(version == "1.0", head_width)
     assert_equal_logits(pair, batch, mask, **theirs)
 
 

@@ -144,10 +144,18 @@ def kernel_calls(batch, **fields):
     return sorted(calls)
 
 
-@pytest.mark.parametrize(("packed", "bias"), [(False, ""), (True, "ScaleBias")])
-def test_the_program_for_a_gpu_calls_flash_attention(on_cuda, packed, bias):
+@pytest.mark.parametrize(
+    ("packed", "window", "bias"),
+    [
+        (False, 0, ""),
+        pytest.param(False, 4, "ScaleBias", marks=pytest.mark.slow),
+        (True, 4, "ScaleBias"),
+    ],
+)
+def test_the_program_for_a_gpu_calls_flash_attention(on_cuda, packed, window, bias):
     batch = {"segments": SEGMENTS} if packed else {}
-    assert kernel_calls(batch, num_kv_heads=2) == [(bias, ""), (bias, "Backward")]
+    fields = {"num_kv_heads": 2, "attention_scale": 0.5, "sliding_window": window}
+    assert kernel_calls(batch, **fields) == [(bias, ""), (bias, "Backward")]
 
 
 def test_attention_is_computed_again_under_full_remat_only(on_cuda):
