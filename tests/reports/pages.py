@@ -34,7 +34,7 @@ def analysis_page(analysis):
     )
 
 
-_VOID = ("meta", "img", "br", "input", "link")
+_VOID = ("meta", "img", "br", "wbr", "input", "link")
 
 
 class Page(HTMLParser):
