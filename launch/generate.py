@@ -6,6 +6,7 @@
   python -m launch.generate --workdir=runs/quickstart --prompt='The' --stop='.' --stop='!'
   python -m launch.generate --workdir=runs/quickstart --num_beams=4 --max_new_tokens=9
   python -m launch.generate --workdir=runs/quickstart --prompt='The' --show_probabilities
+  python -m launch.generate --workdir=runs/imported --chat --prompt='Why is the sky blue?'
 
 Repeat --prompt to continue several prompts; without a prompt the model starts a new document. A
 model that translates takes each prompt as its source.
@@ -14,6 +15,10 @@ By default texts are sampled token by token. --temperature below 1 makes probabl
 probable, and 0 takes the most probable one each time; --top_k, --top_p and --min_p exclude
 improbable tokens; --repetition_penalty makes tokens that are already in the text less probable.
 --num_beams above 1 searches for the most probable whole texts instead and samples nothing.
+
+--chat puts each prompt as a question to an imported model, by the chat template that came with its
+tokenizer, and prints the answer. --beginning_token=false reads a prompt without the token that ends
+a document before it, as transformers does for most models.
 
 The last line of the output is JSON with the texts, the log-probability of each in nats, and its
 score. The score of a beam search is the log-probability divided by the length penalty.
@@ -46,6 +51,11 @@ STOP = flags.DEFINE_multi_string("stop", [], "End a sampled text before this str
 SHOW_PROBABILITIES = flags.DEFINE_bool(
     "show_probabilities", False, "Show the ten most probable tokens after each prompt token."
 )
+CHAT = flags.DEFINE_bool("chat", False, "Answer each prompt by the model's chat template.")
+SYSTEM = flags.DEFINE_string("system", "", "With --chat: the message before each prompt.")
+BEGINNING_TOKEN = flags.DEFINE_bool(
+    "beginning_token", True, "A document begins before each prompt."
+)
 SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree of each prompt.")
 
 
@@ -63,7 +73,20 @@ def main() -> dict[str, Any]:
     if SHOW_BEAMS.value:
         for prompt in PROMPT.value:
             program.log("\n".join([repr(prompt), *search_tree(run, prompt, samples)]))
-    found = complete(run, PROMPT.value, samples, seed=SEED.value, stop=STOP.value)
+    if CHAT.value:
+        from lm_jax.runs import chat
+
+        chats = [chat.read_chat(prompt, SYSTEM.value) for prompt in PROMPT.value]
+        found = chat.answer(run, chats, samples, seed=SEED.value, stop=STOP.value)
+    else:
+        found = complete(
+            run,
+            PROMPT.value,
+            samples,
+            seed=SEED.value,
+            stop=STOP.value,
+            begins=BEGINNING_TOKEN.value,
+        )
     for text in found:
         program.log(f"{text.text}\n{'-' * 80}")
     return {
@@ -79,6 +102,16 @@ def _refuse_flags() -> None:
     """Raises UserError for a flag that does not apply to the chosen method, or asks for nothing."""
     if SAMPLES().num_samples == 0:
         raise UserError("--num_samples=0 generates nothing; expected at least 1")
+    if SYSTEM.value and not CHAT.value:
+        raise UserError("--system is the first message of a chat: give --chat too")
+    if CHAT.value:
+        if SAMPLES().num_beams > 1 or SHOW_PROBABILITIES.value or BEGINNING_TOKEN.present:
+            raise UserError(
+                "--chat draws samples of answers, and its template decides how they begin: leave "
+                "out --num_beams, --show_probabilities and --beginning_token"
+            )
+        if not all(PROMPT.value):
+            raise UserError("--chat needs a question: give --prompt")
     if SAMPLES().num_beams > 1:
         for name in (*_SAMPLING, "seed", "stop"):
             if flags.FLAGS[name].present:

@@ -89,6 +89,18 @@ class HuggingFace:
         return _outer(text)
 
 
+class HuggingFaceSpecial(HuggingFace):
+    """The codec of a tokenizer.json that reads special tokens where a text spells them."""
+
+    def __init__(self, model: bytes):
+        super().__init__(model)
+        self._tokenizer.encode_special_tokens = False
+
+    def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Returns the ids of each text; the end of a document may be among them."""
+        return self._encode(texts)
+
+
 class SavedPieces(Pieces):
     """The codec of a sentencepiece model that others trained, with its own rules for spaces."""
 

@@ -18,6 +18,7 @@ from lm_jax.choices import choose
 from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
 from lm_jax.data.tokenizer_files import (
     HuggingFace,
+    HuggingFaceSpecial,
     Ranks,
     SavedPieces,
     kind_of_files,
@@ -71,6 +72,9 @@ class TokenizerKind(NamedTuple):
     """Whether a text may be cut before a space after another character: no token spans it."""
 
     tokens_are_words: bool = False
+    load_special: Callable[[bytes], Codec] | None = None
+    """As `load`, for texts that spell special tokens: chats. None: there are no such tokens."""
+
     spans: Callable[[Any, str], list[tuple[int, int]]] = lambda codec, text: []
     """(codec, text) -> first character of each token and the one after its last.
 
@@ -123,7 +127,10 @@ TOKENIZERS: dict[str, TokenizerKind] = {
     "word": _WORDS,
     "whitespace": _WORDS,
     "huggingface": _FILES._replace(
-        model_file="huggingface.json", read=read_hugging_face, spans=HuggingFace.spans
+        model_file="huggingface.json",
+        read=read_hugging_face,
+        spans=HuggingFace.spans,
+        load_special=HuggingFaceSpecial,
     ),
     "sentencepiece": _FILES._replace(
         load=SavedPieces, model_file="sentencepiece.model", read=read_sentencepiece
@@ -194,6 +201,11 @@ class Tokenizer(NamedTuple):
         for text in texts:
             _check_utf8(text)
         return [np.array(ids, np.int32) for ids in self.codec.encode(texts)]
+
+    def reading_special_tokens(self) -> Tokenizer | None:
+        """Returns a tokenizer that reads special tokens where a text spells them; None: none is."""
+        load = _kind(self.kind).load_special
+        return None if load is None else self._replace(codec=load(self.model))
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Returns what the kind knows of where tokens stand; [] if nothing: `token_offsets`."""

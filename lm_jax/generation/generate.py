@@ -64,6 +64,7 @@ def complete(
     seed: int = 0,
     stop: Sequence[str] = (),
     truncate: bool = False,
+    begins: bool = True,
 ) -> list[Completion]:
     """Samples `config.num_samples` texts for each prompt, in the order of the prompts.
 
@@ -74,13 +75,14 @@ def complete(
       stop: strings that end a text; the text is cut before the string. The log-probability sums
         over all tokens up to the one that completed the string.
       truncate: cut prompts that are too long, instead of refusing them.
+      begins: as for `encode_prompts`.
 
     Raises:
       UserError: a prompt does not fit the model.
     """
     built, variables, tokenizer = generator
     repeated = [prompt for prompt in prompts for _ in range(config.num_samples)]
-    encoded = encode_prompts(built, tokenizer, repeated, truncate=truncate)
+    encoded = encode_prompts(built, tokenizer, repeated, truncate=truncate, begins=begins)
     if not encoded.tokens:
         return []
     texts = []
@@ -117,11 +119,13 @@ def search(
     config: SamplesConfig,
     *,
     truncate: bool = False,
+    begins: bool = True,
 ) -> tuple[list[list[Completion]], list[BeamNode]]:
     """Finds the `config.num_best` best texts of each prompt by beam search; one beam is greedy.
 
     Args:
       truncate: cut prompts that are too long, instead of refusing them.
+      begins: as for `encode_prompts`.
 
     Returns:
       The texts of each prompt, best first, and the tree of each prompt's beams.
@@ -130,7 +134,7 @@ def search(
       UserError: a prompt does not fit the model, or its texts would outgrow the model's context.
     """
     built, _, tokenizer = generator
-    encoded = encode_prompts(built, tokenizer, prompts, truncate=truncate)
+    encoded = encode_prompts(built, tokenizer, prompts, truncate=truncate, begins=begins)
     texts, context = encoded.tokens, longest_context(built)
     if not texts:
         return [], []

@@ -53,6 +53,7 @@ def encode_prompts(
     prompts: Sequence[str],
     *,
     truncate: bool = False,
+    begins: bool = True,
 ) -> Prompts:
     """Encodes prompts: a document boundary, then the prompt.
 
@@ -61,6 +62,8 @@ def encode_prompts(
 
     Args:
       truncate: cut prompts that are too long, instead of refusing them.
+      begins: whether a prompt has the boundary; an empty one has it in any case, and so has what
+        answers a source.
 
     Raises:
       UserError: a prompt is longer than the model reads, or leaves no room for a new token.
@@ -96,7 +99,9 @@ def encode_prompts(
     if of_pairs:
         pairs = [[end, *tokens, end] for tokens in encoded]
         return Prompts(pairs, list(map(len, pairs)), None, context)
-    return Prompts([[end, *tokens] for tokens in encoded], [1] * len(prompts), None, None)
+    opened = [[] if tokens and not begins else [end] for tokens in encoded]
+    texts = [opening + tokens for opening, tokens in zip(opened, encoded, strict=True)]
+    return Prompts(texts, list(map(len, opened)), None, None)
 
 
 def _encoder_input(rows: Sequence[Sequence[int]], max_width: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from lm_jax import data
 from lm_jax.build import build_experiment
 from lm_jax.interop.architectures import exported_as
 from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
-from lm_jax.interop.import_model import IMPORTED
 from lm_jax.interop.layout import Entry, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
@@ -125,7 +124,7 @@ def _write_tokenizer(
     """Writes tokenizer and generation settings, and names the end of a text in `values`."""
     end = tokenizer.end_of_document
     values |= {"eos_token_id": end, "bos_token_id": end}
-    imported = _imported(workdir)
+    imported = workdirs.imported_folder(workdir)
     theirs = read_object(imported / "config.json") if imported else {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if name in theirs:
@@ -153,16 +152,3 @@ def _write_tokenizer(
     write_json(directory / "tokenizer_config.json", described)
     if imported and (imported / "special_tokens_map.json").exists():
         shutil.copy2(imported / "special_tokens_map.json", directory)
-
-
-def _imported(workdir: Path) -> Path | None:
-    """Returns the folder of what came with weights that a run began with, or None."""
-    while not (workdir / IMPORTED).is_dir():
-        try:
-            begun_from = workdirs.read_experiment(workdir).fine_tuning.workdir
-        except Exception:
-            return None
-        if not begun_from:
-            return None
-        workdir = Path(begun_from)
-    return workdir / IMPORTED

@@ -224,6 +224,7 @@ class Run:
         seed: int = 0,
         stop: Sequence[str] = (),
         truncate: bool = False,
+        begins: bool = True,
     ) -> list[Completion]:
         """Returns texts that continue the prompts, in their order, each with its log-probability.
 
@@ -236,6 +237,7 @@ class Run:
           seed: of the samples, which do not depend on the other prompts.
           stop: strings that end a sampled text and are left out.
           truncate: cut prompts that are too long, instead of refusing them.
+          begins: whether a document begins before each prompt, as in training here.
 
         Raises:
           UserError: the model does not generate, an option is out of its bounds, or a prompt does
@@ -256,7 +258,7 @@ class Run:
             early_stopping=early_stopping,
         )
         given = check_texts(prompts, "prompts")
-        return complete(self, given, config, seed=seed, stop=stop, truncate=truncate)
+        return complete(self, given, config, seed=seed, stop=stop, truncate=truncate, begins=begins)
 
     def __repr__(self) -> str:
         leaves = jax.tree.leaves(self.variables["params"])
@@ -549,6 +551,7 @@ def complete(
     seed: int = 0,
     stop: Sequence[str] = (),
     truncate: bool = False,
+    begins: bool = True,
 ) -> list[Completion]:
     """Returns `num_samples` samples of each prompt or, with several beams, the `num_best` best.
 
@@ -557,6 +560,7 @@ def complete(
     Args:
       stop: strings that end a sampled text; they are left out, and so is all that follows.
       truncate: cut prompts that are too long, instead of refusing them.
+      begins: whether a document begins before each prompt.
 
     Raises:
       UserError: the model does not generate, or a prompt does not fit its context.
@@ -564,11 +568,11 @@ def complete(
     generator = text_generator(run, config)
     if config.num_beams == 1:
         return generate.complete(
-            generator, prompts, config, seed=seed, stop=stop, truncate=truncate
+            generator, prompts, config, seed=seed, stop=stop, truncate=truncate, begins=begins
         )
     if stop:
         raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
-    found, _ = generate.search(generator, prompts, config, truncate=truncate)
+    found, _ = generate.search(generator, prompts, config, truncate=truncate, begins=begins)
     return [text for texts in found for text in texts]
 
 

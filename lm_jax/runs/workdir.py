@@ -22,6 +22,20 @@ from lm_jax.telemetry.json_files import finite, open_atomically, read_object, wr
 _OF_RUNS = ("config.json", "branch.json")  # a fork that was not begun has the second only
 # What a run writes once it has config.json.
 _LATER = ("metrics.jsonl", "evaluation.json", "inspection.json", "samples.txt", "report.html")
+IMPORTED = "imported"  # the folder of a work directory with what else came with the weights
+
+
+def imported_folder(workdir: Path) -> Path | None:
+    """Returns the folder of what came with the weights that a run began with, or None."""
+    while not (workdir / IMPORTED).is_dir():
+        try:
+            begun_from = read_experiment(workdir).fine_tuning.workdir
+        except (UserError, OSError):
+            return None
+        if not begun_from:
+            return None
+        workdir = Path(begun_from)
+    return workdir / IMPORTED
 
 
 def read_experiment(workdir: str | Path) -> Experiment:

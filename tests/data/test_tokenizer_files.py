@@ -129,6 +129,18 @@ def byte_level_tokenizer(directories):
     return hugging_face(directories["byte_level"])
 
 
+def test_special_tokens_are_read_where_a_chat_spells_them(directories, byte_level_tokenizer):
+    theirs = tokenizers.Tokenizer.from_file(str(directories["byte_level"] / "tokenizer.json"))
+    theirs.no_truncation()
+    theirs.no_padding()
+    text = f"a chat{END}ends"
+    special = byte_level_tokenizer.reading_special_tokens()
+    assert special.encode(text).tolist() == theirs.encode(text).ids
+    assert special.end_of_document in special.encode(text)
+    assert byte_level_tokenizer.end_of_document not in byte_level_tokenizer.encode(text)
+    assert train_tokenizer(TokenizerConfig("byte"), []).reading_special_tokens() is None
+
+
 @pytest.mark.parametrize(("name", "lossless"), zip(MAKERS, [True, False, False], strict=True))
 def test_hugging_face_tokens_are_those_of_the_package(directories, name, lossless, tmp_path):
     ours = hugging_face(directories[name])

@@ -14,7 +14,13 @@ from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
 from lm_jax.generation.beam_tree import tree_lines
-from lm_jax.generation.generate import TextGenerator, complete, next_tokens, search
+from lm_jax.generation.generate import (
+    TextGenerator,
+    complete,
+    most_probable_tokens,
+    next_tokens,
+    search,
+)
 from lm_jax.generation.prompts import encode_prompts
 from lm_jax.models import build_model
 from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
@@ -47,6 +53,17 @@ def test_a_sample_depends_on_its_prompt_seed_and_number_only(generator):
     assert [text for text, *_ in together[2:]] == [text for text, *_ in alone]
     assert together[0].text != together[1].text
     assert complete(generator, ["ab"], config, seed=4)[0].text != together[0].text
+
+
+def test_a_prompt_may_have_no_beginning(generator):
+    arguments = (generator.built, TOKENIZER, ["ab", ""])
+    assert encode_prompts(*arguments, begins=False)[:2] == ([[97, 98], [256]], [0, 1])
+    assert encode_prompts(*arguments)[:2] == ([[256, 97, 98], [256]], [1, 1])
+    config = SamplesConfig(num_samples=1, max_new_tokens=4, temperature=0)
+    (found,) = complete(generator, ["ab"], config, begins=False)
+    assert found.text.startswith("ab") and found.prompt_characters == 2
+    best, _ = most_probable_tokens(generator, [97, 98], count=1)
+    assert found.text[2] == chr(best[-1, 0]) or best[-1, 0] >= 128
 
 
 def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(generator):

@@ -1,0 +1,109 @@
+"""Chats with an imported model, by the template that came with its tokenizer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lm_jax.config.experiment import SamplesConfig
+from lm_jax.errors import UserError
+from lm_jax.generation import generate
+from lm_jax.generation.generate import Completion
+from lm_jax.runs.trained_run import Run, text_generator
+from lm_jax.runs.workdir import imported_folder
+from lm_jax.telemetry.json_files import read_object
+from lm_jax.user_templates import UserTemplate
+
+_TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+Message = Mapping[str, str]  # role (system, user, assistant) and content
+
+
+class ChatTemplate(NamedTuple):
+    """A chat template and the special tokens that it may name."""
+
+    template: UserTemplate
+    special: dict[str, str]
+
+    def fill(self, messages: Sequence[Message]) -> str:
+        """Returns a chat as the text that the model continues with its answer.
+
+        Raises:
+          UserError: the template raises an error.
+        """
+        values: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
+        return self.template.fill(values | {"tools": None, "documents": None} | self.special)
+
+
+def chat_template_of(workdir: Path) -> ChatTemplate:
+    """Returns the chat template of an imported model.
+
+    Raises:
+      UserError: there is none, or it has a syntax error.
+    """
+    folder = imported_folder(workdir) or workdir
+    config = read_object(folder / _TOKENIZER) if (folder / _TOKENIZER).is_file() else {}
+    if (folder / _TEMPLATE).is_file():
+        source, origin = (folder / _TEMPLATE).read_text(encoding="utf-8"), folder / _TEMPLATE
+    else:
+        source, origin = _default(config.get("chat_template")), folder / _TOKENIZER
+    if not source:
+        raise UserError(
+            f"{workdir} has no chat template: {folder} holds neither {_TEMPLATE} nor a "
+            f"chat_template in {_TOKENIZER}; chat with an imported model that was tuned for chats, "
+            "or leave out --chat"
+        )
+    found = {name: _content(config.get(name)) for name in _SPECIAL}
+    special = {name: text for name, text in found.items() if text is not None}
+    return ChatTemplate(UserTemplate(source, f"the chat template of {origin}", False), special)
+
+
+def _default(given: Any) -> str:
+    """Returns the template, or the one of a list that is called default."""
+    if isinstance(given, list):
+        named = {each["name"]: each["template"] for each in given}
+        return named.get("default", "")
+    return given or ""
+
+
+def _content(token: Any) -> str | None:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def answer(
+    run: Run,
+    chats: Sequence[Sequence[Message]],
+    config: SamplesConfig,
+    *,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+) -> list[Completion]:
+    """Returns the model's answers to chats, `num_samples` to each; their texts are answers alone.
+
+    Special tokens are read where the template or a message spells them, as transformers does.
+
+    Raises:
+      UserError: the model has no chat template or no tokenizer of Hugging Face, a template raises
+        an error, or a chat does not fit the context.
+    """
+    template = chat_template_of(run.workdir)
+    generator = text_generator(run, config)
+    tokenizer = generator.tokenizer.reading_special_tokens()
+    if tokenizer is None:
+        raise UserError(
+            f"the tokenizer of {run.workdir} is of kind {generator.tokenizer.kind}, which reads no "
+            "special tokens; chat with a model whose folder has a tokenizer.json"
+        )
+    generator = generator._replace(tokenizer=tokenizer)
+    texts = [template.fill(messages) for messages in chats]
+    found = generate.complete(generator, texts, config, seed=seed, stop=stop, begins=False)
+    return [
+        each._replace(text=each.text[each.prompt_characters :], prompt_characters=0)
+        for each in found
+    ]
+
+
+def read_chat(text: str, system: str) -> list[Message]:
+    """Returns the chat of a question: after a system message, if it is not empty."""
+    messages = [{"role": "system", "content": system}] if system else []
+    return [*messages, {"role": "user", "content": text}]
