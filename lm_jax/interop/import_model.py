@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import build_experiment
+from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.parts import CheckpointConfig, ScheduleConfig
 from lm_jax.config.serialization import to_dict
@@ -19,6 +21,7 @@ from lm_jax.data.config import DataConfig, TokenizerConfig
 from lm_jax.data.tokenizer_files import kind_of_files
 from lm_jax.errors import UserError
 from lm_jax.interop.architectures import architecture_of, our_config, read_config
+from lm_jax.interop.gguf_files import read_gguf
 from lm_jax.interop.layout import Entry, check, entries, shapes_of
 from lm_jax.interop.tables import Architecture
 from lm_jax.interop.tensor_files import Tensor, read_tensors
@@ -49,8 +52,11 @@ class Source(NamedTuple):
     tensors: Mapping[str, Tensor]
 
 
-def open_model(directory: str | Path) -> Source:
+def open_model(directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> Source:
     """Returns the model of a folder with config.json and safetensors.
+
+    Args:
+      tensors: of the model; None: those in the folder.
 
     Raises:
       UserError: something is missing, damaged or not supported.
@@ -62,7 +68,7 @@ def open_model(directory: str | Path) -> Source:
         config = our_config(architecture, values)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
-    tensors = read_tensors(directory)
+    tensors = read_tensors(directory) if tensors is None else tensors
     prefix = architecture.prefix
     if not any(name.startswith(prefix) for name in tensors):  # the model without its head
         tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
@@ -119,25 +125,32 @@ def nested(arrays: Mapping[str, np.ndarray]) -> Variables:
 
 
 def import_model(
-    directory: str | Path, workdir: str | Path, *, log: Callable[[str], None] = print
+    path: str | Path,
+    workdir: str | Path,
+    format: str = "hf",
+    *,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Writes the work directory of a model of others, and returns what it holds.
 
     Parameters keep the dtype of the file. The directory appears whole or not at all.
 
+    Args:
+      path: of the model, as `format` has it.
+      format: a key of `FORMATS`.
+
     Raises:
       UserError: the model cannot be read or is not supported, or the work directory is not empty.
       OSError: the work directory cannot be written.
     """
-    directory, workdir = Path(directory), Path(workdir)
-    source = open_model(directory)
-    experiment = _experiment(source)
-    tokenizer = data.train_tokenizer(experiment.data.tokenizer, [])
-    sizes = {"vocab_size": tokenizer.vocab_size}
-    build_experiment(experiment, sizes, jax.devices()[:1])  # refuses what cannot run
-    with whole_directory(workdir, "--workdir") as partial:
-        scratch = partial / "scratch"
-        scratch.mkdir()
+    path, workdir = Path(path), Path(workdir)
+    with whole_directory(workdir, "--workdir") as partial, tempfile.TemporaryDirectory() as files:
+        source = choose(FORMATS, format, "--from")(path, Path(files))
+        tokenizer = _tokenizer(source)
+        experiment = _experiment(source, tokenizer.kind, workdir)
+        sizes = {"vocab_size": tokenizer.vocab_size}
+        build_experiment(experiment, sizes, jax.devices()[:1])  # refuses what cannot run
+        (scratch := partial / "scratch").mkdir()
         arrays = read_arrays(source, scratch)
         params = nested(arrays)
         state = TrainState(jnp.int32(0), jax.random.key(experiment.seed), params, {}, ())
@@ -146,10 +159,10 @@ def import_model(
         shutil.rmtree(scratch)
         (partial / IMPORTED).mkdir()
         for name in COMPANIONS:
-            if (directory / name).exists():
-                shutil.copy2(directory / name, partial / IMPORTED / name)
+            if (source.directory / name).exists():
+                shutil.copy2(source.directory / name, partial / IMPORTED / name)
         tokenizer.save(partial / "tokenizer")
-        description = {"imported_from": str(directory.absolute()), "sizes": sizes}
+        description = {"imported_from": str(path.absolute()), "sizes": sizes}
         write_json(partial / "data.json", description)
         write_json(partial / "environment.json", environment())
         write_json(partial / "config.json", to_dict(experiment))
@@ -163,7 +176,21 @@ def import_model(
     }
 
 
-def _experiment(source: Source) -> Experiment:
+def _open_gguf(path: Path, files: Path) -> Source:
+    model = read_gguf(path)
+    for name, content in model.files.items():
+        (files / name).write_bytes(content)
+    return open_model(files, model.tensors)
+
+
+FORMATS: dict[str, Callable[[Path, Path], Source]] = {
+    "hf": lambda path, files: open_model(path),
+    "gguf": _open_gguf,
+}
+"""Name -> (path, empty folder for files that the model holds in itself) -> the model."""
+
+
+def _tokenizer(source: Source) -> data.Tokenizer:
     directory = source.directory.absolute()
     kind = kind_of_files(directory)
     if not kind:
@@ -171,9 +198,14 @@ def _experiment(source: Source) -> Experiment:
             f"{directory} holds no tokenizer; expected tokenizer.json, a *.model of sentencepiece "
             "or a *.tiktoken"
         )
+    return data.train_tokenizer(TokenizerConfig(kind=kind, path=str(directory)), [])
+
+
+def _experiment(source: Source, kind: str, workdir: Path) -> Experiment:
+    tokenizer = TokenizerConfig(kind=kind, path=str(workdir.absolute()))  # its own copy
     return Experiment(
         objective=source.architecture.objective,
         model=source.config,
-        data=DataConfig(tokenizer=TokenizerConfig(kind=kind, path=str(directory))),
+        data=DataConfig(tokenizer=tokenizer),
         schedule=dataclasses.replace(_FINE_TUNING),
     )
