@@ -2,9 +2,11 @@
 
 Texts: attention maps, next-token predictions, beam search (`analyse_text`).
 Classifiers: the confusion matrix, the most confident mistakes, first filters and feature maps, the
-decision boundary of two inputs. Embeddings: a map, and nearest neighbours.
+decision boundary of two inputs. Mixtures of experts: the load of each expert.
+Embeddings: a map, and nearest neighbours.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +24,7 @@ from lm_jax.evaluation.loss_sums import predict
 from lm_jax.evaluation.word_vectors import nearest, word_vectors
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_of
-from lm_jax.models.family import FeatureMaps
+from lm_jax.models.family import ExpertLoads, FeatureMaps
 from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.reports.png import png, tiles
@@ -31,6 +33,7 @@ _MISTAKES = 24
 _WORDS_ON_MAP = 150
 _WORDS_WITH_NEIGHBOURS = 24
 _FILTERS = 64
+_BATCHES_THROUGH_EXPERTS = 16
 
 SingleDevice = tuple[BuiltExperiment, Any] | None
 
@@ -52,6 +55,8 @@ def inspect(
     analysis: dict[str, Any] = {}
     if dataset.labels:
         analysis |= _classification(built, variables, dataset, single_device)
+    if expert_loads := family_of(built.experiment.model).expert_loads(built.experiment.model):
+        analysis["expert_loads"] = _expert_loads(built, expert_loads, variables, dataset)
     table = embedding_table(built, variables)
     if table is not None and dataset.tokenizer is not None:
         tokens = np.asarray(dataset.train.tokens)
@@ -60,6 +65,23 @@ def inspect(
     if dataset.tokenizer is not None and single_device:
         analysis |= analyse_text(*single_device, dataset.validation, dataset.tokenizer)
     return analysis
+
+
+def _expert_loads(
+    built: BuiltExperiment, expert_loads: ExpertLoads, variables: Any, dataset: data.Dataset
+) -> dict[str, list[list[int]]]:
+    """Returns the tokens of each expert [l, e], by stack, in some validation batches."""
+    batches, _ = built.objective.evaluation_batches(
+        built.experiment, dataset.validation, built.experiment.evaluation
+    )
+    total: dict[str, np.ndarray] = {}
+    count, placed = jax.jit(expert_loads), sharding.batch_sharding(built.mesh)
+    with sharding.on_mesh(built.mesh):
+        for batch in itertools.islice(batches, _BATCHES_THROUGH_EXPERTS):
+            arrays = {name: value for name, value in batch.items() if name != "documents"}
+            for name, load_le in count(variables, sharding.place_batch(arrays, placed)).items():
+                total[name] = total.get(name, 0) + np.asarray(load_le, np.int64)
+    return {name: load_le.tolist() for name, load_le in total.items()}
 
 
 def embedding_table(built: BuiltExperiment, variables: Mapping[str, Any]) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables
 
 AttentionMaps = Callable[[Variables, Batch], Mapping[str, jax.Array]]
+ExpertLoads = Callable[[Variables, Batch], Mapping[str, jax.Array]]
 HiddenStates = Callable[[Variables, Batch], Mapping[str, jax.Array]]
 FeatureMaps = Callable[[Variables, jax.Array], tuple[jax.Array | None, jax.Array]]
 
@@ -89,7 +90,14 @@ class Family(NamedTuple):
     experts: Callable[[Any], tuple[int, int]] = lambda config: (1, 1)
     """(configuration) -> how many experts each token passes, of how many.
 
-    Their parameters have the axis `experts`; (1, 1) for a model without a mixture of experts."""
+    Their parameters have the axis `experts`; (1, 1) for a model without a mixture of experts.
+    """
+
+    expert_loads: Callable[[Any], ExpertLoads | None] = lambda config: None
+    """(configuration) -> a function from variables and a batch to the tokens of each expert [l, e].
+
+    They stand under the name of a stack of layers; None for a model without experts.
+    """
 
     attention_maps: Callable[[Any], AttentionMaps | None] = lambda config: None
     """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].

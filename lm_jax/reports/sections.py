@@ -31,6 +31,7 @@ def analysis_sections(analysis: Mapping[str, Any]) -> dict[str, Markup]:
         "Feature maps": _pictures(
             [("an image", image), ("its feature maps in the first convolution", feature_maps)]
         ),
+        "Expert load": _expert_loads(analysis.get("expert_loads", {})),
         "Next-token predictions": next_tokens_section(analysis.get("next_tokens")),
         "Beam search": beam_search_section(analysis.get("beams")),
         "Attention maps": attention_section(analysis.get("attention")),
@@ -82,6 +83,22 @@ def _boundary(boundary: Mapping[str, Any] | None) -> Markup:
 
 def _pictures(pictures: Sequence[tuple[str, str | None]]) -> Markup:
     return render("pictures.html", pictures=pictures)
+
+
+def _expert_loads(loads: Mapping[str, Sequence[Sequence[int]]]) -> Markup:
+    """Returns a table of the load of each expert of each layer."""
+    if not loads:
+        return Markup()
+    rows = [
+        {
+            "label": f"layer {index}" if len(loads) == 1 else f"{stack} layer {index}",
+            "shares": [count / (sum(row) or 1) for count in row],
+            "largest": f"{max(row) * len(row) / (sum(row) or 1):.2f}",
+        }
+        for stack, rows_of_stack in loads.items()
+        for index, row in enumerate(rows_of_stack, 1)
+    ]
+    return render("expert_load.html", rows=rows)
 
 
 def _embedding_map(embedding: Mapping[str, Any] | None) -> Markup:

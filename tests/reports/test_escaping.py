@@ -29,6 +29,7 @@ ANALYSIS = {
     "labels": ["cat", HOSTILE],
     "confusion": [[1, 2], [3, 4]],
     "mistakes": [{"label": HOSTILE, "predicted": HOSTILE, "probability": 0.5, "image": PICTURE}],
+    "expert_loads": {HOSTILE: [[1, 2], [3, 0]], "b": [[0, 0]]},
     "embedding": {
         "words": [HOSTILE, "b", "c"],
         "points": [[0, 0], [1, 0], [0, 1]],

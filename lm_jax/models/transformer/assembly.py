@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
-from lm_jax.models.family import AttentionMaps, HiddenStates
+from lm_jax.models.family import AttentionMaps, ExpertLoads, HiddenStates
 from lm_jax.models.interface import (
     Batch,
     Losses,
@@ -27,7 +27,7 @@ from lm_jax.models.parameters import path_of
 from lm_jax.models.transformer.attention import Tokens, attention_mask, distances, visible
 from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
-from lm_jax.models.transformer.experts import COLLECTION, with_router_losses
+from lm_jax.models.transformer.experts import COLLECTION, Routed, expert_load, with_router_losses
 from lm_jax.models.transformer.flash_attention import kernel
 from lm_jax.models.transformer.layers import product, table
 from lm_jax.models.transformer.planned_activations import planned_activations
@@ -193,22 +193,37 @@ def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool =
             variables, *arguments, targets_bt=targets, rngs=rngs, mutable=[COLLECTION]
         )
         losses: Any = found if in_chunks else cross_entropy(found, batch["targets"])
-        return with_router_losses(config, losses, _routed(sown[COLLECTION], batch)), {}
+        routed = _routed(sown[COLLECTION], batch)
+        return with_router_losses(config, losses, list(routed.values())), {}
 
     if config.num_experts:
         return Model(init, apply, routed_loss)
     return Model(init, apply, chunked_loss if in_chunks else loss_from_apply(apply))
 
 
-def _routed(sown: Mapping[str, Any], batch: Batch) -> list[tuple[jax.Array, jax.Array]]:
-    """Returns the router's logits of each stack, and which of its tokens are text."""
-    found = []
+def _routed(sown: Mapping[str, Any], batch: Batch) -> dict[str, Routed]:
+    """Returns what the routers of each stack of layers did: `encoder`, `decoder`, or `layers`."""
+    found = {}
     for path, logits_lbte in jax.tree_util.tree_leaves_with_path(sown):
-        of_source = path_of(path).startswith("encoder/")
-        segments_bt = batch.get("source_segments" if of_source else "segments")
-        ones_bt = jnp.ones(logits_lbte.shape[1:3], bool)
-        found.append((logits_lbte, ones_bt if segments_bt is None else segments_bt > 0))
+        name = path_of(path).partition("/")[0]
+        # Windows of one document have no segments; what has no weight there is padding.
+        names = ("source_segments",) if name == "encoder" else ("segments", "weights")
+        shape = logits_lbte.shape[1:3]
+        marks = (batch[n] for n in names if n in batch and batch[n].shape == shape)
+        found[name] = Routed(logits_lbte, next(marks, jnp.ones(shape)) > 0)
     return found
+
+
+def expert_loads_of(config: BlocksConfig, call: Call) -> ExpertLoads | None:
+    """Returns a function from variables and a batch to the tokens of each expert, [l, e]."""
+
+    def expert_loads(variables: Variables, batch: Batch) -> dict[str, jax.Array]:
+        module, arguments = call(config, jnp.float32, False, batch)
+        _, sown = module.apply(variables, *arguments, mutable=[COLLECTION])
+        routed = _routed(sown[COLLECTION], batch)
+        return {name: jnp.sum(expert_load(config, x), axis=1) for name, x in routed.items()}
+
+    return expert_loads if config.num_experts else None
 
 
 def with_decoding(

@@ -19,6 +19,7 @@ from lm_jax.models.transformer.assembly import (
     embed,
     embedding_table,
     empty_cache,
+    expert_loads_of,
     hidden_states_of,
     logits_or_losses,
     make_model,
@@ -85,6 +86,7 @@ FAMILY = Family(
     ("causal_lm", "prefix_lm", "seq2seq"),
     attention_per_token=attention_per_token,
     attention_maps=lambda config: maps_of(config, _call, {"decoder": ("layers", "attention")}),
+    expert_loads=lambda config: expert_loads_of(config, _call),
     hidden_states=lambda config: hidden_states_of(config, _call, {"decoder": ()}),
     **DECLARED,
 )

@@ -17,6 +17,7 @@ from lm_jax.models.transformer.assembly import (
     embed,
     embedding_table,
     encoder_inputs,
+    expert_loads_of,
     hidden_states_of,
     logits_or_losses,
     make_model,
@@ -121,6 +122,7 @@ FAMILY = Family(
     classifies=lambda config: bool(config.num_classes),
     attention_per_token=lambda config: None if config.num_classes else attention_per_token(config),
     attention_maps=lambda config: maps_of(config, _call, {"encoder": ("layers", "attention")}),
+    expert_loads=lambda config: expert_loads_of(config, _call),
     hidden_states=lambda config: hidden_states_of(config, _call, {"encoder": ()}),
     **DECLARED,
 )

@@ -21,6 +21,7 @@ from lm_jax.models.transformer.assembly import (
     embedding_table,
     empty_cache,
     encoder_inputs,
+    expert_loads_of,
     hidden_states_of,
     logits_or_losses,
     make_model,
@@ -140,6 +141,7 @@ FAMILY = Family(
     ("seq2seq", "span_corruption"),
     has_encoder=True,
     attention_maps=lambda config: maps_of(config, _call, _MAPS),
+    expert_loads=lambda config: expert_loads_of(config, _call),
     hidden_states=lambda config: hidden_states_of(config, _call, _STACKS),
     **DECLARED,
 )

@@ -9,8 +9,8 @@ m pairs of a token and an expert, l layers.
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,14 @@ from lm_jax.models.transformer.grouped_product import grouped_product
 from lm_jax.models.transformer.layers import GATES, activate, residual_stddev
 
 COLLECTION = "router"  # where each layer leaves the logits of its router
+
+
+class Routed(NamedTuple):
+    """What the routers of a stack of layers said."""
+
+    logits_lbte: jax.Array
+    is_text_bt: jax.Array  # bool: False for padding
+
 
 Kernels = Mapping[str, jax.Array]
 """up and down, and in a gated unit gate: [e, in, out]."""
@@ -169,20 +177,17 @@ _permuted.defvjp(
 )
 
 
-def with_router_losses(
-    config: BlocksConfig, losses: Losses, routed: list[tuple[jax.Array, jax.Array]]
-) -> Losses:
+def with_router_losses(config: BlocksConfig, losses: Losses, routed: Sequence[Routed]) -> Losses:
     """Returns the losses with the terms that train a router, and what it did.
 
     Each term is a mean over layers and over the tokens of a row, one value a row, so that it
     depends neither on the batch nor on the number of parts in which it is computed.
 
     Args:
-      routed: for each stack of layers, the router's logits [l, b, t, e], and bool [b, t], which
-        tokens are text and no padding.
+      routed: of each stack of layers.
     """
-    by_stack = [_router_terms(config, *stack) for stack in routed]
-    layers = [len(logits_lbte) for logits_lbte, _ in routed]
+    by_stack = [_router_terms(config, stack) for stack in routed]
+    layers = [len(stack.logits_lbte) for stack in routed]
 
     def mean(name: str) -> jax.Array:
         parts = (terms[name] * count for terms, count in zip(by_stack, layers, strict=True))
@@ -199,20 +204,19 @@ def with_router_losses(
     )
 
 
-def _router_terms(
-    config: BlocksConfig, logits_lbte: jax.Array, is_text_bt: jax.Array
-) -> dict[str, jax.Array]:
+def _router_terms(config: BlocksConfig, routed: Routed) -> dict[str, jax.Array]:
     """Returns means over the layers of a stack and the tokens of each row; and the largest load.
 
     The balance is the number of experts times the sum over them of their share of tokens times
     their mean probability (Fedus et al. 2022, eq. 4); z is eq. 5 of Zoph et al. 2022.
     """
+    logits_lbte, is_text_bt = routed
     tokens_b = jnp.maximum(jnp.sum(is_text_bt, axis=1), 1).astype(jnp.float32)
 
     def mean(x_lbt: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(is_text_bt, x_lbt, 0), axis=-1) / tokens_b
 
-    load_lbe = expert_load(config, logits_lbte, is_text_bt)
+    load_lbe = expert_load(config, routed)
     share_lbe = load_lbe / (config.experts_per_token * tokens_b[:, None])
     probabilities_elbt = jnp.moveaxis(jax.nn.softmax(logits_lbte, axis=-1), -1, 0)
     means_lbe = jnp.moveaxis(mean(probabilities_elbt), 0, -1)
@@ -226,8 +230,8 @@ def _router_terms(
     }
 
 
-def expert_load(config: BlocksConfig, logits_lbte: jax.Array, is_text_bt: jax.Array) -> jax.Array:
+def expert_load(config: BlocksConfig, routed: Routed) -> jax.Array:
     """Returns the number of tokens of each row that each expert takes, float32 [l, b, e]."""
-    _, chosen_lbtk = jax.lax.top_k(logits_lbte, config.experts_per_token)
+    _, chosen_lbtk = jax.lax.top_k(routed.logits_lbte, config.experts_per_token)
     passes_lbte = jnp.sum(jax.nn.one_hot(chosen_lbtk, config.num_experts), axis=3)
-    return jnp.sum(passes_lbte * is_text_bt[..., None], axis=2)
+    return jnp.sum(passes_lbte * routed.is_text_bt[..., None], axis=2)

@@ -12,6 +12,7 @@ import pytest
 from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models.transformer.decoder import FAMILY
 from lm_jax.models.transformer.experts import route
 from lm_jax.models.transformer.grouped_product import grouped_product
 from tests.conftest import slow_but
@@ -120,7 +121,7 @@ def test_the_losses_of_the_router_follow_their_formulas_and_leave_out_padding(bu
     batch = batch_of()
     losses, _ = model.loss(variables, batch, train=True)
     _, routers_lbte = _in_numpy(config, variables["params"], batch)
-    balance, z, shares, highest = [], [], [], []
+    balance, z, shares, highest, counts = [], [], [], [], []
     for logits_bte in routers_lbte:
         rows, loads = [], []
         for logits_te, is_text_t in zip(logits_bte, batch["segments"] > 0, strict=True):
@@ -137,12 +138,15 @@ def test_the_losses_of_the_router_follow_their_formulas_and_leave_out_padding(bu
         z.append([row[1] for row in rows])
         shares.append([row[2:] for row in rows])
         highest.append(max(sum(loads)) / np.mean(sum(loads)))
+        counts.append(sum(loads))
     found = {name: term.values for name, term in losses.auxiliary.items()} | losses.metrics
     np.testing.assert_allclose(found["router_balance"], np.mean(balance, 0), rtol=1e-4)
     np.testing.assert_allclose(found["router_z"], np.mean(z, 0), rtol=1e-4)
     np.testing.assert_allclose(found["router_largest_load"], np.mean(highest), rtol=1e-5)
     for index, share_b in enumerate(np.mean(shares, 0).T):
         np.testing.assert_allclose(found[f"router_share_{index}"], share_b, atol=1e-6)
+    counted = jax.jit(FAMILY.expert_loads(config))(variables, batch)
+    np.testing.assert_array_equal(counted["layers"], counts)
     plain = -jax.nn.log_softmax(model.apply(variables, batch, train=True)[0])
     nats = np.take_along_axis(np.asarray(plain), batch["targets"][..., None], -1)[..., 0]
     np.testing.assert_allclose(losses.nats, nats, atol=1e-5)
