@@ -116,6 +116,10 @@ def _ragged_outer_product(x_mi, dy_mo, sizes_e):
     )
 
 
+def _item(x: jax.Array, index: jax.Array, axis: int | None) -> jax.Array:
+    return x if axis is None else jax.lax.dynamic_index_in_dim(x, index, axis, keepdims=False)
+
+
 def _primitive(name: str, on_cpu: Callable[..., Any], elsewhere: Callable[..., Any]) -> Primitive:
     """Returns a primitive of one result that XLA computes as one of two functions."""
     made = Primitive(name)
@@ -125,7 +129,14 @@ def _primitive(name: str, on_cpu: Callable[..., Any], elsewhere: Callable[..., A
         return result
 
     def batched(arguments: Any, axes: Any, **options: Any):
-        return jax.vmap(lambda *xs: on_cpu(*xs, **options), axes)(*arguments), 0
+        def one(index: jax.Array) -> jax.Array:
+            pairs = zip(arguments, axes, strict=True)
+            return made.bind(*(_item(x, index, axis) for x, axis in pairs), **options)
+
+        (size,) = {
+            x.shape[axis] for x, axis in zip(arguments, axes, strict=True) if axis is not None
+        }
+        return jax.lax.map(one, jnp.arange(size)), 0
 
     made.def_abstract_eval(abstract)
     made.def_impl(lambda *xs, **options: jax.jit(lambda *xs: made.bind(*xs, **options))(*xs))
