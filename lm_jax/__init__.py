@@ -1,14 +1,17 @@
 """Language-model research in JAX: every architecture a pure function from parameters to logits.
 
-`lm_jax.load` reads a trained run (docs/python.md). What it needs is imported when it is called, so
-that `import lm_jax` costs nothing.
+`lm_jax.load` reads a trained run and `lm_jax.train` makes one (docs/python.md). What they need is
+imported when they are called, so that `import lm_jax` costs nothing.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
+    from lm_jax.config.experiment import Experiment
     from lm_jax.runs.trained_run import Run
 
 __version__ = "0.1.0"
@@ -26,3 +29,29 @@ def load(path: "str | Path", checkpoint: str = "last") -> "Run":
     from lm_jax.runs import trained_run
 
     return trained_run.load(path, checkpoint)
+
+
+def train(
+    experiment: "Experiment",
+    workdir: "str | Path",
+    *,
+    on_metrics: "Callable[[int, Mapping[str, Any]], None]" = lambda step, metrics: None,
+) -> "Run":
+    """Trains an experiment that was built in code, or resumes it, and returns the run.
+
+    An interrupt, Ctrl-C or a notebook's stop button, saves the state and returns the run as it then
+    is; the same call resumes it.
+
+    Args:
+      workdir: where its checkpoints, metrics and report go.
+      on_metrics: called with each step that is logged and its numbers, such as `train/loss` and
+        `evaluation/cross_entropy`.
+
+    Raises:
+      UserError: before anything is written, when the experiment cannot run or the work directory
+        belongs to another; later, when the loss is no longer finite.
+      OSError: the work directory or the cache cannot be written.
+    """
+    from lm_jax.runs import train_from_python
+
+    return train_from_python.train(experiment, workdir, on_metrics)

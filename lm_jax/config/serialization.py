@@ -88,6 +88,30 @@ def _build(defaults: Any, values: Mapping[str, Any], path: str) -> Any:
     return dataclasses.replace(defaults, **fields)
 
 
+def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
+    """Returns the experiment with other values of some fields.
+
+    Args:
+      changes: values by dotted path, such as `{"training.num_steps": 200}`.
+
+    Raises:
+      UserError: there is no field of that path.
+    """
+    values = to_dict(experiment)
+    for path, value in changes.items():
+        *parts, name = path.split(".")
+        part: Any = values
+        for each in parts:
+            part = part.get(each) if isinstance(part, Mapping) else None
+        if not isinstance(part, dict) or name not in part:
+            raise UserError(
+                f"there is no field {path!r} to change; expected a dotted path such as "
+                "training.num_steps (docs/configuration.md)"
+            )
+        part[name] = value
+    return from_dict(values)
+
+
 def dumps(experiment: Experiment) -> str:
     """Returns the experiment as the text of `config.json`."""
     return json.dumps(to_dict(experiment), indent=2) + "\n"

@@ -3,6 +3,7 @@
 A run of one process pays nothing for any of this.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -206,6 +207,24 @@ def stop_requests() -> Callable[[int], bool]:
         return any([multihost_utils.reached_preemption_sync_point(number) for number in numbers])
 
     return stop
+
+
+@contextlib.contextmanager
+def stopping_on_request() -> Iterator[Callable[[int], bool]]:
+    """Yields what `stop_requests` returns, and restores how signals are handled after the block.
+
+    Outside of the main thread, which alone may handle signals, nothing asks to stop.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop_requests()
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
 
 
 def is_lost(error: BaseException) -> bool:

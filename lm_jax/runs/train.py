@@ -101,6 +101,7 @@ def train_fork(
     step: int | None = None,
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
+    on_metrics: OnMetrics = lambda step, metrics: None,
 ) -> Results:
     """Trains a fork of another run, or resumes it, and returns its results: see `train`.
 
@@ -120,7 +121,7 @@ def train_fork(
     experiment = fork.experiment(experiment)
     validate(experiment)
     with fork.begun(experiment):
-        return train(experiment, directory, stop_requested, profile_steps)
+        return train(experiment, directory, stop_requested, profile_steps, on_metrics=on_metrics)
 
 
 _PLAIN = Request()

@@ -43,8 +43,11 @@ from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.host_memory import host_memory
 from lm_jax.parallel.mesh import AUTO
+from lm_jax.reports.run_card import run_card
 from lm_jax.runs import workdir
 from lm_jax.runs.text_evaluation import TextModel, measures_of_texts, sum_texts
+from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.training import state
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState, variables_of
@@ -260,12 +263,86 @@ class Run:
         given = check_texts(prompts, "prompts")
         return complete(self, given, config, seed=seed, stop=stop, truncate=truncate, begins=begins)
 
+    def train(
+        self,
+        workdir: str | Path,
+        texts: Sequence[str] | None = None,
+        *,
+        num_steps: int | None = None,
+        validation_texts: Sequence[str] | None = None,
+        changes: Mapping[str, Any] = _UNMOVED,
+        on_metrics: OnMetrics = lambda step, metrics: None,
+    ) -> "Run":
+        """Trains this run further in a new work directory, and returns the new run.
+
+        With `texts` the parameters are fine-tuned on them, from step 0 with a fresh optimizer, and
+        the directory keeps the texts. Without, the run goes on as if it had not ended: with its
+        data, its place in them and its optimizer's state. The same call resumes what was stopped.
+
+        Args:
+          workdir: the new work directory.
+          num_steps: of the whole new run, the steps before a continuation included; None: as this
+            run has.
+          validation_texts: what the new run is validated on; None: the last tenth of each text.
+          changes: other values of the experiment by dotted path, such as
+            `{"schedule.peak_learning_rate": 1e-4, "training.batch_size": 8}`.
+          on_metrics: called with each step that is logged and its numbers.
+
+        Raises:
+          UserError: before anything is written, if the new run cannot begin; later, if its loss is
+            no longer finite.
+          OSError: the work directory cannot be written.
+        """
+        from lm_jax.runs import train_from_python  # which imports this module
+
+        steps = {} if num_steps is None else {"training.num_steps": num_steps}
+        if texts is not None:
+            return train_from_python.fine_tune(
+                self, workdir, texts, validation_texts, {**steps, **changes}, on_metrics
+            )
+        if validation_texts is not None:
+            raise UserError("validation_texts are given without texts to train on; give both")
+        return train_from_python.train_further(self, workdir, {**steps, **changes}, on_metrics)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the run reached, from its evaluation.json; {} before it has ended."""
+        path = self.workdir / "evaluation.json"
+        return read_object(path) if path.exists() else {}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of its metrics.jsonl, by step: numbers of training and of evaluations."""
+        return read_metrics(self.workdir)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of its parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+    def _repr_html_(self) -> str:
+        """Returns its card, which notebooks show."""
+        config, report = self.config, self.workdir / "report.html"
+        facts = {
+            "model": family_name(config.model),
+            "objective": config.objective,
+            "parameters": f"{self.num_parameters:,}",
+            "step": f"{self.step:,}",
+            "data": workdir.read_description(self.workdir).get("summary", ""),
+        }
+        card = run_card(
+            str(self.workdir),
+            [(name, value) for name, value in facts.items() if value],
+            self.results.get("validation") or {},
+            str(report) if report.exists() else None,
+        )
+        return str(card)
+
     def __repr__(self) -> str:
-        leaves = jax.tree.leaves(self.variables["params"])
         family = family_name(self.config.model)
         return (
             f"<Run {self.workdir}: {family} for {self.config.objective}, "
-            f"{sum(x.size for x in leaves):,} parameters, step {self.step}>"
+            f"{self.num_parameters:,} parameters, step {self.step}>"
         )
 
 
