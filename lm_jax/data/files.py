@@ -75,7 +75,7 @@ def local_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
         while folders:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    if _is_hidden((entry.name,)):
+                    if entry.name.startswith("."):  # as in `_is_hidden`
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
