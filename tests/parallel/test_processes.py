@@ -11,6 +11,7 @@ import pytest
 
 from lm_jax.choices import choose
 from lm_jax.errors import UserError
+from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 from lm_jax.telemetry.json_files import read_metrics
 from tests.launch.programs import ROOT, TINY, parameters, start, wait_for_step
@@ -85,8 +86,30 @@ def assert_same_run(ours, theirs):
     for step, loss in losses(other).items():
         assert losses(workdir)[step] == pytest.approx(loss, abs=1e-5), step
     assert results["step"] == expected["step"]
-    for name, value in expected["validation"].items():
-        assert results["validation"][name] == pytest.approx(value, rel=1e-4), name
+    found = flatten(results["validation"])
+    for name, value in flatten(expected["validation"]).items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_two_hosts_train_on_a_mixture_as_one_does(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, letters in (("prose", "abcdef "), ("code", "(){}=;x ")):
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            text = "".join(rng.choice(list(letters), size=rng.integers(50, 400)))
+            (tmp_path / name / f"{number}.txt").write_text(text)
+    mixed = [
+        "--config.data.source=files",
+        f"--config.data.sources=prose={tmp_path}/prose; code={tmp_path}/code",
+        "--config.data.weights=prose=0.7, code=0.3; 20: prose=0.2, code=0.8",
+        "--config.data.packing=best_fit",
+        "--config.data.tokenizer.kind=byte",
+    ]
+    hosts, one = tmp_path / "hosts", tmp_path / "one"
+    ours, theirs = finish(2, hosts, *mixed), finish(1, one, *mixed)
+    assert set(theirs["validation"]["sources"]) == {"prose", "code"}
+    assert_same_run((hosts, ours), (one, theirs))
 
 
 @pytest.mark.slow

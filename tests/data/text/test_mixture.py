@@ -126,16 +126,18 @@ def test_without_weights_each_source_comes_by_its_size(corpus):
     assert drawn.count("b") == pytest.approx(320 * windows[1] / sum(windows), abs=1)
 
 
-def test_processes_make_their_rows_of_the_same_batch(corpus):
-    whole, weights = config(corpus, weights="first=1, second=1"), "first=1, second=1"
-    dataset = prepare(whole)
-    batches = batches_of(dataset, config(corpus, weights=weights))
-    for process in range(2):
-        own = batches_of(dataset, config(corpus, weights=weights), Share(process, 2))
-        for step in (0, 57):
-            for name, values in batches[step].items():
-                rows = slice(4 * process, 4 * process + 4)
-                np.testing.assert_array_equal(own[step][name], values[rows])
+@pytest.mark.parametrize("packing", ["stream", "best_fit"])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_every_row_of_a_mixture_is_made_by_one_host(corpus, hosts, packing):
+    mixed = config(corpus, weights="first=1, second=1; 50: second=1", packing=packing)
+    dataset = prepare(mixed)
+    whole = batches_of(dataset, mixed)
+    parts = [batches_of(dataset, mixed, Share(host, hosts)) for host in range(hosts)]
+    assert sorted(slot for part in parts for slot in part.slots) == list(range(8))
+    for step in (0, 49, 57):  # in another order than a run takes them
+        made = [part[step] for part in reversed(parts)][::-1]
+        for name, values in whole[step].items():
+            np.testing.assert_array_equal(np.concatenate([own[name] for own in made]), values)
 
 
 def test_a_source_that_may_not_be_repeated_ends_the_mixture(corpus):
