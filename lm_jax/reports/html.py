@@ -36,8 +36,8 @@ def _flags(text: str) -> Markup:
 
 
 def _breakable(text: str) -> Markup:
-    """Returns a name whose line may break after its commas, and need not break inside words."""
-    return Markup(",<wbr>").join(map(escape, text.split(",")))
+    """Returns a name whose line may break after commas, but for those of numbers such as 1,024."""
+    return Markup(",<wbr>").join(map(escape, re.split(r",(?=\D)", text)))
 
 
 def _is_numeric(cell: object) -> bool:

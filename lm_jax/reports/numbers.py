@@ -80,6 +80,14 @@ def on_card(value: float) -> str:
     return f"{value:,.0f}" if abs(value) < 999_999.5 else short(value)
 
 
+def bytes_of(count: int) -> str:
+    """Returns a number of bytes in three digits: 123 kB, 4.56 MB."""
+    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= 0.9995 * size:
+            return f"{significant(count / size, 3)} {unit}"
+    return f"{count} bytes"
+
+
 def ticks(values: Sequence[float]) -> list[str]:
     """Returns the round numbers of an axis, all with one unit and as many decimals.
 

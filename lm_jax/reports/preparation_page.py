@@ -1,17 +1,23 @@
 """The page of a prepared corpus: what each rule removed, with documents to read."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_jax.data.preparation.config import PreparationConfig
+from lm_jax.nested import flatten
 from lm_jax.reports.html import render
+from lm_jax.reports.numbers import bytes_of, text_of
 from lm_jax.telemetry.json_files import write_text
+
+_ALWAYS_SHOWN = ("path", "language", "stages", "tasks")
 
 
 def stage_table(statistics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Returns a head and rows of what is left after each stage, with the share of all that is."""
-    rows: list[tuple[str, ...]] = [("after", "documents", "characters", "of all characters")]
+    rows: list[tuple[str, ...]] = [("after", "documents", "characters", "share of characters")]
     first = statistics["stages"][0]["characters"] or 1
     for stage in statistics["stages"]:
         share = f"{stage['characters'] / first:.1%}"
@@ -25,9 +31,13 @@ def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path)
     headline = [
         (f"{last['documents']:,}", f"documents of {first['documents']:,}"),
         (f"{last['characters']:,}", f"characters of {first['characters']:,}"),
-        (f"{last['bytes'] / 1e6:,.1f} MB", "of UTF-8 text"),
-        (f"{sum(statistics['redacted']['kinds'].values()):,}", "placeholders"),
+        (bytes_of(last["bytes"]), "of UTF-8 text"),
+        (
+            f"{sum(statistics['redacted']['kinds'].values()):,}",
+            "placeholders for personal data and secrets",
+        ),
     ]
+    changed, defaults = _by_change(manifest["configuration"])
     page = render(
         "preparation.html",
         title="Corpus",
@@ -51,7 +61,8 @@ def write_page(statistics: dict[str, Any], manifest: dict[str, Any], path: Path)
             )
             for file in manifest["files"]
         ],
-        configuration=_flat(manifest["configuration"]),
+        changed=changed,
+        defaults=defaults,
         versions=sorted(manifest["versions"].items()),
     )
     write_text(path, page)
@@ -78,11 +89,14 @@ def _cluster_sizes(sizes: Mapping[str, int]) -> list[tuple[str, str]]:
     ]
 
 
-def _flat(configuration: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in configuration.items():
-        if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, str(value)))
-    return rows
+def _by_change(
+    configuration: Mapping[str, Any],
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Returns the fields that differ from their defaults or are always shown, and the others."""
+    defaults = flatten(dataclasses.asdict(PreparationConfig()))
+    changed: list[tuple[str, str]] = []
+    same: list[tuple[str, str]] = []
+    for name, value in flatten(configuration).items():
+        is_default = name in defaults and defaults[name] == value and name not in _ALWAYS_SHOWN
+        (same if is_default else changed).append((name, text_of(value)))
+    return changed, same

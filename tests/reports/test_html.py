@@ -38,3 +38,30 @@ def test_numbers_stand_at_the_right_and_on_one_line(cell, is_number):
     )
     style = ' class="number"' if is_number else ""
     assert f"<th{style}>head</th>" in page and f"<td{style}>{cell}</td>" in page
+
+
+def test_names_break_after_commas_and_numbers_do_not():
+    cards = render(
+        "preparation.html",
+        **dict.fromkeys(
+            (
+                "title",
+                "left_out",
+                "rules",
+                "languages",
+                "cluster_sizes",
+                "clusters",
+                "files",
+                "changed",
+                "defaults",
+                "versions",
+            ),
+            [],
+        ),
+        headline=[("a,b", "d_model=16,<seed>=1 of 1,024")],
+        stages=[[]],
+        lengths=[],
+        documents_read=1,
+        redacted={"kinds": {}},
+    )
+    assert "<span>d_model=16,<wbr>&lt;seed&gt;=1 of 1,024</span>" in cards

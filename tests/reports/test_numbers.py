@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm_jax.reports.numbers import bounded, on_card, text_of, with_error
+from lm_jax.reports.numbers import bounded, bytes_of, on_card, text_of, with_error
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,11 @@ def test_a_cell_stays_on_its_line():
 )
 def test_an_interval_has_the_digits_that_tell_its_bounds_apart(value, low, high, shown):
     assert bounded(value, low, high) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(999, "999 bytes"), (122_921, "123 kB"), (999_600, "1.00 MB"), (4_560_000_000, "4.56 GB")],
+)
+def test_bytes_have_a_unit_that_fits(count, text):
+    assert bytes_of(count) == text

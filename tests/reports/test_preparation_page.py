@@ -59,5 +59,19 @@ def test_the_page_shows_documents_as_they_are(tmp_path):
     assert text.count(HOSTILE) >= 8
     assert "900 documents (75.0%), 4,500 characters" in text
     assert "a is kept of 2" in text
+    assert "4.60 kB" in text  # what is left
     for row in ("4 to 7", "0123456789abcdef", "1,234", "near_duplicates.words"):
         assert row in text
+
+
+def test_changed_fields_come_first_and_defaults_are_folded(tmp_path):
+    configuration = {"path": "*.md", "stages": "redaction", "language": "en", "tasks": 16}
+    configuration |= {"near_duplicates": {"words": 3, "bands": 21}}
+    configuration |= {"c4_quality": {"drop_curly_brackets": False}, "gone": 1000}
+    write_page(STATISTICS, MANIFEST | {"configuration": configuration}, tmp_path / "report.html")
+    section = (tmp_path / "report.html").read_text().split("<h2>Configuration")[1]
+    shown, folded = section.split("<h2>Versions")[0].split("<details>")
+    assert re.findall("<th>(.*?)</th>", folded) == ["near_duplicates.words"]
+    for row in ("tasks</th><td>16", "near_duplicates.bands</th><td>21", "gone</th><td>1,000"):
+        assert row in shown
+    assert "c4_quality.drop_curly_brackets</th><td>false" in shown
