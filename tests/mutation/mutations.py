@@ -128,11 +128,20 @@ MUTATIONS = [
     ),
     *_of(
         "models/transformer/rotary.py",
-        "models/transformer",
+        "models/transformer parity/test_decoders.py",
         (
             "left * cos - right * sin, right * cos + left * sin",
             "left * cos - right * sin, right * cos",
         ),
+        ("turns_i - low) / (high - low)", "turns_i - low) / high"),
+        ("max(math.floor(pair(config.rotary_beta_fast)), 0)", "0"),
+        ("config.rotary_attention_factor or default", "config.rotary_attention_factor or 1.0"),
+    ),
+    *_of(
+        "models/transformer/layers.py",
+        "models/transformer parity",
+        ('NormOrder(before="norm", after="post_norm")', 'NormOrder(after="post_norm")'),
+        ("normalize(split_heads(y_btd, width))", "split_heads(normalize(y_btd), width)"),
     ),
     *_of(
         "data/text/rows.py",

@@ -11,7 +11,13 @@ from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs.model_flops import count_parameters
 from lm_jax.errors import UserError
 from lm_jax.models import build_model
-from lm_jax.models.transformer.attention import attend, sinusoids, visible
+from lm_jax.models.transformer.attention import (
+    Tokens,
+    attend,
+    attention_mask,
+    sinusoids,
+    visible,
+)
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.models.transformer.layers import product
 from lm_jax.models.transformer.rotary import Rotation, frequencies, rotate
@@ -187,6 +193,30 @@ def test_attention_and_its_gradient_equal_jax_nn(time, groups):
     ]
     # Each is a float32 sum over up to 160 queries of 4 heads.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), *gradients)
+
+
+def test_no_token_reads_beyond_its_window():
+    rows, time = 2, 9
+    place_bt = np.tile(np.arange(time), (rows, 1))
+    segments_bt = np.array([[1] * 5 + [2] * 4, [1] * 9])
+    near = np.abs(place_bt[:, :, None] - place_bt[:, None]) < 3
+    same = segments_bt[:, :, None] == segments_bt[:, None]
+    both_sides = Tokens(segments_bt=segments_bt, place_bt=place_bt)
+    np.testing.assert_array_equal(attention_mask(both_sides, both_sides, 3), near & same)
+    causal = both_sides._replace(index_bt=place_bt)
+    expected = near & same & np.tri(time, dtype=bool)
+    np.testing.assert_array_equal(attention_mask(causal, causal, 3), expected)
+    np.testing.assert_array_equal(attention_mask(causal, causal), same & np.tri(time, dtype=bool))
+
+
+def test_every_nth_layer_reads_everything():
+    config = tiny(sliding_window=3, global_every=3)
+    assert config.windowed_layers(7).tolist() == [True, True, False, True, True, False, True]
+    windows = [int(config.window(windowed)) for windowed in config.windowed_layers(3)]
+    assert windows[:2] == [3, 3] and windows[2] > 10**9
+    everywhere = tiny(sliding_window=3)
+    assert everywhere.windowed_layers(2) is None and everywhere.window(None) == 3
+    assert tiny().window(None) is None
 
 
 def test_rotary_scores_depend_on_distance_only():
