@@ -129,6 +129,7 @@ class Ngrams:
         self._words = words
         self._ends = np.cumsum([0, *map(len, words)])  # characters before each word
         self._size = 1
+        self._most_repeated = float("inf")  # characters in n-grams so far, or longer ones
         # Python's hash of a string differs between processes; only equal ones are looked for.
         self._hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
         self._last = self._hashes
@@ -163,17 +164,21 @@ class Ngrams:
     def repeated(self, n: int, least: float) -> int:
         """Returns the characters in n-grams that came before, none of which overlap.
 
-        0, if it is certainly less than `least`.
+        0, if it is certainly less than `least`. Where a longer n-gram repeats, its beginning does.
         """
+        if self._most_repeated < least:
+            return 0
         hashes = self._of(n)
         values, counts = _counts(hashes)
         if not len(hashes) or len(values) == len(hashes):
+            self._most_repeated = 0
             return 0
         again = np.isin(hashes, values[counts > 1])
         characters = self._characters(n)
         # All that is in them, even where they overlap, and the first copy with them.
         inside = np.convolve(again, np.ones(n))[: len(self._words)] > 0
-        if int(np.diff(self._ends)[inside].sum()) < least:
+        self._most_repeated = int(np.diff(self._ends)[inside].sum())
+        if self._most_repeated < least:
             return 0
         seen: set[int] = set()
         total = position = 0
