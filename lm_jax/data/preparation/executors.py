@@ -6,6 +6,7 @@ local executor waits forever for a worker that was killed; `run_locally` starts 
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -108,10 +109,17 @@ def _begin_worker() -> None:
 
 
 def _run(executor: Any, rank: int) -> None:
-    """Runs one task; its errors are raised, not logged."""
+    """Runs one task; its errors are raised, not logged.
+
+    datatrove's own function opens three logs for each task, which takes longer than a small task.
+    """
     silence()
-    executor = deepcopy(executor)  # blocks keep counts
-    executor._run_for_rank(rank, local_rank=1)
+    data = None
+    for block in deepcopy(executor.pipeline):  # blocks keep counts
+        data = block(data, rank, executor.world_size)
+    if data is not None:
+        deque(data, maxlen=0)
+    executor.mark_rank_as_completed(rank)
 
 
 def silence() -> None:
