@@ -30,6 +30,7 @@ from lm_jax.models import Variables
 
 _search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
 _probabilities = jax.jit(next_token_probabilities, static_argnames=("model", "count"))
+_WIDTH_MULTIPLE = 32  # windows of samples are rounded up to it, for the same reason
 _PREFIX_MULTIPLE = 16  # prefixes of pairs are rounded down to it, as each length compiles a program
 
 Settings = TypeVar("Settings", Sampling, BeamSearch)
@@ -93,7 +94,8 @@ def complete(
                 tokens, max_length, num_hidden=num_hidden, tokenizer=tokenizer, stop=stop
             )
         )
-    width = _smaller(max(text.max_length for text in texts), longest_context(built))
+    longest = max(text.max_length for text in texts)
+    width = _smaller(-(-longest // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE, longest_context(built))
     decoder = WindowDecoder(
         built.model,
         variables,

@@ -13,6 +13,7 @@ from lm_jax.generation.sampling import Sampling
 from lm_jax.models import Model, Variables
 
 _CHUNK = 32  # tokens between two searches for stop strings
+_PREFIX_MULTIPLE = 16  # prefixes are rounded down to it, as each length compiles a program
 
 _begin = jax.jit(begin, static_argnames=("model", "prefix_length"))
 _advance = jax.jit(
@@ -134,7 +135,7 @@ class WindowDecoder(NamedTuple):
             tokens,
             lengths,
             source=self.source,
-            prefix_length=shortest - 1,
+            prefix_length=(shortest - 1) // _PREFIX_MULTIPLE * _PREFIX_MULTIPLE,
         )
         has_stop = any(text.stop for text in texts)
         until = shortest

@@ -13,6 +13,7 @@ from lm_jax.config.experiment import SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
+from lm_jax.generation import sliding_window
 from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import (
     TextGenerator,
@@ -64,6 +65,15 @@ def test_a_prompt_may_have_no_beginning(generator):
     assert found.text.startswith("ab") and found.prompt_characters == 2
     best, _ = most_probable_tokens(generator, [97, 98], count=1)
     assert found.text[2] == chr(best[-1, 0]) or best[-1, 0] >= 128
+
+
+def test_prompts_of_many_lengths_share_a_program(generator):
+    config = SamplesConfig(num_samples=1, max_new_tokens=4, temperature=0)
+    complete(generator, ["a" * 16], config)
+    compiled = sliding_window._begin._cache_size(), sliding_window._advance._cache_size()
+    for length in (17, 20, 26):
+        complete(generator, ["a" * length], config)
+    assert compiled == (sliding_window._begin._cache_size(), sliding_window._advance._cache_size())
 
 
 def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(generator):
