@@ -105,7 +105,7 @@ def reliability_chart(found: Calibration | None) -> Markup:
     ]
     return both_widths(
         lambda width: line_chart(
-            curves, "confidence", "share of right answers", min(width, 480), 360
+            curves, "confidence", "share of right answers", width, 360 if width > 500 else 320
         )
     )
 
@@ -118,7 +118,7 @@ def _to_read(answers: Sequence[Answered], is_right: bool) -> list[dict[str, Any]
             "given": each.given,
             "answer": each.question.answer,
             "text": each.text,
-            "origin": each.question.origin,
+            "origin": Path(each.question.origin).name,  # file:line
             "choices": list(
                 zip(each.question.choices, map("{:.2f}".format, each.nats), strict=True)
             ),
