@@ -126,9 +126,9 @@ def _harness_rows(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def ask(run: "Run", tasks: list["Task"], begins: bool, output: Path | None) -> dict[str, Any]:
     """Prints the figures of each task and writes the page; returns the figures by task."""
+    from lm_jax.progress import progress
     from lm_jax.reports.task_page import record_of, task_table, write_tasks
     from lm_jax.runs import tasks as runs_tasks
-    from lm_jax.telemetry.progress import progress
 
     with progress() as show:
         results = [runs_tasks.ask(run, task, begins=begins, show=show) for task in tasks]

@@ -43,10 +43,10 @@ def measure(
     """
     from lm_jax.data.readers import texts_in
     from lm_jax.parallel import processes
+    from lm_jax.progress import progress
     from lm_jax.runs import text_evaluation
     from lm_jax.runs.trained_run import documents_with_text, load, text_model
     from lm_jax.telemetry.json_files import write_json
-    from lm_jax.telemetry.progress import progress
 
     texts, names = {}, {}
     for pattern in patterns:

@@ -23,6 +23,7 @@ from lm_jax.data.sources import parse_sources
 from lm_jax.data.spool import Selected, Spool
 from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.errors import UserError
+from lm_jax.progress import progress
 
 if TYPE_CHECKING:
     from lm_jax.data.config import DataConfig
@@ -115,9 +116,12 @@ def texts_in(
       UserError: as `read_files`.
     """
     counts, texts, names = Counts(), Spool(directory), Spool(directory)
-    for found in stream_texts(pattern, text_feature, on_bad_text, origin=origin, counts=counts):
-        texts.append(found.text)
-        names.append(found.name)
+    stream = stream_texts(pattern, text_feature, on_bad_text, origin=origin, counts=counts)
+    with progress() as show:
+        for found in stream:
+            show(f"reading {pattern}", counts.files - 1, counts.all_files)
+            texts.append(found.text)
+            names.append(found.name)
     return Documents(texts, description=counts.description(), names=names)
 
 

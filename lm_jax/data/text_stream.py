@@ -24,6 +24,7 @@ class Counts:
     """What a stream has read so far."""
 
     files: int = 0
+    all_files: int = 0  # that the stream will read
     records: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +70,9 @@ def stream_texts(
     advice = "; name the field of the text with data.text_feature, or leave the file out"
     request = Request((text_feature or "text",), decoder, advice, part=part, parts=parts)
     counts.left_out = decoder.left_out
-    for file in find_sources(pattern, origin):
+    files = find_sources(pattern, origin)
+    counts.all_files = len(files)
+    for file in files:
         counts.files += 1
         yield from _texts_of(file, request, counts)
 

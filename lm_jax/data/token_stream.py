@@ -19,6 +19,7 @@ import numpy as np
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
+from lm_jax.progress import shown
 
 _BATCH = 2_000_000  # characters that are encoded together
 _LONGEST_PIECE = 4_000_000  # characters of one text that are encoded together
@@ -58,7 +59,7 @@ def tokenize(
     sizes, is_last = [], []
     with tempfile.TemporaryFile(dir=directory, buffering=1 << 20) as file:
         file.write(np.array([tokenizer.end_of_document], token_type(tokenizer)).tobytes())
-        for batch in encode_batches(tokenizer, texts):
+        for batch in encode_batches(tokenizer, shown(texts, len(texts), "tokenizing")):
             file.write(batch.tokens.tobytes())
             sizes.append(batch.sizes)
             is_last.append(batch.is_last)
@@ -134,7 +135,7 @@ def _pieces(text: str) -> Iterator[Piece]:
     yield Piece(text[start:] if start else text, True)
 
 
-def encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encoded]:
+def encode_batches(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Encoded]:
     """Yields all batches of texts as tokens, in their order.
 
     Raises:

@@ -18,7 +18,7 @@ from lm_jax.data import Tokenizer
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, LossFunction, Model, Variables
 from lm_jax.parallel import sharding
-from lm_jax.telemetry.progress import Show
+from lm_jax.progress import Show
 
 _NARROWEST = 64  # columns; all shorter sequences share rows of this width
 _MOST_LOGITS = 2**27  # of a batch, 512 MB

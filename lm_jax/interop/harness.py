@@ -22,8 +22,8 @@ from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation.token_scores import score_encoded
 from lm_jax.generation.prompts import longest_context
+from lm_jax.progress import Show, progress
 from lm_jax.runs.trained_run import Run, complete, scorer_of
-from lm_jax.telemetry.progress import Show, progress
 
 _ROWS = 32  # texts that are generated together
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")

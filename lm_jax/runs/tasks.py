@@ -5,8 +5,8 @@ import numpy as np
 from lm_jax.config.experiment import SamplesConfig
 from lm_jax.evaluation import tasks, token_scores
 from lm_jax.evaluation.tasks import Task, TaskResult
+from lm_jax.progress import Show
 from lm_jax.runs.trained_run import Run, complete, scorer_of
-from lm_jax.telemetry.progress import Show
 
 _ROWS = 32  # texts that are generated together
 

@@ -19,8 +19,8 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
 from lm_jax.models.interface import Variables
+from lm_jax.progress import Show
 from lm_jax.telemetry.json_files import open_atomically
-from lm_jax.telemetry.progress import Show
 
 _PART = 2**18  # characters of whole documents that are measured together, at least
 _ROWS = (

@@ -18,6 +18,7 @@ from lm_jax.data.spool import Selected
 from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
+from lm_jax.progress import shown
 
 Corpus = Dataset[TokenizedDocuments, Tokenizer]
 
@@ -29,7 +30,8 @@ def _drop_repetitions(documents: Documents[str], config: DataConfig) -> Document
     dropped = 0
     if config.drop_repeated_paragraphs:
         directory = cache_directory(config.cache_directory)
-        texts, dropped = drop_repeated_paragraphs(texts, documents.test or (), directory)
+        looked_at = shown(texts, len(texts), "looking for repeated paragraphs")
+        texts, dropped = drop_repeated_paragraphs(looked_at, documents.test or (), directory)
     lengths = list(map(len, texts))
     kept = [number for number, length in enumerate(lengths) if length]
     if not kept:
