@@ -44,7 +44,16 @@ EXPERIMENTS = {
     "decoder": {"model": TransformerConfig(**_TOWER)},
     "decoder, rotary, gated, few keys": {
         "model": TransformerConfig(
-            **_TOWER, positions="rotary", activation="swiglu", num_kv_heads=2, scan_layers=True
+            **_TOWER,
+            positions="rotary",
+            activation="swiglu",
+            num_kv_heads=2,
+            scan_layers=True,
+            head_dim=6,
+            qk_norm="all",
+            norm_order="both",
+            sliding_window=5,
+            global_every=2,
         )
     },
     "decoder, experts": {

@@ -46,7 +46,16 @@ EXPERIMENTS = {
     "mlp": {"model": MLPConfig(context_length=TIME, d_embedding=16, d_hidden=32)},
     "recurrent_seq2seq": _PAIRS
     | {"model": RecurrentSeq2SeqConfig(context_length=TIME, source_length=24, d_hidden=32)},
-    "decoder, ring": {"model": TransformerConfig(**_SHAPE, positions="rotary", num_kv_heads=2)},
+    "decoder, ring": {
+        "model": TransformerConfig(
+            **_SHAPE,
+            positions="rotary",
+            num_kv_heads=2,
+            qk_norm="all",
+            attention_soft_cap=1.0,
+            sliding_window=5,
+        )
+    },
     "encoder_decoder, ring": _PAIRS
     | {"model": EncoderDecoderConfig(**_SHAPE | {"positions": "relative"}, source_length=24)},
 }

@@ -81,7 +81,14 @@ def under(*modules, leaves):
 # A configuration, its hidden matrices, its output weights; all else is input weights and vectors.
 FAMILY = {
     "transformer": (
-        TransformerConfig(**BLOCKS, positions="relative", tie_embeddings=False),
+        TransformerConfig(
+            **BLOCKS,
+            head_dim=6,
+            norm_order="both",
+            qk_norm="all",
+            positions="relative",
+            tie_embeddings=False,
+        ),
         under("layers", leaves=LAYER),
         ["output"],
     ),

@@ -31,7 +31,17 @@ COORDINATES = {
     "transformer": TransformerConfig(
         16, 16, num_layers=2, d_model=32, num_heads=2, tie_embeddings=False
     ),
-    "tied": TransformerConfig(16, 16, num_layers=2, d_model=32, num_heads=2, positions="rotary"),
+    "tied": TransformerConfig(
+        16,
+        16,
+        num_layers=2,
+        d_model=32,
+        num_heads=2,
+        head_dim=12,
+        norm_order="both",
+        qk_norm="head",
+        positions="rotary",
+    ),
     "recurrent": RecurrentConfig(16, 16, num_layers=1, d_hidden=64),  # narrower ones are noisier
     "mlp": MLPConfig(16, 16, window=4, d_embedding=32, d_hidden=32, num_layers=2),
     "causal_cnn": CausalCNNConfig(16, 16, num_layers=2, d_model=32),
