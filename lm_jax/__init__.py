@@ -18,17 +18,21 @@ __version__ = "0.1.0"
 
 
 def load(path: "str | Path", checkpoint: str = "last") -> "Run":
-    """Returns the run of a work directory, to score texts, to generate and to look inside with.
+    """Returns a trained model, to score texts, to generate, to look inside and to train further.
 
     Args:
+      path: a work directory, the folder of a Hugging Face model, or a GGUF file; a model of others
+        is imported into the user's cache when it is first loaded (docs/interop.md).
       checkpoint: `last`, `best`, or the number of a step.
 
     Raises:
-      UserError: the directory holds no run, no such checkpoint, or none that can be read.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read; or the
+        model of others is not supported.
     """
+    from lm_jax.interop.import_cache import work_directory_of
     from lm_jax.runs import trained_run
 
-    return trained_run.load(path, checkpoint)
+    return trained_run.load(work_directory_of(path), checkpoint)
 
 
 def train(

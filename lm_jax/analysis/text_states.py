@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.analysis.text_windows import TokenizedText, tokenized_texts, windows_of
+from lm_jax.analysis.text_windows import TokenizedText, context_of, tokenized_texts, windows_of
 from lm_jax.build import BuiltExperiment
 from lm_jax.choices import choose
 from lm_jax.errors import UserError
@@ -66,17 +66,20 @@ class StateReader:
         self._length = config.source_length if family.has_encoder else config.context_length
         self._states = jax.jit(functools.partial(_states, hidden_states), static_argnums=2)
 
-    def read(self, texts: Sequence[str], layers: Layers, stride: int) -> list[TextStates]:
+    def read(
+        self, texts: Sequence[str], layers: Layers, stride: int, context_length: int
+    ) -> list[TextStates]:
         """Returns the states of each text; those of an encoder-decoder are of its encoder.
 
         Raises:
-          UserError: a text cannot be encoded, there is no such layer, or the stride would leave
-            tokens out.
+          UserError: a text cannot be encoded, there is no such layer, the stride would leave tokens
+            out, or the model does not read so long a context.
         """
+        length = context_of(self._built, context_length, self._length)
         end = np.array([self._tokenizer.end_of_document], np.int32)
         given = [self._as_read(text) for text in tokenized_texts(self._tokenizer, texts)]
         streams = [np.concatenate([text.tokens, end]) for text in given]
-        windows = [list(windows_of(stream, self._length, stride)) for stream in streams]
+        windows = [list(windows_of(stream, length, stride)) for stream in streams]
         found = iter(self._read_windows(list(itertools.chain.from_iterable(windows)), layers))
         return [
             TextStates(*text, np.concatenate([next(found) for _ in cut], axis=1))
@@ -149,7 +152,12 @@ POOLINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def embed_texts(
-    reader: StateReader, texts: Sequence[str], pooling: str, layer: int, stride: int
+    reader: StateReader,
+    texts: Sequence[str],
+    pooling: str,
+    layer: int,
+    stride: int,
+    context_length: int,
 ) -> np.ndarray:
     """Returns a vector for each text, float32 [n, d].
 
@@ -160,7 +168,7 @@ def embed_texts(
     if not texts:
         raise UserError("there are no texts to embed; give at least one")
     vectors = []
-    for each in reader.read(texts, (layer,), stride):
+    for each in reader.read(texts, (layer,), stride, context_length):
         (states_td,) = each.states_ltd
         vectors.append(pool(states_td, int(reader.opens and len(states_td) > 1)))
     return np.stack(vectors)

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax import data
+from lm_jax.build import BuiltExperiment
 from lm_jax.data.token_offsets import token_offsets
 from lm_jax.errors import UserError
 from lm_jax.evaluation.token_scores import Scored
+from lm_jax.models import family_of
 
 
 class TokenizedText(NamedTuple):
@@ -46,6 +48,25 @@ def tokenized_texts(tokenizer: data.Tokenizer, texts: Sequence[str]) -> list[Tok
         offsets = np.append(token_offsets(tokenizer, text, tokens), [[len(text)] * 2], axis=0)
         found.append(TokenizedText(text, np.concatenate([tokens, end]), offsets.astype(np.int32)))
     return found
+
+
+def context_of(built: BuiltExperiment, given: int, longest: int = 0) -> int:
+    """Returns the number of tokens of a window: the given one or, if that is 0, the longest.
+
+    Args:
+      longest: tokens that the model reads at once; 0: its context.
+
+    Raises:
+      UserError: the model does not read windows of that length.
+    """
+    config = built.experiment.model
+    longest = longest or config.context_length
+    at_most = "" if family_of(config).any_length else f" to {longest:,}, which the model reads"
+    if given < 0 or (at_most and given > longest):
+        raise UserError(
+            f"context_length is {given}; expected 1{at_most or ' or more'}, or 0 for {longest:,}"
+        )
+    return given or longest
 
 
 def windows_of(stream: np.ndarray, context_length: int, stride: int) -> Iterator[Scored]:

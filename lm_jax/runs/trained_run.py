@@ -16,7 +16,7 @@ from lm_jax.analysis.attention_maps import AttentionReader, TextAttention
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.analysis.text_scores import TextScores, score_texts
 from lm_jax.analysis.text_states import StateReader, TextStates, embed_texts
-from lm_jax.analysis.text_windows import check_texts
+from lm_jax.analysis.text_windows import check_texts, context_of
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
 from lm_jax.data.config import PLACES, DataConfig
@@ -94,7 +94,9 @@ class Run:
             raise UserError(f"{self.workdir} reads no text, and {what} of texts")
         return self.tokenizer
 
-    def log_probabilities(self, texts: Sequence[str], *, stride: int = 0) -> list[TextScores]:
+    def log_probabilities(
+        self, texts: Sequence[str], *, stride: int = 0, context_length: int = 0
+    ) -> list[TextScores]:
         """Returns the log-probability of each token of each text, in nats, and where it stands.
 
         Each text is a document of its own; an empty one has only its end. A text longer than the
@@ -103,25 +105,30 @@ class Run:
         Args:
           stride: tokens between the starts of two windows; each token is scored once, from at
             least context - stride tokens before it. 0: disjoint windows.
+          context_length: tokens of a window; 0: the context of the model.
 
         Raises:
           UserError: the run does not predict the next token, `texts` is no list of str, a text
-            cannot be encoded, or the stride is longer than the context.
+            cannot be encoded, the stride is longer than the context, or the context longer than the
+            model reads.
         """
         return score_texts(
             scorer_of(self),
             check_texts(texts),
-            context_length=self.config.model.context_length,
+            context_length=context_of(self.built, context_length),
             stride=stride,
         )
 
-    def perplexity(self, texts: Sequence[str], *, stride: int = 0) -> float:
+    def perplexity(
+        self, texts: Sequence[str], *, stride: int = 0, context_length: int = 0
+    ) -> float:
         """Returns exp of the mean nats per token of all texts together, as `launch.evaluate`.
 
         Each text is a document, whose end counts as a token; texts of white space are left out.
 
         Args:
           stride: as for `log_probabilities`.
+          context_length: as there.
 
         Raises:
           UserError: as there; or no text holds anything.
@@ -129,7 +136,7 @@ class Run:
         kept = [text for text in check_texts(texts) if text.strip()]
         if not kept:
             raise UserError("no text holds anything but white space; give at least one that does")
-        scores = self.log_probabilities(kept, stride=stride)
+        scores = self.log_probabilities(kept, stride=stride, context_length=context_length)
         nats = -sum(each.total for each in scores) / sum(len(each.tokens) for each in scores)
         return math.exp(nats)
 
@@ -154,7 +161,12 @@ class Run:
         return score(self, *texts, begins=begins)
 
     def hidden_states(
-        self, texts: Sequence[str], *, layers: Sequence[int] | None = None, stride: int = 0
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        stride: int = 0,
+        context_length: int = 0,
     ) -> list[TextStates]:
         """Returns the states of each token of each text, float32 [L + 1, T, D].
 
@@ -165,13 +177,14 @@ class Run:
         Args:
           layers: the ones to return, in their order; -1 is the last. None: all.
           stride: as for `log_probabilities`.
+          context_length: as there.
 
         Raises:
           UserError: the model shows no states, there is no such layer, `texts` is no list of str,
             or as there.
         """
         chosen = None if layers is None else tuple(layers)
-        return self._state_reader.read(check_texts(texts), chosen, stride)
+        return self._state_reader.read(check_texts(texts), chosen, stride, context_length)
 
     def embed(
         self,
@@ -180,6 +193,7 @@ class Run:
         pooling: str = "mean",
         layer: int = -1,
         stride: int = 0,
+        context_length: int = 0,
     ) -> np.ndarray:
         """Returns one vector for each text, float32 [N, D], of the states of a layer.
 
@@ -187,11 +201,14 @@ class Run:
           pooling: `mean` of the text's own tokens, or the `first` or the `last` that is read.
           layer: as for `hidden_states`.
           stride: as there.
+          context_length: as there.
 
         Raises:
           UserError: as there, or there is no such pooling, or no text.
         """
-        return embed_texts(self._state_reader, check_texts(texts), pooling, layer, stride)
+        return embed_texts(
+            self._state_reader, check_texts(texts), pooling, layer, stride, context_length
+        )
 
     def attention(self, text: str, source: str | None = None) -> TextAttention:
         """Returns the attention weights of one text, by layer and head, with labels of its tokens.
@@ -323,12 +340,14 @@ class Run:
     def _repr_html_(self) -> str:
         """Returns its card, which notebooks show."""
         config, report = self.config, self.workdir / "report.html"
+        description = workdir.read_description(self.workdir)
         facts = {
             "model": family_name(config.model),
             "objective": config.objective,
             "parameters": f"{self.num_parameters:,}",
             "step": f"{self.step:,}",
-            "data": workdir.read_description(self.workdir).get("summary", ""),
+            "data": description.get("summary", ""),
+            "imported from": description.get("imported_from", ""),
         }
         card = run_card(
             str(self.workdir),

@@ -51,6 +51,12 @@ def test_a_text_has_the_same_scores_alone_and_among_others(run):
     assert run.log_probabilities([]) == []
 
 
+def test_a_shorter_context_is_that_of_evaluation(run):
+    config = EvaluationConfig(batch_size=8, context_length=16)
+    figures = evaluate_texts(run, {"texts": TEXTS}, eval_config=config)["texts"]
+    assert run.perplexity(TEXTS, context_length=16) == pytest.approx(figures["perplexity"])
+
+
 def test_continuations_are_scored_as_the_text_that_they_end(run):
     (whole,) = run.log_probabilities(["3 times 6 is 18"])
     scores = run.score(["3 times 6 is"], [" 18"])
@@ -89,7 +95,7 @@ def test_generate_takes_the_options_of_the_program(run, monkeypatch):
     options = {"temperature": 0.0, "num_beams": 3, "early_stopping": "never", "top_k": 2}
     given, others = run.generate(("a", ""), **options, seed=3, stop=["b"])
     assert given == (run, ["a", ""], SamplesConfig(num_samples=1, **options))
-    assert others == {"seed": 3, "stop": ["b"], "truncate": False}
+    assert others == {"seed": 3, "stop": ["b"], "truncate": False, "begins": True}
 
 
 def normed(x, norm):
@@ -175,6 +181,10 @@ def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
         (lambda run: run.attention(["a"]), r"text\[0\] is a list; expected a str"),
         (lambda run: run.score(["a"], ["b", "c"]), "1 contexts and 2 continuations; give one"),
         (lambda run: run.score(["a"], [""]), "continuation 1 adds no token"),
+        (
+            lambda run: run.perplexity(["a"], context_length=33),
+            "context_length is 33; expected 1 to 32, which the model reads, or 0 for 32",
+        ),
         (lambda run: run.log_probabilities(["\ud800"]), "lone surrogate"),
         (lambda run: run.generate(["a"], temperature=-1), "samples.temperature is -1"),
     ],
