@@ -9,7 +9,10 @@ import numpy as np
 
 from lm_jax.analysis.text_windows import tokenized_texts, windows_of
 from lm_jax.evaluation.token_scores import Scorer, score_sequences
+from lm_jax.reports.html import render
 
+_DARKEST = 10  # nats
+_NOTHING = "\u2591"  # stands for a token without characters, such as the end of the document
 _SHOWN = 40  # characters of a text in one line
 
 
@@ -47,6 +50,29 @@ class TextScores:
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
         return f"<TextScores of {text!r}: {len(self.tokens)} tokens, {self.total:.2f} nats>"
+
+    def _repr_html_(self) -> str:
+        """Returns the text coloured by what its tokens cost, for a notebook."""
+        parts: list[tuple[int, int, list[float]]] = []
+        for (first, last), nats in zip(self.offsets.tolist(), -self.log_probabilities, strict=True):
+            if parts and first < parts[-1][1]:  # tokens that share a character are one part
+                first, last, costs = parts[-1][0], max(last, parts[-1][1]), parts.pop()[2]
+                parts.append((first, last, [*costs, float(nats)]))
+            else:
+                parts.append((max(first, parts[-1][1]) if parts else 0, last, [float(nats)]))
+        shown = [
+            {
+                "text": self.text[first:last] or _NOTHING,
+                "title": f"{' + '.join(f'{nats:.2f}' for nats in costs)} nats",
+                "percent": round(100 * min(sum(costs) / _DARKEST, 1)),
+            }
+            for first, last, costs in parts
+        ]
+        summary = (
+            f"{len(self.tokens):,} tokens with the end of the document, {-self.total:.2f} nats, "
+            f"perplexity {self.perplexity:.2f}; the darkest cost {_DARKEST} nats or more"
+        )
+        return str(render("text_scores.html", parts=shown, summary=summary))
 
 
 def score_texts(

@@ -22,6 +22,7 @@ from lm_jax.models.family import HiddenStates
 from lm_jax.parallel import sharding
 
 Layers = tuple[int, ...] | None  # None: all of them
+_MOST_TOKENS = 2**11  # of a batch, whose states of all layers are held at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +105,7 @@ class StateReader:
         placed = sharding.batch_sharding(mesh)
         found: list[np.ndarray] = [np.zeros(0)] * len(windows)
         with sharding.on_mesh(mesh):
-            for rows, batch in packed_batches(windows, mesh, self._length):
+            for rows, batch in packed_batches(windows, mesh, self._length, _MOST_TOKENS):
                 arrays = sharding.place_batch(self._arrays(batch), placed)
                 states_bltd = np.asarray(self._states(self._variables, arrays, layers))
                 for row, members in enumerate(rows):

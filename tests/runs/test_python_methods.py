@@ -3,12 +3,14 @@
 import dataclasses
 import inspect
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
 import lm_jax
+from lm_jax.analysis.text_scores import TextScores
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.objectives import OBJECTIVES
@@ -199,6 +201,22 @@ def test_a_model_of_masked_tokens_scores_no_text(run):
     masked = dataclasses.replace(run, built=run.built._replace(objective=OBJECTIVES["masked_lm"]))
     with pytest.raises(UserError, match="by models that predict the next token"):
         masked.perplexity(["a"])
+
+
+def test_a_scored_text_is_coloured_by_what_its_tokens_cost():
+    text = "<b> \U0001f642 x"
+    offsets = np.array([[0, 3], [3, 4], *([[4, 5]] * 3), [5, 7], [7, 7]])
+    log_p = -np.array([5, 0, 1, 1, 0.5, 30, 2], np.float32)
+    page = TextScores(text, np.arange(7), offsets, log_p)._repr_html_()
+    found = re.findall(r'title="(.*?)" .*? / (\d+)%.*?>(.*?)</span>', page)
+    assert found == [
+        ("5.00 nats", "50", "&lt;b&gt;"),
+        ("0.00 nats", "0", " "),
+        ("1.00 + 1.00 + 0.50 nats", "25", "\U0001f642"),
+        ("30.00 nats", "100", " x"),
+        ("2.00 nats", "20", "\u2591"),
+    ]
+    assert "7 tokens with the end of the document, 39.50 nats, perplexity 282.27" in page
 
 
 def test_a_run_says_in_a_line_what_it_is(run):
