@@ -18,7 +18,7 @@ from lm_jax.config.parts import (
     ScheduleConfig,
     TrainingConfig,
 )
-from lm_jax.data.config import DataConfig
+from lm_jax.data.text.config import DataConfig
 from lm_jax.fields import described
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import mesh as meshes
@@ -38,7 +38,7 @@ class Experiment:
         "d_embedding: the first of the family's widths).",
         minimum=0,
     )
-    data: Any = dataclasses.field(default_factory=DataConfig)  # a class of lm_jax.data.config
+    data: Any = dataclasses.field(default_factory=DataConfig)  # one of lm_jax.data.config.KINDS
     denoising: DenoisingConfig = dataclasses.field(default_factory=DenoisingConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)

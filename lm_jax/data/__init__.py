@@ -9,24 +9,24 @@ from typing import Any
 
 from lm_jax.data.cache import load_split, save_split, split_bytes
 from lm_jax.data.classification.batches import Examples
+from lm_jax.data.classification.config import ImageConfig as ImageConfig
+from lm_jax.data.classification.config import LabelledTextConfig as LabelledTextConfig
 from lm_jax.data.classification.images import prepare_images
 from lm_jax.data.classification.labelled_text import LABELLED_TEXT
-from lm_jax.data.config import DataConfig as DataConfig
-from lm_jax.data.config import ImageConfig as ImageConfig
-from lm_jax.data.config import LabelledTextConfig as LabelledTextConfig
-from lm_jax.data.config import ParallelTextConfig as ParallelTextConfig
-from lm_jax.data.config import SymbolsConfig as SymbolsConfig
-from lm_jax.data.config import TokenizerConfig as TokenizerConfig
 from lm_jax.data.dataset import Dataset as Dataset
 from lm_jax.data.documents import Documents as Documents
 from lm_jax.data.documents import TokenizedDocuments as TokenizedDocuments
 from lm_jax.data.documents import texts_of as texts_of
 from lm_jax.data.pipeline import prepare_text
 from lm_jax.data.readers import TOKENS
+from lm_jax.data.seq2seq.config import ParallelTextConfig as ParallelTextConfig
+from lm_jax.data.seq2seq.config import SymbolsConfig as SymbolsConfig
 from lm_jax.data.seq2seq.parallel_corpus import PARALLEL_TEXT
+from lm_jax.data.text.config import DataConfig as DataConfig
 from lm_jax.data.text.corpus import TEXT
 from lm_jax.data.text.token_data import prepare_tokens
 from lm_jax.data.token_stream import tokenize as tokenize
+from lm_jax.data.tokenizer_config import TokenizerConfig as TokenizerConfig
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer

@@ -21,7 +21,7 @@ from lm_jax.data.unchanged_files import Memory, Prepared, memory_of
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:  # it imports the kinds of text
-    from lm_jax.data.config import TokenizerConfig
+    from lm_jax.data.tokenizer_config import TokenizerConfig
 
 _FORMAT = 3  # raise it when the cached files change meaning; the data of runs before is new then
 _DESCRIPTION = 3  # raise it when descriptions say more; what is cached is made again then, equal

@@ -26,7 +26,7 @@ from lm_jax.errors import UserError
 from lm_jax.progress import progress
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import DataConfig
+    from lm_jax.data.text.config import DataConfig
 
 Reader = Callable[["DataConfig"], Documents[str]]
 

@@ -13,7 +13,7 @@ import numpy as np
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import TokenizerConfig
+    from lm_jax.data.tokenizer_config import TokenizerConfig
 
 END_OF_DOCUMENT = "<|endoftext|>"
 SPACE_MARK = "\u2581"  # sentencepiece writes spaces so, and would read this character as a space

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tiktoken
     import tokenizers
 
-    from lm_jax.data.config import TokenizerConfig
+    from lm_jax.data.tokenizer_config import TokenizerConfig
 
 _ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")  # where no file names an eos_token
 _NAMES_OF_END = ("tokenizer_config.json", "special_tokens_map.json")

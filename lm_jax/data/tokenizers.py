@@ -30,7 +30,7 @@ from lm_jax.data.word_vocabulary import Words, load_words, train_words
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import TokenizerConfig
+    from lm_jax.data.tokenizer_config import TokenizerConfig
 
 
 class Codec(Protocol):

@@ -12,7 +12,7 @@ from lm_jax.data.sentencepiece_model import END_OF_DOCUMENT
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import TokenizerConfig
+    from lm_jax.data.tokenizer_config import TokenizerConfig
 
 UNKNOWN = "<unk>"
 _PATTERNS = {

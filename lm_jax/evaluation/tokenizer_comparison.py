@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.data import DataConfig, Tokenizer, TokenizerConfig, prepare, texts_of, tokenize
-from lm_jax.data.config import tokenizer_of
 from lm_jax.data.text.corpus import training_sample
+from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.evaluation.baselines import ngram_nats
 from lm_jax.models.ngram.model import NgramConfig

@@ -17,7 +17,8 @@ from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.parts import CheckpointConfig, ScheduleConfig
 from lm_jax.config.serialization import to_dict
-from lm_jax.data.config import DataConfig, TokenizerConfig
+from lm_jax.data.text.config import DataConfig
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizer_files import kind_of_files
 from lm_jax.errors import UserError
 from lm_jax.interop.architectures import architecture_of, our_config, read_config

@@ -10,7 +10,7 @@ from typing import Any
 from lm_jax.analysis.text_windows import check_texts
 from lm_jax.config.experiment import Experiment, with_shorter_warmup
 from lm_jax.config.serialization import with_changes
-from lm_jax.data.config import DataConfig
+from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.mesh import AUTO

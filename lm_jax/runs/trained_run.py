@@ -19,8 +19,9 @@ from lm_jax.analysis.text_states import StateReader, TextStates, embed_texts
 from lm_jax.analysis.text_windows import check_texts, context_of
 from lm_jax.build import BuiltExperiment, build_experiment, measure
 from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
-from lm_jax.data.config import PLACES, DataConfig
+from lm_jax.data.config import PLACES
 from lm_jax.data.documents import SOURCES
+from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation import token_scores
 from lm_jax.evaluation.loss_sums import (

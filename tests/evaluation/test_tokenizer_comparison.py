@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from lm_jax.data.config import tokenizer_of
 from lm_jax.data.embedded import python_reference
+from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.tokenizer_comparison import compare_tokenizers
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lm_jax.data import train_tokenizer
-from lm_jax.data.config import TokenizerConfig
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
 from lm_jax.interop.export_model import export_model
 from lm_jax.interop.export_tokenizer import tokenizer_json

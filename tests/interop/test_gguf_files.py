@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from lm_jax.data import train_tokenizer
-from lm_jax.data.config import TokenizerConfig
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
 from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.gguf_files import read_gguf

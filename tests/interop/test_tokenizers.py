@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from lm_jax.data import train_tokenizer
-from lm_jax.data.config import TokenizerConfig
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizers import AWKWARD_TEXTS
 from lm_jax.interop.export_tokenizer import end_of_document, tokenizer_json
 

@@ -12,7 +12,7 @@ from launch import translate as translate_program
 from lm_jax.build import build_experiment
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, save_held_out
-from lm_jax.data.config import SymbolsConfig
+from lm_jax.data.seq2seq.config import SymbolsConfig
 from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig

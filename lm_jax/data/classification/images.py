@@ -25,7 +25,7 @@ from lm_jax.data.documents import OWN_SPLIT
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import ImageConfig
+    from lm_jax.data.classification.config import ImageConfig
 
 _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -25,7 +25,7 @@ from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import LabelledTextConfig
+    from lm_jax.data.classification.config import LabelledTextConfig
 
 
 class LabelledText(NamedTuple):

@@ -20,7 +20,6 @@ from typing import Any
 
 from lm_jax.choices import choose
 from lm_jax.data import tokenizers
-from lm_jax.data.config import tokenizer_of
 from lm_jax.data.files import find_files
 from lm_jax.data.preparation import statistics
 from lm_jax.data.preparation.config import PreparationConfig, names_in
@@ -36,6 +35,7 @@ from lm_jax.data.preparation.executors import EXECUTORS, OnProgress, silence
 from lm_jax.data.preparation.plan import LanguageModel, Plan
 from lm_jax.data.preparation.stages import STAGES
 from lm_jax.data.preparation.tokens import add_tokens, token_manifest
+from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.errors import UserError
 
 _LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")

@@ -18,13 +18,13 @@ import orjson
 from datatrove.pipeline.base import PipelineStep
 
 from lm_jax.data.cleaning import uniform
-from lm_jax.data.config import tokenizer_of
 from lm_jax.data.preparation.documents import read_tallies, write_tally
 from lm_jax.data.preparation.plan import Plan
 from lm_jax.data.spool import spooled
 from lm_jax.data.text.corpus import training_sample
 from lm_jax.data.token_files import llm_c_header
 from lm_jax.data.token_stream import batches_of, encode_pieces, token_type
+from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from lm_jax.errors import UserError
 

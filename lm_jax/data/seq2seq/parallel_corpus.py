@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.data.cleaning import held_out_by_hash
-from lm_jax.data.config import ParallelTextConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import TextKind
+from lm_jax.data.seq2seq.config import ParallelTextConfig
 from lm_jax.data.seq2seq.near_duplicates import near_duplicates
 from lm_jax.data.seq2seq.readers import READERS, Pair, parse_tasks
 from lm_jax.data.seq2seq.synthetic import TASKS

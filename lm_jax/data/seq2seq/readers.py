@@ -19,7 +19,7 @@ from lm_jax.data.seq2seq.synthetic import TASKS, made_pairs
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import ParallelTextConfig
+    from lm_jax.data.seq2seq.config import ParallelTextConfig
 
 
 class Pair(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import SymbolsConfig
+    from lm_jax.data.seq2seq.config import SymbolsConfig
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 Sequence = tuple[int, ...]

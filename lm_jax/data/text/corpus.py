@@ -9,13 +9,14 @@ import numpy as np
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory
 from lm_jax.data.cleaning import SPLITS, drop_repeated_paragraphs, overlap, uniform
-from lm_jax.data.config import DataConfig, TokenizerConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT, READ_FROM, SOURCES, Documents, TokenizedDocuments
 from lm_jax.data.pipeline import FEW, TextKind
 from lm_jax.data.readers import READERS
 from lm_jax.data.spool import Selected
+from lm_jax.data.text.config import DataConfig
 from lm_jax.data.token_stream import tokenize
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
 from lm_jax.progress import shown

@@ -29,7 +29,7 @@ from lm_jax.data.text.packing import PACKINGS, Told, told_by_source
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_jax.data.config import DataConfig
+    from lm_jax.data.text.config import DataConfig
 
 
 class Mix(NamedTuple):

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from lm_jax.data.cache import cache_directory, cached
-from lm_jax.data.config import DataConfig
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import TokenizedDocuments, texts_of
 from lm_jax.data.pipeline import load_dataset, recalled, write_dataset
+from lm_jax.data.text.config import DataConfig
 from lm_jax.data.text.corpus import Corpus
 from lm_jax.data.token_files import TokenFile, open_token_files
 from lm_jax.data.token_stream import token_type
@@ -40,8 +40,7 @@ def prepare_tokens(config: DataConfig) -> Corpus:
     root = cache_directory(config.cache_directory)
     tokenizer = train_tokenizer(config.tokenizer, [])
     choices = asdict(config) | {"format": _FORMAT, "tokenizer": identity(config.tokenizer)}
-    patterns = [path for path in (config.path, config.validation_path, config.test_path) if path]
-    memory = memory_of(patterns, choices, root)
+    memory = memory_of(list(filter(None, config.paths)), choices, root)
     if memory and (known := recalled(memory, TokenizedDocuments, root)):
         return known
     files = {

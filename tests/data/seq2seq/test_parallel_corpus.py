@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import ParallelTextConfig, TokenizerConfig, prepare, texts_of
-from lm_jax.data.config import SymbolsConfig
+from lm_jax.data.seq2seq.config import SymbolsConfig
 from lm_jax.data.seq2seq.near_duplicates import near_duplicates, normalise
 from lm_jax.data.seq2seq.readers import read_files
 from lm_jax.errors import UserError

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_jax.data.config import TokenizerConfig
 from lm_jax.data.text.windows import evaluation_batches, training_batches
 from lm_jax.data.token_stream import tokenize
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
 from lm_jax.generation.decode_loop import Sampling, generate
