@@ -127,6 +127,28 @@ MUTATIONS = [
         ("near_bts = distance_bts < window", "near_bts = distance_bts <= window"),
     ),
     *_of(
+        "models/transformer/experts.py",
+        "models/transformer/test_experts.py parallel/test_mesh_experts.py",
+        (
+            "expert_m = jnp.where(is_here_m, expert_m, experts)",
+            "expert_m = jnp.where(is_here_m, expert_m, 0)",
+        ),
+        (
+            "share_lbe = load_lbe / (config.experts_per_token * tokens_b[:, None])",
+            "share_lbe = load_lbe / tokens_b[:, None]",
+        ),
+        ("* routed.is_text_bt[..., None], axis=2)", ", axis=2)"),
+    ),
+    *_of(
+        "models/transformer/grouped_product.py",
+        "models/transformer/test_experts.py",
+        (
+            "jnp.arange(blocks.size) < blocks.end[index]",
+            "jnp.arange(blocks.size) <= blocks.end[index]",
+        ),
+        ("(index - before_e[group]) * size", "index * size"),
+    ),
+    *_of(
         "models/transformer/rotary.py",
         "models/transformer parity/test_decoders.py",
         (

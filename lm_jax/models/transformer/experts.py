@@ -111,8 +111,9 @@ def _on_mesh(config: BlocksConfig, x_btd, weights_btk, chosen_btk, kernels: Kern
         names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
         return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
 
-    axes: Any = nn.logical_to_mesh_axes(("batch", "time", "experts", "mlp"))
-    batch, time, experts, tensor = axes
+    # One by one: in one array, an axis of the mesh could split only the batch or the experts.
+    names = ("batch", "time", "experts", "mlp")
+    batch, time, experts, tensor = (_mesh_axes(name) for name in names)
     batch, time = fits(batch, x_btd.shape[0]), fits(time, x_btd.shape[1])
     experts, tensor = fits(experts, config.num_experts), fits(tensor, config.expert_width)
     tokens = PartitionSpec(batch, time, None)
@@ -138,6 +139,11 @@ def _on_mesh(config: BlocksConfig, x_btd, weights_btk, chosen_btk, kernels: Kern
     return jax.shard_map(
         part, in_specs=(tokens, tokens, tokens, specs), out_specs=tokens, check_vma=False
     )(x_btd, weights_btk, chosen_btk, dict(kernels))
+
+
+def _mesh_axes(name: str) -> Any:
+    (axes,) = nn.logical_to_mesh_axes((name,)) or (None,)
+    return axes
 
 
 def _local(
