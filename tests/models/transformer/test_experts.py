@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.models import build_model
-from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models import build_model, family_of
+from lm_jax.models.transformer.config import EncoderDecoderConfig, TransformerConfig
 from lm_jax.models.transformer.decoder import FAMILY
 from lm_jax.models.transformer.experts import route
 from lm_jax.models.transformer.grouped_product import grouped_product
 from tests.conftest import slow_but
+from tests.experiments import tiny
 from tests.models.jitted import jitted
+from tests.parallel.on_meshes import begin, random_batch
 
 CONFIG = TransformerConfig(
     vocab_size=31,
@@ -211,3 +213,39 @@ def test_of_equal_logits_the_lower_index_is_chosen():
 def test_impossible_mixtures_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         build_model(dataclasses.replace(CONFIG, **fields), jnp.float32)
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_trains_what_it_trains_at_once():
+    found = []
+    for parts in (1, 2):
+        config = tiny(mesh="data:1", model=dataclasses.replace(CONFIG, vocab_size=0))
+        config.training.batch_size, config.training.gradient_accumulation_steps = 4, parts
+        program, state = begin(config, {"vocab_size": 64})
+        state, metrics = jax.jit(program.train_step)(state, random_batch(program, 0))
+        metrics.pop("router_largest_load")  # the only one of a whole batch
+        found.append((state.params, metrics))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
+
+
+@pytest.mark.slow
+def test_experts_of_an_encoder_and_of_a_decoder_take_all_tokens_of_their_texts():
+    config = EncoderDecoderConfig(
+        31, context_length=8, num_layers=2, num_encoder_layers=1, d_model=16, num_heads=2
+    )
+    config = dataclasses.replace(config, source_length=8, num_experts=4)
+    rng = np.random.default_rng(0)
+    batch = {n: rng.integers(0, 31, (2, 8)).astype(np.int32) for n in ("inputs", "targets")}
+    batch |= {"source": batch["inputs"], "weights": np.ones((2, 8), np.float32)}
+    batch |= {"segments": np.ones((2, 8), np.int32), "source_segments": np.ones((2, 8), np.int32)}
+    batch["source_segments"][:, 5:] = 0
+    model = jitted(build_model(config, jnp.float32))
+    variables = nn.unbox(model.init(jax.random.key(0), batch))
+    loads = family_of(config).expert_loads(config)(variables, batch)
+    assert {name: load.sum(axis=1).tolist() for name, load in loads.items()} == {
+        "encoder": [2 * 2 * 5],
+        "decoder": [2 * 2 * 8] * 2,
+    }
+    metrics = model.loss(variables, batch, train=True)[0].metrics
+    shares = sum(metrics[f"router_share_{index}"] for index in range(4))
+    np.testing.assert_allclose(shares, 1, rtol=1e-6)
