@@ -122,6 +122,20 @@ def flat(experiment: Experiment) -> dict[str, Any]:
     return flatten(to_dict(experiment))
 
 
+def defaults_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the default of each field by path, for the family and kind of data of a config.json.
+
+    Empty where the family or the kind is not here.
+    """
+    kinds = {"model": "family", "data": "kind"}
+    parts = {name: config.get(name) or {} for name in kinds}
+    chosen = {part: {n: parts[part][n]} for part, n in kinds.items() if n in parts[part]}
+    try:
+        return flatten(json.loads(dumps(from_dict(chosen))))
+    except UserError:
+        return {}
+
+
 def flat_without(experiment: Experiment, paths: Iterable[str]) -> dict[str, Any]:
     """Returns `flat` without some fields or parts, which are given as dotted paths."""
     left_out = tuple(paths)

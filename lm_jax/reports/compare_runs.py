@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.config.serialization import defaults_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
 from lm_jax.nested import flatten
@@ -99,11 +100,15 @@ def _read(path: Path) -> dict[str, Any]:
     seedless = {name: part for name, part in config.items() if name != "seed"}
     if forked := _changed_fork(path):
         seedless["fork_of"] = forked
+    # A run of an earlier version lacks fields that have come since: it had their defaults.
+    since = {n: v for n, v in defaults_of(config).items() if n.partition(".")[0] in seedless}
+    fields = flatten(seedless)
+    fields |= {name: value for name, value in since.items() if name not in fields}
     return {
         "path": path,
         "results": results,
-        "config": flatten(seedless),
-        "key": json.dumps(seedless, sort_keys=True),
+        "config": fields,
+        "key": json.dumps(fields, sort_keys=True),
         "data": data,
         "rows": read_metrics(path),
     }

@@ -101,7 +101,7 @@ def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
             cells.append(
                 [row.name, difference, f"{low} to {high}", p_value, f"{found.documents:,}"]
             )
-    head = ["run", f"{label}, minus {rows[0].name}", "95% interval", "p-value", "documents"]
+    head = ["run", f"{label}, minus {rows[0].name}", "95% interval", "p-value", _compared(rows)]
     return [head, *cells] if cells else []
 
 
@@ -156,6 +156,10 @@ def settings_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
         for name in dict.fromkeys(name for row in rows for name in row.settings)
     ]
     return [["field", *(row.name for row in rows)], *fields]
+
+
+def _compared(rows: Sequence[ComparisonRow]) -> str:
+    return "examples" if rows[0].predicted == "examples" else "documents"
 
 
 def _trained_on(rows: Sequence[ComparisonRow]) -> str:

@@ -28,7 +28,7 @@ def _asset(name: str) -> Markup:
 
 def _flags(text: str) -> Markup:
     """Returns a command whose flags move to the next line whole: a browser breaks after hyphens."""
-    parts = re.split(r"((?<=\s)--\S+)", text)
+    parts = re.split(r"((?<=\s)'?--\S+)", text)
     whole = Markup('<span class="flag">{}</span>')
     return Markup("").join(
         whole.format(part) if index % 2 else escape(part) for index, part in enumerate(parts)

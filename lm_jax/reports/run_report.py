@@ -1,13 +1,12 @@
 """Writes `report.html`: one self-contained page about the run of a work directory."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from lm_jax.config.serialization import dumps, from_dict
+from lm_jax.config.serialization import defaults_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS
 from lm_jax.nested import flatten
@@ -196,14 +195,7 @@ def _fine_tuning(
 
 def _by_change(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the fields of a configuration that differ from its defaults, and the others."""
-    kinds = {"model": "family", "data": "kind"}
-    parts = {name: config.get(name) or {} for name in kinds}
-    chosen = {part: {n: parts[part][n]} for part, n in kinds.items() if n in parts[part]}
-    try:
-        plain = json.loads(dumps(from_dict(chosen)))
-    except UserError:  # a family or kind of data that is not here
-        plain = {}
-    defaults = flatten(plain)
+    defaults = defaults_of(config)
     fields, absent = flatten(config), object()
     same = {n: v for n, v in fields.items() if defaults.get(n, absent) == v}
     changed = {n: v for n, v in fields.items() if n not in same or n in _ALWAYS_SHOWN}

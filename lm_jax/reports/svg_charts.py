@@ -81,12 +81,14 @@ def line_chart(
     ys = [y for curve in curves for y in curve.y]
     # The first steps of a faint curve would squeeze all later ones into a corner.
     y_ticks = _ticks(min(ys), _robust_top(curves))
-    px = _Scale(min(xs), max(max(xs), min(xs) + 1e-9), _LEFT, width - _RIGHT)
+    low, high = min(xs), max(xs)
+    apart = 0.0 if high > low else abs(low) / 2 or 1.0  # one place stands in the middle
+    px = _Scale(low - apart, high + apart, _LEFT, width - _RIGHT)
     y_lines = textwrap.wrap(y_label, int((width - 16) / _LETTER))
     legend, lines = _legend(curves, width, y_lines)
     height += _LINE * lines
     py = _Scale(min(*y_ticks, *ys), max(y_ticks), height - _BOTTOM, _TOP + _LINE * lines)
-    x_ticks = [x for x in _ticks(min(xs), max(xs)) if px.low <= x <= px.high]
+    x_ticks = [low] if apart else [x for x in _ticks(low, high) if low <= x <= high]
     return render(
         "svg/line_chart.svg",
         width=width,

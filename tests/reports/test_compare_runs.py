@@ -154,6 +154,17 @@ def test_fields_that_only_one_family_has_do_not_differ(tmp_path):
     }
 
 
+def test_a_field_that_an_earlier_version_lacked_had_its_default(tmp_path):
+    paths = [finished(tmp_path, name, seed, 2.0) for seed, name in enumerate(("old", "new", "far"))]
+    for path, windows in zip(paths, ({}, {"windows": "documents"}, {"windows": "x"}), strict=True):
+        config = json.loads((path / "config.json").read_text())
+        config["model"], config["evaluation"] = {"family": "mlp"}, {"batch_size": 8} | windows
+        (path / "config.json").write_text(json.dumps(config))
+    rows = compare(paths)
+    assert [(row.name, row.runs) for row in rows] == [("old", 2), ("far", 1)]
+    assert settings_of(rows)[1:] == [["evaluation.windows", "documents", "x"]]
+
+
 def test_runs_that_measured_different_samples_are_compared_on_what_both_saw(tmp_path):
     first = finished(tmp_path, "a", 0, 2.0, "a", documents=[1.0, 2.0, 3.0, 5.0])
     second = finished(tmp_path, "b", 0, 2.5, "b", documents=[2.5, 3.1, 9.0])

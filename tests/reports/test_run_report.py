@@ -1,5 +1,6 @@
 """The page of a run: what is on one axis, which settings come first, what is left out."""
 
+import html
 import json
 import re
 
@@ -85,12 +86,17 @@ def test_shares_of_the_wall_time_are_in_percent(tmp_path):
 
 
 def test_a_command_is_not_broken_inside_a_flag(tmp_path):
-    command = "python -m launch.train --config=configs/<a>.py --config.model.num_layers=2 a--b"
+    command = "python -m launch.train --config=configs/<a>.py --config.model.num_layers=2 a--b "
+    command += "'--config.data.path=*.md'"
     (tmp_path / "environment.json").write_text(json.dumps({"command": command}))
     text = report(tmp_path)
     flags = re.findall('<span class="flag">(.*?)</span>', text)
-    assert flags == ["--config=configs/&lt;a&gt;.py", "--config.model.num_layers=2"]
-    assert re.sub("<.*?>", "", text).count(command.replace("<a>", "&lt;a&gt;")) == 1
+    assert flags == [
+        "--config=configs/&lt;a&gt;.py",
+        "--config.model.num_layers=2",
+        "&#39;--config.data.path=*.md&#39;",
+    ]
+    assert html.unescape(re.sub("<.*?>", "", text)).count(command) == 1
 
 
 def test_a_short_run_has_no_smoothed_curve_over_its_own(tmp_path):

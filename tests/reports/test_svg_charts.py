@@ -58,3 +58,9 @@ def test_points_of_a_map_keep_their_order():
     xs = [float(x) for x in re.findall(r'cx="([0-9.]+)"', chart)]
     ys = [float(y) for y in re.findall(r'cy="([0-9.]+)"', chart)]
     assert xs == [40, 480, 920] and ys == [320, 600, 40]
+
+
+def test_points_at_one_place_have_a_tick_there():
+    chart = line_chart([Series("a", [12_800], [91.1]), Series("b", [12_800], [73.3])], "x", "y")
+    (x,) = re.findall('<text class="" x="([0-9.]+)" y="[0-9.]+" text-anchor="middle">12,800', chart)
+    assert chart.count(f'cx="{x}"') == 2 and 100 < float(x) < 250  # in the middle
