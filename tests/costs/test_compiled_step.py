@@ -42,6 +42,7 @@ VOCABULARY = 512
 
 
 def program_on(mesh, **fields):
+    fields = {"model__num_layers": 2} | fields
     config = tiny(mesh=mesh, compute_dtype="float32", **fields)
     config.model.scan_layers = True
     return build_experiment(config, {"vocab_size": VOCABULARY}, jax.devices()[:8])
@@ -124,7 +125,7 @@ def test_data_parallel_sums_all_gradients_once():
 
 
 def test_fsdp_gathers_parameters_twice():
-    built = program_on("fsdp:8", model__num_layers=2)
+    built = program_on("fsdp:8")
     compiled = compile_step(built)
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, built.mesh)
@@ -287,7 +288,7 @@ def test_batches_have_the_shapes_that_are_compiled(objective):
 @pytest.mark.parametrize("axis", ["data", "fsdp"])
 def test_bytes_of_a_device_do_not_grow_with_the_devices(axis):
     def exchanged(devices):
-        config = tiny(mesh=f"{axis}:{devices}", compute_dtype="float32")
+        config = tiny(mesh=f"{axis}:{devices}", compute_dtype="float32", model__num_layers=2)
         config.model.d_model, config.model.scan_layers = 128, True
         devices = jax.devices()[:devices]
         compiled = compile_step(build_experiment(config, {"vocab_size": 128}, devices))

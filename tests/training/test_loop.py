@@ -125,11 +125,19 @@ def test_training_twice_gives_the_same_bits(one_device):
     jax.tree.map(np.testing.assert_array_equal, state.params, one_device[1].params)
 
 
-def test_dropout_follows_the_seed():
-    dropout = {"model__dropout_rate": 0.3, "training__num_steps": 6}
-    same = [losses(**dropout)[0] for _ in range(2)]
-    np.testing.assert_array_equal(*same)
-    assert (losses(seed=1, **dropout)[0] != same[0]).all()
+def test_dropout_follows_the_seed_and_the_step():
+    config = tiny(data__tokenizer=BYTES, model__dropout_rate=0.3)
+    built = build_experiment(config, {"vocab_size": 257}, jax.devices()[:1])
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 257, (8, 33)), jnp.int32)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones((8, 32))}
+    state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
+    step = jax.jit(make_train_step(built.loss, built.optimizer, lambda _: 0.0))
+
+    def loss(**changed):
+        return float(step(state._replace(**changed), batch)[1]["loss"])
+
+    assert loss() == loss()
+    assert len({loss(), loss(step=state.step + 1), loss(key=jax.random.key(1))}) == 3
 
 
 def test_a_loss_that_is_no_number_ends_the_run():
