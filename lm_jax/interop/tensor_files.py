@@ -54,6 +54,11 @@ def _files(directory: Path) -> list[Path]:
         names = read_object(directory / _INDEX).get("weight_map")
         if not isinstance(names, dict) or not names:
             raise UserError(f"{directory / _INDEX} holds no weight_map; restore it")
+        for name in names.values():  # the folder may be a stranger's
+            if not isinstance(name, str) or Path(name).name != name:
+                raise UserError(
+                    f"{directory / _INDEX} names {name!r}; expected the name of a file beside it"
+                )
         files = [directory / name for name in sorted(set(names.values()))]
         if missing := [path.name for path in files if not path.exists()]:
             raise UserError(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names")

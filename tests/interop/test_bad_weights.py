@@ -78,9 +78,12 @@ def _quantised(folder):
     save_file(tensors, folder / "model.safetensors")
 
 
-def _lost_shard(folder):
-    index = {"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def _index_of(name):
+    def write(folder):
+        index = {"weight_map": {"model.norm.weight": name}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return write
 
 
 def _no_config(folder):
@@ -94,7 +97,9 @@ def _no_config(folder):
         (_pickled, r"pickled weights \(pytorch_model.bin\).*safetensors"),
         (_none, "no weights; expected model.safetensors"),
         (_quantised, "model.norm.weight is stored as I8.*not quantised"),
-        (_lost_shard, "lacks model-00001-of-00001.safetensors"),
+        (_index_of("model-00001-of-00001.safetensors"), "lacks model-00001-of-00001.safetensors"),
+        (_index_of("../theirs/model.safetensors"), "expected the name of a file beside it"),
+        (_index_of(3), "names 3; expected the name of a file beside it"),
         (_no_config, "no config.json"),
     ],
 )
