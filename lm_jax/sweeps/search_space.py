@@ -117,7 +117,8 @@ def ladder(
       widths: `d_model` of each model.
       aspect_ratio: `d_model / num_layers`; the number of layers is rounded, to at least one.
         Kaplan et al. 2020, section 3.1: the loss depends little on it if it stays the same.
-      head_width: width of each attention head; wider models have more heads.
+      head_width: width of each attention head, in place of the base's `head_dim`; wider models
+        have more heads.
 
     Raises:
       UserError: a width is not a multiple of the head width, or the ratio is not positive.

@@ -185,7 +185,6 @@ class Block(nn.Module):
     def __call__(self, x_btd, inputs: AttentionInputs, cache: LayerCache | None, windowed=None):
         c = self.config
         dropout = nn.Dropout(c.dropout_rate, deterministic=not self.train)
-
         order, read_btd = NORM_ORDERS[c.norm_order], x_btd
 
         def normed(x_btd, name: str, suffix: str):
