@@ -195,6 +195,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(run, call, message):
     with pytest.raises(UserError, match=message) as raised:
         call(run)
     assert "\n" not in str(raised.value)
+    assert raised.value._render_traceback_() == [f"UserError: {raised.value}"]  # in a notebook
 
 
 def test_a_model_of_masked_tokens_scores_no_text(run):
