@@ -72,7 +72,11 @@ def tokenizer_of(name: str) -> TokenizerConfig:
       UserError: there is no such kind, or it needs a path.
     """
     kind, _, given = name.partition(":")
-    choose(TOKENIZERS, kind, f"the tokenizer {name!r}")
+    found = choose(TOKENIZERS, kind, f"the tokenizer {name!r}")
+    if found.read and (not given or given.isdecimal()):
+        raise UserError(
+            f"the tokenizer {name!r} is read from files; give {kind}:PATH, a file or a directory"
+        )
     config = TokenizerConfig(kind)
     if given.isdecimal():
         config.vocab_size = int(given)

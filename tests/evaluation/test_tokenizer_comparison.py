@@ -44,7 +44,7 @@ def test_bits_of_a_certain_text_are_those_of_its_unigrams(tmp_path, monkeypatch)
     ("name", "message"),
     [
         ("words:9", "the tokenizer 'words:9' is 'words'; expected one of byte, char"),
-        ("huggingface", "set data.tokenizer.path"),
+        ("huggingface", "'huggingface' is read from files; give huggingface:PATH"),
         ("bpe:0", "give a vocabulary of at least 1"),
         ("bpe:nowhere", "nowhere holds no tokenizer"),
     ],
