@@ -1,7 +1,7 @@
 """The configuration of one run: a tree of dataclasses.
 
 A model and its data are declared beside the code that reads them (`lm_jax/models/`,
-`lm_jax/data/config.py`), all other parts in `lm_jax/config/parts.py`. `lm_jax/config/validation.py`
+`lm_jax/data/`), all other parts in `lm_jax/config/parts.py`. `lm_jax/config/validation.py`
 and `lm_jax/objectives/validation.py` check them.
 """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lm_jax.data import tfds
 from lm_jax.data.cache import cache_directory
-from lm_jax.data.documents import BLANK, READ_FROM, Documents
+from lm_jax.data.documents import BLANK, READ_FROM, SOURCES, Documents
 from lm_jax.data.embedded import python_reference, standard_library
 from lm_jax.data.sources import parse_sources
 from lm_jax.data.spool import Selected, Spool
@@ -52,7 +52,12 @@ def read_files(config: DataConfig) -> Documents[str]:
     """
     documents = _mixed(config) if config.sources else _texts(config, config.path, "data.path")
     left_out = Counter(documents.description.get("left_out", {}))
-    validation = _held_out(config.validation_path, config, "data.validation_path", left_out)
+    validation: Sequence[str] | None
+    if config.held_out_paths:
+        validation, counts = _held_out_by_source(config, left_out)
+        documents = documents.noting(**{SOURCES["validation"]: counts})
+    else:
+        validation = _held_out(config.validation_path, config, "data.validation_path", left_out)
     test = _held_out(config.test_path, config, "data.test_path", left_out)
     documents = replace(documents, validation=validation, test=test)
     return documents.noting(left_out=dict(left_out)) if left_out else documents
@@ -96,6 +101,20 @@ def _held_out(
     if not kept:
         raise UserError(f"{origin} {path!r} holds no text")
     return Selected(found, kept)
+
+
+def _held_out_by_source(
+    config: DataConfig, left_out: Counter[str]
+) -> tuple[Sequence[str], dict[str, int]]:
+    """Returns the held-out texts of all sources, one after the other, and how many each has."""
+    texts, counts = Spool(cache_directory(config.cache_directory)), dict[str, int]()
+    for name, path in config.held_out_paths.items():
+        found = _held_out(path, config, f"data.validation_path {name}", left_out)
+        assert found is not None, "the path of a source is not empty"
+        for text in found:
+            texts.append(text)
+        counts[name] = len(found)
+    return texts, counts
 
 
 def texts_in(

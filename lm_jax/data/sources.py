@@ -8,8 +8,11 @@ from lm_jax.errors import UserError
 PERIOD = 10_000  # sequences; weights are multiples of 1 / PERIOD
 
 
-def parse_sources(given: str) -> dict[str, str]:
+def parse_sources(given: str, field: str = "data.sources") -> dict[str, str]:
     """Returns the path of each source of "NAME=PATH; NAME=PATH".
+
+    Args:
+      field: what gives them, for messages.
 
     Raises:
       UserError: the string has another form, or names a source twice.
@@ -18,11 +21,31 @@ def parse_sources(given: str) -> dict[str, str]:
     for part in filter(None, map(str.strip, given.split(";"))):
         name, equals, path = (side.strip() for side in part.partition("="))
         if not (name and equals and path):
-            raise UserError(f'data.sources has {part!r}; expected "NAME=PATH; NAME=PATH"')
+            raise UserError(f'{field} has {part!r}; expected "NAME=PATH; NAME=PATH"')
         if name in sources:
-            raise UserError(f"data.sources names {name} twice; expected a name for each source")
+            raise UserError(f"{field} names {name} twice; expected a name for each source")
         sources[name] = path
     return sources
+
+
+def parse_held_out(given: str, names: Sequence[str]) -> dict[str, str]:
+    """Returns the held-out path of each source, "NAME=PATH; NAME=PATH"; {} of one path for all.
+
+    Args:
+      names: of the sources; []: it is no mixture.
+
+    Raises:
+      UserError: a name is that of no source, or a source is named twice.
+    """
+    if given.partition("=")[0].strip() not in names:
+        return {}
+    found = parse_sources(given, "data.validation_path")
+    for name in found:
+        if name not in names:
+            raise UserError(
+                f"data.validation_path names {name!r}; data.sources has {', '.join(names)}"
+            )
+    return found
 
 
 def parse_weights(given: str, names: Sequence[str]) -> dict[int, dict[str, float]]:

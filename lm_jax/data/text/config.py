@@ -6,7 +6,7 @@ from typing import ClassVar
 from lm_jax.data import readers
 from lm_jax.data.cleaning import SPLITS
 from lm_jax.data.kind import DataKind, check_choice
-from lm_jax.data.sources import parse_epochs, parse_sources, parse_weights
+from lm_jax.data.sources import parse_epochs, parse_held_out, parse_sources, parse_weights
 from lm_jax.data.text.packing import PACKINGS
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.utf8 import INVALID_UTF8
@@ -49,8 +49,8 @@ class DataConfig(DataKind):
     )
     validation_path: str = described(
         "",
-        "files: held-out texts, as path; empty: split decides what is held out. tokens: held-out "
-        "files; empty: the last documents.",
+        "files: held-out texts, as path, or as sources; empty: split decides what is held out. "
+        "tokens: held-out files; empty: the last documents.",
     )
     invalid_utf8: str = described(
         "refuse",
@@ -95,7 +95,13 @@ class DataConfig(DataKind):
     def paths(self) -> tuple[str, ...]:
         """The paths of texts and of held-out texts."""
         mixed = parse_sources(self.sources).values()
-        return (self.path, *mixed, self.validation_path, self.test_path)
+        held_out = self.held_out_paths.values() or [self.validation_path]
+        return (self.path, *mixed, *held_out, self.test_path)
+
+    @property
+    def held_out_paths(self) -> dict[str, str]:
+        """The path of the held-out texts of each source; {}: they have none of their own."""
+        return parse_held_out(self.validation_path, list(parse_sources(self.sources)))
 
     @property
     def expected_sizes(self) -> dict[str, int]:
@@ -110,6 +116,7 @@ class DataConfig(DataKind):
         check_choice("packing", self.packing, PACKINGS)
         self.tokenizer.validate()
         names = list(parse_sources(self.sources))
+        parse_held_out(self.validation_path, names)
         parse_weights(self.weights, names)
         parse_epochs(self.epochs, names)
         if names and (self.path or self.source != "files"):

@@ -159,6 +159,25 @@ def test_other_sources_are_other_data(corpus):
     )
 
 
+def test_each_source_may_name_its_held_out_texts(corpus):
+    for name, texts in (("a", ["a held", " ", "a out"]), ("b", ["b held"])):
+        (corpus / f"{name}_held").mkdir()
+        for number, text in enumerate(texts):
+            (corpus / f"{name}_held" / f"{number}.txt").write_text(text)
+    paths = f"second={corpus}/b_held; first = {corpus}/a_held"
+    named = config(corpus, validation_path=paths)
+    dataset = prepare(named)
+    assert texts_of(dataset.tokenizer, dataset.validation) == ["b held", "a held", "a out"]
+    assert dataset.description["validation_sources"] == {"second": 1, "first": 2}
+    assert "3 (1 of second, 2 of first) to validate" in dataset.description["summary"]
+    assert f"{corpus}/b_held" in named.files_read and paths not in named.files_read
+    unnamed = prepare(config(corpus, validation_path=f"{corpus}/a_held")).description
+    assert "validation_sources" not in unnamed and unnamed["validation"]["documents"] == 2
+    with pytest.raises(UserError, match=r"validation_path names 'x'; data\.sources has first"):
+        config(corpus, validation_path="first=y; x=z").validate()
+    assert DataConfig(validation_path="first=y").held_out_paths == {}
+
+
 @pytest.mark.parametrize(
     ("parse", "given", "message"),
     [
