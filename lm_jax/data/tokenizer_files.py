@@ -258,16 +258,21 @@ def _parse(text: str) -> tokenizers.Tokenizer:
 
 
 def _named_ends(directory: Path) -> list[str]:
-    """Returns the `eos_token` of each file beside a tokenizer.json that names one."""
-    found = []
+    """Returns the tokens that files beside a tokenizer.json name: `eos_token`, then `sep_token`.
+
+    BERT's texts end with the second and have no first.
+    """
+    found: dict[str, list[str]] = {"eos_token": [], "sep_token": []}
     for name in _NAMES_OF_END:
         try:
-            token = json.loads((directory / name).read_text(encoding="utf-8"))["eos_token"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            described = json.loads((directory / name).read_text(encoding="utf-8"))
+            tokens = {kind: described.get(kind) for kind in found}
+        except (FileNotFoundError, ValueError, AttributeError):
             continue
-        token = token.get("content") if isinstance(token, dict) else token
-        found += [token] if isinstance(token, str) else []
-    return found
+        for kind, token in tokens.items():
+            token = token.get("content") if isinstance(token, dict) else token
+            found[kind] += [token] if isinstance(token, str) else []
+    return [token for tokens in found.values() for token in tokens]
 
 
 def _special_tokens(tokenizer: tokenizers.Tokenizer) -> str:

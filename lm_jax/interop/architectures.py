@@ -7,19 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from lm_jax.errors import UserError
+from lm_jax.interop.bert import BERT
 from lm_jax.interop.gpt2 import GPT2
-from lm_jax.interop.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from lm_jax.interop.gpt_neox import GPT_NEOX
+from lm_jax.interop.llama import LLAMA_LIKE
+from lm_jax.interop.rotary import with_flat_rotary
+from lm_jax.interop.t5 import T5
 from lm_jax.interop.tables import Architecture
 from lm_jax.models import FAMILIES, family_name, validate_model
 from lm_jax.telemetry.json_files import read_object
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.model_type: architecture
-    for architecture in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2)
+    for architecture in (GPT2, *LLAMA_LIKE, GPT_NEOX, BERT, T5)
 }
 # Fields that say how a model is computed or trained, and not what it computes.
-_FREE = ("attention", "context_parallel", "dropout_rate", "loss_chunks", "remat", "scan_layers")
-_MEANS = {"d_ff": "feed_forward_width", "head_dim": "head_width", "num_kv_heads": "kv_heads"}
+_FREE = (
+    "attention",
+    "context_parallel",
+    "dropout_rate",
+    "loss_chunks",
+    "mask_id",
+    "pooling",
+    "remat",
+    "router_balance_weight",
+    "router_z_weight",
+    "scan_layers",
+)
+_MEANS = {
+    "d_expert": "expert_width",
+    "d_ff": "feed_forward_width",
+    "head_dim": "head_width",
+    "num_encoder_layers": "encoder_layers",
+    "num_kv_heads": "kv_heads",
+}
 """Fields that are 0 where another decides -> the property that says what they are."""
 
 
@@ -35,15 +56,10 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"{directory} holds no config.json; give the folder of a Hugging Face model"
         ) from None
-    rotary = values.pop("rope_parameters", None) or values.get("rope_scaling") or {}
-    if not isinstance(rotary, Mapping):
-        raise UserError(f"{directory}/config.json: rope_parameters is no object; restore it")
-    rotary = dict(rotary)
-    if "rope_theta" in rotary:
-        values["rope_theta"] = rotary.pop("rope_theta")
-    rotary["rope_type"] = rotary.pop("type", None) or rotary.get("rope_type", "default")
-    values["rope_scaling"] = None if rotary["rope_type"] == "default" else rotary
-    return values
+    try:
+        return with_flat_rotary(values)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
 
 
 def architecture_of(values: Mapping[str, Any]) -> tuple[Architecture, str]:
@@ -133,10 +149,15 @@ def _resolved(config: Any) -> dict[str, Any]:
     """Returns the fields that decide what a model computes, with what a 0 stands for."""
     fields = dataclasses.asdict(config)
     defaults = type(config)()
-    for name, kind in (("rotary", "rotary"), ("relative", "relative")):
-        if config.positions != kind:
-            unused = [field for field in fields if field.startswith(f"{name}_")]
-            fields |= {field: getattr(defaults, field) for field in unused}
-    fields |= {name: getattr(config, property) for name, property in _MEANS.items()}
+    means = {name: means for name, means in _MEANS.items() if name in fields}
+    fields |= {name: getattr(config, property) for name, property in means.items()}
     fields["qkv_bias"] |= fields["use_bias"]
+    fields["attention_scale"] = config.attention_scale or config.head_width**-0.5
+    if config.num_experts:
+        fields["d_ff"] = config.expert_width
+    unused = [] if config.num_experts else ["experts_per_token", "normalize_expert_weights"]
+    unused += [] if config.num_experts else ["d_expert", "d_shared_expert"]
+    for kind in ("rotary", "relative"):
+        unused += [n for n in fields if n.startswith(f"{kind}_") and config.positions != kind]
+    fields |= {name: getattr(defaults, name) for name in unused}
     return {name: value for name, value in fields.items() if name not in _FREE}

@@ -38,6 +38,12 @@ def end_of_document(tokenizer: Tokenizer, text: str) -> str:
     return _package().Tokenizer.from_str(text).id_to_token(tokenizer.end_of_document)
 
 
+def special_id(tokenizer: Tokenizer, token: str) -> int | None:
+    """Returns the id of a token of a tokenizer.json; None where it has none of this spelling."""
+    text = tokenizer_json(tokenizer)
+    return None if text is None else _package().Tokenizer.from_str(text).token_to_id(token)
+
+
 def _package() -> Any:
     try:
         import tokenizers

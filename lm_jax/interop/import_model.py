@@ -17,20 +17,22 @@ from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.parts import CheckpointConfig, ScheduleConfig
 from lm_jax.config.serialization import to_dict
-from lm_jax.data.text.config import DataConfig
+from lm_jax.data.config import KINDS
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizer_files import kind_of_files
 from lm_jax.errors import UserError
 from lm_jax.interop.architectures import architecture_of, our_config, read_config
+from lm_jax.interop.export_tokenizer import special_id
 from lm_jax.interop.gguf_files import read_gguf
 from lm_jax.interop.layout import Entry, check, entries, shapes_of
 from lm_jax.interop.tables import Architecture
 from lm_jax.interop.tensor_files import Tensor, read_tensors
 from lm_jax.interop.whole_directory import whole_directory
 from lm_jax.models.interface import Variables
+from lm_jax.objectives import OBJECTIVES
 from lm_jax.runs.workdir import IMPORTED
 from lm_jax.telemetry.environment import environment
-from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.json_files import read_object, write_json
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState
 
@@ -84,8 +86,11 @@ def read_arrays(source: Source, scratch: Path) -> dict[str, np.ndarray]:
     """
     tensors, shapes = source.tensors, shapes_of(source.architecture, source.config)
     wanted = entries(source.architecture, source.config, shapes)
-    check(source.architecture, wanted, tensors, str(source.directory))
     found: dict[str, np.ndarray] = {}
+    if lacks_head(source):
+        wanted = [entry for entry in wanted if not _is_head(source, entry.ours[0])]
+        found |= _new_head(source, shapes)
+    check(source.architecture, wanted, tensors, str(source.directory))
     for entry in wanted:
         given = [_float(tensors[name]) for name in entry.theirs]
         for path, part in zip(
@@ -96,6 +101,35 @@ def read_arrays(source: Source, scratch: Path) -> dict[str, np.ndarray]:
                 file = scratch / path.replace("/", ".")
                 found[path] = np.memmap(file, dtype, "w+", shape=shapes[path])
             found[path][... if entry.layer is None else entry.layer] = part
+    return found
+
+
+def lacks_head(source: Source) -> bool:
+    """Returns whether a file has no tensor of a model's head, as files of models without one."""
+    architecture = source.architecture
+    shapes = shapes_of(architecture, source.config)
+    heads = {
+        name
+        for entry in entries(architecture, source.config, shapes)
+        if _is_head(source, entry.ours[0])
+        for name in entry.theirs
+    }
+    return bool(heads) and heads.isdisjoint(source.tensors)
+
+
+def _is_head(source: Source, path: str) -> bool:
+    return path.startswith(source.architecture.head)
+
+
+def _new_head(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Returns arrays of a head as initializers draw them, for a model that has none."""
+    draw = np.random.default_rng(0)
+    found = {}
+    for path, shape in shapes.items():
+        if _is_head(source, path):
+            is_matrix, is_scale = len(shape) > 1, path.endswith("scale")
+            array = draw.normal(0, 0.02, shape) if is_matrix else np.full(shape, float(is_scale))
+            found[path] = array.astype(np.float32)
     return found
 
 
@@ -148,6 +182,7 @@ def import_model(
     with whole_directory(workdir, "--workdir") as partial, tempfile.TemporaryDirectory() as files:
         source = choose(FORMATS, format, "--from")(path, Path(files))
         tokenizer = _tokenizer(source)
+        source = source._replace(config=_with_ids(source, tokenizer))
         experiment = _experiment(source, tokenizer.kind, workdir)
         sizes = {"vocab_size": tokenizer.vocab_size}
         build_experiment(experiment, sizes, jax.devices()[:1])  # refuses what cannot run
@@ -169,6 +204,8 @@ def import_model(
         write_json(partial / "config.json", to_dict(experiment))
     parameters = sum(array.size for array in arrays.values())
     log(f"{parameters:,} parameters of {source.architecture.classes[0]} in {workdir}")
+    if lacks_head(source):
+        log("the file has no head: it was drawn, and must be trained before it predicts tokens")
     return {
         "workdir": str(workdir),
         "architecture": source.architecture.classes[0],
@@ -191,6 +228,24 @@ FORMATS: dict[str, Callable[[Path, Path], Source]] = {
 """Name -> (path, empty folder for files that the model holds in itself) -> the model."""
 
 
+def _with_ids(source: Source, tokenizer: data.Tokenizer) -> Any:
+    """Returns our configuration with the ids of special tokens that its tokenizer knows."""
+    path = source.directory / "tokenizer_config.json"
+    described = read_object(path) if path.exists() else {}
+    ids = {}
+    for field, name in source.architecture.of_tokenizer.items():
+        token = described.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        index = special_id(tokenizer, token) if token else None
+        if index is None:
+            raise UserError(
+                f"{source.directory}: tokenizer_config.json names no {name} that the tokenizer "
+                f"knows, which {source.architecture.classes[0]} needs; restore it"
+            )
+        ids[field] = index
+    return dataclasses.replace(source.config, **ids)
+
+
 def _tokenizer(source: Source) -> data.Tokenizer:
     directory = source.directory.absolute()
     kind = kind_of_files(directory)
@@ -204,9 +259,11 @@ def _tokenizer(source: Source) -> data.Tokenizer:
 
 def _experiment(source: Source, kind: str, workdir: Path) -> Experiment:
     tokenizer = TokenizerConfig(kind=kind, path=str(workdir.absolute()))  # its own copy
+    objective = OBJECTIVES[source.architecture.objective]
+    kind_of_data: Any = KINDS[objective.data_kinds[0]]()
     return Experiment(
-        objective=source.architecture.objective,
+        objective=objective.name,
         model=source.config,
-        data=DataConfig(tokenizer=tokenizer),
+        data=dataclasses.replace(kind_of_data, tokenizer=tokenizer),
         schedule=dataclasses.replace(_FINE_TUNING),
     )

@@ -11,8 +11,8 @@ import numpy as np
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
-from lm_jax.interop.tables import LAYER, Architecture, Row, Transform
-from lm_jax.interop.tensor_files import Tensor
+from lm_jax.interop.tables import EXPERT, LAYER, Architecture, Row, Transform
+from lm_jax.interop.tensor_files import DTYPES, Tensor
 from lm_jax.models import build_model
 from lm_jax.models.parameters import declarations
 from lm_jax.objectives import OBJECTIVES
@@ -45,8 +45,12 @@ def entries(architecture: Architecture, config: Any, shapes: Mapping[str, Shape]
     Args:
       shapes: of our arrays, by path.
     """
-    found = [entry for row in architecture.rows for entry in _entries_of_row(row, config, shapes)]
-    mapped = {path for entry in found for path in entry.ours}
+    found: list[Entry] = []
+    mapped: set[str] = set()
+    for row in architecture.rows:
+        if mapped.isdisjoint(row.ours):  # of several rows of an array, the first that applies
+            found += _entries_of_row(row, config, shapes)
+            mapped = {path for entry in found for path in entry.ours}
     assert mapped == shapes.keys(), f"{architecture.model_type} maps no {shapes.keys() - mapped}"
     return found
 
@@ -61,6 +65,8 @@ def _entries_of_row(row: Row, config: Any, shapes: Mapping[str, Shape]) -> Itera
     theirs = tuple(x.shape for x in row.transform.to_theirs(blank, config))
     for layer in range(whole[0][0]) if stacked else [None]:
         names = tuple(name.replace(LAYER, str(layer)) for name in row.theirs)
+        if EXPERT in names[0]:
+            names = tuple(names[0].replace(EXPERT, str(i)) for i in range(len(theirs)))
         yield Entry(names, row.ours, layer, theirs, row.transform)
 
 
@@ -92,7 +98,13 @@ def check(
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
     ]
+    quantised = [
+        f"{name} ({tensors[name].stored})"
+        for name in expected
+        if name in tensors and tensors[name].stored not in DTYPES
+    ]
     found = {
+        f"holds other types than {', '.join(DTYPES)}, such as quantised weights:": quantised,
         "lacks": missing,
         "holds what the model does not have:": left,
         "holds other shapes than config.json says:": other,

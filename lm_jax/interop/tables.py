@@ -15,6 +15,7 @@ from lm_jax.errors import UserError
 Arrays = Sequence[np.ndarray]
 Values = Mapping[str, Any]
 LAYER = "{layer}"  # in the name of a tensor: the index of its layer
+EXPERT = "{expert}"  # likewise of its expert: a row then has a tensor for each
 
 
 class Transform(NamedTuple):
@@ -35,6 +36,15 @@ def _each(to_ours: Callable, to_theirs: Callable | None = None) -> Transform:
 SAME = _each(lambda x: x)
 TRANSPOSED = _each(np.transpose)
 """PyTorch's linear layers hold [o, i], our kernels [i, o]."""
+
+ONE_PLUS = _each(lambda x: x.astype(np.float32) + 1, lambda x: x - 1)
+"""Gemma's norms multiply by 1 + w."""
+
+EXPERTS = Transform(
+    lambda arrays, config: [np.stack([x.T for x in arrays])],
+    lambda arrays, config: [x.T for x in arrays[0]],
+)
+"""A linear layer of each expert, and our kernels [e, i, o]."""
 
 THIRDS = Transform(
     lambda arrays, config: np.split(arrays[0], 3, axis=-1),
@@ -163,3 +173,6 @@ class Architecture(NamedTuple):
     rows: tuple[Row, ...]
     prefix: str = ""  # of most tensors; files of the model without a head leave it out
     left_out: tuple[str, ...] = ()  # patterns of tensors that hold nothing else of the model
+    head: str = "output"  # what the paths of our head begin with: some files have none
+    of_tokenizer: Mapping[str, str] = {}
+    """Our fields that are ids -> what tokenizer_config.json calls the token."""

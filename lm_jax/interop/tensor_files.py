@@ -13,7 +13,7 @@ from lm_jax.telemetry.json_files import read_object
 
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_DTYPES = {
+DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -29,6 +29,7 @@ class Tensor(NamedTuple):
     dtype: np.dtype
     where: str  # for messages
     read: Callable[[], np.ndarray]
+    stored: str = "F32"  # only what `DTYPES` holds can be a weight
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -89,14 +90,9 @@ def _open(path: Path) -> dict[str, Tensor]:
 
     def tensor(name: str) -> Tensor:
         described = file.get_slice(name)
-        dtype = described.get_dtype()
-        if dtype not in _DTYPES:
-            raise UserError(
-                f"{path}: tensor {name} is stored as {dtype}; supported are {', '.join(_DTYPES)}: "
-                "take weights that are not quantised"
-            )
-        shape = tuple(described.get_shape())
-        return Tensor(shape, _DTYPES[dtype], path.name, lambda: file.get_tensor(name))
+        stored, shape = described.get_dtype(), tuple(described.get_shape())
+        dtype = DTYPES.get(stored, np.dtype(np.float32))
+        return Tensor(shape, dtype, path.name, lambda: file.get_tensor(name), stored)
 
     return {name: tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
 

@@ -45,6 +45,9 @@ class Family(NamedTuple):
     has_encoder: bool = False  # reads a source of `source_length` tokens
     reads_images: bool = False  # of image_height, image_width and image_channels
     has_mask_id: bool = False  # its vocabulary has an id for masked tokens
+    mask_id: Callable[[Any], int] = lambda config: 0
+    """(configuration) -> the tokenizer's token for masked ones; 0: the last id, beyond it."""
+
     splits_time: bool = False  # a mesh may split its context over the axis `sequence`
     carries_state: Callable[[Any], bool] = lambda config: False
     """(configuration) -> whether training windows start from the state of the batch before."""

@@ -17,7 +17,14 @@ from lm_jax.data.classification.batches import (
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
-from lm_jax.objectives.interface import Evaluated, Objective, measures_in, share_of_rows, tokens
+from lm_jax.objectives.interface import (
+    Evaluated,
+    Objective,
+    ids_of_masks,
+    measures_in,
+    share_of_rows,
+    tokens,
+)
 
 
 def _example(experiment: Experiment, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -82,8 +89,7 @@ OBJECTIVES = [
         training_batches=_training_batches,
         evaluation_batches=_evaluation_batches,
         measures=measures_in("examples"),
-        # A masked language model has the id of a mask, and may become a classifier.
-        special_ids=lambda experiment: int(family_of(experiment.model).has_mask_id),
+        special_ids=ids_of_masks,  # a masked language model may become a classifier
         validate=_validate,
         fixed_rows=False,
         opens_texts=False,

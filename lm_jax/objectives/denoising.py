@@ -25,6 +25,7 @@ from lm_jax.objectives import language_modeling, seq2seq
 from lm_jax.objectives.interface import (
     Evaluated,
     Objective,
+    ids_of_masks,
     measures_in,
     mix_of_run,
     share_of_rows,
@@ -45,7 +46,13 @@ def _masks(
 ) -> tuple[Corruption, int]:
     model, denoising = experiment.model, experiment.denoising
     words = word_boundaries(tokenizer) if tokenizer and denoising.whole_words else None
-    mask = masking(rate=denoising.fraction, words=words, vocab_size=model.vocab_size, end=end)
+    mask = masking(
+        rate=denoising.fraction,
+        words=words,
+        vocab_size=model.vocab_size,
+        end=end,
+        mask=family_of(model).mask_id(model),
+    )
     return mask, model.context_length
 
 
@@ -132,7 +139,7 @@ OBJECTIVES = [
         _masks,
         example=language_modeling.example,
         packed=("segments", "positions"),
-        special_ids=lambda experiment: 1,
+        special_ids=ids_of_masks,
         special_token="<mask>",
         validate=_refuse_classes,
     ),

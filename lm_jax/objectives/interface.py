@@ -16,7 +16,7 @@ from lm_jax.data.text.mixture import Mix, mix_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums
 from lm_jax.evaluation.metrics import prediction_measures
-from lm_jax.models import Model
+from lm_jax.models import Model, family_of
 from lm_jax.models.interface import Batch, Losses, LossFunction, Variables
 from lm_jax.parallel import sharding
 
@@ -134,6 +134,12 @@ def share_of_rows(experiment: Experiment) -> Share:
         return WHOLE
     mesh = sharding.make_mesh(experiment.mesh)
     return Share(*sharding.share_of_rows(mesh, jax.process_index()))
+
+
+def ids_of_masks(experiment: Experiment) -> int:
+    """Returns 1 where a model has an id for masked tokens that its tokenizer does not have."""
+    family = family_of(experiment.model)
+    return int(family.has_mask_id and not family.mask_id(experiment.model))
 
 
 def mix_of_run(experiment: Experiment, corpus: Corpus) -> Mix | None:

@@ -36,6 +36,27 @@ _LLAMA = {
     "num_key_value_heads": 2,
     "intermediate_size": 40,
 }
+_NEOX = {
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+
+
+def _rope(base: float, kind: str = "default", **scaling: Any) -> dict[str, Any]:
+    factor = {} if kind == "default" else {"factor": 4.0}
+    if kind == "llama3":
+        factor |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": base} | factor | scaling}
+
+
+_GEMMA3_ROPE = {
+    "full_attention": _rope(500.0, "linear")["rope_parameters"],
+    "sliding_attention": _rope(100.0)["rope_parameters"],
+}
 CASES = {
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2),
     "gpt2, untied, relu": Case(
@@ -47,12 +68,68 @@ CASES = {
     "llama, tied, wide heads": Case(
         "LlamaForCausalLM", "LlamaConfig", _LLAMA | {"tie_word_embeddings": True, "head_dim": 10}
     ),
-    "mistral": Case(
+    "llama 3": Case(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        _LLAMA
+        | _rope(20.0, "llama3", original_max_position_embeddings=16)
+        | {"head_dim": 16, "num_key_value_heads": 6},
+    ),
+    "yarn": Case(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        _LLAMA | _rope(20.0, "yarn", original_max_position_embeddings=64) | {"head_dim": 16},
+    ),
+    "linear": Case("LlamaForCausalLM", "LlamaConfig", _LLAMA | _rope(500.0, "linear")),
+    "mistral, no window": Case(
         "MistralForCausalLM",
         "MistralConfig",
         _LLAMA
         | {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 10}
         | {"sliding_window": None},
+    ),
+    "mistral": Case("MistralForCausalLM", "MistralConfig", _LLAMA | {"sliding_window": 6}),
+    "gemma2": Case(
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        _LLAMA
+        | {"head_dim": 6, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+        | {"sliding_window": 5, "query_pre_attn_scalar": 5},
+    ),
+    "gemma3": Case(
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        _LLAMA
+        | {"head_dim": 8, "sliding_window": 4, "sliding_window_pattern": 2}
+        | {"query_pre_attn_scalar": 5, "rope_parameters": _GEMMA3_ROPE},
+    ),
+    "mixtral": Case(
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        _LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2},
+    ),
+    "qwen2 moe": Case(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _LLAMA
+        | {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 12}
+        | {"shared_expert_intermediate_size": 20},
+    ),
+    "qwen3 moe": Case(
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _LLAMA
+        | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+        | {"head_dim": 10, "norm_topk_prob": True},
+    ),
+    "olmoe": Case(
+        "OlmoeForCausalLM", "OlmoeConfig", _LLAMA | {"num_experts": 6, "num_experts_per_tok": 3}
+    ),
+    "neox": Case("GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX | {"partial_rotary_factor": 0.5}),
+    "neox, one block after the other": Case(
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        _NEOX | {"use_parallel_residual": False, "rotary_pct": 1.0},
     ),
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _LLAMA),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _LLAMA | {"head_dim": 10}),

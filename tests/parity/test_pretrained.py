@@ -23,7 +23,7 @@ def cases(*quick):
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
-SAME_WITHOUT_WINDOWS = {"mistral": "llama"}  # what one is, another is too
+ALSO = {"mistral, no window": "llama"}  # the first architecture that computes the same
 TOKENS = np.random.default_rng(0).integers(0, pretrained.VOCABULARY, (2, 20)).astype(np.int32)
 KNOWN = 12  # tokens that are read at once, before the others
 
@@ -49,13 +49,15 @@ def test_what_is_read_is_written_again_bit_for_bit(name, tmp_path):
     again = load_file(tmp_path / "again/model.safetensors")
     assert again.keys() == tensors.keys()
     for tensor, expected in tensors.items():
-        np.testing.assert_array_equal(again[tensor], expected, err_msg=tensor)
+        rounding = 2e-7 if name.startswith("gemma") and "norm" in tensor else 0  # 1 + w - 1
+        np.testing.assert_allclose(again[tensor], expected, 0, rounding, err_msg=tensor)
     theirs = read_config(tmp_path / "theirs")
-    kind = SAME_WITHOUT_WINDOWS.get(theirs["model_type"], theirs["model_type"])
-    assert values.pop("model_type") == kind
+    assert values["model_type"] == ALSO.get(name, theirs["model_type"])
     theirs = {field: value for field, value in theirs.items() if value is not None}
-    del theirs["architectures"], values["architectures"]
-    assert values == values | {field: theirs.get(field, values[field]) for field in values}
+    for field in ("architectures", "model_type"):
+        del theirs[field], values[field]
+    there = {field: theirs.get(field, value) for field, value in values.items()}
+    assert values == there
 
 
 @pytest.mark.parametrize("name", cases("llama, tied, wide heads"))
@@ -71,9 +73,9 @@ def test_logits_are_those_of_transformers(name, tmp_path):
         module = pretrained.load(name, tmp_path / "again")
         return {"logits": module(torch.tensor(TOKENS).long()).logits.detach().numpy()}
 
-    expected = reference("pretrained", name, compute, TOKENS, libraries=pretrained.LIBRARIES)[
-        "logits"
-    ]
+    expected = reference(
+        "pretrained_logits", name, compute, TOKENS, libraries=pretrained.LIBRARIES
+    )["logits"]
     model = jitted(build_model(source.config, jnp.float32))
     variables = {"params": nested(arrays)}
     logits = np.asarray(model.apply(variables, {"inputs": TOKENS}, train=False)[0])

@@ -42,19 +42,28 @@ Corruption = Callable[[Batch, np.random.Generator], Batch]
 
 
 def masking(
-    *, rate: float, vocab_size: int, end: int, words: WordBoundaries | None = None
+    *,
+    rate: float,
+    vocab_size: int,
+    end: int,
+    words: WordBoundaries | None = None,
+    mask: int = 0,
 ) -> Corruption:
     """Masks tokens (`mask_tokens`): `targets` are the tokens, `weights` 1 where chosen.
 
-    The mask is the last id of the vocabulary. Ends of documents are never chosen.
+    Ends of documents are never chosen.
+
+    Args:
+      mask: an id of the vocabulary; 0: the last one, which no text has.
     """
+    ordinary = vocab_size if mask else vocab_size - 1
+    mask = mask or vocab_size - 1
 
     def corrupt(row: Batch, rng: np.random.Generator) -> Batch:
         tokens, is_text = row["inputs"], row["weights"] > 0
-        mask = vocab_size - 1
         starts = None if words is None else words.starts(tokens)
         seen, chosen = mask_tokens(
-            tokens, rng, rate=rate, mask=mask, ordinary=mask, special=end, word_starts=starts
+            tokens, rng, rate=rate, mask=mask, ordinary=ordinary, special=end, word_starts=starts
         )
         weights = (chosen & is_text).astype(np.float32)
         return row | {

@@ -322,6 +322,9 @@ class EncoderConfig(BlocksConfig):
     num_segment_types: int = described(
         0, "Types named by `segment_types` of a batch, 2 in BERT; 0: none.", minimum=0
     )
+    mask_id: int = described(
+        0, "The token of masked ones; 0: the last id, beyond the tokenizer's.", minimum=0
+    )
     num_classes: int = described(
         0, "Classes of a classifier; 0: the labelled data's, none for masked_lm.", minimum=0
     )

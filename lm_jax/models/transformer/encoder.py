@@ -119,6 +119,7 @@ FAMILY = Family(
     encoder,
     ("masked_lm", "classification"),
     has_mask_id=True,
+    mask_id=lambda config: config.mask_id,
     classifies=lambda config: bool(config.num_classes),
     attention_per_token=lambda config: None if config.num_classes else attention_per_token(config),
     attention_maps=lambda config: maps_of(config, _call, {"encoder": ("layers", "attention")}),

@@ -1,0 +1,156 @@
+"""Rotary positions in configurations of transformers: bases, scalings, sliding windows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lm_jax.errors import UserError
+from lm_jax.interop.tables import Field, Values, same
+
+_NUMBERS = {
+    "rotary_factor": ("factor", 1.0),
+    "rotary_original_length": ("original_max_position_embeddings", 0),
+    "rotary_low_factor": ("low_freq_factor", 1.0),
+    "rotary_high_factor": ("high_freq_factor", 4.0),
+    "rotary_beta_fast": ("beta_fast", 32.0),
+    "rotary_beta_slow": ("beta_slow", 1.0),
+    "rotary_attention_factor": ("attention_factor", 0.0),
+}
+"""Field of ours -> its name in `rope_scaling`, and what transformers takes where it is missing."""
+_USED = {
+    "linear": ("rotary_factor",),
+    "llama3": tuple(_NUMBERS)[:4],
+    "yarn": ("rotary_factor", "rotary_original_length", *tuple(_NUMBERS)[4:]),
+}
+"""Scaling, of the same name in both -> the fields of ours that it reads."""
+_WINDOWED, _WHOLE = "sliding_attention", "full_attention"
+
+
+def with_flat_rotary(values: Values) -> dict[str, Any]:
+    """Returns a config.json whose rotary positions are named as before transformers 5.
+
+    Raises:
+      UserError: they are no JSON object, or layers with a window scale them.
+    """
+    found = dict(values)
+    rotary = found.pop("rope_parameters", None) or found.get("rope_scaling") or {}
+    if isinstance(rotary, Mapping) and _WHOLE in rotary:  # Gemma 3: by kind of layer
+        local = rotary.get(_WINDOWED) or {}
+        if _kind(local) != "default":
+            raise UserError(f"config.json: rope_type of {_WINDOWED} is {_kind(local)!r}")
+        found["rope_local_base_freq"] = local.get("rope_theta")
+        rotary = rotary[_WHOLE]
+    if not isinstance(rotary, Mapping):
+        raise UserError("config.json: rope_parameters is no object; restore it")
+    rotary = dict(rotary)
+    if "rope_theta" in rotary:
+        found["rope_theta"] = rotary.pop("rope_theta")
+    if "rotary_emb_base" in found:
+        found.setdefault("rope_theta", found["rotary_emb_base"])
+    if (fraction := rotary.pop("partial_rotary_factor", None)) is not None:
+        found |= {"partial_rotary_factor": fraction, "rotary_pct": fraction}
+    kind = rotary["rope_type"] = _kind(rotary)
+    if kind == "yarn":
+        rotary.setdefault("original_max_position_embeddings", found.get("max_position_embeddings"))
+    found["rope_scaling"] = None if kind == "default" else rotary
+    return found
+
+
+def _kind(rotary: Values) -> str:
+    return rotary.get("rope_type") or rotary.get("type") or "default"
+
+
+def _scaling(values: Values) -> str:
+    rotary = values.get("rope_scaling") or {}
+    kind = _kind(rotary)
+    if kind != "default" and kind not in _USED:
+        raise UserError(
+            f"config.json: rope_type is {kind!r}; supported are default, {', '.join(_USED)}"
+        )
+    for name, supported in (("truncate", True), ("mscale", None), ("mscale_all_dim", None)):
+        if rotary.get(name, supported) != supported:
+            raise UserError(f"config.json: {name} of rope_scaling is not supported; it is {kind}")
+    return "none" if kind == "default" else kind
+
+
+def _write_scaling(config: Any) -> Values:
+    kind = config.rotary_scaling
+    if kind == "none":
+        return {"rope_scaling": None}
+    found = {_NUMBERS[name][0]: getattr(config, name) for name in _USED[kind]}
+    for name in ("rotary_beta_fast", "rotary_beta_slow", "rotary_attention_factor"):
+        theirs, default = _NUMBERS[name]
+        if found.get(theirs) == default:
+            del found[theirs]
+    return {"rope_scaling": {"rope_type": kind, **found}}
+
+
+def _number(ours: str) -> Field:
+    name, default = _NUMBERS[ours]
+
+    def read(values: Values) -> Any:
+        rotary = values.get("rope_scaling") or {}
+        is_used = ours in _USED.get(_kind(rotary), ())
+        return same(name, ours, default).read(rotary if is_used else {})
+
+    return Field(ours, read, lambda config: {})
+
+
+ROTARY = (
+    same("rope_theta", "rotary_base", 10_000.0),
+    Field("rotary_scaling", _scaling, _write_scaling),
+    *(_number(name) for name in _NUMBERS),
+)
+"""The base of rotary positions, and how they are scaled."""
+
+
+def window(default: int) -> Field:
+    """Returns the field of a window that all layers have, or those that `layer_types` names.
+
+    Args:
+      default: what transformers takes where config.json does not say.
+    """
+    field = same("sliding_window", "sliding_window", default)
+
+    def read(values: Values) -> Any:
+        is_given = "sliding_window" in values
+        return 0 if is_given and values["sliding_window"] is None else field.read(values)
+
+    return Field(
+        "sliding_window", read, lambda config: {"sliding_window": config.sliding_window or None}
+    )
+
+
+def pattern(default: int) -> Field:
+    """Returns the field of which layers read everything.
+
+    Args:
+      default: every so many-th layer does where config.json does not say.
+    """
+
+    def read(values: Values) -> int:
+        kinds = values.get("layer_types")
+        if not kinds:
+            every = values.get("sliding_window_pattern") or default
+            return every if isinstance(every, int) else default
+        every = kinds.index(_WHOLE) + 1 if _WHOLE in kinds else 0
+        expected = [_WHOLE if every and not n % every else _WINDOWED for n in _count(kinds)]
+        if kinds != expected:
+            raise UserError(
+                f"config.json: layer_types is {', '.join(map(str, kinds))}; supported is every "
+                f"n-th {_WHOLE}"
+            )
+        return every
+
+    def write(config: Any) -> Values:
+        every = config.global_every
+        kinds = [
+            _WHOLE if every and not n % every else _WINDOWED
+            for n in range(1, config.num_layers + 1)
+        ]
+        return {"layer_types": kinds}
+
+    return Field("global_every", read, write)
+
+
+def _count(items: list[Any]) -> range:
+    return range(1, len(items) + 1)
