@@ -137,3 +137,11 @@ def test_every_corrupted_span_is_of_its_document():
 def test_a_row_too_short_for_a_span_is_refused():
     with pytest.raises(UserError, match="too short for a text with a corrupted span"):
         text_length(source_length=40, context_length=2, **RATES)
+
+
+def test_a_mask_of_the_tokenizer_stands_where_a_token_is_hidden():
+    row = {"inputs": np.full(400, 7), "weights": np.ones(400)}
+    found = masking(rate=0.5, vocab_size=300, end=0, mask=103)(row, np.random.default_rng(0))
+    chosen = found["weights"] > 0
+    assert 0.7 < np.mean(found["inputs"][chosen] == 103) < 0.9
+    assert (found["inputs"][~chosen] == 7).all() and found["inputs"].max() < 300
