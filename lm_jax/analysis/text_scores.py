@@ -88,10 +88,31 @@ def score_texts(
       UserError: a text cannot be encoded, or the stride would leave tokens out.
     """
     tokenized = tokenized_texts(scorer.tokenizer, texts)
-    streams = (np.concatenate([text.tokens[-1:], text.tokens]) for text in tokenized)
+    nats = _nats(scorer, [text.tokens for text in tokenized], context_length, stride)
+    return [TextScores(*text, -each) for text, each in zip(tokenized, nats, strict=True)]
+
+
+def mean_nats(scorer: Scorer, texts: Sequence[str], *, context_length: int, stride: int) -> float:
+    """Returns the mean nats per token of all texts together, the ends of documents included.
+
+    Args:
+      context_length: as for `score_texts`.
+      stride: as there.
+
+    Raises:
+      UserError: as there.
+    """
+    end = np.array([scorer.tokenizer.end_of_document], np.int32)
+    tokens = [np.concatenate([ids, end]) for ids in scorer.tokenizer.encode_all(texts)]
+    nats = np.concatenate(_nats(scorer, tokens, context_length, stride))
+    return float(nats.mean(dtype=np.float64))
+
+
+def _nats(
+    scorer: Scorer, documents: Sequence[np.ndarray], context_length: int, stride: int
+) -> list[np.ndarray]:
+    """Returns the nats of each token of each document, whose last token is its end."""
+    streams = (np.concatenate([tokens[-1:], tokens]) for tokens in documents)
     windows = [list(windows_of(stream, context_length, stride)) for stream in streams]
     scores = iter(score_sequences(scorer, list(itertools.chain.from_iterable(windows))))
-    return [
-        TextScores(*text, -np.concatenate([next(scores).nats for _ in cut]))
-        for text, cut in zip(tokenized, windows, strict=True)
-    ]
+    return [np.concatenate([next(scores).nats for _ in cut]) for cut in windows]

@@ -14,7 +14,7 @@ import numpy as np
 from lm_jax import data
 from lm_jax.analysis.attention_maps import AttentionReader, TextAttention
 from lm_jax.analysis.inspect import embedding_table
-from lm_jax.analysis.text_scores import TextScores, score_texts
+from lm_jax.analysis.text_scores import TextScores, mean_nats, score_texts
 from lm_jax.analysis.text_states import StateReader, TextStates, embed_texts
 from lm_jax.analysis.text_windows import check_texts, context_of
 from lm_jax.build import BuiltExperiment, build_experiment, measure
@@ -137,8 +137,8 @@ class Run:
         kept = [text for text in check_texts(texts) if text.strip()]
         if not kept:
             raise UserError("no text holds anything but white space; give at least one that does")
-        scores = self.log_probabilities(kept, stride=stride, context_length=context_length)
-        nats = -sum(each.total for each in scores) / sum(len(each.tokens) for each in scores)
+        length = context_of(self.built, context_length)
+        nats = mean_nats(scorer_of(self), kept, context_length=length, stride=stride)
         return math.exp(nats)
 
     def score(
