@@ -13,7 +13,7 @@ from tests.parity.recorded import reference
 from tests.parity.test_hugging_face import assert_equal_logits, padded
 
 
-@pytest.mark.parametrize("name", slow_but(decoders.DECODERS, "gemma2"))
+@pytest.mark.parametrize("name", slow_but(decoders.DECODERS, "gemma2", "gemma3"))
 def test_a_padded_batch_through_a_decoder(name):
     tokens, mask = padded((20, 13))
     batch = {"inputs": tokens, "segments": mask}
