@@ -20,6 +20,7 @@ CHOICES = {
     "texts": ("reviews", "newsgroups", "genres"),
     "sequence_model": ("encoder_decoder", "decoder", "lstm_attention", "lstm"),
     "preset": ("gpt2_small", "bert_base", "t5_small", "resnet34"),
+    "model": ("experts", "dense"),
     "translator": ("transformer", "lstm_attention", "lstm"),
 }
 
