@@ -1,7 +1,9 @@
 """Exports a run for Hugging Face transformers: safetensors, config.json and the tokenizer."""
 
+import dataclasses
+import functools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, to
 from lm_jax.interop.layout import Entry, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
 from lm_jax.runs.trained_run import abstract_state
 from lm_jax.telemetry.json_files import read_object, write_json
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
+from lm_jax.training.mup import configurations
 
 _KEPT = ("generation_config.json", "chat_template.jinja")  # of a model that was imported
 
@@ -48,8 +52,10 @@ def export_model(
     workdir, directory = Path(workdir), Path(directory)
     experiment = workdirs.read_experiment(workdir)
     built = build_experiment(experiment, workdirs.read_sizes(workdir), jax.devices()[:1])
-    config = built.experiment.model
-    exported_as(config)  # refuses what has no counterpart
+    config, width = built.experiment.model, experiment.mup_base_width
+    if width and of_width(config, width) != config:
+        config, _ = configurations(config, width)
+    exported_as(_with_plain_logits(config, built.declarations))  # refuses what has no counterpart
     tokenizer = data.load_tokenizer(workdir / "tokenizer")
     with (
         Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True) as checkpoints,
@@ -79,11 +85,36 @@ def write_model(
       UserError: no architecture of transformers computes what the model does.
       OSError: a file cannot be written.
     """
+    plain = _with_plain_logits(config, arrays)
+    if plain.logit_scale != config.logit_scale:
+        arrays = _scaled(arrays, config.logit_scale)
+    config = plain
     architecture, values = exported_as(config)
     wanted = entries(architecture, config, shapes_of(architecture, config))
     planned = _planned(wanted, arrays)
     write_tensors(directory, planned, _arrays(wanted, arrays, config), largest_shard)
     return values | {"dtype": np.result_type(*(each.dtype for each in planned)).name}
+
+
+_LAST = "final_norm/"  # its scale and bias multiply the logits, whatever the table
+
+
+def _with_plain_logits(config: Any, paths: Iterable[str]) -> Any:
+    """Returns the configuration with a factor on logits in the last norm, where there is one."""
+    has_norm = any(path.startswith(_LAST) for path in paths)
+    return dataclasses.replace(config, logit_scale=1.0) if has_norm else config
+
+
+def _scaled(arrays: Mapping[str, SavedArray], factor: float) -> dict[str, SavedArray]:
+    def read(array: SavedArray) -> np.ndarray:
+        return (array.read() * np.float32(factor)).astype(array.dtype)
+
+    return {
+        path: array._replace(read=functools.partial(read, array))
+        if path.startswith(_LAST)
+        else array
+        for path, array in arrays.items()
+    }
 
 
 def _planned(wanted: Sequence[Entry], saved: Mapping[str, SavedArray]) -> list[Planned]:

@@ -1,5 +1,6 @@
 """A model that was imported is a work directory like any other, and goes out as it came in."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -10,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 from lm_jax.data import train_tokenizer
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
-from lm_jax.interop.export_model import export_model
+from lm_jax.interop.export_model import export_model, write_model
 from lm_jax.interop.export_tokenizer import tokenizer_json
-from lm_jax.interop.import_model import import_model
+from lm_jax.interop.import_model import import_model, open_model, read_arrays
 from lm_jax.runs.trained_run import load, split_of
+from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
 
 
@@ -67,3 +69,16 @@ def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
         export_model(workdir, out)
     with pytest.raises(UserError, match="is not empty; choose another"):
         import_model(folder, workdir)
+
+
+def test_a_factor_on_logits_goes_into_the_last_norm(tmp_path):
+    tensors = write_folder("gpt2", tmp_path / "theirs")
+    source = open_model(tmp_path / "theirs")
+    arrays = read_arrays(source, tmp_path)
+    saved = {path: SavedArray(x.shape, x.dtype, lambda x=x: x) for path, x in arrays.items()}
+    (tmp_path / "out").mkdir()
+    config = dataclasses.replace(source.config, logit_scale=0.25)
+    write_model(config, saved, tmp_path / "out")
+    for name, found in load_file(tmp_path / "out/model.safetensors").items():
+        factor = 0.25 if name.startswith("transformer.ln_f.") else 1
+        np.testing.assert_array_equal(found, tensors[name] * np.float32(factor), err_msg=name)
