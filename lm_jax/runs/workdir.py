@@ -237,14 +237,16 @@ def add_test_figures(
     if not path.exists():
         return {}
     results, own = read_object(path), read_experiment(workdir).evaluation
-    windows = {"stride": eval_config.stride, "context_length": eval_config.context_length}
+    windows = _windows_of(eval_config)
     write_json(path, results | {"test": {"step": step, **windows, **figures}})
-    is_comparable = results.get("step", step) == step and windows == {
-        "stride": own.stride,
-        "context_length": own.context_length,
-    }
+    is_comparable = results.get("step", step) == step and windows == _windows_of(own)
     validation = results.get("validation")
     return validation if is_comparable and type(validation) is dict else {}
+
+
+def _windows_of(eval_config: EvaluationConfig) -> dict[str, Any]:
+    names = ("stride", "context_length", "windows")
+    return {name: vars(eval_config)[name] for name in names}
 
 
 def write_by_position(
@@ -259,8 +261,7 @@ def write_by_position(
     path = Path(workdir) / f"by_position_{split}.json"
     record = {
         "step": step,
-        "stride": eval_config.stride,
-        "context_length": eval_config.context_length,
+        **_windows_of(eval_config),
         "cross_entropy": float(sums.nats.sum() / tokens),
         "tokens": int(tokens),
         "nats_by_position": (sums.nats / np.where(sums.tokens, sums.tokens, np.nan)).tolist(),
@@ -275,17 +276,17 @@ def read_by_position(
 ) -> PositionSums | None:
     """Returns the sums that `write_by_position` recorded at a step for disjoint windows.
 
-    Returns None if the file is missing or cannot be read, or if its step, its stride or its context
-    length is another.
+    Returns None if the file is missing or cannot be read, or if its step or its windows are others.
     """
     try:
         record = read_object(Path(workdir) / f"by_position_{split}.json")
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
         nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
         measured = record["step"], record["stride"], record["context_length"]
+        windows = record.get("windows", "documents")  # earlier versions knew no others
     except (OSError, UserError, ValueError, KeyError, TypeError):
         return None
-    if measured != (step, 0, 0):
+    if (*measured, windows) != (step, 0, 0, "documents"):
         return None
     return PositionSums(np.array(nats), np.array(tokens, float))
 

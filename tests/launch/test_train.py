@@ -50,7 +50,8 @@ def test_the_test_split_is_written_beside_the_validation_figures(trained, tmp_pa
     figures = json.loads(out.splitlines()[-1])["test"]
     assert figures["cross_entropy"] == pytest.approx(trained[1]["validation"]["cross_entropy"])
     written = json.loads((workdir / "evaluation.json").read_text())
-    assert written.pop("test") == {"step": 40, "stride": 0, "context_length": 0} | figures
+    windows = {"stride": 0, "context_length": 0, "windows": "documents"}
+    assert written.pop("test") == {"step": 40} | windows | figures
     assert written == json.loads((trained[0] / "evaluation.json").read_text())
     (row,) = [line.split() for line in out.splitlines() if line.startswith("tokens ")]
     assert row == ["tokens", "predicted", *[f"{figures['tokens']:,}"] * 2]

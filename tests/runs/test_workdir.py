@@ -67,8 +67,12 @@ def test_what_is_written_is_read_back(tmp_path):
 
 @pytest.mark.parametrize(
     "eval_config",
-    [EvaluationConfig(stride=2), EvaluationConfig(context_length=4)],
-    ids=["strided", "of another context"],
+    [
+        EvaluationConfig(stride=2),
+        EvaluationConfig(context_length=4),
+        EvaluationConfig(windows="bare"),
+    ],
+    ids=["strided", "of another context", "of other targets"],
 )
 def test_a_measurement_of_other_windows_or_another_step_is_not_read(eval_config, tmp_path):
     sums = PositionSums(np.array([6.0, 5.0]), np.array([3.0, 2.0]))
@@ -91,7 +95,8 @@ def test_test_figures_join_the_results_of_a_run(step, stride, is_comparable, tmp
     found = add_test_figures(tmp_path, figures, step, eval_config)
     assert found == (results["validation"] if is_comparable else {})
     written = json.loads((tmp_path / "evaluation.json").read_text())
-    test = {"step": step, "stride": stride, "context_length": 0, "cross_entropy": 2.5}
+    windows = {"stride": stride, "context_length": 0, "windows": "documents"}
+    test = {"step": step, **windows, "cross_entropy": 2.5}
     assert written == results | {"test": test}
 
 
