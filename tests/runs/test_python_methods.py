@@ -16,6 +16,7 @@ from lm_jax.errors import UserError
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.runs import trained_run
 from lm_jax.runs.trained_run import Run, evaluate_texts
+from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
 TEXTS = ["1 times 4 is 4.\n", "", "\U0001f642", "na\u00efve " * 20, "3 times 6 is 18. " * 9]
@@ -26,7 +27,7 @@ def run(language_model):
     return lm_jax.load(language_model)
 
 
-@pytest.mark.parametrize("stride", [0, 8])
+@pytest.mark.parametrize("stride", slow_but([0, 8], 8))
 def test_log_probabilities_sum_to_what_evaluate_says(run, stride):
     scores = run.log_probabilities(TEXTS, stride=stride)
     for text, each in zip(TEXTS, scores, strict=True):
@@ -53,6 +54,7 @@ def test_a_text_has_the_same_scores_alone_and_among_others(run):
     assert run.log_probabilities([]) == []
 
 
+@pytest.mark.slow
 def test_a_shorter_context_is_that_of_evaluation(run):
     config = EvaluationConfig(batch_size=8, context_length=16)
     figures = evaluate_texts(run, {"texts": TEXTS}, eval_config=config)["texts"]
@@ -65,6 +67,7 @@ def test_continuations_are_scored_as_the_text_that_they_end(run):
     assert scores.nats[0] == pytest.approx(-whole.log_probabilities[-4:-1].sum(), rel=1e-5)
 
 
+@pytest.mark.slow  # the states are compared by hand below, and the sums with evaluation's above
 def test_a_token_is_scored_from_the_logits_of_the_token_before_it(run):
     (scores,) = run.log_probabilities(["3 times 6"])
     inputs = np.array([[256, *b"3 times 6"]], np.int32)
