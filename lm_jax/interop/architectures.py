@@ -112,16 +112,31 @@ def their_config(architecture: Architecture, config: Any) -> dict[str, Any]:
     return found
 
 
+def of_family(config: Any) -> dict[str, Architecture]:
+    """Returns the architectures in terms of the family of a configuration of ours.
+
+    Raises:
+      UserError: there are none.
+    """
+    family = family_name(config)
+    found = {name: each for name, each in ARCHITECTURES.items() if each.family == family}
+    if not found:
+        exported = ", ".join(sorted({each.family for each in ARCHITECTURES.values()}))
+        raise UserError(
+            f"a model of the family {family} has no counterpart in transformers; exported are "
+            f"{exported}"
+        )
+    return found
+
+
 def exported_as(config: Any) -> tuple[Architecture, dict[str, Any]]:
     """Returns the architecture that computes what our configuration does, and its config.json.
 
     Raises:
       UserError: there is none; the message names what keeps the nearest one from it.
     """
-    family, obstacles = family_name(config), {}
-    for name, architecture in ARCHITECTURES.items():
-        if architecture.family != family:
-            continue
+    obstacles = {}
+    for name, architecture in of_family(config).items():
         try:
             values = their_config(architecture, config)
             there = our_config(architecture, json.loads(json.dumps(values)))
@@ -132,12 +147,6 @@ def exported_as(config: Any) -> tuple[Architecture, dict[str, Any]]:
         obstacles[name] = [f"model.{n} {ours[n]}" for n in ours if ours[n] != theirs[n]]
         if not obstacles[name]:
             return architecture, values
-    if not obstacles:
-        exported = ", ".join(sorted({each.family for each in ARCHITECTURES.values()}))
-        raise UserError(
-            f"a model of the family {family} has no counterpart in transformers; exported are "
-            f"{exported}"
-        )
     nearest = min(obstacles, key=lambda name: len(obstacles[name]))
     raise UserError(
         f"no architecture of transformers computes what this model does; the nearest is {nearest}, "

@@ -12,7 +12,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import build_experiment
-from lm_jax.interop.architectures import exported_as
+from lm_jax.interop.architectures import exported_as, of_family
 from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
 from lm_jax.interop.layout import Entry, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
@@ -53,9 +53,10 @@ def export_model(
     experiment = workdirs.read_experiment(workdir)
     built = build_experiment(experiment, workdirs.read_sizes(workdir), jax.devices()[:1])
     config, width = built.experiment.model, experiment.mup_base_width
+    of_family(config)  # refuses what has no counterpart, and so does the next
     if width and of_width(config, width) != config:
         config, _ = configurations(config, width)
-    exported_as(_with_plain_logits(config, built.declarations))  # refuses what has no counterpart
+    exported_as(_with_plain_logits(config, built.declarations))
     tokenizer = data.load_tokenizer(workdir / "tokenizer")
     with (
         Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True) as checkpoints,

@@ -11,9 +11,12 @@ from safetensors.numpy import load_file, save_file
 from lm_jax.data import train_tokenizer
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
+from lm_jax.interop.architectures import exported_as
 from lm_jax.interop.export_model import export_model, write_model
 from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
+from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs.trained_run import load, split_of
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
@@ -82,3 +85,16 @@ def test_a_factor_on_logits_goes_into_the_last_norm(tmp_path):
     for name, found in load_file(tmp_path / "out/model.safetensors").items():
         factor = 0.25 if name.startswith("transformer.ln_f.") else 1
         np.testing.assert_array_equal(found, tensors[name] * np.float32(factor), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (CausalCNNConfig(), "family causal_cnn has no counterpart in transformers; exported are"),
+        (TransformerConfig(vocab_size=9, positions="alibi"), "nearest is gpt2.*positions alibi"),
+        (TransformerConfig(vocab_size=9, qk_norm="head"), "nearest is gpt2.*qk_norm head"),
+    ],
+)
+def test_a_model_without_a_counterpart_is_refused_by_what_it_has(config, message):
+    with pytest.raises(UserError, match=message):
+        exported_as(config)
