@@ -20,7 +20,7 @@ from lm_jax.interop.whole_directory import whole_directory
 from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
 from lm_jax.runs.trained_run import abstract_state
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.telemetry.json_files import read_object, write_json, write_text
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
 from lm_jax.training.mup import configurations
 
@@ -170,7 +170,7 @@ def _write_tokenizer(
     if text is None:
         log(f"a tokenizer of kind {tokenizer.kind} has no counterpart there and is left out")
         return
-    (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+    write_text(directory / "tokenizer.json", text)
     if other := differing_texts(tokenizer, text):
         log(f"the tokenizer there cuts some rare texts otherwise, such as {other[0]!r}")
     described: dict[str, Any] = {

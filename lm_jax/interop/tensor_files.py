@@ -1,6 +1,5 @@
 """Tensors in files of safetensors: read one at a time, and written in shards."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import read_object
+from lm_jax.telemetry.json_files import read_object, write_json
 
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -139,8 +138,7 @@ def write_tensors(
         index |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         total = sum(each.bytes for each in planned)
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2)
-        (directory / _INDEX).write_text(text + "\n", encoding="utf-8")
+        write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": index})
 
 
 def _shards(planned: Sequence[Planned], largest: int) -> list[list[Planned]]:

@@ -18,6 +18,7 @@ from lm_jax.runs import train as training
 from lm_jax.runs.initial_state import fine_tuned
 from lm_jax.runs.trained_run import Run, load
 from lm_jax.runs.workdir import read_experiment
+from lm_jax.telemetry.json_files import write_text
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.training.checkpoints import finished_steps
 
@@ -166,7 +167,7 @@ def _written(directory: Path, files: Mapping[str, str]) -> Iterator[None]:
         if processes.is_first() and not has_begun:
             directory.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                (directory / name).write_text(content, encoding="utf-8")
+                write_text(directory / name, content)
 
     processes.together(write)
     try:

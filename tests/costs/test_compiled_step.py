@@ -108,6 +108,7 @@ def test_products_of_the_compiled_step_are_three_times_the_forward_pass():
     assert compiled.work.product_flops == pytest.approx(compiled.model_flops, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_recomputation_costs_a_forward_pass_of_the_layers():
     config = {"model__num_layers": 4}
     whole = compile_step(program_on("data:8", **config)).work.product_flops
@@ -307,6 +308,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 def test_the_front_door_checks_a_configuration():
     arguments = [*QUICK, "--devices=16", "--mesh=fsdp:8,tensor:2", "--batch_size=16"]
     status, last, err = launch("compile_check", *arguments, "--accelerator=v5e")

@@ -10,6 +10,7 @@ from lm_jax.data.embedded import python_reference
 from lm_jax.data.sentencepiece_model import Pieces
 from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.errors import UserError
+from tests.conftest import slow_but
 
 KINDS = ("byte", "char", "bpe", "unigram")
 TEXTS = python_reference()[:10]
@@ -80,7 +81,7 @@ def test_characters_beyond_a_char_vocabulary_are_spelled_in_bytes():
     assert tokenizer.vocab_size == 260 and tokenizer.decode(tokenizer.encode("abc")) == "abc"
 
 
-@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+@pytest.mark.parametrize("kind", slow_but(["bpe", "unigram"], "bpe"))
 def test_long_text_without_spaces_trains_a_tokenizer(kind):
     syllables = random.Random(0).choices(["an", "el", "mar", "io", "ka", "ri\n"], k=90_000)
     text = "".join(syllables)  # 224,000 characters: a list of names, one a line

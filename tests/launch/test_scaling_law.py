@@ -74,6 +74,7 @@ def tuned(tmp_path):
     return write(tmp_path / "tuned.csv", ["family", "n", "rate", "loss"], rows)
 
 
+@pytest.mark.slow
 def test_families_by_their_best_rates(tuned, tmp_path):
     """Each size counts with its best rate; each family has its own exponent and line."""
     page = tmp_path / "page"

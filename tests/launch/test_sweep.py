@@ -42,6 +42,7 @@ def rows_of(directory):
     return {row["name"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     directory = tmp_path / "sweep"
     status, outcome, err = sweep(write(tmp_path, 10), directory)

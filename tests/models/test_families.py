@@ -262,6 +262,7 @@ def test_combinations_that_cannot_run_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_analysis")
 def test_embeddings_of_other_tokens_are_not_taken_over(tmp_path):
     config = tiny(model=LANGUAGE["mlp"], mesh="auto", training__num_steps=6)

@@ -119,7 +119,7 @@ def gradients(name, mesh):
 
 
 _QUICK = (
-    "encoder_decoder, relative, post",
+    "encoder",
     "recurrent_seq2seq",
     "residual",
 )

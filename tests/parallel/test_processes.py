@@ -14,6 +14,7 @@ from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 from lm_jax.telemetry.json_files import read_metrics
+from tests.conftest import slow_but
 from tests.launch.programs import ROOT, TINY, parameters, start, wait_for_step
 
 CONFIG = [f"--config={ROOT / 'configs/quickstart.py'}", *TINY[1:]]
@@ -245,7 +246,7 @@ def test_data_that_one_host_lacks_is_refused_by_all(tmp_path):
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", slow_but([0, 1], 1))
 def test_a_job_whose_other_process_never_starts_says_where_it_waited(index, tmp_path):
     workdir, port = tmp_path / "run", free_port()
     arguments = [*CONFIG, f"--workdir={workdir}", *place(2, index, port)]

@@ -357,7 +357,7 @@ def test_an_optimizer_without_a_rule_is_refused():
         rate_factor("mine.py:OURS", PARAMS_FANS["table"])
 
 
-@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("chunks", slow_but([1, 3], 3))
 def test_logits_of_a_tied_table_are_divided_by_the_growth(chunks):
     config = FAMILY["transformer, tied and gated"][0]
     config = dataclasses.replace(config, loss_chunks=chunks)
