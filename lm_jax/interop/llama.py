@@ -1,8 +1,9 @@
 """Llama (Touvron et al. 2023) and what is built like it: Mistral, Qwen, OLMo 2, Gemma, mixtures."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
+from lm_jax.errors import UserError
 from lm_jax.interop.rotary import ROTARY, pattern, window
 from lm_jax.interop.tables import (
     EXPERTS,
@@ -55,13 +56,25 @@ _PRE_NORMS = (
 )
 _ROWS: tuple[Row, ...] = (*_ENDS, *_PRE_NORMS, *_ATTENTION, *_FEED_FORWARD)
 _LEFT_OUT = ("*.rotary_emb.inv_freq", "lm_head.weight")  # the second where it is a copy
+
+
+def _kv_heads(default: int) -> Field:
+    return same("num_key_value_heads", "num_kv_heads", default, lambda config: config.kv_heads)
+
+
+def _other(fields: Iterable[Field], *others: Field) -> tuple[Field, ...]:
+    """Returns fields of which some have another default."""
+    by_name = {field.ours: field for field in others}
+    return tuple(by_name.get(field.ours, field) for field in fields)
+
+
 _SIZES = (
     same("vocab_size", "vocab_size"),
     same("max_position_embeddings", "context_length"),
     same("hidden_size", "d_model"),
     same("num_hidden_layers", "num_layers"),
     same("num_attention_heads", "num_heads"),
-    same("num_key_value_heads", "num_kv_heads", 0, lambda config: config.kv_heads),
+    _kv_heads(0),
     same("rms_norm_eps", "norm_epsilon", 1e-6),
     *ROTARY,
     only("attention_bias", False, None),
@@ -71,6 +84,7 @@ _WIDTH = same("intermediate_size", "d_ff", None, lambda config: config.feed_forw
 _GATE = named("hidden_act", "activation", _GATES, "silu")
 _UNTIED = same("tie_word_embeddings", "tie_embeddings", False)
 _FIELDS = (*_SIZES, _WIDTH, _GATE, _UNTIED)
+_EPSILON = same("rms_norm_eps", "norm_epsilon", 1e-5)
 _HEAD_DIM = same("head_dim", "head_dim", 0, lambda config: config.head_width)
 _NO_WINDOW = only("use_sliding_window", False)
 
@@ -88,26 +102,30 @@ LLAMA = Architecture(
 MISTRAL = LLAMA._replace(
     model_type="mistral",
     classes=("MistralForCausalLM", "MistralModel"),
-    fields=(*_FIELDS, _HEAD_DIM, window(4096)),
+    fields=(*_other(_FIELDS, _kv_heads(8)), _HEAD_DIM, window(4096)),
 )
 QWEN2 = LLAMA._replace(
     model_type="qwen2",
     classes=("Qwen2ForCausalLM", "Qwen2Model"),
     constants=_CONSTANTS | {"qkv_bias": True},
-    fields=(*_FIELDS, _NO_WINDOW),
+    fields=(*_other(_FIELDS, _kv_heads(32)), _NO_WINDOW),
 )
 QWEN3 = LLAMA._replace(
     model_type="qwen3",
     classes=("Qwen3ForCausalLM", "Qwen3Model"),
     constants=_CONSTANTS | {"qk_norm": "head"},
-    fields=(*_FIELDS, _HEAD_DIM, _NO_WINDOW),
+    fields=(
+        *_other(_FIELDS, _kv_heads(32)),
+        same("head_dim", "head_dim", 128, lambda config: config.head_width),
+        _NO_WINDOW,
+    ),
     rows=(*_ROWS, *_QK_NORMS),
 )
 OLMO2 = LLAMA._replace(
     model_type="olmo2",
     classes=("Olmo2ForCausalLM", "Olmo2Model"),
     constants=_CONSTANTS | {"norm_order": "post_block", "qk_norm": "all"},
-    fields=_FIELDS,
+    fields=_other(_FIELDS, _EPSILON),
     rows=(
         *_ENDS,
         *norm(f"{_LAYER}.post_attention_layernorm", "layers/attention_norm"),
@@ -128,12 +146,24 @@ _GEMMA_NORMS = {
 }
 
 
-def _cap(field: str) -> Callable[[Any], float | None]:
-    """Returns what writes a cap; transformers divides by one that is 0."""
-    return lambda config: getattr(config, field) or None
+def _cap(theirs: str, ours: str, default: float | None) -> Field:
+    """Returns a soft cap, which is null where there is none; transformers divides by 0."""
+
+    def read(values: Values) -> float:
+        given = values.get(theirs, default)
+        return 0.0 if given is None else same(theirs, ours).read({theirs: given})
+
+    return Field(ours, read, lambda config: {theirs: getattr(config, ours) or None})
 
 
 _SCALE = "query_pre_attn_scalar"
+
+
+def _scale(values: Values) -> float:
+    scalar = same(_SCALE, "attention_scale", 256).read(values)
+    if scalar <= 0:
+        raise UserError(f"config.json: {_SCALE} is {scalar}; expected a number above 0")
+    return scalar**-0.5
 
 
 def _scalar(config: Any) -> Values:
@@ -147,14 +177,14 @@ GEMMA2 = LLAMA._replace(
     classes=("Gemma2ForCausalLM", "Gemma2Model"),
     constants=_CONSTANTS | {"norm_order": "both", "scale_embeddings": True},
     fields=(
-        *_SIZES,
+        *_other(_SIZES, _kv_heads(4)),
         _WIDTH,
         named("hidden_activation", "activation", _GELU_GATE, "gelu_pytorch_tanh"),
         same("tie_word_embeddings", "tie_embeddings", True),
         same("head_dim", "head_dim", 256, lambda config: config.head_width),
-        Field("attention_scale", lambda values: values.get(_SCALE, 256) ** -0.5, _scalar),
-        same("attn_logit_softcapping", "attention_soft_cap", 0.0, _cap("attention_soft_cap")),
-        same("final_logit_softcapping", "logit_soft_cap", 0.0, _cap("logit_soft_cap")),
+        Field("attention_scale", _scale, _scalar),
+        _cap("attn_logit_softcapping", "attention_soft_cap", 50.0),
+        _cap("final_logit_softcapping", "logit_soft_cap", 30.0),
         window(4096),
         pattern(2),
         only("use_bidirectional_attention", False, None),
@@ -177,8 +207,12 @@ GEMMA3 = GEMMA2._replace(
     classes=("Gemma3ForCausalLM", "Gemma3TextModel"),
     constants=dict(GEMMA2.constants) | {"qk_norm": "head"},
     fields=(
-        *(field for field in GEMMA2.fields if field.ours not in ("global_every", "rotary_base")),
-        same("rope_theta", "rotary_base", 1_000_000.0),
+        *_other(
+            (field for field in GEMMA2.fields if field.ours != "global_every"),
+            same("rope_theta", "rotary_base", 1_000_000.0),
+            _cap("attn_logit_softcapping", "attention_soft_cap", None),
+            _cap("final_logit_softcapping", "logit_soft_cap", None),
+        ),
         same("rope_local_base_freq", "rotary_local_base", 10_000.0),
         pattern(6),
     ),
@@ -218,7 +252,7 @@ MIXTRAL = MISTRAL._replace(
     classes=("MixtralForCausalLM", "MixtralModel"),
     constants=_CONSTANTS | {"normalize_expert_weights": True},
     fields=(
-        *_SIZES,
+        *_other(_SIZES, _kv_heads(8), _EPSILON, same("rope_theta", "rotary_base", 1_000_000.0)),
         same("intermediate_size", "d_ff", None, lambda config: config.expert_width),
         _GATE,
         _UNTIED,
@@ -253,14 +287,20 @@ QWEN2_MOE = QWEN2._replace(
 QWEN3_MOE = QWEN3._replace(
     model_type="qwen3_moe",
     classes=("Qwen3MoeForCausalLM", "Qwen3MoeModel"),
-    fields=(*_MIXTURE, _NUM_EXPERTS, _HEAD_DIM, _EXPERT_WIDTH, *_SPARSE),
+    fields=(
+        *_other(_MIXTURE, _kv_heads(4)),
+        _NUM_EXPERTS,
+        _HEAD_DIM,
+        _EXPERT_WIDTH,
+        *_SPARSE,
+    ),
     rows=(*_ENDS, *_PRE_NORMS, *_ATTENTION, *_QK_NORMS, *_experts("mlp", _NAMES)),
 )
 OLMOE = LLAMA._replace(
     model_type="olmoe",
     classes=("OlmoeForCausalLM", "OlmoeModel"),
     constants=_CONSTANTS | {"qk_norm": "all"},
-    fields=(*_MIXTURE, _NUM_EXPERTS, only("clip_qkv", None)),
+    fields=(*_other(_MIXTURE, _EPSILON), _NUM_EXPERTS, only("clip_qkv", None)),
     rows=(*_ENDS, *_PRE_NORMS, *_ATTENTION, *_QK_NORMS, *_experts("mlp", _NAMES)),
 )
 LLAMA_LIKE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3) + (

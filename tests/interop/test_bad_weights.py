@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lm_jax.config.serialization import dumps
 from lm_jax.errors import UserError
+from lm_jax.interop.architectures import ARCHITECTURES, our_config
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
+from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.runs.workdir import imported_folder
+from tests.experiments import tiny
 from tests.parity.pretrained import write_folder
 
 
@@ -113,3 +118,53 @@ def test_a_folder_without_a_tokenizer_is_refused_and_nothing_is_written(folder, 
     with pytest.raises(UserError, match=r"no tokenizer; expected tokenizer\.json"):
         import_model(folder, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(0, "is 0; expected a number above 0"), ("x", "'x'; expected a number")],
+)
+def test_a_scale_of_attention_that_is_no_number_above_0_is_named(given, message):
+    values = {name: 8 for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    values |= {"max_position_embeddings": 8, "num_attention_heads": 4, "intermediate_size": 8}
+    with pytest.raises(UserError, match=message):
+        our_config(ARCHITECTURES["gemma2"], values | {"query_pre_attn_scalar": given})
+
+
+def test_what_a_configuration_leaves_out_is_what_transformers_takes():
+    """The defaults of the configurations of transformers 5.24."""
+    sizes = {"vocab_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 8}
+    sizes |= {"max_position_embeddings": 8, "num_attention_heads": 32, "rope_scaling": None}
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2}
+    expected = {
+        "mistral": {"num_kv_heads": 8, "norm_epsilon": 1e-6, "sliding_window": 4096},
+        "mixtral": {"num_kv_heads": 8, "norm_epsilon": 1e-5, "rotary_base": 1e6},
+        "qwen3": {"num_kv_heads": 32, "head_dim": 128, "norm_epsilon": 1e-6},
+        "olmo2": {"norm_epsilon": 1e-5, "rotary_base": 1e4},
+        "gemma2": {"num_kv_heads": 4, "attention_soft_cap": 50.0, "logit_soft_cap": 30.0},
+        "gemma3_text": {"num_kv_heads": 4, "attention_soft_cap": 0.0, "rotary_base": 1e6},
+    }
+    for name, fields in expected.items():
+        given = sizes | (experts if name == "mixtral" else {})
+        config = our_config(ARCHITECTURES[name], given)
+        assert {field: getattr(config, field) for field in fields} == fields, name
+    capped = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    assert our_config(ARCHITECTURES["gemma2"], sizes | capped).logit_soft_cap == 0
+
+
+def test_runs_that_name_each_other_as_their_beginning_have_no_imported_folder(tmp_path):
+    experiment = tiny()
+    for name, other in (("a", "b"), ("b", "a")):
+        experiment.fine_tuning.workdir = str(tmp_path / other)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(dumps(experiment))
+    assert imported_folder(tmp_path / "a") is None
+
+
+def test_two_that_write_one_directory_do_not_share_what_they_write(tmp_path):
+    with whole_directory(tmp_path / "run", "--workdir") as first:
+        with whole_directory(tmp_path / "run", "--workdir") as second:
+            assert first != second and second.is_dir()
+        assert first.is_dir()
+        (tmp_path / "run").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
