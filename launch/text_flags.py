@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 AGAINST = flags.DEFINE_string(
     "against", None, "The work directory of a run that is measured on the same --text."
 )
-_PARTIAL = "texts.partial"
+_PARTIAL = "texts.kept.jsonl"
 
 
 def refuse_unused() -> None:

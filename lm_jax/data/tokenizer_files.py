@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from lm_jax.data.tokenizer_config import TokenizerConfig
 
-_ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>")  # where no file names an eos_token
+_ENDS = (
+    "<|endoftext|>",
+    "</s>",
+    "<eos>",
+    "<|end_of_text|>",
+    "[SEP]",
+)  # where no file names an eos_token
 _NAMES_OF_END = ("tokenizer_config.json", "special_tokens_map.json")
 _KINDS_OF_FILES = {"tokenizer.json": "huggingface", "*.model": "sentencepiece"} | {
     "*.tiktoken": "tiktoken"

@@ -221,6 +221,7 @@ def _byte_pairs(values: _Values, tokens: Sequence[str]) -> dict[str, bytes]:
     model = {
         "type": "BPE",
         "vocab": {token: index for index, token in enumerate(tokens)},
+        "ignore_merges": pre == "llama-bpe",  # a word of the vocabulary is one token
         "merges": [merge.split(" ") for merge in values.need("tokenizer.ggml.merges")],
     }
     tokenizer = {

@@ -43,8 +43,13 @@ def work_directory_of(path: str | Path) -> Path:
     workdir = cache_directory("").parent / "imported" / f"{path.absolute().name}-{key}"
 
     def make() -> None:
-        if not (workdir / "config.json").exists():
-            import_model(path, workdir, format, log=lambda _: None)
+        done = workdir / "config.json"
+        if not done.exists():
+            try:
+                import_model(path, workdir, format, log=lambda _: None)
+            except (OSError, UserError):
+                if not done.exists():  # else another program was first
+                    raise
 
     processes.first_then_others(make)
     return workdir

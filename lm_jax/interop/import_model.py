@@ -43,6 +43,7 @@ COMPANIONS = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+_USUAL = {"mask_token": "[MASK]"}  # where no file names one
 _FINE_TUNING = ScheduleConfig(peak_learning_rate=2e-5)
 
 
@@ -72,6 +73,7 @@ def open_model(directory: str | Path, tensors: Mapping[str, Tensor] | None = Non
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
     tensors = read_tensors(directory) if tensors is None else tensors
+    tensors = {_renamed(name): tensor for name, tensor in tensors.items()}
     prefix = architecture.prefix
     if not any(name.startswith(prefix) for name in tensors):  # the model without its head
         tensors = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
@@ -204,6 +206,7 @@ def import_model(
         write_json(partial / "config.json", to_dict(experiment))
     parameters = sum(array.size for array in arrays.values())
     log(f"{parameters:,} parameters of {source.architecture.classes[0]} in {workdir}")
+    _tell_opening_token(source, tokenizer, log)
     if lacks_head(source):
         log("the file has no head: it was drawn, and must be trained before it predicts tokens")
     return {
@@ -212,6 +215,13 @@ def import_model(
         "parameters": parameters,
         "vocab_size": source.config.vocab_size,
     }
+
+
+def _renamed(name: str) -> str:
+    """Returns the name of a tensor, which older files of BERT give gamma and beta."""
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        name = name.replace(old, new)
+    return name
 
 
 def _open_gguf(path: Path, files: Path) -> Source:
@@ -228,18 +238,39 @@ FORMATS: dict[str, Callable[[Path, Path], Source]] = {
 """Name -> (path, empty folder for files that the model holds in itself) -> the model."""
 
 
+def _special_tokens(directory: Path) -> dict[str, Any]:
+    """Returns the special tokens that files of a tokenizer name, with its other settings."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = directory / name
+        found |= read_object(path) if path.exists() else {}
+    return {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items()}
+
+
+def _tell_opening_token(
+    source: Source, tokenizer: data.Tokenizer, log: Callable[[str], None]
+) -> None:
+    """Says where a model was trained behind another token than opens a text here."""
+    described = _special_tokens(source.directory)
+    token = described.get("bos_token") if described.get("add_bos_token") else None
+    index = special_id(tokenizer, token) if isinstance(token, str) else None
+    if index not in (None, tokenizer.end_of_document):
+        log(
+            f"texts open with the token that ends a document, and this model was trained with "
+            f"{token} there: its figures and texts differ from those of its makers"
+        )
+
+
 def _with_ids(source: Source, tokenizer: data.Tokenizer) -> Any:
     """Returns our configuration with the ids of special tokens that its tokenizer knows."""
-    path = source.directory / "tokenizer_config.json"
-    described = read_object(path) if path.exists() else {}
+    described = _special_tokens(source.directory)
     ids = {}
     for field, name in source.architecture.of_tokenizer.items():
-        token = described.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
+        token = described.get(name) or _USUAL.get(name)
         index = special_id(tokenizer, token) if token else None
         if index is None:
             raise UserError(
-                f"{source.directory}: tokenizer_config.json names no {name} that the tokenizer "
+                f"{source.directory}: the files of the tokenizer name no {name} that the tokenizer "
                 f"knows, which {source.architecture.classes[0]} needs; restore it"
             )
         ids[field] = index

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,11 @@ def whole_directory(directory: Path, flag: str) -> Iterator[Path]:
     Raises:
       UserError: the directory is not empty.
     """
+    given, directory = directory, directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{flag}={directory} is not empty; choose another")
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{flag}={given} is not empty; choose another")
+    # Its own name, since another process may write the same directory.
+    partial = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial

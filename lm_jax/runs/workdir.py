@@ -27,7 +27,11 @@ IMPORTED = "imported"  # the folder of a work directory with what else came with
 
 def imported_folder(workdir: Path) -> Path | None:
     """Returns the folder of what came with the weights that a run began with, or None."""
+    seen = set()
     while not (workdir / IMPORTED).is_dir():
+        if workdir.resolve() in seen:  # directories were renamed
+            return None
+        seen.add(workdir.resolve())
         try:
             begun_from = read_experiment(workdir).fine_tuning.workdir
         except (UserError, OSError):

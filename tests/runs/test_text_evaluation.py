@@ -54,7 +54,7 @@ def test_the_harness_figures_divide_by_bytes_and_by_pieces_between_spaces(measur
 
 
 def test_an_evaluation_goes_on_after_the_parts_that_are_kept(measured, tmp_path):
-    path, identity = tmp_path / "new" / "texts.partial", {"step": 3}
+    path, identity = tmp_path / "new" / "texts.kept.jsonl", {"step": 3}
     whole = sum_texts(model(), "t", TEXTS, EvaluationConfig())
     parts = list(measured)
     assert parts == [[15], [10, 0, 16]]
