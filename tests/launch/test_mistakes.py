@@ -96,7 +96,7 @@ def test_help_config_shows_every_field_with_the_values_given():
         (["--text=no*.txt"], "no file matches"),
         (["--text=README.md", "--tokenizers="], "--tokenizers is empty; give KIND:VOCABULARY"),
         (["--text=README.md", "--tokenizers=bpe:9,words"], "'words'; expected one of byte, char"),
-        (["--text=README.md", "--tokenizers=tiktoken"], "set data.tokenizer.path"),
+        (["--text=README.md", "--tokenizers=tiktoken"], "give tiktoken:PATH"),
     ],
 )
 def test_a_comparison_of_tokenizers_that_cannot_be_made_is_one_line(arguments, message):

@@ -25,7 +25,7 @@ from lm_jax.models.dense_classifier import DenseClassifierConfig
 from lm_jax.models.interface import Losses
 from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.skip_gram import SkipGramConfig
-from lm_jax.models.transformer.config import EncoderDecoderConfig
+from lm_jax.models.transformer.config import EncoderConfig, EncoderDecoderConfig
 from lm_jax.objectives import OBJECTIVES, targets_per_step
 from lm_jax.objectives.interface import loss_function
 from lm_jax.parallel import sharding
@@ -182,6 +182,8 @@ def test_the_figures_of_each_source_are_those_of_its_documents_alone(objective, 
 def test_special_ids_are_beyond_the_tokenizers(tmp_path):
     for objective, extra in (("masked_lm", 1), ("span_corruption", 3), ("prefix_lm", 0)):
         config = experiment(objective)
+        if objective == "masked_lm":
+            config.model = EncoderConfig(context_length=WIDTHS["context_length"])
         special = OBJECTIVES[objective].special_ids(config)
         config.model.vocab_size = 257 + special
         dataset = dataset_of(config, tmp_path)
