@@ -157,7 +157,7 @@ class AttentionReader:
             than the model reads.
         """
         config, end = self._built.experiment.model, self._tokenizer.end_of_document
-        opening = [end] if self._built.objective.opens_texts else []
+        opening = [self._tokenizer.beginning] if self._built.objective.opens_texts else []
         tokens = [*opening, *self._tokenizer.encode(text).tolist()] or [end]
         rows = {"inputs": tokens}
         lengths = {"inputs": config.context_length}

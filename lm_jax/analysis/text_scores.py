@@ -112,7 +112,8 @@ def _nats(
     scorer: Scorer, documents: Sequence[np.ndarray], context_length: int, stride: int
 ) -> list[np.ndarray]:
     """Returns the nats of each token of each document, whose last token is its end."""
-    streams = (np.concatenate([tokens[-1:], tokens]) for tokens in documents)
+    opening = np.array([scorer.tokenizer.beginning], np.int32)
+    streams = (np.concatenate([opening, tokens]) for tokens in documents)
     windows = [list(windows_of(stream, context_length, stride)) for stream in streams]
     scores = iter(score_sequences(scorer, list(itertools.chain.from_iterable(windows))))
     return [np.concatenate([next(scores).nats for _ in cut]) for cut in windows]

@@ -29,7 +29,7 @@ _MOST_TOKENS = 2**11  # of a batch, whose states of all layers are held at once
 class TextStates:
     """The hidden states of the T tokens that a model reads of a text, as in training.
 
-    Models of running text first read the token that ends a document; encoders of an encoder-decoder
+    Models of running text first read the token that opens a text; encoders of an encoder-decoder
     read it last, and classifiers not at all, unless there is nothing else.
     """
 
@@ -93,9 +93,9 @@ class StateReader:
         if self._reads_source:
             return text  # with its end
         if self.opens:
-            opening = np.zeros((1, 2), np.int32)
-            offsets = np.concatenate([opening, offsets[:-1]])
-            return TokenizedText(text.text, np.roll(tokens, 1), offsets)
+            opening = np.array([self._tokenizer.beginning], np.int32)
+            offsets = np.concatenate([np.zeros((1, 2), np.int32), offsets[:-1]])
+            return TokenizedText(text.text, np.concatenate([opening, tokens[:-1]]), offsets)
         has_tokens = len(tokens) > 1
         return text._replace(tokens=tokens[:-1], offsets=offsets[:-1]) if has_tokens else text
 

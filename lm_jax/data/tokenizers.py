@@ -163,6 +163,7 @@ class Tokenizer(NamedTuple):
     model: bytes  # what training or reading returned; empty for byte
     codec: Codec
     lossless: bool  # whether `decode` gives back the exact text
+    opening: int | None = None  # the id of `beginning`, where it is not `end_of_document`
 
     @property
     def vocab_size(self) -> int:
@@ -173,6 +174,13 @@ class Tokenizer(NamedTuple):
     def end_of_document(self) -> int:
         """The id that separates documents."""
         return self.codec.end_of_document
+
+    @property
+    def beginning(self) -> int:
+        """The id that a model reads before a text.
+
+        Models that are trained here read there the end of the document before."""
+        return self.end_of_document if self.opening is None else self.opening
 
     @property
     def encodes_in_pieces(self) -> bool:
@@ -225,7 +233,9 @@ class Tokenizer(NamedTuple):
         directory.mkdir(parents=True, exist_ok=True)
         if self.model:
             (directory / _kind(self.kind).model_file).write_bytes(self.model)
-        (directory / "tokenizer.json").write_text(json.dumps({"kind": self.kind}) + "\n")
+        opening = {} if self.opening is None else {"beginning": self.opening}
+        described = {"kind": self.kind, **opening}
+        (directory / "tokenizer.json").write_text(json.dumps(described) + "\n")
 
 
 def _check_utf8(text: str) -> None:
@@ -263,18 +273,29 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     directory = Path(directory)
     unreadable = UserError(f"{directory} holds no tokenizer that can be read")
     try:
-        name = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["kind"]
+        described = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+        name, opening = described["kind"], described.get("beginning")
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise unreadable from None
     file = _kind(name).model_file
     try:
-        return _load(name, (directory / file).read_bytes() if file else b"")
+        found = _load(name, (directory / file).read_bytes() if file else b"")
     except (FileNotFoundError, ValueError, RuntimeError):  # RuntimeError is sentencepiece's
         raise unreadable from None
+    if opening is not None and opening not in range(found.vocab_size):
+        raise unreadable
+    return found._replace(opening=opening)
 
 
 def _load_from_path(config: TokenizerConfig) -> Tokenizer:
-    """Returns the tokenizer of the run, of the directory or of the files that `path` names."""
+    """Returns the tokenizer of the run, of the directory or of the files that `path` names.
+
+    It is for training here, where the end of the document before opens each text.
+    """
+    return _read_from_path(config)._replace(opening=None)
+
+
+def _read_from_path(config: TokenizerConfig) -> Tokenizer:
     path, kind = Path(config.path), _kind(config.kind)
     if (path / "tokenizer" / "tokenizer.json").exists():
         return load_tokenizer(path / "tokenizer")
@@ -291,7 +312,8 @@ def _load_from_path(config: TokenizerConfig) -> Tokenizer:
 def _is_saved_here(directory: Path) -> bool:
     """Returns whether `Tokenizer.save` wrote the directory; others have a tokenizer.json."""
     try:
-        return set(json.loads((directory / "tokenizer.json").read_bytes())) == {"kind"}
+        found = set(json.loads((directory / "tokenizer.json").read_bytes()))
+        return found - {"beginning"} == {"kind"}
     except (OSError, ValueError, TypeError):
         return False
 

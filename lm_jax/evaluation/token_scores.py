@@ -95,9 +95,9 @@ def split_pair(
     """
     continuation = context[len(context.rstrip()) :] + continuation
     context = context.rstrip()
-    end = np.array([tokenizer.end_of_document], np.int32)
+    beginning = np.array([tokenizer.beginning], np.int32)
     before, whole = tokenizer.encode_all([context, context + continuation])
-    opening = end if begins or not len(before) else end[:0]
+    opening = beginning if begins or not len(before) else beginning[:0]
     return np.concatenate([opening, before]), whole[len(before) :]
 
 

@@ -55,15 +55,15 @@ def encode_prompts(
     truncate: bool = False,
     begins: bool = True,
 ) -> Prompts:
-    """Encodes prompts: a document boundary, then the prompt.
+    """Encodes prompts: the token that opens a text, then the prompt.
 
     A model that is trained on pairs takes the prompt as its source. An encoder reads it if there is
     one; otherwise the decoder reads it, up to the boundary after it.
 
     Args:
       truncate: cut prompts that are too long, instead of refusing them.
-      begins: whether a prompt has the boundary; an empty one has it in any case, and so has what
-        answers a source.
+      begins: whether a prompt is opened; an empty one is in any case, and so is what answers a
+        source.
 
     Raises:
       UserError: a prompt is longer than the model reads, or leaves no room for a new token.
@@ -99,7 +99,7 @@ def encode_prompts(
     if of_pairs:
         pairs = [[end, *tokens, end] for tokens in encoded]
         return Prompts(pairs, list(map(len, pairs)), None, context)
-    opened = [[] if tokens and not begins else [end] for tokens in encoded]
+    opened = [[] if tokens and not begins else [tokenizer.beginning] for tokens in encoded]
     texts = [opening + tokens for opening, tokens in zip(opened, encoded, strict=True)]
     return Prompts(texts, list(map(len, opened)), None, None)
 

@@ -39,9 +39,35 @@ def end_of_document(tokenizer: Tokenizer, text: str) -> str:
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int | None:
-    """Returns the id of a token of a tokenizer.json; None where it has none of this spelling."""
+    """Returns the id of a token by its spelling; None where there is none."""
+    if tokenizer.kind == "sentencepiece":
+        return _piece_id(tokenizer, token)
     text = tokenizer_json(tokenizer)
     return None if text is None else _package().Tokenizer.from_str(text).token_to_id(token)
+
+
+def _piece_id(tokenizer: Tokenizer, piece: str) -> int | None:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    index = processor.piece_to_id(piece)
+    return index if processor.id_to_piece(index) == piece else None
+
+
+def opening_id(tokenizer: Tokenizer) -> int | None:
+    """Returns the special token that a tokenizer.json puts before a text; None: it puts none."""
+    text = tokenizer_json(tokenizer)
+    if text is None:
+        return None
+    theirs = _package().Tokenizer.from_str(text)
+    theirs.no_padding()
+    theirs.no_truncation()
+    try:
+        found = theirs.encode("a")
+    except Exception:  # it has no token for the letter; the package raises no other class
+        return None
+    own = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
+    return found.ids[0] if own else None
 
 
 def _package() -> Any:

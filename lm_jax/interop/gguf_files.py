@@ -191,6 +191,9 @@ def _tokenizer_files(values: _Values) -> dict[str, bytes]:
         index = values.get(f"tokenizer.ggml.{name}_token_id")
         if index is not None:
             described[f"{name}_token"] = tokens[index]
+    # Where a file does not say, llama.cpp opens texts of these with their first token.
+    opens = kind == "llama" or values.get("tokenizer.ggml.pre") == "llama-bpe"
+    described["add_bos_token"] = values.get("tokenizer.ggml.add_bos_token", opens)
     if template := values.get("tokenizer.chat_template"):
         described["chat_template"] = template
     return {"tokenizer_config.json": _json(described), **_TOKENIZERS[kind](values, tokens)}

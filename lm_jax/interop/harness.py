@@ -30,7 +30,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class HarnessModel(TemplateLM):
-    """A run as lm-evaluation-harness asks it; the end of a document is its prefix token."""
+    """A run as lm-evaluation-harness asks it; what opens a text is its prefix token."""
 
     def __init__(self, run: Run, *, begins: bool = True, show: Show | None = None):
         """Wraps a run.
@@ -52,6 +52,11 @@ class HarnessModel(TemplateLM):
         return self._text_tokenizer.end_of_document
 
     @property
+    def prefix_token_id(self) -> int:
+        """The token that opens a text."""
+        return self._text_tokenizer.beginning
+
+    @property
     def max_length(self) -> int:
         """Tokens of a window."""
         return longest_context(self._run.built) or self._run.config.model.context_length
@@ -64,9 +69,9 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Returns the tokens of a text, after the end of a document where one begins."""
+        """Returns the tokens of a text, after the token that opens it where one begins."""
         is_open = self._begins if add_special_tokens is None else add_special_tokens
-        opening = [self.eot_token_id] if is_open else []
+        opening = [self.prefix_token_id] if is_open else []
         return opening + self._text_tokenizer.encode(string).tolist()
 
     def _loglikelihood_tokens(

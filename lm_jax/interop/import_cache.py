@@ -11,6 +11,7 @@ from lm_jax.interop.import_model import import_model
 from lm_jax.parallel import processes
 from lm_jax.telemetry.json_files import read_object
 
+_VERSION = 2  # of what `import_model` writes; counted up, models are imported once more
 _OF_OTHERS = ("model_type", "architectures")  # keys of their config.json, which ours has not
 
 
@@ -39,7 +40,9 @@ def work_directory_of(path: str | Path) -> Path:
         return path
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([str(path.absolute()), stamps]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([_VERSION, str(path.absolute()), stamps]).encode()).hexdigest()[
+        :16
+    ]
     workdir = cache_directory("").parent / "imported" / f"{path.absolute().name}-{key}"
 
     def make() -> None:

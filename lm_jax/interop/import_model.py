@@ -22,7 +22,7 @@ from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizer_files import kind_of_files
 from lm_jax.errors import UserError
 from lm_jax.interop.architectures import architecture_of, our_config, read_config
-from lm_jax.interop.export_tokenizer import special_id
+from lm_jax.interop.export_tokenizer import opening_id, special_id
 from lm_jax.interop.gguf_files import read_gguf
 from lm_jax.interop.layout import Entry, check, entries, shapes_of
 from lm_jax.interop.tables import Architecture
@@ -183,7 +183,7 @@ def import_model(
     path, workdir = Path(path), Path(workdir)
     with whole_directory(workdir, "--workdir") as partial, tempfile.TemporaryDirectory() as files:
         source = choose(FORMATS, format, "--from")(path, Path(files))
-        tokenizer = _tokenizer(source)
+        tokenizer = _with_opening(source, _tokenizer(source))
         source = source._replace(config=_with_ids(source, tokenizer))
         experiment = _experiment(source, tokenizer.kind, workdir)
         sizes = {"vocab_size": tokenizer.vocab_size}
@@ -206,7 +206,6 @@ def import_model(
         write_json(partial / "config.json", to_dict(experiment))
     parameters = sum(array.size for array in arrays.values())
     log(f"{parameters:,} parameters of {source.architecture.classes[0]} in {workdir}")
-    _tell_opening_token(source, tokenizer, log)
     if lacks_head(source):
         log("the file has no head: it was drawn, and must be trained before it predicts tokens")
     return {
@@ -247,18 +246,18 @@ def _special_tokens(directory: Path) -> dict[str, Any]:
     return {k: v.get("content") if isinstance(v, dict) else v for k, v in found.items()}
 
 
-def _tell_opening_token(
-    source: Source, tokenizer: data.Tokenizer, log: Callable[[str], None]
-) -> None:
-    """Says where a model was trained behind another token than opens a text here."""
+def _with_opening(source: Source, tokenizer: data.Tokenizer) -> data.Tokenizer:
+    """Returns a tokenizer with the token behind which its model was trained.
+
+    `add_bos_token` decides as in transformers; where no file has it, the tokenizer itself does.
+    """
     described = _special_tokens(source.directory)
-    token = described.get("bos_token") if described.get("add_bos_token") else None
+    adds = described.get("add_bos_token")
+    token = described.get("bos_token") if adds else None
     index = special_id(tokenizer, token) if isinstance(token, str) else None
-    if index not in (None, tokenizer.end_of_document):
-        log(
-            f"texts open with the token that ends a document, and this model was trained with "
-            f"{token} there: its figures and texts differ from those of its makers"
-        )
+    if adds is None:
+        index = opening_id(tokenizer)
+    return tokenizer._replace(opening=None if index == tokenizer.end_of_document else index)
 
 
 def _with_ids(source: Source, tokenizer: data.Tokenizer) -> Any:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data
@@ -16,9 +18,9 @@ from lm_jax.build import BuiltExperiment, sum_documents
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizedDocuments, Tokenizer
 from lm_jax.errors import UserError
-from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction
+from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, MeasuredLosses
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
-from lm_jax.models.interface import Variables
+from lm_jax.models.interface import Batch, Variables
 from lm_jax.progress import Show
 from lm_jax.telemetry.json_files import open_atomically
 
@@ -42,6 +44,23 @@ class TextModel(NamedTuple):
     losses: MeasuredFunction
     variables: Variables
     tokenizer: Tokenizer
+
+
+def losses_behind_opening(losses: MeasuredFunction, tokenizer: Tokenizer) -> MeasuredFunction:
+    """Returns a function of the losses of texts that `tokenizer.beginning` opens.
+
+    The data have the end of the document before there, which no text is encoded with.
+    """
+    if tokenizer.opening is None:
+        return losses
+    end, beginning = tokenizer.end_of_document, tokenizer.beginning
+
+    @jax.jit
+    def measure(variables: Variables, batch: Batch) -> MeasuredLosses:
+        inputs_bt = jnp.where(batch["inputs"] == end, beginning, batch["inputs"])
+        return losses(variables, {**batch, "inputs": inputs_bt})
+
+    return measure
 
 
 class TextSums(NamedTuple):

@@ -46,7 +46,12 @@ from lm_jax.parallel.host_memory import host_memory
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.reports.run_card import run_card
 from lm_jax.runs import workdir
-from lm_jax.runs.text_evaluation import TextModel, measures_of_texts, sum_texts
+from lm_jax.runs.text_evaluation import (
+    TextModel,
+    losses_behind_opening,
+    measures_of_texts,
+    sum_texts,
+)
 from lm_jax.telemetry.json_files import read_metrics, read_object
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.training import state
@@ -173,7 +178,7 @@ class Run:
 
         Layer 0 is what the first layer reads, l the output of layer l; the last is after the final
         norm. The tokens are those that the model reads in training: running text begins with the
-        token that ends a document. In an encoder-decoder the encoder reads the texts.
+        token that opens it. In an encoder-decoder the encoder reads the texts.
 
         Args:
           layers: the ones to return, in their order; -1 is the last. None: all.
@@ -547,7 +552,8 @@ def text_model(run: Run, eval_config: EvaluationConfig) -> TextModel:
             "language models (launch.translate and launch.classify read new texts of the others)"
         )
     _check_evaluation(run, eval_config)
-    return TextModel(run.workdir.name, run.built, run.losses, run.variables, run.tokenizer)
+    losses = losses_behind_opening(run.losses, run.tokenizer)
+    return TextModel(run.workdir.name, run.built, losses, run.variables, run.tokenizer)
 
 
 def documents_with_text(documents: Sequence[str], eval_config: EvaluationConfig) -> list[int]:

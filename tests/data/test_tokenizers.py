@@ -115,6 +115,20 @@ def test_words_are_numbered_by_frequency_and_rare_ones_are_unknown():
     assert not tokenizer.lossless
 
 
+def test_what_opens_texts_is_saved_and_is_not_for_training(tmp_path):
+    own = train_tokenizer(TokenizerConfig("byte"), [])
+    assert own.beginning == own.end_of_document == 256
+    own._replace(opening=65).save(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert (loaded.beginning, loaded.end_of_document) == (65, 256)
+    for path in (tmp_path, tmp_path / "tokenizer"):  # a run, and where it keeps its tokenizer
+        trained_on = train_tokenizer(TokenizerConfig("byte", path=str(path)), [])
+        assert trained_on.beginning == 256
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"kind": "byte", "beginning": 257}')
+    with pytest.raises(UserError, match="no tokenizer that can be read"):
+        load_tokenizer(tmp_path / "tokenizer")
+
+
 def test_a_vocabulary_of_words_is_saved_and_loaded(tmp_path):
     tokenizer = train_tokenizer(TokenizerConfig("whitespace", 100), ["a b b\nc"])
     tokenizer.save(tmp_path)

@@ -120,3 +120,5 @@ def test_a_continuation_is_what_the_whole_text_adds_to_its_context():
     assert context.tolist() == [256, *"é".encode()] and bytes(continuation.tolist()) == b" \nx"
     context, continuation = split_pair(tokenizer, "", "x", begins=False)
     assert context.tolist() == [256] and continuation.tolist() == [ord("x")]
+    context, continuation = split_pair(tokenizer._replace(opening=7), "a", "x")
+    assert context.tolist() == [7, ord("a")] and continuation.tolist() == [ord("x")]

@@ -94,6 +94,8 @@ def test_tensors_and_configuration_are_those_of_the_folder(file, tmp_path):
 
 def test_the_tokenizer_cuts_digits_and_merges_what_the_file_says(file):
     text = read_gguf(file).files["tokenizer.json"].decode()
+    described = json.loads(read_gguf(file).files["tokenizer_config.json"])
+    assert described["add_bos_token"] is False  # as llama.cpp has it where a file does not say
     cut = Tokenizer.from_str(text).encode("the 42<|endoftext|>")
     assert cut.tokens == ["th", "e", "Ġ", "4", "2", "<|endoftext|>"]
 

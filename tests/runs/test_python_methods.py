@@ -13,9 +13,10 @@ import lm_jax
 from lm_jax.analysis.text_scores import TextScores
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.errors import UserError
+from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.runs import trained_run
-from lm_jax.runs.trained_run import Run, evaluate_texts
+from lm_jax.runs.trained_run import Run, evaluate_texts, scorer_of
 from tests.conftest import slow_but
 from tests.models.jitted import jitted
 
@@ -42,6 +43,20 @@ def test_log_probabilities_sum_to_what_evaluate_says(run, stride):
     found = run.perplexity(TEXTS, stride=stride)
     assert found == pytest.approx(figures["texts"]["perplexity"], rel=1e-6)
     assert scores[0].perplexity == pytest.approx(math.exp(-scores[0].total / 17))
+
+
+def test_a_text_is_read_behind_what_opens_it_and_ends_as_before(run):
+    text, opened = "1 times 4 is 4.", run.tokenizer._replace(opening=65)
+    behind = dataclasses.replace(run, tokenizer=opened)
+    ids = np.array([65, *text.encode(), 256], np.int32)
+    (expected,) = score_sequences(scorer_of(run), [Scored(ids)])
+    (scores,) = behind.log_probabilities([text])
+    np.testing.assert_allclose(-scores.log_probabilities, expected.nats, rtol=1e-5, atol=1e-6)
+    (before,) = run.log_probabilities([text])
+    assert abs(before.total - scores.total) > 1e-3 and scores.tokens[-1] == 256
+    figures = evaluate_texts(behind, {"t": [text]}, eval_config=EvaluationConfig(batch_size=8))
+    assert figures["t"]["nats"] == pytest.approx(expected.nats.sum(), rel=1e-5)
+    assert behind.hidden_states([text])[0].tokens.tolist() == ids[:-1].tolist()
 
 
 def test_a_text_has_the_same_scores_alone_and_among_others(run):
