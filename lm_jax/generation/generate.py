@@ -66,6 +66,7 @@ def complete(
     stop: Sequence[str] = (),
     truncate: bool = False,
     begins: bool = True,
+    ends: Sequence[int] = (),
 ) -> list[Completion]:
     """Samples `config.num_samples` texts for each prompt, in the order of the prompts.
 
@@ -77,6 +78,7 @@ def complete(
         over all tokens up to the one that completed the string.
       truncate: cut prompts that are too long, instead of refusing them.
       begins: as for `encode_prompts`.
+      ends: tokens that end a text, besides the end of a document.
 
     Raises:
       UserError: a prompt does not fit the model.
@@ -100,7 +102,7 @@ def complete(
         built.model,
         variables,
         vocab_size=built.experiment.model.vocab_size,
-        end_token=tokenizer.end_of_document,
+        end_tokens=(tokenizer.end_of_document, *ends),
         sampling=settings(Sampling, config),
         width=width,
         source=encoded.source,

@@ -107,7 +107,7 @@ class WindowDecoder(NamedTuple):
     model: Model
     variables: Variables
     vocab_size: int
-    end_token: int
+    end_tokens: tuple[int, ...]
     sampling: Sampling
     width: int  # tokens in a window
     source: EncoderInput | None
@@ -149,7 +149,7 @@ class WindowDecoder(NamedTuple):
                 until,
                 keys,
                 sampling=self.sampling,
-                end_tokens=(self.end_token,),
+                end_tokens=self.end_tokens,
             )
             rows, after, ended = map(np.array, (state.tokens, state.lengths, state.ended))
             new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]

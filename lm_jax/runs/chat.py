@@ -14,6 +14,7 @@ from lm_jax.telemetry.json_files import read_object
 from lm_jax.user_templates import UserTemplate
 
 _TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+_NAME_ENDS = ("generation_config.json", "config.json")  # the first that has an eos_token_id
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 Message = Mapping[str, str]  # role (system, user, assistant) and content
@@ -70,6 +71,26 @@ def _content(token: Any) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 
+def ends_of_answers(workdir: Path) -> tuple[int, ...]:
+    """Returns the tokens that end an answer of an imported model, as its files name them.
+
+    Raises:
+      UserError: what they name is no token.
+    """
+    folder = imported_folder(workdir) or workdir
+    for path in (folder / name for name in _NAME_ENDS if (folder / name).is_file()):
+        given = read_object(path).get("eos_token_id")
+        if given is None:
+            continue
+        ids = given if isinstance(given, list) else [given]
+        if not all(type(index) is int and 0 <= index < 2**31 for index in ids):
+            raise UserError(
+                f"{path}: eos_token_id is {given!r}; expected the id of a token or a list of ids"
+            )
+        return tuple(ids)
+    return ()
+
+
 def answer(
     run: Run,
     chats: Sequence[Sequence[Message]],
@@ -80,7 +101,8 @@ def answer(
 ) -> list[Completion]:
     """Returns the model's answers to chats, `num_samples` to each; their texts are answers alone.
 
-    Special tokens are read where the template or a message spells them, as transformers does.
+    Special tokens are read where the template or a message spells them, as transformers does, and
+    any `eos_token_id` of the model's files ends an answer.
 
     Raises:
       UserError: the model has no chat template or no tokenizer of Hugging Face, a template raises
@@ -96,7 +118,10 @@ def answer(
         )
     generator = generator._replace(tokenizer=tokenizer)
     texts = [template.fill(messages) for messages in chats]
-    found = generate.complete(generator, texts, config, seed=seed, stop=stop, begins=False)
+    ends = ends_of_answers(run.workdir)
+    found = generate.complete(
+        generator, texts, config, seed=seed, stop=stop, begins=False, ends=ends
+    )
     return [
         each._replace(text=each.text[each.prompt_characters :], prompt_characters=0)
         for each in found

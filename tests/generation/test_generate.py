@@ -60,11 +60,20 @@ def test_a_prompt_may_have_no_beginning(generator):
     arguments = (generator.built, TOKENIZER, ["ab", ""])
     assert encode_prompts(*arguments, begins=False)[:2] == ([[97, 98], [256]], [0, 1])
     assert encode_prompts(*arguments)[:2] == ([[256, 97, 98], [256]], [1, 1])
+    opened = encode_prompts(generator.built, TOKENIZER._replace(opening=7), ["ab", ""])
+    assert opened[:2] == ([[7, 97, 98], [7]], [1, 1])
     config = SamplesConfig(num_samples=1, max_new_tokens=4, temperature=0)
     (found,) = complete(generator, ["ab"], config, begins=False)
     assert found.text.startswith("ab") and found.prompt_characters == 2
     best, _ = most_probable_tokens(generator, [97, 98], count=1)
     assert found.text[2] == chr(best[-1, 0]) or best[-1, 0] >= 128
+
+
+def test_any_of_the_given_tokens_ends_a_text(generator):
+    config = SamplesConfig(num_samples=1, max_new_tokens=4, temperature=0)
+    best, _ = most_probable_tokens(generator, [256, 97, 98], count=1)
+    (found,) = complete(generator, ["ab"], config, ends=(300, int(best[-1, 0])))
+    assert found.text == "ab"
 
 
 def test_prompts_of_many_lengths_share_a_program(generator):

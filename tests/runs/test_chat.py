@@ -8,7 +8,7 @@ from lm_jax.data import TokenizerConfig, train_tokenizer
 from lm_jax.errors import UserError
 from lm_jax.generation.generate import Completion, TextGenerator
 from lm_jax.runs import chat
-from lm_jax.runs.chat import chat_template_of, read_chat
+from lm_jax.runs.chat import chat_template_of, ends_of_answers, read_chat
 from lm_jax.runs.workdir import imported_folder
 
 CHAT_ML = (
@@ -79,10 +79,26 @@ def test_an_answer_is_what_follows_the_chat(folder, monkeypatch):
         chat.answer(run, [read_chat("Hi?", "")], samples)
     monkeypatch.setattr(type(byte), "reading_special_tokens", lambda tokenizer: byte)
 
-    def complete(generator, texts, config, *, seed, stop, begins):
-        assert not begins and stop == ["!"] and seed == 3
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 106]}')
+
+    def complete(generator, texts, config, *, seed, stop, begins, ends):
+        assert not begins and stop == ["!"] and seed == 3 and ends == (1, 106)
         return [Completion(text + "Hello", -1.0, -1.0, len(text)) for text in texts]
 
     monkeypatch.setattr(chat.generate, "complete", complete)
     (found,) = chat.answer(run, [read_chat("Hi?", "")], samples, seed=3, stop=["!"])
     assert found == Completion("Hello", -1.0, -1.0, 0)
+
+
+def test_answers_end_at_what_the_files_of_a_model_name(folder):
+    assert ends_of_answers(folder.parent) == ()
+    (folder / "config.json").write_text('{"eos_token_id": 2}')
+    assert ends_of_answers(folder.parent) == (2,)
+    generation = folder / "generation_config.json"
+    for text, expected in {'{"eos_token_id": [1, 106]}': (1, 106), "{}": (2,)}.items():
+        generation.write_text(text)
+        assert ends_of_answers(folder.parent) == expected
+    for wrong in ('"</s>"', "[1, null]", "-1", "true"):
+        generation.write_text(f'{{"eos_token_id": {wrong}}}')
+        with pytest.raises(UserError, match="eos_token_id is .*; expected the id of a token or a"):
+            ends_of_answers(folder.parent)
