@@ -17,7 +17,7 @@ from lm_jax.errors import UserError
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import Variables, family_name, family_of
 from lm_jax.models.family import AttentionMaps
-from lm_jax.models.transformer.attention import visible
+from lm_jax.models.transformer.attention import distances, visible
 from lm_jax.reports.attention_section import attention_section
 from lm_jax.reports.html import render
 
@@ -33,7 +33,7 @@ class AttentionMap(NamedTuple):
     weights: np.ndarray  # float32 [L, H, T, S]; each row sums to 1
     queries: list[str]  # [T]: labels of the tokens that attend
     keys: list[str]  # [S]: labels of the tokens that they attend to
-    visible: np.ndarray  # bool [T, S]: False where a key is masked
+    visible: np.ndarray  # bool [L, T, S]: False where a key is masked
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -75,7 +75,7 @@ def _part(found: AttentionMap, rows: slice, columns: slice) -> AttentionMap:
         found.weights[:, :, rows, columns],
         found.queries[rows],
         found.keys[columns],
-        found.visible[rows, columns],
+        found.visible[:, rows, columns],
     )
 
 
@@ -84,6 +84,7 @@ def text_attention(
     variables: Variables,
     example: Mapping[str, Any],
     name: Callable[[int], str],
+    windows: Mapping[str, np.ndarray],
 ) -> TextAttention:
     """Returns the maps of one example.
 
@@ -92,6 +93,7 @@ def text_attention(
       variables: the model's variables.
       example: one text [1, T], or one pair with a `source` [1, S].
       name: the label of a token.
+      windows: the distance from which each layer reads no key, by kind, as the family declares it.
     """
     text = [name(int(token)) for token in example["inputs"][0]]
     source = [name(int(token)) for token in example["source"][0]] if "source" in example else text
@@ -102,11 +104,14 @@ def text_attention(
         queries = source if kind == "encoder" else text
         keys = text if kind == "decoder" else source
         weights_lhts = np.asarray(maps[kind])[0]
-        visible_ts = np.ones(weights_lhts.shape[2:], bool)
+        num_layers, _, *shape = weights_lhts.shape
+        visible_lts = np.ones((num_layers, *shape), bool)
+        time_bt = jnp.arange(len(queries))[None]
         if kind == "decoder":
-            time_bt = jnp.arange(len(text))[None]
-            visible_ts = np.asarray(visible(time_bt, time_bt, example.get("prefix")))[0]
-        found[kind] = AttentionMap(weights_lhts, queries, keys, visible_ts)
+            visible_lts &= np.asarray(visible(time_bt, time_bt, example.get("prefix")))
+        if kind in windows:
+            visible_lts &= distances(time_bt, time_bt) < windows[kind][:, None, None]
+        found[kind] = AttentionMap(weights_lhts, queries, keys, visible_lts)
     return TextAttention(found)
 
 
@@ -115,6 +120,7 @@ def analyse_attention(
     variables: Variables,
     example: Mapping[str, Any],
     name: Callable[[int], str],
+    windows: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Returns the maps of one example by kind: `encoder`, `decoder`, `cross`.
 
@@ -127,8 +133,9 @@ def analyse_attention(
       variables: as there.
       example: as there.
       name: as there.
+      windows: as there.
     """
-    found = text_attention(jax.jit(attention_maps), variables, example, name)
+    found = text_attention(jax.jit(attention_maps), variables, example, name, windows)
     return {kind: _as_json(of_kind) for kind, of_kind in found.maps.items()}
 
 
@@ -147,6 +154,7 @@ class AttentionReader:
             raise UserError(f"model.family {family_name(config)} has no attention to show")
         self._built, self._variables, self._tokenizer = built, variables, tokenizer
         self._maps = jax.jit(attention_maps)
+        self._windows = family_of(config).attention_windows(config)
         self._reads_source = family_of(config).has_encoder
 
     def read(self, text: str, source: str | None) -> TextAttention:
@@ -183,7 +191,7 @@ class AttentionReader:
             example[name] = np.array([row + [end] * padding], np.int32)
             example[segments] = np.array([[1] * len(row) + [0] * padding], np.int32)
         label = namer(self._tokenizer, self._built.experiment)
-        found = text_attention(self._maps, self._variables, example, label)
+        found = text_attention(self._maps, self._variables, example, label, self._windows)
         own = slice(len(tokens))
         theirs = slice(len(rows.get("source", tokens)))
         return TextAttention(
@@ -206,7 +214,7 @@ def _as_json(found: AttentionMap) -> dict[str, Any]:
         "layers": [layer + 1 for layer in layers],
         "heads": [head + 1 for head in heads],
         "maps": [
-            [_lines(found.weights[layer, head], found.visible) for head in heads]
+            [_lines(found.weights[layer, head], found.visible[layer]) for head in heads]
             for layer in layers
         ],
     }

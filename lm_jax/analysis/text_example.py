@@ -34,7 +34,8 @@ def analyse_text(
     analysis: dict[str, Any] = {}
     if attention_maps is not None:
         shown = {key: value[:, :_LONGEST] for key, value in example.items()}
-        analysis["attention"] = analyse_attention(attention_maps, variables, shown, name)
+        windows = family_of(built.experiment.model).attention_windows(built.experiment.model)
+        analysis["attention"] = analyse_attention(attention_maps, variables, shown, name, windows)
     if generates:
         analysis |= analyse_generation(built, variables, tokenizer, example, name)
     return analysis

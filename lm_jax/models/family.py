@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch, Model, Variables
@@ -106,6 +107,12 @@ class Family(NamedTuple):
     """(configuration) -> a function from variables and a batch to weights [b, l, h, t, s].
 
     The weights stand under `encoder`, `decoder` and `cross`; None for a model without attention.
+    """
+
+    attention_windows: Callable[[Any], Mapping[str, np.ndarray]] = lambda config: {}
+    """(configuration) -> the distance from which each layer reads no key, int [l], by kind of map.
+
+    Kinds of `attention_maps` that are missing read keys at any distance.
     """
 
     hidden_states: Callable[[Any], HiddenStates | None] = lambda config: None

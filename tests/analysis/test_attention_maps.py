@@ -1,5 +1,7 @@
 """The kept attention maps are the model's own weights to three digits."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,9 @@ def random_model(config):
 
 
 def attention_of(config, variables, batch):
-    return analyse_attention(family_of(config).attention_maps(config), variables, batch, str)
+    family = family_of(config)
+    windows = family.attention_windows(config)
+    return analyse_attention(family.attention_maps(config), variables, batch, str, windows)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -69,6 +73,24 @@ def test_a_prefix_is_seen_by_all():
     assert ["".join(".x"[cell != "."] for cell in line.split()) for line in lines] == [
         "xxx..", "xxx..", "xxx..", "xxxx.", "xxxxx"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_keys_beyond_the_window_of_a_layer_are_masked(kind):
+    window = {"sliding_window": 2, "global_every": 2}
+    config = dataclasses.replace(CONFIGS[kind], **window)
+    variables, batch = random_model(config)
+    maps = attention_of(config, variables, batch)
+    weights = jax.jit(family_of(config).attention_maps(config))(variables, batch)
+    for name, size, sees in (("encoder", 6, np.ones((6, 6))), ("decoder", 5, np.tri(5))):
+        if name in maps:
+            near = np.tri(size, k=1) * np.tri(size, k=1).T
+            expected = [(sees * near).tolist(), sees.tolist()]  # the second layer is global
+            cells = [[[[x != "." for x in line.split()] for line in m] for m in layer]
+                     for layer in maps[name]["maps"]]  # fmt: skip
+            assert (weights[name][0].max(axis=1)[np.array(expected) == 0] == 0).all()
+            assert [heads[0] for heads in cells] == [heads[1] for heads in cells] == expected
+    assert "." not in str(maps.get("cross"))
 
 
 def test_the_first_and_the_last_of_many_heads_are_kept():

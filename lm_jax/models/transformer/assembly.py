@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.chunked_cross_entropy import chunked_cross_entropy
@@ -306,6 +307,20 @@ def maps_of(
         return found
 
     return attention_maps
+
+
+def attention_windows_of(config: BlocksConfig, layers: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Returns the window of each layer, int [l], by the name of its map; empty without windows.
+
+    Args:
+      layers: name of a map -> number of layers of its stack.
+    """
+    if not config.sliding_window:
+        return {}
+    return {
+        name: np.broadcast_to(np.asarray(config.window(config.windowed_layers(count))), count)
+        for name, count in layers.items()
+    }
 
 
 def hidden_states_of(

@@ -14,6 +14,7 @@ from lm_jax.models.parameters import declared
 from lm_jax.models.transformer.assembly import (
     DECLARED,
     attention_per_token,
+    attention_windows_of,
     embed,
     embedding_table,
     encoder_inputs,
@@ -123,6 +124,7 @@ FAMILY = Family(
     classifies=lambda config: bool(config.num_classes),
     attention_per_token=lambda config: None if config.num_classes else attention_per_token(config),
     attention_maps=lambda config: maps_of(config, _call, {"encoder": ("layers", "attention")}),
+    attention_windows=lambda config: attention_windows_of(config, {"encoder": config.num_layers}),
     expert_loads=lambda config: expert_loads_of(config, _call),
     hidden_states=lambda config: hidden_states_of(config, _call, {"encoder": ()}),
     **DECLARED,

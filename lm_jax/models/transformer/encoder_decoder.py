@@ -16,6 +16,7 @@ from lm_jax.models.interface import Batch, Model, Variables
 from lm_jax.models.transformer.assembly import (
     DECLARED,
     Cache,
+    attention_windows_of,
     decoder_inputs,
     embed,
     embedding_table,
@@ -141,6 +142,9 @@ FAMILY = Family(
     ("seq2seq", "span_corruption"),
     has_encoder=True,
     attention_maps=lambda config: maps_of(config, _call, _MAPS),
+    attention_windows=lambda config: attention_windows_of(
+        config, {"encoder": config.encoder_layers, "decoder": config.num_layers}
+    ),
     expert_loads=lambda config: expert_loads_of(config, _call),
     hidden_states=lambda config: hidden_states_of(config, _call, _STACKS),
     **DECLARED,
