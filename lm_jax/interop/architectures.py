@@ -89,7 +89,12 @@ def our_config(architecture: Architecture, values: Mapping[str, Any]) -> Any:
     """
     fields = dict(architecture.constants)
     for each in architecture.fields:
-        found = each.read(values)
+        try:
+            found = each.read(values)
+        except OverflowError:
+            raise UserError(
+                f"config.json: a number for model.{each.ours} is too large; restore it"
+            ) from None
         if each.ours:
             fields[each.ours] = found
     config = FAMILIES[architecture.family].config(**fields)

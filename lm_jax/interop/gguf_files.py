@@ -63,6 +63,9 @@ _SPLITS = {
     "qwen2": rf"{_CONTRACTIONS}|\p{{N}}{_REST}",
 }
 """`tokenizer.ggml.pre` -> the pattern that cuts words; empty: GPT-2's, digits: each alone."""
+_OF_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What damaged lengths, types and texts raise, here and in gguf."""
+_LONGEST_FAULT = 200  # characters
 _CONTROL, _USER_DEFINED = 3, 4  # types of tokens, as in sentencepiece
 
 
@@ -86,9 +89,15 @@ def read_gguf(path: Path) -> GgufModel:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give the path of a *.gguf")
     try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{path} is damaged or no GGUF ({error}); copy it again") from None
+        return _model(path, gguf.GGUFReader(path), gguf.quants.dequantize)
+    except UserError:
+        raise
+    except _OF_DAMAGE as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
+        raise UserError(f"{path} is damaged or no GGUF ({what}); copy it again") from None
+
+
+def _model(path: Path, reader: Any, dequantize: Callable) -> GgufModel:
     values = _Values(path, reader.fields)
     architecture = values.get("general.architecture")
     if architecture not in _CLASSES:
@@ -97,7 +106,7 @@ def read_gguf(path: Path) -> GgufModel:
         )
     tensors = {}
     for stored in reader.tensors:
-        name, tensor = _tensor(path, values, architecture, stored, gguf.quants.dequantize)
+        name, tensor = _tensor(path, values, architecture, stored, dequantize)
         tensors[name] = tensor
     config = _config(values, architecture, "lm_head.weight" not in tensors)
     files = {"config.json": _json(config), **_tokenizer_files(values)}
@@ -112,6 +121,24 @@ class _Values(NamedTuple):
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.fields[name].contents() if name in self.fields else default
+
+    def token(self, kind: str, index: Any, tokens: Sequence[str]) -> str:
+        if index not in range(len(tokens)):
+            raise UserError(
+                f"{self.path}: tokenizer.ggml.{kind}_token_id is {index!r}, and there are "
+                f"{len(tokens):,} tokens; copy it again, or take another file"
+            )
+        return tokens[index]
+
+    def of_tokens(self, name: str, tokens: Sequence[str]) -> Sequence[Any]:
+        """Returns a list that has an item for each token."""
+        found = self.need(name)
+        if len(found) != len(tokens):
+            raise UserError(
+                f"{self.path}: {name} has {len(found):,} items for {len(tokens):,} tokens; copy it "
+                "again, or take another file"
+            )
+        return found
 
     def need(self, name: str) -> Any:
         if name not in self.fields:
@@ -162,10 +189,22 @@ def _tensor(
     heads = _TURNED.get(architecture, {}).get(short)
 
     def read() -> np.ndarray:
-        array = dequantize(stored.data, stored.tensor_type)
-        if heads:
-            array = _halves(array, values.need(f"{architecture}.attention.{heads}"))
-        return array
+        try:
+            array = dequantize(stored.data, stored.tensor_type)
+        except NotImplementedError:
+            raise UserError(
+                f"{path}: {stored.name} is of type {stored.tensor_type.name}, which gguf does not "
+                "dequantise; take a file of another type, such as Q8_0"
+            ) from None
+        if not heads:
+            return array
+        count = values.need(f"{architecture}.attention.{heads}")
+        if count not in range(1, len(array) + 1) or len(array) % (2 * count):
+            raise UserError(
+                f"{path}: {stored.name} has {len(array)} rows, which are no pairs of {count!r} "
+                f"heads (attention.{heads}); copy it again"
+            )
+        return _halves(array, count)
 
     return name, Tensor(shape, np.dtype(np.float32), path.name, read)
 
@@ -190,7 +229,7 @@ def _tokenizer_files(values: _Values) -> dict[str, bytes]:
     for name in ("bos", "eos"):
         index = values.get(f"tokenizer.ggml.{name}_token_id")
         if index is not None:
-            described[f"{name}_token"] = tokens[index]
+            described[f"{name}_token"] = values.token(name, index, tokens)
     # Where a file does not say, llama.cpp opens texts of these with their first token.
     opens = kind == "llama" or values.get("tokenizer.ggml.pre") == "llama-bpe"
     described["add_bos_token"] = values.get("tokenizer.ggml.add_bos_token", opens)
@@ -214,7 +253,7 @@ def _byte_pairs(values: _Values, tokens: Sequence[str]) -> dict[str, bytes]:
         pattern = {"Regex": _SPLITS[pre]}
         split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
         steps.insert(0, split)
-    types = values.need("tokenizer.ggml.token_type")
+    types = values.of_tokens("tokenizer.ggml.token_type", tokens)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
         {"id": index, "content": tokens[index], "special": kind == _CONTROL, **flags}
@@ -244,7 +283,8 @@ def _sentencepiece(values: _Values, tokens: Sequence[str]) -> dict[str, bytes]:
 
     proto: Any = sentencepiece_model_pb2  # whose classes are made when it is imported
     model = proto.ModelProto()
-    scores, types = values.need("tokenizer.ggml.scores"), values.need("tokenizer.ggml.token_type")
+    scores = values.of_tokens("tokenizer.ggml.scores", tokens)
+    types = values.of_tokens("tokenizer.ggml.token_type", tokens)
     for piece, score, kind in zip(tokens, scores, types, strict=True):
         model.pieces.add(piece=piece, score=score, type=kind)
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
@@ -253,7 +293,7 @@ def _sentencepiece(values: _Values, tokens: Sequence[str]) -> dict[str, bytes]:
         index = values.get(f"tokenizer.ggml.{name}_token_id", missing)
         setattr(model.trainer_spec, f"{'unk' if name == 'unknown' else name}_id", index)
         if name != "unknown" and index >= 0:
-            setattr(model.trainer_spec, f"{name}_piece", tokens[index])
+            setattr(model.trainer_spec, f"{name}_piece", values.token(name, index, tokens))
     model.normalizer_spec.name = "identity"
     model.normalizer_spec.remove_extra_whitespaces = False
     prefix = values.get("tokenizer.ggml.add_space_prefix", True)

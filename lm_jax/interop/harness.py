@@ -209,7 +209,7 @@ def _names_of(tasks: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UserError(f"--harness_tasks={given}: there is no such file")
         try:
             config = yaml.load(path.read_text(encoding="utf-8"), Loader=_NameLoader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             message = " ".join(str(error).split())
             raise UserError(f"--harness_tasks={given} is no YAML: {message}") from None
         name = config.get("task") if isinstance(config, dict) else None

@@ -29,19 +29,18 @@ def with_flat_rotary(values: Values) -> dict[str, Any]:
     """Returns a config.json whose rotary positions are named as before transformers 5.
 
     Raises:
-      UserError: they are no JSON object, or layers with a window scale them.
+      UserError: they are no JSON object, their type is no name, or layers with a window scale them.
     """
     found = dict(values)
-    rotary = found.pop("rope_parameters", None) or found.get("rope_scaling") or {}
-    if isinstance(rotary, Mapping) and _WHOLE in rotary:  # Gemma 3: by kind of layer
-        local = rotary.get(_WINDOWED) or {}
+    given = "rope_parameters" if found.get("rope_parameters") else "rope_scaling"
+    rotary = _object(found.get(given), given)
+    found.pop("rope_parameters", None)
+    if _WHOLE in rotary:  # Gemma 3: by kind of layer
+        local = _object(rotary.get(_WINDOWED), f"{_WINDOWED} of {given}")
         if _kind(local) != "default":
             raise UserError(f"config.json: rope_type of {_WINDOWED} is {_kind(local)!r}")
         found["rope_local_base_freq"] = local.get("rope_theta")
-        rotary = rotary[_WHOLE]
-    if not isinstance(rotary, Mapping):
-        raise UserError("config.json: rope_parameters is no object; restore it")
-    rotary = dict(rotary)
+        rotary = _object(rotary[_WHOLE], f"{_WHOLE} of {given}")
     if "rope_theta" in rotary:
         found["rope_theta"] = rotary.pop("rope_theta")
     if "rotary_emb_base" in found:
@@ -55,8 +54,17 @@ def with_flat_rotary(values: Values) -> dict[str, Any]:
     return found
 
 
+def _object(given: Any, name: str) -> dict[str, Any]:
+    if given and not isinstance(given, Mapping):
+        raise UserError(f"config.json: {name} is {given!r}, no object; restore it")
+    return dict(given or {})
+
+
 def _kind(rotary: Values) -> str:
-    return rotary.get("rope_type") or rotary.get("type") or "default"
+    kind = rotary.get("rope_type") or rotary.get("type") or "default"
+    if not isinstance(kind, str):
+        raise UserError(f"config.json: rope_type is {kind!r}; expected a name, such as default")
+    return kind
 
 
 def _scaling(values: Values) -> str:
@@ -129,6 +137,8 @@ def pattern(default: int) -> Field:
 
     def read(values: Values) -> int:
         kinds = values.get("layer_types")
+        if kinds and not isinstance(kinds, list):
+            raise UserError(f"config.json: layer_types is {kinds!r}; expected a list of names")
         if not kinds:
             every = values.get("sliding_window_pattern") or default
             return every if isinstance(every, int) else default

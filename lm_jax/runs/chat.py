@@ -40,35 +40,62 @@ def chat_template_of(workdir: Path) -> ChatTemplate:
     """Returns the chat template of an imported model.
 
     Raises:
-      UserError: there is none, or it has a syntax error.
+      UserError: there is none, a file is damaged, or it has a syntax error.
     """
     folder = imported_folder(workdir) or workdir
     config = read_object(folder / _TOKENIZER) if (folder / _TOKENIZER).is_file() else {}
     if (folder / _TEMPLATE).is_file():
-        source, origin = (folder / _TEMPLATE).read_text(encoding="utf-8"), folder / _TEMPLATE
+        source, origin = _text_of(folder / _TEMPLATE), folder / _TEMPLATE
     else:
-        source, origin = _default(config.get("chat_template")), folder / _TOKENIZER
+        origin = folder / _TOKENIZER
+        source = _default(config.get("chat_template"), origin)
     if not source:
         raise UserError(
             f"{workdir} has no chat template: {folder} holds neither {_TEMPLATE} nor a "
             f"chat_template in {_TOKENIZER}; chat with an imported model that was tuned for chats, "
             "or leave out --chat"
         )
-    found = {name: _content(config.get(name)) for name in _SPECIAL}
+    found = {name: _content(config.get(name), name, folder / _TOKENIZER) for name in _SPECIAL}
     special = {name: text for name, text in found.items() if text is not None}
     return ChatTemplate(UserTemplate(source, f"the chat template of {origin}", False), special)
 
 
-def _default(given: Any) -> str:
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); copy it again") from None
+
+
+def _default(given: Any, path: Path) -> str:
     """Returns the template, or the one of a list that is called default."""
-    if isinstance(given, list):
-        named = {each["name"]: each["template"] for each in given}
-        return named.get("default", "")
-    return given or ""
+    match given or "":
+        case str(template):
+            return template
+        case list(each) if all(_is_named(entry) for entry in each):
+            return {entry["name"]: entry["template"] for entry in each}.get("default", "")
+    raise UserError(
+        f"chat_template in {path} is neither a text nor a list of objects with the texts name and "
+        "template; restore it"
+    )
 
 
-def _content(token: Any) -> str | None:
-    return token["content"] if isinstance(token, dict) else token
+def _is_named(entry: Any) -> bool:
+    match entry:
+        case {"name": str(), "template": str()}:
+            return True
+    return False
+
+
+def _content(token: Any, name: str, path: Path) -> str | None:
+    match token:
+        case None | str():
+            return token
+        case {"content": str(text)}:
+            return text
+    raise UserError(
+        f"{name} in {path} is neither a text nor an object with the text content; restore it"
+    )
 
 
 def ends_of_answers(workdir: Path) -> tuple[int, ...]:

@@ -34,6 +34,12 @@ def set_fields(folder, **fields):
         ({"hidden_act": "relu6"}, "hidden_act is 'relu6'; supported are silu"),
         ({"rope_parameters": {"rope_type": "made_up", "rope_theta": 9.0}}, "made_up"),
         ({"rope_scaling": {"type": "made_up"}, "rope_parameters": None}, "made_up"),
+        ({"rope_parameters": {"rope_type": ["yarn"]}}, r"rope_type is \['yarn'\]; expected a name"),
+        ({"rope_parameters": ["yarn"]}, r"rope_parameters is \['yarn'\], no object"),
+        (
+            {"rope_parameters": {"full_attention": {}, "sliding_attention": "x"}},
+            "sliding_attention of rope_parameters is 'x', no object",
+        ),
         ({"attention_bias": True}, "attention_bias is True; supported is False"),
         ({"hidden_size": None}, "no hidden_size"),
         ({"hidden_size": "24"}, "hidden_size is '24'; expected a number"),

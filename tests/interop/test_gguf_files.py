@@ -53,9 +53,10 @@ def write(path, tensors, architecture="llama", **changes):
     writer.add_tokenizer_model(changes.get("model", "gpt2"))
     writer.add_tokenizer_pre(changes.get("pre", "smollm"))
     writer.add_token_list(sorted(tokens, key=tokens.__getitem__))
-    writer.add_token_types([1] * 257 + [3])
+    writer.add_token_types(changes.get("types", [1] * 257 + [3]))
+    writer.add_token_scores([0.0] * changes.get("scores", 258))
     writer.add_array("tokenizer.ggml.merges", ["t h"])
-    writer.add_eos_token_id(257)
+    writer.add_eos_token_id(changes.get("end", 257))
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
@@ -105,6 +106,9 @@ def test_the_tokenizer_cuts_digits_and_merges_what_the_file_says(file):
     [
         ({"architecture": "mamba"}, "architecture mamba; supported are llama, qwen2, qwen3"),
         ({"model": "rwkv"}, "tokenizer of kind rwkv; supported are gpt2, llama"),
+        ({"end": 258}, "eos_token_id is 258, and there are 258 tokens"),
+        ({"types": [1, 3]}, "token_type has 2 items for 258 tokens"),
+        ({"scores": 7, "model": "llama"}, "scores has 7 items for 258 tokens"),
         ({"pre": "command-r"}, "cuts words as command-r does.*supported are gpt-2"),
     ],
 )
@@ -112,6 +116,27 @@ def test_what_is_not_supported_is_named(tmp_path, fields, message):
     write(tmp_path / "model.gguf", {}, **fields)
     with pytest.raises(UserError, match=message):
         read_gguf(tmp_path / "model.gguf")
+
+
+def test_a_tensor_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "model.gguf", {"blk.0.attn_q.weight": np.zeros((26, 24), np.float32)})
+    (tensor,) = read_gguf(tmp_path / "model.gguf").tensors.values()
+    with pytest.raises(UserError, match="attn_q.weight has 26 rows, which are no pairs of 6 heads"):
+        tensor.read()
+
+    def dequantize(data, kind):
+        raise NotImplementedError
+
+    monkeypatch.setattr(gguf.quants, "dequantize", dequantize)
+    (tensor,) = read_gguf(tmp_path / "model.gguf").tensors.values()
+    with pytest.raises(UserError, match="attn_q.weight is of type F32, which gguf does not deq"):
+        tensor.read()
+
+
+def test_a_text_that_is_not_utf_8_is_one_line(file):
+    file.write_bytes(file.read_bytes().replace(b"smollm", b"smol\xff\xff"))
+    with pytest.raises(UserError, match="damaged or no GGUF .UnicodeDecodeError"):
+        read_gguf(file)
 
 
 def test_a_file_that_is_cut_off_is_refused(file):

@@ -58,6 +58,25 @@ def test_a_template_that_is_missing_or_raises_is_one_line(folder):
         chat_template_of(folder.parent)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"chat_template": [{"name": "default"}]}, "chat_template in .* neither a text nor a list"),
+        ({"chat_template": ["x"]}, "chat_template in .* neither a text nor a list"),
+        ({"chat_template": 7}, "chat_template in .* neither a text nor a list"),
+        ({"chat_template": "x", "bos_token": {"id": 1}}, "bos_token in .* with the text content"),
+        ({"chat_template": "x", "eos_token": 3}, "eos_token in .* neither a text nor an object"),
+    ],
+)
+def test_a_damaged_template_is_one_line(folder, config, message):
+    write(folder, **config)
+    with pytest.raises(UserError, match=message):
+        chat_template_of(folder.parent)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="chat_template.jinja is not UTF-8"):
+        chat_template_of(folder.parent)
+
+
 def test_a_tuned_run_has_the_template_of_the_model_that_it_began_with(folder, monkeypatch):
     tuned = folder.parent / "tuned"
     begun = {tuned: str(folder.parent), folder.parent / "other": ""}

@@ -41,5 +41,8 @@ def test_files_of_tasks_are_named_and_faults_are_one_line(tmp_path):
     path.write_text("x: 1")
     with pytest.raises(UserError, match="has no `task: NAME`"):
         harness._names_of([str(path)])
+    path.write_bytes(b"task: \xff")
+    with pytest.raises(UserError, match="is no YAML: 'utf-8' codec"):
+        harness._names_of([str(path)])
     with pytest.raises(UserError, match="there is no such file"):
         harness._names_of(["none.yaml"])
