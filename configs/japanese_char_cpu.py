@@ -33,10 +33,10 @@ MODELS: dict[str, Any] = {
 }
 
 
-def get_config(model: str = "transformer") -> Experiment:
+def get_config(architecture: str = "transformer") -> Experiment:
     """Returns the experiment of one of `MODELS`; `data.path` is a corpus."""
     return Experiment(
-        model=choose(MODELS, model, "model"),
+        model=choose(MODELS, architecture, "the architecture after --config=FILE:"),
         data=DataConfig(
             source="files",
             path="corpora/japanese/documents",

@@ -21,6 +21,7 @@ CHOICES = {
     "sequence_model": ("encoder_decoder", "decoder", "lstm_attention", "lstm"),
     "preset": ("gpt2_small", "bert_base", "t5_small", "resnet34"),
     "model": ("experts", "dense"),
+    "architecture": ("bigram", "mlp", "transformer"),
     "translator": ("transformer", "lstm_attention", "lstm"),
 }
 
