@@ -36,7 +36,7 @@ receives documents.csv with a line per document and texts.json; an evaluation th
 on where it was. --windows=rolling reports the figures of lm-evaluation-harness, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,8 @@ DATA_PATH = flags.DEFINE_multi_string(
     "Where the data is now, if it moved; it must not have changed. PATH stands for data.path, "
     "FIELD=PATH for another field, such as target_path=elsewhere/de.txt; may be repeated.",
 )
-EVALUATION = dataclass_flags.define(
-    EvaluationConfig(), ("batch_size", "stride", "context_length", "windows")
-)
+_MEASURES = ("batch_size", "stride", "context_length", "windows")
+EVALUATION = dataclass_flags.define(EvaluationConfig(), _MEASURES)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 TEXT = flags.DEFINE_multi_string(
     "text", None, "Files to measure instead: a file, a directory or a pattern; may be repeated."
@@ -81,7 +80,6 @@ def main() -> dict[str, Any]:
     output = program.output_directory(OUTPUT.value)
     from lm_jax.runs.trained_run import evaluate, load
 
-    output = program.output_directory(OUTPUT.value)
     measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
     if TEXT.value and measures_split:
         raise UserError(
@@ -93,10 +91,14 @@ def main() -> dict[str, Any]:
                 "--task and --harness_tasks ask questions: leave out --text, --split, --data_path "
                 "and --by_position"
             )
+        text_flags.refuse_unused()
+        _refuse(_MEASURES, "is about a split or --text, and tasks ask questions")
         return _ask_tasks(output)
     task_flags.refuse_unused()
+    _refuse(("beginning_token",), "is about the questions of --task")
     if not TEXT.value:
         text_flags.refuse_unused()
+        _refuse(("output",), "is about --text and --task, and a split fills the work directory")
     cluster.join()
     if TEXT.value:
         return text_flags.measure(
@@ -112,6 +114,13 @@ def main() -> dict[str, Any]:
         program.log_table(_rows(figures), "<<")
     _log_parts(figures)
     return {"workdir": WORKDIR.value, "step": run.step, SPLIT.value: figures}
+
+
+def _refuse(names: Sequence[str], why: str) -> None:
+    """Raises UserError for a flag that nothing would read."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise UserError(f"--{name} {why}: leave it out")
 
 
 def _ask_tasks(output: Path | None) -> dict[str, Any]:

@@ -65,14 +65,16 @@ def main() -> dict[str, Any]:
     from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
-    samples = SAMPLES()
+    samples, begins = SAMPLES(), BEGINNING_TOKEN.value
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:
-            for each in next_tokens(run, prompt):
+            for each in next_tokens(run, prompt, begins=begins):
                 program.log(_bars(each))
     if SHOW_BEAMS.value:
         for prompt in PROMPT.value:
-            program.log("\n".join([repr(prompt), *search_tree(run, prompt, samples)]))
+            program.log(
+                "\n".join([repr(prompt), *search_tree(run, prompt, samples, begins=begins)])
+            )
     if CHAT.value:
         from lm_jax.runs import chat
 
@@ -85,7 +87,7 @@ def main() -> dict[str, Any]:
             samples,
             seed=SEED.value,
             stop=STOP.value,
-            begins=BEGINNING_TOKEN.value,
+            begins=begins,
         )
     for text in found:
         program.log(f"{text.text}\n{'-' * 80}")

@@ -199,14 +199,19 @@ def search_beams(
     return jax.tree.map(np.asarray, beams)
 
 
-def next_tokens(generator: TextGenerator, prompt: str, count: int = 10) -> list[NextToken]:
+def next_tokens(
+    generator: TextGenerator, prompt: str, count: int = 10, *, begins: bool = True
+) -> list[NextToken]:
     """Returns the `count` most probable tokens at the start of a text and after each prompt token.
+
+    Args:
+      begins: as for `encode_prompts`; otherwise there are none at the start.
 
     Raises:
       UserError: the prompt does not fit the model.
     """
     built, _, tokenizer = generator
-    (tokens,), _, source, _ = encode_prompts(built, tokenizer, [prompt])
+    (tokens,), _, source, _ = encode_prompts(built, tokenizer, [prompt], begins=begins)
     best, probabilities = most_probable_tokens(generator, tokens, source, count)
     label = namer(tokenizer, built.experiment)
     return [

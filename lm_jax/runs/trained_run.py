@@ -679,24 +679,30 @@ def complete(
     return [text for texts in found for text in texts]
 
 
-def search_tree(run: Run, prompt: str, config: SamplesConfig) -> list[str]:
+def search_tree(run: Run, prompt: str, config: SamplesConfig, *, begins: bool = True) -> list[str]:
     """Returns the beams of one prompt as lines of text.
+
+    Args:
+      begins: as for `complete`.
 
     Raises:
       UserError: as `complete`.
     """
     generator = text_generator(run, config)
-    _, (tree,) = generate.search(generator, [prompt], config)
+    _, (tree,) = generate.search(generator, [prompt], config, begins=begins)
     return list(tree_lines(tree, namer(generator.tokenizer, run.built.experiment)))
 
 
-def next_tokens(run: Run, prompt: str) -> list[generate.NextToken]:
+def next_tokens(run: Run, prompt: str, *, begins: bool = True) -> list[generate.NextToken]:
     """Returns the most probable next tokens at the start of a text and after each prompt token.
+
+    Args:
+      begins: as for `complete`; otherwise there are none at the start.
 
     Raises:
       UserError: the model does not generate, or the prompt does not fit its context.
     """
-    return generate.next_tokens(text_generator(run, SamplesConfig()), prompt)
+    return generate.next_tokens(text_generator(run, SamplesConfig()), prompt, begins=begins)
 
 
 def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:

@@ -110,6 +110,9 @@ def test_next_tokens_are_named_with_their_probabilities(generator):
     first, second, third = next_tokens(generator, "ab")
     assert [first.after, second.after, third.after] == ["<end>", "a", "b"]
     assert len(second.tokens) == 10
+    alone = next_tokens(generator, "ab", begins=False)
+    assert [each.after for each in alone] == ["a", "b"]
+    assert alone[0].probabilities != second.probabilities
     assert second.probabilities == sorted(second.probabilities, reverse=True)
 
 
