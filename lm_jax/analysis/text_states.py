@@ -23,6 +23,7 @@ from lm_jax.parallel import sharding
 
 Layers = tuple[int, ...] | None  # None: all of them
 _MOST_TOKENS = 2**11  # of a batch, whose states of all layers are held at once
+_MOST_TEXTS = 256  # whose states are held at once before they are pooled
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -68,9 +69,18 @@ class StateReader:
         self._states = jax.jit(functools.partial(_states, hidden_states), static_argnums=2)
 
     def read(
-        self, texts: Sequence[str], layers: Layers, stride: int, context_length: int
+        self,
+        texts: Sequence[str],
+        layers: Layers,
+        stride: int,
+        context_length: int,
+        *,
+        with_offsets: bool = True,
     ) -> list[TextStates]:
         """Returns the states of each text; those of an encoder-decoder are of its encoder.
+
+        Args:
+          with_offsets: as for `tokenized_texts`.
 
         Raises:
           UserError: a text cannot be encoded, there is no such layer, the stride would leave tokens
@@ -78,7 +88,8 @@ class StateReader:
         """
         length = context_of(self._built, context_length, self._length)
         end = np.array([self._tokenizer.end_of_document], np.int32)
-        given = [self._as_read(text) for text in tokenized_texts(self._tokenizer, texts)]
+        tokenized = tokenized_texts(self._tokenizer, texts, with_offsets=with_offsets)
+        given = [self._as_read(text) for text in tokenized]
         streams = [np.concatenate([text.tokens, end]) for text in given]
         windows = [list(windows_of(stream, length, stride)) for stream in streams]
         found = iter(self._read_windows(list(itertools.chain.from_iterable(windows)), layers))
@@ -169,7 +180,9 @@ def embed_texts(
     if not texts:
         raise UserError("there are no texts to embed; give at least one")
     vectors = []
-    for each in reader.read(texts, (layer,), stride, context_length):
-        (states_td,) = each.states_ltd
-        vectors.append(pool(states_td, int(reader.opens and len(states_td) > 1)))
+    for first in range(0, len(texts), _MOST_TEXTS):
+        part = texts[first : first + _MOST_TEXTS]
+        for each in reader.read(part, (layer,), stride, context_length, with_offsets=False):
+            (states_td,) = each.states_ltd
+            vectors.append(pool(states_td, int(reader.opens and len(states_td) > 1)))
     return np.stack(vectors)

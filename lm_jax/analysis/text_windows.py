@@ -36,8 +36,13 @@ def check_texts(texts: Sequence[str], name: str = "texts") -> list[str]:
     return found
 
 
-def tokenized_texts(tokenizer: data.Tokenizer, texts: Sequence[str]) -> list[TokenizedText]:
+def tokenized_texts(
+    tokenizer: data.Tokenizer, texts: Sequence[str], *, with_offsets: bool = True
+) -> list[TokenizedText]:
     """Returns each text with its tokens.
+
+    Args:
+      with_offsets: find where the tokens stand; otherwise all offsets are 0.
 
     Raises:
       UserError: a text cannot be encoded.
@@ -45,7 +50,9 @@ def tokenized_texts(tokenizer: data.Tokenizer, texts: Sequence[str]) -> list[Tok
     end = np.array([tokenizer.end_of_document], np.int32)
     found = []
     for text, tokens in zip(texts, tokenizer.encode_all(texts), strict=True):
-        offsets = np.append(token_offsets(tokenizer, text, tokens), [[len(text)] * 2], axis=0)
+        offsets = np.zeros((len(tokens) + 1, 2))
+        if with_offsets:
+            offsets = np.append(token_offsets(tokenizer, text, tokens), [[len(text)] * 2], axis=0)
         found.append(TokenizedText(text, np.concatenate([tokens, end]), offsets.astype(np.int32)))
     return found
 

@@ -48,7 +48,7 @@ def as_read(objective, text):
 
 
 @pytest.mark.parametrize("objective", CASES)
-def test_the_states_of_each_token_are_those_where_it_was_read(objective):
+def test_the_states_of_each_token_are_those_where_it_was_read(objective, monkeypatch):
     reader = reader_of(objective)
 
     def echo(variables, batch, layers):
@@ -66,7 +66,14 @@ def test_the_states_of_each_token_are_those_where_it_was_read(objective):
         np.testing.assert_array_equal(each.states_ltd[0, :, 1], np.arange(len(expected)) % 16)
     own = found[0].tokens.tolist().index(ord("a"))
     assert found[0].offsets[own : own + 2].tolist() == [[0, 1], [1, 2]]
+    held, read = [], reader.read
+    monkeypatch.setattr(
+        reader, "read", lambda part, *a, **k: held.append(part) or read(part, *a, **k)
+    )
+    monkeypatch.setattr("lm_jax.analysis.text_states._MOST_TEXTS", 3)
+    monkeypatch.setattr("lm_jax.analysis.text_windows.token_offsets", None)  # not asked for
     pooled = embed_texts(reader, TEXTS, "mean", 0, 0, 0)[:, 0]
+    assert held == [TEXTS[:3], TEXTS[3:]]
     tokens = [as_read(objective, text) for text in TEXTS]
     opens = objective in ("causal_lm", "masked_lm")
     kept = [each[1:] if opens and len(each) > 1 else each for each in tokens]
