@@ -75,7 +75,9 @@ def test_a_prefix_is_seen_by_all():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "kind", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)]
+)
 def test_keys_beyond_the_window_of_a_layer_are_masked(kind):
     window = {"sliding_window": 2, "global_every": 2}
     config = dataclasses.replace(CONFIGS[kind], **window)
