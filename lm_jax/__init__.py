@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: "str | Path", checkpoint: str = "last") -> "Run":
+def load(path: "str | Path", checkpoint: str | int = "last") -> "Run":
     """Returns a trained model, to score texts, to generate, to look inside and to train further.
 
     Args:
@@ -32,7 +32,7 @@ def load(path: "str | Path", checkpoint: str = "last") -> "Run":
     from lm_jax.interop.import_cache import work_directory_of
     from lm_jax.runs import trained_run
 
-    return trained_run.load(work_directory_of(path), checkpoint)
+    return trained_run.load(work_directory_of(path), str(checkpoint))
 
 
 def train(

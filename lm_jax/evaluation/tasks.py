@@ -175,6 +175,11 @@ def _read(path: str, kind: str | None) -> tuple[str, list[Question]]:
                 f"{record.origin}: it has {', '.join(record.values)} and no {', '.join(missing)}; "
                 f"expected {forms}"
             )
+        if "choices" in record.values and "choices" not in KINDS[kind].fields:
+            raise UserError(
+                f"{record.origin}: it has choices, and a text that is continued by choices is its "
+                "context; name the field context, or leave out the choices"
+            )
         questions.append(KINDS[kind].question(record))
     if kind is None:
         raise UserError(f"{path} holds no questions")

@@ -153,6 +153,7 @@ def search(
     beams = search_beams(generator, texts, num_new, config, encoded.source)
     found = []
     for row, num_hidden in enumerate(encoded.num_hidden):
+        prompt = tokenizer.decode(np.asarray(texts[row][num_hidden:], np.int32))
         found.append(
             [
                 Completion(
@@ -161,6 +162,7 @@ def search(
                     ),
                     float(beams.log_probabilities[row, best]),
                     float(beams.scores[row, best]),
+                    len(prompt),
                 )
                 for best in range(config.num_best)
                 if beams.scores[row, best] > -np.inf

@@ -135,6 +135,7 @@ def write_tensors(
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {each.name: np.ascontiguousarray(next(values)) for each in shard}
         save_file(tensors, directory / name, metadata={"format": "pt"})
+        (directory / name).chmod(0o644)  # the library lets only the owner read it
         index |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         total = sum(each.bytes for each in planned)

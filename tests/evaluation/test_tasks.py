@@ -86,6 +86,7 @@ def test_an_answer_is_the_last_match_of_its_pattern(tmp_path):
 
 
 BAD = {
+    "choices of a question": ([EXACT | {"choices": ["2", "3"]}], "t.jsonl:1: .* field context"),
     "a missing field": ([EXACT, {"question": "x"}], r"t.jsonl:2: .* and no answer"),
     "no choices": ([CHOICE, {"context": "x", "answer": 0}], r"t.jsonl:2: .* and no choices; exp"),
     "neither kind": ([{"answer": 1}], r"t.jsonl:1: .* no context, choices; expected c"),

@@ -100,6 +100,7 @@ def test_beam_search_ranks_texts_by_score_and_returns_its_tree(generator):
     scores = [text.score for text in texts]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
     assert scores == [text.log_probability for text in texts]
+    assert {text.text[: text.prompt_characters] for text in texts} == {"ab"}
     lines = list(tree_lines(tree, str))
     assert sum("* 1, score" in line for line in lines) == 1
     with pytest.raises(UserError, match="ask for at most 29 new tokens"):

@@ -55,6 +55,7 @@ def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
         split_of(run, "validation")
 
     export_model(workdir, out, largest_shard=20_000, log=lambda _: None)
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in out.glob("*.safetensors"))
     index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
     shards = {name: load_file(out / name) for name in set(index.values())}
     assert len(shards) > 1 and index.keys() == tensors.keys()
