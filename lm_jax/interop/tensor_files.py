@@ -1,8 +1,8 @@
 """Tensors in files of safetensors: read one at a time, and written in shards."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -152,7 +152,3 @@ def _shards(planned: Sequence[Planned], largest: int) -> list[list[Planned]]:
         shards[-1].append(each)
         filled += each.bytes
     return shards
-
-
-Tensors = Mapping[str, Tensor]
-Shapes = Mapping[str, Any]
