@@ -20,7 +20,7 @@ FLOORS = (
     ("evaluation", "config", "reports"),
     ("telemetry", "parallel"),
     ("models", "data"),
-    ("errors", "choices", "nested", "fields", "progress", "user_templates"),
+    ("errors", "choices", "digests", "nested", "fields", "progress", "user_templates"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = {("models", "data"), ("data", "models")}

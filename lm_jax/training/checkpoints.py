@@ -1,4 +1,4 @@
-"""Saves and restores training states; the only file that uses orbax."""
+"""Saves and restores training states; with `checkpoint_handler`, the only file that uses orbax."""
 
 import contextlib
 import errno
@@ -14,9 +14,11 @@ from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.digests import find_damage
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
+from lm_jax.training.checkpoint_handler import DigestedHandler, DigestedRestore, DigestedSave
 
 # What systems say of a full disk, a quota and a limit on the size of files.
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -64,10 +66,9 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
-        handlers = ocp.StandardCheckpointHandler()  # without it, metadata lacks shapes
         try:
             self._manager = ocp.CheckpointManager(
-                directory.absolute(), item_handlers=handlers, options=options
+                directory.absolute(), item_handlers=DigestedHandler(), options=options
             )
         except ValueError as error:  # json.JSONDecodeError: orbax reads all metrics at once
             raise UserError(
@@ -85,7 +86,7 @@ class Checkpoints:
             return
         metrics = None if cross_entropy is None else {"cross_entropy": cross_entropy}
         with self._as_os_error():
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+            self._manager.save(step, args=DigestedSave(state), metrics=metrics)
 
     def steps(self) -> list[int]:
         """Returns the steps with a finished checkpoint, newest first."""
@@ -114,15 +115,15 @@ class Checkpoints:
         candidates = self._candidates(which)
         problems = []
         for step in candidates:
-            state, problem = None, ""
+            state = None
+            problem = self._damage(step)
             try:
-                target = self._on_host(step) if abstract_state is None else abstract_state
-                state = self._restore(step, target, parts)
+                if not problem:
+                    target = self._on_host(step) if abstract_state is None else abstract_state
+                    state = self._restore(step, target, parts)
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 problem = _summary(error)
-            problem = next(
-                filter(None, processes.gather(problem)), ""
-            )  # all processes must read the same step
+            problem = _first(processes.gather(problem))  # all processes must read the same step
             if not problem:
                 return step, state
             problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
@@ -132,9 +133,18 @@ class Checkpoints:
             "restore its files or choose another --workdir"
         )
 
+    def _damage(self, step: int) -> str:
+        """Returns what is damaged of a checkpoint, "" if nothing is; a collective."""
+        own = find_damage(self._path(step), share=jax.process_index(), of=jax.process_count())
+        return _first(processes.gather(own))
+
+    def _path(self, step: int) -> Path:
+        """Returns the folder of the arrays of a checkpoint."""
+        return self._directory.absolute() / str(step) / "default"
+
     def _restore(self, step: int, target: Any, parts: Sequence[str] | None) -> Any:
         if parts is None:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            return self._manager.restore(step, args=DigestedRestore(target))
         fields = target if isinstance(target, dict) else target._asdict()
         return self._read(step, {name: fields[name] for name in parts})
 
@@ -142,7 +152,7 @@ class Checkpoints:
         """Returns those arrays of a checkpoint that a tree of their shapes names."""
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(
-                self._directory.absolute() / str(step) / "default",
+                self._path(step),
                 args=ocp.args.PyTreeRestore(
                     item=target,
                     restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -160,10 +170,12 @@ class Checkpoints:
           UserError: there is no such checkpoint, or it cannot be read.
         """
         (step, *_) = self._candidates(which)
+        if damage := self._damage(step):
+            raise self._unreadable(step, damage)
         try:
             saved = flatten(self._manager.item_metadata(step)["params"])
         except Exception as error:  # damaged, of one of many types
-            raise self._unreadable(step, error) from None
+            raise self._unreadable(step, _summary(error)) from None
 
         def reader(path: str, shape: tuple[int, ...], dtype: np.dtype) -> SavedArray:
             def read() -> np.ndarray:
@@ -173,7 +185,7 @@ class Checkpoints:
                 try:
                     (array,) = jax.tree.leaves(self._read(step, target))
                 except Exception as error:  # as above
-                    raise self._unreadable(step, error) from None
+                    raise self._unreadable(step, _summary(error)) from None
                 return array
 
             return SavedArray(shape, dtype, read)
@@ -183,10 +195,10 @@ class Checkpoints:
             for path, leaf in saved.items()
         }
 
-    def _unreadable(self, step: int, error: Exception) -> UserError:
+    def _unreadable(self, step: int, problem: str) -> UserError:
         return UserError(
             f"the checkpoint of step {step} in {self._directory} cannot be read "
-            f"({_summary(error)}); restore its files, or choose another checkpoint"
+            f"({problem}); restore its files, or choose another checkpoint"
         )
 
     def refuse_other_shapes(self, which: str, params: Any) -> None:
@@ -206,7 +218,7 @@ class Checkpoints:
                 tuple(shapes[path].shape) if path in shapes else "absent"
                 for shapes in (saved, expected)
             )
-            if there != here:
+            if there != here and not self._damage(step):
                 raise UserError(
                     f"parameter {path} of the checkpoint in {self._directory} is {there}, and of "
                     f"the model {here}: config.json or data.json was changed; restore it"
@@ -282,6 +294,10 @@ class _UntilStep(NamedTuple):
         until = [checkpoint for checkpoint in checkpoints if checkpoint.step <= self.step]
         kept = iter(self.policy.should_preserve(until, context=context) if until else [])
         return [checkpoint.step <= self.step and next(kept) for checkpoint in checkpoints]
+
+
+def _first(problems: Sequence[str]) -> str:
+    return next(filter(None, problems), "")
 
 
 def _cross_entropy(metrics: Any) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm_jax.choices import choose
+from lm_jax.digests import MANIFEST, find_damage
 from lm_jax.errors import UserError
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
@@ -116,6 +117,12 @@ def test_two_hosts_train_on_a_mixture_as_one_does(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(pair, alone):
     assert_same_run(pair, alone)
+    folder = pair[0] / "checkpoints" / "40" / "default"  # each process digests what it wrote
+    assert not list(folder.glob("digests.process_*"))
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    for index in range(2):
+        assert any(name.startswith(f"ocdbt.process_{index}/d/") for name in files)
+    assert find_damage(folder) == ""
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.digests import MANIFEST
 from lm_jax.errors import UserError
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 
@@ -84,3 +86,43 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path)
         step, state = checkpoints.restore(None, "last", said.append)
     assert step == 1 and state["x"].tolist() == [1, 1]
     assert len(said) == 1 and said[0].startswith("the checkpoint of step 2 cannot be read")
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_restored(tmp_path):
+    rng, said = np.random.default_rng(0), []
+    state = {"params": {"x": rng.standard_normal(999, np.float32)}, "step": np.int32(2)}
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=2)) as checkpoints:
+        checkpoints.save(1, {"params": {"x": np.zeros(999, np.float32)}, "step": np.int32(1)})
+        checkpoints.save(2, state)
+    files = [path for path in (tmp_path / "2" / "default").rglob("*") if path.is_file()]
+    large = max(files, key=lambda path: path.stat().st_size)
+    assert large.stat().st_size > state["params"]["x"].nbytes / 2  # it holds the array
+    with Checkpoints(tmp_path, CheckpointConfig(), read_only=True) as checkpoints:
+        for path in [large] * 5 + [path for path in files if path.name != "commit_success.txt"]:
+            content = bytearray(path.read_bytes())
+            bit = int(rng.integers(8 * len(content)))
+            content[bit // 8] ^= 1 << bit % 8
+            good = path.read_bytes()
+            path.write_bytes(content)
+            said.clear()
+            for parts in (None, ("params",)):
+                step, found = checkpoints.restore(None, "last", said.append, parts)
+                assert step == 1 and not found["params"]["x"].any(), path
+            assert len(said) == 2 and said[0].startswith("the checkpoint of step 2 cannot be read")
+            with pytest.raises(UserError, match="checkpoint of step 2 in .* cannot be read"):
+                checkpoints.saved_params("2")
+            path.write_bytes(good)
+        step, found = checkpoints.restore(None, "last", said.append)
+        assert step == 2
+        np.testing.assert_array_equal(found["params"]["x"], state["params"]["x"])
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_manifest_and_is_read_without_a_word(tmp_path):
+    said = []
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(1, {"x": jnp.full(2, 7)})
+    (manifest,) = tmp_path.rglob(MANIFEST)
+    manifest.unlink()
+    with Checkpoints(tmp_path, CheckpointConfig(), read_only=True) as checkpoints:
+        step, state = checkpoints.restore(None, "last", said.append)
+    assert step == 1 and state["x"].tolist() == [7, 7] and not said

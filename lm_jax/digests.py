@@ -1,0 +1,133 @@
+"""Digests of files, written beside them and compared when they are read: silent damage shows.
+
+Disks, memory and copies flip bits, and array data has no checksum of its own. The digest is XXH3
+(github.com/Cyan4973/xxHash): it finds damage faster than memory delivers the bytes, and does not
+protect against forgery. Each block has its own, so that threads and processes share a large file.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+MANIFEST = "digests.json"
+_BLOCK = 16 * 2**20  # bytes
+_CHUNK = 2**20  # bytes that are read at once: they stay in a core's cache
+_THREADS = min(8, os.cpu_count() or 1)
+
+Blocks = Mapping[str, list[str]]  # the digests of a file's blocks, by its path in the directory
+
+
+class _Block(NamedTuple):
+    name: str
+    number: int
+    expected: str
+
+
+def digests_of(
+    directory: Path, is_counted: Callable[[str], bool] = lambda name: True
+) -> dict[str, list[str]]:
+    """Returns the digests of the files in a directory, and in the folders of it.
+
+    Args:
+      is_counted: (path in the directory, with slashes) -> whether the file has a digest.
+
+    Raises:
+      OSError: a file cannot be read.
+    """
+    names = sorted(path.relative_to(directory).as_posix() for path in _files(directory))
+    sizes = {name: (directory / name).stat().st_size for name in filter(is_counted, names)}
+    blocks = [(name, number) for name, size in sizes.items() for number in range(_count(size))]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(lambda block: _digest(directory / block[0], block[1]), blocks)
+        found: dict[str, list[str]] = {name: [] for name in sizes}
+        for (name, _), digest in zip(blocks, digests, strict=True):
+            found[name].append(digest)
+    return found
+
+
+def write_manifest(directory: Path, digests: Blocks | None = None) -> None:
+    """Writes `digests.json`, after which the files of a directory must not change.
+
+    Args:
+      digests: of all files; None: compute them.
+
+    Raises:
+      OSError: a file cannot be read, or the manifest cannot be written.
+    """
+    digests = digests_of(directory) if digests is None else digests
+    (directory / MANIFEST).write_text(json.dumps({"algorithm": "xxh3_64", "files": digests}))
+
+
+def find_damage(
+    directory: Path, *, share: int = 0, of: int = 1, most_bytes: float = float("inf")
+) -> str:
+    """Returns what is wrong with the files that a manifest lists, in a phrase; "" if nothing is.
+
+    A directory without a manifest was written by an earlier version: nothing is known of it.
+
+    Args:
+      share: which part of the blocks to read, of the `of` equal ones that processes share.
+      most_bytes: the most to read. Of more, blocks are chosen at random.
+    """
+    path = directory / MANIFEST
+    if not path.exists():
+        return ""
+    try:
+        listed = json.loads(path.read_text())["files"]
+        blocks = [_Block(n, i, d) for n, digests in listed.items() for i, d in enumerate(digests)]
+        for name, digests in listed.items():
+            if _count((directory / name).stat().st_size) != len(digests):
+                return f"{name} has another size than it was written with"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{MANIFEST}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    return _first_damage(directory, _sample(blocks[share::of], most_bytes))
+
+
+def _sample(blocks: list[_Block], most_bytes: float) -> list[_Block]:
+    if len(blocks) * _BLOCK <= most_bytes:
+        return blocks
+    return random.SystemRandom().sample(blocks, int(most_bytes // _BLOCK))
+
+
+def _first_damage(directory: Path, blocks: Iterable[_Block]) -> str:
+    def check(block: _Block) -> str:
+        try:
+            found = _digest(directory / block.name, block.number)
+        except OSError as error:
+            return f"{block.name}: {error.strerror}"
+        return "" if found == block.expected else f"{block.name} is damaged: its digest differs"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return next(filter(None, pool.map(check, blocks)), "")
+
+
+def _files(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def _count(size: int) -> int:
+    """Returns the number of blocks of a file; an empty one has one."""
+    return max(-(-size // _BLOCK), 1)
+
+
+def _digest(path: Path, number: int) -> str:
+    digest, left = xxhash.xxh3_64(), _BLOCK
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        file.seek(number * _BLOCK, os.SEEK_SET)
+        # Not mapped into memory: a bad sector would end the process instead of raising OSError.
+        while left and (count := file.readinto(view[: min(left, _CHUNK)])):
+            digest.update(view[:count])
+            left -= count
+    return digest.hexdigest()
