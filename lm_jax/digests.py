@@ -65,15 +65,15 @@ def write_manifest(directory: Path, digests: Blocks | None = None) -> None:
 
 
 def find_damage(
-    directory: Path, *, share: int = 0, of: int = 1, most_bytes: float = float("inf")
+    directory: Path, *, share: int = 0, num_shares: int = 1, most_bytes: float = float("inf")
 ) -> str:
     """Returns what is wrong with the files that a manifest lists, in a phrase; "" if nothing is.
 
     A directory without a manifest was written by an earlier version: nothing is known of it.
 
     Args:
-      share: which part of the blocks to read, of the `of` equal ones that processes share.
-      most_bytes: the most to read. Of more, blocks are chosen at random.
+      share: which part of the blocks to read, of `num_shares` equal ones that processes share.
+      most_bytes: the most to read; blocks are chosen at random where there is more.
     """
     path = directory / MANIFEST
     if not path.exists():
@@ -90,7 +90,7 @@ def find_damage(
         return f"{MANIFEST}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
-    return _first_damage(directory, _sample(blocks[share::of], most_bytes))
+    return _first_damage(directory, _sample(blocks[share::num_shares], most_bytes))
 
 
 def _sample(blocks: list[_Block], most_bytes: float) -> list[_Block]:

@@ -54,7 +54,7 @@ def test_every_single_flipped_bit_is_found(directory):
 def test_shares_cover_all_blocks_and_a_bound_limits_them(directory):
     content = (directory / "three").read_bytes()
     (directory / "three").write_bytes(content[:-1] + b"\0")
-    found = [find_damage(directory, share=share, of=3) for share in range(3)]
+    found = [find_damage(directory, share=share, num_shares=3) for share in range(3)]
     assert sum(map(bool, found)) == 1
     assert find_damage(directory, most_bytes=0) == ""
     sampled = [bool(find_damage(directory, most_bytes=3 * 64)) for _ in range(64)]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_jax.data.cache import load_split, save_split, split_bytes
+from lm_jax.data.cache import load_split, refuse_damage, save_split, split_bytes
 from lm_jax.data.classification.batches import Examples
 from lm_jax.data.classification.config import ImageConfig as ImageConfig
 from lm_jax.data.classification.config import LabelledTextConfig as LabelledTextConfig
@@ -30,6 +30,7 @@ from lm_jax.data.tokenizer_config import TokenizerConfig as TokenizerConfig
 from lm_jax.data.tokenizers import Tokenizer as Tokenizer
 from lm_jax.data.tokenizers import load_tokenizer as load_tokenizer
 from lm_jax.data.tokenizers import train_tokenizer as train_tokenizer
+from lm_jax.digests import write_manifest
 
 _PREPARE: dict[str, Callable[[Any], Dataset[Any, Any]]] = {
     "text": lambda config: (
@@ -68,6 +69,7 @@ def save_held_out(config: Any, dataset: Dataset[Any, Any], workdir: Path) -> Non
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         save_split(split, unfinished, name)
+        write_manifest(unfinished)
         os.rename(unfinished, directory)
 
 
@@ -76,6 +78,7 @@ def load_held_out(config: Any, workdir: Path, name: str) -> Any | None:
     if config.kind not in _SPLITS:
         return None
     try:
+        refuse_damage(workdir / name)
         return load_split(_SPLITS[config.kind], workdir / name, name)
     except (OSError, EOFError, ValueError):
         return None

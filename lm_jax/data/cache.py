@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lm_jax.data.documents import TokenizedDocuments
+from lm_jax.digests import find_damage, write_manifest
+
+_MOST_BYTES = 4 * 2**30  # that a start verifies: some seconds, however large the token files
 
 T = TypeVar("T")
+
+
+class Damaged(ValueError):
+    """Files changed since they were written."""
 
 
 def cache_directory(configured: str) -> Path:
@@ -31,7 +39,8 @@ def cached(
 ) -> T:
     """Returns what `read` finds in a directory, which `make` and `write` create if it is missing.
 
-    A crash of the machine may leave files without their contents; what cannot be read is made anew.
+    What is written gets a manifest of digests (`refuse_damage`). What cannot be read is made anew;
+    a line says so where bytes changed.
 
     Raises:
       OSError: the directory cannot be written.
@@ -40,13 +49,16 @@ def cached(
     if directory.exists():
         try:
             return read(directory)
-        except (OSError, EOFError, ValueError):
-            shutil.rmtree(directory)
+        except (OSError, EOFError, ValueError) as error:
+            if isinstance(error, Damaged):
+                print(f"{error}; it is prepared anew", file=sys.stderr, flush=True)
+            shutil.rmtree(directory, ignore_errors=True)  # another process may do so, too
     made = make()
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
         write(made, partial)
+        write_manifest(partial)
         os.replace(partial, directory)
     except OSError:
         if not directory.exists():  # else another process wrote the same first
@@ -54,6 +66,15 @@ def cached(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return read(directory)
+
+
+def refuse_damage(directory: Path) -> None:
+    """Raises Damaged if the files of a directory are not as its manifest of digests says.
+
+    It reads at most 4 GiB: blocks chosen at random where there are more, others at every start.
+    """
+    if damage := find_damage(directory, most_bytes=_MOST_BYTES):
+        raise Damaged(f"{directory}: {damage}")
 
 
 def save_split(split: NamedTuple, directory: Path, name: str) -> None:

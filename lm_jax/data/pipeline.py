@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from lm_jax.choices import choose
-from lm_jax.data.cache import cache_directory, cached, load_split, save_split
+from lm_jax.data.cache import cache_directory, cached, load_split, refuse_damage, save_split
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import BLANK, READ_FROM, Documents
 from lm_jax.data.spool import Selected, utf8_parts
@@ -284,6 +284,7 @@ def load_dataset(split: type[S], directory: Path) -> Dataset[S, Tokenizer]:
     Raises:
       OSError, ValueError: a file is missing or damaged, or of an earlier version.
     """
+    refuse_damage(directory)
     description = json.loads((directory / "description.json").read_text())
     if description.pop("version", 1) != _DESCRIPTION:
         raise ValueError("made before descriptions said what this version says")

@@ -135,7 +135,9 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str:
         """Returns what is damaged of a checkpoint, "" if nothing is; a collective."""
-        own = find_damage(self._path(step), share=jax.process_index(), of=jax.process_count())
+        own = find_damage(
+            self._path(step), share=jax.process_index(), num_shares=jax.process_count()
+        )
         return _first(processes.gather(own))
 
     def _path(self, step: int) -> Path:

@@ -3,7 +3,15 @@ import os
 
 import pytest
 
-from lm_jax.data import DataConfig, TokenizerConfig, pipeline, prepare, unchanged_files
+from lm_jax.data import (
+    DataConfig,
+    TokenizerConfig,
+    load_held_out,
+    pipeline,
+    prepare,
+    save_held_out,
+    unchanged_files,
+)
 from lm_jax.errors import UserError
 
 
@@ -101,6 +109,36 @@ def test_a_damaged_memory_or_cache_is_made_again(folder, monkeypatch):
         assert prepare(config(folder)).description == first.description
     (folder / "cache" / first.description["fingerprint"] / "train_tokens.npy").write_bytes(b"")
     assert prepare(config(folder)).description == first.description
+
+
+@pytest.mark.parametrize("name", ["train_tokens.npy", "validation_tokens.npy"])
+def test_a_flipped_bit_in_the_cache_is_mended_with_one_line(name, folder, capfd):
+    first = prepare(config(folder))
+    tokens = first.train.tokens.tolist(), first.validation.tokens.tolist()
+    path = folder / "cache" / first.description["fingerprint"] / name
+    content = path.read_bytes()
+    path.unlink()  # `first` still maps the file
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 4, content[-1]]))
+    capfd.readouterr()
+    again = prepare(config(folder))
+    assert (again.train.tokens.tolist(), again.validation.tokens.tolist()) == tokens
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"{path.parent}: {name} is damaged: its digest differs; it is prepared anew"
+    assert path.read_bytes() == content
+    prepare(config(folder))
+    assert not capfd.readouterr().err
+
+
+def test_a_flipped_bit_in_a_held_out_copy_is_not_measured(folder):
+    dataset = prepare(config(folder))
+    save_held_out(config(folder), dataset, folder)
+    copy = load_held_out(config(folder), folder, "validation")
+    assert copy.tokens.tolist() == dataset.validation.tokens.tolist()
+    path = folder / "validation" / "validation_tokens.npy"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 4, content[-1]]))
+    assert load_held_out(config(folder), folder, "validation") is None
 
 
 def test_files_that_are_gone_are_named(folder):
