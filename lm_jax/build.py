@@ -19,6 +19,7 @@ from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, sum_by_document
 from lm_jax.models import Model, build_model, family_of
 from lm_jax.models.interface import LossFunction, Variables
+from lm_jax.models.low_rank import LowRank, with_updates
 from lm_jax.models.parameters import Declarations, declarations
 from lm_jax.models.scale_width import of_width
 from lm_jax.objectives import Objective, objective_of
@@ -28,7 +29,7 @@ from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
 from lm_jax.training import state
 from lm_jax.training.mup import configurations, fan_in_out, with_initial_sizes, with_rates
-from lm_jax.training.optimizers import is_head, make_optimizer, update_head_only
+from lm_jax.training.optimizers import TRAINED, Mask, make_optimizer, update_only
 from lm_jax.training.schedules import learning_rate_schedule
 from lm_jax.training.train_step import TrainStep, make_train_step
 
@@ -48,6 +49,11 @@ class BuiltExperiment(NamedTuple):
     example: dict[str, jax.ShapeDtypeStruct]  # the shapes of a batch
     declarations: Declarations  # what each parameter is, by its path
     fan_in_out: Any = None  # of the parameters, in muP: see `lm_jax.training.mup`
+
+    @property
+    def is_trained(self) -> Mask | None:
+        """(parameters) -> which of them are trained; None: all."""
+        return TRAINED[self.experiment.fine_tuning.parameters](self.declarations)
 
     @property
     def loss(self) -> LossFunction:
@@ -95,8 +101,9 @@ def build_experiment(
             "softmax over all targets; set it to 0"
         )
     if experiment.mesh == AUTO:
+        is_trained = TRAINED[experiment.fine_tuning.parameters](declared)
         state_bytes = functools.partial(
-            state.state_bytes, model, optimizer, objective.example(experiment, 1)
+            state.state_bytes, model, optimizer, objective.example(experiment, 1), is_trained
         )
         decides = len(devices) > 1 and not model.is_count_based
         sizes_of_axes = _automatic_mesh(devices, device_bytes, state_bytes if decides else None)
@@ -146,13 +153,27 @@ def _make_mesh(experiment: Experiment, devices: Sequence[jax.Device]) -> Mesh:
 def _make_model(experiment: Experiment, objective: Objective) -> tuple[Model, Any]:
     """Returns the model of an experiment, and in muP the fan-in and fan-out of its parameters."""
     config, dtype, width = experiment.model, compute_dtype(experiment), experiment.mup_base_width
+    example, low_rank = objective.example(experiment, 1), low_rank_of(experiment)
+
+    def make(config: Any) -> Model:
+        model = build_model(config, dtype)
+        return model if low_rank is None else with_updates(model, low_rank, example)
+
     if not width or of_width(config, width) == config:  # at the base width there is one program
-        return build_model(config, dtype), None
+        return make(config), None
     config, base_config = configurations(config, width)
-    model, base = build_model(config, dtype), build_model(base_config, dtype)
-    example = objective.example(experiment, 1)
+    model, base = make(config), make(base_config)
     found = fan_in_out(model, base, example)
     return with_initial_sizes(model, base, found), found
+
+
+def low_rank_of(experiment: Experiment) -> LowRank | None:
+    """Returns the low-rank updates that an experiment trains; None: it trains its parameters."""
+    tuning = experiment.fine_tuning
+    if tuning.parameters != "lora":
+        return None
+    targets = tuple(part.strip() for part in tuning.lora_targets.split(","))
+    return LowRank(tuning.lora_rank, tuning.lora_alpha, targets)
 
 
 def make_training(
@@ -173,17 +194,24 @@ def make_training(
     config = experiment.optimizer
     if weight_decay is not None:
         config = dataclasses.replace(config, weight_decay=weight_decay)  # type: ignore[arg-type]
-    head_only = experiment.fine_tuning.parameters == "head"
+    is_trained = TRAINED[experiment.fine_tuning.parameters](declared)
     optimizer = make_optimizer(config, schedule, declared)
-    if head_only:
-        optimizer = update_head_only(optimizer, declared)
+    if is_trained is not None:
+        optimizer = update_only(optimizer, is_trained)
     if fan_in_out is not None:
         optimizer = with_rates(optimizer, config.name, fan_in_out)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
     loss = loss_function(objective_of(experiment), model)
-    is_trained = is_head(declared) if head_only else None
-    step = make_train_step(loss, optimizer, schedule, parts, is_trained, smoothing)
+    step = make_train_step(
+        loss,
+        optimizer,
+        schedule,
+        parts,
+        is_trained,
+        smoothing,
+        fixed_features=experiment.fine_tuning.parameters == "head",
+    )
     return optimizer, step
 
 

@@ -114,7 +114,16 @@ class FineTuningConfig:
         "", "The run whose parameters to start from, except those of another shape."
     )
     parameters: str = described(
-        "all", "What is trained: all, or the head on fixed features.", choices=("all", "head")
+        "all",
+        "What is trained: all; the head, on fixed features; or lora: the head, if any, and "
+        "low-rank updates of the kernels that lora_targets names.",
+        choices=("all", "head", "lora"),
+    )
+    lora_rank: int = described(8, "lora: rank of the updates.", minimum=1)
+    lora_alpha: float = described(16.0, "lora: an update counts alpha / rank times.", above=0)
+    lora_targets: str = described(
+        "*attention/*/kernel,*feed_forward/*/kernel",
+        "lora: patterns of the paths of kernels, with commas between them.",
     )
 
 

@@ -17,8 +17,7 @@ from lm_jax.models import family_of
 from lm_jax.models.family import PlannedCollective
 from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
-from lm_jax.training.optimizers import is_head
-from lm_jax.training.state import TrainState, abstract_state
+from lm_jax.training.state import TrainState, abstract_state, trained_leaves
 
 
 class PlacedParameter(NamedTuple):
@@ -94,7 +93,7 @@ def compile_step(built: BuiltExperiment) -> Compiled:
     costs = compiled.cost_analysis() or {}
     return Compiled(
         placed=placed_parameters(state.params),
-        memory=_memory(compiled.memory_analysis(), _resident_bytes(state, batch)),
+        memory=_memory(compiled.memory_analysis(), _resident_bytes(built, state, batch)),
         model_flops=step_flops(built) / mesh.size,
         work=hlo.read_work(compiled.as_text() or ""),
         xla_flops=costs.get("flops"),
@@ -105,14 +104,12 @@ def compile_step(built: BuiltExperiment) -> Compiled:
 
 def resident_bytes(built: BuiltExperiment) -> ResidentBytes:
     """Returns the bytes that a train step needs under any compiler; compiles nothing."""
-    return _resident_bytes(*_arguments(built))
+    return _resident_bytes(built, *_arguments(built))
 
 
 def step_flops(built: BuiltExperiment) -> int:
     """Returns the matrix-product FLOPs of one train step on all devices: see `training_flops`."""
-    head_only = built.experiment.fine_tuning.parameters == "head"
-    shapes = batch_shapes(built)
-    return training_flops(built.model, shapes, is_head(built.declarations) if head_only else None)
+    return training_flops(built.model, batch_shapes(built), built.is_trained)
 
 
 def _arguments(built: BuiltExperiment) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
@@ -156,12 +153,12 @@ def placed_parameters(params: Any) -> list[PlacedParameter]:
     return rows
 
 
-def _resident_bytes(state: TrainState, batch: Any) -> ResidentBytes:
-    parameters = bytes_per_device(state.params)
+def _resident_bytes(built: BuiltExperiment, state: TrainState, batch: Any) -> ResidentBytes:
     return ResidentBytes(
-        parameters=parameters,
+        parameters=bytes_per_device(state.params),
         optimizer_state=bytes_per_device(state.opt_state),
-        gradients=parameters,  # of the same shape, dtype and sharding
+        # of the shapes, dtypes and shardings of what is trained
+        gradients=bytes_per_device(trained_leaves(state.params, built.is_trained)),
         batch=bytes_per_device(batch),
     )
 

@@ -87,5 +87,5 @@ def _trace(shape: str) -> Cost:
     flops = bytes_of_state = 0
     if not built.model.is_count_based:
         flops = step_flops(built)
-        bytes_of_state = state_bytes(built.model, built.optimizer, built.example)
+        bytes_of_state = state_bytes(built.model, built.optimizer, built.example, built.is_trained)
     return Cost(counts["total"], embedding_split(counts).non_embedding, 1, 0, flops, bytes_of_state)

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.build import build_experiment
+from lm_jax.build import build_experiment, low_rank_of
 from lm_jax.interop.architectures import exported_as, of_family
 from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
 from lm_jax.interop.layout import Entry, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.models.low_rank import FACTORS, merged
 from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
 from lm_jax.runs.trained_run import abstract_state
@@ -65,6 +66,8 @@ def export_model(
         shapes: Any = abstract_state(built)
         checkpoints.refuse_other_shapes(checkpoint, shapes.params)
         step, saved = checkpoints.saved_params(checkpoint)
+        if (low_rank := low_rank_of(experiment)) is not None:
+            saved = _merged(saved, low_rank.scale)
         values = write_model(config, saved, partial, largest_shard)
         _write_tokenizer(tokenizer, config, workdir, partial, values, log)
         write_json(partial / "config.json", values)
@@ -115,6 +118,25 @@ def _scaled(arrays: Mapping[str, SavedArray], factor: float) -> dict[str, SavedA
         if path.startswith(_LAST)
         else array
         for path, array in arrays.items()
+    }
+
+
+def _merged(arrays: Mapping[str, SavedArray], scale: float) -> dict[str, SavedArray]:
+    """Returns kernels with their low-rank updates, which are added where a kernel is read."""
+    parts = {path: path.rpartition("/") for path in arrays}
+
+    def read(layer: str) -> np.ndarray:
+        names = ("kernel", *FACTORS)
+        read_here = {name: arrays[f"{layer}/{name}"].read() for name in names}
+        return np.asarray(merged(read_here, scale)["kernel"])
+
+    return {
+        path: array._replace(read=functools.partial(read, layer))
+        if name == "kernel" and f"{layer}/{FACTORS[0]}" in arrays
+        else array
+        for path, array in arrays.items()
+        for layer, _, name in [parts[path]]
+        if name not in FACTORS
     }
 
 

@@ -141,6 +141,11 @@ class Model(NamedTuple):
 
     Called once, before a loop; None where a model has no faster way."""
 
+    merge: Callable[[Variables], Variables] | None = None
+    """(variables) -> variables whose kernels hold their low-rank updates; None: there are none.
+
+    The functions of the model take both; families, which read parameters, take these."""
+
     @property
     def is_count_based(self) -> bool:
         """Whether the model is fitted by counting, in one step and without gradients."""

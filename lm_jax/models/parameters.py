@@ -27,6 +27,7 @@ class Declared(nn.LogicallyPartitioned):
     decayed: bool = struct.field(default=False, pytree_node=False)
     head: bool = struct.field(default=False, pytree_node=False)
     looked_up: bool = struct.field(default=False, pytree_node=False)
+    adapter: bool = struct.field(default=False, pytree_node=False)
 
     @property
     def is_matrix(self) -> bool:
@@ -66,6 +67,7 @@ def declared(
     decayed: bool = False,
     head: bool = False,
     looked_up: bool = False,
+    adapter: bool = False,
 ) -> Callable[..., Declared]:
     """Returns an initializer whose parameters carry a declaration.
 
@@ -76,12 +78,21 @@ def declared(
       decayed: weight decay acts on it; Muon orthogonalises it if it sums over an axis.
       head: it belongs to the last layers, which `fine_tuning.parameters=head` trains alone.
       looked_up: it is a table whose rows are looked up, such as embeddings of tokens or positions.
+      adapter: it is a factor of an update, which `fine_tuning.parameters=lora` trains.
     """
 
     @functools.wraps(initializer)
     def init(*args: Any, **kwargs: Any) -> Declared:
         value = initializer(*args, **kwargs)
-        return Declared(value, axes, summed=summed, decayed=decayed, head=head, looked_up=looked_up)
+        return Declared(
+            value,
+            axes,
+            summed=summed,
+            decayed=decayed,
+            head=head,
+            looked_up=looked_up,
+            adapter=adapter,
+        )
 
     return init
 

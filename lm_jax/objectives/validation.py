@@ -34,10 +34,11 @@ def validate(experiment: Experiment) -> None:
 
 def _validate_objective(experiment: Experiment) -> None:
     objective, family = objective_of(experiment), family_of(experiment.model)
-    if experiment.fine_tuning.parameters == "head" and not experiment.fine_tuning.workdir:
+    trained = experiment.fine_tuning.parameters
+    if trained != "all" and not experiment.fine_tuning.workdir:
+        what = "a head on another run's features" if trained == "head" else "updates of another run"
         raise UserError(
-            "fine_tuning.parameters=head trains a head on another run's features; "
-            "give that run as fine_tuning.workdir"
+            f"fine_tuning.parameters={trained} trains {what}; give that run as fine_tuning.workdir"
         )
     kind, kinds = experiment.data.kind, objective.data_kinds
     if kind not in kinds:

@@ -211,7 +211,8 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _counts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    counts = [("parameters", results.get("parameters")), ("steps", results.get("step"))]
+    counts = [("parameters", results.get("parameters"))]
+    counts += [("trained", results.get("trained_parameters")), ("steps", results.get("step"))]
     for name, value in results.get("timings", {}).items():
         if name.endswith("_per_second"):
             counts.append((f"{name.removesuffix('_per_second')}/s", value))

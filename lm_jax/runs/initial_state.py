@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lm_jax import data
-from lm_jax.build import BuiltExperiment
+from lm_jax.build import BuiltExperiment, low_rank_of
 from lm_jax.config.experiment import Experiment, FineTuningConfig
 from lm_jax.errors import UserError
+from lm_jax.models.low_rank import merged
+from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.trained_run import restore
@@ -36,7 +40,8 @@ def fine_tuned(given: Experiment | None, source: Path) -> Experiment:
     """
     theirs = workdir.read_experiment(source)
     ours = theirs if given is None else given
-    tuning = FineTuningConfig(str(source), ours.fine_tuning.parameters if given else "all")
+    tuning = FineTuningConfig() if given is None else ours.fine_tuning
+    tuning = dataclasses.replace(tuning, workdir=str(source))
     config = ours.data
     if config.has_text and theirs.data.has_text:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(source))
@@ -77,7 +82,9 @@ def inherited_variables(
         Checkpoints(Path(tuned_from) / "checkpoints", theirs.checkpoint, read_only=True)
     ) as checkpoints:
         _, state = checkpoints.restore(None, "last", lambda _: None, ("params", "stats"))
-    return {"params": state["params"], **state["stats"]}
+    low_rank, params = low_rank_of(theirs), state["params"]
+    params = params if low_rank is None else merged(params, low_rank.scale)
+    return {"params": params, **state["stats"]}
 
 
 def first_state(
@@ -113,7 +120,22 @@ def first_state(
             f"fine_tuning.workdir {tuned_from} has no array of this model's names and shapes; take "
             f"over its architecture: --from_workdir={tuned_from} --fine_tune"
         )
+    if built.model.merge is not None:
+        _refuse_fresh_frozen(built, state, found)
     return state, describe(found, tuned_from), found
+
+
+def _refuse_fresh_frozen(built: BuiltExperiment, state: TrainState, found: Inheritance) -> None:
+    """Raises UserError if parameters beside low-rank updates would stay as they were drawn."""
+    masks = built.is_trained(state.params) if built.is_trained else {}
+    for path, is_trained in jax.tree_util.tree_leaves_with_path({"params": masks}):
+        name = path_of(path)
+        if name not in found.taken and not is_trained:
+            raise UserError(
+                f"fine_tuning.parameters=lora does not train {name.removeprefix('params/')}, and "
+                f"{built.experiment.fine_tuning.workdir} has none of its shape: train all with "
+                "fine_tuning.parameters=all, or take over that run's architecture: --fine_tune"
+            )
 
 
 def describe(found: Inheritance, tuned_from: str) -> list[str]:

@@ -21,7 +21,7 @@ from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.page import write_page
-from lm_jax.runs.trained_run import Dataset, Run, complete, text_generator
+from lm_jax.runs.trained_run import Dataset, Run, complete, merged_variables, text_generator
 from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import read_metrics, write_json, write_text
@@ -31,7 +31,8 @@ from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.early_stopping import ended_early
 from lm_jax.training.loop import NonFiniteLoss
-from lm_jax.training.state import TrainState, variables_of
+from lm_jax.training.optimizers import is_adapter
+from lm_jax.training.state import TrainState, trained_leaves, variables_of
 
 _FEWEST_TOKENS = 131_072  # of the validation split, however short the training
 _MOST_TOKENS = 262_144
@@ -100,7 +101,7 @@ class Record(NamedTuple):
             measures = {n: v for n, v in before[0].items() if n not in ("step", "kind")}
             reason["validation_before"] = measures
         return reason | {
-            "parameters": num_parameters(state),
+            **sizes_of(self.built, state),
             "validation": self.measured[step],
             **self._sample_size(),
             "baselines": self._baselines() if baselines is None else baselines,
@@ -235,7 +236,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         record.built,
         dataset.tokenizer,
         int(state.step),
-        variables_of(state),
+        merged_variables(record.built, variables_of(state)),
     )
     config = run.built.experiment.samples
     single_device = on_one_device(run.built, run.variables)
@@ -278,5 +279,15 @@ def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
     return [f"{source}\n-> {text}" for source, (text, *_) in zip(sources, found, strict=True)]
 
 
-def num_parameters(state: TrainState) -> int:
-    return sum(x.size for x in jax.tree.leaves(state.params))
+def sizes_of(built: BuiltExperiment, state: TrainState) -> dict[str, int]:
+    """Returns `parameters` of the model and, where not all are trained, `trained_parameters`.
+
+    The factors of low-rank updates are no parameters of the model, but are trained.
+    """
+    is_factor = jax.tree.leaves(is_adapter(built.declarations)(state.params))
+    leaves = zip(jax.tree.leaves(state.params), is_factor, strict=True)
+    sizes = {"parameters": sum(x.size for x, factor in leaves if not factor)}
+    if built.is_trained is None:
+        return sizes
+    trained = trained_leaves(state.params, built.is_trained)
+    return sizes | {"trained_parameters": sum(x.size for x in trained)}

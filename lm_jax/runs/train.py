@@ -1,6 +1,7 @@
 """Trains runs in their work directories: from the start, or on from where they were left."""
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -32,7 +33,7 @@ from lm_jax.runs.continuation import (
 )
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.origin import rows_of_other_batches
-from lm_jax.runs.recorder import Record, num_parameters, open_record, write_results
+from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
 from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
@@ -178,11 +179,22 @@ def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
     for directory, experiment in runs.items():
         refuse_another_experiment(experiment, directory)
         workdir.refuse_foreign_files(directory)
-    dataset = data.prepare(next(iter(runs.values())).data)
+    directory, experiment = next(iter(runs.items()))
+    dataset = data.prepare(_with_own_tokenizer(experiment.data, directory))
     for directory in runs:
         refuse_data_of_fork(dataset, directory)
         workdir.refuse_other_data(dataset, directory)
     return dataset
+
+
+def _with_own_tokenizer(config: Any, directory: Path) -> Any:
+    """Returns the configuration of data; a run whose tokenizer's origin is gone has its copy."""
+    if not config.has_text or not config.tokenizer.path or Path(config.tokenizer.path).exists():
+        return config
+    if not (directory / "tokenizer" / "tokenizer.json").exists():
+        return config
+    tokenizer = dataclasses.replace(config.tokenizer, path=str(directory))
+    return dataclasses.replace(config, tokenizer=tokenizer)
 
 
 def _newest_step(directory: Path) -> int:
@@ -480,10 +492,11 @@ def _introduction(group: RunGroup, dataset: Dataset, state: TrainState) -> list[
     devices = f"mesh: {', '.join(split)}" if split else "one device"
     base_width = built.experiment.mup_base_width
     mup = f" in muP from width {base_width}" if base_width else ""
-    parameters = num_parameters(group.member_state(state, 0))
+    sizes = sizes_of(built, group.member_state(state, 0))
+    trained = f", {sizes['trained_parameters']:,} trained" if "trained_parameters" in sizes else ""
     lines = [
         f"data: {dataset.description['summary']}",
-        f"model: {parameters:,} parameters{mup}; {devices}",
+        f"model: {sizes['parameters']:,} parameters{trained}{mup}; {devices}",
     ]
     tokenizer = dataset.tokenizer
     if tokenizer is not None and not tokenizer.lossless and not tokenizer.tokens_are_words:

@@ -39,6 +39,7 @@ from lm_jax.generation.prompts import longest_context
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import family_name, family_of
 from lm_jax.models.interface import Model, Variables
+from lm_jax.models.parameters import path_of
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
@@ -401,7 +402,19 @@ def load(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
         step, variables = restore_variables(built, checkpoints, checkpoint, log)
-    return Run(directory, built, tokenizer, step, variables)
+    return Run(directory, built, tokenizer, step, merged_variables(built, variables))
+
+
+def merged_variables(built: BuiltExperiment, variables: Variables) -> Variables:
+    """Returns the variables that a run is read with: low-rank updates are in their kernels."""
+    if built.model.merge is None:
+        return variables
+    shapes = jax.eval_shape(built.model.merge, variables)
+    kept = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(variables)}
+    shardings = jax.tree_util.tree_map_with_path(
+        lambda path, _: kept[path_of(path)].sharding, shapes
+    )
+    return jax.jit(built.model.merge, out_shardings=shardings)(variables)
 
 
 def abstract_state(built: BuiltExperiment) -> TrainState | None:

@@ -25,6 +25,19 @@ def is_head(declared: Declarations) -> Mask:
     return where(declared, lambda parameter: parameter.head)
 
 
+def is_adapter(declared: Declarations) -> Mask:
+    """Returns the mask of the factors of low-rank updates."""
+    return where(declared, lambda parameter: parameter.adapter)
+
+
+TRAINED: dict[str, Callable[[Declarations], Mask | None]] = {
+    "all": lambda declared: None,
+    "head": is_head,
+    "lora": lambda declared: where(declared, lambda parameter: parameter.adapter or parameter.head),
+}
+"""Value of `fine_tuning.parameters` -> the mask of what is trained; None: everything."""
+
+
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
@@ -43,21 +56,20 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-def update_head_only(
-    optimizer: optax.GradientTransformation, declared: Declarations
+def update_only(
+    optimizer: optax.GradientTransformation, is_trained: Mask
 ) -> optax.GradientTransformation:
-    """Returns the optimizer for the head alone; all other parameters stay as they are.
+    """Returns the optimizer for some parameters; it has no state of the others, which stay.
 
     Raises:
-      UserError: at init, when no parameter is declared as part of a head.
+      UserError: at init, when no parameter is trained.
     """
-    mask = is_head(declared)
 
     def labels(params: Any) -> Any:
-        heads = mask(params)
-        if not any(jax.tree.leaves(heads)):
+        trained = is_trained(params)
+        if not any(jax.tree.leaves(trained)):  # factors of updates are never missing
             raise UserError("fine_tuning.parameters=head: no parameter of this model is of a head")
-        return jax.tree.map(lambda head: "update" if head else "keep", heads)
+        return jax.tree.map(lambda one: "update" if one else "keep", trained)
 
     return optax.multi_transform({"update": optimizer, "keep": optax.set_to_zero()}, labels)
 

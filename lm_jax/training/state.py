@@ -1,6 +1,6 @@
 """The train state: created split over the mesh, described without being allocated, inherited."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -48,11 +48,29 @@ def abstract_state(
     )
 
 
-def state_bytes(model: Model, optimizer: optax.GradientTransformation, batch: Shapes) -> int:
-    """Returns what parameters, their gradients and the optimizer's state take in all."""
+def state_bytes(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    batch: Shapes,
+    is_trained: Callable[[Any], Any] | None = None,
+) -> int:
+    """Returns what parameters, their gradients and the optimizer's state take in all.
+
+    Args:
+      is_trained: (parameters) -> a tree of bools, which of them have gradients; None: all.
+    """
     state = jax.eval_shape(_creator(model, optimizer, batch), jax.random.key(0))
-    leaves = jax.tree.leaves((state.params, state.params, state.opt_state))
+    gradients = trained_leaves(state.params, is_trained)
+    leaves = jax.tree.leaves((state.params, gradients, state.opt_state))
     return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def trained_leaves(params: Any, is_trained: Callable[[Any], Any] | None) -> list[Any]:
+    """Returns the parameters that are trained; None: all."""
+    leaves = jax.tree.leaves(params)
+    if is_trained is None:
+        return leaves
+    return [x for x, one in zip(leaves, jax.tree.leaves(is_trained(params)), strict=True) if one]
 
 
 def init_state(

@@ -1,5 +1,6 @@
 """The pure train step, and several of them as one dispatch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ def make_train_step(
     gradient_accumulation_steps: int = 1,
     is_trained: Callable[[Any], Any] | None = None,
     label_smoothing: float = 0.0,
+    *,
+    fixed_features: bool = False,
 ) -> TrainStep:
     """Returns the pure `train_step(state, batch) -> state, metrics`.
 
@@ -44,9 +47,10 @@ def make_train_step(
     whose weights differ. Metrics have the cross-entropy as `loss`, each auxiliary term and metric
     by its name and, where there are auxiliary terms, what is trained as `total_loss`.
 
-    With `is_trained` the rest of the model extracts features as in evaluation: no dropout, running
-    statistics as they are, and no backward pass through it. With `label_smoothing` that share of a
-    target is uniform over the vocabulary (Szegedy et al. 2016, section 7), and `loss` includes it.
+    With `is_trained` there are no gradients of the other parameters, which stay as they are; with
+    `fixed_features` the model also computes as in evaluation: no dropout, running statistics as
+    they are. With `label_smoothing` that share of a target is uniform over the vocabulary (Szegedy
+    et al. 2016, section 7), and `loss` includes it.
 
     Args:
       loss: (variables, batch, *, train, key) -> Losses, new statistics.
@@ -56,14 +60,18 @@ def make_train_step(
       UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
         has a wrong shape or a name that the step uses itself.
     """
-    trained_loss = _make_trained_loss(loss, is_trained, label_smoothing)
+    trained_loss = _make_trained_loss(loss, fixed_features, label_smoothing)
     gradients = _make_gradients(trained_loss, gradient_accumulation_steps)
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(state.key, state.step)
-        grads, stats, reported = gradients(state.params, state.stats, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        mask = None if is_trained is None else is_trained(state.params)
+        parts = _split(state.params, mask)
+        grads, stats, reported = gradients(parts, state.stats, batch, key)
+        whole = parts._replace(trained=grads).joined(jnp.zeros_like)
+        updates, opt_state = optimizer.update(whole, state.opt_state, state.params)
+        trained = optax.apply_updates(parts.trained, _split(updates, mask).trained)
+        params = parts._replace(trained=trained).joined()
         metrics = reported | {
             "gradient_norm": optax.global_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -74,25 +82,41 @@ def make_train_step(
     return train_step
 
 
+class _Parts(NamedTuple):
+    """Parameters, or a tree of their structure, as those that are trained and the others."""
+
+    trained: Any  # the tree, or the leaves that are trained
+    others: Any = ()  # leaves
+    mask: Any = None  # None: the whole tree is trained
+
+    def joined(self, other: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Returns the tree, with a function of each leaf that is not trained."""
+        if self.mask is None:
+            return self.trained
+        trained, others = iter(self.trained), iter(self.others)
+        return jax.tree.map(lambda one: next(trained) if one else other(next(others)), self.mask)
+
+
+def _split(tree: Any, mask: Any) -> _Parts:
+    if mask is None:
+        return _Parts(tree)
+    pairs = list(zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True))
+    return _Parts([x for x, one in pairs if one], [x for x, one in pairs if not one], mask)
+
+
 _TrainedLoss = Callable[..., tuple[jax.Array, tuple[Variables, Reported]]]
-"""(parameters, statistics, batch, denominators, key) -> what is trained, (new statistics, what is
-reported); sums over the parts of a batch are those of the whole."""
+"""(trained parameters, all parts, statistics, batch, denominators, key) -> what is trained, (new
+statistics, what is reported); sums over the parts of a batch are those of the whole."""
 
 
 def _make_trained_loss(
-    loss: LossFunction, is_trained: Callable[[Any], Any] | None, label_smoothing: float
+    loss: LossFunction, fixed_features: bool, label_smoothing: float
 ) -> _TrainedLoss:
     """Returns the differentiated function; the arguments are those of `make_train_step`."""
 
-    def trained_loss(params, stats, batch, denominators: _Denominators, key):
-        if is_trained is not None:
-            params = jax.tree.map(
-                lambda x, trained: x if trained else jax.lax.stop_gradient(x),
-                params,
-                is_trained(params),
-            )
-        variables = {"params": params, **stats}
-        losses, new_stats = loss(variables, batch, train=is_trained is None, key=key)
+    def trained_loss(trained, parts: _Parts, stats, batch, denominators: _Denominators, key):
+        variables = {"params": parts._replace(trained=trained).joined(), **stats}
+        losses, new_stats = loss(variables, batch, train=not fixed_features, key=key)
         for name, values in (("nats", losses.nats), ("correct", losses.correct)):
             if jnp.shape(values) != batch["weights"].shape:
                 raise UserError(
@@ -110,34 +134,41 @@ def _make_trained_loss(
         reported = {"loss": cross_entropy, **named}
         if losses.auxiliary:
             reported["total_loss"] = total
-        return total, (new_stats if is_trained is None else stats, reported)
+        return total, (stats if fixed_features else new_stats, reported)
 
     return trained_loss
 
 
 def _make_gradients(
-    trained_loss: _TrainedLoss, parts: int
-) -> Callable[[Any, Variables, Batch, jax.Array], tuple[Any, Variables, Reported]]:
-    """Returns (parameters, statistics, batch, key) -> gradients, new statistics, what is reported.
+    trained_loss: _TrainedLoss, accumulation_steps: int
+) -> Callable[[_Parts, Variables, Batch, jax.Array], tuple[Any, Variables, Reported]]:
+    """Returns a function from parameters, statistics, batch and key to gradients.
+
+    It returns gradients of `_Parts.trained`, new statistics, and what is reported.
 
     Args:
-      parts: the parts of a batch, computed one after another, over which gradients are summed.
+      accumulation_steps: parts of a batch, computed one after another, whose gradients are summed.
     """
     grad = jax.grad(trained_loss, has_aux=True)
 
-    def of_whole(params: Any, stats: Variables, batch: Batch, key: jax.Array):
+    def of_whole(params: _Parts, stats: Variables, batch: Batch, key: jax.Array):
         denominators = _denominators(batch["weights"])
-        grads, (stats, reported) = grad(params, stats, batch, denominators, key)
+        grads, (stats, reported) = grad(params.trained, params, stats, batch, denominators, key)
         return grads, stats, reported
 
-    def of_parts(params: Any, stats: Variables, batch: Batch, key: jax.Array):
+    def of_parts(params: _Parts, stats: Variables, batch: Batch, key: jax.Array):
         denominators = _denominators(batch["weights"])
 
         def accumulate(carry, part):
             grads, stats, reported = carry
             microbatch, index = part
             part_grads, (stats, part_reported) = grad(
-                params, stats, microbatch, denominators, jax.random.fold_in(key, index)
+                params.trained,
+                params,
+                stats,
+                microbatch,
+                denominators,
+                jax.random.fold_in(key, index),
             )
             return (
                 jax.tree.map(jnp.add, grads, part_grads),
@@ -147,15 +178,22 @@ def _make_gradients(
 
         # Part i takes rows i, i + parts, ...: each device keeps rows that it already holds.
         split = jax.tree.map(
-            lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), dict(batch)
+            lambda x: x.reshape(-1, accumulation_steps, *x.shape[1:]).swapaxes(0, 1), dict(batch)
         )
         first = jax.tree.map(lambda x: x[0], split)
-        shapes = jax.eval_shape(trained_loss, params, stats, first, denominators, key)
+        shapes = jax.eval_shape(
+            functools.partial(trained_loss, parts=params),
+            params.trained,
+            stats=stats,
+            batch=first,
+            denominators=denominators,
+            key=key,
+        )
         reported = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1][1])
-        zero = (jax.tree.map(jnp.zeros_like, params), stats, reported)
-        return jax.lax.scan(accumulate, zero, (split, jnp.arange(parts)))[0]
+        zero = (jax.tree.map(jnp.zeros_like, params.trained), stats, reported)
+        return jax.lax.scan(accumulate, zero, (split, jnp.arange(accumulation_steps)))[0]
 
-    return of_whole if parts == 1 else of_parts
+    return of_whole if accumulation_steps == 1 else of_parts
 
 
 _OWN_METRICS = ("loss", "total_loss", "gradient_norm", "learning_rate", "targets")

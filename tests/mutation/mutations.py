@@ -49,10 +49,17 @@ MUTATIONS = [
             "key = state.key",
         ),
         (
-            "x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)",
-            "x.reshape(parts, -1, *x.shape[1:])[::-1]",
+            "x.reshape(-1, accumulation_steps, *x.shape[1:]).swapaxes(0, 1)",
+            "x.reshape(accumulation_steps, -1, *x.shape[1:])[::-1]",
         ),
-        ("return total, (new_stats if", "return 2 * total, (new_stats if"),
+        ("return total, (stats if", "return 2 * total, (stats if"),
+    ),
+    *_of(
+        "models/low_rank.py",
+        "models/test_low_rank.py",
+        ("return self.alpha / self.rank", "return self.alpha"),
+        ('params["kernel"] + scale * (params[A] @ params[B])', 'params["kernel"]'),
+        ("return y + low_rank.scale * ((x @ a) @ b)", "return y + (x @ a) @ b"),
     ),
     *_of(
         "training/schedules.py",
