@@ -26,7 +26,8 @@ from absl import flags
 from launch import experiment_flags, program
 from lm_jax.config.presets import PRESETS
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import finite, read_object, write_json
+from lm_jax.json_values import read_object
+from lm_jax.telemetry.json_files import finite, write_json
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment

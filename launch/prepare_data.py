@@ -64,10 +64,10 @@ def main() -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[prepare]'") from None
     from lm_jax.data.preparation.plan import LanguageModel
+    from lm_jax.json_values import read_object
     from lm_jax.progress import progress
     from lm_jax.reports.preparation_page import stage_table, write_page
     from lm_jax.runs import reference_model
-    from lm_jax.telemetry.json_files import read_object
 
     started = time.monotonic()
     with progress() as show:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import xxhash
 
+from lm_jax.json_values import parse
+
 MANIFEST = "digests.json"
 _BLOCK = 16 * 2**20  # bytes
 _CHUNK = 2**20  # bytes that are read at once: they stay in a core's cache
@@ -79,7 +81,7 @@ def find_damage(
     if not path.exists():
         return ""
     try:
-        listed = json.loads(path.read_text())["files"]
+        listed = parse(path.read_bytes())["files"]
         blocks = [_Block(n, i, d) for n, digests in listed.items() for i, d in enumerate(digests)]
         for name, digests in listed.items():
             if _count((directory / name).stat().st_size) != len(digests):

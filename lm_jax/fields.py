@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from lm_jax.choices import import_object
 from lm_jax.errors import UserError
+from lm_jax.json_values import shown
 
 T = TypeVar("T")
 
@@ -122,21 +123,30 @@ def validate_fields(config: Any, path: str) -> None:
     for field in dataclasses.fields(config):
         value: Any = getattr(config, field.name)
         if expected := _expected(field, value):
-            raise UserError(f"{path}{field.name} is {value!r}; expected {expected}")
+            raise UserError(f"{path}{field.name} is {shown(value)}; expected {expected}")
         if dataclasses.is_dataclass(value):
             validate_fields(value, f"{path}{field.name}.")
 
 
+def expected_type(field: "dataclasses.Field[Any]", value: Any) -> str:
+    """Returns the type of a field, such as `an integer`, if the value has another, else ""."""
+    accepted, expected = _TYPES.get(_declared(field), (object, ""))
+    is_number = accepted in (numbers.Integral, numbers.Real)
+    if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
+        return expected
+    return "a text without NUL" if isinstance(value, str) and "\0" in value else ""
+
+
+def _declared(field: "dataclasses.Field[Any]") -> str:
+    return getattr(field.type, "__name__", str(field.type))  # the text of a quoted annotation
+
+
 def _expected(field: "dataclasses.Field[Any]", value: Any) -> str:
     """Returns what a field accepts if that excludes the value, else an empty text."""
-    declared = getattr(field.type, "__name__", field.type)  # the text of a quoted annotation
-    description = description_of(field)
-    if declared in _TYPES:
-        accepted, expected = _TYPES[declared]
-        is_number = accepted not in (str, bool)
-        if not isinstance(value, accepted) or (is_number and isinstance(value, bool)):
-            return expected
-    elif dataclasses.is_dataclass(field.type) and not dataclasses.is_dataclass(value):
+    declared, description = _declared(field), description_of(field)
+    if expected := expected_type(field, value):
+        return expected
+    if dataclasses.is_dataclass(field.type) and not dataclasses.is_dataclass(value):
         return f"a {declared}"
     if not description.accepts(value):
         return description.accepted(field.name)

@@ -9,6 +9,8 @@ from lm_jax.choices import absolute, choose
 from lm_jax.config.experiment import Experiment
 from lm_jax.data.config import KINDS, PLACES
 from lm_jax.errors import UserError
+from lm_jax.fields import expected_type
+from lm_jax.json_values import shown
 from lm_jax.models import family_name, family_named
 from lm_jax.nested import flatten
 from lm_jax.parallel import mesh
@@ -54,11 +56,12 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
     """Returns the inverse of `to_dict`; absent fields take their defaults.
 
     Raises:
-      UserError: a field that no dataclass here has, or an unknown kind of model or data.
+      UserError: a field that no dataclass here has, a value of another type than its field, or an
+        unknown kind of model or data.
     """
     for name in ("model", "data"):
         if not isinstance(values.get(name, {}), Mapping):
-            raise UserError(f"{name} is {values[name]!r}; expected an object with its fields")
+            raise _no_object(name, values[name])
     rest = to_dict(Experiment()) | dict(values)
     model, data = dict(rest.pop("model")), dict(rest.pop("data"))
     family = family_named(model.pop("family", family_name(Experiment().model)))
@@ -75,17 +78,28 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
 
 def _build(defaults: Any, values: Mapping[str, Any], path: str) -> Any:
     """Returns a dataclass of the type of `defaults`, with these values in place of its own."""
-    names = [field.name for field in dataclasses.fields(defaults)]
+    known = {field.name: field for field in dataclasses.fields(defaults)}
     fields = {}
     for name, value in values.items():
-        if name not in names:
+        if name not in known:
             raise UserError(
-                f"unknown field {path + name!r}; {type(defaults).__name__} has {', '.join(names)}"
+                f"unknown field {shown(path + name)}; {type(defaults).__name__} has "
+                f"{', '.join(known)}"
             )
         default = getattr(defaults, name)
-        is_part = dataclasses.is_dataclass(default) and isinstance(value, Mapping)
-        fields[name] = _build(default, value, f"{path}{name}.") if is_part else value
+        if not dataclasses.is_dataclass(default):
+            if expected := expected_type(known[name], value):
+                raise UserError(f"{path}{name} is {shown(value)}; expected {expected}")
+            fields[name] = value
+        elif isinstance(value, Mapping):
+            fields[name] = _build(default, value, f"{path}{name}.")
+        else:
+            raise _no_object(path + name, value)
     return dataclasses.replace(defaults, **fields)
+
+
+def _no_object(path: str, value: Any) -> UserError:
+    return UserError(f"{path} is {shown(value)}; expected an object with its fields")
 
 
 def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:

@@ -13,6 +13,7 @@ import numpy as np
 
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.digests import find_damage, write_manifest
+from lm_jax.json_values import parse
 
 _MOST_BYTES = 4 * 2**30  # that a start verifies: some seconds, however large the token files
 
@@ -115,7 +116,7 @@ def load_split(kind: type[T], directory: Path, name: str) -> T:
         if Path(f"{path}.npy").exists():
             values[field] = np.load(f"{path}.npy", mmap_mode="r")
         elif Path(f"{path}.json").exists():
-            found = json.loads(Path(f"{path}.json").read_text())
+            found = parse(Path(f"{path}.json").read_bytes())
             values[field] = [tuple(v) if isinstance(v, list) else v for v in found]
         else:
             values[field] = load_split(TokenizedDocuments, directory, path.name)

@@ -19,6 +19,7 @@ from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.data.unchanged_files import Memory, Prepared, memory_of
 from lm_jax.errors import UserError
+from lm_jax.json_values import read_object
 
 if TYPE_CHECKING:  # it imports the kinds of text
     from lm_jax.data.tokenizer_config import TokenizerConfig
@@ -285,7 +286,7 @@ def load_dataset(split: type[S], directory: Path) -> Dataset[S, Tokenizer]:
       OSError, ValueError: a file is missing or damaged, or of an earlier version.
     """
     refuse_damage(directory)
-    description = json.loads((directory / "description.json").read_text())
+    description = read_object(directory / "description.json")
     if description.pop("version", 1) != _DESCRIPTION:
         raise ValueError("made before descriptions said what this version says")
     names = [name for name in ("train", "validation", "test") if name in description]

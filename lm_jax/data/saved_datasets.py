@@ -4,11 +4,11 @@ A `Dataset` is `state.json`, which lists its files of data, `dataset_info.json` 
 `DatasetDict` is `dataset_dict.json`, which lists its splits, and a `Dataset` in a folder for each.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from lm_jax.errors import UserError
+from lm_jax.json_values import fits, parse
 
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 
@@ -48,20 +48,24 @@ def without_metadata(paths: Sequence[str], read: Callable[[str], bytes]) -> list
 
 
 def _splits(path: str, read: Callable[[str], bytes]) -> list[str]:
-    found = _json(path, read(path)).get("splits")
-    return [str(split) for split in found] if isinstance(found, list) else []
+    found = _json(path, read(path)).get("splits", [])
+    return found if fits(found, list[str]) else []
 
 
 def _data_files(path: str, content: bytes) -> set[str]:
-    try:
-        return {file["filename"] for file in _json(path, content)["_data_files"]}
-    except (KeyError, TypeError):
-        raise UserError(f"{path} lists no files of data; expected _data_files") from None
+    found: Any = _json(path, content).get("_data_files")
+    if not fits(found, list[_DataFile]):
+        raise UserError(f"{path} lists no files of data; expected _data_files")
+    return {file["filename"] for file in found}
+
+
+class _DataFile(TypedDict):
+    filename: str
 
 
 def _json(path: str, content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        found = parse(content)
     except ValueError:
         found = None
     if not isinstance(found, dict):

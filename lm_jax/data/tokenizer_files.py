@@ -7,10 +7,11 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from lm_jax.data.sentencepiece_model import Pieces
 from lm_jax.errors import UserError
+from lm_jax.json_values import fault_of, parse, read_object
 
 if TYPE_CHECKING:
     import tiktoken
@@ -37,11 +38,16 @@ class HuggingFace:
     """The codec of a tokenizer.json; special tokens that a text spells are plain text."""
 
     def __init__(self, model: bytes):
-        parts = json.loads(model)
+        parts = parse(model)
+        if fault := fault_of(parts, _Saved):
+            raise ValueError(fault)
         self._tokenizer = _parse(parts["tokenizer"])
         self.end_of_document: int = parts["end_of_document"]
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        if self.end_of_document not in ids:
+            raise ValueError(f"end_of_document is {self.end_of_document}, which is no token")
         self._end = self._tokenizer.id_to_token(self.end_of_document) or ""
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(ids)
 
     def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Returns the ids of each text; several texts are encoded in parallel.
@@ -93,6 +99,13 @@ class HuggingFace:
         before = self._encode(["x"])[0]
         text = self.decode([*before, index]).removeprefix(self.decode(list(before)))
         return _outer(text)
+
+
+class _Saved(TypedDict):
+    """The saved model of `HuggingFace`."""
+
+    tokenizer: str
+    end_of_document: int
 
 
 class HuggingFaceSpecial(HuggingFace):
@@ -249,7 +262,7 @@ def _parse(text: str) -> tokenizers.Tokenizer:
         raise UserError(
             "data.tokenizer.kind=huggingface needs tokenizers: pip install -e '.[tokenizers]'"
         ) from None
-    parts = json.loads(text)
+    parts = parse(text)
     if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
         raise ValueError("its JSON holds no model")
     parts["model"]["dropout"] = None  # of merges, in training
@@ -271,10 +284,10 @@ def _named_ends(directory: Path) -> list[str]:
     found: dict[str, list[str]] = {"eos_token": [], "sep_token": []}
     for name in _NAMES_OF_END:
         try:
-            described = json.loads((directory / name).read_text(encoding="utf-8"))
-            tokens = {kind: described.get(kind) for kind in found}
-        except (FileNotFoundError, ValueError, AttributeError):
+            described = read_object(directory / name)
+        except (FileNotFoundError, UserError):
             continue
+        tokens = {kind: described.get(kind) for kind in found}
         for kind, token in tokens.items():
             token = token.get("content") if isinstance(token, dict) else token
             found[kind] += [token] if isinstance(token, str) else []

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from lm_jax.data.tokenizer_files import (
 )
 from lm_jax.data.word_vocabulary import Words, load_words, train_words
 from lm_jax.errors import UserError
+from lm_jax.json_values import read_as, read_object
 
 if TYPE_CHECKING:
     from lm_jax.data.tokenizer_config import TokenizerConfig
@@ -137,6 +138,7 @@ TOKENIZERS: dict[str, TokenizerKind] = {
     ),
     "tiktoken": _FILES._replace(load=Ranks, model_file="ranks.tiktoken", read=read_tiktoken),
 }
+_LONGEST_FAULT = 200  # characters
 AWKWARD_TEXTS = (
     "Hello world",
     " a  b   ",
@@ -271,20 +273,35 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
       UserError: there is none, it cannot be read, or its kind cannot be imported.
     """
     directory = Path(directory)
-    unreadable = UserError(f"{directory} holds no tokenizer that can be read")
+    unreadable = f"{directory} holds no tokenizer that can be read"
     try:
-        described = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
-        name, opening = described["kind"], described.get("beginning")
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise unreadable from None
+        described = read_as(directory / "tokenizer.json", _Described)
+        name, opening = described.get("kind", ""), described.get("beginning")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(unreadable) from None
+    except UserError as error:
+        raise UserError(f"{unreadable}: {error}") from None
     file = _kind(name).model_file
     try:
         found = _load(name, (directory / file).read_bytes() if file else b"")
-    except (FileNotFoundError, ValueError, RuntimeError):  # RuntimeError is sentencepiece's
-        raise unreadable from None
+    except FileNotFoundError:
+        raise UserError(f"{unreadable}: there is no {file}") from None
+    except (ValueError, RuntimeError) as error:  # RuntimeError is sentencepiece's
+        reason = " ".join(str(error).split())[:_LONGEST_FAULT]
+        raise UserError(f"{unreadable}: {file} is damaged ({reason}); restore it") from None
     if opening is not None and opening not in range(found.vocab_size):
-        raise unreadable
+        raise UserError(
+            f"{unreadable}: beginning is {opening} in tokenizer.json; expected an id below "
+            f"{found.vocab_size}"
+        )
     return found._replace(opening=opening)
+
+
+class _Described(TypedDict, total=False):
+    """The `tokenizer.json` of a tokenizer that was saved here; `beginning` may be absent."""
+
+    kind: str
+    beginning: int | None
 
 
 def _load_from_path(config: TokenizerConfig) -> Tokenizer:
@@ -312,10 +329,10 @@ def _read_from_path(config: TokenizerConfig) -> Tokenizer:
 def _is_saved_here(directory: Path) -> bool:
     """Returns whether `Tokenizer.save` wrote the directory; others have a tokenizer.json."""
     try:
-        found = set(json.loads((directory / "tokenizer.json").read_bytes()))
-        return found - {"beginning"} == {"kind"}
-    except (OSError, ValueError, TypeError):
+        found = set(read_object(directory / "tokenizer.json"))
+    except (OSError, UserError):
         return False
+    return found - {"beginning"} == {"kind"}
 
 
 def identity(config: TokenizerConfig) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from lm_jax.data.files import local_files
+from lm_jax.errors import UserError
+from lm_jax.json_values import read_as
 
 _RECENT = (
     2e9  # nanoseconds: a file that changed so recently may change again and show it by nothing
@@ -22,6 +24,11 @@ class Prepared(NamedTuple):
     description: dict[str, Any]
 
 
+class _Kept(TypedDict):
+    key: str
+    description: dict[str, Any]
+
+
 class Memory(NamedTuple):
     """Where it stands what a configuration gave for files in their present state."""
 
@@ -30,10 +37,10 @@ class Memory(NamedTuple):
     def recall(self) -> Prepared | None:
         """Returns what was prepared from the same files; None: nothing that can be read."""
         try:
-            found = json.loads(self.path.read_text())
-            return Prepared(str(found["key"]), dict(found["description"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            found = read_as(self.path, _Kept)
+        except (OSError, UserError):
             return None
+        return Prepared(found["key"], found["description"])
 
     def keep(self, prepared: Prepared) -> None:
         """Writes what was prepared, whole or not at all.

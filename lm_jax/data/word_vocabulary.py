@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lm_jax.data.sentencepiece_model import END_OF_DOCUMENT
 from lm_jax.errors import UserError
+from lm_jax.json_values import fault_of, parse
 
 if TYPE_CHECKING:
     from lm_jax.data.tokenizer_config import TokenizerConfig
@@ -79,8 +80,19 @@ class Words(NamedTuple):
 
 
 def load_words(model: bytes) -> Words:
-    """Returns the vocabulary that `train_words` serialized."""
-    kind, lowercase, unknown, vocabulary = json.loads(model)
+    """Returns the vocabulary that `train_words` serialized.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    parts = parse(model)
+    if fault := fault_of(parts, tuple[str, bool, int | None, list[str]]):
+        raise ValueError(fault)
+    kind, lowercase, unknown, vocabulary = parts
+    if kind not in _PATTERNS or not all(vocabulary) or len(set(vocabulary)) < len(vocabulary):
+        raise ValueError("it is no kind of words with different words")
+    if not vocabulary or unknown not in (None, *range(1, len(vocabulary))):
+        raise ValueError(f"the id of unknown words is {unknown}, which is no word")
     return Words(
         kind, lowercase, unknown, vocabulary, {word: i for i, word in enumerate(vocabulary) if i}
     )

@@ -14,8 +14,8 @@ from lm_jax.interop.llama import LLAMA_LIKE
 from lm_jax.interop.rotary import with_flat_rotary
 from lm_jax.interop.t5 import T5
 from lm_jax.interop.tables import Architecture
+from lm_jax.json_values import read_object
 from lm_jax.models import FAMILIES, family_name, validate_model
-from lm_jax.telemetry.json_files import read_object
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.model_type: architecture

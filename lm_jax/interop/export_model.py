@@ -17,11 +17,12 @@ from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, to
 from lm_jax.interop.layout import Entry, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.json_values import read_object
 from lm_jax.models.low_rank import FACTORS, merged
 from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
 from lm_jax.runs.trained_run import abstract_state
-from lm_jax.telemetry.json_files import read_object, write_json, write_text
+from lm_jax.telemetry.json_files import write_json, write_text
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
 from lm_jax.training.mup import configurations
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from lm_jax.data.cache import cache_directory
 from lm_jax.errors import UserError
 from lm_jax.interop.import_model import import_model
+from lm_jax.json_values import read_object
 from lm_jax.parallel import processes
-from lm_jax.telemetry.json_files import read_object
 
 _VERSION = 2  # of what `import_model` writes; counted up, models are imported once more
 _OF_OTHERS = ("model_type", "architectures")  # keys of their config.json, which ours has not

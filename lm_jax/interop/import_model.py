@@ -28,11 +28,12 @@ from lm_jax.interop.layout import Entry, check, entries, shapes_of
 from lm_jax.interop.tables import Architecture
 from lm_jax.interop.tensor_files import Tensor, read_tensors
 from lm_jax.interop.whole_directory import whole_directory
+from lm_jax.json_values import read_object
 from lm_jax.models.interface import Variables
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.runs.workdir import IMPORTED
 from lm_jax.telemetry.environment import environment
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.telemetry.json_files import write_json
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState
 

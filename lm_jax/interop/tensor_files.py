@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.json_values import read_object
+from lm_jax.telemetry.json_files import write_json
 
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -12,10 +12,18 @@ import numpy as np
 from lm_jax.config.serialization import defaults_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
+from lm_jax.json_values import read_as
 from lm_jax.nested import flatten
 from lm_jax.reports.measures import PREDICTED, predicted_in
 from lm_jax.reports.svg_charts import smooth
-from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_files import (
+    Branch,
+    ByDocument,
+    ConfigParts,
+    Results,
+    read_data_facts,
+)
 
 BY_DOCUMENT = "by_document_validation.json"
 
@@ -89,14 +97,14 @@ def split_targets(sizes: Mapping[str, Any]) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        results = read_object(path / "evaluation.json")
-        config = read_object(path / "config.json")
+        results = read_as(path / "evaluation.json", Results)
+        config = read_as(path / "config.json", ConfigParts)
     except OSError:
         raise UserError(f"{path} holds no finished run; give directories of launch.train") from None
-    data = read_object(path / "data.json")
-    for name, kind in {"validation": dict, "timings": dict, "parameters": int, "step": int}.items():
-        if not isinstance(results.get(name), kind):
+    for name in ("validation", "timings", "parameters", "step"):
+        if name not in results:
             raise UserError(f"{path / 'evaluation.json'} holds no {name}; restore it")
+    data = read_data_facts(path)
     seedless = {name: part for name, part in config.items() if name != "seed"}
     if forked := _changed_fork(path):
         seedless["fork_of"] = forked
@@ -117,8 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _changed_fork(path: Path) -> str:
     """Returns where a run forked from; "" if it did not, or equals the run without the fork."""
     try:
-        branch = read_object(path / "branch.json")
-    except (OSError, ValueError):
+        branch = read_as(path / "branch.json", Branch)
+    except OSError:
         return ""
     if not branch.get("changes"):
         return ""
@@ -197,7 +205,7 @@ def _settings(groups: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     """
     configs = [group[0]["config"] for group in groups]
     fields = dict.fromkeys(name for config in configs for name in config)
-    same_family = len({config.get("model.family") for config in configs}) == 1
+    same_family = len({str(config.get("model.family")) for config in configs}) == 1
 
     def values(name: str) -> list[Any]:
         is_own = name.startswith("model.") and not same_family
@@ -238,20 +246,23 @@ def _documents(group: Sequence[Mapping[str, Any]], metric: str) -> _Documents | 
 def _documents_of(run: Mapping[str, Any], metric: str) -> _Documents | None:
     path = run["path"] / BY_DOCUMENT
     try:
-        found = read_object(path)
+        found: dict[str, Any] = {**read_as(path, ByDocument)}
     except OSError:
         return None
-    if found.get("step") != run["results"]["step"]:
+    if found["step"] != run["results"]["step"]:
         return None
     in_bits = metric == "bits_per_character"
     names = ("nats", "characters") if in_bits else ("correct", "targets")
     for name in names:
-        if not isinstance(found.get(name), list):
+        if found.get(name) is None:
             raise UserError(f"{path} holds no {name}; restore it")
     sums, counts = (np.array(found[name], float) for name in names)
     numbers = found.get("documents")
+    numbers = np.arange(len(sums)) if numbers is None else np.array(numbers, int)
+    if not len(sums) == len(counts) == len(numbers):
+        raise UserError(f"{path} has lists of other lengths than {len(sums)}; restore it")
     return _Documents(
-        np.arange(len(sums)) if numbers is None else np.array(numbers, int),
+        numbers,
         sums / (math.log(2) if in_bits else 1),
         counts,
     )
@@ -288,4 +299,4 @@ def _targets_per_step(run: Mapping[str, Any]) -> float:
     for unit in PREDICTED:
         if trained and unit in trained[-1] and trained[-1]["step"] > 0:
             return trained[-1][unit] / trained[-1]["step"]
-    return split_targets(run["data"]["train"])
+    return split_targets(run["data"].get("train", {}))

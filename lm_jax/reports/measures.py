@@ -100,11 +100,13 @@ def table_of_parts(
     """Returns the main figures of each part of a split: labels, and a row of cells for each."""
     first = next(iter(parts.values()))
     names = [name for name in _OF_PARTS if first.get(name) is not None]
-    rows = [
-        [part, *(measure(n, figures[n], figures.get(f"{n}_standard_error")) for n in names)]
-        for part, figures in parts.items()
-    ]
+    rows = [[part, *(_cell(figures, name) for name in names)] for part, figures in parts.items()]
     return [label_of(name, predicted_in(first)) for name in names], rows
+
+
+def _cell(figures: Mapping[str, Any], name: str) -> str:
+    value, error = figures.get(name), figures.get(f"{name}_standard_error")
+    return "" if value is None else measure(name, value, error)
 
 
 def further_measures_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:

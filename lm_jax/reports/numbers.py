@@ -27,6 +27,8 @@ def text_of(value: Any, digits: int = 5) -> str:
 
 def decimals_of(error: float) -> int:
     """Returns the decimal places that show two significant digits of an error."""
+    if not math.isfinite(error):
+        return 0
     return max(0, 1 - math.floor(math.log10(float(f"{abs(error):.1e}"))))
 
 

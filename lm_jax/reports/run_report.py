@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from markupsafe import Markup
 
 from lm_jax.config.serialization import defaults_of
 from lm_jax.errors import UserError
 from lm_jax.evaluation.baselines import MOST_TRAINING_TOKENS
+from lm_jax.json_values import read_as
 from lm_jax.nested import flatten
 from lm_jax.reports.html import render
+from lm_jax.reports.inspection_file import Inspection, read_inspection
 from lm_jax.reports.measures import (
     PARTS,
     card_of,
@@ -33,7 +35,18 @@ from lm_jax.reports.svg_charts import (
 )
 from lm_jax.reports.word_vectors_section import word_vectors_cards, word_vectors_section
 from lm_jax.telemetry.goodput import bars as goodput_bars
-from lm_jax.telemetry.json_files import read_metrics, read_object, write_text
+from lm_jax.telemetry.json_files import read_metrics, write_text
+from lm_jax.telemetry.run_files import (
+    Branch,
+    ConfigParts,
+    DataFacts,
+    Environment,
+    Inherited,
+    read_results,
+    read_word_vectors,
+)
+
+T = TypeVar("T")
 
 _SCORES = {"bleu": "BLEU", "chrf": "chrF"}
 _ALWAYS_SHOWN = ("objective", "model.family", "data.kind", "data.source", "seed")
@@ -58,58 +71,61 @@ def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool =
     rows = read_metrics(workdir)
     if not rows:
         raise UserError(f"{workdir} has no metrics.jsonl to report on; train the model first")
-    results, config = _json(workdir / "evaluation.json"), _json(workdir / "config.json")
+    results, config = read_results(workdir), _read(workdir / "config.json", ConfigParts)
+    inspected, data = read_inspection(workdir), _read(workdir / "data.json", DataFacts)
     changed, defaults = _by_change(config)
     validation, samples = results.get("validation", {}), workdir / "samples.txt"
-    analysis = analysis_sections(_json(workdir / "inspection.json"))
+    baselines = {n: v for n, v in results.get("baselines", {}).items() if v is not None}
+    analysis = analysis_sections(inspected)
     first: dict[str, Markup] = {}
     headline = _headline(results)
     if vectors_first:
-        scores = _json(workdir / "word_vectors.json")
+        found = workdir / "word_vectors.json"
+        scores: Mapping[str, Any] = read_word_vectors(found) if found.exists() else {}
         first["Word vectors"] = word_vectors_section(scores)
         first |= {title: analysis.pop(title) for title in EMBEDDINGS}
         headline = word_vectors_cards(scores) + _counts(results)
     page = render(
         "run_report.html",
         title=workdir.resolve().name,
-        origin=_origin(_json(workdir / "branch.json")),
-        fine_tuning=_fine_tuning(_json(workdir / "inherited.json"), config, results),
+        origin=_origin(_read(workdir / "branch.json", Branch)),
+        fine_tuning=_fine_tuning(_read(workdir / "inherited.json", Inherited), config, results),
         subtitle=_subtitle(results, config),
         headline=headline,
         first=first,
-        translations=_translations(_json(workdir / "inspection.json"), results),
+        translations=_translations(inspected, results),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
         training_charts=_training_charts(
             rows, loss_note or _smoothing_note(config), nats_per(predicted_in(validation))
         ),
         most_counted=MOST_TRAINING_TOKENS,
-        training_tokens=_tokens(_json(workdir / "data.json").get("train")),
-        baselines=_baselines_chart(validation, results.get("baselines", {})),
-        measures=measures_of(validation | results.get("baselines", {})),
+        training_tokens=data.get("train", {}).get("tokens", 0),
+        baselines=_baselines_chart(validation, baselines),
+        measures=measures_of({**validation, **baselines}),
         parts=[
-            (head, *table_of_parts(validation[key]))
+            (head, *table_of_parts(parts))
             for key, head in PARTS.items()
-            if validation.get(key)
+            if (parts := cast(Mapping[str, Any], validation).get(key))
         ],
         sample=results.get("validation_sample", {}),
         has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis,
-        samples=samples.read_text(encoding="utf-8") if samples.exists() else "",
-        data=_data(_json(workdir / "data.json") | {"packing": results.get("packing", {})}),
+        samples=samples.read_text("utf-8", "replace") if samples.exists() else "",
+        data=_data({**data, "packing": results.get("packing", {})}),
         changed=[(name, text_of(value)) for name, value in changed.items()],
         defaults=[(name, text_of(value)) for name, value in defaults.items()],
         timings=_named_facts(results.get("timings", {})),
         time_charts=_time_charts(results),
-        environment=_facts(_json(workdir / "environment.json")),
+        environment=_facts(_read(workdir / "environment.json", Environment)),
     )
     path = workdir / "report.html"
     write_text(path, page)
     return path
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
+def _read(path: Path, shape: type[T]) -> T:
+    return read_as(path, shape) if path.exists() else shape()
 
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -139,13 +155,13 @@ def _subtitle(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return "; ".join(f"{n}: {text_of(v)}" for n, v in fields.items() if v is not None)
 
 
-def _translations(inspected: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+def _translations(inspected: Inspection, results: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the examples of a run that translates, and its scores; empty for other runs."""
     scores = results.get("translation") or {}
     measured = [
         (label, with_error(scores[name], scores.get(f"{name}_standard_error"), ".1f"))
         for name, label in (_SCORES | {"exact_match": "exact matches, %"}).items()
-        if name in scores
+        if scores.get(name) is not None
     ]
     return {
         "examples": inspected.get("translations", []),
@@ -160,7 +176,7 @@ def _origin(branch: Mapping[str, Any]) -> str:
         return ""
     changes = branch.get("changes") or []
     changed = f" with {', '.join(changes)}" if changes else ""
-    return f"Forked from {branch.get('run')} at step {branch.get('step', 0):,}{changed}."
+    return f"Forked from {branch.get('run')} at step {branch.get('step') or 0:,}{changed}."
 
 
 _ARRAYS = {
@@ -206,7 +222,11 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     validation = results.get("validation", {})
     shown = [card_of(name, validation) for name in _HEADLINE if validation.get(name) is not None]
     scores = results.get("translation") or {}
-    first = [(f"{scores[name]:.1f}", label) for name, label in _SCORES.items() if name in scores]
+    first = [
+        (f"{scores[name]:.1f}", label)
+        for name, label in _SCORES.items()
+        if scores.get(name) is not None
+    ]
     return first + shown + _counts(results)
 
 
@@ -270,7 +290,7 @@ def _charts_of_parts(measured: Sequence[Mapping[str, Any]], nats: str) -> list[M
         losses: dict[str, dict[int, float | None]] = {}
         for row in measured:
             for name, part in row.get(key, {}).items():
-                losses.setdefault(name, {})[row["step"]] = part["cross_entropy"]
+                losses.setdefault(name, {})[row["step"]] = part.get("cross_entropy")
         curves = []
         for name, by_step in losses.items():
             finite = {step: loss for step, loss in by_step.items() if loss is not None}
@@ -289,12 +309,6 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Series:
     return Series(name, [row["step"] for row in kept], [row[name] for row in kept])
 
 
-def _tokens(sizes: Any) -> int:
-    """Returns the tokens of a split from `data.json`; 0 where it does not say."""
-    found = sizes.get("tokens") if isinstance(sizes, Mapping) else None
-    return found if isinstance(found, int) else 0
-
-
 def _baselines_chart(validation: Mapping[str, Any], baselines: Mapping[str, float]) -> Markup:
     if validation.get("bits_per_character") is None or not baselines:
         return Markup()
@@ -309,7 +323,7 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
     goodput, profile = results.get("goodput", {}), results.get("profile", {})
     charts = []
     if goodput:
-        total = sum(goodput.values()) - goodput["share"]
+        total = sum(goodput.values()) - goodput.get("share", 0.0)
         unit = (
             f"share of {total:,.0f} seconds, from the start of this process to the last checkpoint"
         )
@@ -318,7 +332,7 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
     if seconds := profile.get("seconds", {}):
         total, (first, last) = sum(seconds.values()), profile["steps"]
         largest = list(seconds.items())[:_OPERATIONS]
-        rows_of_profile = [(name, 100 * s / total, False) for name, s in largest]
+        rows_of_profile = [(name, 100 * s / (total or 1), False) for name, s in largest]
         unit_of_profile = (
             f"share of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
         )

@@ -18,7 +18,7 @@ def analysis_sections(analysis: Mapping[str, Any]) -> dict[str, Markup]:
     """Returns the body of each section by its title; empty where there is nothing to show.
 
     Args:
-      analysis: what `lm_jax.analysis.inspect` found.
+      analysis: what `lm_jax.analysis.inspect` found, or `read_inspection` returned.
     """
     embedding = analysis.get("embedding")
     pictures = ("filters", "feature_maps_of", "feature_maps")

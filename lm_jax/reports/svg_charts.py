@@ -283,8 +283,10 @@ def _robust_top(curves: Sequence[Series]) -> float:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Returns about five round numbers that span the range."""
-    if high <= low:
-        low, high = low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+    if high - low <= 1e-300:  # no tick is between numbers so small
+        apart = 0.5 * max(abs(low), abs(high))
+        apart = apart if apart > 1e-300 else 0.5
+        low, high = low - apart, high + apart
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)

@@ -8,9 +8,9 @@ from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.generation import generate
 from lm_jax.generation.generate import Completion
+from lm_jax.json_values import read_object
 from lm_jax.runs.trained_run import Run, text_generator
 from lm_jax.runs.workdir import imported_folder
-from lm_jax.telemetry.json_files import read_object
 from lm_jax.user_templates import UserTemplate
 
 _TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"

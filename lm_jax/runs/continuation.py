@@ -20,7 +20,8 @@ from lm_jax.models import family_of
 from lm_jax.parallel import processes
 from lm_jax.runs.origin import INPUTS, Origin, copy_until, metrics_until, origin, rows_trained
 from lm_jax.runs.workdir import read_experiment
-from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_files import read_data_facts
 from lm_jax.training.checkpoints import finished_steps
 from lm_jax.training.loop import last_dispatch_end
 from lm_jax.training.schedules import steps_before_decay
@@ -247,7 +248,7 @@ def refuse_data_of_fork(dataset: Dataset[Any, Any], workdir: Path) -> None:
     if found.changes is None or (workdir / "config.json").exists():
         return
     source = Path(found.run or "")
-    before, now = read_object(source / "data.json"), dataset.description
+    before, now = {**read_data_facts(source)}, dataset.description
     own = workdir / "data.json"  # there if the configuration names the same data
     if own.exists() and before.get("fingerprint") != now["fingerprint"]:
         raise UserError(

@@ -16,9 +16,10 @@ import numpy as np
 
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
-from lm_jax.errors import UserError
+from lm_jax.json_values import read_as
 from lm_jax.runs.workdir import read_environment
-from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_files import Branch
 from lm_jax.training.checkpoints import finished_steps
 
 Metrics = Mapping[str, Any]  # a row of metrics.jsonl
@@ -43,11 +44,16 @@ class Origin(NamedTuple):
 
 
 def origin(workdir: Path) -> Origin:
-    """Returns where a run forked from; an empty record if it did not."""
-    try:
-        found = read_object(workdir / "branch.json")
-    except (OSError, UserError):
+    """Returns where a run forked from; an empty record if it did not.
+
+    Raises:
+      UserError: `branch.json` is damaged.
+      OSError: it cannot be read.
+    """
+    path = workdir / "branch.json"
+    if not path.exists():
         return Origin()
+    found: dict[str, Any] = {**read_as(path, Branch)}
     return Origin(**{name: found[name] for name in Origin._fields if name in found})
 
 

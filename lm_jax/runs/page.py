@@ -6,7 +6,8 @@ from typing import Any
 from lm_jax.errors import UserError
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.trained_run import Run
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.run_files import read_word_vectors
 
 _WORD_VECTORS = "word_vectors.json"
 
@@ -36,7 +37,7 @@ def add_word_vector_scores(run: Run, scores: Mapping[str, Mapping[str, Any]]) ->
     """
     path = run.workdir / _WORD_VECTORS
     try:
-        earlier = read_object(path)
+        earlier: dict[str, Any] = {**read_word_vectors(path)}
     except (OSError, UserError):
         earlier = {}
     if earlier.get("step") != run.step:

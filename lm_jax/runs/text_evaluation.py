@@ -20,6 +20,7 @@ from lm_jax.data import TokenizedDocuments, Tokenizer
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, MeasuredLosses
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
+from lm_jax.json_values import fits, parse
 from lm_jax.models.interface import Batch, Variables
 from lm_jax.progress import Show
 from lm_jax.telemetry.json_files import open_atomically
@@ -93,9 +94,12 @@ class Kept:
         if lines[:1] == [head]:
             for line in lines[1:]:
                 try:
-                    self._parts |= json.loads(line)
+                    part = parse(line)
                 except ValueError:  # a killed process leaves half a line
                     break
+                if not _is_part(part):
+                    break
+                self._parts |= part
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_atomically(path) as file:
             file.write(head + "\n")
@@ -119,8 +123,16 @@ class Kept:
         self._path.unlink(missing_ok=True)
 
 
+def _is_part(value: Any) -> bool:
+    """Returns whether a line of `Kept` is a table with a row for each of `_ROWS`, and means."""
+    if not fits(value, dict[str, tuple[list[list[float]], dict[str, float]]]):
+        return False
+    tables = [table for table, _ in value.values()]
+    return all(len(t) == len(_ROWS) and len(set(map(len, t))) == 1 for t in tables)
+
+
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
 
 
 def fingerprint(texts: Mapping[str, Sequence[str]]) -> str:

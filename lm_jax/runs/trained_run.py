@@ -53,8 +53,9 @@ from lm_jax.runs.text_evaluation import (
     measures_of_texts,
     sum_texts,
 )
-from lm_jax.telemetry.json_files import read_metrics, read_object
+from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
+from lm_jax.telemetry.run_files import read_results
 from lm_jax.training import state
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import TrainState, variables_of
@@ -331,8 +332,7 @@ class Run:
     @property
     def results(self) -> dict[str, Any]:
         """What the run reached, from its evaluation.json; {} before it has ended."""
-        path = self.workdir / "evaluation.json"
-        return read_object(path) if path.exists() else {}
+        return dict(read_results(self.workdir))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -525,8 +525,8 @@ def evaluate(
     """
     _check_evaluation(run, eval_config)
     examples = split_of(run, split, moved)
-    key = SOURCES.get(split, "")
-    sources = workdir.read_description(run.workdir).get(key, {})
+    facts: dict[str, Any] = {**workdir.read_description(run.workdir)}
+    sources = facts.get(SOURCES.get(split, ""), {})
     return measure(
         run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
     )

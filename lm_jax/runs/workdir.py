@@ -15,9 +15,17 @@ from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
+from lm_jax.json_values import read_as, read_object
 from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
-from lm_jax.telemetry.json_files import finite, open_atomically, read_object, write_json
+from lm_jax.telemetry.json_files import finite, open_atomically, write_json
+from lm_jax.telemetry.run_files import (
+    ByPosition,
+    DataFacts,
+    Environment,
+    Results,
+    read_data_facts,
+)
 
 _OF_RUNS = ("config.json", "branch.json")  # a fork that was not begun has the second only
 # What a run writes once it has config.json.
@@ -57,16 +65,15 @@ def read_experiment(workdir: str | Path) -> Experiment:
 
 def read_sizes(workdir: str | Path) -> dict[str, int]:
     """Returns the sizes that the run's data set decided (`vocab_size`, ...)."""
-    path = Path(workdir) / "data.json"
-    sizes = read_object(path).get("sizes")
-    if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
-        raise UserError(f"{path} holds no sizes of the data; restore it")
-    return sizes
+    found = read_data_facts(Path(workdir))
+    if "sizes" not in found:
+        raise UserError(f"{Path(workdir) / 'data.json'} holds no sizes of the data; restore it")
+    return found["sizes"]
 
 
-def read_description(workdir: str | Path) -> dict[str, Any]:
+def read_description(workdir: str | Path) -> DataFacts:
     """Returns what the run's data set says of itself, such as the sizes of its splits."""
-    return read_object(Path(workdir) / "data.json")
+    return read_data_facts(Path(workdir))
 
 
 def read_labels(workdir: str | Path) -> list[str]:
@@ -77,7 +84,7 @@ def read_labels(workdir: str | Path) -> list[str]:
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     """Returns the results of a finished run of exactly this experiment; None if there is none."""
     try:
-        results = read_object(workdir / "evaluation.json")
+        results = read_as(workdir / "evaluation.json", Results)
         trained = to_dict(read_experiment(workdir))
     except (OSError, UserError):
         return None
@@ -87,7 +94,7 @@ def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
     step = results.get("step", steps)
     has_ended = step == steps or bool(results.get("ended_early"))
     has_ended = has_ended or (step == 1 and _is_count_based(experiment, workdir))
-    return results if is_same and has_ended and _is_whole(results) else None
+    return dict(results) if is_same and has_ended and _is_whole(results) else None
 
 
 def _is_count_based(experiment: Experiment, workdir: Path) -> bool:
@@ -96,15 +103,10 @@ def _is_count_based(experiment: Experiment, workdir: Path) -> bool:
     return build_model(model, np.float32).is_count_based
 
 
-def _is_whole(results: Mapping[str, Any]) -> bool:
+def _is_whole(results: Results) -> bool:
     """Returns whether results are as a run writes them; if edited, they are measured again."""
-    validation, timings = results.get("validation"), results.get("timings")
-    return (
-        isinstance(validation, dict)
-        and isinstance(validation.get("cross_entropy", ""), int | float | None)
-        and isinstance(timings, dict)
-        and isinstance(timings.get("total_seconds"), int | float)
-    )
+    has_loss = "cross_entropy" in results.get("validation", {})
+    return has_loss and results.get("timings", {}).get("total_seconds") is not None
 
 
 def refuse_other_data(
@@ -118,8 +120,8 @@ def refuse_other_data(
     path = workdir / "data.json"
     if not path.exists():
         return
-    before, now = read_object(path), dataset.description
-    if not isinstance(before.get("sha256"), str) or "fingerprint" not in before:
+    before, now = read_data_facts(workdir), dataset.description
+    if "sha256" not in before or "fingerprint" not in before:
         raise UserError(f"{path} holds no fingerprint of the data; restore it")
     if before["fingerprint"] != now["fingerprint"]:
         raise UserError(
@@ -184,15 +186,12 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     write_json(workdir / "config.json", to_dict(experiment))
 
 
-def read_environment(workdir: str | Path) -> dict[str, Any]:
+def read_environment(workdir: str | Path) -> Environment:
     """Returns the machine and versions that last started a run; {} if they cannot be read."""
     try:
-        found = read_object(Path(workdir) / "environment.json")
+        return read_as(Path(workdir) / "environment.json", Environment)
     except (OSError, UserError):
         return {}
-    kinds = {"versions": dict, "devices": list}
-    is_whole = all(isinstance(found.get(name, kind()), kind) for name, kind in kinds.items())
-    return found if is_whole else {}
 
 
 def write_by_document(
@@ -240,12 +239,11 @@ def add_test_figures(
     path = workdir / "evaluation.json"
     if not path.exists():
         return {}
-    results, own = read_object(path), read_experiment(workdir).evaluation
+    results, own = read_as(path, Results), read_experiment(workdir).evaluation
     windows = _windows_of(eval_config)
-    write_json(path, results | {"test": {"step": step, **windows, **figures}})
+    write_json(path, {**results, "test": {"step": step, **windows, **figures}})
     is_comparable = results.get("step", step) == step and windows == _windows_of(own)
-    validation = results.get("validation")
-    return validation if is_comparable and type(validation) is dict else {}
+    return dict(results.get("validation", {})) if is_comparable else {}
 
 
 def _windows_of(eval_config: EvaluationConfig) -> dict[str, Any]:
@@ -283,13 +281,16 @@ def read_by_position(
     Returns None if the file is missing or cannot be read, or if its step or its windows are others.
     """
     try:
-        record = read_object(Path(workdir) / f"by_position_{split}.json")
+        record = read_as(Path(workdir) / f"by_position_{split}.json", ByPosition)
         means, tokens = record["nats_by_position"], record["tokens_by_position"]
-        nats = [mean * count if count else 0.0 for mean, count in zip(means, tokens, strict=True)]
-        measured = record["step"], record["stride"], record["context_length"]
-        windows = record.get("windows", "documents")  # earlier versions knew no others
-    except (OSError, UserError, ValueError, KeyError, TypeError):
+        pairs = list(zip(means, tokens, strict=True))
+    except (OSError, ValueError):  # a UserError is one
         return None
+    if any(mean is None and count for mean, count in pairs):
+        return None
+    nats = [0.0 if mean is None else mean * count for mean, count in pairs]
+    measured = record["step"], record["stride"], record["context_length"]
+    windows = record.get("windows", "documents")  # earlier versions knew no others
     if (*measured, windows) != (step, 0, 0, "documents"):
         return None
     return PositionSums(np.array(nats), np.array(tokens, float))

@@ -4,15 +4,16 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
 from lm_jax.errors import UserError
+from lm_jax.json_values import fault_of, read_object, shown
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import PlannedRun
 from lm_jax.sweeps.search_space import Trial, address
-from lm_jax.telemetry.json_files import read_object, write_json
+from lm_jax.telemetry.json_files import write_json
 
 _START = "--- begins: "  # a log line: whatever precedes it belongs to an earlier attempt
 _ERROR = "error: "  # begins the line that a failing program prints
@@ -54,23 +55,41 @@ def read_plan(directory: Path) -> list[PlannedRun]:
     if not entries:
         raise UserError(f"{path} holds no runs; restore it, or choose another --sweepdir")
     try:
-        return [
-            PlannedRun(
-                name,
-                entry["address"],
-                from_dict(entry["experiment"]),
-                entry["labels"],
-                Cost(**entry["cost"]),
-            )
-            for name, entry in entries.items()
-        ]
+        return [_planned(name, entry) for name, entry in entries.items()]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no plan of launch.sweep ({type(error).__name__}: {error}); restore it, or "
-            "choose another --sweepdir"
-        ) from None
+
+
+class _CostEntry(TypedDict):
+    """The fields of `Cost`."""
+
+    parameters: int
+    non_embedding_parameters: int
+    steps: int
+    training_tokens: int
+    flops_per_step: int
+    state_bytes: int
+
+
+class _Entry(TypedDict):
+    """A run in `sweep.json`."""
+
+    address: str
+    labels: dict[str, Any]
+    cost: _CostEntry
+    experiment: dict[str, Any]
+
+
+def _planned(name: str, entry: Any) -> PlannedRun:
+    """Returns a run of `sweep.json`. Raises UserError for what is no run of a plan."""
+    if fault := fault_of(entry, _Entry):
+        raise UserError(f"run {shown(name)}: {fault}; restore it, or choose another --sweepdir")
+    cost = Cost(**{field: entry["cost"][field] for field in Cost._fields})
+    experiment = from_dict(entry["experiment"])
+    run = PlannedRun(name, entry["address"], experiment, entry["labels"], cost)
+    if Path(run.directory).name != run.directory:  # its files are written below the sweep's
+        raise UserError(f"run {shown(name)} is no name of a folder; restore it")
+    return run
 
 
 def refuse_another_sweep(directory: Path, trials: Mapping[str, Trial]) -> None:

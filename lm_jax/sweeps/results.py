@@ -20,7 +20,8 @@ from lm_jax.sweeps.directory import (
     workdir_of,
 )
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.telemetry.json_files import open_atomically, read_metrics, read_object
+from lm_jax.telemetry.json_files import open_atomically, read_metrics
+from lm_jax.telemetry.run_files import read_data_facts
 
 # Read as text even if they look like a number, as the address 12e4567890 does.
 _TEXT_COLUMNS = {
@@ -209,10 +210,9 @@ def seconds_of(found: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
 def _tokens_counted(workdir: Path) -> int:
     """Returns the training targets of a count-based model: the whole training split."""
     try:
-        sizes = read_object(workdir / "data.json")["train"]
-    except (OSError, UserError, KeyError):
+        return split_targets(read_data_facts(workdir).get("train", {}))
+    except (OSError, UserError):
         return 0
-    return split_targets(sizes)
 
 
 def _versions(machine: Mapping[str, Any]) -> str:

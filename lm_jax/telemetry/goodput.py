@@ -46,5 +46,5 @@ def bars(goodput: Mapping[str, float]) -> list[tuple[str, float, bool]]:
     return [
         (text, 100 * goodput[activity] / total, activity == "steps")
         for activity, text in ACTIVITIES.items()
-        if goodput.get(activity)
+        if goodput.get(activity) and total > 0
     ]

@@ -8,23 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from lm_jax.errors import UserError
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object of a file.
-
-    Raises:
-      UserError: the file holds something else.
-      OSError: it cannot be read.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); restore it") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object; restore it")
-    return found
+from lm_jax.json_values import fits, parse
+from lm_jax.telemetry.run_files import Row
 
 
 def finite(value: Any) -> Any:
@@ -50,10 +35,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # a killed process leaves half a line
+            row = parse(line)
+        except ValueError:  # a killed process leaves half a line
             break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "kind" not in row:
+        if not fits(row, Row):
             break
         rows.append(row)
     return rows

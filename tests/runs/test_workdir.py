@@ -162,6 +162,13 @@ def test_what_exceeds_the_memory_is_refused(fields, message, monkeypatch):
         ("model", {"family": ["mlp"]}, r"model.family is \['mlp'\]; expected one of transformer, "),
         ("data", {"kind": {}}, "data.kind is {}; expected one of text, "),
         ("training", {"steps": 3}, "unknown field 'training.steps'"),
+        ("training", [], r"training is \[\]; expected an object with its fields"),
+        ("training", {"num_steps": "9"}, "training.num_steps is '9'; expected an integer"),
+        ("seed", True, "seed is True; expected an integer"),
+        ("optimizer", {"beta1": None}, "optimizer.beta1 is None; expected a number"),
+        ("tensorboard", 1, "tensorboard is 1; expected true or false"),
+        ("data", {"path": "a\0b"}, r"data.path is 'a\\x00b'; expected a text without NUL"),
+        ("data", {"tokenizer": "bpe"}, "data.tokenizer is 'bpe'; expected an object"),
     ],
 )
 def test_an_edited_configuration_is_named_with_its_file(part, value, message, tmp_path):
@@ -183,8 +190,15 @@ def test_a_run_that_grew_from_one_step_has_not_ended_but_counting_has(tmp_path):
         assert (results_of(experiment, tmp_path) is not None) == has_ended
 
 
-@pytest.mark.parametrize("sizes", [None, [], {"vocab_size": "257"}])
-def test_sizes_that_are_no_numbers_are_refused(sizes, tmp_path):
-    (tmp_path / "data.json").write_text(json.dumps({"sizes": sizes}))
-    with pytest.raises(UserError, match="data.json holds no sizes of the data; restore it"):
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({}, "data.json holds no sizes of the data; restore it"),
+        ({"sizes": None}, "data.json: sizes is None; expected an object; restore it"),
+        ({"sizes": {"vocab_size": "257"}}, "sizes.vocab_size is '257'; expected an integer"),
+    ],
+)
+def test_sizes_that_are_no_numbers_are_refused(facts, message, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
         read_sizes(tmp_path)

@@ -169,7 +169,7 @@ def test_a_plan_survives_a_round_trip(directory):
     with pytest.raises(UserError, match="sweep.json holds no runs"):
         read_plan(directory)
     (directory / "sweep.json").write_text('{"a": {"address": "b"}}')
-    with pytest.raises(UserError, match="sweep.json is no plan of launch.sweep .KeyError"):
+    with pytest.raises(UserError, match="sweep.json: run .a.: it holds no labels; restore it"):
         read_plan(directory)
 
 

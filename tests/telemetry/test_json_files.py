@@ -3,7 +3,8 @@ import json
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.telemetry.json_files import open_atomically, read_metrics, read_object, write_json
+from lm_jax.json_values import read_object
+from lm_jax.telemetry.json_files import open_atomically, read_metrics, write_json
 
 
 def test_a_file_stays_whole_when_writing_fails(tmp_path):
@@ -35,7 +36,17 @@ def test_a_file_of_anything_but_an_object_is_named(content, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damaged", [b'{"step": 2', b"3", b"{}", b'{"step": "2", "kind": ""}', b"\xff"]
+    "damaged",
+    [
+        b'{"step": 2',
+        b"3",
+        b"{}",
+        b'{"step": "2", "kind": ""}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"step": 2, "kind": "train", "loss": "low"}',
+        b'{"step": 2, "kind": "train", "loss": ' + b"1" * 5_000 + b"}",
+    ],
 )
 def test_metrics_end_at_a_damaged_line(damaged, tmp_path):
     rows = [b'{"step": 1, "kind": "train"}', damaged, b'{"step": 3, "kind": "train"}']

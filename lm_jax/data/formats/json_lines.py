@@ -82,7 +82,7 @@ def _without_half_pairs(
 def _object(line: str) -> dict[str, Any] | None:
     try:
         found = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError is also of thousands of digits
         return None
     return found if isinstance(found, dict) else None
 

@@ -20,6 +20,7 @@ from datatrove.pipeline.base import PipelineStep
 from lm_jax.data.files import find_files, name_in
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.text_stream import Counts, stream_texts
+from lm_jax.json_values import read_json, read_object
 
 KEPT = "kept_of_near_duplicates"  # what stands for a cluster is noted as if it were dropped
 _EXCERPT = 1000  # characters of a dropped document that are kept to be read
@@ -105,7 +106,7 @@ class ReadSources(PipelineStep):
         """Yields the documents of a task."""
         left_out: Counter[str] = Counter()
         with self.dropped as dropped:
-            for source in map(Source._make, json.loads(self.listing.read_text())[rank]):
+            for source in map(Source._make, read_json(self.listing)[rank]):
                 counts = Counts()
                 for document in self._documents(source, counts):
                     if document.text.strip():
@@ -166,7 +167,7 @@ def write_tally(directory: Path, name: str, rank: int, values: Any) -> None:
 
 def read_tallies(directory: Path, name: str) -> list[dict[str, Any]]:
     """Returns the counts of all tasks that wrote some."""
-    return [json.loads(p.read_text()) for p in sorted((directory / "tallies" / name).glob("*"))]
+    return [read_object(p) for p in sorted((directory / "tallies" / name).glob("*"))]
 
 
 def write_whole(path: Path, content: bytes) -> None:

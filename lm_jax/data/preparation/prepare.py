@@ -37,6 +37,7 @@ from lm_jax.data.preparation.stages import STAGES
 from lm_jax.data.preparation.tokens import add_tokens, token_manifest
 from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.errors import UserError
+from lm_jax.json_values import read_object
 
 _LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")
 
@@ -136,8 +137,8 @@ def _existing(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
     path = output / "manifest.json"
     if not path.is_file():
         raise UserError(f"{output} is there and holds no prepared corpus; give another directory")
-    manifest = json.loads(path.read_text())
-    _check_same(output, {name: manifest[name] for name in identity}, identity)
+    manifest = read_object(path)
+    _check_same(output, {name: manifest.get(name) for name in identity}, identity)
     return manifest
 
 
@@ -145,7 +146,7 @@ def _start(aside: Path, identity: dict[str, Any]) -> None:
     """Makes the directory of the work, or finds it as the same configuration left it."""
     path = aside / "identity.json"
     if path.exists():
-        _check_same(aside, json.loads(path.read_text()), identity)
+        _check_same(aside, read_object(path), identity)
     elif aside.exists() and any(aside.iterdir()):
         raise UserError(f"{aside} is there and was not made by a preparation; move it away")
     (aside / "work").mkdir(parents=True, exist_ok=True)
@@ -156,7 +157,8 @@ def _start(aside: Path, identity: dict[str, Any]) -> None:
 def _check_same(directory: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     if found == expected:
         return
-    before, now = found["configuration"], expected["configuration"]
+    before, now = found.get("configuration"), expected["configuration"]
+    before = before if isinstance(before, dict) else {}
     changed = [name for name in now if before.get(name) != now[name]]
     what = ", ".join(changed) if changed else "the files of path"
     raise UserError(

@@ -1,7 +1,6 @@
 """What a preparation removed, by rule, with examples to read; JSON that a page is made from."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from heapq import nsmallest
@@ -11,6 +10,7 @@ from typing import Any
 from lm_jax.data.preparation.config import PreparationConfig, names_in
 from lm_jax.data.preparation.documents import KEPT, read_tallies
 from lm_jax.data.preparation.redaction import redact
+from lm_jax.json_values import read_lines_of_json
 
 _SUMS = ("documents", "characters", "bytes")
 
@@ -63,8 +63,7 @@ def _lengths(directory: Path, name: str) -> dict[str, int]:
 
 def _dropped(directory: Path, stage: str) -> Iterator[dict[str, Any]]:
     for path in sorted((directory / "dropped" / stage).glob("*.jsonl")):
-        with path.open("rb") as file:
-            yield from map(json.loads, file)
+        yield from read_lines_of_json(path)
 
 
 class _Sample:
