@@ -93,7 +93,7 @@ def windows_of(stream: np.ndarray, context_length: int, stride: int) -> Iterator
     if not 0 < stride <= context_length:
         raise UserError(
             f"a stride of {stride} with a context of {context_length} would leave tokens out; "
-            "expected 0 < stride <= context"
+            f"expected 1 to {context_length}, or 0 for disjoint windows"
         )
     start, scored = 0, 1
     while scored < len(stream):

@@ -42,6 +42,7 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
     if not (workdir / "config.json").exists():
         return
     before = read_experiment(workdir)
+    _refuse_imported(workdir)
     changed = differences(before, experiment)
     longer, steps = experiment.training.num_steps, before.training.num_steps
     if longer > steps and len(changed) == 1:  # nothing but the length
@@ -53,6 +54,17 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds another experiment ({changed[0]}{more}); "
             f"choose another --workdir, give the same configuration to resume{fork}"
+        )
+
+
+def _refuse_imported(workdir: Path) -> None:
+    """Raises UserError if a run holds imported weights, which have no training to continue."""
+    description = workdir / "data.json"
+    if description.exists() and read_object(description).get("imported_from"):
+        raise UserError(
+            f"{workdir} was imported: it holds neither texts nor the state of an optimizer to go "
+            f"on with; fine-tune it: --from_workdir={workdir} --fine_tune --workdir=NEW "
+            "--config.data.source=files --config.data.path=FILES"
         )
 
 
@@ -145,6 +157,7 @@ class Fork:
                 f"{workdir} is not empty, and it is no fork of {source}; choose another --workdir"
             )
         read_experiment(source)  # it is a run
+        _refuse_imported(source)
         saved = finished_steps(source / "checkpoints")
         if not saved:
             raise UserError(f"{source} holds no checkpoint to continue from; train it first")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics =
       UserError: as `lm_jax.runs.train.train`.
       OSError: as there.
     """
-    with processes.stopping_on_request() as stop_requested:
+    with _in_words_of_python(), processes.stopping_on_request() as stop_requested:
         training.train(experiment, directory, stop_requested, on_metrics=on_metrics)
     return load(directory)
 
@@ -64,7 +65,9 @@ def train_further(
       UserError: as `lm_jax.runs.train.train_fork`.
     """
     experiment = with_changes(_experiment_here(run), changes)
-    with processes.stopping_on_request() as stop_requested:
+    if _WARMUP not in changes:
+        experiment = with_shorter_warmup(experiment)
+    with _in_words_of_python(), processes.stopping_on_request() as stop_requested:
         training.train_fork(
             experiment, directory, run.workdir, run.step, stop_requested, on_metrics=on_metrics
         )
@@ -123,6 +126,40 @@ def fine_tune(
         experiment = with_shorter_warmup(experiment)
     with _written(directory, files):
         return train(experiment, directory, on_metrics)
+
+
+# What programs say with flags -> what a caller from Python writes; the first that matches counts.
+_FORK = r"(?:python -m launch\.train )?--from_workdir=(\S+)"
+_LENGTH = r"--config\.training\.num_steps="
+_IN_PYTHON = (
+    (
+        rf"{_FORK} --fine_tune(?: --workdir=NEW)?(?: --config\S+)*",
+        r'lm_jax.load("\1").train("NEW", texts)',
+    ),
+    (
+        rf"{_FORK} --workdir=NEW {_LENGTH}(\d+) --from_step=(\d+)",
+        r'lm_jax.load("\1", "\3").train("NEW", num_steps=\2)',
+    ),
+    (rf"{_FORK} --workdir=NEW {_LENGTH}(\d+)", r'lm_jax.load("\1").train("NEW", num_steps=\2)'),
+    (rf"{_FORK} --workdir=NEW", r'lm_jax.load("\1").train("NEW")'),
+    (rf"{_LENGTH}(\S+)", r"num_steps=\1"),
+    (r"--config\.([\w.]+)=(\S+)", r'changes={"\1": "\2"}'),
+    ("--fine_tune", "give texts"),
+    ("--workdir", "work directory"),
+)
+
+
+@contextmanager
+def _in_words_of_python() -> Iterator[None]:
+    """Lets errors of users name arguments where those of programs name flags."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for flags, words in _IN_PYTHON:
+            message = re.sub(flags, words, message)
+        error.args = (message,)
+        raise
 
 
 def _experiment_here(run: Run) -> Experiment:

@@ -205,6 +205,9 @@ class Run:
     ) -> np.ndarray:
         """Returns one vector for each text, float32 [N, D], of the states of a layer.
 
+        A text without tokens, such as an empty one, has the state of the token that opens it, or
+        ends it where none opens texts.
+
         Args:
           pooling: `mean` of the text's own tokens, or the `first` or the `last` that is read.
           layer: as for `hidden_states`.
@@ -286,6 +289,7 @@ class Run:
             early_stopping=early_stopping,
         )
         given = check_texts(prompts, "prompts")
+        _refuse_sampling_of_beams(config)
         return complete(self, given, config, seed=seed, stop=stop, truncate=truncate, begins=begins)
 
     def train(
@@ -690,6 +694,20 @@ def complete(
         raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
     found, _ = generate.search(generator, prompts, config, truncate=truncate, begins=begins)
     return [text for texts in found for text in texts]
+
+
+_SAMPLING = ("num_samples", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def _refuse_sampling_of_beams(config: SamplesConfig) -> None:
+    """Raises UserError if beams are asked for with an option of samples other than its default."""
+    defaults = SamplesConfig(num_samples=1)
+    given = [name for name in _SAMPLING if getattr(config, name) != getattr(defaults, name)]
+    if config.num_beams > 1 and given:
+        raise UserError(
+            f"{' and '.join(given)} apply to samples, and num_beams={config.num_beams} searches "
+            "for the most probable texts: leave them out, or leave out num_beams"
+        )
 
 
 def search_tree(run: Run, prompt: str, config: SamplesConfig, *, begins: bool = True) -> list[str]:

@@ -17,6 +17,7 @@ from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.runs.continuation import Fork, refuse_another_experiment
 from lm_jax.runs.trained_run import load, split_of
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
@@ -53,6 +54,12 @@ def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
     assert run.tokenizer.decode(run.tokenizer.encode("naïve")) == "naïve"
     with pytest.raises(UserError, match="was imported and has no validation split.*--text=FILES"):
         split_of(run, "validation")
+    for begin in (
+        lambda: Fork(workdir, None, tmp_path / "new"),
+        lambda: refuse_another_experiment(run.config, workdir),
+    ):
+        with pytest.raises(UserError, match=r"imported: .*--fine_tune .*--config.data.path=FILES"):
+            begin()
 
     export_model(workdir, out, largest_shard=20_000, log=lambda _: None)
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in out.glob("*.safetensors"))

@@ -112,7 +112,7 @@ def test_generate_takes_the_options_of_the_program(run, monkeypatch):
         return given, options
 
     monkeypatch.setattr(trained_run, "complete", complete)
-    options = {"temperature": 0.0, "num_beams": 3, "early_stopping": "never", "top_k": 2}
+    options = {"length_penalty": 0.0, "num_beams": 3, "early_stopping": "never"}
     given, others = run.generate(("a", ""), **options, seed=3, stop=["b"])
     assert given == (run, ["a", ""], SamplesConfig(num_samples=1, **options))
     assert others == {"seed": 3, "stop": ["b"], "truncate": False, "begins": True}
@@ -191,9 +191,12 @@ def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
         (lambda run: run.perplexity([" ", ""]), "no text holds anything but white space"),
         (
             lambda run: run.log_probabilities(["a"], stride=33),
-            "a stride of 33 with a context of 32",
+            "a stride of 33 with a context of 32 .*; expected 1 to 32, or 0 for disjoint",
         ),
-        (lambda run: run.log_probabilities(["a"], stride=-1), "a stride of -1"),
+        (
+            lambda run: run.perplexity(["a"], stride=-1),
+            "a stride of -1 .* expected 1 to 32, or 0 for disjoint windows",
+        ),
         (lambda run: run.embed("a"), "texts is one str"),
         (lambda run: run.embed([]), "no texts to embed"),
         (lambda run: run.embed(["a"], pooling="max"), "pooling is 'max'; expected one of mean, "),
@@ -207,6 +210,10 @@ def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
         ),
         (lambda run: run.log_probabilities(["\ud800"]), "lone surrogate"),
         (lambda run: run.generate(["a"], temperature=-1), "samples.temperature is -1"),
+        (
+            lambda run: run.generate(["a"], num_beams=2, temperature=0.5, top_k=3),
+            "temperature and top_k apply to samples, and num_beams=2 searches",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_line(run, call, message):

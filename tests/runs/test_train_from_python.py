@@ -70,6 +70,52 @@ def test_a_run_goes_on_as_a_fork_of_its_checkpoint(run, asked, tmp_path):
     assert experiment.mesh == "auto"  # its own does not fit the devices here
 
 
+def test_a_short_continuation_has_a_short_warmup(run, asked, tmp_path):
+    changes = {"schedule.warmup_steps": 30}
+    run.train(tmp_path / "a", num_steps=20, changes=changes)  # as it was given, for the program
+    given = read_experiment(run.workdir)
+    given.schedule.warmup_steps = 30
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_from_python, "read_experiment", lambda _: given)
+        run.train(tmp_path / "b", num_steps=20)
+    assert [call[0][0].schedule.warmup_steps for call in asked] == [30, 2]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "fork it from before: python -m launch.train --from_workdir=a/b --workdir=NEW "
+            "--config.training.num_steps=9 --from_step=4",
+            'fork it from before: lm_jax.load("a/b", "4").train("NEW", num_steps=9)',
+        ),
+        (
+            "fine-tune it: --from_workdir=a --fine_tune --workdir=NEW --config.data.source=files "
+            "--config.data.path=FILES",
+            'fine-tune it: lm_jax.load("a").train("NEW", texts)',
+        ),
+        (
+            "give the steps, such as --config.training.num_steps=8",
+            "give the steps, such as num_steps=8",
+        ),
+        (
+            "say so with --config.data.tokenizer.path=a",
+            'say so with changes={"data.tokenizer.path": "a"}',
+        ),
+        ("its parameters: --fine_tune", "its parameters: give texts"),
+        ("choose another --workdir", "choose another work directory"),
+    ],
+)
+def test_messages_name_what_a_caller_writes(run, message, expected, monkeypatch, tmp_path):
+    def fail(*given, **options):
+        raise UserError(message)
+
+    monkeypatch.setattr(train_from_python.training, "train_fork", fail)
+    with pytest.raises(UserError) as raised:
+        run.train(tmp_path / "x", num_steps=9)
+    assert str(raised.value) == expected
+
+
 def test_a_directory_that_was_begun_with_other_texts_is_left_alone(run, asked, tmp_path):
     run.train(tmp_path, TEXTS)
     (tmp_path / "config.json").write_text("{}")
