@@ -59,8 +59,8 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
 
 def _refuse_imported(workdir: Path) -> None:
     """Raises UserError if a run holds imported weights, which have no training to continue."""
-    description = workdir / "data.json"
-    if description.exists() and read_object(description).get("imported_from"):
+    has_data = (workdir / "data.json").exists()
+    if has_data and read_data_facts(workdir).get("imported_from"):
         raise UserError(
             f"{workdir} was imported: it holds neither texts nor the state of an optimizer to go "
             f"on with; fine-tune it: --from_workdir={workdir} --fine_tune --workdir=NEW "

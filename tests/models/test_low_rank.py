@@ -1,6 +1,7 @@
 """Low-rank updates: the function that they compute, what is trained, and what is refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,10 +9,19 @@ from lm_jax.build import build_experiment
 from lm_jax.config.experiment import FineTuningConfig
 from lm_jax.costs.compiled_step import step_flops
 from lm_jax.errors import UserError
-from lm_jax.models.low_rank import merged
-from lm_jax.models.parameters import path_of
-from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models import build_model
+from lm_jax.models.low_rank import LowRank, merged, with_updates
+from lm_jax.models.parameters import declarations, path_of
+from lm_jax.models.transformer.config import (
+    EncoderConfig,
+    EncoderDecoderConfig,
+    TransformerConfig,
+)
+from lm_jax.objectives import objective_of
+from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.runs.recorder import sizes_of
+from lm_jax.training.mup import rate_factor
+from lm_jax.training.optimizers import TRAINED
 from lm_jax.training.state import abstract_state, init_state, state_bytes, variables_of
 from tests.experiments import tiny
 from tests.parallel.on_meshes import begin, random_batch
@@ -141,6 +151,39 @@ def test_matrices_of_experts_are_refused():
 def test_updates_without_a_run_to_start_from_are_refused():
     with pytest.raises(UserError, match="trains updates of another run; give that run as"):
         built_of(experiment(fine_tuning=FineTuningConfig("", "lora")))
+
+
+CROSS = {f"decoder/layers/cross_attention/{name}" for name in ("query", "key", "value", "output")}
+EXPERTS = {"num_experts": 2, "d_shared_expert": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "has", "head"),
+    [
+        (EncoderConfig(64, num_classes=3, pooling="first"), {"layers/feed_forward/up"}, True),
+        (EncoderDecoderConfig(64), CROSS, False),
+        (TransformerConfig(64, **EXPERTS), {"layers/feed_forward/shared/down"}, False),
+    ],
+)
+def test_each_transformer_has_updates_and_trains_its_head_beside_them(config, has, head):
+    experiment = default_experiment(config)
+    example = objective_of(experiment).example(experiment, 1)
+    low_rank = LowRank(RANK, 8.0, tuple(FineTuningConfig().lora_targets.split(",")))
+    model = with_updates(build_model(config, jnp.float32), low_rank, example)
+    found = declarations(model.init, example)
+    assert {f"{layer}/lora_a" for layer in has} <= factors(found)
+    params = {path: parameter.value for path, parameter in found.items()}
+    mask = TRAINED["lora"](found)(params)
+    others = {path for path, trained in mask.items() if trained} - factors(found)
+    assert others == {path for path in found if path.startswith("head/")}
+    assert bool(others) == head
+
+
+def test_in_mup_the_rate_of_the_first_factor_alone_falls_with_the_width():
+    built = built_of(experiment(mup_base_width=16))  # half of the width
+    fans = built.fan_in_out["layers"]["attention"]["query"]
+    rates = {name: rate_factor("adamw", fans[f"lora_{name}"]) for name in "ab"}
+    assert rates == {"a": 0.5, "b": 1.0}
 
 
 @pytest.mark.slow
