@@ -1,12 +1,16 @@
-"""Compiles the train step for any number of devices, which need not exist.
+r"""Compiles the train step for any number of devices, which need not exist.
 
+  python -m launch.compile_check --config=configs/published.py:gpt2_small --devices=1 \
+      --config.training.batch_size=16 --config.model.attention=auto
   python -m launch.compile_check --model=llama2_7b --devices=64
   python -m launch.compile_check --model=llama3_70b --devices=512 --mesh=fsdp:64,tensor:8
   python -m launch.compile_check --config=configs/quickstart.py --devices=8 --accelerator=v5e
 
-Prints the sharding of each parameter; the memory, matrix products and collectives of a device in
-one step; and whether an accelerator has enough memory. It allocates nothing, and reads data only if
-the configuration's sizes depend on it. The last line of the output is JSON with the figures.
+Prints the sharding of each parameter, and the memory and collectives of a device. Where the
+accelerator's own compiler is installed (the extra `compile_gpu` or `compile_tpu`), they are what it
+plans, and a table shows the kernels of a step and how long they should take. Otherwise they are
+what XLA plans for CPUs. The check allocates nothing, touches no device, and reads data only if the
+configuration's sizes depend on it. The last line of the output is JSON with the figures.
 """
 
 import math
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import experiment_flags, program
+from launch import experiment_flags, kernel_tables, program
 from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs import accelerators
 from lm_jax.errors import UserError
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
     from lm_jax.costs.collectives import Traffic
     from lm_jax.costs.compiled_step import Compiled, DeviceMemory, PlacedParameter
+    from lm_jax.costs.topologies import Described
 
 CONFIG = experiment_flags.define()
 MODEL = flags.DEFINE_string("model", None, f"A published model: {', '.join(PRESETS)}.")
@@ -41,10 +46,12 @@ BATCH_SIZE = flags.DEFINE_integer(
 ACCELERATOR = flags.DEFINE_string(
     "accelerator", "h100", f"The accelerator to fit: {', '.join(accelerators.ACCELERATORS)}."
 )
+DUMP = flags.DEFINE_string("dump", None, "A file for the optimized program, as HLO text.")
 
 
 def main() -> dict[str, Any]:
     """Prints the tables and returns their figures."""
+    dump = program.output_file(DUMP.value, "dump")
     accelerator = accelerators.accelerator(ACCELERATOR.value)
     if (MODEL.value is None) == (CONFIG.value is None):
         raise UserError("give either --model=NAME or --config=FILE")
@@ -54,35 +61,48 @@ def main() -> dict[str, Any]:
     from lm_jax.costs.collectives import by_kind, planned_by_kind, seconds
     from lm_jax.costs.compiled_step import compile_step, fits
     from lm_jax.parallel.mesh import show
+    from lm_jax.telemetry.json_files import write_text
 
     # This program is not run again, and a program from the cache has no memory analysis.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", DEVICES.value)
+    described = _described()
+    if described is None:
+        jax.config.update("jax_num_cpu_devices", DEVICES.value)
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
-    checked = build_experiment(experiment, sizes, device_bytes=accelerator.memory_bytes)
-    mesh = checked.mesh
-    program.log(f"{mesh.size} devices: {show(mesh.shape)}; compiling")
-    compiled = compile_step(checked)
+    checked = build_experiment(
+        experiment,
+        sizes,
+        described.devices if described else None,
+        device_bytes=accelerator.memory_bytes,
+    )
+    mesh, compiler = checked.mesh, described.compiler if described else "XLA for CPUs"
+    program.log(f"{mesh.size} devices: {show(mesh.shape)}; compiling with {compiler}")
+    compiled = compile_step(checked, described)
+    if dump:
+        write_text(dump, compiled.text)
     _log_parameters(compiled.placed)
-    _log_memory(compiled.memory)
-    _log_flops(compiled)
+    _log_memory(compiled.memory, compiler)
+    if described is None:
+        _log_flops(compiled)
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, mesh)
-    _log_traffic("collectives of the program compiled for CPUs", counted)
+    _log_traffic("collectives of the compiled program", counted)
     _log_traffic("lower bound from its parameters and blocks", planned)
     compute = compiled.model_flops / accelerator.peak_flops
     exchange = seconds(compiled.planned, mesh, accelerator)
-    fit = fits(compiled.memory, accelerator)
+    fit = fits(compiled.memory, accelerator, exact=described is not None)
     _log_verdict(compiled.memory, accelerator, fit)
     program.log(
         f"lower bound of a step: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
         f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
     )
+    predicted = kernel_tables.log_prediction(checked, compiled, accelerator) if described else {}
     return {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": experiment.training.batch_size,
+        "compiler": compiler,
         "memory": compiled.memory._asdict(),
         "flops": {
             "model": compiled.model_flops,
@@ -98,7 +118,22 @@ def main() -> dict[str, Any]:
         "fits": fit,
         "seconds": {"products": compute, "exchange": exchange},
         "compile_seconds": compiled.compile_seconds,
+        **predicted,
     }
+
+
+def _described() -> "Described | None":
+    """Returns devices for the accelerator's own compiler; None if that is not installed."""
+    from lm_jax.costs import topologies
+
+    name = ACCELERATOR.value
+    if missing := topologies.missing_wheels(name):
+        program.log(
+            f"compiled for CPUs, not for {name}: {', '.join(missing)} not installed; "
+            f"pip install -e '.[{topologies.extra_of(name)}]' adds a compiler that needs no device"
+        )
+        return None
+    return topologies.describe(name, DEVICES.value)
 
 
 def _published(name: str) -> tuple["Experiment", dict[str, int]]:
@@ -140,16 +175,16 @@ def _log_parameters(placed: list["PlacedParameter"]) -> None:
     program.log_table(table, "<<<>")
 
 
-def _log_memory(memory: "DeviceMemory") -> None:
+def _log_memory(memory: "DeviceMemory", compiler: str) -> None:
     names = {
         "parameters": "parameters",
         "optimizer_state": "optimizer state",
         "gradients": "gradients",
         "batch": "batch",
         "lower_bound": "these together, a lower bound",
-        "arguments": "compiled for CPUs: state and batch",
-        "temporaries": "compiled for CPUs: gradients, activations, gathered parameters",
-        "total": "compiled for CPUs: all",
+        "arguments": "compiled: state and batch",
+        "temporaries": "compiled: gradients, activations, gathered parameters",
+        "total": f"compiled with {compiler}: all",
     }
     megabytes = [(text, f"{getattr(memory, name) / 1e6:,.1f}") for name, text in names.items()]
     program.log_table([("memory per device", "MB"), *megabytes], "<>")
@@ -169,6 +204,8 @@ def _log_flops(compiled: "Compiled") -> None:
 
 
 def _log_traffic(title: str, traffic: dict[str, "Traffic"]) -> None:
+    if not traffic:
+        return
     sent = [(kind, f"{t.bytes / 1e6:,.1f}", f"{t.sent / 1e6:,.1f}") for kind, t in traffic.items()]
     program.log_table([(title, "MB", "MB sent"), *sent], "<>>")
 
@@ -179,15 +216,12 @@ def _log_verdict(
     usable = accelerators.USABLE * device.memory_bytes
     verdict = {
         True: "it fits",
-        False: "it does not fit: state and gradients alone exceed it",
-        None: "undecided: state and gradients fit, the program compiled for CPUs does not",
+        False: "it does not fit",
+        None: "undecided: state and gradients fit, the program compiled for CPUs does not. "
+        "Other compilers gather parameters and sum gradients in smaller parts",
     }[fit]
     capacity = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
     program.log(f"\n{ACCELERATOR.value}, {capacity}: {verdict}")
-    program.log(
-        "Compilers for GPUs and TPUs gather parameters in the dtype of the products, where CPUs "
-        "gather float32, and scatter the sums of gradients, where CPUs sum them whole."
-    )
 
 
 if __name__ == "__main__":

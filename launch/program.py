@@ -40,6 +40,7 @@ _PATHS = (
     "from_workdir",
     "sweepdir",
     "output",
+    "dump",
     "points",
     "input",
     "text",
@@ -126,13 +127,13 @@ def _is_unread() -> bool:
     return found
 
 
-def output_file(given: str | None) -> Path | None:
-    """Returns the path of --output, or None; to be called before any work.
+def output_file(given: str | None, flag: str = "output") -> Path | None:
+    """Returns the path that a flag gives, or None; to be called before any work.
 
     Raises:
       UserError: no file can be written there.
     """
-    return _writable(Path(given), is_directory=False) if given else None
+    return _writable(Path(given), flag, is_directory=False) if given else None
 
 
 def output_directory(given: str | None) -> Path | None:
@@ -141,23 +142,23 @@ def output_directory(given: str | None) -> Path | None:
     Raises:
       UserError: no files can be written there.
     """
-    return _writable(Path(given), is_directory=True) if given else None
+    return _writable(Path(given), "output", is_directory=True) if given else None
 
 
-def _writable(path: Path, is_directory: bool) -> Path:
+def _writable(path: Path, flag: str, is_directory: bool) -> Path:
     """Returns the path if it can be written; creates nothing, because the work may still fail."""
     if is_directory and path.exists() and not path.is_dir():
-        raise UserError(f"--output={path} is a file; give the path of a directory")
+        raise UserError(f"--{flag}={path} is a file; give the path of a directory")
     if not is_directory and path.exists() and not path.is_file():
         kind = "a directory" if path.is_dir() else "no regular file"
-        raise UserError(f"--output={path} is {kind}; give the path of a file")
+        raise UserError(f"--{flag}={path} is {kind}; give the path of a file")
     # What is written replaces a file, so that its directory counts.
     directories = [path, *path.absolute().parents] if is_directory else path.absolute().parents
     nearest = next(directory for directory in directories if directory.exists())
     if not nearest.is_dir():
-        raise UserError(f"--output={path}: {nearest} is a file, no directory; give another path")
+        raise UserError(f"--{flag}={path}: {nearest} is a file, no directory; give another path")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"--output={path}: {nearest} cannot be written; give another path")
+        raise UserError(f"--{flag}={path}: {nearest} cannot be written; give another path")
     return path
 
 

@@ -22,6 +22,7 @@ from lm_jax.models.interface import LossFunction, Variables
 from lm_jax.models.low_rank import LowRank, with_updates
 from lm_jax.models.parameters import Declarations, declarations
 from lm_jax.models.scale_width import of_width
+from lm_jax.models.target import made_for
 from lm_jax.objectives import Objective, objective_of
 from lm_jax.objectives.interface import loss_function
 from lm_jax.objectives.validation import validate
@@ -88,7 +89,8 @@ def build_experiment(
         sizes = dict(sizes) | {"vocab_size": sizes["vocab_size"] + special}
     experiment = dataclasses.replace(experiment, model=fill_in(experiment.model, sizes))
     devices = jax.devices() if devices is None else devices
-    model, fan_in_out = _make_model(experiment, objective)
+    with made_for(devices[0]):
+        model, fan_in_out = _make_model(experiment, objective)
     declared = declarations(model.init, objective.example(experiment, 1))
     schedule = learning_rate_schedule(experiment.schedule, experiment.training.num_steps)
     optimizer, train_step = make_training(

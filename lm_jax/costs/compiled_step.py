@@ -1,6 +1,7 @@
 """The cost of a train step, compiled for devices that need not exist."""
 
 import math
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from lm_jax.costs import hlo
 from lm_jax.costs.accelerators import USABLE, Accelerator
 from lm_jax.costs.collectives import planned_collectives
 from lm_jax.costs.model_flops import training_flops
+from lm_jax.costs.topologies import Described
+from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.models.family import PlannedCollective
 from lm_jax.models.parameters import path_of
@@ -66,6 +69,7 @@ class Compiled(NamedTuple):
     xla_flops: float | None  # XLA's cost analysis, which counts the body of a loop once
     planned: list[PlannedCollective]  # exchanges that any implementation needs
     compile_seconds: float
+    text: str  # the optimized HLO
 
 
 # Nothing that is compiled here runs, so its machine code needs no optimization.
@@ -75,30 +79,55 @@ _FAST_COMPILATION: dict[str, str | bool] = {
 }
 
 
-def compile_step(built: BuiltExperiment) -> Compiled:
+def compile_step(built: BuiltExperiment, described: Described | None = None) -> Compiled:
     """Compiles the train step on the experiment's mesh without allocating an array.
 
     The devices of the mesh may be simulated: see `jax_num_cpu_devices`. XLA reports memory and
     collectives for the backend of these devices.
+
+    Args:
+      described: the devices of the mesh, where they are only described.
+
+    Raises:
+      UserError: a compiler that plans memory exactly finds that the step does not fit.
     """
     mesh = built.mesh
     state, batch = _arguments(built)
     # The new state has the shardings of the old one, as in a loop over steps.
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(built.train_step, donate_argnums=0, out_shardings=(shardings, None))
+    platforms = (described.platform,) if described else None
+    options = described.options if described else _FAST_COMPILATION
     start = time.monotonic()
-    with sharding.on_mesh(mesh):
-        compiled = step.lower(state, batch).compile(_FAST_COMPILATION)
+    try:
+        with sharding.on_mesh(mesh):
+            traced = step.trace(state, batch)
+            compiled = traced.lower(lowering_platforms=platforms).compile(dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _does_not_fit(str(error)) from error
     compile_seconds = time.monotonic() - start
     costs = compiled.cost_analysis() or {}
+    text = compiled.as_text() or ""
     return Compiled(
         placed=placed_parameters(state.params),
         memory=_memory(compiled.memory_analysis(), _resident_bytes(built, state, batch)),
         model_flops=step_flops(built) / mesh.size,
-        work=hlo.read_work(compiled.as_text() or ""),
+        work=hlo.read_work(text),
         xla_flops=costs.get("flops"),
         planned=_planned(built, state.params),
         compile_seconds=compile_seconds,
+        text=text,
+    )
+
+
+def _does_not_fit(message: str) -> UserError:
+    """Returns the error of a step that its compiler cannot place in memory, in one line."""
+    used = re.search(r"Used \S+ of \S+ \w+", message)
+    return UserError(
+        f"the step does not fit: {used[0].lower() if used else message.splitlines()[0]}; "
+        "give it more devices, a smaller batch, or model.remat=full"
     )
 
 
@@ -186,13 +215,16 @@ def _planned(built: BuiltExperiment, params: Any) -> list[PlannedCollective]:
     ]
 
 
-def fits(memory: DeviceMemory, device: Accelerator) -> bool | None:
+def fits(memory: DeviceMemory, device: Accelerator, exact: bool = False) -> bool | None:
     """Returns whether the step fits; None if only the lower bound fits, not the compiled program.
 
     Programs compiled for CPUs need more memory than others: their matrix products are float32, and
     they sum whole gradients before splitting them.
+
+    Args:
+      exact: whether the accelerator's own compiler planned the memory.
     """
     usable = USABLE * device.memory_bytes
     if memory.total <= usable:
         return True
-    return False if memory.lower_bound > usable else None
+    return False if exact or memory.lower_bound > usable else None

@@ -9,6 +9,7 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
+from lm_jax.costs import replica_groups
 from lm_jax.errors import UserError
 
 KINDS = (
@@ -37,16 +38,17 @@ class Work(NamedTuple):
     unknown_loops: int  # loops with such work whose length XLA does not know; they count once
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
     name: str
     type: str
     opcode: str
     operands: tuple[str, ...]
     attributes: str
+    arguments: str  # what stands between the parentheses
 
 
-class _Module(NamedTuple):
-    computations: dict[str, dict[str, _Instruction]]
+class Module(NamedTuple):
+    computations: dict[str, dict[str, Instruction]]
     entry: str
     devices: int
 
@@ -59,7 +61,7 @@ def read_work(text: str) -> Work:
     Raises:
       UserError: the text is not an HLO module.
     """
-    module = _parse(text)
+    module = parse(text)
 
     @cache
     def work_of(name: str) -> Work:
@@ -67,12 +69,12 @@ def read_work(text: str) -> Work:
         flops = unknown = 0
         scope = module.computations[name]
         for instruction in scope.values():
-            if found := _collective(instruction, scope, module.devices):
+            if found := collective_of(instruction, scope, module.devices):
                 collectives[found] += 1
-            flops += _product_flops(instruction, scope)
-            for called in _called(instruction):
+            flops += product_flops(instruction, scope)
+            for called in called_by(instruction):
                 inner = work_of(called)
-                times = _trip_count(instruction)
+                times = trip_count(instruction)
                 if times is None:
                     times, unknown = 1, unknown + bool(inner.collectives or inner.product_flops)
                 for collective, count in inner.collectives.items():
@@ -88,13 +90,13 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
 _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 
 
-def _parse(text: str) -> _Module:
+def parse(text: str) -> Module:
     header = text.partition("\n")[0]
     if not header.startswith("HloModule"):
         raise UserError(f"expected the text of an HLO module, not {header[:40]!r}")
     sizes = (re.search(rf"{name}=(\d+)", header) for name in ("replica_count", "num_partitions"))
     devices = math.prod(int(size[1]) for size in sizes if size)
-    computations: dict[str, dict[str, _Instruction]] = {}
+    computations: dict[str, dict[str, Instruction]] = {}
     entry, scope = "", None
     for line in text.splitlines():
         if scope is None:
@@ -108,16 +110,17 @@ def _parse(text: str) -> _Module:
             scope[instruction.name] = instruction
     if not entry:
         raise UserError("the text of the HLO module has no ENTRY computation")
-    return _Module(computations, entry, devices)
+    return Module(computations, entry, devices)
 
 
-def _instruction(name: str, text: str) -> _Instruction:
+def _instruction(name: str, text: str) -> Instruction:
     """Parses `type opcode(operands), attributes`; a type in parentheses is a tuple."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     opens = text.index("(", end)
     closes = _closing(text, opens)
     operands = tuple(re.findall(r"%([\w.\-]+)", text[opens:closes]))
-    return _Instruction(name, text[:end], text[end:opens].strip(), operands, text[closes + 1 :])
+    opcode, arguments = text[end:opens].strip(), text[opens + 1 : closes]
+    return Instruction(name, text[:end], opcode, operands, text[closes + 1 :], arguments)
 
 
 def _closing(text: str, opens: int) -> int:
@@ -136,12 +139,12 @@ _CALLED_LISTS = re.compile(r"\b(?:branch_computations|called_computations|calls)
 _TRIP_COUNT = re.compile(r'known_trip_count\\?":\s*\{\\?"n\\?":\s*\\?"(\d+)')
 
 
-def _called(instruction: _Instruction) -> list[str]:
+def called_by(instruction: Instruction) -> list[str]:
     lists = "".join(_CALLED_LISTS.findall(instruction.attributes))
     return [*_CALLED.findall(instruction.attributes), *re.findall(r"%([\w.\-]+)", lists)]
 
 
-def _trip_count(instruction: _Instruction) -> int | None:
+def trip_count(instruction: Instruction) -> int | None:
     """Returns how often an instruction runs what it calls; None if XLA does not know."""
     if instruction.opcode != "while":
         return 1
@@ -150,9 +153,11 @@ def _trip_count(instruction: _Instruction) -> int | None:
 
 
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
+_ARRAY_WITH_LAYOUT = re.compile(r"\b[a-z]\w*\[[\d,<=]*\](?:\{[^}]*\})?")
+_ELSEWHERE = re.compile(r"S\([1-9]\d*\)")  # a memory space in a layout
 
 
-def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
+def arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
     """Returns the (element type, shape) of each array in a type; a dynamic size is its bound."""
     return [
         (element, tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size))
@@ -160,52 +165,56 @@ def _arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
     ]
 
 
-def _bytes(type_: str) -> int:
+def bytes_of(type_: str) -> int:
     total = 0
-    for element, shape in _arrays(type_):
+    for element, shape in arrays(type_):
         digits = re.search(r"\d+", element)  # bf16, s4, f8e4m3fn; pred has none
         bits = int(digits[0]) if digits else 8 * (element == "pred")
         total += math.ceil(math.prod(shape) * bits / 8)
     return total
 
 
-def _collective(
-    instruction: _Instruction, scope: dict[str, _Instruction], devices: int
+def types_in(type_: str) -> list[str]:
+    """Returns each array of a type as text, with its layout."""
+    return [found[0] for found in _ARRAY_WITH_LAYOUT.finditer(type_)]
+
+
+def bytes_in_memory(type_: str) -> int:
+    """Returns the bytes of a type in the device's main memory, not in a TPU's fast one."""
+    return sum(bytes_of(array) for array in types_in(type_) if not _ELSEWHERE.search(array))
+
+
+def collective_of(
+    instruction: Instruction, scope: dict[str, Instruction], devices: int
 ) -> Collective | None:
+    """Returns the exchange that an instruction makes or starts; None for any other."""
     kind = instruction.opcode.removesuffix("-start")
     if kind not in KINDS:
         return None
     group = _group(instruction.attributes, devices)
-    size = sum(_bytes(scope[name].type) for name in instruction.operands)
+    size = sum(bytes_of(scope[name].type) for name in instruction.operands)
     return Collective(kind, size * group if kind == "all-gather" else size, group)
 
 
 def _group(attributes: str, devices: int) -> int:
-    """Returns the devices per group from `replica_groups` in any of XLA's notations."""
-    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", attributes):
-        return pairs[1].count("{")
-    text = attributes.partition("replica_groups=")[2]
-    if text.startswith("mesh["):  # mesh['x'=2,'y'=4] {'y'}; a part of an axis is 'y':(1)2
-        mesh, _, axes = text.partition("{")
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh))
-        named = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes.partition("}")[0])
-        return math.prod(int(part or sizes[axis]) for axis, part in named)
-    if iota := re.match(r"\[(\d+),(\d+)\]<=", text):  # [groups,devices per group]<=[devices]
-        return int(iota[2])
-    if listed := re.match(r"\{\{([\d,]+)\}", text):
-        return listed[1].count(",") + 1
-    return devices
+    """Returns the devices per group; of a permutation the number of messages."""
+    return len(replica_groups.pairs(attributes)) or len(
+        replica_groups.first_group(attributes, devices)
+    )
 
 
-def _product_flops(instruction: _Instruction, scope: dict[str, _Instruction]) -> int:
+def product_flops(instruction: Instruction, scope: dict[str, Instruction]) -> int:
     if instruction.opcode not in ("dot", "convolution"):
         return 0
-    left, right = (_arrays(scope[name].type)[0][1] for name in instruction.operands[:2])
-    result = math.prod(_arrays(instruction.type)[0][1])
+    left, right = (arrays(scope[name].type)[0][1] for name in instruction.operands[:2])
+    result = math.prod(arrays(instruction.type)[0][1])
     if instruction.opcode == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         axes = contracted[1].split(",") if contracted and contracted[1] else []
         return 2 * result * math.prod(left[int(axis)] for axis in axes)
     labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.attributes)
     outputs = right[labels[1].index("o")] if labels else 1
-    return 2 * result * math.prod(right) // outputs
+    # Holes in the input are not multiplied. A TPU writes a batch of products as such a convolution.
+    holes = re.search(r"window=\{[^}]*lhs_dilate=([\dx]+)", instruction.attributes)
+    dilation = math.prod(map(int, holes[1].split("x"))) if holes else 1
+    return 2 * result * math.prod(right) // (outputs * dilation)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.errors import UserError
+from lm_jax.models.target import made_for
 from lm_jax.parallel.mesh import axis_sizes, show
 
 DATA_AXES = ("data", "fsdp", "expert")  # those that split the rows of a batch
@@ -61,8 +62,8 @@ def device_memory() -> float | None:
 
 @contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Applies the models' logical sharding constraints to this mesh inside the context."""
-    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    """Makes models for this mesh inside the context: their constraints, and what devices run."""
+    with made_for(mesh.devices.flat[0]), jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 

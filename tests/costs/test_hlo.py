@@ -150,6 +150,17 @@ def test_convolutions_are_products():
     assert read_work(text).product_flops == 2 * (2 * 4 * 4 * 7) * (5 * 5 * 3)
 
 
+def test_holes_of_an_input_are_not_multiplied():
+    """A batch of 6 products of [8, 5] and [5, 7], as compilers for TPUs write it."""
+    text = entry(
+        "%x = f32[6,8,5]{2,1,0} parameter(0)",
+        "%k = f32[6,5,7]{2,1,0} parameter(1)",
+        "ROOT %y = f32[6,8,7]{2,1,0} convolution(%x, %k), window={size=6 stride=5 lhs_dilate=6}, "
+        "dim_labels=0bf_0io->0bf",
+    )
+    assert read_work(text).product_flops == 6 * 2 * 8 * 5 * 7
+
+
 def test_other_texts_are_refused():
     with pytest.raises(UserError, match="expected the text of an HLO module, not 'module @jit"):
         read_work("module @jit_f {}")

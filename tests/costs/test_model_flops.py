@@ -126,7 +126,7 @@ def test_every_table_that_is_looked_up_in_is_an_embedding_once():
 
 
 def test_parameters_do_not_depend_on_the_kernel_of_attention(monkeypatch):
-    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "target", lambda: "cuda")
     fused = dataclasses.replace(preset("gpt2_small"), attention="cudnn")
     assert count_parameters(fused) == count_parameters(preset("gpt2_small"))
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lm_jax.models.parameters import declared, declared_kernel
+from lm_jax.models.target import target
 
 
 def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -22,7 +23,7 @@ def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) ->
     On a CPU it is one matrix product of patches: the gradients of XLA's own convolution run there
     without threads inside a loop over steps, ten times slower. Elsewhere XLA calls the vendor's.
     """
-    if jax.default_backend() != "cpu":
+    if target() != "cpu":
         return lax.conv_general_dilated(
             x_bhwc,
             kernel,

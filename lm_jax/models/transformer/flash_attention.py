@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.target import target
 from lm_jax.models.transformer.positions import POSITIONS
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
@@ -71,8 +71,8 @@ KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
 
 def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
     """Returns why cuDNN's kernels do not serve a model that is trained here."""
-    if not on_cuda():
-        return f"the devices are {jax.default_backend()}s, not CUDA GPUs"
+    if target() != "cuda":
+        return f"the devices are {target()}s, not CUDA GPUs"
     if dtype != jnp.bfloat16:
         return f"compute_dtype is {jnp.dtype(dtype).name}, not bfloat16"
     if POSITIONS[config.positions].biases_scores:
@@ -86,8 +86,3 @@ def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
         if length % 2:
             return f"model.{name} is {length}, an odd number"
     return None
-
-
-def on_cuda() -> bool:
-    """Returns whether programs run on NVIDIA's GPUs."""
-    return "cuda" in jax.extend.backend.get_backend().platform_version

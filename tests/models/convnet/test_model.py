@@ -82,7 +82,7 @@ def test_parameters_are_as_many_as_published(architecture):
 def test_convolution_without_a_cpu_is_the_same(monkeypatch):
     x, kernel = images(2, 9, 8, 3), images(3, 3, 3, 4, seed=1)
     on_cpu = convolve(x, kernel, 2, 1)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr("lm_jax.models.convnet.layers.target", lambda: "cuda")
     np.testing.assert_allclose(convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
 
 

@@ -46,7 +46,7 @@ def on_cuda(monkeypatch):
     """As if these devices were GPUs, with cuDNN 9.10."""
     installed = SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.cuda_versions", installed)
-    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "target", lambda: "cuda")
 
 
 SEGMENTS = jnp.asarray([[1] * 5 + [2] * 9 + [0] * 2, [1] * 16], jnp.int32)
@@ -176,7 +176,7 @@ def test_what_the_kernel_computes_is_counted(on_cuda):
 def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
     config = TransformerConfig(**SHAPE | {"attention": "auto"})
     assert kernel(config, jnp.dtype("bfloat16")) == "xla"  # these devices are CPUs
-    monkeypatch.setattr(flash_attention, "on_cuda", lambda: True)
+    monkeypatch.setattr(flash_attention, "target", lambda: "cuda")
     assert kernel(config, jnp.dtype("bfloat16")) == "cudnn"
     assert kernel(TransformerConfig(**SHAPE), jnp.dtype("bfloat16")) == "xla"
 
