@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,15 +67,10 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
-        try:
-            self._manager = ocp.CheckpointManager(
-                directory.absolute(), item_handlers=DigestedHandler(), options=options
-            )
-        except ValueError as error:  # json.JSONDecodeError: orbax reads all metrics at once
-            raise UserError(
-                f"the metrics of a checkpoint in {directory} cannot be read ({_summary(error)}); "
-                "restore its files or choose another --workdir"
-            ) from None
+        self._read_only = read_only
+        self._manager = _Manager(
+            directory.absolute(), item_handlers=DigestedHandler(), options=options
+        )
 
     def save(self, step: int, state: Any, cross_entropy: float | None = None) -> None:
         """Starts saving a state; its arrays may be donated once this returns.
@@ -86,7 +82,8 @@ class Checkpoints:
             return
         metrics = None if cross_entropy is None else {"cross_entropy": cross_entropy}
         with self._as_os_error():
-            self._manager.save(step, args=DigestedSave(state), metrics=metrics)
+            # Without `force`, orbax saves nothing, and says nothing, while there is a later step.
+            self._manager.save(step, args=DigestedSave(state), metrics=metrics, force=True)
 
     def steps(self) -> list[int]:
         """Returns the steps with a finished checkpoint, newest first."""
@@ -101,20 +98,25 @@ class Checkpoints:
     ) -> tuple[int, Any]:
         """Returns the step and the state of a checkpoint.
 
+        Unless this only reads, later checkpoints that cannot be read are set aside, as
+        `damaged-000040`: they neither hide what is saved from now on nor count as kept.
+
         Args:
           abstract_state: shapes, dtypes and shardings to restore onto; None: the state as saved,
             in nested dicts of NumPy arrays.
           which: `last` is the newest readable one, `best` has the smallest validation
             cross-entropy; or a step.
-          log: called with a message for each checkpoint that cannot be read.
+          log: called with a message for each later checkpoint that cannot be read, and for metrics
+            that cannot.
           parts: fields of the state to read alone, which are returned in a dict; None: all.
 
         Raises:
           UserError: there is no such checkpoint, or none can be read.
         """
-        candidates = self._candidates(which)
-        problems = []
-        for step in candidates:
+        for step in sorted(self._manager.damaged_metrics):
+            log(f"the metrics of the checkpoint of step {step} cannot be read: it is not the best")
+        problems: dict[int, str] = {}
+        for step in self._candidates(which):
             state = None
             problem = self._damage(step)
             try:
@@ -125,13 +127,32 @@ class Checkpoints:
                 problem = _summary(error)
             problem = _first(processes.gather(problem))  # all processes must read the same step
             if not problem:
+                kept_as = self._set_aside(list(problems))
+                for later, text in problems.items():
+                    log(text + kept_as.get(later, ""))
                 return step, state
-            problems.append(f"the checkpoint of step {step} cannot be read ({problem})")
-            log(problems[-1])
+            problems[step] = f"the checkpoint of step {step} cannot be read ({problem})"
         raise UserError(
-            f"{problems[0]} in {self._directory}, nor any before it; "
+            f"{next(iter(problems.values()))} in {self._directory}, nor any before it; "
             "restore its files or choose another --workdir"
         )
+
+    def _set_aside(self, steps: Sequence[int]) -> dict[int, str]:
+        """Renames checkpoints unless this only reads, and returns what to say; a collective."""
+        if self._read_only or not steps:
+            return {}
+        names = {step: f"damaged-{step:06d}" for step in steps}
+
+        def rename() -> None:
+            for step, name in names.items() if processes.is_first() else ():
+                aside = self._directory / name
+                if aside.exists():
+                    aside = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._directory))
+                (self._directory / str(step)).rename(aside)
+
+        processes.together(rename)
+        self._manager.reload()
+        return {step: f"; it is kept as {name}" for step, name in names.items()}
 
     def _damage(self, step: int) -> str:
         """Returns what is damaged of a checkpoint, "" if nothing is; a collective."""
@@ -146,7 +167,8 @@ class Checkpoints:
 
     def _restore(self, step: int, target: Any, parts: Sequence[str] | None) -> Any:
         if parts is None:
-            return self._manager.restore(step, args=DigestedRestore(target))
+            with ocp.Checkpointer(DigestedHandler()) as reader:  # not the metrics, as `_manager`
+                return reader.restore(self._path(step), args=DigestedRestore(target))
         fields = target if isinstance(target, dict) else target._asdict()
         return self._read(step, {name: fields[name] for name in parts})
 
@@ -175,7 +197,7 @@ class Checkpoints:
         if damage := self._damage(step):
             raise self._unreadable(step, damage)
         try:
-            saved = flatten(self._manager.item_metadata(step)["params"])
+            saved = flatten(self._shapes(step)["params"])
         except Exception as error:  # damaged, of one of many types
             raise self._unreadable(step, _summary(error)) from None
 
@@ -211,7 +233,7 @@ class Checkpoints:
         """
         (step, *_) = self._candidates(which)
         try:
-            saved = flatten(self._manager.item_metadata(step)["params"])
+            saved = flatten(self._shapes(step)["params"])
         except Exception:  # damaged, of one of many types; `restore` goes on to an earlier one
             return
         expected = flatten(params)
@@ -228,8 +250,12 @@ class Checkpoints:
 
     def _on_host(self, step: int) -> dict[str, Any]:
         """Returns empty host arrays of the saved shapes, whatever devices they were saved from."""
-        saved = self._manager.item_metadata(step).tree
-        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), self._shapes(step))
+
+    def _shapes(self, step: int) -> dict[str, Any]:
+        """Returns the shapes and dtypes of the saved state."""
+        with ocp.Checkpointer(DigestedHandler()) as reader:
+            return reader.metadata(self._path(step)).item_metadata.tree
 
     def _candidates(self, which: str) -> list[int]:
         steps = self.steps()
@@ -276,6 +302,25 @@ class Checkpoints:
                 f"{'free some space and ' if is_full else ''}start again: finished checkpoints are "
                 "complete"
             ) from error
+
+
+class _Manager(ocp.CheckpointManager):
+    """Reads checkpoints whose metrics are damaged as ones that were not evaluated."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.damaged_metrics: set[int] = set()
+        super().__init__(*args, **kwargs)  # reads all metrics
+
+    def metrics(self, step: int) -> Any:
+        """Returns the metrics of a checkpoint; None if there are none to read."""
+        try:
+            found = super().metrics(step)
+            if found is not None:
+                float(found["cross_entropy"])
+            return found
+        except (ValueError, KeyError, TypeError, OSError):
+            self.damaged_metrics.add(step)
+            return None
 
 
 class SavedArray(NamedTuple):

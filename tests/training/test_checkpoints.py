@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def test_what_was_the_last_and_the_best_as_of_a_step_stays(tmp_path):
     assert finished_steps(tmp_path / "checkpoints") == [2, 4, 6, 8]
 
 
-def test_parameters_of_another_shape_and_damaged_metrics_are_named(tmp_path):
+def test_parameters_of_another_shape_are_named(tmp_path):
     directory, config = tmp_path / "checkpoints", CheckpointConfig()
     with Checkpoints(directory, config) as checkpoints:
         checkpoints.save(1, {"params": {"head": {"bias": jnp.zeros(2)}}}, 3.0)
@@ -49,10 +51,21 @@ def test_parameters_of_another_shape_and_damaged_metrics_are_named(tmp_path):
             checkpoints.refuse_other_shapes("last", {"head": {"bias": jnp.zeros(3)}})
         with pytest.raises(UserError, match=r"head.bias .* is \(2,\), and of the model absent"):
             checkpoints.refuse_other_shapes("last", {})
-    (metrics,) = directory.rglob("metrics/metrics")
-    metrics.write_text("{")
-    with pytest.raises(UserError, match="metrics of a checkpoint in .* cannot be read"):
-        Checkpoints(directory, config, read_only=True)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"cross_entropy": null}', b"{}"])
+def test_damaged_metrics_keep_no_checkpoint_from_being_read(content, tmp_path):
+    config, said = CheckpointConfig(keep_last=2), []
+    with Checkpoints(tmp_path, config) as checkpoints:
+        for step, cross_entropy in ((1, 3.0), (2, 2.0)):
+            checkpoints.save(step, {"x": jnp.full(2, step)}, cross_entropy)
+    (tmp_path / "2" / "metrics" / "metrics").write_bytes(content)
+    with Checkpoints(tmp_path, config) as checkpoints:
+        assert checkpoints.restore(None, "last", said.append)[0] == 2
+        assert checkpoints.restore(None, "best", lambda _: None)[0] == 1
+        checkpoints.save(3, {"x": jnp.full(2, 3)}, 2.5)
+    assert said == ["the metrics of the checkpoint of step 2 cannot be read: it is not the best"]
+    assert finished_steps(tmp_path) == [2, 3]  # the best and the last two
 
 
 @pytest.mark.parametrize(
@@ -126,3 +139,40 @@ def test_a_checkpoint_of_an_earlier_version_has_no_manifest_and_is_read_without_
     with Checkpoints(tmp_path, CheckpointConfig(), read_only=True) as checkpoints:
         step, state = checkpoints.restore(None, "last", said.append)
     assert step == 1 and state["x"].tolist() == [7, 7] and not said
+
+
+def test_what_cannot_be_read_is_set_aside_and_saving_goes_on(tmp_path):
+    config, said = CheckpointConfig(keep_last=1), []
+    with Checkpoints(tmp_path, config) as checkpoints:
+        checkpoints.save(30, {"x": jnp.full(2, 30)})
+    (tmp_path / "999").mkdir()  # as a crash of the machine may leave it
+    shutil.copytree(tmp_path / "30", tmp_path / "40")
+    (tmp_path / "40" / "default" / "_METADATA").write_bytes(b"")
+    (tmp_path / "damaged-000040").mkdir()
+    (tmp_path / "damaged-000040" / "earlier").touch()
+    with Checkpoints(tmp_path, config, read_only=True) as checkpoints:
+        assert checkpoints.restore(None, "last", said.append)[0] == 30
+    assert finished_steps(tmp_path) == [30, 40, 999]  # who only reads moves nothing
+    assert len(said) == 2 and not any("kept as" in line for line in said)
+    said.clear()
+    with Checkpoints(tmp_path, config) as checkpoints:
+        assert checkpoints.restore(None, "last", said.append)[0] == 30
+        assert [line.rpartition("; ")[2] for line in said] == [
+            "it is kept as damaged-000999",
+            "it is kept as damaged-000040",
+        ]
+        assert checkpoints.steps() == [30]
+        checkpoints.save(35, {"x": jnp.full(2, 35)})
+    assert finished_steps(tmp_path) == [35]
+    assert (tmp_path / "damaged-000040" / "earlier").exists()
+    assert len(list(tmp_path.glob("damaged-000040*/default/d"))) == 1
+    with Checkpoints(tmp_path, config, read_only=True) as checkpoints:
+        step, state = checkpoints.restore(None, "last", said.append)
+    assert step == 35 and state["x"].tolist() == [35, 35]
+
+
+def test_a_checkpoint_is_saved_although_there_is_a_later_one(tmp_path):
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=2)) as checkpoints:
+        checkpoints.save(40, {"x": jnp.full(2, 40)})
+        checkpoints.save(35, {"x": jnp.full(2, 35)})
+    assert finished_steps(tmp_path) == [35, 40]
