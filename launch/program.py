@@ -4,6 +4,7 @@ Programs import JAX and what needs it after the flags are parsed, so that --help
 do not wait for it.
 """
 
+import errno
 import json
 import os
 import re
@@ -91,7 +92,7 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         except UserError as error:
             return _fail(str(error))
         except OSError as error:
-            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            return _fail(_of_system(error))
         except KeyboardInterrupt:
             return _fail("interrupted")
         except Exception as error:
@@ -113,6 +114,13 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         raise
     except BrokenPipeError as error:
         sys.exit(_leave(_UNREAD) if _is_unread() else _fail(str(error)))
+
+
+def _of_system(error: OSError) -> str:
+    """Returns what a system says of a file, and what to do where that is certain."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{text}; make room and run the same command again" if is_full else text
 
 
 def _is_unread() -> bool:

@@ -1,4 +1,12 @@
-"""The one type of error that a user can mend, told apart from faults of the code by its type."""
+"""The one type of error that a user can mend, told apart from faults of the code by its type.
+
+An OSError is the user's to mend, too, and has to name a file.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -11,3 +19,15 @@ class UserError(ValueError):
 
 class MeshError(UserError):
     """A mesh does not fit the devices, the batches or the model."""
+
+
+@contextlib.contextmanager
+def names_path(path: Path) -> Iterator[None]:
+    """Adds the path to an OSError of the block that names no file, such as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        number, message = error.errno or errno.EIO, error.strerror or str(error)
+        raise OSError(number, message, str(path)) from error

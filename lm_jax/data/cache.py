@@ -13,6 +13,7 @@ import numpy as np
 
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.digests import find_damage, write_manifest
+from lm_jax.errors import names_path
 from lm_jax.json_values import parse
 
 _MOST_BYTES = 4 * 2**30  # that a start verifies: some seconds, however large the token files
@@ -58,8 +59,9 @@ def cached(
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
-        write(made, partial)
-        write_manifest(partial)
+        with names_path(directory.parent):
+            write(made, partial)
+            write_manifest(partial)
         os.replace(partial, directory)
     except OSError:
         if not directory.exists():  # else another process wrote the same first

@@ -4,10 +4,12 @@ import contextlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from lm_jax.errors import names_path
 from lm_jax.json_values import fits, parse
 from lm_jax.telemetry.run_files import Row
 
@@ -70,8 +72,18 @@ def open_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
     Args:
       newline: as for `open`.
+
+    Raises:
+      OSError: it cannot be written; names `path`.
     """
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline=newline) as file:
-        yield file
-    os.replace(partial, path)
+    # Its own name, since another process may write the same file.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with (
+            names_path(path),
+            partial.open("x", encoding="utf-8", newline=newline) as file,
+        ):
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

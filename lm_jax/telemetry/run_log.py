@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lm_jax.errors import names_path
 from lm_jax.nested import flatten
 from lm_jax.telemetry.json_files import drop_rows_after, finite
 from lm_jax.telemetry.loggers import OnMetrics
@@ -91,14 +92,16 @@ class RunLog:
     def close(self) -> None:
         """Ends the progress display and closes the files."""
         self._display.close()
-        self._file.close()
+        with names_path(Path(self._file.name)):
+            self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
 
     def _write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         row = {"step": step, "kind": kind} | finite(dict(metrics))
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with names_path(Path(self._file.name)):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         numbers = {
             f"{kind}/{name.replace('.', '/')}": value
             for name, value in flatten(row).items()

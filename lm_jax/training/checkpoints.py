@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -124,7 +126,7 @@ class Checkpoints:
                     target = self._on_host(step) if abstract_state is None else abstract_state
                     state = self._restore(step, target, parts)
             except Exception as error:  # orbax and tensorstore raise many types for broken files
-                problem = _summary(error)
+                problem = _problem(error)
             problem = _first(processes.gather(problem))  # all processes must read the same step
             if not problem:
                 kept_as = self._set_aside(list(problems))
@@ -199,7 +201,7 @@ class Checkpoints:
         try:
             saved = flatten(self._shapes(step)["params"])
         except Exception as error:  # damaged, of one of many types
-            raise self._unreadable(step, _summary(error)) from None
+            raise self._unreadable(step, _problem(error)) from None
 
         def reader(path: str, shape: tuple[int, ...], dtype: np.dtype) -> SavedArray:
             def read() -> np.ndarray:
@@ -209,7 +211,7 @@ class Checkpoints:
                 try:
                     (array,) = jax.tree.leaves(self._read(step, target))
                 except Exception as error:  # as above
-                    raise self._unreadable(step, _summary(error)) from None
+                    raise self._unreadable(step, _problem(error)) from None
                 return array
 
             return SavedArray(shape, dtype, read)
@@ -254,8 +256,9 @@ class Checkpoints:
 
     def _shapes(self, step: int) -> dict[str, Any]:
         """Returns the shapes and dtypes of the saved state."""
-        with ocp.Checkpointer(DigestedHandler()) as reader:
-            return reader.metadata(self._path(step)).item_metadata.tree
+        handler = DigestedHandler()
+        with contextlib.closing(handler):
+            return handler.metadata(self._path(step)).tree
 
     def _candidates(self, which: str) -> list[int]:
         steps = self.steps()
@@ -298,7 +301,7 @@ class Checkpoints:
                 raise
             is_full = any(text in str(error) for text in _FULL)
             raise OSError(
-                f"a checkpoint cannot be written to {self._directory} ({_summary(error)}); "
+                f"a checkpoint cannot be written to {self._directory} ({_problem(error)}); "
                 f"{'free some space and ' if is_full else ''}start again: finished checkpoints are "
                 "complete"
             ) from error
@@ -351,5 +354,16 @@ def _cross_entropy(metrics: Any) -> float:
     return metrics["cross_entropy"]
 
 
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+def _problem(error: Exception) -> str:
+    """Returns an error of orbax or tensorstore in a short phrase."""
+    text = " ".join(str(error).split())
+    known = [message for message in map(os.strerror, errno.errorcode) if message in text]
+    if known:  # inside pages of status and source locations
+        return known[0].lower()
+    if isinstance(error, FileNotFoundError | json.JSONDecodeError):
+        return "its description is missing or damaged"
+    if array := re.search(r'Error reading "([^"]+)"', text):
+        return f"array {array[1].partition('/')[0]} is damaged"
+    if "ocdbt" in text.lower():
+        return "its index is damaged"
+    return f"{type(error).__name__}: {text.partition(' [')[0][:80]}"

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -16,6 +17,23 @@ def test_a_file_stays_whole_when_writing_fails(tmp_path):
         file.write("half")
         raise OSError("the disk is full")
     assert path.read_text() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["values.json"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "values.json"
+    with pytest.raises(OSError) as told, open_atomically(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "values.json"
+    with open_atomically(path) as slow:
+        slow.write("1")
+        write_json(path, 2)
+        slow.write("3")
+    assert path.read_text() == "13"
 
 
 @pytest.mark.parametrize(
