@@ -55,7 +55,12 @@ _BEFORE_AND_AFTER = ("bits_per_character", "cross_entropy", "perplexity", "accur
 _OPERATIONS = 10  # kinds of XLA operations that are shown of a profile
 
 
-def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool = False) -> Path:
+def write_report(
+    workdir: str | Path,
+    loss_note: str = "",
+    vectors_first: bool = False,
+    results: Mapping[str, Any] | None = None,
+) -> Path:
     """Returns the path of the page, written from the files of a work directory.
 
     Files that are missing leave out their sections.
@@ -63,6 +68,7 @@ def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool =
     Args:
       loss_note: what the training loss is where it is not the cross-entropy, for its chart.
       vectors_first: whether embeddings come before losses, which then stand on no card.
+      results: what the run reached; None: as its evaluation.json says.
 
     Raises:
       UserError: the run has no metrics yet.
@@ -71,7 +77,8 @@ def write_report(workdir: str | Path, loss_note: str = "", vectors_first: bool =
     rows = read_metrics(workdir)
     if not rows:
         raise UserError(f"{workdir} has no metrics.jsonl to report on; train the model first")
-    results, config = read_results(workdir), _read(workdir / "config.json", ConfigParts)
+    results = read_results(workdir) if results is None else results
+    config = _read(workdir / "config.json", ConfigParts)
     inspected, data = read_inspection(workdir), _read(workdir / "data.json", DataFacts)
     changed, defaults = _by_change(config)
     validation, samples = results.get("validation", {}), workdir / "samples.txt"

@@ -1,9 +1,13 @@
 """The page of a run, and what is measured of the run after its end and shown there."""
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
+from lm_jax.objectives import objective_of
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.trained_run import Run
 from lm_jax.telemetry.json_files import write_json
@@ -12,15 +16,32 @@ from lm_jax.telemetry.run_files import read_word_vectors
 _WORD_VECTORS = "word_vectors.json"
 
 
-def write_page(run: Run) -> None:
+def write_page(
+    workdir: Path, experiment: Experiment, results: Mapping[str, Any] | None = None
+) -> None:
     """Writes `report.html` of a run as its objective wants it.
+
+    Args:
+      results: what the run reached; None: as its evaluation.json says.
 
     Raises:
       UserError: the run has no metrics yet.
       OSError: it cannot be written.
     """
-    objective = run.built.objective
-    write_report(run.workdir, objective.loss_note, objective.vectors_first)
+    objective = objective_of(experiment)
+    write_report(workdir, objective.loss_note, objective.vectors_first, results)
+
+
+def write_missing_page(workdir: Path, experiment: Experiment) -> None:
+    """Writes the page of a finished run unless it is there.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = workdir / "report.html"
+    if not path.exists() or not path.stat().st_size:
+        with contextlib.suppress(UserError):  # there are no metrics to show any more
+            write_page(workdir, experiment)
 
 
 def add_word_vector_scores(run: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
@@ -45,4 +66,4 @@ def add_word_vector_scores(run: Run, scores: Mapping[str, Mapping[str, Any]]) ->
     merged = {kind: earlier.get(kind, {}) | dict(found) for kind, found in scores.items()}
     write_json(path, {"step": run.step} | earlier | merged)
     if (run.workdir / "report.html").exists():
-        write_page(run)
+        write_page(run.workdir, run.config)

@@ -24,7 +24,7 @@ from lm_jax.runs.page import write_page
 from lm_jax.runs.trained_run import Dataset, Run, complete, merged_variables, text_generator
 from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
-from lm_jax.telemetry.json_files import read_metrics, write_json, write_text
+from lm_jax.telemetry.json_files import finite, is_finite, read_metrics, write_json, write_text
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
@@ -250,6 +250,8 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     analysis = inspect(run.built, run.variables, dataset, single_device)
     if examples:
         analysis = {"translations": examples, **analysis}
+    # A model that has diverged predicts no numbers, and a page cannot draw them.
+    analysis = {name: found for name, found in analysis.items() if is_finite(found)}
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
@@ -259,8 +261,9 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         characters = run.built.objective.characters(record.sample.documents)
         sums, numbers = record.sums[run.step], record.sample.numbers
         write_by_document(run.workdir, "validation", sums, run.step, characters, numbers)
-        write_json(run.workdir / "evaluation.json", results)
-        write_page(run)
+        found = finite(results)
+        write_page(run.workdir, run.config, found)
+        write_json(run.workdir / "evaluation.json", found)  # last: with it the run is finished
 
 
 def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:

@@ -33,6 +33,7 @@ from lm_jax.runs.continuation import (
 )
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.origin import rows_of_other_batches
+from lm_jax.runs.page import write_missing_page
 from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
 from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
@@ -164,6 +165,8 @@ def train_runs(
         processes.agree(identity | {"the run is finished": finished is not None})
         if finished is not None:
             profiler.check(request.profile_steps, 0)
+            if processes.is_first():
+                write_missing_page(directory, experiment)
             results[directory] = finished
         else:
             by_step.setdefault(_newest_step(directory), {})[directory] = experiment

@@ -23,6 +23,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def is_finite(value: Any) -> bool:
+    """Returns whether a value holds no number that JSON lacks."""
+    if isinstance(value, dict):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def drop_rows_after(path: Path, last_step: int, measured_again: bool) -> None:
     """Drops the rows after `last_step` from a file of metrics."""
     rows = [row for row in _rows(path) if row["step"] <= last_step]

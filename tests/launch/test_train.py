@@ -40,7 +40,7 @@ def test_evaluate_repeats_the_figures_of_training(trained):
 def test_the_test_split_is_written_beside_the_validation_figures(trained, tmp_path):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     (workdir / "test").mkdir()
-    for path in (workdir / "validation").iterdir():  # the same texts: the same figures
+    for path in (workdir / "validation").glob("validation_*"):  # the same texts and figures
         shutil.copy(path, workdir / "test" / path.name.replace("validation", "test"))
     described = json.loads((workdir / "data.json").read_text())
     described["test"] = described["validation"]

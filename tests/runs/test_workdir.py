@@ -1,8 +1,11 @@
 """Files of a work directory, written and read back."""
 
 import dataclasses
+import errno
 import json
+import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from lm_jax.data import Dataset
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.models.ngram.model import NgramConfig
-from lm_jax.runs import train, trained_run
+from lm_jax.runs import page, recorder, train, trained_run
 from lm_jax.runs.workdir import (
     add_test_figures,
     read_by_position,
@@ -188,6 +191,37 @@ def test_a_run_that_grew_from_one_step_has_not_ended_but_counting_has(tmp_path):
     for experiment, has_ended in ((grown, False), (counted, True), (alone, True)):
         (tmp_path / "config.json").write_text(json.dumps(to_dict(experiment)))
         assert (results_of(experiment, tmp_path) is not None) == has_ended
+
+
+def counted(folder):
+    """An experiment that counts words of a small file."""
+    (folder / "words.txt").write_text("some words that are counted, one by one\n" * 99)
+    experiment = dataclasses.replace(tiny(mesh="auto"), model=NgramConfig())
+    experiment.data.source, experiment.data.path = "files", str(folder / "words.txt")
+    experiment.data.split, experiment.data.tokenizer.kind = "tail", "byte"
+    return experiment
+
+
+def test_a_run_is_finished_once_it_has_its_page_which_is_mended(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    experiment, run = counted(tmp_path), tmp_path / "run"
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(page, "write_report", full)
+        train.train(experiment, run)
+    assert not (run / "evaluation.json").exists()
+    tokens = {"after": "a", "next": None, "tokens": ["b"], "probabilities": [math.nan]}
+    found = {"next_tokens": {"text": "t", "source": None, "steps": [tokens]}, "labels": ["x"]}
+    monkeypatch.setattr(recorder, "inspect", lambda *_: found)
+    results = train.train(experiment, run)
+    assert json.loads((run / "inspection.json").read_text()) == {"labels": ["x"]}
+    whole = (run / "report.html").read_text()
+    assert "cross-entropy" in whole
+    for damage in (Path.unlink, lambda path: path.write_text("")):
+        damage(run / "report.html")
+        assert train.train(experiment, run)["validation"] == results["validation"]
+        assert (run / "report.html").read_text() == whole
 
 
 @pytest.mark.parametrize(
