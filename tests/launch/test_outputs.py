@@ -51,8 +51,9 @@ def test_every_program_checks_its_output_first():
 
 
 def test_files_that_are_read_later_are_written_whole():
-    # A data cache and a fork write into a directory that is renamed at the end.
-    elsewhere = ("lm_jax/data/", "lm_jax/runs/origin.py")
+    # Caches, checkpoints and forks write into a directory that is renamed at the end.
+    elsewhere = ("lm_jax/data/", "lm_jax/runs/origin.py", "lm_jax/digests.py")
+    elsewhere += ("lm_jax/training/checkpoint_handler.py",)
     in_place = {
         path.relative_to(ROOT).as_posix()
         for path, text in SOURCES.items()
