@@ -20,10 +20,8 @@ FLOORS = (
     ("evaluation", "config", "reports"),
     ("telemetry", "parallel"),
     ("models", "data"),
-    (
-        *("errors", "json_values", "choices", "digests", "nested", "fields", "progress"),
-        "user_templates",
-    ),
+    ("errors", "json_values", "atomic_files", "choices", "digests", "nested", "fields")
+    + ("progress", "user_templates"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = {("models", "data"), ("data", "models")}

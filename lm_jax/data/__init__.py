@@ -1,12 +1,11 @@
 """Data: source -> documents -> tokens -> batches, each a pure function of its configuration."""
 
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lm_jax.atomic_files import new_directory, refuse_links
 from lm_jax.data.cache import load_split, refuse_damage, save_split, split_bytes
 from lm_jax.data.classification.batches import Examples
 from lm_jax.data.classification.config import ImageConfig as ImageConfig
@@ -65,12 +64,10 @@ def save_held_out(config: Any, dataset: Dataset[Any, Any], workdir: Path) -> Non
             continue
         if split_bytes(split) > _LARGEST_COPY:
             continue
-        unfinished = directory.with_name(f"{name}.partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        save_split(split, unfinished, name)
-        write_manifest(unfinished)
-        os.rename(unfinished, directory)
+        refuse_links(directory)
+        with new_directory(directory) as unfinished:
+            save_split(split, unfinished, name)
+            write_manifest(unfinished)
 
 
 def load_held_out(config: Any, workdir: Path, name: str) -> Any | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
+from lm_jax.atomic_files import make_directory, write_bytes
 from lm_jax.choices import choose
 from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
 from lm_jax.data.tokenizer_files import (
@@ -232,12 +233,12 @@ class Tokenizer(NamedTuple):
 
     def save(self, directory: Path) -> None:
         """Writes what `load_tokenizer` reads."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         if self.model:
-            (directory / _kind(self.kind).model_file).write_bytes(self.model)
+            write_bytes(directory / _kind(self.kind).model_file, self.model)
         opening = {} if self.opening is None else {"beginning": self.opening}
         described = {"kind": self.kind, **opening}
-        (directory / "tokenizer.json").write_text(json.dumps(described) + "\n")
+        write_bytes(directory / "tokenizer.json", f"{json.dumps(described)}\n".encode())
 
 
 def _check_utf8(text: str) -> None:

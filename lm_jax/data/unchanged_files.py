@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+from lm_jax.atomic_files import write_bytes
 from lm_jax.data.files import local_files
 from lm_jax.errors import UserError
 from lm_jax.json_values import read_as
@@ -49,9 +50,7 @@ class Memory(NamedTuple):
           OSError: it cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(prepared._asdict()))
-        os.replace(partial, self.path)
+        write_bytes(self.path, json.dumps(prepared._asdict()).encode())
 
 
 def memory_of(

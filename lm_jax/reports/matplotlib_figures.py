@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from lm_jax.atomic_files import write_bytes
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.numbers import short
@@ -88,7 +90,9 @@ def _write(name: str, plot: Plot, directory: Path, provenance: str) -> _Figure:
     about = {"Title": name, "Description": f"{plot.caption}. {provenance}"}
     for kind in ("svg", "png"):
         undated = {"Date": None} if kind == "svg" else {}
-        figure.savefig(directory / f"{name}.{kind}", metadata=about | undated)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, metadata=about | undated)
+        write_bytes(directory / f"{name}.{kind}", drawn.getvalue())
     pyplot.close(figure)
     svg = base64.b64encode((directory / f"{name}.svg").read_bytes()).decode()
     return _Figure(f"data:image/svg+xml;base64,{svg}", plot.caption, columns > 1)

@@ -8,11 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lm_jax.atomic_files import open_atomically
 from lm_jax.evaluation.calibration import Calibration
 from lm_jax.evaluation.tasks import Answered, TaskResult
 from lm_jax.reports.html import render
 from lm_jax.reports.svg_charts import Series, both_widths, line_chart
-from lm_jax.telemetry.json_files import open_atomically, write_json, write_text
+from lm_jax.telemetry.json_files import write_json, write_text
 
 _SHOWN = 5  # right and wrong answers of a task
 _LABELS = {

@@ -6,7 +6,6 @@ earlier versions: `branch.json`.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_jax.atomic_files import new_directory
 from lm_jax.config.experiment import Experiment, sequences_per_step
 from lm_jax.data.interface import Batches
 from lm_jax.json_values import read_as
@@ -132,9 +132,14 @@ def copy_until(
     Raises:
       OSError: the copy cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "checkpoints").mkdir(parents=True)
+    with new_directory(path) as partial:
+        _copy(source, partial, forked, rows, inputs)
+
+
+def _copy(
+    source: Path, partial: Path, forked: Origin, rows: Sequence[Metrics], inputs: Sequence[str]
+) -> None:
+    (partial / "checkpoints").mkdir()
     for saved in finished_steps(source / "checkpoints"):
         if saved <= (forked.step or 0):  # includes the best checkpoint so far
             shutil.copytree(source / f"checkpoints/{saved}", partial / f"checkpoints/{saved}")
@@ -149,4 +154,3 @@ def copy_until(
     record = forked._replace(environments=environments)._asdict()
     kept = {name: value for name, value in record.items() if value is not None}
     (partial / "branch.json").write_text(json.dumps(kept) + "\n")
-    os.rename(partial, path)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data
+from lm_jax.atomic_files import open_atomically, open_to_append
 from lm_jax.build import BuiltExperiment, sum_documents
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizedDocuments, Tokenizer
@@ -23,7 +24,6 @@ from lm_jax.evaluation.paired_difference import PairedDifference, paired_differe
 from lm_jax.json_values import fits, parse
 from lm_jax.models.interface import Batch, Variables
 from lm_jax.progress import Show
-from lm_jax.telemetry.json_files import open_atomically
 
 _PART = 2**18  # characters of whole documents that are measured together, at least
 _ROWS = (
@@ -105,7 +105,7 @@ class Kept:
             file.write(head + "\n")
             for key, part in self._parts.items():
                 file.write(json.dumps({key: part}) + "\n")
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO = open_to_append(path)
 
     def get(self, key: str) -> TextSums | None:
         """Returns a part, None where it is not measured yet."""

@@ -496,7 +496,9 @@ def split_of(run: Run, split: str, moved: Mapping[str, str] = _UNMOVED) -> Any:
                 f"--data_path={field}={place}: {run.workdir} reads no data.{field} (data.source is "
                 f"{config.source}); leave it out"
             )
-    config = dataclasses.replace(config, **moved)
+    # A stranger's configuration may name any directory as its cache: none but our own is written.
+    own = {"cache_directory": ""} if "cache_directory" in before else {}
+    config = dataclasses.replace(config, **own, **moved)
     if config.has_text and config.tokenizer.path:
         tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
         config = dataclasses.replace(config, tokenizer=tokenizer)

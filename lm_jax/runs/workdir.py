@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lm_jax import data
+from lm_jax.atomic_files import open_atomically
 from lm_jax.build import fill_in
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
@@ -18,7 +19,7 @@ from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
 from lm_jax.json_values import read_as, read_object
 from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
-from lm_jax.telemetry.json_files import finite, open_atomically, write_json
+from lm_jax.telemetry.json_files import finite, write_json
 from lm_jax.telemetry.run_files import (
     ByPosition,
     DataFacts,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from lm_jax.atomic_files import make_directory, open_to_append
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
 from lm_jax.errors import UserError
@@ -32,7 +33,7 @@ def log_of(directory: Path, run: PlannedRun) -> Path:
 def write_plan(directory: Path, plan: Sequence[PlannedRun]) -> None:
     """Writes `sweep.json`, which `read_plan` reads, and makes the folders `runs` and `logs`."""
     for name in ("runs", "logs"):
-        (directory / name).mkdir(parents=True, exist_ok=True)
+        make_directory(directory / name)
     entries = {
         run.name: {
             "address": run.address,
@@ -137,7 +138,7 @@ def log_failure(directory: Path, run: PlannedRun, message: str) -> None:
 
 
 def _append(directory: Path, run: PlannedRun, line: str) -> None:
-    with log_of(directory, run).open("a", encoding="utf-8") as file:
+    with open_to_append(log_of(directory, run)) as file:
         file.write(f"\n{line}\n")  # a killed process may have left half a line
 
 
@@ -164,7 +165,7 @@ def lock(path: Path, seconds: float = 0) -> Iterator[None]:
     import fcntl
 
     deadline = time.monotonic() + seconds
-    with path.open("a") as file:
+    with open_to_append(path) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+from lm_jax.atomic_files import open_to_append
 from lm_jax.errors import UserError
 from lm_jax.parallel.host_memory import host_memory
 
@@ -125,7 +126,7 @@ def _start(command: Sequence[str], log: Path, share: Share) -> subprocess.Popen:
     environment = dict(os.environ)
     if share.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = share.gpus
-    with log.open("ab") as file, _on_cores(share.cores):
+    with open_to_append(log) as file, _on_cores(share.cores):
         return subprocess.Popen(
             command,
             env=environment,

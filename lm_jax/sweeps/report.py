@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from lm_jax.atomic_files import make_directory
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.matplotlib_figures import require_matplotlib, size_label, write_figures
@@ -57,7 +58,7 @@ def write_sweep_page(directory: str | Path) -> tuple[Path, list[str]]:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     here = environment()
     plots = plots_of(directory, rows)
-    (directory / "figures").mkdir(exist_ok=True)
+    make_directory(directory / "figures")
     made_from = f"From results.csv, SHA-256 {digest}, by {maker(here)}"
     runs_head, runs = _runs(rows)
     links = [_link(directory, row) for row in rows]

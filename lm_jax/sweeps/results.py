@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_jax.atomic_files import open_atomically
 from lm_jax.config import serialization
 from lm_jax.errors import UserError
 from lm_jax.models import family_name
@@ -20,7 +21,7 @@ from lm_jax.sweeps.directory import (
     workdir_of,
 )
 from lm_jax.sweeps.plan import PlannedRun
-from lm_jax.telemetry.json_files import open_atomically, read_metrics
+from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.run_files import read_data_facts
 
 # Read as text even if they look like a number, as the address 12e4567890 does.

@@ -1,15 +1,11 @@
 """JSON files: written atomically, and read line by line."""
 
-import contextlib
 import json
 import math
-import os
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from lm_jax.errors import names_path
+from lm_jax.atomic_files import open_atomically
 from lm_jax.json_values import fits, parse
 from lm_jax.telemetry.run_files import Row
 
@@ -71,28 +67,3 @@ def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
     with open_atomically(path) as file:
         file.write(text)
-
-
-@contextlib.contextmanager
-def open_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Opens a UTF-8 text file that replaces `path` when the block ends without an error.
-
-    A reader sees the old file or the whole new one, never a part.
-
-    Args:
-      newline: as for `open`.
-
-    Raises:
-      OSError: it cannot be written; names `path`.
-    """
-    # Its own name, since another process may write the same file.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        with (
-            names_path(path),
-            partial.open("x", encoding="utf-8", newline=newline) as file,
-        ):
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

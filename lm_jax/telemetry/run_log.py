@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lm_jax.atomic_files import make_directory, open_to_append
 from lm_jax.errors import names_path
 from lm_jax.nested import flatten
 from lm_jax.telemetry.json_files import drop_rows_after, finite
@@ -47,13 +48,14 @@ class RunLog:
         if path.exists():
             # A run that begins anew may measure the state before its first step again.
             drop_rows_after(path, first_step or -1, measured_again)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_to_append(path)
         self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+                str(make_directory(workdir / "tensorboard")),
+                purge_step=first_step + 1 if first_step else None,
             )
         self._display: _Bar | _Lines | _Silence
         console = Console(stderr=True)

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lm_jax.atomic_files import refuse_links
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.digests import find_damage
 from lm_jax.errors import UserError
@@ -59,6 +60,8 @@ class Checkpoints:
             last = preservation_policy.LatestN(1)
             kept = [last, best] if config.keep_best else [last]
             keep.append(_UntilStep(keep_step, preservation_policy.AnyPreservationPolicy(kept)))
+        if not read_only:
+            refuse_links(directory)
         # Orbax logs its phases as warnings, and logs a traceback before it raises an error.
         absl_logging.set_verbosity(absl_logging.FATAL)
         self._directory = directory

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from lm_jax.atomic_files import make_directory
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Batch
 from lm_jax.parallel import processes
@@ -68,7 +69,7 @@ class Tracer:
             return self._train_steps(state, batches)
         if self._begin is None:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self._directory))
+            jax.profiler.start_trace(str(make_directory(self._directory)))
             self._begin = begin
         with jax.profiler.StepTraceAnnotation("train", step_num=begin):
             state, metrics = self._train_steps(state, batches)

@@ -16,7 +16,7 @@ from lm_jax.scaling_laws.plots import write_page
 from lm_jax.scaling_laws.study import study_law, with_groups
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import write_results
-from tests.reports.pages import HOSTILE, Page
+from tests.reports.pages import HOSTILE, Page, analysis_page
 from tests.reports.test_attention_section import CROSS
 from tests.reports.test_compare_runs import finished
 from tests.reports.test_generation_section import NODES, STEPS
@@ -109,3 +109,12 @@ def test_a_scaling_law(tmp_path):
 def test_a_template_needs_all_its_values():
     with pytest.raises(Exception, match="'figures' is undefined"):
         render("comparison.html", title="")
+
+
+def test_an_address_of_a_picture_cannot_leave_its_attribute():
+    names = ("filters", "feature_maps", "feature_maps_of")
+    mistakes = [{"label": "a", "predicted": "b", "probability": 0.5, "image": HOSTILE}]
+    page = Page(analysis_page(dict.fromkeys(names, HOSTILE) | {"mistakes": mistakes}))
+    pictures = page.all("img")
+    assert [picture["src"] for picture in pictures] == [HOSTILE] * 4
+    assert all(picture.keys() == {"src", "alt"} for picture in pictures)

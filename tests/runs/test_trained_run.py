@@ -211,23 +211,23 @@ def test_the_loss_by_position_sums_to_that_of_the_split(trained):
         evaluate_by_position(masked, split="validation", eval_config=eval_config)
 
 
-def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch):
+def test_text_in_the_tokens_of_another_tokenizer_is_refused(trained, monkeypatch, tmp_path):
     run, train_tokenizer = load(trained), pipeline.train_tokenizer
     another = lambda config, texts: train_tokenizer(  # noqa: E731
         dataclasses.replace(config, vocab_size=265), texts
     )
     monkeypatch.setattr(pipeline, "train_tokenizer", another)
-    shutil.rmtree(run.built.experiment.data.cache_directory)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match="another tokenizer"):
         evaluate(run, split="train", eval_config=EvaluationConfig(batch_size=8))
-    shutil.rmtree(run.built.experiment.data.cache_directory)  # for the tests that follow
 
 
 def test_a_run_is_evaluated_without_its_training_text(trained, tmp_path):
     directory = shutil.copytree(trained, tmp_path / "run")
     config = json.loads((directory / "config.json").read_text())
     place = config["data"]["path"]
-    config["data"] |= {"path": str(tmp_path / "gone.txt"), "cache_directory": str(tmp_path)}
+    elsewhere = tmp_path / "elsewhere"  # where a stranger's configuration may want to write
+    config["data"] |= {"path": str(tmp_path / "gone.txt"), "cache_directory": str(elsewhere)}
     (directory / "config.json").write_text(json.dumps(config))
     run, eval_config = load(directory), EvaluationConfig(batch_size=8)
     figures = evaluate(run, split="validation", eval_config=eval_config)
@@ -238,6 +238,7 @@ def test_a_run_is_evaluated_without_its_training_text(trained, tmp_path):
 
     copy, again = split_of(run, "validation"), split_of(run, "validation", {"path": place})
     np.testing.assert_array_equal(copy.tokens, again.tokens)
+    assert not elsewhere.exists()
     (tmp_path / "other.txt").write_text("abcabd" * 3999)
     with pytest.raises(UserError, match="the data changed since .* with --data_path=PATH"):
         split_of(run, "train", {"path": str(tmp_path / "other.txt")})

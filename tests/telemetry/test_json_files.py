@@ -3,9 +3,10 @@ import json
 
 import pytest
 
+from lm_jax.atomic_files import open_atomically
 from lm_jax.errors import UserError
 from lm_jax.json_values import read_object
-from lm_jax.telemetry.json_files import open_atomically, read_metrics, write_json
+from lm_jax.telemetry.json_files import read_metrics, write_json
 
 
 def test_a_file_stays_whole_when_writing_fails(tmp_path):

@@ -17,6 +17,7 @@ import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from lm_jax.atomic_files import write_bytes
 from lm_jax.data.files import find_files, name_in
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.text_stream import Counts, stream_texts
@@ -172,9 +173,7 @@ def read_tallies(directory: Path, name: str) -> list[dict[str, Any]]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    write_bytes(path, content)
 
 
 def open_gzip(path: Path, level: int) -> gzip.GzipFile:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lm_jax.atomic_files import refuse_links
 from lm_jax.choices import choose
 from lm_jax.data import tokenizers
 from lm_jax.data.files import find_files
@@ -144,6 +145,7 @@ def _existing(output: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 def _start(aside: Path, identity: dict[str, Any]) -> None:
     """Makes the directory of the work, or finds it as the same configuration left it."""
+    refuse_links(aside)
     path = aside / "identity.json"
     if path.exists():
         _check_same(aside, read_object(path), identity)
