@@ -32,6 +32,7 @@ from lm_jax.runs.continuation import (
     refuse_data_of_fork,
 )
 from lm_jax.runs.initial_state import first_state, inherited_variables
+from lm_jax.runs.lock import locked
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.page import write_missing_page
 from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
@@ -145,8 +146,8 @@ def train_runs(
 
     Raises:
       UserError: before anything is written, when an experiment cannot run, a work directory belongs
-        to another, or the runs cannot be trained together; of a single run also when its loss is no
-        longer finite.
+        to another or another process trains in it, or the runs cannot be trained together; of a
+        single run also when its loss is no longer finite.
       OSError: a work directory or the cache cannot be written.
     """
     started = time.monotonic()
@@ -156,6 +157,25 @@ def train_runs(
     refuse_several_shapes(list(runs.values()))
     for experiment in runs.values():
         validate(experiment)
+    with contextlib.ExitStack() as held:
+        processes.together(lambda: _lock(held, runs) if processes.is_first() else None)
+        return _train_locked(runs, request, started)
+
+
+def _lock(held: contextlib.ExitStack, runs: Mapping[Path, Experiment]) -> None:
+    """Holds the work directories of the runs that are not finished: the first process for all."""
+    for directory, experiment in runs.items():
+        refuse_another_experiment(experiment, directory)
+        workdir.refuse_foreign_files(directory)
+    left = [d for d, experiment in runs.items() if workdir.results_of(experiment, d) is None]
+    if left:
+        held.enter_context(locked(left))
+
+
+def _train_locked(
+    runs: Mapping[Path, Experiment], request: Request, started: float
+) -> dict[Path, Results]:
+    """Trains runs whose work directories no other process writes."""
     dataset = processes.first_then_others(lambda: _prepare_data(runs))
     results: dict[Path, Results] = {}
     by_step: dict[int, dict[Path, Experiment]] = {}
