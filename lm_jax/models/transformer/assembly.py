@@ -93,8 +93,10 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
 
 
-def uses_ring(config: BlocksConfig, *tokens: jax.Array) -> bool:
-    """Returns whether attention is a ring over devices, which makes its masks itself."""
+def masks_by_block(config: BlocksConfig, *tokens: jax.Array) -> bool:
+    """Returns whether attention makes its masks itself: over a ring of devices, or blockwise."""
+    if not time_axis():
+        return config.attention == "blockwise"
     lengths = (x_bt.shape[1] for x_bt in tokens)
     return CONTEXT_PARALLEL[config.context_parallel].uses_ring(*lengths)
 
@@ -105,9 +107,9 @@ def _keys(config: BlocksConfig, tokens: Tokens, time_bt: jax.Array) -> Keys:
     )
 
 
-def _ring_keys(config: BlocksConfig, tokens: Tokens, time_bt: jax.Array) -> Keys:
+def _keys_by_block(config: BlocksConfig, tokens: Tokens, time_bt: jax.Array) -> Keys:
     tokens = tokens._replace(place_bt=time_bt if config.sliding_window else None)
-    return Keys(ring=(tokens, tokens))
+    return Keys(tokens=(tokens, tokens))
 
 
 def window_distances(
@@ -117,13 +119,13 @@ def window_distances(
     return distances(queries_bt[:1], keys_bs[:1]) if config.sliding_window else None
 
 
-def decoder_inputs(config: BlocksConfig, batch: Batch, ring: bool) -> AttentionInputs:
+def decoder_inputs(config: BlocksConfig, batch: Batch, by_block: bool) -> AttentionInputs:
     """Lets each token read the earlier ones of its segment, and the prefix of its segment."""
     time_bt, segments_bt = _time(batch["inputs"]), batch.get("segments")
     prefix_bt, positions_bt = batch.get("prefix"), batch.get("positions", time_bt)
-    if ring:
+    if by_block:
         tokens = Tokens(time_bt, segments_bt, prefix_bt)
-        return AttentionInputs(positions_bt, _ring_keys(config, tokens, time_bt))
+        return AttentionInputs(positions_bt, _keys_by_block(config, tokens, time_bt))
     fused = config.attention == "cudnn" and not time_axis()
     is_plain = segments_bt is None and prefix_bt is None
     if fused and is_plain and not config.sliding_window:
@@ -139,12 +141,12 @@ def encoder_inputs(
     tokens_bt: jax.Array,
     segments_bt: jax.Array | None,
     positions_bt: jax.Array | None,
-    ring: bool = False,
+    by_block: bool = False,
 ) -> AttentionInputs:
     """Lets each token read its whole segment; padding is segment 0."""
     time_bt, tokens = _time(tokens_bt), Tokens(segments_bt=segments_bt)
     positions_bt = time_bt if positions_bt is None else positions_bt
-    make_keys = _ring_keys if ring else _keys
+    make_keys = _keys_by_block if by_block else _keys
     return AttentionInputs(positions_bt, make_keys(config, tokens, time_bt))
 
 

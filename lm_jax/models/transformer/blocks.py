@@ -5,6 +5,7 @@ g key/value heads, k head width, l layers.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from lm_jax.models.transformer.attention import (
     attention_weights,
     near,
 )
+from lm_jax.models.transformer.blockwise_attention import Blocking, blockwise_attend
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.models.transformer.experts import MixtureOfExperts
 from lm_jax.models.transformer.feed_forward import FeedForward
@@ -43,8 +45,8 @@ class Keys(NamedTuple):
     """Which keys a query may read."""
 
     mask_bts: jax.Array | None = None  # None: all, or with cuDNN all earlier ones
-    # Queries and keys from which ring attention makes its masks, block by block; else None.
-    ring: tuple[Tokens, Tokens] | None = None
+    # Queries and keys from which masks are made block by block; None: the mask is whole.
+    tokens: tuple[Tokens, Tokens] | None = None
     distance_bts: jax.Array | None = None  # for a window; None: there is none
 
 
@@ -143,13 +145,15 @@ class Attention(nn.Module):
     def _attend(self, q_bthk, k_bsgk, v_bsgk, keys: Keys, bias_hts, window=None):
         """Attends without a cache, by the kernel that the mesh and the configuration choose."""
         mask_bts = near(keys.mask_bts, keys.distance_bts, window)
-        ring, scoring = keys.ring, self.scoring
+        tokens, scoring = keys.tokens, self.scoring
         if self.is_mutable_collection("intermediates"):
-            map_mask_bts = attention_mask(*ring, window) if ring else mask_bts
+            map_mask_bts = attention_mask(*tokens, window) if tokens else mask_bts
             map_bhts = attention_weights(q_bthk, k_bsgk, map_mask_bts, bias_hts, scoring)
             self.sow("intermediates", "map", map_bhts)
-        if ring:
-            return ring_attend(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, *ring, window)
+        if tokens and time_axis():
+            return ring_attend(scoring, q_bthk, k_bsgk, v_bsgk, bias_hts, *tokens, window)
+        if tokens:
+            return self._by_block(window, q_bthk, k_bsgk, v_bsgk, bias_hts, *tokens)
         if time_axis():
             k_bsgk, v_bsgk = (nn.with_logical_constraint(x, _WHOLE) for x in (k_bsgk, v_bsgk))
             return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring)
@@ -160,6 +164,15 @@ class Attention(nn.Module):
             given = (mask_bts, scoring.scale)
             return attend_fused(q_bthk, k_bsgk, v_bsgk, *given, causal=self.causal)
         return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring, causal=self.causal)
+
+    def _by_block(self, window, *given):
+        def attend_within(window: int | None):
+            return partial(blockwise_attend, Blocking(self.scoring, self.causal, window))
+
+        width = self.config.sliding_window
+        if window is None or isinstance(window, int):
+            return attend_within(window)(*given)
+        return jax.lax.cond(window == width, attend_within(width), attend_within(None), *given)
 
 
 def extended(cache_bgsk: jax.Array, new_btgk: jax.Array, start: jax.Array | int) -> jax.Array:

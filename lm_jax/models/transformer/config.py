@@ -191,7 +191,9 @@ class BlocksConfig:
     )
     attention: str = described(
         "xla",
-        "The kernel of attention; cudnn: NVIDIA's GPUs in bfloat16, auto: cudnn where it serves.",
+        "The kernel of attention; blockwise: for CPUs, its memory grows with the context and not "
+        "its square; cudnn: NVIDIA's GPUs in bfloat16; auto: cudnn where it serves, on CPUs "
+        "blockwise from 512 tokens on.",
         choices=KERNELS,
     )
     scan_layers: bool = described(

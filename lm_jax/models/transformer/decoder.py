@@ -25,7 +25,7 @@ from lm_jax.models.transformer.assembly import (
     logits_or_losses,
     make_model,
     maps_of,
-    uses_ring,
+    masks_by_block,
     with_decoding,
 )
 from lm_jax.models.transformer.blocks import AttentionInputs, LayerCache
@@ -57,8 +57,8 @@ class Decoder(nn.Module):
 
 def _call(config: TransformerConfig, dtype: Any, train: bool, batch: Batch):
     module = Decoder(config, dtype, train, causal="prefix" not in batch)
-    ring = uses_ring(config, batch["inputs"])
-    return module, (batch["inputs"], decoder_inputs(config, batch, ring))
+    by_block = masks_by_block(config, batch["inputs"])
+    return module, (batch["inputs"], decoder_inputs(config, batch, by_block))
 
 
 def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:

@@ -23,7 +23,7 @@ from lm_jax.models.transformer.assembly import (
     logits_or_losses,
     make_model,
     maps_of,
-    uses_ring,
+    masks_by_block,
 )
 from lm_jax.models.transformer.blocks import AttentionInputs
 from lm_jax.models.transformer.config import EncoderConfig
@@ -95,8 +95,8 @@ class ClassHead(nn.Module):
 
 def _call(config: EncoderConfig, dtype: Any, train: bool, batch: Batch):
     inputs_bt, segments_bt = batch["inputs"], batch.get("segments")
-    ring = uses_ring(config, inputs_bt)
-    inputs = encoder_inputs(config, inputs_bt, segments_bt, batch.get("positions"), ring)
+    by_block = masks_by_block(config, inputs_bt)
+    inputs = encoder_inputs(config, inputs_bt, segments_bt, batch.get("positions"), by_block)
     ones, zeros = jnp.ones_like(inputs_bt), jnp.zeros_like(inputs_bt)
     is_text_bt = ones if segments_bt is None else segments_bt
     types_bt = batch.get("segment_types", zeros)

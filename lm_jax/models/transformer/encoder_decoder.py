@@ -27,7 +27,7 @@ from lm_jax.models.transformer.assembly import (
     logits_or_losses,
     make_model,
     maps_of,
-    uses_ring,
+    masks_by_block,
     with_decoding,
 )
 from lm_jax.models.transformer.attention import Tokens, attention_mask
@@ -78,13 +78,13 @@ class EncoderDecoder(nn.Module):
 
 def _call(config: EncoderDecoderConfig, dtype: Any, train: bool, batch: Batch):
     source_bs, segments_bs = batch["source"], batch.get("source_segments")
-    ring = uses_ring(config, batch["inputs"], source_bs)
+    by_block = masks_by_block(config, batch["inputs"], source_bs)
     source_positions_bs = batch.get("source_positions")
-    source_inputs = encoder_inputs(config, source_bs, segments_bs, source_positions_bs, ring)
+    source_inputs = encoder_inputs(config, source_bs, segments_bs, source_positions_bs, by_block)
     segments_bt = batch.get("segments", jnp.ones_like(batch["inputs"]))
     across = (Tokens(segments_bt=segments_bt), Tokens(segments_bt=segments_bs))
-    source = Keys(ring=across) if ring else Keys(attention_mask(*across))
-    inputs = decoder_inputs(config, batch, ring)._replace(source=source)
+    source = Keys(tokens=across) if by_block else Keys(attention_mask(*across))
+    inputs = decoder_inputs(config, batch, by_block)._replace(source=source)
     module = EncoderDecoder(config, dtype, train)
     return module, (batch["inputs"], inputs, source_bs, source_inputs)
 

@@ -1,4 +1,4 @@
-"""Attention by cuDNN's kernels, and where it can be had.
+"""The kernels of attention to choose from: cuDNN's, and where it can be had.
 
 Axes: b batch, t query time, s key time, h query heads, g key/value heads, k head width.
 """
@@ -16,6 +16,7 @@ from lm_jax.models.transformer.positions import POSITIONS
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
 
+_BLOCKWISE_FROM = 512  # tokens; measured on CPUs, docs/performance.md
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
 
 
@@ -46,7 +47,7 @@ def attend_fused(
 
 
 def kernel(config: "BlocksConfig", dtype: jnp.dtype) -> str:
-    """Returns xla or cudnn: what `model.attention` means on these devices.
+    """Returns xla, blockwise or cudnn: what `model.attention` means on these devices.
 
     Raises:
       UserError: cuDNN is asked for where it cannot be had.
@@ -64,9 +65,18 @@ def _cudnn(config: "BlocksConfig", dtype: jnp.dtype) -> str:
 
 KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
     "xla": lambda config, dtype: "xla",
+    "blockwise": lambda config, dtype: "blockwise",
     "cudnn": _cudnn,
-    "auto": lambda config, dtype: "xla" if _obstacle(config, dtype) else "cudnn",
+    "auto": lambda config, dtype: _fastest(config, dtype),
 }
+
+
+def _fastest(config: "BlocksConfig", dtype: jnp.dtype) -> str:
+    if not _obstacle(config, dtype):
+        return "cudnn"
+    is_long = max(config.lengths().values()) >= _BLOCKWISE_FROM
+    biased = POSITIONS[config.positions].biases_scores  # as large as what blocks avoid
+    return "blockwise" if is_long and not biased and jax.default_backend() == "cpu" else "xla"
 
 
 def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
