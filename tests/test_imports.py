@@ -20,7 +20,16 @@ FLOORS = (
     ("evaluation", "config", "reports"),
     ("telemetry", "parallel"),
     ("models", "data"),
-    ("errors", "json_values", "atomic_files", "choices", "digests", "nested", "fields")
+    (
+        "errors",
+        "json_values",
+        "atomic_files",
+        "host_memory",
+        "choices",
+        "digests",
+        "nested",
+        "fields",
+    )
     + ("progress", "user_templates"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}

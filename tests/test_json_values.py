@@ -17,7 +17,6 @@ from lm_jax.json_values import fault_of, fits, parse, read_as, read_lines_of_jso
         (b"[" * 100_000, "nested deeper than 100 levels"),
         (b"[" * 200 + b"]" * 200, "nested deeper than 100 levels"),
         (b"1" * 5_000, "Exceeds the limit"),
-        (b"[" + b"1" * 309 + b"]", "a number of 309 digits"),
         (rb'["\ud800"]', "surrogates not allowed"),
     ],
 )
@@ -66,6 +65,7 @@ WHOLE = {"parts": {"a": {"size": 3, "loss": None, "more": []}}, "names": [], "pa
             {"parts": {"a": {"size": 1, "loss": float("inf")}}},
             "parts.a.loss is inf; expected a number or null",
         ),
+        ({"pair": [1, 10**309]}, f"pair[1] is {'1' + '0' * 59}...; expected a number"),
         ({"names": ["a", None]}, "names[1] is None; expected a text"),
         ({"names": "ab" * 99}, f"names is '{'ab' * 29}a...; expected a list"),
         ({"pair": [1]}, "pair is [1]; expected a list of 2"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from lm_jax.data.arrays import map_array
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.digests import find_damage, write_manifest
 from lm_jax.errors import names_path
@@ -116,7 +117,7 @@ def load_split(kind: type[T], directory: Path, name: str) -> T:
     for field in kind._fields:  # type: ignore[attr-defined]
         path = directory / f"{name}_{field}"
         if Path(f"{path}.npy").exists():
-            values[field] = np.load(f"{path}.npy", mmap_mode="r")
+            values[field] = map_array(Path(f"{path}.npy"))
         elif Path(f"{path}.json").exists():
             found = parse(Path(f"{path}.json").read_bytes())
             values[field] = [tuple(v) if isinstance(v, list) else v for v in found]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from lm_jax.data.files import SourceFile, format_suffix, local_file
 from lm_jax.data.utf8 import Decoder
 from lm_jax.errors import UserError
+from lm_jax.host_memory import host_memory
 
 HEAD = 1 << 20  # bytes by which a format is recognised, and that are read at a time
 
@@ -149,7 +150,16 @@ class _Unpacked(io.RawIOBase):
             ) from None
 
     def readall(self) -> bytes:
-        return b"".join(iter(lambda: self.read(HEAD) or b"", b""))
+        memory, parts, size = host_memory() or float("inf"), [], 0
+        while part := self.read(HEAD):
+            parts.append(part)
+            size += len(part)
+            if size > memory / 4:
+                raise UserError(
+                    f"{self._path} unpacks to more than {size / 1e9:.3g} GB, a quarter of the "
+                    "memory; split it, or leave it out of data.path"
+                )
+        return b"".join(parts)
 
 
 class _Zstd(io.RawIOBase):

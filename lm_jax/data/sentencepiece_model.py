@@ -28,6 +28,8 @@ class Pieces:
     def __init__(self, model: bytes):
         import sentencepiece
 
+        if not model:  # which sentencepiece takes for no model yet
+            raise ValueError("it is empty")
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     @property

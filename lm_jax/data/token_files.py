@@ -9,6 +9,7 @@ files, so that a file that was cut off is refused when it is opened.
 - Megatron's `.bin` holds integers, and its `.idx` their type, the sequences and the documents.
 """
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,7 +224,8 @@ def _open_megatron(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if code not in _MEGATRON_TYPES:
         raise UserError(f"{index} names type {code}; expected an integer type, such as 8 (uint16)")
     dtype = np.dtype(_MEGATRON_TYPES[code])
-    ends = _MEGATRON_HEADER.size + np.cumsum([num_sequences * 4, num_sequences * 8, num_bounds * 8])
+    sizes = (_MEGATRON_HEADER.size, num_sequences * 4, num_sequences * 8, num_bounds * 8)
+    ends = list(itertools.accumulate(sizes))[1:]  # integers of Python, which do not overflow
     size = index.stat().st_size
     if size not in (ends[-1], ends[-1] + num_sequences) or num_bounds < 2 or num_sequences < 1:
         raise UserError(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.interop.gguf_header import check_header
 from lm_jax.interop.tensor_files import Tensor
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")
@@ -88,6 +89,7 @@ def read_gguf(path: Path) -> GgufModel:
         raise UserError("--from=gguf needs gguf: pip install -e '.[interop]'") from None
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; give the path of a *.gguf")
+    check_header(path)
     try:
         return _model(path, gguf.GGUFReader(path), gguf.quants.dequantize)
     except UserError:

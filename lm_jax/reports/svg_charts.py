@@ -266,7 +266,7 @@ def _finite(curve: Series) -> Series:
     points = [
         (x, y)
         for x, y in zip(curve.x, curve.y, strict=True)
-        if isinstance(y, int | float) and math.isfinite(y)
+        if isinstance(y, int | float) and abs(y) < 1e300
     ]
     return curve._replace(x=[x for x, _ in points], y=[y for _, y in points])
 

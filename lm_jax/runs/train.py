@@ -20,9 +20,9 @@ from lm_jax.config.serialization import to_dict
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
+from lm_jax.host_memory import host_memory
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
-from lm_jax.parallel.host_memory import host_memory
 from lm_jax.runs import workdir
 from lm_jax.runs.continuation import (
     Fork,

@@ -37,13 +37,13 @@ from lm_jax.generation.beam_tree import tree_lines
 from lm_jax.generation.generate import Completion, TextGenerator
 from lm_jax.generation.prompts import longest_context
 from lm_jax.generation.token_labels import namer
+from lm_jax.host_memory import host_memory
 from lm_jax.models import family_name, family_of
 from lm_jax.models.interface import Model, Variables
 from lm_jax.models.parameters import path_of
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
-from lm_jax.parallel.host_memory import host_memory
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.reports.run_card import run_card
 from lm_jax.runs import workdir

@@ -72,8 +72,8 @@ def compare_exponents(
     )
     widened = _widened(shared._replace(theta=small), larger)
     _, above = minimise(larger, widened, shared.x, drawn, **options)
-    drop = 1 - separate.objective / shared.objective
     # Data that the shared law fits exactly show no drop.
+    drop = 1 - separate.objective / shared.objective if shared.objective > 0 else 0.0
     drops = 1 - np.divide(above, under, out=np.ones(resamples), where=under > 0)
     p_value = (1 + np.sum(drops >= drop)) / (1 + resamples)
     return Comparison(shared, separate, float(drop), float(p_value))

@@ -141,5 +141,22 @@ def test_a_text_that_is_not_utf_8_is_one_line(file):
 
 def test_a_file_that_is_cut_off_is_refused(file):
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(UserError, match="damaged or no GGUF"):
+    with pytest.raises(
+        UserError, match="damaged or cut off: its header names 2,064 bytes at 527 of 2,000"
+    ):
         read_gguf(file)
+
+
+def test_a_header_whose_lengths_lie_is_refused_before_it_is_read(file):
+    content = file.read_bytes()
+    name = b"tokenizer.ggml.tokens"
+    length = content.index(name) + len(name) + 8  # behind the types of the field and its items
+    for count in (2**40, 2**64 - 1, len(content) // 9):
+        damaged = content[:length] + count.to_bytes(8, "little") + content[length + 8 :]
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="cut off: its header names .* copy it again"):
+            read_gguf(file)
+    for at in (8, 16):  # the numbers of tensors and of fields
+        file.write_bytes(content[:at] + (2**40).to_bytes(8, "little") + content[at + 8 :])
+        with pytest.raises(UserError, match=r"names [\d,]+ bytes at 24 of"):
+            read_gguf(file)

@@ -210,3 +210,9 @@ def test_fewer_points_than_parameters_are_refused():
 def test_a_page_has_words_for_each_figure_of_quality():
     assert _QUALITY.keys() == {*Quality._fields, "largest_residual_line", "rms_residual_n"}
     assert not any("_" in words for words in _QUALITY.values())
+
+
+def test_groups_that_a_law_fits_exactly_have_equal_exponents():
+    n, group = np.tile(np.geomspace(1e6, 1e9, 5), 2), np.repeat(["cnn", "lstm"], 5)
+    found = compare_exponents(laws.power("n"), (n,), np.full(10, 3.0), group, resamples=100)
+    assert (found.drop, found.p_value) == (0.0, 1.0)

@@ -1,12 +1,11 @@
 """New images from files, in the size that a trained model reads."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from lm_jax.data.arrays import read_npz
 from lm_jax.data.files import find_files
 from lm_jax.errors import UserError
 
@@ -30,42 +29,48 @@ def read_images(
     images: list[np.ndarray] = []
     for path in (path for pattern in patterns for path in find_files(pattern, "--image")):
         several = path.suffix == ".npz"
-        found = _npz(path) if several else _picture(path, shape[2])[None]
+        found = _npz(path) if several else _picture(path, shape)[None]
         if found.ndim == 3:
             found = found[..., None]
-        if found.shape[1:] != shape:
-            size, expected = (" x ".join(map(str, each)) for each in (found.shape[1:], shape))
-            raise UserError(
-                f"{path} is {size}, and the run was trained on images of {expected} (height x "
-                "width x channels); resize it"
-            )
+        _check_shape(path, found.shape[1:], shape)
         names += [f"{path}:{index}" if several else str(path) for index in range(len(found))]
         images.append(found)
     return names, np.concatenate(images)
 
 
 def _npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            keys = [key for key in _ARRAYS if key in arrays.files] or arrays.files
-            found = arrays[keys[0]] if keys else np.zeros(0)
-            held = ", ".join(arrays.files) or "nothing"
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no npz file of arrays ({error})") from None
+    arrays = read_npz(path)
+    keys = [key for key in _ARRAYS if key in arrays] or list(arrays)
+    found = arrays[keys[0]] if keys else np.zeros(0)
+    held = ", ".join(arrays) or "nothing"
     if len(keys) > 1 and keys[0] not in _ARRAYS:
         raise UserError(f"{path} holds {held}; expected one array, or one called images or x_test")
     return _pixels(found, path)
 
 
-def _picture(path: Path, channels: int) -> np.ndarray:
+def _check_shape(path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        size, wanted = (" x ".join(map(str, each)) for each in (shape, expected))
+        raise UserError(
+            f"{path} is {size}, and the run was trained on images of {wanted} (height x width x "
+            "channels); resize it"
+        )
+
+
+def _picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise UserError(f"{path} needs Pillow: pip install 'lm_jax[images]'") from None
     try:
         with Image.open(path) as picture:
-            return _pixels(np.asarray(picture.convert("L" if channels == 1 else "RGB")), path)
-    except (UnidentifiedImageError, OSError) as error:
+            mode = "L" if shape[2] == 1 else "RGB"
+            # Before its pixels are unpacked: a small file may name very many.
+            _check_shape(path, (picture.height, picture.width, len(mode)), shape)
+            return _pixels(np.asarray(picture.convert(mode)), path)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(f"{path} is no picture ({error}); expected PNG or npz") from None
 
 

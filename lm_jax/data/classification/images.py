@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from lm_jax.choices import choose
 from lm_jax.data import tfds
+from lm_jax.data.arrays import MOST_UNPACKED, read_npz, refuse_huge_arrays
 from lm_jax.data.classification.batches import Examples, LabelledSet
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT
@@ -215,20 +216,30 @@ def _read_idx(directory: Path, name: str) -> np.ndarray:
     path = next((p for p in (directory / f"{name}.gz", directory / name) if p.is_file()), None)
     if path is None:
         raise UserError(f"{str(directory)!r} holds no {name} and no {name}.gz")
+    is_packed = path.suffix == ".gz"
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, dimensions = struct.unpack_from(">HBB", raw)
-        shape = struct.unpack_from(f">{dimensions}I", raw, 4)
-        array = np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions)
-        if zeros or kind != 8 or array.size != np.prod(shape):
-            raise UserError(f"it declares {shape} bytes and holds {array.size}")
+        with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
+            zeros, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            count = math.prod(shape)
+            if zeros or kind != 8:
+                raise ValueError("its first bytes name no array of bytes")
+            if count > path.stat().st_size * (MOST_UNPACKED if is_packed else 1):
+                raise ValueError(f"it declares {shape} bytes, more than it can hold")
+            refuse_huge_arrays(count, "it")
+            array = np.frombuffer(
+                file.read(count + 1), np.uint8
+            )  # one more shows that it is longer
+        if array.size != count:
+            held = array.size if array.size < count else "more"
+            raise ValueError(f"it declares {shape} bytes and holds {held}")
     except (OSError, EOFError, struct.error, ValueError, zlib.error) as error:
         raise UserError(f"{path} is no idx file of bytes ({error})") from None
     return array.reshape(shape)
 
 
 def _npz(config: ImageConfig) -> Images:
-    found = _arrays(config.path)
+    found = read_npz(config.path)
     has_test = not config.test_path and any(name in found for name in _NPZ_ARRAYS["test"])
     wanted = _NPZ_ARRAYS["train"] + (_NPZ_ARRAYS["test"] if has_test else ())
     if any(name not in found for name in wanted):
@@ -238,7 +249,7 @@ def _npz(config: ImageConfig) -> Images:
         )
     train, test = (found["x_train"], found["y_train"]), None
     if config.test_path:
-        found = _arrays(config.test_path)
+        found = read_npz(config.test_path)
         if any(name not in found for name in _NPZ_ARRAYS["test"]):
             raise UserError(
                 f"data.test_path {config.test_path!r} holds {', '.join(found) or 'nothing'}; "
@@ -247,14 +258,6 @@ def _npz(config: ImageConfig) -> Images:
     if has_test or config.test_path:
         test = (found["x_test"], found["y_test"])
     return Images(train, test)
-
-
-def _arrays(path: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no npz file of arrays ({error})") from None
 
 
 def _tfds(config: ImageConfig) -> Images:

@@ -92,14 +92,13 @@ def _rows(
         except UserError:
             raise
         except (pyarrow.ArrowException, OSError, EOFError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{content.path} is {what} that cannot be read ({reason}); it is damaged or cut "
-                "off: fetch it again or leave it out of data.path"
-            ) from None
+            raise _damaged(content, what, error) from None
         if batch is None:
             return
-        columns = [_values(column) for column in batch.columns]
+        try:
+            columns = [_values(column) for column in batch.columns]
+        except (pyarrow.ArrowException, ValueError) as error:
+            raise _damaged(content, what, error) from None
         for row in zip(*columns, strict=True):
             number += 1
             values = dict(zip(batch.schema.names, row, strict=True))
@@ -109,16 +108,26 @@ def _rows(
                 request.decoder.count_skipped()
 
 
+def _damaged(content: Content, what: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"{content.path} is {what} that cannot be read ({reason}); it is damaged or cut off: fetch "
+        "it again or leave it out of data.path"
+    )
+
+
 def _values(column: Any) -> list[Any]:
     """Returns the values of a column, its texts as bytes: pyarrow does not check their UTF-8."""
     import pyarrow
 
     types = pyarrow.types
+    column.validate()
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
     is_text = types.is_string(column.type) or types.is_string_view(column.type)
     if is_text or types.is_large_string(column.type):
         column = column.cast(pyarrow.large_binary())
+    column.validate(full=True)  # its offsets may lead out of its buffers
     return list(column.to_pylist())
 
 

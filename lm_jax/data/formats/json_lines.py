@@ -1,6 +1,5 @@
 """JSONL: a JSON object per line."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from lm_jax.data.content import HEAD, Content, lines_of, numbered_lines, open_content
 from lm_jax.data.formats.interface import Format, Record, Request
 from lm_jax.errors import UserError
+from lm_jax.json_values import parse_half_pairs
 
 _SUFFIXES = (".jsonl", ".ndjson")
 _OBJECT = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
@@ -81,8 +81,8 @@ def _without_half_pairs(
 
 def _object(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):  # ValueError is also of thousands of digits
+        found = parse_half_pairs(line)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
@@ -101,8 +101,8 @@ def _is_array(content: Content, fields: Sequence[str]) -> bool:
         with open_content(content.file) as again:
             whole = again.stream.read()
     try:
-        found = json.loads(whole)
-    except (ValueError, RecursionError):
+        found = parse_half_pairs(whole.decode("utf-8"))
+    except ValueError:
         return False
     return bool(found) and all(isinstance(v, dict) and v.keys() >= set(fields) for v in found)
 

@@ -89,9 +89,12 @@ class _Rest:
         self._content, self._number, self._left = content, number, length
 
     def read(self) -> bytes:
-        raw = self._content.stream.read(self._left)
-        self._left -= len(raw)
-        return raw
+        """Returns all of it, or what there is: a header may name more."""
+        parts = []
+        while self._left and (raw := self._content.stream.read(min(self._left, HEAD))):
+            self._left -= len(raw)
+            parts.append(raw)
+        return b"".join(parts)
 
     def skip(self) -> None:
         """Skips what is not read; refuses a record that is cut off."""
@@ -113,7 +116,7 @@ def _records(content: Content) -> Iterator[tuple[int, Headers, bytes, _Rest]]:
             lines.append(line)
         headers = _headers(lines)
         length = headers.get("content-length", "")
-        if not length.isdecimal():
+        if not re.fullmatch("[0-9]{1,18}", length):
             _refuse(content, f"record {number} has Content-Length {length!r}; expected a number")
         beginning = stream.read(min(int(length), _BEGINNING))
         yield number, headers, beginning, _Rest(content, number, int(length) - len(beginning))

@@ -1,6 +1,7 @@
 """WARC and WET, written here from the standard (ISO 28500), and the text of pages."""
 
 import gzip
+import re
 import zlib
 
 import pytest
@@ -75,6 +76,16 @@ def test_an_archive_that_is_cut_off_anywhere_is_refused(tmp_path):
             assert "cut off: fetch it again" in str(error)
             refusals.add(kept)
     assert set(range(1, len(content))) - refusals == ends - {len(content)}
+
+
+@pytest.mark.parametrize("length", ["1000000000000", "9" * 5000])
+def test_a_length_that_lies_takes_no_memory(length, tmp_path):
+    content = RECORDS[1][0]
+    given = re.search(rb"Content-Length: \d+", content)[0]
+    path = tmp_path / "a.warc"
+    path.write_bytes(content.replace(given, f"Content-Length: {length}".encode()))
+    with pytest.raises(UserError, match="ends early|expected a number"):
+        list(stream_texts(str(path)))
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
