@@ -114,7 +114,9 @@ def _started(done: Instruction, scope: Mapping[str, Instruction]) -> str:
 def _kernel(
     module: Module, instruction: Instruction, scope: Mapping[str, Instruction], sources: Sources
 ) -> Kernel:
-    started = instruction.name if instruction.opcode.endswith("-start") else ""
+    # XLA for GPUs marks a collective that it starts but runs like any other kernel.
+    is_sync = '"is_sync":true' in instruction.attributes
+    in_background = instruction.opcode.endswith("-start") and not is_sync
     inner, inner_scope = instruction, scope
     if instruction.opcode == "async-start":  # what it runs stands in a computation of its own
         inner_scope = module.computations[hlo.called_by(instruction)[0]]
@@ -139,7 +141,7 @@ def _kernel(
         cycles=int(cycles[1]) if cycles else 0,
         exchange=exchange,
         group=group,
-        starts=started,
+        starts=instruction.name if in_background else "",
     )
 
 

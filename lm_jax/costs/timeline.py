@@ -17,7 +17,8 @@ USABLE_PRODUCTS = 0.8  # an H100 multiplies large bfloat16 matrices at 790 of 98
 USABLE_ATTENTION = 0.3
 USABLE_MEMORY = 0.9
 USABLE_LINKS = 0.8
-SHORTEST = 2e-6  # seconds of a kernel that does next to nothing on a GPU
+# Seconds on a GPU of a kernel that does next to nothing, and of a collective of next to nothing.
+SHORTEST, SHORTEST_EXCHANGE = 2e-6, 1e-5
 # Speed of products by element type, where it is not that of bfloat16: TF32 for float32.
 _SPEED = {"f32": 0.5, "f64": 0.07, "f8e4m3fn": 2.0, "f8e5m2": 2.0}
 
@@ -74,7 +75,8 @@ def _exchange_seconds(kernel: Kernel, device: Accelerator) -> float:
     if len(domains) > 1:
         bandwidth = min(bandwidth, max(domains.values()) * device.network_bandwidth)
     kind, size, group = kernel.exchange
-    return ring_bytes(kind, size, group) / (USABLE_LINKS * bandwidth)
+    seconds = ring_bytes(kind, size, group) / (USABLE_LINKS * bandwidth)
+    return seconds if device.clock else max(seconds, SHORTEST_EXCHANGE)
 
 
 def predict(schedule: Schedule, device: Accelerator) -> Timeline:

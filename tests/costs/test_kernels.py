@@ -158,6 +158,13 @@ def test_a_loop_holds_what_its_body_launches(schedule):
     assert {kernel.name: times for kernel, times in launches(schedule)}["put_row"] == 5
 
 
+def test_a_collective_that_is_started_but_runs_in_line_is_not_in_the_background():
+    sync = ', backend_config={"collective_backend_config":{"is_sync":true}}'
+    text = GPU.replace("dimensions={0}\n", f"dimensions={{0}}{sync}\n")
+    (loop,) = (item for item in read_schedule(text) if isinstance(item, Loop))
+    assert loop.body[0].kind == COLLECTIVE and loop.body[0].starts == ""
+
+
 def test_kernels_name_our_line_and_not_a_librarys(by_name):
     assert by_name["product"].source == "models/transformer/blocks.py:161"
     assert by_name["product"].operation == "jvp(Decoder)/up"

@@ -41,6 +41,7 @@ def gather(gigabytes, group=(0, 1), starts=""):
         (kernel(PRODUCT, 3, 2, element="f32"), 6),
         (kernel(ATTENTION, 3, 2), 3 * timeline.USABLE_PRODUCTS / timeline.USABLE_ATTENTION),
         (kernel(FUSION, 0, 0), timeline.SHORTEST),
+        (gather(1e-9), timeline.SHORTEST_EXCHANGE),
         (gather(4), 2),
         (gather(4, (0, 1, 2, 3)), 3),
         (gather(4, (0, 4)), 20),  # each through its own port
