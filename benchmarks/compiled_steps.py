@@ -3,18 +3,20 @@
   python -m benchmarks.compiled_steps --output=benchmarks/results
   python -m benchmarks.compiled_steps --output=benchmarks/results --cases=gpt2_small_h100
 
-Needs the extras compile_gpu and compile_tpu. Each case is a run of `launch.compile_check`, whose
+Needs the extras compile-gpu and compile-tpu. Each case is a run of `launch.compile_check`, whose
 last line becomes `compiled_CASE.json`. Prints the table of docs/results/compiled.md, with all files
 that are there. A TPU's compiler takes minutes for each dozen layers that are not in a loop.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags
 
 from lm_jax.telemetry.environment import environment
@@ -43,6 +45,13 @@ CASES: dict[str, list[str]] = {
         "--config=configs/published.py:gpt2_small",
         "--config.training.batch_size=16",
         *_GPT2,
+    ],
+    "gpt2_small_a100": [
+        "--config=configs/published.py:gpt2_small",
+        "--config.training.batch_size=16",
+        "--config.model.attention=auto",
+        "--devices=1",
+        "--accelerator=a100",
     ],
     "gpt2_medium_h100": [
         "--config=configs/published.py:gpt2_medium",
@@ -126,7 +135,10 @@ def row(case: str, found: Mapping[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """Compiles the cases that are named, and prints all that are there."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the plugin for GPUs then looks for no driver
+    jax.config.update("jax_platforms", "cpu")
     output = Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
     for case in _NAMES.value:
         found = check(CASES[case])
         about = environment() | {"devices": f"{found['devices']} described"}

@@ -7,7 +7,7 @@ r"""Compiles the train step for any number of devices, which need not exist.
   python -m launch.compile_check --config=configs/quickstart.py --devices=8 --accelerator=v5e
 
 Prints the sharding of each parameter, and the memory and collectives of a device. Where the
-accelerator's own compiler is installed (the extra `compile_gpu` or `compile_tpu`), they are what it
+accelerator's own compiler is installed (the extra `compile-gpu` or `compile-tpu`), they are what it
 plans, and a table shows the kernels of a step and how long they should take. Otherwise they are
 what XLA plans for CPUs. The check allocates nothing, touches no device, and reads data only if the
 configuration's sizes depend on it. The last line of the output is JSON with the figures.

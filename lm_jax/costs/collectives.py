@@ -95,14 +95,25 @@ def _names(axes: Any) -> tuple[str, ...]:
 def seconds(planned: Iterable[PlannedCollective], mesh: Mesh, device: Accelerator) -> float:
     """Returns a lower bound of the seconds of the collectives in sequence at full bandwidth.
 
-    Devices are numbered along the mesh's last axis first. An axis whose devices are all within one
-    domain uses the domain's links, any other axis the network.
+    Devices are numbered along the mesh's last axis first.
     """
-    sizes = list(mesh.shape.items())
+    numbers = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
     total = 0.0
     for kind, axes, size, times in planned:
-        first = min(index for index, (axis, _) in enumerate(sizes) if axis in axes)
-        span = math.prod(length for _, length in sizes[first:])
-        bandwidth = device.link_bandwidth if span <= device.domain else device.network_bandwidth
-        total += times * ring_bytes(kind, size, devices_of(axes, mesh)) / bandwidth
+        first = tuple(slice(None) if axis in axes else 0 for axis in mesh.shape)
+        group = numbers[first].reshape(-1)
+        sent = times * ring_bytes(kind, size, len(group))
+        total += sent / group_bandwidth(group.tolist(), device)
     return total
+
+
+def group_bandwidth(group: Iterable[int], device: Accelerator) -> float:
+    """Returns the bytes per second that each device of a group can send to the next of a ring.
+
+    Within a domain that is what its links carry. Beyond it, a ring for each device of a domain
+    leaves through that device's port: the group has as many ports as it has devices in a domain.
+    """
+    in_domain = Counter(number // device.domain for number in group)
+    if len(in_domain) <= 1:
+        return device.link_bandwidth
+    return min(device.link_bandwidth, max(in_domain.values()) * device.network_bandwidth)

@@ -1,12 +1,11 @@
 """The predicted time of a compiled step: each kernel's, and what the schedule leaves exposed."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from lm_jax.costs.accelerators import Accelerator
-from lm_jax.costs.collectives import ring_bytes
+from lm_jax.costs.collectives import group_bandwidth, ring_bytes
 from lm_jax.costs.kernels import ATTENTION, COLLECTIVE, COPY, KINDS, Kernel, Loop, Schedule, Wait
 from lm_jax.costs.kernels import launches as launches_of
 
@@ -64,19 +63,10 @@ def kernel_seconds(kernel: Kernel, device: Accelerator) -> float:
 
 
 def _exchange_seconds(kernel: Kernel, device: Accelerator) -> float:
-    """Returns the seconds of a collective alone.
-
-    Within a domain a ring has the links, of a torus two of them. Beyond it a ring for each device
-    of a domain leaves through that device's port: the group has as many ports as devices there.
-    """
     assert kernel.exchange is not None
-    domains = Counter(number // device.domain for number in kernel.group)
-    bandwidth = device.ring * device.link_bandwidth
-    if len(domains) > 1:
-        bandwidth = min(bandwidth, max(domains.values()) * device.network_bandwidth)
-    kind, size, group = kernel.exchange
-    seconds = ring_bytes(kind, size, group) / (USABLE_LINKS * bandwidth)
-    return seconds if device.clock else max(seconds, SHORTEST_EXCHANGE)
+    bandwidth = USABLE_LINKS * group_bandwidth(kernel.group, device)
+    seconds = ring_bytes(*kernel.exchange) / bandwidth
+    return seconds / device.ring if device.clock else max(seconds, SHORTEST_EXCHANGE)
 
 
 def predict(schedule: Schedule, device: Accelerator) -> Timeline:

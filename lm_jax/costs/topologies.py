@@ -105,7 +105,7 @@ _GPU_OPTIONS: dict[str, str | bool] = {
 
 def extra_of(accelerator: str) -> str:
     """Returns the extra of this package that installs the compiler of an accelerator."""
-    return "compile_gpu" if accelerator in _GPUS else "compile_tpu"
+    return "compile-gpu" if accelerator in _GPUS else "compile-tpu"
 
 
 def missing_wheels(accelerator: str) -> list[str]:

@@ -237,6 +237,14 @@ def test_a_ring_sends_all_but_a_part_and_a_sum_does_it_twice():
     assert ring_bytes("all-reduce", 800, 1) == 0
 
 
+def test_a_group_has_a_port_for_each_of_its_devices_in_a_node():
+    planned = [PlannedCollective("all-gather", ("fsdp", "tensor"), 10**9)]
+    mesh = program_on("fsdp:2,tensor:4").mesh
+    for domain, bandwidth in ((8, 450e9), (4, 4 * 50e9), (2, 2 * 50e9), (1, 50e9)):
+        device = ACCELERATORS["h100"]._replace(domain=domain)
+        assert seconds(planned, mesh, device) == pytest.approx(7 / 8 * 1e9 / bandwidth), domain
+
+
 def test_an_axis_within_a_node_uses_its_links():
     mesh = program_on("data:2,fsdp:2,tensor:2").mesh
     slow = ACCELERATORS["h100"]._replace(domain=4)

@@ -1,21 +1,17 @@
 """Devices that are only described: what is refused, and what real compilers say of a small step."""
 
-import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.compiled_steps import check
 from lm_jax.costs import topologies
 from lm_jax.errors import UserError
 from lm_jax.models.target import made_for, target
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.models.transformer.flash_attention import kernel
-from tests.launch.programs import ROOT
 
 
 def device(platform, version, kind):
@@ -55,8 +51,8 @@ def test_what_is_missing_is_named(monkeypatch):
         "nvidia-cuda-nvcc-cu12",
         "nvidia-cudnn-cu12",
     ]
-    assert topologies.extra_of("h100") == "compile_gpu"
-    assert topologies.extra_of("v6e") == "compile_tpu"
+    assert topologies.extra_of("h100") == "compile-gpu"
+    assert topologies.extra_of("v6e") == "compile-tpu"
 
 
 def test_a_compiler_of_another_version_is_refused(monkeypatch):
@@ -100,14 +96,6 @@ SMALL = [
 ]
 
 
-def check(*arguments):
-    """The figures of `launch.compile_check` in a process of its own, whose JAX may find plugins."""
-    program = [sys.executable, "-m", "launch.compile_check", *arguments]
-    ran = subprocess.run(program, cwd=ROOT, text=True, capture_output=True, env=os.environ)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return json.loads(ran.stdout.splitlines()[-1])
-
-
 def needs_wheels(name):
     missing = topologies.missing_wheels(name)
     if missing:
@@ -118,7 +106,7 @@ def needs_wheels(name):
 @pytest.mark.parametrize("name", ["h100", "b200"])
 def test_a_gpus_program_has_fused_attention_and_gathers_in_the_background(name):
     needs_wheels(name)
-    found = check(*SMALL, f"--accelerator={name}", "--devices=8", "--mesh=fsdp:8")
+    found = check([*SMALL, f"--accelerator={name}", "--devices=8", "--mesh=fsdp:8"])
     kinds = found["kernels"]
     assert found["compiler"].startswith("XLA for CUDA") and found["fits"] is True
     assert kinds["fused attention"]["launches"] == 2  # forward and backward
@@ -132,7 +120,7 @@ def test_a_gpus_program_has_fused_attention_and_gathers_in_the_background(name):
 @pytest.mark.parametrize("name", ["v4", "v5e", "v5p", "v6e"])
 def test_a_tpus_program_has_the_cycles_of_its_compiler(name):
     needs_wheels(name)
-    found = check(*SMALL, f"--accelerator={name}", "--devices=4", "--mesh=data:4")
+    found = check([*SMALL, f"--accelerator={name}", "--devices=4", "--mesh=data:4"])
     assert found["compiler"].startswith("libtpu") and found["fits"] is True
     assert found["kernels"]["matrix products"]["seconds"] > 0
     assert found["predicted"]["step_seconds"] > 0

@@ -259,6 +259,18 @@ MUTATIONS = [
         ("return sum(flags[:2])", "return 2"),
     ),
     *_of(
+        "costs/kernels.py",
+        "costs/test_kernels.py",
+        ("return flops // 2 if re.search", "return flops if re.search"),
+        ("correction += (1 + is_scatter) * update", "correction += update"),
+    ),
+    *_of(
+        "costs/timeline.py",
+        "costs/test_timeline.py",
+        ("now = max(now, end)", "now = end"),
+        ("exposed += item.trips * body.exposed", "exposed += body.exposed"),
+    ),
+    *_of(
         "scaling_laws/compute_optimal.py",
         "scaling_laws launch/test_scaling_law.py",
         ("FLOPS_PER_PARAMETER_AND_TOKEN = 6", "FLOPS_PER_PARAMETER_AND_TOKEN = 2"),
