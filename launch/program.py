@@ -9,6 +9,7 @@ import json
 import os
 import re
 import select
+import signal
 import sys
 import threading
 import traceback
@@ -59,13 +60,16 @@ def arguments() -> list[str]:
     return _arguments
 
 
-def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> None:
+def run(
+    main: Callable[[], dict[str, Any]], takes_arguments: bool = False, resumes: bool = False
+) -> None:
     """Parses flags, runs `main`, prints its results as the last line, and exits.
 
     Exit status 1: the results hold `"failed": True`, or `main` raised. `UserError` and `OSError`
     are a user's to mend: they end in one line on stderr. Any other exception is a fault of the code
     and shows a traceback before that line.
-    Exit status 75: the results hold `"stopped": True`.
+    Exit status 75: the results hold `"stopped": True`; or SIGTERM came before `main` handles it, to
+    a program that `resumes` what it has begun.
 
     Exit status 141, as of SIGPIPE: nobody reads the output any more (`| head -1`).
 
@@ -74,6 +78,9 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
     """
     # An error in a thread that writes a checkpoint is raised again, and shown, in the main thread.
     threading.excepthook = lambda _: None
+    sys.unraisablehook = _show_unraisable
+    if resumes:
+        signal.signal(signal.SIGTERM, _stop_before_work)
 
     def guarded(arguments: list[str]) -> int:
         logging.set_verbosity(logging.FATAL)  # after parsing, which sets the default
@@ -114,6 +121,18 @@ def run(main: Callable[[], dict[str, Any]], takes_arguments: bool = False) -> No
         raise
     except BrokenPipeError as error:
         sys.exit(_leave(_UNREAD) if _is_unread() else _fail(str(error)))
+
+
+def _show_unraisable(found: Any) -> None:
+    """Shows an error that nobody can catch, unless a save failed under tensorstore's threads."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
+
+
+def _stop_before_work(number: int, frame: Any) -> None:
+    """Ends a program that has done nothing yet, such as importing JAX, as one that was stopped."""
+    os.write(2, b"stopped before the work began; the same command begins it\n")
+    os._exit(os.EX_TEMPFAIL)
 
 
 def _of_system(error: OSError) -> str:

@@ -99,4 +99,4 @@ def _directory() -> Path:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, resumes=True)

@@ -162,4 +162,4 @@ def _print_summary(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, resumes=True)

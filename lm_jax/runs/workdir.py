@@ -125,6 +125,12 @@ def refuse_other_data(
     if "sha256" not in before or "fingerprint" not in before:
         raise UserError(f"{path} holds no fingerprint of the data; restore it")
     if before["fingerprint"] != now["fingerprint"]:
+        if before["sha256"] == now["sha256"]:
+            raise UserError(
+                f"the text of {workdir} is the same, but it is cut or cleaned otherwise: the "
+                "tokenizer that data.tokenizer.path names changed, or what data.* names; restore "
+                "it, or choose another --workdir"
+            )
         raise UserError(
             f"the data changed since {workdir} was begun (SHA-256 {before['sha256'][:12]}, now "
             f"{now['sha256'][:12]}): its model and checkpoints do not match it; {advice}"

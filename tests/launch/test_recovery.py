@@ -44,8 +44,23 @@ def test_a_full_disk_is_one_line_and_spares_what_is_there(trained, tmp_path):
     err = process.stderr
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert process.returncode == 1 and len(errors) == 1, err
-    assert "free some space and start again" in errors[0]
+    assert "free some space and start again" in errors[0] and "Traceback" not in err
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_sigterm_while_a_program_imports_asks_to_start_it_again():
+    code = """
+import os, signal
+from absl import app
+from launch import train
+app.run = lambda *arguments, **more: os.kill(os.getpid(), signal.SIGTERM)  # nothing runs yet
+train.program.run(train.main, resumes=True)
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 75
+    assert process.stderr == "stopped before the work began; the same command begins it\n"
+    assert "resumes=True" in (ROOT / "launch" / "train.py").read_text()
 
 
 def test_sigterm_saves_and_the_work_directory_alone_goes_on(trained, tmp_path):

@@ -24,6 +24,7 @@ from lm_jax.runs.workdir import (
     read_experiment,
     read_sizes,
     refuse_foreign_files,
+    refuse_other_data,
     results_of,
     write_by_position,
 )
@@ -179,6 +180,23 @@ def test_an_edited_configuration_is_named_with_its_file(part, value, message, tm
     path.write_text(json.dumps(to_dict(tiny()) | {part: value}))
     with pytest.raises(UserError, match=f"config.json: {message}"):
         read_experiment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fingerprint": "f2"}, "the text of .* is the same, but it is cut or cleaned otherwise"),
+        (
+            {"fingerprint": "f2", "sha256": "b" * 64},
+            r"the data changed .* \(SHA-256 a{12}, now b{12}",
+        ),
+    ],
+)
+def test_other_text_is_told_from_the_same_text_prepared_otherwise(changes, message, tmp_path):
+    facts = {"fingerprint": "f1", "sha256": "a" * 64}
+    (tmp_path / "data.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        refuse_other_data(Dataset(None, None, facts | changes, None), tmp_path)
 
 
 def test_a_run_that_grew_from_one_step_has_not_ended_but_counting_has(tmp_path):
