@@ -42,6 +42,11 @@ class UserTemplate:
             raise UserError(
                 f"{origin}, line {error.lineno}: {error.message}; expected a jinja2 template"
             ) from None
+        except Exception as error:  # it compiles to Python, whose limits raise many types
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
+            raise UserError(
+                f"{origin} cannot be compiled ({what}); expected a jinja2 template"
+            ) from None
 
     def fill(self, values: Mapping[str, Any], where: str = "") -> str:
         """Returns the text of the template with these values.

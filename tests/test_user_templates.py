@@ -37,3 +37,15 @@ def test_templates_have_what_chat_templates_use():
     assert UserTemplate("{% if 1 %}\n  x\n  {% endif %}y", "t").fill({}) == "  x\ny"
     assert len(UserTemplate("{{ strftime_now('%Y') }}", "t").fill({})) == 4
     assert UserTemplate("{{ missing }}.", "t", is_strict=False).fill({}) == "."
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ " + "(" * 5_000, "it cannot be compiled .RecursionError"),
+        ("{{ " + "9" * 5_000 + " }}", "it cannot be compiled .ValueError: Exceeds the limit"),
+    ],
+)
+def test_a_template_that_python_cannot_compile_is_one_line(source, message):
+    with pytest.raises(UserError, match=message):
+        UserTemplate(source, "it")

@@ -308,6 +308,10 @@ def _ranks(model: bytes) -> dict[bytes, int]:
             ranks[b"" if token == b"=" else base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
             raise ValueError(f"line {number} is no base64 token and rank") from None
+    if len(set(ranks.values())) < len(ranks):  # which tiktoken's Rust code panics at
+        raise ValueError("two of its tokens have one rank")
+    if not all(0 <= rank < 1 << 31 for rank in ranks.values()):
+        raise ValueError("a rank is below 0 or above 2,147,483,647")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise ValueError(f"it has no token for {len(missing)} of the 256 bytes")

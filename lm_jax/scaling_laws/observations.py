@@ -142,7 +142,8 @@ def _numbers(path: Path, column: str, lines: np.ndarray, cells: Sequence[str | N
     values = np.array([_number(cell) for cell in cells])
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
-        listed = ", ".join(f"line {lines[i]}: {cells[i] or 'empty'}" for i in bad[:_LISTED])
+        found = [(lines[i], " ".join((cells[i] or "").split())) for i in bad[:_LISTED]]
+        listed = ", ".join(f"line {line}: {cell or 'empty'}" for line, cell in found)
         more = ", ..." if len(bad) > _LISTED else ""
         raise UserError(
             f"{path}, column {column}: {len(bad)} of {len(cells)} values are no positive numbers "

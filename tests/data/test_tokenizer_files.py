@@ -349,3 +349,19 @@ def test_a_text_without_tokens_is_refused_and_makes_a_tokenizer_lossy(tmp_path):
         found.encode("a b")
     with pytest.raises(UserError, match="cannot encode the text"):
         found.encode("a </s> a")  # its parts are no words either
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({b"\x01": 0}, "two of its tokens have one rank"),
+        ({b"\x01": -1}, "a rank is below 0"),
+        ({b"\x01": 2**31}, "a rank is below 0 or above 2,147,483,647"),
+    ],
+)
+def test_ranks_at_which_tiktoken_would_panic_are_refused(change, message, tmp_path):
+    ranks = {bytes([byte]): byte for byte in range(256)} | change
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in ranks.items()]
+    path = _write(tmp_path / "a.tiktoken", "\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        train_tokenizer(TokenizerConfig("tiktoken", path=str(path)), [])

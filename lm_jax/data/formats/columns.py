@@ -91,7 +91,7 @@ def _rows(
             batch = next(found, None)
         except UserError:
             raise
-        except (pyarrow.ArrowException, OSError, EOFError, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, EOFError, ValueError, MemoryError) as error:
             raise _damaged(content, what, error) from None
         if batch is None:
             return
@@ -109,7 +109,7 @@ def _rows(
 
 
 def _damaged(content: Content, what: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
         f"{content.path} is {what} that cannot be read ({reason}); it is damaged or cut off: fetch "
         "it again or leave it out of data.path"
