@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from lm_jax import atomic_files
 from lm_jax.data import DataConfig, TokenizerConfig
 from lm_jax.errors import UserError
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.transformer.config import TransformerConfig
-from lm_jax.runs import origin as origins
 from lm_jax.runs import train as trainer
 from lm_jax.runs.origin import origin
 from lm_jax.runs.train import Request, train_runs
@@ -251,7 +251,7 @@ def test_a_killed_copy_leaves_no_work_directory(text, tmp_path, monkeypatch):
     leave(tmp_path, plan[0], [8, 12])
     workdir = workdir_of(tmp_path, plan[1])
     with monkeypatch.context() as patch:
-        patch.setattr(origins.os, "rename", lambda *_: pytest.fail("killed"))
+        patch.setattr(atomic_files.os, "rename", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             fork(tmp_path, plan, plan[1])
     assert not workdir.exists()
