@@ -1,3 +1,4 @@
+import gc
 import shutil
 
 import jax
@@ -176,3 +177,19 @@ def test_a_checkpoint_is_saved_although_there_is_a_later_one(tmp_path):
         checkpoints.save(40, {"x": jnp.full(2, 40)})
         checkpoints.save(35, {"x": jnp.full(2, 35)})
     assert finished_steps(tmp_path) == [35, 40]
+
+
+def test_a_save_leaves_no_list_of_metrics_in_memory(tmp_path):
+    """Each save left 24 lists such as [{"value": 3}], and 20 KiB."""
+
+    def lists():
+        gc.collect()
+        kept = (found for found in gc.get_objects() if type(found) is list and len(found) == 1)
+        return sum(type(found[0]) is dict and "value" in found[0] for found in kept)
+
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=1)) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(2)})
+        before = lists()
+        for step in range(2, 5):
+            checkpoints.save(step, {"x": jnp.zeros(2)})
+    assert lists() == before
