@@ -97,7 +97,9 @@ def main() -> dict[str, Any]:
         f"lower bound of a step: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
         f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
     )
-    predicted = kernel_tables.log_prediction(checked, compiled, accelerator) if described else {}
+    predicted = {}
+    if described:
+        predicted = kernel_tables.log_prediction(checked, compiled.text, accelerator)
     return {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),

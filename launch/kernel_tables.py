@@ -7,20 +7,24 @@ from launch import program
 if TYPE_CHECKING:
     from lm_jax.build import BuiltExperiment
     from lm_jax.costs.accelerators import Accelerator
-    from lm_jax.costs.compiled_step import Compiled
+    from lm_jax.costs.kernels import Schedule
     from lm_jax.costs.timeline import Dear, KindTotal, Timeline
 
 _DEAREST = 10
 
 
 def log_prediction(
-    built: "BuiltExperiment", compiled: "Compiled", accelerator: "Accelerator"
+    built: "BuiltExperiment", text: str, accelerator: "Accelerator"
 ) -> dict[str, Any]:
-    """Prints kernels by kind, the predicted step and its dearest lines; returns these figures."""
+    """Prints kernels by kind, the predicted step and its dearest lines; returns these figures.
+
+    Args:
+      text: the optimized program.
+    """
     from lm_jax.costs.kernels import read_schedule
     from lm_jax.costs.timeline import by_kind, dearest, predict
 
-    schedule = read_schedule(compiled.text)
+    schedule = read_schedule(text)
     kinds, timeline = by_kind(schedule, accelerator), predict(schedule, accelerator)
     dear = dearest(schedule, accelerator, _DEAREST)
     _log_kinds(kinds)
@@ -95,7 +99,7 @@ def _log_dearest(dear: list["Dear"], timeline: "Timeline") -> None:
     program.log_table(rows, "<>>><<<")
 
 
-def _float32_logits(built: "BuiltExperiment", schedule: Any) -> int:
+def _float32_logits(built: "BuiltExperiment", schedule: "Schedule") -> int:
     """Returns the bytes of float32 logits of all tokens of a device in one pass; 0 if none."""
     from lm_jax.costs.timeline import float32_logits
     from lm_jax.objectives import targets_per_step

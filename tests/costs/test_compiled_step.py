@@ -318,14 +318,17 @@ QUICK = [
 
 
 @pytest.mark.slow
-def test_the_front_door_checks_a_configuration():
+def test_the_front_door_checks_a_configuration(tmp_path):
+    dump = tmp_path / "step.hlo"
     arguments = [*QUICK, "--devices=16", "--mesh=fsdp:8,tensor:2", "--batch_size=16"]
+    arguments.append(f"--dump={dump}")
     status, last, err = launch("compile_check", *arguments, "--accelerator=v5e")
     assert status == 0, err
     results = json.loads(last)
     assert results["mesh"] == {"data": 1, "fsdp": 8, "expert": 1, "tensor": 2, "sequence": 1}
     assert results["fits"] is True and results["batch_size"] == 16
     assert results["memory"]["total"] > results["memory"]["parameters"] > 0
+    assert dump.read_text().startswith("HloModule jit_train_step")
     assert results["collectives"]["all-gather"]["bytes"] > 0
 
 
