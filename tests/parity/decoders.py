@@ -106,9 +106,9 @@ _DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "qwen2 moe": (
         "Qwen2Moe",
-        {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 12}
+        {"num_experts": 6, "num_experts_per_tok": 4, "moe_intermediate_size": 12}
         | {"shared_expert_intermediate_size": 20},
-        {"num_experts": 5, "experts_per_token": 3, "d_expert": 12, "d_shared_expert": 20}
+        {"num_experts": 6, "experts_per_token": 4, "d_expert": 12, "d_shared_expert": 20}
         | {"qkv_bias": True, "normalize_expert_weights": False},
     ),
     "olmoe": (
@@ -136,10 +136,13 @@ _CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 
 
 def _with_equal_experts(shapes: dict[str, Any]) -> Weights:
-    """Returns weights whose routers cannot tell experts 1 and 2 apart, nor 3 and 4."""
+    """Returns weights in which experts 1 and 2 are equal, and 3 and 4, and tie in every router.
+
+    Which of two equal logits PyTorch takes depends on the CPU, so equal logits have equal experts.
+    """
     found = draw_weights(shapes)
     for name, weight in found.items():
-        if name.endswith("mlp.gate.weight"):
+        if name.endswith("mlp.gate.weight") or ".mlp.experts." in name:
             weight[[2, 4]] = weight[[1, 3]]
     return found
 

@@ -112,7 +112,7 @@ CASES = {
         "Qwen2MoeForCausalLM",
         "Qwen2MoeConfig",
         _LLAMA
-        | {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 12}
+        | {"num_experts": 6, "num_experts_per_tok": 4, "moe_intermediate_size": 12}
         | {"shared_expert_intermediate_size": 20},
     ),
     "qwen3 moe": Case(

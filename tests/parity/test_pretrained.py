@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lm_jax.interop.architectures import read_config
 from lm_jax.interop.export_model import write_model
 from lm_jax.interop.import_model import nested, open_model, read_arrays
 from lm_jax.models import build_model
+from lm_jax.models.transformer import experts
 from lm_jax.training.checkpoints import SavedArray
 from tests.models.jitted import jitted
 from tests.parity import pretrained
@@ -81,6 +83,27 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     logits = np.asarray(model.apply(variables, {"inputs": TOKENS}, train=False)[0])
     assert logits.shape == expected.shape and np.ptp(expected) > 1
     np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in pretrained.CASES if "moe" in n or n == "mixtral"])
+def test_no_choice_of_experts_hangs_on_rounding(name, tmp_path, monkeypatch):
+    """Otherwise the comparisons of logits depend on the CPU."""
+    source, arrays, _ = imported(name, tmp_path)
+    routed = []
+
+    def route(config, logits_bte, route=experts.route):
+        jax.debug.callback(lambda logits: routed.append(np.sort(logits)), logits_bte)
+        return route(config, logits_bte)
+
+    monkeypatch.setattr(experts, "route", route)
+    model = build_model(source.config, jnp.float32)
+    model.apply({"params": nested(arrays)}, {"inputs": TOKENS}, train=False)
+    jax.effects_barrier()
+    per_token = source.config.experts_per_token
+    assert len(routed) == source.config.num_layers
+    gaps = [logits[..., -per_token] - logits[..., -per_token - 1] for logits in routed]
+    assert np.min(gaps) > 1e-4
 
 
 @pytest.mark.slow
