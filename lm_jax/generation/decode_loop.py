@@ -73,12 +73,11 @@ def first_carry(
         raise UserError("this model does not generate: it has no start and step")
     arguments: dict[str, Any] = {} if source is None else {"source": source}
     carry = model.start(variables, *tokens.shape, **arguments)
-    variables = prepare_variables(model, variables)
     if prefix_length < 1:
         return carry
-    if model.read is not None:
+    if model.read is not None:  # once: preparing the variables takes longer than it saves
         return model.read(variables, carry, tokens[:, :prefix_length])[1]
-    step = model.step
+    step, variables = model.step, prepare_variables(model, variables)
     return jax.lax.fori_loop(
         0, prefix_length, lambda i, carry: step(variables, carry, tokens[:, i])[1], carry
     )

@@ -137,7 +137,7 @@ class Model(NamedTuple):
     The same as P times `step`, all at once; None where a model has no faster way."""
 
     prepare: Callable[[Variables], Variables] | None = None
-    """(variables) -> variables as `start`, `step` and `read` take them fastest; they take both.
+    """(variables) -> variables as `step` takes them fastest; `start`, `step` and `read` take both.
 
     Called once, before a loop; None where a model has no faster way."""
 

@@ -52,6 +52,8 @@ class Decoder(nn.Module):
     def __call__(self, tokens_bt, inputs: AttentionInputs, caches=None, targets_bt=None):
         embedding_vd = embedding_table(self)
         x_btd, caches = self.stack(embed(self, embedding_vd, tokens_bt), inputs, caches)
+        if caches is not None:  # decoding asks for what follows the last token
+            x_btd = x_btd[:, -1:]
         return logits_or_losses(self, embedding_vd, x_btd, targets_bt), caches
 
 

@@ -66,6 +66,8 @@ class EncoderDecoder(nn.Module):
                 source_bsd=self._encode(embedding_vd, source_bs, source_inputs)
             )
         x_btd, caches = self.decoder(embed(self, embedding_vd, tokens_bt), inputs, caches)
+        if caches is not None:  # decoding asks for what follows the last token
+            x_btd = x_btd[:, -1:]
         return logits_or_losses(self, embedding_vd, x_btd, targets_bt), caches
 
     def _encode(self, embedding_vd, source_bs, source_inputs):
