@@ -85,6 +85,8 @@ def main() -> dict[str, Any]:
     _log_memory(compiled.memory, compiler)
     if described is None:
         _log_flops(compiled)
+    if unknown := compiled.work.unknown_loops:
+        program.log(f"{unknown} loops of unknown length are counted as run once")
     counted = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, mesh)
     _log_traffic("collectives of the compiled program", counted)
@@ -97,9 +99,10 @@ def main() -> dict[str, Any]:
         f"lower bound of a step: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
         f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
     )
-    predicted = {}
-    if described:
+    predicted, products = {}, compiled.work.product_flops
+    if described:  # its libraries' products are calls, which only the kernels count
         predicted = kernel_tables.log_prediction(checked, compiled.text, accelerator)
+        products = sum(kind["flops"] for kind in predicted["kernels"].values())
     return {
         "devices": mesh.size,
         "mesh": dict(mesh.shape),
@@ -108,7 +111,7 @@ def main() -> dict[str, Any]:
         "memory": compiled.memory._asdict(),
         "flops": {
             "model": compiled.model_flops,
-            "compiled_products": compiled.work.product_flops,
+            "compiled_products": products,
             "xla_cost_analysis": compiled.xla_flops,
         },
         "collectives": {kind: traffic._asdict() for kind, traffic in counted.items()},
@@ -201,8 +204,6 @@ def _log_flops(compiled: "Compiled") -> None:
     }
     gigaflops = [(text, f"{flops / 1e9:,.1f}") for text, flops in rows.items()]
     program.log_table([("per device and step", "GFLOP"), *gigaflops], "<>")
-    if work.unknown_loops:
-        program.log(f"{work.unknown_loops} loops of unknown length are counted as run once")
 
 
 def _log_traffic(title: str, traffic: dict[str, "Traffic"]) -> None:

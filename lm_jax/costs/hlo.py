@@ -6,8 +6,11 @@ Each counts as often as it runs, while XLA's own cost analysis counts the body o
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
+
+import numpy as np
 
 from lm_jax.costs import replica_groups
 from lm_jax.errors import UserError
@@ -74,7 +77,7 @@ def read_work(text: str) -> Work:
             flops += product_flops(instruction, scope)
             for called in called_by(instruction):
                 inner = work_of(called)
-                times = trip_count(instruction)
+                times = trip_count(instruction, scope, module)
                 if times is None:
                     times, unknown = 1, unknown + bool(inner.collectives or inner.product_flops)
                 for collective, count in inner.collectives.items():
@@ -144,12 +147,40 @@ def called_by(instruction: Instruction) -> list[str]:
     return [*_CALLED.findall(instruction.attributes), *re.findall(r"%([\w.\-]+)", lists)]
 
 
-def trip_count(instruction: Instruction) -> int | None:
-    """Returns how often an instruction runs what it calls; None if XLA does not know."""
+def trip_count(
+    instruction: Instruction, scope: Mapping[str, Instruction], module: Module
+) -> int | None:
+    """Returns how often an instruction runs what it calls; None if that is not known.
+
+    XLA notes the length of a loop, but for TPUs it does not: there the loop counts from a constant
+    to the one that its condition compares with, as those of `jax.lax.scan` do.
+    """
     if instruction.opcode != "while":
         return 1
-    known = _TRIP_COUNT.search(instruction.attributes)
-    return int(known[1]) if known else None
+    if known := _TRIP_COUNT.search(instruction.attributes):
+        return int(known[1])
+    condition = re.search(r"\bcondition=%([\w.\-]+)", instruction.attributes)
+    return _counted(instruction, scope, module.computations[condition[1]]) if condition else None
+
+
+def _counted(
+    loop: Instruction, scope: Mapping[str, Instruction], condition: Mapping[str, Instruction]
+) -> int | None:
+    """Returns the length of a loop that adds 1 while its counter is less than a constant."""
+    *_, root = condition.values()
+    if root.opcode != "compare" or "direction=LT" not in root.attributes:
+        return None
+    counter, end = (condition[name] for name in root.operands)
+    index = re.search(r"\bindex=(\d+)", counter.attributes)
+    state = scope[loop.operands[0]]
+    if not index or end.opcode != "constant" or state.opcode != "tuple":
+        return None
+    start = scope[state.operands[int(index[1])]]
+    while start.opcode in ("copy", "bitcast"):
+        start = scope[start.operands[0]]
+    if start.opcode != "constant":
+        return None
+    return int(end.arguments) - int(start.arguments)
 
 
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
@@ -212,9 +243,51 @@ def product_flops(instruction: Instruction, scope: dict[str, Instruction]) -> in
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         axes = contracted[1].split(",") if contracted and contracted[1] else []
         return 2 * result * math.prod(left[int(axis)] for axis in axes)
-    labels = re.search(r"dim_labels=\w+_(\w+)->", instruction.attributes)
-    outputs = right[labels[1].index("o")] if labels else 1
-    # Holes in the input are not multiplied. A TPU writes a batch of products as such a convolution.
-    holes = re.search(r"window=\{[^}]*lhs_dilate=([\dx]+)", instruction.attributes)
-    dilation = math.prod(map(int, holes[1].split("x"))) if holes else 1
-    return 2 * result * math.prod(right) // (outputs * dilation)
+    return 2 * result * math.prod(right) * _met(instruction, left) // _positions(instruction, right)
+
+
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+
+
+def _positions(convolution: Instruction, kernel: tuple[int, ...]) -> int:
+    """Returns the output features, times the pairs of an output and a kernel's position."""
+    labels = _LABELS.search(convolution.attributes)
+    if not labels:
+        return 1
+    features = kernel[labels[2].index("o")]
+    outputs = _spatial(labels[3], arrays(convolution.type)[0][1])
+    return features * math.prod(outputs) * math.prod(_spatial(labels[2], kernel))
+
+
+def _met(convolution: Instruction, inputs: tuple[int, ...]) -> int:
+    """Returns the pairs of an output and a kernel's position that meet an input.
+
+    Others meet padding or a hole. A TPU writes a batch of products as a convolution of such pairs.
+    """
+    labels = _LABELS.search(convolution.attributes)
+    window = re.search(r"window=\{([^}]*)\}", convolution.attributes)
+    if not labels or not window:
+        return 1
+    given = dict(part.split("=") for part in window[1].split())
+    sizes = [int(size) for size in given["size"].split("x")]
+    outputs = _spatial(labels[3], arrays(convolution.type)[0][1])
+    whole = 1
+    for axis, (size, outs, length) in enumerate(
+        zip(sizes, outputs, _spatial(labels[1], inputs), strict=True)
+    ):
+
+        def value(name: str, default: str, axis: int = axis) -> str:
+            return given[name].split("x")[axis] if name in given else default
+
+        holes = int(value("lhs_dilate", "1"))
+        before = int(value("pad", "0_0").split("_")[0])
+        starts = np.arange(outs)[:, None] * int(value("stride", "1"))
+        places = starts + np.arange(size) * int(value("rhs_dilate", "1")) - before
+        inside = (places >= 0) & (places <= (length - 1) * holes) & (places % holes == 0)
+        whole *= int(inside.sum())
+    return whole
+
+
+def _spatial(labels: str, shape: tuple[int, ...]) -> list[int]:
+    """Returns the sizes of the spatial axes, which labels name by numbers."""
+    return [shape[labels.index(digit)] for digit in sorted(set(labels) - set("bfio"))]

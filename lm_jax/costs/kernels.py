@@ -92,7 +92,7 @@ def _read(module: Module, name: str, sources: Sources) -> Schedule:
         if opcode == "while":
             body = re.search(r"\bbody=%([\w.\-]+)", instruction.attributes)
             inner = _read(module, body[1], sources) if body else []
-            found.append(Loop(inner, hlo.trip_count(instruction) or 1))
+            found.append(Loop(inner, hlo.trip_count(instruction, scope, module) or 1))
         elif opcode in ("call", "conditional"):
             for called in hlo.called_by(instruction):
                 found += _read(module, called, sources)

@@ -150,15 +150,43 @@ def test_convolutions_are_products():
     assert read_work(text).product_flops == 2 * (2 * 4 * 4 * 7) * (5 * 5 * 3)
 
 
-def test_holes_of_an_input_are_not_multiplied():
-    """A batch of 6 products of [8, 5] and [5, 7], as compilers for TPUs write it."""
+@pytest.mark.parametrize(
+    ("inputs", "window"),
+    [(6, "size=6 stride=5 lhs_dilate=6"), (1, "size=6 pad=5_5 rhs_reversal=1")],
+)
+def test_products_that_a_tpu_writes_as_convolutions_meet_no_holes(inputs, window):
+    """Six products of [8, 5] and [5, 7], of one left factor or of six."""
     text = entry(
-        "%x = f32[6,8,5]{2,1,0} parameter(0)",
+        f"%x = f32[{inputs},8,5]{{2,1,0}} parameter(0)",
         "%k = f32[6,5,7]{2,1,0} parameter(1)",
-        "ROOT %y = f32[6,8,7]{2,1,0} convolution(%x, %k), window={size=6 stride=5 lhs_dilate=6}, "
+        f"ROOT %y = f32[6,8,7]{{2,1,0}} convolution(%x, %k), window={{{window}}}, "
         "dim_labels=0bf_0io->0bf",
     )
     assert read_work(text).product_flops == 6 * 2 * 8 * 5 * 7
+
+
+def test_a_loop_without_a_note_runs_until_its_counter_ends():
+    """As XLA writes loops for TPUs: the counter is state 0, and begins at 2."""
+    text = SCANNED.replace('backend_config={"known_trip_count":{"n":"5"},', "metadata={")
+    text = text.replace(
+        "  ROOT %go = pred[] constant(true)",
+        """\
+  %end = s32[] constant(7)
+  %at = s32[] get-tuple-element(%state.1), index=0
+  ROOT %go = pred[] compare(%at, %end), direction=LT""",
+    )
+    assert read_work(text).unknown_loops == 1  # nothing tells where the counter begins
+    text = text.replace("while(%in)", "while(%begin)").replace(
+        "  %g = f32[16]",
+        """\
+  %first = s32[] constant(2)
+  %copied = s32[] copy(%first)
+  %begin = (s32[], bf16[2,32]{1,0}, f32[16,32]{1,0}) tuple(%copied, %g, %g)
+  %g = f32[16]""",
+    )
+    work = read_work(text)
+    assert work.unknown_loops == 0
+    assert work.product_flops == 5 * 2 * 4 * 16 * 32
 
 
 def test_other_texts_are_refused():

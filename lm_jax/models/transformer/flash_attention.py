@@ -76,7 +76,7 @@ def _fastest(config: "BlocksConfig", dtype: jnp.dtype) -> str:
         return "cudnn"
     is_long = max(config.lengths().values()) >= _BLOCKWISE_FROM
     biased = POSITIONS[config.positions].biases_scores  # as large as what blocks avoid
-    return "blockwise" if is_long and not biased and jax.default_backend() == "cpu" else "xla"
+    return "blockwise" if is_long and not biased and target() == "cpu" else "xla"
 
 
 def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
