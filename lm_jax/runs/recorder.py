@@ -186,19 +186,23 @@ def open_record(
     )
     losses = make_loss_function(built.loss)
     with contextlib.closing(log):
-        yield Record(
-            directory,
-            built,
-            dataset,
-            validation_sample(built, dataset),
-            losses,
-            checkpoints,
-            log,
-            meter,
-            {},
-            {},
-            cross_entropies,
-        )
+        try:
+            yield Record(
+                directory,
+                built,
+                dataset,
+                validation_sample(built, dataset),
+                losses,
+                checkpoints,
+                log,
+                meter,
+                {},
+                {},
+                cross_entropies,
+            )
+        except Exception as error:
+            log.failed(error)
+            raise
 
 
 def validation_sample(built: BuiltExperiment, dataset: Dataset) -> Sample:

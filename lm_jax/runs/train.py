@@ -346,6 +346,7 @@ class _Progress(NamedTuple):
         try:
             yield
         except errors as error:
+            self.records[index].log.failed(error)
             if self.group.is_single:
                 raise
             self.failures[index] = str(error)

@@ -51,6 +51,22 @@ class Row(Figures, total=False):
     learning_rate: Number
     gradient_norm: Number
     seconds: Number
+    skipped_updates: int
+
+
+class Attempt(TypedDict, total=False):
+    """A start of a run."""
+
+    started: Required[float]  # seconds since 1970
+    step: Required[int]  # that it went on from
+    pid: int
+    error: str  # why it failed
+
+
+class Attempts(TypedDict):
+    """`attempts.json`."""
+
+    attempts: list[Attempt]
 
 
 class Profile(TypedDict):

@@ -1,4 +1,7 @@
-"""Writes the metrics of a run: progress on the terminal, metrics.jsonl, TensorBoard."""
+"""Writes the metrics of a run: progress on the terminal, metrics.jsonl, TensorBoard.
+
+What starts and fails is noted in attempts.json.
+"""
 
 import json
 import math
@@ -14,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from lm_jax.atomic_files import make_directory, open_to_append
 from lm_jax.errors import names_path
 from lm_jax.nested import flatten
+from lm_jax.telemetry.attempts import note_error, note_start
 from lm_jax.telemetry.json_files import drop_rows_after, finite
 from lm_jax.telemetry.loggers import OnMetrics
 
@@ -44,11 +48,13 @@ class RunLog:
         on_metrics: OnMetrics = lambda step, metrics: None,
     ):
         self._total, self._on_metrics = total_steps, on_metrics
+        self._workdir = workdir
         path = workdir / "metrics.jsonl"
         if path.exists():
             # A run that begins anew may measure the state before its first step again.
             drop_rows_after(path, first_step or -1, measured_again)
         self._file = open_to_append(path)
+        note_start(workdir, first_step)
         self._tensorboard = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -91,6 +97,10 @@ class RunLog:
         """Prints a line."""
         self._display.message(text)
 
+    def failed(self, error: Exception) -> None:
+        """Notes why the run failed, also after the log was closed."""
+        note_error(self._workdir, str(error) or type(error).__name__)
+
     def close(self) -> None:
         """Ends the progress display and closes the files."""
         self._display.close()
@@ -120,6 +130,9 @@ class Quiet(RunLog):
 
     def __init__(self):
         self._total, self._display = 0, _Silence()
+
+    def failed(self, error: Exception) -> None:
+        """Notes nothing."""
 
     def close(self) -> None:
         """Closes nothing."""
