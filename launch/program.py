@@ -61,9 +61,17 @@ def arguments() -> list[str]:
 
 
 def run(
-    main: Callable[[], dict[str, Any]], takes_arguments: bool = False, resumes: bool = False
+    main: Callable[[], dict[str, Any]],
+    takes_arguments: bool = False,
+    resumes: bool = False,
+    uses_jax: bool = True,
 ) -> None:
     """Parses flags, runs `main`, prints its results as the last line, and exits.
+
+    Args:
+      takes_arguments: whether arguments that are no flags are allowed: `arguments`.
+      resumes: whether the same command continues what it has begun.
+      uses_jax: whether JAX is imported and set up; a program without it starts at once.
 
     Exit status 1: the results hold `"failed": True`, or `main` raised. `UserError` and `OSError`
     are a user's to mend: they end in one line on stderr. Any other exception is a fault of the code
@@ -87,12 +95,9 @@ def run(
         _arguments[:] = arguments[1:]
         if arguments[1:] and not takes_arguments:
             return _print_error(_unexpected(arguments[1]))
-        from lm_jax.parallel import processes
-        from lm_jax.parallel.xla_flags import use_preset
-
         try:
-            _use_compilation_cache()
-            use_preset(XLA_PRESET.value)
+            if uses_jax:
+                _set_up_jax()
             results = main()
         except BrokenPipeError:
             raise
@@ -103,13 +108,15 @@ def run(
         except KeyboardInterrupt:
             return _fail("interrupted")
         except Exception as error:
-            if processes.several() and processes.is_lost(error):
-                return _fail(processes.lost(error))
+            if (lost := _lost(error)) is not None:
+                return _fail(lost)
             traceback.print_exception(error)
             return _fail(f"{type(error).__name__}: {error}")
-        if processes.is_first():
+        if _is_first():
             print(json.dumps(finite(results), allow_nan=False), flush=True)
         if results.get("stopped"):
+            from lm_jax.parallel import processes
+
             return processes.PREEMPTED
         return 1 if results.get("failed") else 0
 
@@ -191,9 +198,7 @@ def _writable(path: Path, flag: str, is_directory: bool) -> Path:
 
 def log(text: str) -> None:
     """Prints for people: all of stdout but its last line."""
-    from lm_jax.parallel import processes
-
-    if processes.is_first():
+    if _is_first():
         print(text, flush=True)
 
 
@@ -250,8 +255,32 @@ def _print_error(message: str) -> int:
     return 1
 
 
+def _is_alone() -> bool:
+    """Returns whether this program has not imported JAX, so that it is no process of a job."""
+    return "jax" not in sys.modules
+
+
+def _is_first() -> bool:
+    if _is_alone():
+        return True
+    from lm_jax.parallel import processes
+
+    return processes.is_first()
+
+
+def _lost(error: Exception) -> str | None:
+    """Returns what to say of an error that the loss of another process caused; None: it did not."""
+    if _is_alone():
+        return None
+    from lm_jax.parallel import processes
+
+    return processes.lost(error) if processes.several() and processes.is_lost(error) else None
+
+
 def _fail(message: str) -> int:
     """Prints an error with the name of this process and leaves the job; returns the exit status."""
+    if _is_alone():
+        return _print_error(message)
     from lm_jax.parallel import processes
 
     _print_error(f"{processes.name()}: {message}" if processes.several() else message)
@@ -260,6 +289,8 @@ def _fail(message: str) -> int:
 
 def _leave(status: int) -> int:
     """Leaves a job of several processes at once; returns the exit status if there is none."""
+    if _is_alone():
+        return status
     import jax
 
     from lm_jax.parallel import processes
@@ -269,10 +300,13 @@ def _leave(status: int) -> int:
     return status
 
 
-def _use_compilation_cache() -> None:
+def _set_up_jax() -> None:
     import jax
+
+    from lm_jax.parallel.xla_flags import use_preset
 
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path(root) / "lm_jax" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    use_preset(XLA_PRESET.value)

@@ -35,6 +35,15 @@ class Owner(TypedDict):
     token: str  # of this lock
 
 
+class Holder(NamedTuple):
+    """The process that trains in a work directory, or did until it was killed."""
+
+    host: str  # "" and 0 where the file is damaged
+    pid: int
+    lives: bool
+    silent_seconds: float  # since its last sign of life
+
+
 class _State(NamedTuple):
     owner: Owner | None  # None: the file is damaged, or still empty
     touched: int  # nanoseconds, of the file system's clock
@@ -67,6 +76,28 @@ def locked(directories: Sequence[Path]) -> Iterator[None]:
         finally:
             ended.set()
             heart.join()
+
+
+def holder(directory: Path) -> Holder | None:
+    """Returns who holds a work directory, None if nobody does; writes nothing there.
+
+    A process of another machine lives if it gave a sign within a minute, by this machine's clock.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    try:
+        with (directory / _NAME).open("rb") as file:
+            found = _state(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    silent = max(time.time() - found.touched / 1e9, 0.0)
+    if found.owner is None:
+        return Holder("", 0, silent < _DEAD_SECONDS, silent)
+    owner, lives = found.owner, silent < _DEAD_SECONDS
+    if owner["machine"] == _machine():
+        lives = _started(owner["pid"]) == owner["started"]
+    return Holder(owner["host"], owner["pid"], lives, silent)
 
 
 @contextlib.contextmanager

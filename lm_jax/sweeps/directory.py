@@ -13,11 +13,9 @@ from lm_jax.errors import UserError
 from lm_jax.json_values import fault_of, read_object, shown
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import PlannedRun
+from lm_jax.sweeps.run_logs import ERROR, START, last_error
 from lm_jax.sweeps.search_space import Trial, address
 from lm_jax.telemetry.json_files import write_json
-
-_START = "--- begins: "  # a log line: whatever precedes it belongs to an earlier attempt
-_ERROR = "error: "  # begins the line that a failing program prints
 
 
 def workdir_of(directory: Path, run: PlannedRun) -> Path:
@@ -118,23 +116,17 @@ def finished_results(directory: Path, run: PlannedRun) -> dict[str, Any] | None:
 
 def failure_message(directory: Path, run: PlannedRun) -> str:
     """Returns the error of the last attempt at a run; "" if it did not fail."""
-    try:
-        text = log_of(directory, run).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    lines = text.rpartition(_START)[2].splitlines()
-    errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    return errors[-1] if errors else ""
+    return last_error(log_of(directory, run))
 
 
 def log_start(directory: Path, run: PlannedRun) -> None:
     """Adds a line to the log of a run that separates this attempt from earlier ones."""
-    _append(directory, run, f"{_START}{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    _append(directory, run, f"{START}{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
 
 def log_failure(directory: Path, run: PlannedRun, message: str) -> None:
     """Adds an error to the log of a run whose process could not print it."""
-    _append(directory, run, _ERROR + " ".join(message.split()))
+    _append(directory, run, ERROR + " ".join(message.split()))
 
 
 def _append(directory: Path, run: PlannedRun, line: str) -> None:
