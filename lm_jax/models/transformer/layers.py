@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
+from lm_jax.models.target import target
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
@@ -83,7 +84,7 @@ def _dense_product(x, kernel_io, dimension_numbers, precision=None, preferred_el
     inputs, outputs = kernel_io.shape
     rows = math.prod(x.shape[:-1])
     is_split = jax.sharding.get_abstract_mesh().size > 1
-    if jax.default_backend() != "cpu" or is_split or rows < _MANY_ROWS or inputs == outputs:
+    if target() != "cpu" or is_split or rows < _MANY_ROWS or inputs == outputs:
         return jax.lax.dot_general(
             x, kernel_io, dimension_numbers, precision, preferred_element_type
         )

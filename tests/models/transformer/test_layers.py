@@ -27,5 +27,13 @@ def test_a_dense_layer_of_many_rows_and_its_gradients_are_those_of_numpy(
     np.testing.assert_allclose(dx, direction @ kernel.T, rtol=1e-5, atol=1e-5)
     expected = x.reshape(-1, inputs).T @ direction.reshape(-1, outputs)
     np.testing.assert_allclose(dkernel, expected, rtol=1e-5, atol=1e-5)
-    is_own = "custom_vjp" in str(jax.make_jaxpr(product)(x, kernel))
-    assert is_own == (inputs != outputs)
+
+
+@pytest.mark.parametrize(
+    ("platform", "rows", "is_own"), [("cpu", 8, True), ("cpu", 7, False), ("cuda", 8, False)]
+)
+def test_only_cpus_multiply_many_rows_in_a_way_of_their_own(monkeypatch, platform, rows, is_own):
+    monkeypatch.setattr(layers, "_MANY_ROWS", 8)
+    monkeypatch.setattr(layers, "target", lambda: platform)
+    product = jax.make_jaxpr(lambda x, y: layers._dense_product(x, y, (((1,), (0,)), ((), ()))))
+    assert ("custom_vjp" in str(product(jnp.ones((rows, 3)), jnp.ones((3, 5))))) == is_own
