@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from benchmarks.compiled_steps import CASES, check, row
+from benchmarks.compiled_cases import CASES, check, row
 from tests.costs.test_topologies import needs_wheels
 from tests.launch.programs import ROOT
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.compiled_steps import check
+from benchmarks.compiled_cases import check
 from lm_jax.costs import topologies
 from lm_jax.errors import UserError
 from lm_jax.models.target import made_for, target

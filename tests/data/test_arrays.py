@@ -99,10 +99,10 @@ def idx(shape, held):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(idx((2, 2), 10**7)), r"declares \(2, 2\) bytes and holds more"),
-        (gzip.compress(idx((10**5, 10**4), 100)), "more than it can hold"),
-        (gzip.compress(idx((100,), 99)), r"declares \(100,\) bytes and holds 99"),
-        (gzip.compress(idx((2,), 2))[:-9], "Compressed file ended"),
+        (gzip.compress(idx((2, 2), 10**7), mtime=0), r"declares \(2, 2\) bytes and holds more"),
+        (gzip.compress(idx((10**5, 10**4), 100), mtime=0), "more than it can hold"),
+        (gzip.compress(idx((100,), 99), mtime=0), r"declares \(100,\) bytes and holds 99"),
+        (gzip.compress(idx((2,), 2), mtime=0)[:-9], "Compressed file ended"),
     ],
 )
 def test_an_idx_file_is_unpacked_as_far_as_its_header_says(content, message, tmp_path):

@@ -36,7 +36,7 @@ RECORDS = [  # and the text of each, if it is a document
     (response(b"\x89PNG", "image/png"), None),
     (response(b"<p>gone", status="404 Not Found"), None),
     (response(b"a <b> c", "text/plain"), "a <b> c"),
-    (response(gzip.compress(b"packed"), "text/plain", more=PACKED), "packed"),
+    (response(gzip.compress(b"packed", mtime=0), "text/plain", more=PACKED), "packed"),
     (response(zlib.compress(b"zlib"), "text/plain", more="content-encoding: deflate\n"), "zlib"),
     (response(b"was packed", "text/plain", more=PACKED), "was packed"),
     (response(b"x", "text/plain", more="Content-Encoding: br\r\n"), None),
