@@ -19,7 +19,9 @@ from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.models.family import PlannedCollective
 from lm_jax.models.parameters import path_of
+from lm_jax.models.target import target
 from lm_jax.parallel import sharding
+from lm_jax.parallel.xla_flags import STEP_OPTIONS
 from lm_jax.training.state import TrainState, abstract_state, trained_leaves
 
 
@@ -97,12 +99,15 @@ def compile_step(built: BuiltExperiment, described: Described | None = None) -> 
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = jax.jit(built.train_step, donate_argnums=0, out_shardings=(shardings, None))
     platforms = (described.platform,) if described else None
-    options = described.options if described else _FAST_COMPILATION
+    options: dict[str, str | bool | int] = {
+        **(described.options if described else _FAST_COMPILATION)
+    }
     start = time.monotonic()
     try:
         with sharding.on_mesh(mesh):
             traced = step.trace(state, batch)
-            compiled = traced.lower(lowering_platforms=platforms).compile(dict(options))
+            options |= STEP_OPTIONS.get(target(), {})
+            compiled = traced.lower(lowering_platforms=platforms).compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -1,8 +1,9 @@
-"""Cross-entropy over a large vocabulary, a piece of it at a time: no [b, t, v] of logits is held.
+"""Cross-entropy over a large vocabulary without float32 logits [b, t, v].
 
-Forward, a running maximum and a running sum give the normalizer (Milakov and Gimelshein 2018,
-algorithm 3); backward, the logits of each piece are made again (Wijmans et al. 2024): one more
-product with the output matrix, for memory that is a piece's.
+In one piece the logits are held once, in a dtype of choice, and their gradient takes their place.
+In several pieces none of them stay: forward, each piece updates a running maximum and a running sum
+(Milakov and Gimelshein 2018, algorithm 3); backward, the logits of each piece are made again
+(Wijmans et al. 2024): one more product with the output matrix, for memory that is a piece's.
 
 The pieces are of the vocabulary, not of the tokens: so the gradient of each row of the output
 matrix is whole after its piece, where pieces of tokens would sum a [v, d] over the devices once a
@@ -14,14 +15,29 @@ Axes: b batch, t time, d model width, v vocabulary, n pieces, c vocabulary of a 
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from lm_jax.models.interface import Losses
+from lm_jax.models.target import target
+
+_NO_TOKEN = np.int32(np.iinfo(np.int32).max)
+_LEAST = -1e30  # the logit of a token that does not exist: finite, so that no difference is NaN
+_PARTS = 8  # of the tokens, whose gradients are made at a time
+_TILE = 64  # tensor cores multiply whole tiles; a large piece is filled up to them
+
+
+class _How(NamedTuple):
+    """What is not differentiated, and the same in both passes."""
+
+    num_chunks: int
+    soft_cap: float
+    dtype: Any  # of logits
 
 
 def chunked_cross_entropy(
@@ -32,6 +48,7 @@ def chunked_cross_entropy(
     *,
     soft_cap: float = 0.0,
     bias_v: jax.Array | None = None,
+    dtype: Any = jnp.float32,
 ) -> Losses:
     """Returns `cross_entropy` of `cap(x_btd output_vd^T) + bias_v` for targets_bt int32.
 
@@ -39,10 +56,13 @@ def chunked_cross_entropy(
     are those of the plain path but for rounding.
 
     Args:
-      num_chunks: the pieces of the vocabulary, on each device of those that it is split over.
+      num_chunks: the pieces of the vocabulary, on each device of those that it is split over. One
+        piece is kept for the backward pass, several are made again.
       soft_cap: 0, or logits become soft_cap * tanh(logits / soft_cap) before the bias.
+      dtype: what products are rounded to before losses are computed in float32.
     """
-    return Losses(*_losses(x_btd, output_vd, bias_v, targets_bt, num_chunks, soft_cap))
+    how = _How(num_chunks, soft_cap, dtype)
+    return Losses(*_losses(x_btd, output_vd, bias_v, targets_bt, how))
 
 
 class _Split(NamedTuple):
@@ -90,74 +110,85 @@ def _on_shards(function, split: _Split, arguments: tuple, axes: tuple, out_axes:
 
 _TOKENS, _BIAS = ("batch", "time"), ("vocab",)
 _X, _OUTPUT = (*_TOKENS, "embed"), (*_BIAS, "embed")
+_LOGITS = (*_TOKENS, *_BIAS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _losses(x_btd, output_vd, bias_v, targets_bt, num_chunks: int, soft_cap: float):
-    return _forward(x_btd, output_vd, bias_v, targets_bt, num_chunks, soft_cap)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _losses(x_btd, output_vd, bias_v, targets_bt, how: _How):
+    return _forward(x_btd, output_vd, bias_v, targets_bt, how)[0]
 
 
-def _forward(x_btd, output_vd, bias_v, targets_bt, num_chunks: int, soft_cap: float):
+def _forward(x_btd, output_vd, bias_v, targets_bt, how: _How):
     split, vocab_size = _split(x_btd, output_vd), output_vd.shape[0]
 
     def local(x_btd, output_vd, bias_v, targets_bt):
         def piece(sums: _Sums, rows: _Rows):
-            logits_btc, _ = _logits(x_btd, rows, soft_cap)
-            highest_bt = jnp.maximum(sums.highest, jnp.max(logits_btc, axis=-1))
-            is_highest_btc = logits_btc == highest_bt[..., None]
-            # The first of equal logits wins, as in jnp.argmax.
-            first_bt = jnp.min(jnp.where(is_highest_btc, rows.id_c, vocab_size), axis=-1)
-            kept_bt = jnp.where(sums.highest == highest_bt, sums.first, vocab_size)
-            is_target_btc = rows.id_c == targets_bt[..., None]
-            return _Sums(
-                highest_bt,
-                jnp.minimum(kept_bt, first_bt),
-                sums.exponentials * jnp.exp(sums.highest - highest_bt)
-                + jnp.sum(jnp.exp(logits_btc - highest_bt[..., None]), axis=-1),
-                sums.logits + jnp.sum(jnp.where(rows.exists_c, logits_btc, 0), axis=-1),
-                sums.target + jnp.sum(jnp.where(is_target_btc, logits_btc, 0), axis=-1),
-            ), None
+            product_btc = _product("btd,cd->btc", x_btd, _like(x_btd, rows), how.dtype)
+            logits_btc, _ = _logits(product_btc, rows, how.soft_cap)
+            return _merged(sums, _summed(logits_btc, rows, targets_bt)), product_btc
 
-        zero_bt = jnp.zeros(targets_bt.shape, jnp.float32)
-        none = _Sums(zero_bt - jnp.inf, jnp.zeros_like(targets_bt), zero_bt, zero_bt, zero_bt)
-        pieces = _pieces(output_vd, bias_v, num_chunks, split)
-        sums = _together(jax.lax.scan(piece, none, pieces)[0], split, vocab_size)
+        pieces = _pieces(output_vd, bias_v, how.num_chunks, split)
+        none = jax.tree.map(lambda x: jnp.full(targets_bt.shape, x), _NOTHING)
+        if how.num_chunks == 1:
+            sums, kept_btc = piece(none, jax.tree.map(lambda x: x[0], pieces))
+        else:
+            sums, kept_btc = jax.lax.scan(lambda *given: (piece(*given)[0], None), none, pieces)
+        sums = _together(sums, split, vocab_size)
         normalizer_bt = sums.highest + jnp.log(sums.exponentials)
         correct_bt = (sums.first == targets_bt).astype(jnp.float32)
         uniform_bt = normalizer_bt - sums.logits / vocab_size
-        return normalizer_bt - sums.target, correct_bt, uniform_bt, normalizer_bt
+        return normalizer_bt - sums.target, correct_bt, uniform_bt, normalizer_bt, kept_btc
 
-    *losses, normalizer_bt = _on_shards(
+    *losses, normalizer_bt, kept_btv = _on_shards(
         local,
         split,
         (x_btd, output_vd, bias_v, targets_bt),
         (_X, _OUTPUT, _BIAS, _TOKENS),
-        (_TOKENS,) * 4,
+        ((_TOKENS,) * 4 + (_LOGITS,)),
     )
-    return tuple(losses), (x_btd, output_vd, bias_v, targets_bt, normalizer_bt)
+    return tuple(losses), (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv)
 
 
-def _backward(num_chunks: int, soft_cap: float, kept, cotangents):
-    x_btd, output_vd, bias_v, targets_bt, normalizer_bt = kept
+def _backward(how: _How, kept, cotangents):
+    x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv = kept
     nats_bt, _, uniform_bt = cotangents
     split, vocab_size = _split(x_btd, output_vd), output_vd.shape[0]
 
-    def local(x_btd, output_vd, bias_v, targets_bt, normalizer_bt, nats_bt, uniform_bt):
-        def piece(x_grad_btd, rows: _Rows):
-            logits_btc, slope_btc = _logits(x_btd, rows, soft_cap)
+    def local(x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btc, nats_bt, uniform_bt):
+        def slopes(product_btc, rows: _Rows, targets_bt, normalizer_bt, nats_bt, uniform_bt):
+            """Returns the gradients of biased logits, float32, and of the products."""
+            logits_btc, slope_btc = _logits(product_btc, rows, how.soft_cap)
             chance_btc = jnp.exp(logits_btc - normalizer_bt[..., None])
             is_target_btc = rows.id_c == targets_bt[..., None]
             grad_btc = (nats_bt + uniform_bt)[..., None] * chance_btc
             grad_btc -= jnp.where(is_target_btc, nats_bt[..., None], 0)
             grad_btc -= jnp.where(rows.exists_c, uniform_bt[..., None] / vocab_size, 0)
-            bias_grad_c = None if rows.bias_c is None else jnp.sum(grad_btc, axis=(0, 1))
-            grad_btc = (grad_btc * slope_btc).astype(x_btd.dtype)
-            x_grad_btd += _product("btc,cd->btd", grad_btc, rows.output_cd.astype(x_btd.dtype))
+            return grad_btc, (grad_btc * slope_btc).astype(x_btd.dtype)
+
+        of_tokens = (targets_bt, normalizer_bt, nats_bt, uniform_bt)
+
+        def piece(x_grad_btd, rows: _Rows):
+            output_cd, bias_grad_c = _like(x_btd, rows), None
+            if kept_btc is not None and bias_v is None and kept_btc.dtype == x_btd.dtype:
+                grad_btc = _in_place(
+                    lambda *given: slopes(given[0], rows, *given[1:])[1], kept_btc, of_tokens
+                )
+            else:
+                product_btc = kept_btc
+                if product_btc is None:
+                    product_btc = _product("btd,cd->btc", x_btd, output_cd, how.dtype)
+                biased_btc, grad_btc = slopes(product_btc, rows, *of_tokens)
+                bias_grad_c = None if bias_v is None else jnp.sum(biased_btc, axis=(0, 1))
+            x_grad_btd += _product("btc,cd->btd", grad_btc, output_cd)
             return x_grad_btd, (_product("btc,btd->cd", grad_btc, x_btd), bias_grad_c)
 
         x_grad_btd = jnp.zeros(x_btd.shape, jnp.float32)
-        pieces = _pieces(output_vd, bias_v, num_chunks, split)
-        x_grad_btd, (output_grad_ncd, bias_grad_nc) = jax.lax.scan(piece, x_grad_btd, pieces)
+        pieces = _pieces(output_vd, bias_v, how.num_chunks, split)
+        if how.num_chunks == 1:
+            x_grad_btd, grads = piece(x_grad_btd, jax.tree.map(lambda x: x[0], pieces))
+        else:
+            x_grad_btd, grads = jax.lax.scan(piece, x_grad_btd, pieces)
+        output_grad_ncd, bias_grad_nc = grads
         size, width = output_vd.shape
         output_grad_vd = _psum(output_grad_ncd.reshape(-1, width)[:size], split.tokens)
         bias_grad_v = None
@@ -168,8 +199,8 @@ def _backward(num_chunks: int, soft_cap: float, kept, cotangents):
     x_grad_btd, output_grad_vd, bias_grad_v = _on_shards(
         local,
         split,
-        (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, nats_bt, uniform_bt),
-        (_X, _OUTPUT, _BIAS, *(_TOKENS,) * 4),
+        (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv, nats_bt, uniform_bt),
+        (_X, _OUTPUT, _BIAS, _TOKENS, _TOKENS, _LOGITS, _TOKENS, _TOKENS),
         (_X, _OUTPUT, _BIAS),
     )
     return x_grad_btd.astype(x_btd.dtype), output_grad_vd.astype(output_vd.dtype), bias_grad_v, None
@@ -190,6 +221,8 @@ class _Rows(NamedTuple):
 def _pieces(output_vd: jax.Array, bias_v: jax.Array | None, count: int, split: _Split) -> _Rows:
     size = output_vd.shape[0]
     length = -(-size // count)
+    if length > 16 * _TILE:
+        length = -(-length // _TILE) * _TILE
 
     def stacked(x_v: jax.Array) -> jax.Array:
         filled = [(0, length * count - size)] + [(0, 0)] * (x_v.ndim - 1)
@@ -198,35 +231,99 @@ def _pieces(output_vd: jax.Array, bias_v: jax.Array | None, count: int, split: _
     index_nc = jnp.arange(count * length, dtype=jnp.int32).reshape(count, length)
     first = jax.lax.axis_index(split.vocab) * size if split.vocab else 0
     exists_nc = index_nc < size
-    id_nc = jnp.where(exists_nc, index_nc + first, jnp.iinfo(jnp.int32).max)
+    id_nc = jnp.where(exists_nc, index_nc + first, _NO_TOKEN)
     bias_nc = None if bias_v is None else stacked(bias_v)
     return _Rows(stacked(output_vd), bias_nc, id_nc, exists_nc)
 
 
-def _logits(x_btd: jax.Array, rows: _Rows, soft_cap: float) -> tuple[jax.Array, jax.Array | float]:
-    """Returns a piece's logits, float32, -inf where there is no such token, and the cap's slope."""
-    logits_btc = _product("btd,cd->btc", x_btd, rows.output_cd.astype(x_btd.dtype))
+def _in_place(function, x_btc: jax.Array, of_tokens: tuple[jax.Array, ...]) -> jax.Array:
+    """Returns a function of an array and of values of its tokens, written into that array.
+
+    A loop over parts of the tokens: XLA for GPUs would hold the function as a second array.
+    """
+    shape, tokens = x_btc.shape, math.prod(x_btc.shape[:-1])
+    parts = math.gcd(tokens, _PARTS)
+    length = tokens // parts
+
+    def write(index, x_nc):
+        first = index * length
+        given = [jax.lax.dynamic_slice_in_dim(x, first, length) for x in (x_nc, *flat)]
+        return jax.lax.dynamic_update_slice_in_dim(x_nc, function(*given), first, axis=0)
+
+    flat = [x.reshape(tokens) for x in of_tokens]
+    return jax.lax.fori_loop(0, parts, write, x_btc.reshape(tokens, -1)).reshape(shape)
+
+
+def _like(x_btd: jax.Array, rows: _Rows) -> jax.Array:
+    return rows.output_cd.astype(x_btd.dtype)
+
+
+def _logits(
+    product_btc: jax.Array, rows: _Rows, soft_cap: float
+) -> tuple[jax.Array, jax.Array | float]:
+    """Returns logits, float32, -1e30 where there is no such token, and the cap's slope."""
+    logits_btc = product_btc.astype(jnp.float32)
     slope_btc: jax.Array | float = 1.0
     if soft_cap:
         capped_btc = jnp.tanh(logits_btc / soft_cap)
         logits_btc, slope_btc = soft_cap * capped_btc, 1 - jnp.square(capped_btc)
     if rows.bias_c is not None:
         logits_btc += rows.bias_c
-    return jnp.where(rows.exists_c, logits_btc, -jnp.inf), slope_btc
+    return jnp.where(rows.exists_c, logits_btc, _LEAST), slope_btc
 
 
-def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
+def _product(axes: str, a: jax.Array, b: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    return jnp.einsum(axes, a, b, preferred_element_type=dtype)
 
 
 class _Sums(NamedTuple):
-    """Over the pieces so far, [b, t] each."""
+    """Over a part of the vocabulary, of each token."""
 
-    highest: jax.Array
-    first: jax.Array  # the first token with that logit
-    exponentials: jax.Array  # the sum of exp(logit - highest)
-    logits: jax.Array  # their sum
-    target: jax.Array  # the target's logit, 0 while it is not among them
+    highest: Any
+    first: Any  # the first token with that logit
+    exponentials: Any  # the sum of exp(logit - highest)
+    logits: Any  # their sum
+    target: Any  # the target's logit, 0 while it is not among them
+
+
+_NOTHING = _Sums(np.float32(_LEAST), _NO_TOKEN, *np.zeros(3, np.float32))
+
+
+def _summed(logits_btc: jax.Array, rows: _Rows, targets_bt: jax.Array) -> _Sums:
+    """Returns the sums of a piece."""
+    existing_btc = jnp.where(rows.exists_c, logits_btc, 0)
+    of_target_btc = jnp.where(rows.id_c == targets_bt[..., None], logits_btc, 0)
+    if target() == "cuda":  # one pass over memory; maximum and sum apart are two
+        id_btc, one_btc = jnp.broadcast_to(rows.id_c, logits_btc.shape), jnp.ones_like(logits_btc)
+        parts = _Sums(logits_btc, id_btc, one_btc, existing_btc, of_target_btc)
+        return jax.lax.reduce(parts, _NOTHING, _merged, (logits_btc.ndim - 1,))
+    highest_bt = jnp.max(logits_btc, axis=-1)
+    is_highest_btc = logits_btc == highest_bt[..., None]
+    return _Sums(
+        highest_bt,
+        jnp.min(jnp.where(is_highest_btc, rows.id_c, _NO_TOKEN), axis=-1),
+        jnp.sum(jnp.exp(logits_btc - highest_bt[..., None]), axis=-1),
+        jnp.sum(existing_btc, axis=-1),
+        jnp.sum(of_target_btc, axis=-1),
+    )
+
+
+def _merged(a: _Sums, b: _Sums) -> _Sums:
+    """Returns the sums of two parts of the vocabulary; the first of equal logits wins."""
+    a_wins = a.highest >= b.highest
+    smaller = jnp.exp(-jnp.abs(a.highest - b.highest))
+    first = jnp.where(a_wins, a.first, b.first)
+    return _Sums(
+        jnp.maximum(a.highest, b.highest),
+        jnp.where(a.highest == b.highest, jnp.minimum(a.first, b.first), first),
+        jnp.where(
+            a_wins,
+            a.exponentials + smaller * b.exponentials,
+            smaller * a.exponentials + b.exponentials,
+        ),
+        a.logits + b.logits,
+        a.target + b.target,
+    )
 
 
 def _together(sums: _Sums, split: _Split, vocab_size: int) -> _Sums:

@@ -29,6 +29,14 @@ PRESETS: dict[str, dict[str, bool | int]] = {
 }
 
 
+# Options of every train step, by what it is compiled for.
+STEP_OPTIONS: dict[str, dict[str, bool | int]] = {
+    # Products of one operand (queries, keys, values) are merged if their arrays are no larger. A
+    # merged result is cut into copies, and its gradient is put together: more than is saved.
+    "cuda": {"xla_gpu_dot_merger_threshold_mb": 16},
+}
+
+
 def _devices_are_started() -> bool:
     """Returns whether JAX has started its devices, which other public questions would start.
 

@@ -17,6 +17,8 @@ from lm_jax.models.interface import (
     counting_weights,
     named_values,
 )
+from lm_jax.models.target import target
+from lm_jax.parallel.xla_flags import STEP_OPTIONS
 from lm_jax.training.state import TrainState
 
 Reported = dict[str, jax.Array]  # metrics by name
@@ -237,4 +239,5 @@ def jit_train_steps(train_step: TrainStep) -> TrainStep:
     def train_steps(state: TrainState, batches: Batch):
         return jax.lax.scan(train_step, state, dict(batches))
 
-    return jax.jit(train_steps, donate_argnums=0)
+    options = STEP_OPTIONS.get(target())
+    return jax.jit(train_steps, donate_argnums=0, compiler_options=options)

@@ -1,6 +1,7 @@
 """Losses without the logits: the same numbers, less memory, no more traffic."""
 
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -65,7 +66,8 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(
     ("num_chunks", "soft_cap", "biased"),
-    [(4, 0.0, False), (7, 5.0, True), (60, 0.0, True)],  # of 52 tokens: 7 and 60 do not divide
+    # Of 52 tokens: 7 and 60 do not divide.
+    [(1, 0.0, False), (1, 5.0, True), (4, 0.0, False), (7, 5.0, True), (60, 0.0, True)],
 )
 def test_losses_and_gradients_are_those_of_the_logits(num_chunks, soft_cap, biased):
     (x_btd, output_vd, bias_v), targets, weights = example()
@@ -90,6 +92,24 @@ def test_in_bfloat16_losses_are_exact_and_gradients_are_rounded():
         assert error < 2**-7
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_rounded_logits_change_a_mean_loss_by_less_than_their_rounding(monkeypatch, device):
+    monkeypatch.setattr("lm_jax.models.chunked_cross_entropy.target", lambda: device)
+    (x_btd, output_vd, _), targets, weights = example(batch=8, time=64, vocab=1100)  # one is filled
+    exact = tuple(x.astype(jnp.bfloat16).astype(jnp.float32) for x in (x_btd, output_vd))
+    expected, wanted = losses_and_gradients(plain, (*exact, None), weights, targets, 0.0)
+
+    def held(x_btd, output_vd, targets):
+        x_btd = x_btd.astype(jnp.bfloat16)
+        return chunked_cross_entropy(x_btd, output_vd, targets, 1, dtype=jnp.bfloat16)
+
+    found, gradients = losses_and_gradients(held, exact, weights, targets)
+    assert abs(jnp.mean(found.nats - expected.nats)) < 2e-3  # logits of up to 16: rounded by 0.03
+    assert 1e-3 < jnp.max(abs(found.nats - expected.nats)) < 0.07
+    for gradient, true in zip(gradients[:2], wanted[:2], strict=True):
+        assert jnp.linalg.norm(gradient - true) / jnp.linalg.norm(true) < 2**-6
+
+
 def test_of_equal_logits_the_first_is_the_prediction():
     (x_btd, output_vd, _), _, _ = example()
     twice_vd = jnp.concatenate([output_vd, output_vd])
@@ -100,19 +120,19 @@ def test_of_equal_logits_the_first_is_the_prediction():
 
 
 @pytest.mark.parametrize(
-    ("mesh", "vocab"),
+    ("mesh", "vocab", "num_chunks"),
     [
-        ("fsdp:8", 52),
-        ("data:2,fsdp:2,tensor:2", 52),
-        ("fsdp:2,tensor:4", 53),  # the tensor axis does not divide it
+        ("fsdp:8", 52, 3),
+        ("data:2,fsdp:2,tensor:2", 52, 1),
+        ("fsdp:2,tensor:4", 53, 3),  # the tensor axis does not divide it
     ],
     ids=str,
 )
-def test_a_mesh_changes_nothing(mesh, vocab):
+def test_a_mesh_changes_nothing(mesh, vocab, num_chunks):
     parameters, targets, weights = example(batch=8, vocab=vocab)
     expected = losses_and_gradients(plain, parameters, weights, targets, 5.0)
     with sharding.on_mesh(sharding.make_mesh(mesh)):
-        found = losses_and_gradients(chunked, parameters, weights, targets, 5.0, 3)
+        found = losses_and_gradients(chunked, parameters, weights, targets, 5.0, num_chunks)
     assert_same(found, expected)
 
 
@@ -205,6 +225,33 @@ def test_every_transformer_can_do_without_its_logits(kind):
     params = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.3).astype("f"), shapes)
     _, found = built(dataclasses.replace(config, loss_chunks=4))
     assert_same(found(params), expected(params))
+
+
+def float32_logits(jaxpr, shape):
+    """The float32 arrays of this shape that a program makes."""
+    found = []
+    for equation in jaxpr.eqns:
+        made = [v.aval for v in equation.outvars if getattr(v.aval, "shape", ()) == shape]
+        found += [equation.primitive.name for aval in made if aval.dtype == jnp.float32]
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            found += float32_logits(inner, shape)
+    return found
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_on_an_accelerator_no_product_gives_float32_logits_of_all_tokens(monkeypatch, train):
+    config = TransformerConfig(50, 12, num_layers=1, d_model=16, num_heads=2)
+    batch = {name: jnp.zeros((8, 12), jnp.int32) for name in ("inputs", "targets")}
+
+    def products():
+        model = build_model(config, jnp.bfloat16)
+        shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch))
+        loss = partial(model.loss, batch=batch, train=train)
+        return float32_logits(jax.make_jaxpr(loss)(shapes).jaxpr, (8, 12, 50)).count("dot_general")
+
+    assert products() == 1
+    monkeypatch.setattr("lm_jax.models.transformer.assembly.target", lambda: "tpu")
+    assert products() == 0
 
 
 def test_pieces_are_counted_from_one():

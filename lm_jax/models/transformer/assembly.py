@@ -25,6 +25,7 @@ from lm_jax.models.interface import (
     loss_from_apply,
 )
 from lm_jax.models.parameters import path_of
+from lm_jax.models.target import target
 from lm_jax.models.transformer.attention import Tokens, attention_mask, distances, visible
 from lm_jax.models.transformer.blocks import AttentionInputs, Keys, KeysValues, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig, check_mesh
@@ -34,6 +35,8 @@ from lm_jax.models.transformer.layers import product, table
 from lm_jax.models.transformer.planned_activations import planned_activations
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL, time_axis
+
+_PIECES = 8  # of the vocabulary, where a loss is measured
 
 Call = Callable[[Any, Any, bool, Batch], tuple[nn.Module, tuple[Any, ...]]]
 """(configuration, dtype, train, batch) -> a module, and what it is called with."""
@@ -80,8 +83,16 @@ def logits_or_losses(
     if c.logit_scale != 1.0:
         x_btd = x_btd * c.logit_scale
     if targets_bt is not None:
+        # In training one piece is held, as it was rounded; a measured loss is not rounded.
+        held = module.train and c.loss_chunks == 1
         return chunked_cross_entropy(
-            x_btd, output_vd, targets_bt, c.loss_chunks, soft_cap=c.logit_soft_cap, bias_v=bias_v
+            x_btd,
+            output_vd,
+            targets_bt,
+            c.loss_chunks if held or c.loss_chunks > 1 else _PIECES,
+            soft_cap=c.logit_soft_cap,
+            bias_v=bias_v,
+            dtype=module.dtype if module.train else jnp.float32,
         )
     logits_btv = product(x_btd, jnp.asarray(output_vd, module.dtype).T, jnp.float32)
     if c.logit_soft_cap:
@@ -184,7 +195,8 @@ def make_model(config: BlocksConfig, dtype: Any, call: Call, chunks_loss: bool =
     ):
         return apply(variables, batch, train=train, key=key, targets=batch["targets"])
 
-    in_chunks = chunks_loss and config.loss_chunks > 1
+    # On an accelerator float32 logits of a whole batch are never held.
+    in_chunks = chunks_loss and (config.loss_chunks > 1 or target() != "cpu")
 
     def routed_loss(
         variables: Variables, batch: Batch, *, train: bool, key: jax.Array | None = None

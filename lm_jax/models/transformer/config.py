@@ -186,11 +186,12 @@ class BlocksConfig:
     )
     loss_chunks: int = described(
         1,
-        "Pieces of the vocabulary; above 1, the loss never holds the logits of all at once.",
+        "Pieces of the vocabulary; above 1, the loss never holds the logits of all at once. "
+        "Accelerators hold them in compute_dtype.",
         minimum=1,
     )
     attention: str = described(
-        "xla",
+        "auto",
         "The kernel of attention; blockwise: for CPUs, its memory grows with the context and not "
         "its square; cudnn: NVIDIA's GPUs in bfloat16; auto: cudnn where it serves, on CPUs "
         "blockwise from 512 tokens on.",

@@ -1,5 +1,6 @@
 """cuDNN's attention, as far as a machine without a GPU can tell."""
 
+import dataclasses
 import re
 from functools import partial
 from types import SimpleNamespace
@@ -167,7 +168,8 @@ def test_what_the_kernel_computes_is_counted(on_cuda):
     """The kernel computes half of causal attention; the plain path computes all of 16 tokens."""
     config, batch = TransformerConfig(**SHAPE), {"inputs": jnp.zeros((2, 16), jnp.int32)}
     batch["targets"] = batch["inputs"]
-    whole = training_flops(build_model(config, jnp.bfloat16), batch)
+    plain = dataclasses.replace(config, attention="xla")
+    whole = training_flops(build_model(plain, jnp.bfloat16), batch)
     fused = TransformerConfig(**SHAPE | {"attention": "cudnn"})
     attention = 3 * 4 * 2 * 16 * 16 * 32  # scores and sums, of 2 rows and 32 columns of heads
     assert training_flops(build_model(fused, jnp.bfloat16), batch) == whole - attention // 2
@@ -178,7 +180,8 @@ def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
     assert kernel(config, jnp.dtype("bfloat16")) == "xla"  # these devices are CPUs
     monkeypatch.setattr(flash_attention, "target", lambda: "cuda")
     assert kernel(config, jnp.dtype("bfloat16")) == "cudnn"
-    assert kernel(TransformerConfig(**SHAPE), jnp.dtype("bfloat16")) == "xla"
+    plain = TransformerConfig(**SHAPE | {"attention": "xla"})
+    assert kernel(plain, jnp.dtype("bfloat16")) == "xla"
 
 
 @pytest.mark.parametrize(
