@@ -21,7 +21,7 @@ from lm_jax.models.transformer.attention import (
     attention_weights,
     near,
 )
-from lm_jax.models.transformer.blockwise_attention import Blocking, blockwise_attend
+from lm_jax.models.transformer.blockwise_attention import Blocking, block_size, blockwise_attend
 from lm_jax.models.transformer.config import BlocksConfig
 from lm_jax.models.transformer.experts import MixtureOfExperts
 from lm_jax.models.transformer.feed_forward import FeedForward
@@ -165,9 +165,12 @@ class Attention(nn.Module):
             return attend_fused(q_bthk, k_bsgk, v_bsgk, *given, causal=self.causal)
         return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring, causal=self.causal)
 
-    def _by_block(self, window, *given):
+    def _by_block(self, window, q_bthk, k_bsgk, *others):
+        given = (q_bthk, k_bsgk, *others)
+        size = block_size(max(q_bthk.shape[1], k_bsgk.shape[1]))
+
         def attend_within(window: int | None):
-            return partial(blockwise_attend, Blocking(self.scoring, self.causal, window))
+            return partial(blockwise_attend, Blocking(self.scoring, self.causal, window, size))
 
         width = self.config.sliding_window
         if window is None or isinstance(window, int):

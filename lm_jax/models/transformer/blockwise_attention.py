@@ -20,6 +20,7 @@ import numpy as np
 from lm_jax.models.transformer.attention import HIDDEN, PLAIN, Scoring, Tokens, attention_mask
 
 _OUTSIDE = -1  # the segment of what is added to fill a block
+_MOST_BLOCKS = 1024  # of a context; the pairs of blocks are listed when a program is traced
 _LATE = 2**30  # its time: later than all tokens
 
 
@@ -30,6 +31,11 @@ class Blocking(NamedTuple):
     causal: bool = False  # queries and keys are the same tokens, and none reads a later one
     window: int | None = None  # no key is read at this distance or further
     size: int = 128  # tokens of a block
+
+
+def block_size(length: int) -> int:
+    """Returns the tokens of a block for a context: 128, or more where a list of pairs gets long."""
+    return 128 * max(1, -(-length // (128 * _MOST_BLOCKS)))
 
 
 class _Operands(NamedTuple):

@@ -3,6 +3,7 @@ import inspect
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def test_two_processes_may_prepare_the_same_corpus_at_once(tmp_path, monkeypatch
     rename = os.replace
 
     def rename_second(partial, place):
-        shutil.copytree(partial, place)  # what the first process has just put there
+        if Path(partial).is_dir():
+            shutil.copytree(partial, place)  # what the first process has just put there
         rename(partial, place)
 
     monkeypatch.setattr("lm_jax.data.cache.os.replace", rename_second)

@@ -15,6 +15,7 @@ from lm_jax.models.transformer import blocks
 from lm_jax.models.transformer.attention import PLAIN, Scoring, Tokens, attend, visible
 from lm_jax.models.transformer.blockwise_attention import (
     Blocking,
+    block_size,
     blockwise_attend,
     pairs_of_blocks,
 )
@@ -215,3 +216,10 @@ def test_auto_takes_it_on_cpus_for_long_contexts():
     assert chosen(context_length=511) == "xla"
     assert chosen(positions="alibi") == "xla"  # its biases are as large as what blocks avoid
     assert chosen(attention="xla") == "xla"
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(1, 128), (131_072, 128), (131_073, 256), (10**7, 9_856)]
+)
+def test_blocks_grow_where_their_pairs_would_be_too_many_to_list(length, size):
+    assert block_size(length) == size and -(-length // size) <= 1024
