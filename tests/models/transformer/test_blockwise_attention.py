@@ -175,7 +175,7 @@ def loss_and_gradients(config, batch, mesh):
     slow_but([(kind, mesh) for kind in CONFIGS for mesh in MESHES], ("encoder", "one")),
 )
 def test_a_model_is_the_same_with_either_kernel(monkeypatch, kind, mesh):
-    monkeypatch.setattr(blocks, "Blocking", partial(Blocking, size=8))
+    monkeypatch.setattr(blocks, "block_size", lambda length: 8)
     config, rng = CONFIGS[kind], np.random.default_rng(0)
     batch = random_batch(rng)
     batch["segments"] = jnp.asarray(np.sort(rng.integers(1, 4, (4, 16))), jnp.int32)
@@ -189,7 +189,7 @@ def test_a_model_is_the_same_with_either_kernel(monkeypatch, kind, mesh):
 
 @pytest.mark.slow
 def test_vmapped_models_are_the_same(monkeypatch):
-    monkeypatch.setattr(blocks, "Blocking", partial(Blocking, size=8))
+    monkeypatch.setattr(blocks, "block_size", lambda length: 8)
     rng = np.random.default_rng(0)
     batch = random_batch(rng)
     found = []
