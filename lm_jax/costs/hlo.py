@@ -94,6 +94,7 @@ _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 
 
 def parse(text: str) -> Module:
+    """Returns the computations of an HLO module's text. Raises UserError if it is no such text."""
     header = text.partition("\n")[0]
     if not header.startswith("HloModule"):
         raise UserError(f"expected the text of an HLO module, not {header[:40]!r}")
@@ -197,6 +198,7 @@ def arrays(type_: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def bytes_of(type_: str) -> int:
+    """Returns the bytes of all arrays of a type, wherever they lie."""
     total = 0
     for element, shape in arrays(type_):
         digits = re.search(r"\d+", element)  # bf16, s4, f8e4m3fn; pred has none
@@ -235,6 +237,7 @@ def _group(attributes: str, devices: int) -> int:
 
 
 def product_flops(instruction: Instruction, scope: dict[str, Instruction]) -> int:
+    """Returns the FLOPs of a matrix product or a convolution; 0 for any other instruction."""
     if instruction.opcode not in ("dot", "convolution"):
         return 0
     left, right = (arrays(scope[name].type)[0][1] for name in instruction.operands[:2])
