@@ -78,7 +78,8 @@ flags.adopt_module_key_flags(text_flags)
 def main() -> dict[str, Any]:
     """Measures a split of the run's own data, or other texts, or asks questions."""
     output = program.output_directory(OUTPUT.value)
-    from lm_jax.runs.trained_run import evaluate, load
+    from lm_jax.runs.evaluate import evaluate
+    from lm_jax.runs.trained_run import load
 
     measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
     if TEXT.value and measures_split:
@@ -186,7 +187,7 @@ def _log_parts(figures: Mapping[str, Any]) -> None:
 def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str, Any]:
     from lm_jax.evaluation.by_position import position_bins
     from lm_jax.parallel import processes
-    from lm_jax.runs.trained_run import evaluate_by_position
+    from lm_jax.runs.evaluate import evaluate_by_position
     from lm_jax.runs.workdir import write_by_position
 
     sums = evaluate_by_position(run, split=SPLIT.value, eval_config=eval_config, moved=_moved())

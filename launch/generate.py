@@ -62,7 +62,8 @@ SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree 
 def main() -> dict[str, Any]:
     """Prints each text, then returns all texts with their scores."""
     _refuse_flags()
-    from lm_jax.runs.trained_run import complete, load, next_tokens, search_tree
+    from lm_jax.runs.generate import complete, next_tokens, search_tree
+    from lm_jax.runs.trained_run import load
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     samples, begins = SAMPLES(), BEGINNING_TOKEN.value

@@ -52,7 +52,8 @@ def main() -> dict[str, Any]:
 
 def _measure(directory: Path, names: Sequence[str]) -> None:
     """Evaluates the loss by position of finished runs and writes it to their work directories."""
-    from lm_jax.runs.trained_run import evaluate_by_position, load
+    from lm_jax.runs.evaluate import evaluate_by_position
+    from lm_jax.runs.trained_run import load
     from lm_jax.runs.workdir import write_by_position
     from lm_jax.sweeps.results import read_results, workdir_of_row
 

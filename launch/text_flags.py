@@ -45,7 +45,8 @@ def measure(
     from lm_jax.parallel import processes
     from lm_jax.progress import progress
     from lm_jax.runs import text_evaluation
-    from lm_jax.runs.trained_run import documents_with_text, load, text_model
+    from lm_jax.runs.evaluate import documents_with_text, text_model
+    from lm_jax.runs.trained_run import load
     from lm_jax.telemetry.json_files import write_json
 
     texts, names = {}, {}

@@ -31,8 +31,9 @@ def main() -> dict[str, Any]:
     """Prints each answer, then returns them."""
     from lm_jax.evaluation import word_vectors
     from lm_jax.reports.numbers import with_error
+    from lm_jax.runs.evaluate import vectors_of_words
     from lm_jax.runs.page import add_word_vector_scores
-    from lm_jax.runs.trained_run import load, vectors_of_words
+    from lm_jax.runs.trained_run import load
 
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     vectors = vectors_of_words(run)

@@ -56,6 +56,7 @@ def train(
         belongs to another; later, when the loss is no longer finite.
       OSError: the work directory or the cache cannot be written.
     """
-    from lm_jax.runs import train_from_python
+    from lm_jax.runs import train_from_python, trained_run
 
-    return train_from_python.train(experiment, workdir, on_metrics)
+    train_from_python.train(experiment, workdir, on_metrics)
+    return trained_run.load(workdir)

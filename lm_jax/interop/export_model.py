@@ -21,7 +21,7 @@ from lm_jax.json_values import read_object
 from lm_jax.models.low_rank import FACTORS, merged
 from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
-from lm_jax.runs.trained_run import abstract_state
+from lm_jax.runs.restore import abstract_state
 from lm_jax.telemetry.json_files import write_json, write_text
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
 from lm_jax.training.mup import configurations

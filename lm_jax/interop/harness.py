@@ -23,7 +23,9 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.token_scores import score_encoded
 from lm_jax.generation.prompts import longest_context
 from lm_jax.progress import Show, progress
-from lm_jax.runs.trained_run import Run, complete, scorer_of
+from lm_jax.runs.evaluate import scorer_of
+from lm_jax.runs.generate import complete
+from lm_jax.runs.loaded_model import LoadedModel
 
 _ROWS = 32  # texts that are generated together
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -32,7 +34,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 class HarnessModel(TemplateLM):
     """A run as lm-evaluation-harness asks it; what opens a text is its prefix token."""
 
-    def __init__(self, run: Run, *, begins: bool = True, show: Show | None = None):
+    def __init__(self, run: LoadedModel, *, begins: bool = True, show: Show | None = None):
         """Wraps a run.
 
         Args:
@@ -154,7 +156,7 @@ def _samples(given: Mapping[str, Any]) -> tuple[SamplesConfig, list[str]]:
 
 
 def run_tasks(
-    run: Run, tasks: Sequence[str], *, begins: bool, shots: int | None, limit: int | None
+    run: LoadedModel, tasks: Sequence[str], *, begins: bool, shots: int | None, limit: int | None
 ) -> dict[str, Any]:
     """Returns the harness's results of tasks, by their names.
 

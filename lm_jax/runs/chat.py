@@ -9,7 +9,8 @@ from lm_jax.errors import UserError
 from lm_jax.generation import generate
 from lm_jax.generation.generate import Completion
 from lm_jax.json_values import read_object
-from lm_jax.runs.trained_run import Run, text_generator
+from lm_jax.runs.generate import text_generator
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.workdir import imported_folder
 from lm_jax.user_templates import UserTemplate
 
@@ -119,7 +120,7 @@ def ends_of_answers(workdir: Path) -> tuple[int, ...]:
 
 
 def answer(
-    run: Run,
+    run: LoadedModel,
     chats: Sequence[Sequence[Message]],
     config: SamplesConfig,
     *,

@@ -13,7 +13,7 @@ from lm_jax.data.records import records_of, text_field
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import predict
 from lm_jax.parallel import sharding
-from lm_jax.runs.trained_run import Run
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.workdir import read_labels
 
 
@@ -40,7 +40,7 @@ def read_texts(path: str | Path) -> list[str]:
     return found
 
 
-def classify_texts(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
+def classify_texts(run: LoadedModel, texts: Sequence[str], *, batch_size: int = 32) -> np.ndarray:
     """Returns the probability of each class for each text, [N, C], in the order of `labels_of`.
 
     Only the beginning of a text that is longer than the model's context is read.
@@ -54,7 +54,7 @@ def classify_texts(run: Run, texts: Sequence[str], *, batch_size: int = 32) -> n
     return _probabilities(run, data.tokenize(run.tokenizer, texts), len(texts), batch_size)
 
 
-def classify_images(run: Run, images: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
+def classify_images(run: LoadedModel, images: np.ndarray, *, batch_size: int = 32) -> np.ndarray:
     """Returns the probability of each class for images [N, H, W, C], [N, C].
 
     Pixels are uint8, or floats from 0 to 1, as in `data.classification.images`.
@@ -71,7 +71,7 @@ def classify_images(run: Run, images: np.ndarray, *, batch_size: int = 32) -> np
     return _probabilities(run, images, len(images), batch_size)
 
 
-def labels_of(run: Run) -> list[str]:
+def labels_of(run: LoadedModel) -> list[str]:
     """Returns the names of the classes. Raises UserError if the run is no classifier."""
     labels = read_labels(run.workdir)
     if not labels:
@@ -81,7 +81,7 @@ def labels_of(run: Run) -> list[str]:
     return labels
 
 
-def image_shape(run: Run) -> tuple[int, int, int]:
+def image_shape(run: LoadedModel) -> tuple[int, int, int]:
     """Returns height, width and channels. Raises UserError if the run classifies no images."""
     labels_of(run)
     if run.tokenizer is not None:
@@ -90,7 +90,7 @@ def image_shape(run: Run) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _probabilities(run: Run, inputs: object, count: int, batch_size: int) -> np.ndarray:
+def _probabilities(run: LoadedModel, inputs: object, count: int, batch_size: int) -> np.ndarray:
     examples = Examples(inputs, np.zeros(count, np.int32))  # the classes are not read
     eval_config = EvaluationConfig(batch_size=batch_size)
     built = run.built

@@ -16,7 +16,7 @@ from lm_jax.models.low_rank import merged
 from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
-from lm_jax.runs.trained_run import restore
+from lm_jax.runs.restore import restore
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.state import (
     Inheritance,

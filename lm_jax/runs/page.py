@@ -9,7 +9,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.objectives import objective_of
 from lm_jax.reports.run_report import write_report
-from lm_jax.runs.trained_run import Run
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.run_files import read_word_vectors
 
@@ -44,7 +44,7 @@ def write_missing_page(workdir: Path, experiment: Experiment) -> None:
             write_page(workdir, experiment)
 
 
-def add_word_vector_scores(run: Run, scores: Mapping[str, Mapping[str, Any]]) -> None:
+def add_word_vector_scores(run: LoadedModel, scores: Mapping[str, Mapping[str, Any]]) -> None:
     """Adds scores to `word_vectors.json`, and to the page where the run has one.
 
     Scores of another step are dropped.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lm_jax import data
 from lm_jax.analysis.inspect import inspect
 from lm_jax.build import BuiltExperiment, measures_of, on_one_device, sum_documents
 from lm_jax.config.experiment import SamplesConfig, sequences_per_step
@@ -19,9 +20,11 @@ from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, make_los
 from lm_jax.generation.prompts import encode_prompts, num_new_tokens
 from lm_jax.objectives import targets_per_step
 from lm_jax.parallel import processes
+from lm_jax.runs.generate import complete, text_generator
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.page import write_page
-from lm_jax.runs.trained_run import Dataset, Run, complete, merged_variables, text_generator
+from lm_jax.runs.restore import merged_variables
 from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import finite, is_finite, read_metrics, write_json, write_text
@@ -43,7 +46,7 @@ class Record(NamedTuple):
 
     directory: Path
     built: BuiltExperiment
-    dataset: Dataset
+    dataset: data.Dataset
     sample: Sample  # of the validation split
     losses: MeasuredFunction
     checkpoints: Checkpoints
@@ -142,7 +145,7 @@ class Record(NamedTuple):
 def open_record(
     directory: Path,
     built: BuiltExperiment,
-    dataset: Dataset,
+    dataset: data.Dataset,
     checkpoints: Checkpoints,
     state: TrainState,
     started: float,
@@ -205,7 +208,7 @@ def open_record(
             raise
 
 
-def validation_sample(built: BuiltExperiment, dataset: Dataset) -> Sample:
+def validation_sample(built: BuiltExperiment, dataset: data.Dataset) -> Sample:
     """Returns the documents that a run measures itself on: `evaluation.max_tokens` decides."""
     config, most = built.experiment.evaluation, built.experiment.evaluation.max_tokens
     sources = dataset.description.get(SOURCES["validation"], {})
@@ -235,7 +238,7 @@ def _cross_entropies(directory: Path, last_step: int) -> dict[int, float]:
 def write_results(record: Record, state: TrainState, results: dict[str, Any]) -> None:
     """Writes results, samples, analysis and report of a finished run."""
     dataset = record.dataset
-    run = Run(
+    run = LoadedModel(
         record.directory,
         record.built,
         dataset.tokenizer,
@@ -270,7 +273,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         write_json(run.workdir / "evaluation.json", found)  # last: with it the run is finished
 
 
-def _samples(run: Run, dataset: Dataset, config: SamplesConfig) -> list[str]:
+def _samples(run: LoadedModel, dataset: data.Dataset, config: SamplesConfig) -> list[str]:
     """Texts that follow the configured prompt; for pairs without one, held-out sources answered."""
     if config.prompt or not run.built.objective.prompts_are_sources:
         if config.num_beams > 1:

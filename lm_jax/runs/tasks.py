@@ -6,12 +6,16 @@ from lm_jax.config.experiment import SamplesConfig
 from lm_jax.evaluation import tasks, token_scores
 from lm_jax.evaluation.tasks import Task, TaskResult
 from lm_jax.progress import Show
-from lm_jax.runs.trained_run import Run, complete, scorer_of
+from lm_jax.runs.evaluate import scorer_of
+from lm_jax.runs.generate import complete
+from lm_jax.runs.loaded_model import LoadedModel
 
 _ROWS = 32  # texts that are generated together
 
 
-def ask(run: Run, task: Task, *, begins: bool = True, show: Show | None = None) -> TaskResult:
+def ask(
+    run: LoadedModel, task: Task, *, begins: bool = True, show: Show | None = None
+) -> TaskResult:
     """Returns what a run answers.
 
     Args:
@@ -29,7 +33,7 @@ def ask(run: Run, task: Task, *, begins: bool = True, show: Show | None = None) 
     return tasks.match_answers(task, generated(run, task, show))
 
 
-def generated(run: Run, task: Task, show: Show | None = None) -> list[str]:
+def generated(run: LoadedModel, task: Task, show: Show | None = None) -> list[str]:
     """Returns the most probable text after each prompt, token by token, without the prompt.
 
     Raises:

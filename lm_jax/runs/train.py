@@ -31,12 +31,13 @@ from lm_jax.runs.continuation import (
     refuse_another_experiment,
     refuse_data_of_fork,
 )
+from lm_jax.runs.evaluate import refuse_huge_batch
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.lock import locked
 from lm_jax.runs.origin import rows_of_other_batches
 from lm_jax.runs.page import write_missing_page
 from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
-from lm_jax.runs.trained_run import Dataset, abstract_state, refuse_huge_batch
+from lm_jax.runs.restore import abstract_state
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
 from lm_jax.telemetry.json_files import write_json
@@ -198,7 +199,7 @@ def _train_locked(
     return {directory: results[directory] for directory in runs}
 
 
-def _prepare_data(runs: Mapping[Path, Experiment]) -> Dataset:
+def _prepare_data(runs: Mapping[Path, Experiment]) -> data.Dataset:
     for directory, experiment in runs.items():
         refuse_another_experiment(experiment, directory)
         workdir.refuse_foreign_files(directory)
@@ -226,7 +227,7 @@ def _newest_step(directory: Path) -> int:
 
 
 def _train_group(
-    runs: Mapping[Path, Experiment], dataset: Dataset, request: Request, started: float
+    runs: Mapping[Path, Experiment], dataset: data.Dataset, request: Request, started: float
 ) -> dict[Path, Results]:
     """Trains runs whose newest checkpoints are of one step."""
     group = RunGroup([build_experiment(experiment, dataset.sizes) for experiment in runs.values()])
@@ -290,7 +291,7 @@ def _removing_failed_start(directory: Path, time_sheet: TimeSheet) -> Iterator[N
         raise
 
 
-def _write_inputs(directory: Path, experiment: Experiment, dataset: Dataset) -> None:
+def _write_inputs(directory: Path, experiment: Experiment, dataset: data.Dataset) -> None:
     def write() -> None:
         if processes.is_first():
             workdir.write_inputs(directory, experiment, dataset)
@@ -299,7 +300,7 @@ def _write_inputs(directory: Path, experiment: Experiment, dataset: Dataset) -> 
     processes.together(lambda: workdir.wait_for_inputs(directory))
 
 
-def check(built: BuiltExperiment, dataset: Dataset) -> None:
+def check(built: BuiltExperiment, dataset: data.Dataset) -> None:
     """Raises UserError, before anything is written, if a model cannot be built or sampled from.
 
     Nor is anything written if the state alone, or a batch, exceeds the memory.
@@ -425,7 +426,7 @@ def _open(
     stack: contextlib.ExitStack,
     group: RunGroup,
     runs: Mapping[Path, Experiment],
-    dataset: Dataset,
+    dataset: data.Dataset,
     inherited: dict[str, Any] | None,
     request: Request,
     started: float,
@@ -510,7 +511,7 @@ def _take_steps(
     return state, found
 
 
-def _introduction(group: RunGroup, dataset: Dataset, state: TrainState) -> list[str]:
+def _introduction(group: RunGroup, dataset: data.Dataset, state: TrainState) -> list[str]:
     built = group.members[0]
     split = [f"{axis} {size}" for axis, size in built.mesh.shape.items() if size > 1]
     devices = f"mesh: {', '.join(split)}" if split else "one device"

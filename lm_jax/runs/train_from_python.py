@@ -17,7 +17,7 @@ from lm_jax.parallel import processes, sharding
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.runs import train as training
 from lm_jax.runs.initial_state import fine_tuned
-from lm_jax.runs.trained_run import Run, load
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.workdir import read_experiment
 from lm_jax.telemetry.json_files import write_text
 from lm_jax.telemetry.loggers import OnMetrics
@@ -33,11 +33,11 @@ def _ignore(step: int, metrics: Mapping[str, Any]) -> None:
     pass
 
 
-def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics = _ignore) -> Run:
-    """Trains an experiment in a work directory, or resumes it there, and returns the run.
+def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics = _ignore) -> None:
+    """Trains an experiment in a work directory, or resumes it there.
 
     An interrupt, Ctrl-C or a notebook's stop button, saves the state after the dispatch in
-    progress; the run is returned as it then is, and the same call resumes it.
+    progress, and the same call resumes it.
 
     Args:
       on_metrics: called with each step that is logged and its numbers.
@@ -48,12 +48,14 @@ def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics =
     """
     with _in_words_of_python(), processes.stopping_on_request() as stop_requested:
         training.train(experiment, directory, stop_requested, on_metrics=on_metrics)
-    return load(directory)
 
 
 def train_further(
-    run: Run, directory: str | Path, changes: Mapping[str, Any], on_metrics: OnMetrics = _ignore
-) -> Run:
+    run: LoadedModel,
+    directory: str | Path,
+    changes: Mapping[str, Any],
+    on_metrics: OnMetrics = _ignore,
+) -> None:
     """Continues a run in a new work directory, with its optimizer's state and place in the data.
 
     Args:
@@ -71,17 +73,16 @@ def train_further(
         training.train_fork(
             experiment, directory, run.workdir, run.step, stop_requested, on_metrics=on_metrics
         )
-    return load(directory)
 
 
 def fine_tune(
-    run: Run,
+    run: LoadedModel,
     directory: str | Path,
     texts: Sequence[str],
     validation_texts: Sequence[str] | None,
     changes: Mapping[str, Any],
     on_metrics: OnMetrics = _ignore,
-) -> Run:
+) -> None:
     """Trains a run's parameters on texts, from step 0 in a new work directory, which keeps them.
 
     Args:
@@ -125,7 +126,7 @@ def fine_tune(
     if _WARMUP not in changes:
         experiment = with_shorter_warmup(experiment)
     with _written(directory, files):
-        return train(experiment, directory, on_metrics)
+        train(experiment, directory, on_metrics)
 
 
 # What programs say with flags -> what a caller from Python writes; the first that matches counts.
@@ -162,7 +163,7 @@ def _in_words_of_python() -> Iterator[None]:
         raise
 
 
-def _experiment_here(run: Run) -> Experiment:
+def _experiment_here(run: LoadedModel) -> Experiment:
     """Returns the experiment of a run, on a mesh of these devices if its own does not fit them."""
     experiment = read_experiment(run.workdir)
     try:

@@ -1,4 +1,4 @@
-"""A trained run, read back from its work directory, to evaluate it and to generate with it."""
+"""A trained run, read back from its work directory: the interface of Python (docs/python.md)."""
 
 import contextlib
 import dataclasses
@@ -13,81 +13,35 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.analysis.attention_maps import AttentionReader, TextAttention
-from lm_jax.analysis.inspect import embedding_table
 from lm_jax.analysis.text_scores import TextScores, mean_nats, score_texts
 from lm_jax.analysis.text_states import StateReader, TextStates, embed_texts
 from lm_jax.analysis.text_windows import check_texts, context_of
-from lm_jax.build import BuiltExperiment, build_experiment, measure
-from lm_jax.config.experiment import EvaluationConfig, Experiment, SamplesConfig
-from lm_jax.data.config import PLACES
-from lm_jax.data.documents import SOURCES
-from lm_jax.data.text.config import DataConfig
+from lm_jax.build import build_experiment
+from lm_jax.config.experiment import SamplesConfig
 from lm_jax.errors import MeshError, UserError
-from lm_jax.evaluation import token_scores
-from lm_jax.evaluation.loss_sums import (
-    MeasuredFunction,
-    PositionSums,
-    make_loss_function,
-    sum_by_position,
-)
-from lm_jax.evaluation.token_scores import Scorer, Scores
-from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
-from lm_jax.generation import generate
-from lm_jax.generation.beam_tree import tree_lines
-from lm_jax.generation.generate import Completion, TextGenerator
-from lm_jax.generation.prompts import longest_context
-from lm_jax.generation.token_labels import namer
-from lm_jax.host_memory import host_memory
+from lm_jax.evaluation.token_scores import Scores
+from lm_jax.generation.generate import Completion
 from lm_jax.models import family_name, family_of
-from lm_jax.models.interface import Model, Variables
-from lm_jax.models.parameters import path_of
-from lm_jax.objectives import OBJECTIVES
-from lm_jax.objectives.validation import validate
-from lm_jax.parallel import processes, sharding
+from lm_jax.parallel import processes
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.reports.run_card import run_card
 from lm_jax.runs import workdir
-from lm_jax.runs.text_evaluation import (
-    TextModel,
-    losses_behind_opening,
-    measures_of_texts,
-    sum_texts,
-)
+from lm_jax.runs.evaluate import score, scorer_of
+from lm_jax.runs.generate import complete
+from lm_jax.runs.loaded_model import LoadedModel
+from lm_jax.runs.restore import merged_variables, restore_variables
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_files import read_results
-from lm_jax.training import state
 from lm_jax.training.checkpoints import Checkpoints
-from lm_jax.training.state import TrainState, variables_of
 
-Dataset = data.Dataset
-_UNMOVED: Mapping[str, str] = {}
+_UNCHANGED: Mapping[str, str] = {}
+_SAMPLING = ("num_samples", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Run:
-    """A trained model, read back from its work directory (docs/python.md)."""
-
-    workdir: Path
-    built: BuiltExperiment
-    tokenizer: data.Tokenizer | None  # None: it reads no text
-    step: int
-    variables: Variables
-
-    @property
-    def model(self) -> Model:
-        """The pure functions of the model, such as `apply`: see `lm_jax.models.interface`."""
-        return self.built.model
-
-    @property
-    def config(self) -> Experiment:
-        """The experiment, filled in with the sizes that its data decided."""
-        return self.built.experiment
-
-    @functools.cached_property
-    def losses(self) -> MeasuredFunction:
-        """(variables, batch) -> what each target cost, compiled once for each shape."""
-        return make_loss_function(self.built.loss)
+class Run(LoadedModel):
+    """A trained model, to score texts, to generate, to look inside and to train further."""
 
     @functools.cached_property
     def _state_reader(self) -> StateReader:
@@ -299,7 +253,7 @@ class Run:
         *,
         num_steps: int | None = None,
         validation_texts: Sequence[str] | None = None,
-        changes: Mapping[str, Any] = _UNMOVED,
+        changes: Mapping[str, Any] = _UNCHANGED,
         on_metrics: OnMetrics = lambda step, metrics: None,
     ) -> "Run":
         """Trains this run further in a new work directory, and returns the new run.
@@ -322,16 +276,17 @@ class Run:
             no longer finite.
           OSError: the work directory cannot be written.
         """
-        from lm_jax.runs import train_from_python  # which imports this module
+        from lm_jax.runs import train_from_python  # reading a run does not need the training
 
         steps = {} if num_steps is None else {"training.num_steps": num_steps}
+        changes = {**steps, **changes}
         if texts is not None:
-            return train_from_python.fine_tune(
-                self, workdir, texts, validation_texts, {**steps, **changes}, on_metrics
-            )
-        if validation_texts is not None:
+            train_from_python.fine_tune(self, workdir, texts, validation_texts, changes, on_metrics)
+        elif validation_texts is not None:
             raise UserError("validation_texts are given without texts to train on; give both")
-        return train_from_python.train_further(self, workdir, {**steps, **changes}, on_metrics)
+        else:
+            train_from_python.train_further(self, workdir, changes, on_metrics)
+        return load(workdir)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -409,298 +364,6 @@ def load(
     return Run(directory, built, tokenizer, step, merged_variables(built, variables))
 
 
-def merged_variables(built: BuiltExperiment, variables: Variables) -> Variables:
-    """Returns the variables that a run is read with: low-rank updates are in their kernels."""
-    if built.model.merge is None:
-        return variables
-    shapes = jax.eval_shape(built.model.merge, variables)
-    kept = {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(variables)}
-    shardings = jax.tree_util.tree_map_with_path(
-        lambda path, _: kept[path_of(path)].sharding, shapes
-    )
-    return jax.jit(built.model.merge, out_shardings=shardings)(variables)
-
-
-def abstract_state(built: BuiltExperiment) -> TrainState | None:
-    """Returns the shapes of checkpoints; None for count-based models, whose data decides them."""
-    if built.model.is_count_based:
-        return None
-    return state.abstract_state(built.model, built.optimizer, built.example, built.mesh)
-
-
-def restore(
-    built: BuiltExperiment, checkpoints: Checkpoints, which: str, log: Callable[[str], None]
-) -> tuple[int, TrainState]:
-    """Returns the step and the state of a checkpoint, on the experiment's mesh.
-
-    Raises:
-      UserError: there is no such checkpoint, or none that can be read.
-    """
-    shapes = abstract_state(built)
-    if shapes is not None:
-        checkpoints.refuse_other_shapes(which, shapes.params)
-    step, state = checkpoints.restore(shapes, which, log)
-    if isinstance(state, dict):
-        state = sharding.replicated(TrainState(**state), built.mesh)
-    return step, state
-
-
-def restore_variables(
-    built: BuiltExperiment, checkpoints: Checkpoints, which: str, log: Callable[[str], None]
-) -> tuple[int, Variables]:
-    """Returns the step and the variables of a checkpoint; the optimizer's state is not read.
-
-    Raises:
-      UserError: as `restore`.
-    """
-    shapes = abstract_state(built)
-    if shapes is None:
-        step, state = restore(built, checkpoints, which, log)
-        return step, variables_of(state)
-    checkpoints.refuse_other_shapes(which, shapes.params)
-    step, found = checkpoints.restore(shapes, which, log, parts=("params", "stats"))
-    return step, {"params": found["params"], **found["stats"]}
-
-
-def split_of(run: Run, split: str, moved: Mapping[str, str] = _UNMOVED) -> Any:
-    """Returns the `train`, `validation` or `test` split that the run was trained with.
-
-    The work directory holds copies of held-out splits that are not large. All else is prepared
-    again from the training data.
-
-    Args:
-      moved: where the data is now, by the field of `data` (of `PLACES`) that said where it was.
-
-    Raises:
-      UserError: the data cannot be read, or it changed since, or there is no such split.
-    """
-    config = run.built.experiment.data
-    if source := workdir.read_description(run.workdir).get("imported_from"):
-        raise UserError(
-            f"{run.workdir} was imported and has no {split} split (from {source}); measure texts "
-            "with --text=FILES"
-        )
-    if split == "test" and "test" not in workdir.read_description(run.workdir):
-        raise UserError(
-            f"{run.workdir} was trained without a test split; name one with data.test_path in a "
-            "new run, or measure texts with a run on plain text: --text=FILES"
-        )
-    if split != "train" and not moved:
-        copy = data.load_held_out(config, run.workdir, split)
-        if copy is not None:
-            return copy
-    before = dataclasses.asdict(config)
-    for field, place in moved.items():
-        if not before.get(field):
-            raise UserError(
-                f"--data_path={field}={place}: {run.workdir} reads no data.{field} (data.source is "
-                f"{config.source}); leave it out"
-            )
-    # A stranger's configuration may name any directory as its cache: none but our own is written.
-    own = {"cache_directory": ""} if "cache_directory" in before else {}
-    config = dataclasses.replace(config, **own, **moved)
-    if config.has_text and config.tokenizer.path:
-        tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
-        config = dataclasses.replace(config, tokenizer=tokenizer)
-    read = [name for name in PLACES if before.get(name)]
-    places = [f"--data_path={'' if name == 'path' else f'{name}='}PATH" for name in read]
-    advice = f"name the data that it was trained on with {' '.join(places)}"
-    advice = advice if read else "only the data that it was trained on can be measured"
-    try:
-        dataset = processes.first_then_others(lambda: data.prepare(config))
-    except UserError as error:
-        if not read:
-            raise
-        raise UserError(f"{error}; if the data of {run.workdir} moved, {advice}") from error
-    workdir.refuse_other_data(dataset, run.workdir, advice)
-    return dataset.splits[split]
-
-
-def evaluate(
-    run: Run, *, split: str, eval_config: EvaluationConfig, moved: Mapping[str, str] = _UNMOVED
-) -> dict[str, Any]:
-    """Returns the measures of the run's own `train`, `validation` or `test` split.
-
-    `sources` holds those of each source of a mixture, where it is known (not of `test`).
-
-    Args:
-      moved: as for `split_of`.
-
-    Raises:
-      UserError: the windows do not fit the text, or the data changed since training.
-    """
-    _check_evaluation(run, eval_config)
-    examples = split_of(run, split, moved)
-    facts: dict[str, Any] = {**workdir.read_description(run.workdir)}
-    sources = facts.get(SOURCES.get(split, ""), {})
-    return measure(
-        run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
-    )
-
-
-def evaluate_texts(
-    run: Run, texts: Mapping[str, Sequence[str]], *, eval_config: EvaluationConfig
-) -> dict[str, dict[str, Any]]:
-    """Returns the measures of any texts, by the name of each set of documents.
-
-    The run's own tokenizer cuts them. Blank documents are left out, but for rolling windows.
-
-    Raises:
-      UserError: the run was not trained on plain text, a set holds no text, or the windows do not
-        fit the model.
-    """
-    model = text_model(run, eval_config)
-    found = {}
-    for name, documents in texts.items():
-        kept = [documents[number] for number in documents_with_text(documents, eval_config)]
-        sums = sum_texts(model, name, kept, eval_config)
-        found[name] = measures_of_texts(model, sums, eval_config)
-    return found
-
-
-def text_model(run: Run, eval_config: EvaluationConfig) -> TextModel:
-    """Returns what measures plain texts with a run.
-
-    Raises:
-      UserError: the run was not trained on plain text, or the windows do not fit the model.
-    """
-    experiment = run.built.experiment
-    if experiment.data.kind != DataConfig.kind or run.tokenizer is None:
-        raise UserError(
-            f"{run.workdir} was trained on {experiment.data.kind} data; plain texts are for "
-            "language models (launch.translate and launch.classify read new texts of the others)"
-        )
-    _check_evaluation(run, eval_config)
-    losses = losses_behind_opening(run.losses, run.tokenizer)
-    return TextModel(run.workdir.name, run.built, losses, run.variables, run.tokenizer)
-
-
-def documents_with_text(documents: Sequence[str], eval_config: EvaluationConfig) -> list[int]:
-    """Returns the numbers of the documents that are measured.
-
-    Blank ones are not, but for rolling windows: lm-evaluation-harness counts their words.
-    """
-    all_of_them = eval_config.windows == "rolling"
-    return [number for number, text in enumerate(documents) if all_of_them or text.strip()]
-
-
-def evaluate_by_position(
-    run: Run, *, split: str, eval_config: EvaluationConfig, moved: Mapping[str, str] = _UNMOVED
-) -> PositionSums:
-    """Returns the sums at each position of a window, for a model that predicts the next token.
-
-    Args:
-      moved: as for `split_of`.
-
-    Raises:
-      UserError: as `evaluate`, or the run predicts something else.
-    """
-    experiment = run.built.experiment
-    if not run.built.objective.in_windows:
-        in_windows = ", ".join(name for name, each in OBJECTIVES.items() if each.in_windows)
-        raise UserError(
-            f"{run.workdir} is trained for {experiment.objective}; the loss by position is of "
-            f"models that read running text in windows ({in_windows})"
-        )
-    _check_evaluation(run, eval_config)
-    documents = split_of(run, split, moved)
-    length = eval_config.context_length or experiment.model.context_length
-    batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
-    with sharding.on_mesh(run.built.mesh):
-        return sum_by_position(run.losses, run.variables, batches, length, run.built.mesh)
-
-
-def score(
-    run: Run, contexts: Sequence[str], continuations: Sequence[str], *, begins: bool = True
-) -> Scores:
-    """Returns the nats and tokens of each continuation of its context, and whether it is greedy.
-
-    Args:
-      begins: whether a document begins before the context.
-
-    Raises:
-      UserError: the run is no language model of plain text, or a continuation is empty or too long.
-    """
-    return token_scores.score(scorer_of(run), contexts, continuations, begins=begins)
-
-
-def scorer_of(run: Run) -> Scorer:
-    """Returns what scores the tokens of texts with a run.
-
-    Raises:
-      UserError: the run does not predict the next token of plain text.
-    """
-    built = run.built
-    if run.tokenizer is None or not built.objective.in_windows:
-        in_windows = ", ".join(name for name, each in OBJECTIVES.items() if each.in_windows)
-        raise UserError(
-            f"{run.workdir} is trained for {built.experiment.objective}; continuations are scored "
-            f"by models that predict the next token of plain text ({in_windows})"
-        )
-    return Scorer(
-        built.model,
-        run.variables,
-        built.mesh,
-        run.tokenizer,
-        built.experiment.model.vocab_size,
-        longest_context(built),
-    )
-
-
-def _check_evaluation(run: Run, eval_config: EvaluationConfig) -> None:
-    validate(dataclasses.replace(run.built.experiment, evaluation=eval_config))
-    sharding.check_divides(run.built.mesh, eval_config.batch_size, "an evaluation batch")
-    refuse_huge_batch(run.built, eval_config.batch_size, "evaluation.batch_size")
-
-
-def refuse_huge_batch(built: BuiltExperiment, rows: int, name: str) -> None:
-    """Raises UserError if what the model reads of a batch alone exceeds the memory of all hosts."""
-    memory = host_memory()
-    shapes = built.example.values()
-    needed = rows * sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in shapes)
-    if memory is not None and needed > memory * jax.process_count():
-        raise UserError(
-            f"{name} is {rows}: the arrays of a batch take {needed / 1e9:.3g} GB, and there are "
-            f"{memory / 1e9:.3g} GB of memory; choose a smaller one"
-        )
-
-
-def complete(
-    run: Run,
-    prompts: Sequence[str],
-    config: SamplesConfig,
-    *,
-    seed: int = 0,
-    stop: Sequence[str] = (),
-    truncate: bool = False,
-    begins: bool = True,
-) -> list[Completion]:
-    """Returns `num_samples` samples of each prompt or, with several beams, the `num_best` best.
-
-    A sampled text that outgrows the model's context continues from its last half context.
-
-    Args:
-      stop: strings that end a sampled text; they are left out, and so is all that follows.
-      truncate: cut prompts that are too long, instead of refusing them.
-      begins: whether a document begins before each prompt.
-
-    Raises:
-      UserError: the model does not generate, or a prompt does not fit its context.
-    """
-    generator = text_generator(run, config)
-    if config.num_beams == 1:
-        return generate.complete(
-            generator, prompts, config, seed=seed, stop=stop, truncate=truncate, begins=begins
-        )
-    if stop:
-        raise UserError("stop strings end samples; beams end by the model's own end: leave one out")
-    found, _ = generate.search(generator, prompts, config, truncate=truncate, begins=begins)
-    return [text for texts in found for text in texts]
-
-
-_SAMPLING = ("num_samples", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-
-
 def _refuse_sampling_of_beams(config: SamplesConfig) -> None:
     """Raises UserError if beams are asked for with an option of samples other than its default."""
     defaults = SamplesConfig(num_samples=1)
@@ -710,62 +373,3 @@ def _refuse_sampling_of_beams(config: SamplesConfig) -> None:
             f"{' and '.join(given)} apply to samples, and num_beams={config.num_beams} searches "
             "for the most probable texts: leave them out, or leave out num_beams"
         )
-
-
-def search_tree(run: Run, prompt: str, config: SamplesConfig, *, begins: bool = True) -> list[str]:
-    """Returns the beams of one prompt as lines of text.
-
-    Args:
-      begins: as for `complete`.
-
-    Raises:
-      UserError: as `complete`.
-    """
-    generator = text_generator(run, config)
-    _, (tree,) = generate.search(generator, [prompt], config, begins=begins)
-    return list(tree_lines(tree, namer(generator.tokenizer, run.built.experiment)))
-
-
-def next_tokens(run: Run, prompt: str, *, begins: bool = True) -> list[generate.NextToken]:
-    """Returns the most probable next tokens at the start of a text and after each prompt token.
-
-    Args:
-      begins: as for `complete`; otherwise there are none at the start.
-
-    Raises:
-      UserError: the model does not generate, or the prompt does not fit its context.
-    """
-    return generate.next_tokens(text_generator(run, SamplesConfig()), prompt, begins=begins)
-
-
-def text_generator(run: Run, config: SamplesConfig) -> TextGenerator:
-    """Returns the model and the tokenizer that generate the samples of a configuration.
-
-    Raises:
-      UserError: the configuration is not valid, or the model does not generate text.
-    """
-    validate(dataclasses.replace(run.built.experiment, samples=config))
-    if run.tokenizer is None or run.built.model.step is None:
-        raise UserError(
-            f"the model of {run.workdir} does not generate text: it has no start and step, or no "
-            "tokenizer"
-        )
-    return TextGenerator(run.built, run.variables, run.tokenizer)
-
-
-def vectors_of_words(run: Run) -> WordVectors:
-    """Returns the embeddings of a run's vocabulary of words.
-
-    Raises:
-      UserError: its model has no embeddings, or its vocabulary is not one of words.
-    """
-    table = embedding_table(run.built, run.variables)
-    if table is None or run.tokenizer is None or not run.tokenizer.tokens_are_words:
-        raise UserError(
-            f"{run.workdir} holds no vectors of words; give a run of a "
-            "model with a table of embeddings whose data.tokenizer.kind is word"
-        )
-    first = run.tokenizer.end_of_document + 1  # the end of a document is no word
-    indices = range(first, run.tokenizer.vocab_size)
-    words = [run.tokenizer.decode(np.array([index])) for index in indices]
-    return word_vectors(words, table[first : run.tokenizer.vocab_size])

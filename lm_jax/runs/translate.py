@@ -18,13 +18,14 @@ from lm_jax.generation import generate
 from lm_jax.generation.generate import TextGenerator
 from lm_jax.generation.prompts import encode_prompts
 from lm_jax.generation.sliding_window import Completion
-from lm_jax.runs.trained_run import Run, split_of
+from lm_jax.runs.evaluate import split_of
+from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.telemetry.json_files import write_text
 
 _SCORED, _EXAMPLES, _BATCH = 100, 8, 32  # held-out texts at the end of a run
 
 
-def held_out_pairs(run: Run, split: str = "validation") -> tuple[list[str], list[str]]:
+def held_out_pairs(run: LoadedModel, split: str = "validation") -> tuple[list[str], list[str]]:
     """Returns the sources and targets of the run's own `validation` or `test` split.
 
     Raises:
@@ -98,7 +99,9 @@ def write_translations(
     write_text(path, "".join(f"{row}\n" for row in rows))
 
 
-def translations(run: Run, split: ParallelSplit) -> tuple[list[dict[str, str]], dict[str, Any]]:
+def translations(
+    run: LoadedModel, split: ParallelSplit
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
     """Returns examples of greedy translations of a split, and the scores of up to 100 of them.
 
     An example has `source`, `translation` and `reference`. Without sacrebleu the only score is the
@@ -123,7 +126,7 @@ def translations(run: Run, split: ParallelSplit) -> tuple[list[dict[str, str]], 
 
 
 def translate(
-    run: Run,
+    run: LoadedModel,
     sources: Sequence[str],
     search: SamplesConfig,
     *,

@@ -18,7 +18,8 @@ from lm_jax.interop.import_model import import_model, open_model, read_arrays
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs.continuation import Fork, refuse_another_experiment
-from lm_jax.runs.trained_run import load, split_of
+from lm_jax.runs.evaluate import split_of
+from lm_jax.runs.trained_run import load
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
 

@@ -24,9 +24,11 @@ from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.models.transformer.config import EncoderConfig
 from lm_jax.reports.numbers import with_error
 from lm_jax.runs.classify import classify_images, classify_texts, labels_of
+from lm_jax.runs.evaluate import evaluate, vectors_of_words
+from lm_jax.runs.generate import complete
 from lm_jax.runs.page import add_word_vector_scores
 from lm_jax.runs.train import train
-from lm_jax.runs.trained_run import complete, evaluate, load, vectors_of_words
+from lm_jax.runs.trained_run import load
 from lm_jax.telemetry.json_files import read_metrics
 from tests.conftest import slow_but
 from tests.experiments import tiny

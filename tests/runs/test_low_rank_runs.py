@@ -11,9 +11,10 @@ from safetensors.numpy import load_file
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.errors import UserError
 from lm_jax.interop.export_model import export_model
+from lm_jax.runs.evaluate import evaluate
 from lm_jax.runs.initial_state import fine_tuned, inherited_variables
 from lm_jax.runs.train import train
-from lm_jax.runs.trained_run import evaluate, load
+from lm_jax.runs.trained_run import load
 
 
 @pytest.fixture(autouse=True)

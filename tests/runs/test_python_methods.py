@@ -16,7 +16,8 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.runs import trained_run
-from lm_jax.runs.trained_run import Run, evaluate_texts, scorer_of
+from lm_jax.runs.evaluate import evaluate_texts, scorer_of
+from lm_jax.runs.trained_run import Run
 from tests.conftest import slow_but
 from tests.models.jitted import jitted
 

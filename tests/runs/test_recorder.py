@@ -5,9 +5,10 @@ import pytest
 
 from lm_jax import data
 from lm_jax.build import build_experiment
+from lm_jax.runs.evaluate import evaluate
 from lm_jax.runs.recorder import validation_sample
 from lm_jax.runs.train import train
-from lm_jax.runs.trained_run import evaluate, load
+from lm_jax.runs.trained_run import load
 from tests.experiments import tiny
 
 

@@ -12,7 +12,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import with_changes
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes
-from lm_jax.runs import train_from_python
+from lm_jax.runs import train_from_python, trained_run
 from lm_jax.runs.workdir import read_experiment
 from lm_jax.training.checkpoints import finished_steps
 
@@ -34,7 +34,7 @@ def asked(monkeypatch, language_model):
 
     monkeypatch.setattr(train_from_python.training, "train", record)
     monkeypatch.setattr(train_from_python.training, "train_fork", record)
-    monkeypatch.setattr(train_from_python, "load", lambda directory: directory)
+    monkeypatch.setattr(trained_run, "load", lambda directory: directory)
     return calls
 
 

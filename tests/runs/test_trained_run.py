@@ -17,19 +17,18 @@ from lm_jax.evaluation.tasks import read_task
 from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import objective_of
 from lm_jax.runs import workdir
-from lm_jax.runs.tasks import ask
-from lm_jax.runs.train import train
-from lm_jax.runs.trained_run import (
-    Run,
-    complete,
+from lm_jax.runs.evaluate import (
     evaluate,
     evaluate_by_position,
     evaluate_texts,
-    load,
     score,
     scorer_of,
     split_of,
 )
+from lm_jax.runs.generate import complete
+from lm_jax.runs.tasks import ask
+from lm_jax.runs.train import train
+from lm_jax.runs.trained_run import Run, load
 from tests.experiments import tiny
 
 

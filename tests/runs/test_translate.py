@@ -17,7 +17,8 @@ from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs import train as trainer
-from lm_jax.runs.trained_run import evaluate, load
+from lm_jax.runs.evaluate import evaluate
+from lm_jax.runs.trained_run import load
 from lm_jax.runs.translate import held_out_pairs, translate
 from lm_jax.training.state import init_state, variables_of
 from tests.experiments import tiny

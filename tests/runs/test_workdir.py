@@ -17,7 +17,7 @@ from lm_jax.data import Dataset
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.models.ngram.model import NgramConfig
-from lm_jax.runs import page, recorder, train, trained_run
+from lm_jax.runs import evaluate, page, recorder, train
 from lm_jax.runs.workdir import (
     add_test_figures,
     read_by_position,
@@ -150,7 +150,7 @@ def test_a_loss_that_cannot_be_traced_leaves_no_work_directory(tmp_path, monkeyp
     ],
 )
 def test_what_exceeds_the_memory_is_refused(fields, message, monkeypatch):
-    for module in (train, trained_run):
+    for module in (train, evaluate):
         monkeypatch.setattr(module, "host_memory", lambda: 100e9)
     experiment = tiny(mesh="auto", model__d_model=4, **fields)
     built = build_experiment(experiment, {"vocab_size": 257})

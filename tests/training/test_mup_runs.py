@@ -7,7 +7,9 @@ import pytest
 from lm_jax.config.experiment import EvaluationConfig, SamplesConfig
 from lm_jax.data import TokenizerConfig
 from lm_jax.runs import train as trainer
-from lm_jax.runs.trained_run import complete, evaluate, load
+from lm_jax.runs.evaluate import evaluate
+from lm_jax.runs.generate import complete
+from lm_jax.runs.trained_run import load
 from tests.experiments import tiny
 from tests.training.test_loop import losses
 
