@@ -3,6 +3,7 @@
 import glob
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,13 @@ def local_files(path: str) -> Iterator[tuple[str, os.stat_result]]:
         return
     # Whatever the name of a file holds: `[` is no pattern then.
     names = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
-    yield from ((name, os.stat(name)) for name in names if os.path.isfile(name))
+    for name in names:
+        try:
+            state = os.stat(name)
+        except OSError:  # such as a link to nothing
+            continue
+        if stat.S_ISREG(state.st_mode):
+            yield name, state
 
 
 def _is_hidden(parts: tuple[str, ...]) -> bool:
