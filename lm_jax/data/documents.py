@@ -13,7 +13,7 @@ T = TypeVar("T")
 BLANK = "blank documents"  # a key of `left_out`
 READ_FROM = "documents_read_from"  # key of a description: source of a mixture -> its documents,
 # which follow those of the source before
-SOURCES = {"train": "sources", "validation": "validation_sources"}
+SOURCES = {"train": "sources", "validation": "validation_sources", "test": "test_sources"}
 """Keys of a description by split: source of a mixture -> its documents in the split, in a row."""
 OWN_SPLIT = "the data set's own"  # description of a validation split that the source holds out
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from lm_jax.choices import choose
 from lm_jax.data.cache import cache_directory, cached, load_split, refuse_damage, save_split
 from lm_jax.data.dataset import Dataset
-from lm_jax.data.documents import BLANK, READ_FROM, Documents
+from lm_jax.data.documents import BLANK, READ_FROM, SOURCES, Documents
 from lm_jax.data.spool import Selected, utf8_parts
 from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_tokenizer
 from lm_jax.data.unchanged_files import Memory, Prepared, memory_of
@@ -205,6 +205,8 @@ def _sha256(kind: TextKind[T, C, S], documents: Documents[T]) -> str:
             update(kind.strings(document))
     if READ_FROM in documents.description:
         digest.update(json.dumps(documents.description[READ_FROM]).encode())
+    if tested := documents.description.get(SOURCES["test"]):
+        digest.update(json.dumps(tested).encode())
     return digest.hexdigest()
 
 

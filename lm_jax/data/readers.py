@@ -52,14 +52,10 @@ def read_files(config: DataConfig) -> Documents[str]:
     """
     documents = _mixed(config) if config.sources else _texts(config, config.path, "data.path")
     left_out = Counter(documents.description.get("left_out", {}))
-    validation: Sequence[str] | None
-    if config.held_out_paths:
-        validation, counts = _held_out_by_source(config, left_out)
-        documents = documents.noting(**{SOURCES["validation"]: counts})
-    else:
-        validation = _held_out(config.validation_path, config, "data.validation_path", left_out)
-    test = _held_out(config.test_path, config, "data.test_path", left_out)
+    validation, of_validation = _held_out_split("validation", config, left_out)
+    test, of_test = _held_out_split("test", config, left_out)
     documents = replace(documents, validation=validation, test=test)
+    documents = documents.noting(**of_validation, **of_test)
     return documents.noting(left_out=dict(left_out)) if left_out else documents
 
 
@@ -103,18 +99,22 @@ def _held_out(
     return Selected(found, kept)
 
 
-def _held_out_by_source(
-    config: DataConfig, left_out: Counter[str]
-) -> tuple[Sequence[str], dict[str, int]]:
-    """Returns the held-out texts of all sources, one after the other, and how many each has."""
+def _held_out_split(
+    split: str, config: DataConfig, left_out: Counter[str]
+) -> tuple[Sequence[str] | None, dict[str, dict[str, int]]]:
+    """Returns the texts of a split, one source after the other, and notes how many each has."""
+    field = f"{split}_path"
+    by_source = config.paths_by_source(field)
+    if not by_source:
+        return _held_out(getattr(config, field), config, f"data.{field}", left_out), {}
     texts, counts = Spool(cache_directory(config.cache_directory)), dict[str, int]()
-    for name, path in config.held_out_paths.items():
-        found = _held_out(path, config, f"data.validation_path {name}", left_out)
+    for name, path in by_source.items():
+        found = _held_out(path, config, f"data.{field} {name}", left_out)
         assert found is not None, "the path of a source is not empty"
         for text in found:
             texts.append(text)
         counts[name] = len(found)
-    return texts, counts
+    return texts, {SOURCES[split]: counts}
 
 
 def texts_in(

@@ -28,23 +28,22 @@ def parse_sources(given: str, field: str = "data.sources") -> dict[str, str]:
     return sources
 
 
-def parse_held_out(given: str, names: Sequence[str]) -> dict[str, str]:
+def parse_held_out(given: str, names: Sequence[str], field: str) -> dict[str, str]:
     """Returns the held-out path of each source, "NAME=PATH; NAME=PATH"; {} of one path for all.
 
     Args:
       names: of the sources; []: it is no mixture.
+      field: what gives the paths, for messages.
 
     Raises:
       UserError: a name is that of no source, or a source is named twice.
     """
     if given.partition("=")[0].strip() not in names:
         return {}
-    found = parse_sources(given, "data.validation_path")
+    found = parse_sources(given, field)
     for name in found:
         if name not in names:
-            raise UserError(
-                f"data.validation_path names {name!r}; data.sources has {', '.join(names)}"
-            )
+            raise UserError(f"{field} names {name!r}; data.sources has {', '.join(names)}")
     return found
 
 

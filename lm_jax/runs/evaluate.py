@@ -103,7 +103,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns the measures of the run's own `train`, `validation` or `test` split.
 
-    `sources` holds those of each source of a mixture, where it is known (not of `test`).
+    `sources` holds those of each source of a mixture, where it is known.
 
     Args:
       moved: as for `split_of`.
@@ -114,7 +114,7 @@ def evaluate(
     _check_evaluation(run, eval_config)
     examples = split_of(run, split, moved)
     facts: dict[str, Any] = {**workdir.read_description(run.workdir)}
-    sources = facts.get(SOURCES.get(split, ""), {})
+    sources = facts.get(SOURCES[split], {})
     return measure(
         run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
     )

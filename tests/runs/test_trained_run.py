@@ -16,6 +16,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.tasks import read_task
 from lm_jax.evaluation.token_scores import Scored, score_sequences
 from lm_jax.objectives import objective_of
+from lm_jax.runs import evaluate as evaluate_run
 from lm_jax.runs import workdir
 from lm_jax.runs.evaluate import (
     evaluate,
@@ -121,10 +122,18 @@ def test_a_run_on_a_mixture_is_measured_by_source_too(trained, monkeypatch):
     run, eval_config = load(trained), EvaluationConfig(batch_size=8)
     whole = evaluate(run, split="validation", eval_config=eval_config)
     assert "sources" not in whole
-    described = workdir.read_description(trained) | {"validation_sources": {"none": 0, "only": 1}}
+    counts = {"none": 0, "only": 1}
+    described = workdir.read_description(trained) | {
+        "validation_sources": counts,
+        "test": {},
+        "test_sources": counts,
+    }
     monkeypatch.setattr(workdir, "read_description", lambda _: described)
-    figures = evaluate(run, split="validation", eval_config=eval_config)
-    assert figures == whole | {"sources": {"only": whole}}
+    held_out = evaluate_run.split_of(run, "validation")
+    monkeypatch.setattr(evaluate_run, "split_of", lambda *_: held_out)
+    for split in ("validation", "test"):
+        figures = evaluate(run, split=split, eval_config=eval_config)
+        assert figures == whole | {"sources": {"only": whole}}
 
 
 def test_a_run_answers_questions_of_both_kinds(trained, tmp_path):

@@ -60,7 +60,8 @@ class DataConfig(DataKind):
     )
     test_path: str = described(
         "",
-        "files: texts for launch.evaluate --split=test; tfds: the data set whose test split it is. "
+        "files: texts for launch.evaluate --split=test, as path, or as sources; tfds: the data set "
+        "whose test split it is. "
         "Training keeps none of their paragraphs. Empty: no test split.",
     )
     split: str = described(
@@ -95,13 +96,18 @@ class DataConfig(DataKind):
     def paths(self) -> tuple[str, ...]:
         """The paths of texts and of held-out texts."""
         mixed = parse_sources(self.sources).values()
-        held_out = self.held_out_paths.values() or [self.validation_path]
-        return (self.path, *mixed, *held_out, self.test_path)
+        held_out = self.paths_by_source("validation_path").values() or [self.validation_path]
+        tested = self.paths_by_source("test_path").values() or [self.test_path]
+        return (self.path, *mixed, *held_out, *tested)
 
-    @property
-    def held_out_paths(self) -> dict[str, str]:
-        """The path of the held-out texts of each source; {}: they have none of their own."""
-        return parse_held_out(self.validation_path, list(parse_sources(self.sources)))
+    def paths_by_source(self, field: str) -> dict[str, str]:
+        """Returns the path of the held-out texts of each source; {}: they have none of their own.
+
+        Args:
+          field: `validation_path` or `test_path`.
+        """
+        names = list(parse_sources(self.sources))
+        return parse_held_out(getattr(self, field), names, f"data.{field}")
 
     @property
     def expected_sizes(self) -> dict[str, int]:
@@ -116,7 +122,8 @@ class DataConfig(DataKind):
         check_choice("packing", self.packing, PACKINGS)
         self.tokenizer.validate()
         names = list(parse_sources(self.sources))
-        parse_held_out(self.validation_path, names)
+        self.paths_by_source("validation_path")
+        self.paths_by_source("test_path")
         parse_weights(self.weights, names)
         parse_epochs(self.epochs, names)
         if names and (self.path or self.source != "files"):

@@ -153,7 +153,8 @@ def _summary(description: dict[str, Any]) -> str:
     overlap = description["overlap_of_long_lines"]
     to_test, of_test = "", ""
     if test := description.get("test"):
-        to_test = f", {test['characters']:,} in {test['documents']:,} to test"
+        sources = _by_source(description.get(SOURCES["test"], {}))
+        to_test = f", {test['characters']:,} in {test['documents']:,}{sources} to test"
         shared = description["overlap_of_long_test_lines"] or 0
         of_test = f" and {shared:.1%} of long test lines"
     kinds = description["sizes"]["vocab_size"]

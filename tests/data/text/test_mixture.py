@@ -175,7 +175,22 @@ def test_each_source_may_name_its_held_out_texts(corpus):
     assert "validation_sources" not in unnamed and unnamed["validation"]["documents"] == 2
     with pytest.raises(UserError, match=r"validation_path names 'x'; data\.sources has first"):
         config(corpus, validation_path="first=y; x=z").validate()
-    assert DataConfig(validation_path="first=y").held_out_paths == {}
+    assert DataConfig(validation_path="first=y").paths_by_source("validation_path") == {}
+
+
+def test_each_source_may_name_its_test_texts(corpus):
+    (corpus / "tested").mkdir()
+    for number, text in enumerate(("of first", "of second", "of both")):
+        (corpus / "tested" / f"{number}.txt").write_text(text)
+    first, second = (f"{corpus}/tested/{part}.txt" for part in ("0", "[12]"))
+    dataset = prepare(config(corpus, test_path=f"first={first}; second={second}"))
+    assert texts_of(dataset.tokenizer, dataset.test) == ["of first", "of second", "of both"]
+    assert dataset.description["test_sources"] == {"first": 1, "second": 2}
+    assert "in 3 (1 of first, 2 of second) to test" in dataset.description["summary"]
+    other = prepare(config(corpus, test_path=f"second={first}; first={second}")).description
+    assert other["test_sources"] == {"second": 1, "first": 2}  # equal texts, other sources
+    with pytest.raises(UserError, match=r"test_path names 'x'; data\.sources has first"):
+        config(corpus, test_path="first=y; x=z").validate()
 
 
 @pytest.mark.parametrize(
