@@ -22,6 +22,7 @@ from lm_jax.telemetry.json_files import write_json
 TEXT = flags.DEFINE_string("text", None, "JSONL of raw text.", required=True)
 CONFIG = flags.DEFINE_string("config", "configs/data/english.py", "The preparation.")
 MEGABYTES = flags.DEFINE_multi_integer("megabytes", [100], "Sizes of raw text.")
+FURTHER = flags.DEFINE_multi_string("argument", [], "Further flags of launch.prepare_data.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Workers.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
@@ -34,7 +35,9 @@ def _measure(lines: list[str], megabytes: int, directory: Path) -> dict[str, Any
             if size > megabytes * 1e6:
                 break
             file.write(line)
-    return measured(raw, directory / "corpus", WORKERS.value, f"--config={CONFIG.value}")
+    return measured(
+        raw, directory / "corpus", WORKERS.value, f"--config={CONFIG.value}", *FURTHER.value
+    )
 
 
 def main(_: list[str]) -> None:
