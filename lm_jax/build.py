@@ -32,6 +32,7 @@ from lm_jax.training import state
 from lm_jax.training.mup import configurations, fan_in_out, with_initial_sizes, with_rates
 from lm_jax.training.optimizers import TRAINED, Mask, make_optimizer, update_only
 from lm_jax.training.schedules import learning_rate_schedule
+from lm_jax.training.skipping import remembering
 from lm_jax.training.train_step import TrainStep, make_train_step
 
 _LARGEST_COPY = 8e9  # bytes
@@ -202,6 +203,8 @@ def make_training(
         optimizer = update_only(optimizer, is_trained)
     if fan_in_out is not None:
         optimizer = with_rates(optimizer, config.name, fan_in_out)
+    if config.skip_above:
+        optimizer = remembering(optimizer)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
     loss = loss_function(objective_of(experiment), model)
@@ -213,6 +216,7 @@ def make_training(
         is_trained,
         smoothing,
         fixed_features=experiment.fine_tuning.parameters == "head",
+        skip_above=config.skip_above,
     )
     return optimizer, step
 

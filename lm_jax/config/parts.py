@@ -21,6 +21,12 @@ class OptimizerConfig:
         0.1, "Decay of matrices only, not of norms, biases or embeddings.", minimum=0
     )
     clip_norm: float = described(1.0, "Maximum global norm of the gradient; 0: off.", minimum=0)
+    skip_above: float = described(
+        0.0,
+        "Skip an update whose loss or gradient norm is more than this many times its median over "
+        "the last 128; 0: skip only what is not finite.",
+        minimum=0,
+    )
     adam_learning_rate_ratio: float = described(
         0.1, "muon: AdamW's learning rate for all but matrices, over the peak.", minimum=0
     )
@@ -66,6 +72,9 @@ class TrainingConfig:
         0,
         "Evaluations without a lower validation cross-entropy after which the run ends; 0: off.",
         minimum=0,
+    )
+    stop_after_skipped: int = described(
+        10, "Skipped updates in a row after which the run stops.", minimum=1
     )
 
 

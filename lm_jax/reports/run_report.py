@@ -101,6 +101,7 @@ def write_report(
         headline=headline,
         first=first,
         translations=_translations(inspected, results),
+        skipped=max((row.get("skipped_updates") or 0 for row in rows), default=0),
         ended_early=results.get("ended_early", ""),
         ended_at=results.get("step"),
         training_charts=_training_charts(

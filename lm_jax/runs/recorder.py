@@ -33,7 +33,7 @@ from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.training.early_stopping import ended_early
-from lm_jax.training.loop import NonFiniteLoss
+from lm_jax.training.loop import NonFiniteLoss, SkippedInARow
 from lm_jax.training.optimizers import is_adapter
 from lm_jax.training.state import TrainState, trained_leaves, variables_of
 
@@ -52,6 +52,7 @@ class Record(NamedTuple):
     checkpoints: Checkpoints
     log: RunLog
     meter: Meter
+    skipped: SkippedInARow
     measured: dict[int, dict[str, Any]]  # the last measures, by their step
     sums: dict[int, DocumentSums]  # the sums behind them
     cross_entropies: dict[int, float]  # of all evaluations by step, those before resuming included
@@ -186,6 +187,7 @@ def open_record(
         every_steps=experiment.training.log_every_steps,
         num_steps=num_steps,
         started=started,
+        skipped=_skipped_updates(directory, step),
     )
     losses = make_loss_function(built.loss)
     with contextlib.closing(log):
@@ -199,6 +201,7 @@ def open_record(
                 checkpoints,
                 log,
                 meter,
+                SkippedInARow(experiment.training.stop_after_skipped),
                 {},
                 {},
                 cross_entropies,
@@ -206,6 +209,13 @@ def open_record(
         except Exception as error:
             log.failed(error)
             raise
+
+
+def _skipped_updates(directory: Path, step: int) -> int:
+    """Returns how many updates up to this step were skipped, by the log of a run that resumes."""
+    rows = read_metrics(directory) if step else []
+    counts = [row.get("skipped_updates", 0) for row in rows if row.get("step", 0) <= step]
+    return max(counts, default=0)
 
 
 def validation_sample(built: BuiltExperiment, dataset: data.Dataset) -> Sample:

@@ -44,7 +44,7 @@ from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.loggers import LOGGERS, OnMetrics
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
-from lm_jax.training.loop import Hooks, NonFiniteLoss, check_finite, fit
+from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import jit_train_steps
 
@@ -357,7 +357,7 @@ class _Progress(NamedTuple):
         for index, record in self._left():
             of_run = self.group.member_metrics(metrics, index)
             with self._noting_failure(index, NonFiniteLoss):
-                check_finite(step, of_run)
+                record.skipped.check(step, of_run)
                 record.meter.log(step, of_run)
         if not self._left():
             raise _AllDiverged

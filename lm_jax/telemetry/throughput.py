@@ -9,7 +9,11 @@ from lm_jax.telemetry.run_log import RunLog
 
 
 class Meter:
-    """Turns the metrics of steps into rows of the log: means since the last row, and rates."""
+    """Turns the metrics of steps into rows of the log: means since the last row, and rates.
+
+    Means are of the steps whose update was made, where there is one; `skipped_updates` counts the
+    others since the run began.
+    """
 
     def __init__(
         self,
@@ -21,10 +25,11 @@ class Meter:
         num_steps: int,
         started: float,
         extra_units: int = 0,  # of earlier steps with other batches, beyond those of these steps
+        skipped: int = 0,  # updates, in the steps before these
     ):
         self._every, self._last = every_steps, num_steps
         self._unit, self._units_per_step = unit, units_per_step
-        self._extra_units = extra_units
+        self._extra_units, self._skipped = extra_units, skipped
         self._log, self._started = log, started
         self._rows: list[dict[str, float]] = []
         self._since: float | None = (
@@ -48,7 +53,11 @@ class Meter:
                 self._flush(step, now)
 
     def _flush(self, step: int, now: float) -> None:
-        row = {name: float(np.mean([r[name] for r in self._rows])) for name in self._rows[0]}
+        made = [row for row in self._rows if not row["skipped"]] or self._rows
+        row = {name: float(np.mean([r[name] for r in made])) for name in self._rows[0]}
+        self._skipped += sum(bool(row["skipped"]) for row in self._rows)
+        del row["skipped"]
+        row["skipped_updates"] = self._skipped
         row["learning_rate"] = self._rows[-1]["learning_rate"]
         row[self._unit] = step * self._units_per_step + self._extra_units
         if self._rates:

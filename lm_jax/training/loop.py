@@ -16,7 +16,7 @@ from lm_jax.training.train_step import TrainStep
 
 
 class NonFiniteLoss(UserError):
-    """The loss is not a finite number; the state must not be saved."""
+    """A loss or a gradient is not a finite number, once too often."""
 
 
 class Hooks(NamedTuple):
@@ -59,9 +59,7 @@ def fit(
         the metrics then have them as an axis in front.
       save_at: further steps whose states are saved; each must end a dispatch (`last_dispatch_end`).
 
-    Raises:
-      NonFiniteLoss: before a state with a broken loss reaches `hooks.save`. With `num_runs`,
-        `hooks.log` must check the losses itself.
+    A state is logged before it reaches `hooks.save`, so `hooks.log` may raise before it is saved.
     """
     num_steps = experiment.training.num_steps
     evaluate_every = experiment.evaluation.every_steps
@@ -71,8 +69,6 @@ def fit(
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(value) for name, value in metrics.items()}
         hooks.record_time("steps")
-        if num_runs is None:
-            check_finite(last_step, values)
         hooks.log(last_step, values)
         hooks.record_time("logging")
 
@@ -113,30 +109,50 @@ def fit(
     return state
 
 
-def check_finite(last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
-    """Raises NonFiniteLoss if a loss of the steps up to this one, [K], is not a finite number."""
-    for losses in (metrics["loss"], metrics.get("total_loss", metrics["loss"])):
-        broken = np.flatnonzero(~np.isfinite(losses))
-        if broken.size:
-            index = int(broken[0])
-            step = last_step - len(losses) + 1 + index
-            if "targets" in metrics and not metrics["targets"][index]:
-                raise NonFiniteLoss(
-                    f"the batch of step {step} has no target that counts, so its loss is "
-                    f"{losses[index]}: nothing was saved since; use other data or larger batches"
-                )
-            raise NonFiniteLoss(
-                f"the loss of step {step} is {losses[index]}{_cause(metrics, index)}: nothing was "
-                "saved since; lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up "
-                "longer"
-            )
+class SkippedInARow:
+    """Ends a run whose updates are all skipped.
+
+    Args:
+      most: skipped updates in a row after which it ends.
+    """
+
+    def __init__(self, most: int):
+        self._most, self._count = most, 0
+
+    def check(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Raises NonFiniteLoss if too many updates up to this step, [K], were skipped in a row."""
+        for index, skipped in enumerate(metrics["skipped"]):
+            self._count = self._count + 1 if skipped else 0
+            if self._count == self._most:
+                step = last_step - len(metrics["skipped"]) + 1 + index
+                raise NonFiniteLoss(_why(step, self._count, metrics, index))
+
+
+def _why(step: int, count: int, metrics: Mapping[str, np.ndarray], index: int) -> str:
+    """Returns why a run ends whose last updates were skipped."""
+    loss, norm = metrics["loss"][index], metrics["gradient_norm"][index]
+    if np.isfinite(loss):
+        loss = metrics.get("total_loss", metrics["loss"])[index]
+    last = f"the last {count} updates were skipped" if count > 1 else "the update was skipped"
+    if "targets" in metrics and not metrics["targets"][index]:
+        return (
+            f"the batch of step {step} has no target that counts, so its loss is {loss}: {last}; "
+            "use other data or larger batches"
+        )
+    what = f"the loss of step {step} is {loss}{_cause(metrics, index)}"
+    if np.isfinite(loss):
+        what = f"the gradient of step {step} has the norm {norm}, its loss is {loss:.4g}"
+    return (
+        f"{what}: {last}, and nothing was saved since; lower schedule.peak_learning_rate or "
+        "optimizer.clip_norm, or warm up longer"
+    )
 
 
 def _cause(metrics: Mapping[str, np.ndarray], index: int) -> str:
     """Returns what made the trained loss of a step infinite if its cross-entropy did not."""
     if not np.isfinite(metrics["loss"][index]):
         return ""
-    own = ("total_loss", "gradient_norm")
+    own = ("total_loss", "gradient_norm", "skipped")
     broken = [n for n, values in metrics.items() if n not in own and not np.isfinite(values[index])]
     named = ", ".join(broken) or "the coefficient of an auxiliary loss"
     return f", because {named} is not finite"

@@ -79,7 +79,17 @@ MUTATIONS = [
         ("range(step, end)", "range(step + 1, end + 1)"),
         ("saves = stop or step == num_steps", "saves = step == num_steps"),
         ("ends.append((step // every + 1) * every)", "pass"),
-        ("broken = np.flatnonzero(~np.isfinite(losses))", "broken = np.flatnonzero(losses > 1e9)"),
+        ("self._count + 1 if skipped else 0", "self._count + bool(skipped)"),
+    ),
+    *_of(
+        "training/skipping.py",
+        "training/test_skipping.py",
+        (
+            "~(jnp.isfinite(loss) & jnp.isfinite(norm))",
+            "~(jnp.isfinite(loss) | jnp.isfinite(norm))",
+        ),
+        ("above * jnp.nanmedian(last)", "above * jnp.nanmean(last)"),
+        ("jnp.append(values[1:],", "jnp.append(values[:-1],"),
     ),
     *_of(
         "training/checkpoints.py",

@@ -21,6 +21,7 @@ def analysis_page(analysis):
         baselines="",
         data={"summary": "", "facts": []},
         ended_at=None,
+        skipped=0,
         ended_early="",
         has_errors=False,
         translations={"scores": [], "examples": []},

@@ -11,7 +11,7 @@ from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.evaluation.metrics import prediction_measures
 from lm_jax.models.interface import Auxiliary, Losses
 from lm_jax.parallel import sharding
-from lm_jax.training.loop import NonFiniteLoss, check_finite
+from lm_jax.training.loop import NonFiniteLoss, SkippedInARow
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import make_train_step
 
@@ -95,7 +95,7 @@ def test_without_auxiliary_terms_nothing_else_is_reported():
         return losses._replace(auxiliary={}, metrics={}), stats
 
     _, metrics = step_once(loss=plain)
-    assert metrics.keys() == {"loss", "gradient_norm", "learning_rate", "targets"}
+    assert metrics.keys() == {"loss", "gradient_norm", "learning_rate", "targets", "skipped"}
 
 
 @pytest.mark.parametrize("name", ["loss", "total_loss", "learning_rate"])
@@ -142,20 +142,26 @@ def test_evaluation_sums_them_over_batches_of_any_size(rows):
     assert measures["auxiliary"] == pytest.approx(jax.tree.map(float, expected), rel=1e-5)
 
 
-def test_a_trained_loss_that_is_not_finite_stops_the_run():
+def test_the_end_of_a_run_whose_updates_are_skipped_names_the_cause():
+    def check(**metrics):
+        given = {"skipped": np.array([0, 1, 0]), "gradient_norm": np.full(3, np.nan)}
+        SkippedInARow(1).check(10, given | metrics)
+
     metrics = {"loss": np.ones(3), "total_loss": np.array([1.0, np.inf, 1.0])}
     with pytest.raises(NonFiniteLoss, match="step 9 is inf, because the coefficient of an aux"):
-        check_finite(10, metrics)
+        check(**metrics)
     metrics["balance"] = metrics["total_loss"]
-    with pytest.raises(NonFiniteLoss, match="step 9 is inf, because balance is not finite: nothin"):
-        check_finite(10, metrics)
+    with pytest.raises(NonFiniteLoss, match="step 9 is inf, because balance is not finite: the up"):
+        check(**metrics)
     metrics["targets"] = np.array([4.0, 0.0, 4.0])
     with pytest.raises(NonFiniteLoss, match="the batch of step 9 has no target that counts"):
-        check_finite(10, metrics)
+        check(**metrics)
     del metrics["targets"]
     metrics["loss"] = metrics["total_loss"]
-    with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf: nothing was saved since"):
-        check_finite(10, metrics)
+    with pytest.raises(NonFiniteLoss, match="the loss of step 9 is inf: the update was skipped, a"):
+        check(**metrics)
+    with pytest.raises(NonFiniteLoss, match="gradient of step 9 has the norm nan, its loss is 1:"):
+        check(loss=np.ones(3))
 
 
 def test_what_a_loss_of_ones_own_gets_wrong_is_named():

@@ -10,7 +10,7 @@ from lm_jax.models.parameters import Declared
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
 from lm_jax.runs.initial_state import describe
-from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
+from lm_jax.training.loop import Hooks, NonFiniteLoss, SkippedInARow, fit
 from lm_jax.training.state import TrainState, inherit, init_state, variables_of
 from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.conftest import slow_but
@@ -20,16 +20,21 @@ from tests.models.jitted import jitted
 BYTES = TokenizerConfig("byte")
 
 
-def losses(**fields):
-    """The losses of all steps, and the final state."""
+def losses(check=lambda step, metrics: None, **fields):
+    """The losses of all steps, and the final state; `check` sees the metrics first."""
     config = tiny(data__tokenizer=BYTES, **fields)
     corpus = prepare(config.data)
     sizes = corpus.sizes
     built = build_experiment(config, sizes, jax.devices()[:1])
     state = init_state(built.model, built.optimizer, built.example, built.mesh, config.seed)
     found = []
+
+    def log(step, metrics):
+        check(step, metrics)
+        found.extend(metrics["loss"].tolist())
+
     hooks = Hooks(
-        log=lambda step, metrics: found.extend(metrics["loss"].tolist()),
+        log=log,
         evaluate=lambda step, state: True,
         save=lambda step, state: None,
         stop_requested=lambda step: False,
@@ -140,9 +145,10 @@ def test_dropout_follows_the_seed_and_the_step():
     assert len({loss(), loss(step=state.step + 1), loss(key=jax.random.key(1))}) == 3
 
 
-def test_a_loss_that_is_no_number_ends_the_run():
-    with pytest.raises(NonFiniteLoss, match="the loss of step .* lower"):
+def test_a_loss_that_stays_no_number_ends_the_run():
+    with pytest.raises(NonFiniteLoss, match="the loss of step 4 is nan: the last 3 .* lower"):
         losses(
+            SkippedInARow(3).check,
             schedule__peak_learning_rate=1e30,
             schedule__warmup_steps=0,
             optimizer__clip_norm=0.0,
