@@ -95,6 +95,7 @@ CONFIG = experiment_flags.define(base=_experiment_of_run)
 def main() -> dict[str, Any]:
     """Trains until the end; SIGTERM or Ctrl-C saves after the current dispatch and stops."""
     from lm_jax.parallel import processes
+    from lm_jax.runs.continuation import refuse_missing_texts
     from lm_jax.runs.train import train, train_fork
     from lm_jax.runs.workdir import results_of
     from lm_jax.training.profiler import parse_steps
@@ -111,6 +112,8 @@ def main() -> dict[str, Any]:
     if FROM_WORKDIR.value is not None and not (directory / "config.json").exists():
         begun = None if FINE_TUNE.value else Path(FROM_WORKDIR.value)
     experiment = experiment_flags.experiment(begun)
+    if begun is None and CONFIG.value is None:
+        refuse_missing_texts(experiment, Path(FROM_WORKDIR.value or ""))
     if results_of(experiment, directory) is not None:
         program.log(
             f"{directory} is finished: nothing is trained again, and these are its results; for "

@@ -15,7 +15,12 @@ from lm_jax import data
 from lm_jax.build import build_experiment
 from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment
-from lm_jax.config.parts import CheckpointConfig, ScheduleConfig
+from lm_jax.config.parts import (
+    CheckpointConfig,
+    EvaluationConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from lm_jax.config.serialization import to_dict
 from lm_jax.data.config import KINDS
 from lm_jax.data.tokenizer_config import TokenizerConfig
@@ -46,6 +51,7 @@ COMPANIONS = (
 )
 _USUAL = {"mask_token": "[MASK]"}  # where no file names one
 _FINE_TUNING = ScheduleConfig(peak_learning_rate=2e-5)
+_TOKENS_IN_BATCH = 16_384  # at most, unless one row is longer: contexts are often thousands
 
 
 class Source(NamedTuple):
@@ -292,9 +298,13 @@ def _experiment(source: Source, kind: str, workdir: Path) -> Experiment:
     tokenizer = TokenizerConfig(kind=kind, path=str(workdir.absolute()))  # its own copy
     objective = OBJECTIVES[source.architecture.objective]
     kind_of_data: Any = KINDS[objective.data_kinds[0]]()
+    length = max(source.config.lengths().values())
+    rows = min(max(_TOKENS_IN_BATCH // length, 1), TrainingConfig().batch_size)
     return Experiment(
         objective=objective.name,
         model=source.config,
         data=dataclasses.replace(kind_of_data, tokenizer=tokenizer),
         schedule=dataclasses.replace(_FINE_TUNING),
+        training=TrainingConfig(batch_size=rows),
+        evaluation=EvaluationConfig(batch_size=rows),
     )

@@ -68,6 +68,18 @@ def _refuse_imported(workdir: Path) -> None:
         )
 
 
+def refuse_missing_texts(experiment: Experiment, source: Path) -> None:
+    """Raises UserError if a run would be fine-tuned on its own texts, but was imported without."""
+    if not read_data_facts(source).get("imported_from"):
+        return
+    theirs = _with_tokenizer(read_experiment(source), "")
+    if _with_tokenizer(experiment, "").data == theirs.data:
+        raise UserError(
+            f"{source} was imported and comes with no texts: name those to fine-tune on, "
+            "--config.data.source=files --config.data.path=FILES"
+        )
+
+
 def _refuse_changed_rates(before: Experiment, longer: int, workdir: Path) -> None:
     """Raises UserError if a longer run would have had other learning rates until now."""
     steps, name = before.training.num_steps, before.schedule.name

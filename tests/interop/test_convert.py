@@ -17,9 +17,11 @@ from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.transformer.config import TransformerConfig
-from lm_jax.runs.continuation import Fork, refuse_another_experiment
+from lm_jax.runs.continuation import Fork, refuse_another_experiment, refuse_missing_texts
 from lm_jax.runs.evaluate import split_of
+from lm_jax.runs.initial_state import fine_tuned
 from lm_jax.runs.trained_run import load
+from lm_jax.runs.workdir import read_experiment
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
 
@@ -43,6 +45,15 @@ def folder(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(("context", "rows"), [(16, 32), (4096, 4), (131_072, 1)])
+def test_batches_of_an_imported_model_are_of_few_tokens(folder, tmp_path, context, rows):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"max_position_embeddings": context}))
+    import_model(folder, tmp_path / "run", log=lambda _: None)
+    config = read_experiment(tmp_path / "run")
+    assert config.training.batch_size == config.evaluation.batch_size == rows
+
+
 def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out"
     import_model(folder, workdir, log=lambda _: None)
@@ -61,6 +72,12 @@ def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
     ):
         with pytest.raises(UserError, match=r"imported: .*--fine_tune .*--config.data.path=FILES"):
             begin()
+    with pytest.raises(
+        UserError, match="comes with no texts: name those to fine-tune on, --config"
+    ):
+        refuse_missing_texts(fine_tuned(None, workdir), workdir)
+    texts = dataclasses.replace(run.config.data, source="files", path="mine.txt")
+    refuse_missing_texts(dataclasses.replace(fine_tuned(None, workdir), data=texts), workdir)
 
     export_model(workdir, out, largest_shard=20_000, log=lambda _: None)
     assert all(path.stat().st_mode & 0o444 == 0o444 for path in out.glob("*.safetensors"))
