@@ -89,8 +89,7 @@ def make_train_step(
 
         skipped = is_skipped(total, norm, state.opt_state, skip_above)
         before = state.params, state.stats, state.opt_state
-        # A choice of each array by `where` takes 2% of a small step on a CPU; this takes nothing.
-        params, stats_after, opt_state = jax.lax.cond(skipped, lambda: before, update)
+        params, stats_after, opt_state = _unless(skipped, update, before)
         metrics = reported | {
             "gradient_norm": norm,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -100,6 +99,17 @@ def make_train_step(
         return TrainState(state.step + 1, state.key, params, stats_after, opt_state), metrics
 
     return train_step
+
+
+def _unless(skipped: jax.Array, update: Callable[[], Any], before: Any) -> Any:
+    """Returns the updated arrays or, if it is skipped, those before.
+
+    A CPU takes 1 to 8% of a small step for a choice of each element and nothing for a branch. A GPU
+    chooses where it updates anyway, and would wait for its host before a branch.
+    """
+    if target() == "cpu":
+        return jax.lax.cond(skipped, lambda: before, update)
+    return jax.tree.map(lambda new, old: jnp.where(skipped, old, new), update(), before)
 
 
 class _Parts(NamedTuple):

@@ -81,3 +81,10 @@ def test_only_skipped_updates_in_a_row_end_a_run():
     check(4, metrics | {"skipped": np.array([1, 1, 0, 1])})
     with pytest.raises(NonFiniteLoss, match="the loss of step 6 is nan: the last 3 updates were"):
         check(8, metrics | {"skipped": np.array([1, 1, 0, 0])})
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_both_ways_to_choose_keep_the_same_bits(kind, monkeypatch):
+    monkeypatch.setattr("lm_jax.training.train_step.target", lambda: kind)
+    states, skipped = train_on([1.0, np.nan, 1.0])
+    assert skipped == [0, 1, 0] and bits(states[2]) == bits(states[1]) != bits(states[3])
