@@ -47,23 +47,40 @@ def import_object(name: str, field: str) -> Any:
     is_file = where.endswith(".py")
     if not is_file and not all(part.isidentifier() for part in where.split(".")):
         raise UserError(f"{field} is {name!r}; expected module:ATTRIBUTE or file.py:ATTRIBUTE")
+    file = Path(where) if is_file else None
     try:
-        if is_file and Path(where).is_file():
-            module = load_file(Path(where))
-        else:
-            module = importlib.import_module(Path(where).stem if is_file else where)
+        if file is not None and file.is_file():
+            return _attribute(load_file(file), attribute, name, field)
+        module = importlib.import_module(file.stem if file else where)
     except ImportError as error:
-        if is_file:
-            raise UserError(
-                f"{field} is {name!r}, but there is no file {where}, nor a module "
-                f"{Path(where).stem} on PYTHONPATH ({error}); restore the file or set PYTHONPATH"
-            ) from error
+        if file:
+            raise _no_file(name, field, str(error)) from error
         raise UserError(
             f"{field} is {name!r}, which cannot be imported ({error}); put its folder on PYTHONPATH"
         ) from error
+    if file and not hasattr(module, attribute):  # a folder or another module of the file's name
+        found = module.__file__ or f"the folder {', '.join(module.__path__)}"
+        raise _no_file(name, field, f"{found} has no {attribute}")
+    return _attribute(module, attribute, name, field)
+
+
+def _attribute(module: ModuleType, attribute: str, name: str, field: str) -> Any:
     if not hasattr(module, attribute):
         raise UserError(f"{field} is {name!r}, but {module.__file__} has no {attribute}")
     return getattr(module, attribute)
+
+
+def _no_file(name: str, field: str, found: str) -> UserError:
+    """Returns the error of a file that is gone.
+
+    Args:
+      found: what the module of the same name is.
+    """
+    file = Path(name.rpartition(":")[0])
+    return UserError(
+        f"{field} is {name!r}, but there is no file {file}, nor a module {file.stem} on PYTHONPATH "
+        f"({found}); restore the file or set PYTHONPATH"
+    )
 
 
 def load_file(path: Path) -> ModuleType:

@@ -40,6 +40,13 @@ def test_what_cannot_be_had_is_refused_in_one_line(name, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_does_not_stand_for_a_file_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "run_of_a_model").mkdir()  # such as the work directory of the model's run
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="no file /gone/run_of_a_model.py, .* has no FAMILY"):
+        choose({}, "/gone/run_of_a_model.py:FAMILY", "field")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("import nothing_of_this_name\n", "ModuleNotFoundError"), ("def broken(:\n", "SyntaxError")],
