@@ -18,7 +18,7 @@ import numpy as np
 from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.models import Family, Model, build_model, family_of
-from lm_jax.models.interface import cross_entropy
+from lm_jax.models.interface import Losses, counting_weights, cross_entropy, named_values
 from lm_jax.models.parameters import declarations_of, path_of
 from lm_jax.objectives import Objective, objective_of
 from lm_jax.parallel import sharding
@@ -291,7 +291,7 @@ def _loss(s: _Subject) -> str:
     def total(params: Any) -> jax.Array:
         variables = {**others, "params": params}
         key = jax.random.key(0)
-        return jnp.sum(s.model.loss(variables, batch, train=True, key=key)[0].nats)
+        return _trained_loss(s.model.loss(variables, batch, train=True, key=key)[0], batch)
 
     gradient = _compiled(jax.grad(total))(s.variables["params"])
     for path, x in jax.tree_util.tree_leaves_with_path(gradient):
@@ -299,7 +299,20 @@ def _loss(s: _Subject) -> str:
             raise _Wrong(f"the gradient of parameter {path_of(path)} is not finite")
         if not np.any(x):
             raise _Wrong(f"the gradient of parameter {path_of(path)} is 0: it is not used")
-    return "the cross-entropy of apply; every parameter has a finite gradient"
+    reported = ", ".join(named_values(found))
+    also = f"; also reported: {reported}" if reported else ""
+    return f"the cross-entropy of apply; every parameter has a finite gradient{also}"
+
+
+def _trained_loss(losses: Losses, batch: Mapping[str, Any]) -> jax.Array:
+    """Returns the cross-entropy and the auxiliary terms, each averaged and with its coefficient."""
+    averages = {"": jnp.mean(losses.nats)}
+    for name, values in named_values(losses).items():
+        counting = counting_weights(values, batch["weights"])
+        averages[name] = jnp.sum(values * counting) / jnp.sum(counting)
+    coefficients = {name: term.coefficient for name, term in losses.auxiliary.items()}
+    coefficients[""] = losses.coefficient
+    return sum((c * averages[name] for name, c in coefficients.items()), jnp.zeros(()))
 
 
 def _source(s: _Subject) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lm_jax.analysis.model_checks import CHECKS, check_model
 from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.models import Family, Model
-from lm_jax.models.interface import cross_entropy
+from lm_jax.models.interface import Auxiliary, cross_entropy
 from lm_jax.models.ngram.model import NgramConfig
 from lm_jax.models.parameters import Declared
 from lm_jax.objectives.default_experiment import default_experiment
@@ -49,7 +49,7 @@ def toy(config: ToyConfig, dtype) -> Model:
         }
         if fault == "undeclared":
             params["output"] = output
-        if fault == "unused":
+        if fault in ("unused", "auxiliary"):
             params["idle"] = Declared(jnp.ones(3), ("embed",))
         return {"params": params}
 
@@ -83,7 +83,15 @@ def toy(config: ToyConfig, dtype) -> Model:
 
     def loss(variables, batch, *, train, key=None):
         logits, statistics = apply(variables, batch, train=train, key=key)
-        return cross_entropy(logits * (2 if fault == "loss" else 1), batch["targets"]), statistics
+        losses = cross_entropy(logits * (2 if fault == "loss" else 1), batch["targets"])
+        values = {
+            "auxiliary": lambda: Auxiliary(jnp.mean(variables["params"]["idle"] ** 2), 0.1),
+            "bare auxiliary": lambda: jnp.zeros(()),
+            "shape of auxiliary": lambda: Auxiliary(jnp.zeros(3), 0.1),
+        }
+        if fault in values:
+            losses = losses._replace(auxiliary={"penalty": values[fault]()})
+        return losses, statistics
 
     def start(variables, batch_size, max_length):
         return jnp.zeros((batch_size, d), dtype), jnp.zeros(batch_size, jnp.int32)
@@ -132,6 +140,8 @@ def test_a_sound_model_passes_every_check():
         ("rows", "rows", "changing row 1 moves the logits of row 0 by "),
         ("loss", "loss", "nats differ from the cross-entropy of the logits of apply by "),
         ("unused", "loss", "the gradient of parameter idle is 0: it is not used"),
+        ("bare auxiliary", "loss", "the auxiliary loss penalty is a "),
+        ("shape of auxiliary", "loss", "an auxiliary loss or metric has shape (3,); expected"),
         ("step", "step", "step: the logits at position 0 differ from those of apply by "),
         ("leak", "causality", "the logits at position 0 depend on the later token 1 (gradient "),
         ("no table", "causality", "depend on the later token 1 (change of a token "),
@@ -155,6 +165,12 @@ def test_a_fault_is_found_by_its_check(fault, name, message, monkeypatch):
     found = check_model(experiment(fault))[-1]
     assert (found.name, found.ok) == (name, False)
     assert message in found.text
+
+
+def test_a_parameter_may_serve_an_auxiliary_loss_alone(monkeypatch):
+    monkeypatch.setattr(model_checks, "CHECKS", {"loss": CHECKS["loss"]})
+    found = check_model(experiment("auxiliary"))[-1]
+    assert found.ok and found.text.endswith("; also reported: penalty"), found
 
 
 def test_a_fault_of_the_code_is_located(monkeypatch):
