@@ -50,10 +50,10 @@ def refuse_another_experiment(experiment: Experiment, workdir: Path) -> None:
     elif changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         forks = longer > steps and all(map(_is_free, changed))
-        fork = f", or fork it: --from_workdir={workdir} --workdir=NEW" if forks else ""
+        fork = f", fork it: --from_workdir={workdir} --workdir=NEW" if forks else ""
         raise UserError(
             f"{workdir} holds another experiment ({changed[0]}{more}); "
-            f"choose another --workdir, give the same configuration to resume{fork}"
+            f"give the same configuration to resume{fork}, or choose another --workdir"
         )
 
 
