@@ -18,7 +18,8 @@ STATISTICS = {
             "documents": 900,
             "characters": 4500,
             "examples": [{"id": HOSTILE, "characters": 50, "excerpt": HOSTILE, "language": "fr"}],
-        }
+        },
+        {"rule": "exact_duplicates", "documents": 12, "characters": 60, "examples": []},
     ],
     "left_out": {"documents that are not UTF-8": 1234},
     "lengths": {"read": {"4": 3, "8": 5}, "kept": {"8": 4}},
@@ -58,6 +59,8 @@ def test_the_page_shows_documents_as_they_are(tmp_path):
     text = html.unescape(re.sub("<[^>]+>", " ", source))
     assert text.count(HOSTILE) >= 8
     assert "900 documents (75.0%), 4,500 characters" in text
+    assert f"{HOSTILE}: short : 900" in " ".join(text.split())
+    assert "exact_duplicates : 12 documents" in " ".join(text.split())  # a stage of one rule
     assert "a is kept of 2" in text
     assert "4.60 kB" in text  # what is left
     for row in ("4 to 7", "0123456789abcdef", "1,234", "near_duplicates.words"):
