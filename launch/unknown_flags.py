@@ -73,6 +73,9 @@ def field_hint(path: str, known: Sequence[str]) -> str:
         return _ANSWERS[name]
     if part in known:
         return f"{part} has no parts: give --config.{part}=VALUE"
+    of_part = sorted(each for each in known if each.startswith(f"{path}."))
+    if of_part:
+        return f"it is a group of fields, such as --config.{of_part[0]}=VALUE"
     if beside:
         return f"{part} has {', '.join(sorted(beside))}"
     return f"it has {', '.join(dict.fromkeys(each.partition('.')[0] for each in known))}"

@@ -54,6 +54,7 @@ def output(code, *arguments, cwd=ROOT):
         ("model.batch_size", "did you mean training.batch_size or evaluation.batch_size?"),
         ("trainig.num_steps", "did you mean training.num_steps?"),
         ("mesh.data", "mesh has no parts: give --config.mesh=VALUE"),
+        ("model", "it is a group of fields, such as --config.model.d_model=VALUE"),
         ("device", "JAX_PLATFORMS=cpu before the command takes the CPU"),
         ("model.colour", "model has d_model, num_heads, num_layers"),
         ("colour", "it has model, training, evaluation, schedule, mesh"),
