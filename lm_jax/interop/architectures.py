@@ -140,23 +140,42 @@ def exported_as(config: Any) -> tuple[Architecture, dict[str, Any]]:
     Raises:
       UserError: there is none; the message names what keeps the nearest one from it.
     """
-    obstacles = {}
+    obstacles: dict[str, list[str]] = {}
+    without_words = set()  # for the first choice that has none; there may be more
     for name, architecture in of_family(config).items():
         try:
             values = their_config(architecture, config)
             there = our_config(architecture, json.loads(json.dumps(values)))
         except UserError as error:
             obstacles[name] = [str(error)]
+            without_words.add(name)
             continue
         ours, theirs = _resolved(config), _resolved(there)
         obstacles[name] = [f"model.{n} {ours[n]}" for n in ours if ours[n] != theirs[n]]
         if not obstacles[name]:
             return architecture, values
-    nearest = min(obstacles, key=lambda name: len(obstacles[name]))
+    nearest = min(obstacles, key=lambda name: (name in without_words, len(obstacles[name])))
     raise UserError(
         f"no architecture of transformers computes what this model does; the nearest is {nearest}, "
         f"which has no {', '.join(obstacles[nearest])}"
     )
+
+
+def with_counterpart(config: Any) -> Any:
+    """Returns the configuration that is exported: the given one, or the one that also has biases.
+
+    A model without biases computes what the same model with biases of 0 does, so that nanoGPT's
+    (`bias=False`) is a GPT-2. A model that has no counterpart either way is returned as it is.
+    """
+    if getattr(config, "use_bias", True):
+        return config
+    for candidate in (config, dataclasses.replace(config, use_bias=True)):
+        try:
+            exported_as(candidate)
+        except UserError:
+            continue
+        return candidate
+    return config
 
 
 def _resolved(config: Any) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import build_experiment, low_rank_of
-from lm_jax.interop.architectures import exported_as, of_family
+from lm_jax.interop.architectures import exported_as, of_family, with_counterpart
 from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
-from lm_jax.interop.layout import Entry, entries, shapes_of
+from lm_jax.interop.layout import Entry, Shape, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
 from lm_jax.json_values import read_object
@@ -58,7 +58,7 @@ def export_model(
     of_family(config)  # refuses what has no counterpart, and so does the next
     if width and of_width(config, width) != config:
         config, _ = configurations(config, width)
-    exported_as(_with_plain_logits(config, built.declarations))
+    exported_as(with_counterpart(_with_plain_logits(config, built.declarations)))
     tokenizer = data.load_tokenizer(workdir / "tokenizer")
     with (
         Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True) as checkpoints,
@@ -93,9 +93,11 @@ def write_model(
     plain = _with_plain_logits(config, arrays)
     if plain.logit_scale != config.logit_scale:
         arrays = _scaled(arrays, config.logit_scale)
-    config = plain
+    config = with_counterpart(plain)
     architecture, values = exported_as(config)
-    wanted = entries(architecture, config, shapes_of(architecture, config))
+    shapes = shapes_of(architecture, config)
+    arrays = _with_zero_biases(arrays, shapes)
+    wanted = entries(architecture, config, shapes)
     planned = _planned(wanted, arrays)
     write_tensors(directory, planned, _arrays(wanted, arrays, config), largest_shard)
     return values | {"dtype": np.result_type(*(each.dtype for each in planned)).name}
@@ -108,6 +110,23 @@ def _with_plain_logits(config: Any, paths: Iterable[str]) -> Any:
     """Returns the configuration with a factor on logits in the last norm, where there is one."""
     has_norm = any(path.startswith(_LAST) for path in paths)
     return dataclasses.replace(config, logit_scale=1.0) if has_norm else config
+
+
+def _with_zero_biases(
+    arrays: Mapping[str, SavedArray], shapes: Mapping[str, Shape]
+) -> dict[str, SavedArray]:
+    """Returns the arrays with those that only the counterpart of a model has (`with_counterpart`).
+
+    Args:
+      shapes: of all arrays of the counterpart, by path.
+    """
+    dtype = np.result_type(*(array.dtype for array in arrays.values()))
+    added = {
+        path: SavedArray(shape, dtype, functools.partial(np.zeros, shape, dtype))
+        for path, shape in shapes.items()
+        if path not in arrays and path.endswith("/bias")
+    }
+    return {**arrays, **added}
 
 
 def _scaled(arrays: Mapping[str, SavedArray], factor: float) -> dict[str, SavedArray]:

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 
+import flax
+import flax.linen as nn
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,13 +18,16 @@ from lm_jax.interop.architectures import exported_as
 from lm_jax.interop.export_model import export_model, write_model
 from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
+from lm_jax.models import build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
+from lm_jax.models.parameters import path_of
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.runs.continuation import Fork, refuse_another_experiment, refuse_missing_texts
 from lm_jax.runs.evaluate import split_of
 from lm_jax.runs.initial_state import fine_tuned
 from lm_jax.runs.trained_run import load
 from lm_jax.runs.workdir import read_experiment
+from lm_jax.telemetry.json_files import write_json
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity.pretrained import write_folder
 
@@ -111,6 +117,35 @@ def test_a_factor_on_logits_goes_into_the_last_norm(tmp_path):
     for name, found in load_file(tmp_path / "out/model.safetensors").items():
         factor = 0.25 if name.startswith("transformer.ln_f.") else 1
         np.testing.assert_array_equal(found, tensors[name] * np.float32(factor), err_msg=name)
+
+
+@pytest.mark.parametrize("fields", [{}, {"positions": "rotary", "tie_embeddings": False}])
+def test_a_model_without_biases_goes_out_with_biases_of_zero(fields, tmp_path):
+    config = TransformerConfig(
+        vocab_size=61, context_length=16, d_model=24, num_heads=4, num_layers=2, use_bias=False
+    )
+    config = dataclasses.replace(config, **fields)
+    model = build_model(config, np.float32)
+    tokens = np.random.default_rng(0).integers(61, size=(2, 16)).astype(np.int32)
+    batch = {"inputs": tokens, "targets": tokens, "weights": np.ones((2, 16), np.float32)}
+    variables = nn.meta.unbox(model.init(jax.random.key(0), batch))
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    arrays = {path_of(path): np.asarray(x) for path, x in leaves}
+    assert not any(path.endswith("bias") for path in arrays)
+    saved = {path: SavedArray(x.shape, x.dtype, lambda x=x: x) for path, x in arrays.items()}
+    write_json(tmp_path / "config.json", write_model(config, saved, tmp_path))
+    found = open_model(tmp_path)
+    assert found.config.use_bias
+    read = {"params": flax.traverse_util.unflatten_dict(read_arrays(found, tmp_path), sep="/")}
+    there = build_model(found.config, np.float32)
+    expected, _ = model.apply(variables, batch, train=False)
+    np.testing.assert_allclose(there.apply(read, batch, train=False)[0], expected, atol=1e-6)
+
+
+def test_the_nearest_architecture_has_words_for_all_but_what_is_named():
+    config = TransformerConfig(vocab_size=9, use_bias=False, qk_norm="head")
+    with pytest.raises(UserError, match="nearest is gpt2, which has no .*model.use_bias False"):
+        exported_as(config)  # and not llama, which has no gelu, and no such norms and positions
 
 
 @pytest.mark.parametrize(
