@@ -90,6 +90,9 @@ def read_work(text: str) -> Work:
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
+_BROKEN = re.compile(
+    r"=\{\n(.*)\n\}"
+)  # attributes of kernels in Pallas stand on lines of their own
 _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 
 
@@ -102,7 +105,7 @@ def parse(text: str) -> Module:
     devices = math.prod(int(size[1]) for size in sizes if size)
     computations: dict[str, dict[str, Instruction]] = {}
     entry, scope = "", None
-    for line in text.splitlines():
+    for line in _BROKEN.sub(r"={\1}", text).splitlines():
         if scope is None:
             if opens := _HEADER.match(line):
                 scope = computations[opens[2]] = {}

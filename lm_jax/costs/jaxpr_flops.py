@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from lm_jax.errors import UserError
 from lm_jax.models.transformer import grouped_product
 from lm_jax.models.transformer.flash_attention import PRIMITIVE
+from lm_jax.models.transformer.splash_attention import CALLS
 
 # Primitives without matrix products: they work element by element, move data, reduce, sort or draw.
 _WITHOUT_PRODUCTS = frozenset(
@@ -81,6 +82,8 @@ def _of_jaxpr(jaxpr: Any, flags: _Flags) -> _Counted:
 def _of_equation(equation: Any, flags: _Flags) -> _Counted:
     name, params = equation.primitive.name, equation.params
     results = [any(flags) and name != "stop_gradient"] * len(equation.outvars)
+    if name in ("jit", "pjit") and params["name"] in CALLS.values():
+        return _splash_attention(equation) * (1 + _backward_products(PRIMITIVE, flags)), results
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation) * (1 + _backward_products(name, flags)), results
     if name in _WITHOUT_PRODUCTS:
@@ -176,6 +179,14 @@ def _fused_attention(equation: Any) -> int:
     pairs = queries * equation.invars[1].aval.shape[1]
     spared = 2 if equation.params["mask_type"].name == "CAUSAL" else 1
     return 4 * batch * heads * width * pairs // spared
+
+
+def _splash_attention(equation: Any) -> int:
+    """Counts as `_fused_attention`, of the call of a kernel for TPUs with arrays [b, h, t, k]."""
+    if not equation.outvars:  # nothing reads what it computes
+        return 0
+    queries, keys, *_ = (x.aval.shape for x in equation.invars if x.aval.ndim == 4)
+    return 4 * math.prod(queries) * keys[2] // (1 + (equation.params["name"] == CALLS[True]))
 
 
 _PRODUCTS: dict[str, Callable[[Any], int]] = {

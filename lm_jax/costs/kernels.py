@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lm_jax.costs import hlo, replica_groups
 from lm_jax.costs.hlo import Instruction, Module
 from lm_jax.costs.source_lines import Sources, read_sources
+from lm_jax.models.transformer.splash_attention import CALLS
 
 PRODUCT, ATTENTION, FUSION = "matrix products", "fused attention", "fusions"
 COPY, COLLECTIVE, OTHER = "copies", "collectives", "other calls"
@@ -148,7 +149,7 @@ def _kernel(
 def _kind(module: Module, instruction: Instruction, multiplies: bool) -> str:
     opcode = instruction.opcode.removesuffix("-start")
     if opcode == "custom-call":
-        if "attention" in instruction.name or "fmha" in _target(instruction):
+        if "attention" in instruction.name or _is_attention(instruction):
             return ATTENTION
         return PRODUCT if multiplies else OTHER
     if multiplies:
@@ -187,8 +188,13 @@ def _products(
             yield from _products(module, inner, fused)
 
 
+def _is_attention(instruction: Instruction) -> bool:
+    """Returns whether a library's call is cuDNN's attention, or the kernel for TPUs."""
+    return "fmha" in _target(instruction) or instruction.name.startswith("splash_m")
+
+
 def _custom_call_flops(instruction: Instruction, scope: Mapping[str, Instruction]) -> int:
-    """Returns the FLOPs of cuBLAS's products and of cuDNN's attention; 0 for other calls.
+    """Returns the FLOPs of cuBLAS's products and of fused attention; 0 for other calls.
 
     Attention has two products forward and five backward, one of which is the scores again. A
     causal mask halves them.
@@ -200,6 +206,11 @@ def _custom_call_flops(instruction: Instruction, scope: Mapping[str, Instruction
         products = 5 if "Backward" in target else 2
         flops = products * 2 * batch * heads * queries * shapes[1][1] * width
         return flops // 2 if re.search(r'mask_type": ?"\w*CAUSAL', text) else flops
+    if instruction.name.startswith("splash_m"):
+        (batch, heads, time, width), keys, *_ = (shape for shape in shapes if len(shape) == 4)
+        products = 5 if "_dkv" in instruction.name else 2
+        flops = products * 2 * batch * heads * time * keys[2] * width
+        return flops // 2 if CALLS[True] in instruction.attributes else flops
     if "cublas" in target:
         config = json.loads(text)["gemm_backend_config"]
         contracted = config["dot_dimension_numbers"]["lhs_contracting_dimensions"]

@@ -220,6 +220,33 @@ def test_a_tpus_program_has_cycles_and_a_memory_of_its_own():
     assert product.bytes == 2 * (64 * 32 + 64 * 16)  # the other factor is in fast memory
 
 
+SPLASH = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (q: bf16[8,12,256,64], k: bf16[8,3,128,64], m: s8[1,2,2]) -> bf16[8,12,256,64] {
+  %q = bf16[8,12,256,64]{3,2,1,0} parameter(0)
+  %k = bf16[8,3,128,64]{3,2,1,0} parameter(1)
+  %m = s8[1,2,2]{2,1,0} parameter(2)
+  %splash_mha_fwd_residuals.1 = bf16[8,12,256,64]{3,2,1,0} custom-call(%m, %q, %k, %k), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(train_step)/jit(splash_attention_causal)/pallas_call" stack_frame_id=0}
+  ROOT %splash_mha_dkv_no_residuals.1 = bf16[8,12,256,64]{3,2,1,0} custom-call(%m, %q, %k, %k), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(train_step)/jit(splash_attention)/pallas_call" stack_frame_id=0}
+}
+"""
+
+
+def test_attention_in_pallas_is_counted_and_ends_no_computation():
+    forward, backward = read_schedule(SPLASH)
+    product = 2 * 8 * 12 * 256 * 128 * 64
+    assert (forward.kind, forward.flops) == (ATTENTION, 2 * product // 2)  # half: it is causal
+    assert (backward.kind, backward.flops) == (ATTENTION, 5 * product)
+    assert forward.operation.endswith("pallas_call")
+
+
 @pytest.mark.parametrize(
     ("groups", "devices"),
     [

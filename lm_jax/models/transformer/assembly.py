@@ -107,7 +107,7 @@ def _time(tokens_bt: jax.Array) -> jax.Array:
 def masks_by_block(config: BlocksConfig, *tokens: jax.Array) -> bool:
     """Returns whether attention makes its masks itself: over a ring of devices, or blockwise."""
     if not time_axis():
-        return config.attention == "blockwise"
+        return config.attention in ("blockwise", "splash")
     lengths = (x_bt.shape[1] for x_bt in tokens)
     return CONTEXT_PARALLEL[config.context_parallel].uses_ring(*lengths)
 

@@ -37,6 +37,7 @@ from lm_jax.models.transformer.layers import (
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import ring_attend, time_axis
 from lm_jax.models.transformer.rotary import rotate, rotation_of
+from lm_jax.models.transformer.splash_attention import serves, splash_attend
 
 _WHOLE = ("batch", None, "kv_heads", None)  # keys and values, gathered over time
 
@@ -165,11 +166,15 @@ class Attention(nn.Module):
             return attend_fused(q_bthk, k_bsgk, v_bsgk, *given, causal=self.causal)
         return attend(q_bthk, k_bsgk, v_bsgk, mask_bts, bias_hts, scoring, causal=self.causal)
 
-    def _by_block(self, window, q_bthk, k_bsgk, *others):
-        given = (q_bthk, k_bsgk, *others)
+    def _by_block(self, window, q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys):
+        given = (q_bthk, k_bsgk, v_bsgk, bias_hts, queries, keys)
+        splashes = self.config.attention == "splash" and serves(q_bthk, k_bsgk, bias_hts, keys)
         size = block_size(max(q_bthk.shape[1], k_bsgk.shape[1]))
 
         def attend_within(window: int | None):
+            if splashes:
+                attend = partial(splash_attend, self.scoring, causal=self.causal, window=window)
+                return lambda q, k, v, _, queries, keys: attend(q, k, v, queries, keys)
             return partial(blockwise_attend, Blocking(self.scoring, self.causal, window, size))
 
         width = self.config.sliding_window

@@ -193,8 +193,8 @@ class BlocksConfig:
     attention: str = described(
         "auto",
         "The kernel of attention; blockwise: for CPUs, its memory grows with the context and not "
-        "its square; cudnn: NVIDIA's GPUs in bfloat16; auto: cudnn where it serves, on CPUs "
-        "blockwise from 512 tokens on.",
+        "its square; cudnn: NVIDIA's GPUs in bfloat16; splash: TPUs; auto: cudnn or splash where "
+        "it serves, on CPUs blockwise from 512 tokens on.",
         choices=KERNELS,
     )
     scan_layers: bool = described(

@@ -1,4 +1,4 @@
-"""The kernels of attention to choose from: cuDNN's, and where it can be had.
+"""The kernels of attention to choose from: cuDNN's, and where it and the TPUs' can be had.
 
 Axes: b batch, t query time, s key time, h query heads, g key/value heads, k head width.
 """
@@ -16,6 +16,7 @@ from lm_jax.models.transformer.positions import POSITIONS
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
 
+LANES = 128  # tokens: what the lengths that splash reads are multiples of
 _BLOCKWISE_FROM = 512  # tokens; measured on CPUs, docs/performance.md
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
 
@@ -47,10 +48,10 @@ def attend_fused(
 
 
 def kernel(config: "BlocksConfig", dtype: jnp.dtype) -> str:
-    """Returns xla, blockwise or cudnn: what `model.attention` means on these devices.
+    """Returns xla, blockwise, cudnn or splash: what `model.attention` means on these devices.
 
     Raises:
-      UserError: cuDNN is asked for where it cannot be had.
+      UserError: cuDNN or splash is asked for where it cannot be had.
     """
     return KERNELS[config.attention](config, dtype)
 
@@ -63,10 +64,19 @@ def _cudnn(config: "BlocksConfig", dtype: jnp.dtype) -> str:
     return "cudnn"
 
 
+def _splash(config: "BlocksConfig", dtype: jnp.dtype) -> str:
+    if obstacle := _obstacle_to_splash(config):
+        raise UserError(
+            f"model.attention is splash, but {obstacle}; take auto, which then runs another, or xla"
+        )
+    return "splash"
+
+
 KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
     "xla": lambda config, dtype: "xla",
     "blockwise": lambda config, dtype: "blockwise",
     "cudnn": _cudnn,
+    "splash": _splash,
     "auto": lambda config, dtype: _fastest(config, dtype),
 }
 
@@ -74,6 +84,8 @@ KERNELS: dict[str, Callable[["BlocksConfig", jnp.dtype], str]] = {
 def _fastest(config: "BlocksConfig", dtype: jnp.dtype) -> str:
     if not _obstacle(config, dtype):
         return "cudnn"
+    if not _obstacle_to_splash(config):
+        return "splash"
     is_long = max(config.lengths().values()) >= _BLOCKWISE_FROM
     biased = POSITIONS[config.positions].biases_scores  # as large as what blocks avoid
     return "blockwise" if is_long and not biased and target() == "cpu" else "xla"
@@ -95,4 +107,16 @@ def _obstacle(config: "BlocksConfig", dtype: jnp.dtype) -> str | None:
     for name, length in config.lengths().items():
         if length % 2:
             return f"model.{name} is {length}, an odd number"
+    return None
+
+
+def _obstacle_to_splash(config: "BlocksConfig") -> str | None:
+    """Returns why the kernel for TPUs does not serve a model here."""
+    if target() != "tpu":
+        return f"the devices are {target()}s, not TPUs"
+    if POSITIONS[config.positions].biases_scores:
+        return f"{config.positions} positions are biases of [b, h, t, s], as large as what it saves"
+    for name, length in config.lengths().items():
+        if length % LANES:
+            return f"model.{name} is {length}, no multiple of {LANES}"
     return None

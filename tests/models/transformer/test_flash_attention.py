@@ -182,6 +182,15 @@ def test_auto_takes_the_kernel_where_it_serves(monkeypatch):
     assert kernel(config, jnp.dtype("bfloat16")) == "cudnn"
     plain = TransformerConfig(**SHAPE | {"attention": "xla"})
     assert kernel(plain, jnp.dtype("bfloat16")) == "xla"
+    monkeypatch.setattr(flash_attention, "target", lambda: "tpu")
+    assert kernel(config, jnp.dtype("bfloat16")) == "xla"  # 16 tokens
+    config.context_length = 256
+    assert kernel(config, jnp.dtype("bfloat16")) == "splash"
+    config.positions = "relative"
+    assert kernel(config, jnp.dtype("bfloat16")) == "xla"
+    config.attention = "splash"
+    with pytest.raises(UserError, match="is splash, but relative positions are biases"):
+        kernel(config, jnp.dtype("bfloat16"))
 
 
 @pytest.mark.parametrize(
