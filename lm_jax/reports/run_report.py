@@ -16,6 +16,7 @@ from lm_jax.reports.inspection_file import Inspection, read_inspection
 from lm_jax.reports.measures import (
     PARTS,
     card_of,
+    further_measures_of,
     label_of,
     measure,
     measures_of,
@@ -110,7 +111,10 @@ def write_report(
         most_counted=MOST_TRAINING_TOKENS,
         training_tokens=data.get("train", {}).get("tokens", 0),
         baselines=_baselines_chart(validation, baselines),
-        measures=measures_of({**validation, **baselines}),
+        measures=[
+            *measures_of({**validation, **baselines}),
+            *further_measures_of({"auxiliary": dict(validation).get("auxiliary", {})}),
+        ],
         parts=[
             (head, *table_of_parts(parts))
             for key, head in PARTS.items()
@@ -258,6 +262,7 @@ def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str, nats: st
     } | {name: name.replace("_", " ") for name in train[-1] if name.endswith("_per_second")}
     measured = [row for row in rows if row["kind"] == "evaluation"]
     charts = _loss_charts(train, measured, loss_note, nats) + _charts_of_parts(measured, nats)
+    charts += _charts_of_terms(train, measured)
     charts += [line_chart([_column(train, name)], "step", label) for name, label in small.items()]
     return [chart for chart in charts if chart]
 
@@ -304,6 +309,19 @@ def _charts_of_parts(measured: Sequence[Mapping[str, Any]], nats: str) -> list[M
             finite = {step: loss for step, loss in by_step.items() if loss is not None}
             curves.append(Series(name, list(finite), list(finite.values())))
         charts.append(line_chart(curves, "step", f"validation by {what}, {nats}"))
+    return charts
+
+
+def _charts_of_terms(
+    train: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
+) -> list[Markup]:
+    """Returns a chart of each auxiliary loss or metric that is measured in evaluation, too."""
+    charts = []
+    for name in {name: None for row in measured for name in row.get("auxiliary", {})}:
+        found = [{"step": row["step"], **row.get("auxiliary", {})} for row in measured]
+        training = _column(train, name)._replace(name="training", colour=0)
+        validation = _column(found, name)._replace(name="validation", style="dots", colour=1)
+        charts.append(line_chart([training, validation], "step", name.replace("_", " ")))
     return charts
 
 

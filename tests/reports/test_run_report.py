@@ -68,6 +68,21 @@ def test_the_sources_of_a_mixture_have_a_row_and_a_curve_each(tmp_path):
     assert ["prose", "step"] in names_of(write_report(tmp_path).read_text())
 
 
+def test_an_auxiliary_loss_has_a_row_and_a_chart_of_training_and_validation(tmp_path):
+    validation = {"cross_entropy": 3.25, "tokens": 7, "auxiliary": {"z_loss": 0.125}}
+    text = report(tmp_path, validation=validation)
+    assert "<th>auxiliary.z_loss</th><td>0.125</td>" in text and ">z loss</text>" not in text
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for step in (1, 2):
+            row = {"kind": "train", "step": step, "loss": 3.0, "z_loss": 0.5 / step}
+            file.write(json.dumps(row) + "\n")
+            row = {"kind": "evaluation", "step": step, "auxiliary": {"z_loss": 0.25}}
+            file.write(json.dumps(row) + "\n")
+    text = write_report(tmp_path).read_text()
+    assert ">z loss</text>" in text
+    assert names_of(text).count(["training", "validation"]) == 2  # the loss and the term
+
+
 def test_the_data_is_a_sentence_and_folded_facts_without_empty_ones(tmp_path):
     data = {"source": "digits", "path": "", "sizes": {"num_classes": 10}, "summary": "1,617 images"}
     (tmp_path / "data.json").write_text(json.dumps(data))
