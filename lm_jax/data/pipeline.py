@@ -6,7 +6,7 @@ same for all: the key under which tokens are cached, and the description that a 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
@@ -146,6 +146,14 @@ def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:
             f"data.source {config.source!r} returned {type(documents).__name__}; "
             "expected lm_jax.data.Documents"
         )
+    for name in ("train", "validation", "test"):
+        part = getattr(documents, name)
+        is_list = isinstance(part, Sized) and not isinstance(part, str | bytes)
+        if part is not None and not is_list:  # a str would be a document of each character
+            raise UserError(
+                f"data.source {config.source!r} returned Documents whose {name} is a "
+                f"{type(part).__name__}; expected a list of documents"
+            )
     kept = [
         number
         for number, document in enumerate(documents.train)

@@ -43,6 +43,12 @@ def wrong(config):
 def numbers(config):
     return Documents([3, 4])
 
+def one_text(config):
+    return Documents(["a text", "another"], validation="held out")
+
+def generated(config):
+    return Documents(f"text {n}" for n in range(50))
+
 class Letters(Bytes):
     vocab_size, end_of_document = 128, 0
 
@@ -79,6 +85,10 @@ def test_a_reader_that_returns_something_else_is_refused(outside):
         prepare(DataConfig(source=outside("wrong"), tokenizer=BYTES))
     with pytest.raises(UserError, match=r"returned a document of int \(3\); expected text"):
         prepare(DataConfig(source=outside("numbers"), tokenizer=BYTES))
+    with pytest.raises(UserError, match="whose validation is a str; expected a list of documents"):
+        prepare(DataConfig(source=outside("one_text"), tokenizer=BYTES))
+    with pytest.raises(UserError, match="whose train is a generator; expected a list"):
+        prepare(DataConfig(source=outside("generated"), tokenizer=BYTES))
 
 
 def test_a_tokenizer_from_outside_is_trained_and_loaded(outside, tmp_path):
