@@ -204,7 +204,13 @@ def _prepare_data(runs: Mapping[Path, Experiment]) -> data.Dataset:
         refuse_another_experiment(experiment, directory)
         workdir.refuse_foreign_files(directory)
     directory, experiment = next(iter(runs.items()))
-    dataset = data.prepare(_with_own_tokenizer(experiment.data, directory))
+    try:
+        dataset = data.prepare(_with_own_tokenizer(experiment.data, directory))
+    except UserError as error:
+        if not (directory / "data.json").exists():
+            raise
+        place = f"if the data of {directory} moved, let data.path name its new place"
+        raise UserError(f"{error}; {place}") from error
     for directory in runs:
         refuse_data_of_fork(dataset, directory)
         workdir.refuse_other_data(dataset, directory)

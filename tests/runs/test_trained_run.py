@@ -280,6 +280,11 @@ def test_the_same_text_at_another_place_continues_a_run(trained, tmp_path):
     experiment.data.path, experiment.data.cache_directory = str(moved), str(tmp_path / "cache")
     experiment.training.log_every_steps = 3
     assert train(experiment, tmp_path / "run")["step"] == 10
+    experiment.data.path = str(tmp_path / "gone.txt")
+    with pytest.raises(UserError, match="no file matches .*gone.txt.*let data.path name its new"):
+        train(experiment, tmp_path / "run")
+    with pytest.raises(UserError, match="no file matches .* or a pattern$"):
+        train(experiment, tmp_path / "another")
 
 
 def test_a_state_whose_validation_loss_is_no_number_is_not_saved(tmp_path):
