@@ -56,6 +56,11 @@ def find_files(path: str, field: str = "data.path") -> list[Path]:
     """
     # By their parts, as paths are sorted: `Path` itself compares slowly.
     paths = sorted((Path(entry) for entry, _ in local_files(path)), key=lambda file: file.parts)
+    if not paths and os.path.isdir(path):
+        raise UserError(
+            f"{field} {path!r} (from {os.getcwd()}) is a folder without files; hidden files and "
+            "folders are left out"
+        )
     if not paths:
         raise UserError(
             f"no file matches {field} {path!r} (from {os.getcwd()}); give a file, a directory or a "

@@ -230,6 +230,10 @@ def test_overlap_counts_long_lines_only():
 def test_bad_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no file matches data.path"):
         prepare(files(tmp_path / "missing*.txt"))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "a.txt").write_text("a text")
+    with pytest.raises(UserError, match="is a folder without files; hidden files"):
+        prepare(files(tmp_path))
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(UserError, match="is empty"):
         prepare(files(tmp_path))
