@@ -50,6 +50,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
         charts=[chart(measured, label), chart(losses, "training loss, nats, smoothed")],
         figures=table_of(rows),
         seeds=max(row.runs for row in rows),
+        has_errors=any(error for row in rows for _, error in row.figures.values()),
         differences=differences_of(rows),
         meaning=meaning_of_differences(rows),
         remarks=remarks_on(rows),

@@ -129,6 +129,15 @@ def test_one_document_is_named_as_the_reason_why_there_is_no_interval(tmp_path):
     assert "which is one document here" in remark
 
 
+def test_errors_are_explained_where_there_are_some(tmp_path):
+    rows = compare([finished(tmp_path, name, 0, 2.0, name) for name in ("a", "b")])
+    assert "± is one standard error" in write_comparison(rows, tmp_path / "out").read_text()
+    exact = [
+        row._replace(figures={n: (v, None) for n, (v, _) in row.figures.items()}) for row in rows
+    ]
+    assert "±" not in write_comparison(exact, tmp_path / "out").read_text()
+
+
 def test_figures_of_different_parts_of_the_split_are_told_apart(tmp_path):
     paths = [finished(tmp_path, name, 0, 2.0, name, documents=np.ones(1)) for name in ("a", "b")]
     assert not any("different parts" in remark for remark in remarks_on(compare(paths)))
