@@ -108,8 +108,8 @@ def run(
         except KeyboardInterrupt:
             return _fail("interrupted")
         except Exception as error:
-            if (lost := _lost(error)) is not None:
-                return _fail(lost)
+            if (known := _lost(error) or _without_devices(error)) is not None:
+                return _fail(known)
             traceback.print_exception(error)
             return _fail(f"{type(error).__name__}: {error}")
         if _is_first():
@@ -275,6 +275,20 @@ def _lost(error: Exception) -> str | None:
     from lm_jax.parallel import processes
 
     return processes.lost(error) if processes.several() and processes.is_lost(error) else None
+
+
+def _without_devices(error: Exception) -> str | None:
+    """Returns what to say where JAX cannot use the devices that were asked for; None: it can."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not platforms or all(place.f_code.co_name != "backends" for place in places):
+        return None
+    reason = str(error).partition(": ")[2].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+    return (
+        f"JAX_PLATFORMS={platforms}: JAX cannot use such a device here"
+        f"{f' ({reason})' if reason else ''}; install JAX for it (docs/clusters.md), or set "
+        "JAX_PLATFORMS=cpu"
+    )
 
 
 def _fail(message: str) -> int:

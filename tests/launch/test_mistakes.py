@@ -1,5 +1,6 @@
 """A mistake on the command line: one line on stderr, and nothing on disk."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,20 @@ def test_a_python_without_the_packages_gets_one_line_that_says_which_to_use():
 def test_a_file_that_is_missing_is_named_without_the_number_of_the_error(trained):
     status, _, err = launch("word_vectors", f"--workdir={trained[0]}", "--similarities=no.tsv")
     assert status == 1 and "Errno" not in err
+
+
+def test_a_device_that_is_not_there_gets_one_line():
+    code = "import jax; from launch import program; program.run(lambda: {'n': len(jax.devices())})"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "abacus"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 1 and len(found.stderr.splitlines()) == 1
+    assert found.stderr.startswith("error: JAX_PLATFORMS=abacus: JAX cannot use such a device here")
+    assert "'abacus' is not in the list" in found.stderr
 
 
 def test_a_run_that_is_finished_says_that_nothing_is_trained_again(trained):
