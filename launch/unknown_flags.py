@@ -52,6 +52,8 @@ def hint(name: str, own: Collection[str], fields: Sequence[str]) -> str:
     """
     found = _called(name, own) or [f"config.{field}" for field in _called(name, fields)]
     found = found or difflib.get_close_matches(name, own, n=1)
+    if "." in name:  # the path of a field without the part before it
+        found = [f"config.{each}" for each in difflib.get_close_matches(name, fields, n=1)]
     if found:
         return f"did you mean {' or '.join(f'--{each}' for each in found)}?"
     if name in _ANSWERS:
