@@ -3,10 +3,10 @@
   python -m launch.compare runs/lstm-0 runs/lstm-1 runs/transformer-0
   python -m launch.compare runs/lstm-0 runs/lstm-1 runs/transformer-0 --output=runs/comparison
 
-Runs that differ only in their seed are one row, with the standard error of their mean; a row is
-named after the first one's directory, without a number after the last hyphen. The best row is the
-first, and the others are compared with it document by document: interval and p-value are from a
-bootstrap over the documents of the validation split.
+Runs that differ only in their seed are one row, with the standard error of their mean; runs of one
+seed are rows of their own. A row is named after the first one's directory, without a number after
+the last hyphen. The best row is the first, and the others are compared with it document by
+document: interval and p-value are from a bootstrap over the documents of the validation split.
 
 With --output the directory receives comparison.html with all curves, comparison.svg and
 comparison.json. The last line of the output is JSON with the rows.

@@ -56,8 +56,8 @@ def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
     difference from the first row is of the same documents, averaged over seeds.
 
     Raises:
-      UserError: a directory holds no finished run, the runs predict different kinds of targets or
-        use different data, or the loss of a run is infinite.
+      UserError: a directory holds no finished run or is given twice, the runs predict different
+        kinds of targets or use different data, or the loss of a run is infinite.
     """
     runs = [_read(Path(path)) for path in workdirs]
     for run in runs:
@@ -66,9 +66,15 @@ def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
                 f"{run['path']} is measured on other data than {runs[0]['path']}, so their figures "
                 "do not compare; give runs of the same data and split"
             )
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(run["key"], []).append(run)
+    places = [run["path"].resolve() for run in runs]
+    for place, run in zip(places, runs, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{run['path']} is given twice; give each run once")
+    # Each run of one seed, such as before and after a change of the code, has a row of its own.
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for number, run in enumerate(runs):
+        same = sum((run["key"], run["seed"]) == (r["key"], r["seed"]) for r in runs[:number])
+        groups.setdefault((run["key"], same), []).append(run)
     metric = _metric(runs)
     made = [(_row(group, metric), group) for group in groups.values()]
     sign = -1 if metric == "accuracy" else 1
@@ -117,6 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
         "results": results,
         "config": fields,
         "key": json.dumps(fields, sort_keys=True),
+        "seed": dict(config).get("seed"),
         "data": data,
         "rows": read_metrics(path),
     }

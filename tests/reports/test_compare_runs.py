@@ -67,6 +67,16 @@ def test_seeds_are_one_row_with_the_standard_error_of_their_mean(tmp_path):
     assert table_of([counts, lstm])[1][4] == "1.900 ± 0.010"
 
 
+def test_runs_of_one_seed_are_rows_of_their_own(tmp_path):
+    before, after = (
+        finished(tmp_path, name, 0, b) for name, b in (("before", 2.0), ("after", 1.9))
+    )
+    rows = compare([before, finished(tmp_path, "before-1", 1, 2.1), after])
+    assert [(row.name, row.runs) for row in rows] == [("after", 1), ("before", 2)]
+    with pytest.raises(UserError, match="before is given twice"):
+        compare([before, after, tmp_path / "after" / ".." / "before"])
+
+
 def test_a_difference_on_the_same_documents_is_found_where_the_errors_overlap(tmp_path):
     random = np.random.default_rng(0)
     hard = random.normal(4.78, 2.8, 60)  # a standard error of 0.37

@@ -1,0 +1,1 @@
+error: flag --config.training.num_steps=ten: expected an integer
