@@ -217,6 +217,7 @@ def make_training(
         smoothing,
         fixed_features=experiment.fine_tuning.parameters == "head",
         skip_above=config.skip_above,
+        z_loss=experiment.training.z_loss,
     )
     return optimizer, step
 

@@ -64,6 +64,12 @@ class TrainingConfig:
     label_smoothing: float = described(
         0.0, "Share of a target that is uniform, in training only.", minimum=0, below=1
     )
+    z_loss: float = described(
+        0.0,
+        "Coefficient of the mean squared log-normalizer of the logits in the trained loss; 0: off, "
+        "1e-4: usual.",
+        minimum=0,
+    )
     steps_per_call: int = described(
         10, "Optimizer steps in one dispatch to the devices.", minimum=1
     )

@@ -62,7 +62,9 @@ def chunked_cross_entropy(
       dtype: what products are rounded to before losses are computed in float32.
     """
     how = _How(num_chunks, soft_cap, dtype)
-    return Losses(*_losses(x_btd, output_vd, bias_v, targets_bt, how))
+    found = _losses(x_btd, output_vd, bias_v, targets_bt, how)
+    nats_bt, correct_bt, uniform_bt, normalizer_bt = found
+    return Losses(nats_bt, correct_bt, uniform_bt, log_normalizer=normalizer_bt)
 
 
 class _Split(NamedTuple):
@@ -146,26 +148,27 @@ def _forward(x_btd, output_vd, bias_v, targets_bt, how: _How):
         (_X, _OUTPUT, _BIAS, _TOKENS),
         ((_TOKENS,) * 4 + (_LOGITS,)),
     )
-    return tuple(losses), (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv)
+    return (*losses, normalizer_bt), (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv)
 
 
 def _backward(how: _How, kept, cotangents):
     x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv = kept
-    nats_bt, _, uniform_bt = cotangents
+    nats_bt, _, uniform_bt, of_normalizer_bt = cotangents
+    whole_bt = nats_bt + uniform_bt + of_normalizer_bt  # what each chance is multiplied by
     split, vocab_size = _split(x_btd, output_vd), output_vd.shape[0]
 
-    def local(x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btc, nats_bt, uniform_bt):
-        def slopes(product_btc, rows: _Rows, targets_bt, normalizer_bt, nats_bt, uniform_bt):
+    def local(x_btd, output_vd, bias_v, kept_btc, *of_tokens):
+        def slopes(
+            product_btc, rows: _Rows, targets_bt, normalizer_bt, nats_bt, uniform_bt, whole_bt
+        ):
             """Returns the gradients of biased logits, float32, and of the products."""
             logits_btc, slope_btc = _logits(product_btc, rows, how.soft_cap)
             chance_btc = jnp.exp(logits_btc - normalizer_bt[..., None])
             is_target_btc = rows.id_c == targets_bt[..., None]
-            grad_btc = (nats_bt + uniform_bt)[..., None] * chance_btc
+            grad_btc = whole_bt[..., None] * chance_btc
             grad_btc -= jnp.where(is_target_btc, nats_bt[..., None], 0)
             grad_btc -= jnp.where(rows.exists_c, uniform_bt[..., None] / vocab_size, 0)
             return grad_btc, (grad_btc * slope_btc).astype(x_btd.dtype)
-
-        of_tokens = (targets_bt, normalizer_bt, nats_bt, uniform_bt)
 
         def piece(x_grad_btd, rows: _Rows):
             output_cd, bias_grad_c = _like(x_btd, rows), None
@@ -199,8 +202,11 @@ def _backward(how: _How, kept, cotangents):
     x_grad_btd, output_grad_vd, bias_grad_v = _on_shards(
         local,
         split,
-        (x_btd, output_vd, bias_v, targets_bt, normalizer_bt, kept_btv, nats_bt, uniform_bt),
-        (_X, _OUTPUT, _BIAS, _TOKENS, _TOKENS, _LOGITS, _TOKENS, _TOKENS),
+        (
+            *(x_btd, output_vd, bias_v, kept_btv),
+            *(targets_bt, normalizer_bt, nats_bt, uniform_bt, whole_bt),
+        ),
+        (_X, _OUTPUT, _BIAS, _LOGITS) + (_TOKENS,) * 5,
         (_X, _OUTPUT, _BIAS),
     )
     return x_grad_btd.astype(x_btd.dtype), output_grad_vd.astype(output_vd.dtype), bias_grad_v, None

@@ -49,6 +49,7 @@ class Losses(NamedTuple):
     auxiliary: Mapping[str, Auxiliary] = {}  # trained, and reported by name
     metrics: Mapping[str, jax.Array] = {}  # reported only; as `Auxiliary.values`
     coefficient: float | jax.Array = 1.0  # of the cross-entropy in the trained loss; 0: reported
+    log_normalizer: jax.Array | None = None  # log of the sum of exp(logits), for the z-loss
 
 
 LossFunction = Callable[..., tuple[Losses, Variables]]
@@ -158,7 +159,12 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> Losses:
     target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     correct = jnp.argmax(logits, axis=-1) == targets
     uniform_nats = log_normalizer - jnp.mean(logits, axis=-1)
-    return Losses(log_normalizer - target_logits, correct.astype(jnp.float32), uniform_nats)
+    return Losses(
+        log_normalizer - target_logits,
+        correct.astype(jnp.float32),
+        uniform_nats,
+        log_normalizer=log_normalizer,
+    )
 
 
 def loss_from_apply(apply: Callable[..., tuple[jax.Array, Variables]]):

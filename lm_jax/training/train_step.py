@@ -10,6 +10,7 @@ import optax
 
 from lm_jax.errors import UserError
 from lm_jax.models.interface import (
+    Auxiliary,
     Batch,
     Losses,
     LossFunction,
@@ -43,6 +44,7 @@ def make_train_step(
     *,
     fixed_features: bool = False,
     skip_above: float = 0.0,
+    z_loss: float = 0.0,
 ) -> TrainStep:
     """Returns the pure `train_step(state, batch) -> state, metrics`.
 
@@ -64,12 +66,14 @@ def make_train_step(
       is_trained: (parameters) -> a tree of bools, which of them are trained; None: all.
       skip_above: also skip an update whose loss or gradient norm is above this many times its
         running median; `optimizer` is then `remembering`. 0: never.
+      z_loss: coefficient of the mean squared log-normalizer of a target's logits, an auxiliary term
+        that keeps them from drifting (Chowdhery et al. 2022, section 5: 1e-4).
 
     Raises:
       UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
         has a wrong shape or a name that the step uses itself.
     """
-    trained_loss = _make_trained_loss(loss, fixed_features, label_smoothing)
+    trained_loss = _make_trained_loss(loss, fixed_features, label_smoothing, z_loss)
     gradients = _make_gradients(trained_loss, gradient_accumulation_steps)
     extended = optax.with_extra_args_support(optimizer)
 
@@ -140,7 +144,7 @@ statistics, what is reported); sums over the parts of a batch are those of the w
 
 
 def _make_trained_loss(
-    loss: LossFunction, fixed_features: bool, label_smoothing: float
+    loss: LossFunction, fixed_features: bool, label_smoothing: float, z_loss: float
 ) -> _TrainedLoss:
     """Returns the differentiated function; the arguments are those of `make_train_step`."""
 
@@ -158,6 +162,8 @@ def _make_trained_loss(
             if losses.uniform_nats is None:
                 raise UserError("label smoothing needs `Losses.uniform_nats` of the model")
             nats = (1 - label_smoothing) * nats + label_smoothing * losses.uniform_nats
+        if z_loss:
+            losses = _with_z_loss(losses, z_loss)
         cross_entropy = jnp.sum(nats * batch["weights"]) / denominators.targets
         named = _averages(losses, batch["weights"], denominators)
         total = _total(cross_entropy, losses, named)
@@ -167,6 +173,14 @@ def _make_trained_loss(
         return total, (stats if fixed_features else new_stats, reported)
 
     return trained_loss
+
+
+def _with_z_loss(losses: Losses, coefficient: float) -> Losses:
+    """Adds the squared log-normalizer as the auxiliary term `z_loss`."""
+    if losses.log_normalizer is None:
+        raise UserError("training.z_loss needs `Losses.log_normalizer` of the model")
+    term = Auxiliary(jnp.square(losses.log_normalizer), coefficient)
+    return losses._replace(auxiliary={**losses.auxiliary, "z_loss": term})
 
 
 def _make_gradients(

@@ -58,7 +58,9 @@ class Encoder(nn.Module):
         x_btd, _ = self.stack(x_btd, inputs)
         if c.num_classes:
             return ClassHead(c, self.dtype, self.train, name="head")(x_btd, segments_bt), None
-        return MaskedHead(c, self.dtype, name="head")(x_btd, embedding_vd, targets_bt), None
+        return MaskedHead(c, self.dtype, self.train, name="head")(
+            x_btd, embedding_vd, targets_bt
+        ), None
 
 
 class MaskedHead(nn.Module):
@@ -66,6 +68,7 @@ class MaskedHead(nn.Module):
 
     config: EncoderConfig
     dtype: Any
+    train: bool
 
     @nn.compact
     def __call__(self, x_btd, embedding_vd, targets_bt):
