@@ -141,6 +141,9 @@ def _subject(experiment: Experiment) -> tuple[_Subject | None, Check]:
         return f"{count:,} parameters, logits {_shown(found.logits(batch).shape)}"
 
     first = _run("init and apply", make, None)
+    if not (first.ok or family.reads_images or "vocab_size" in fields):
+        absent = "the configuration has no field vocab_size, which the tokenizer decides"
+        first = first._replace(text=f"{first.text}; {absent}")
     return (made[0] if first.ok else None), first
 
 

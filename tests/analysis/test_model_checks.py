@@ -173,6 +173,24 @@ def test_a_parameter_may_serve_an_auxiliary_loss_alone(monkeypatch):
     assert found.ok and found.text.endswith("; also reported: penalty"), found
 
 
+def test_a_vocabulary_of_another_name_is_told(monkeypatch):
+    monkeypatch.setattr(model_checks, "CHECKS", {})
+
+    @dataclasses.dataclass
+    class Renamed:
+        vocabulary: int = 0
+        context_length: int = 8
+
+    def init(key, batch):
+        return {"params": {"table": jnp.zeros((0, 4))[batch["inputs"]]}}
+
+    family = Family(Renamed, lambda config, dtype: Model(init, lambda *_, **__: None, lambda: None))
+    monkeypatch.setattr(model_checks, "family_of", lambda config: family)
+    monkeypatch.setattr(model_checks, "build_model", family.build)
+    (found,) = check_model(Experiment(model=Renamed()))
+    assert not found.ok and "no field vocab_size, which the tokenizer decides" in found.text
+
+
 def test_a_fault_of_the_code_is_located(monkeypatch):
     monkeypatch.setattr(model_checks, "CHECKS", {})
     (found,) = check_model(experiment("raises"))
