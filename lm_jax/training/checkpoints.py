@@ -250,7 +250,8 @@ class Checkpoints:
             if there != here and not self._damage(step):
                 raise UserError(
                     f"parameter {path} of the checkpoint in {self._directory} is {there}, and of "
-                    f"the model {here}: config.json or data.json was changed; restore it"
+                    f"the model {here}: config.json, data.json or the code of the model was "
+                    "changed; restore it"
                 )
 
     def _on_host(self, step: int) -> dict[str, Any]:
