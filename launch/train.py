@@ -114,11 +114,7 @@ def main() -> dict[str, Any]:
     experiment = experiment_flags.experiment(begun)
     if begun is None and CONFIG.value is None:
         refuse_missing_texts(experiment, Path(FROM_WORKDIR.value or ""))
-    if results_of(experiment, directory) is not None:
-        program.log(
-            f"{directory} is finished: nothing is trained again, and these are its results; for "
-            "another run choose another --workdir"
-        )
+    was_finished = results_of(experiment, directory) is not None
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
     if FROM_WORKDIR.value is None or FINE_TUNE.value:
         results = train(experiment, directory, stop_requested, profiled)
@@ -126,6 +122,11 @@ def main() -> dict[str, Any]:
         source = Path(FROM_WORKDIR.value)
         results = train_fork(
             experiment, directory, source, FROM_STEP.value, stop_requested, profiled
+        )
+    if was_finished:
+        program.log(
+            f"{directory} is finished: nothing is trained again, and these are its results; for "
+            "another run choose another --workdir"
         )
     if results.get("stopped"):
         program.log(f"stopped and saved at step {results['step']}; the same command resumes")
