@@ -200,16 +200,18 @@ def _custom_call_flops(instruction: Instruction, scope: Mapping[str, Instruction
     causal mask halves them.
     """
     target, text = _target(instruction), instruction.attributes.partition("backend_config=")[2]
-    shapes = [hlo.arrays(scope[name].type)[0][1] for name in instruction.operands]
+    arrays = [hlo.arrays(scope[name].type)[0] for name in instruction.operands]
+    shapes = [shape for _, shape in arrays]
     if "fmha" in target:
         batch, queries, heads, width = shapes[0]
         products = 5 if "Backward" in target else 2
         flops = products * 2 * batch * heads * queries * shapes[1][1] * width
         return flops // 2 if re.search(r'mask_type": ?"\w*CAUSAL', text) else flops
     if instruction.name.startswith("splash_m"):
-        (batch, heads, time, width), keys, *_ = (shape for shape in shapes if len(shape) == 4)
+        # Without an axis of rows where there is one, behind integers that tell the masks.
+        asking, keys, *_ = (shape for element, shape in arrays if "f" in element)
         products = 5 if "_dkv" in instruction.name else 2
-        flops = products * 2 * batch * heads * time * keys[2] * width
+        flops = products * 2 * math.prod(asking) * keys[-2]
         return flops // 2 if CALLS[True] in instruction.attributes else flops
     if "cublas" in target:
         config = json.loads(text)["gemm_backend_config"]
