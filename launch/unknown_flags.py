@@ -51,9 +51,9 @@ def hint(name: str, own: Collection[str], fields: Sequence[str]) -> str:
       fields: paths of the experiment's fields; they are flags named `config.PATH`.
     """
     found = _called(name, own) or [f"config.{field}" for field in _called(name, fields)]
-    found = found or difflib.get_close_matches(name, own, n=1)
-    if "." in name:  # the path of a field without the part before it
+    if not found and "." in name:  # the path of a field without the part before it
         found = [f"config.{each}" for each in difflib.get_close_matches(name, fields, n=1)]
+    found = found or difflib.get_close_matches(name, own, n=1)
     if found:
         return f"did you mean {' or '.join(f'--{each}' for each in found)}?"
     if name in _ANSWERS:

@@ -74,6 +74,7 @@ def test_an_unknown_field_is_told_from_a_known_one(path, hint):
         ("eval_interval", "--config.evaluation.every_steps"),
         ("out_dir", "--workdir"),
         ("workdirs", "--workdir"),
+        ("confg.x", "--config"),
         ("evaluation.every_stps", "--config.evaluation.every_steps"),
     ],
 )
@@ -83,7 +84,7 @@ def test_an_unknown_flag_is_told_from_the_flags_and_from_the_fields(name, meant)
     found = unknown_flags.hint(name, ["config", "workdir"], fields)
     assert found == f"did you mean {meant}?"
     path = f"model.{name}"
-    if "config" in meant and "." not in name:
+    if "config." in meant and "." not in name:
         assert unknown_flags.field_hint(path, fields) == found.replace("--config.", "")
 
 
