@@ -17,6 +17,7 @@ from lm_jax.nested import flatten
 from lm_jax.reports.measures import PREDICTED, predicted_in
 from lm_jax.reports.svg_charts import smooth
 from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_digests import refuse_damaged
 from lm_jax.telemetry.run_files import (
     Branch,
     ByDocument,
@@ -104,6 +105,7 @@ def split_targets(sizes: Mapping[str, Any]) -> int:
 def _read(path: Path) -> dict[str, Any]:
     try:
         results = read_as(path / "evaluation.json", Results)
+        refuse_damaged(path, "evaluation.json")
         config = read_as(path / "config.json", ConfigParts)
     except OSError:
         raise UserError(f"{path} holds no finished run; give directories of launch.train") from None

@@ -37,13 +37,13 @@ from lm_jax.reports.svg_charts import (
 from lm_jax.reports.word_vectors_section import word_vectors_cards, word_vectors_section
 from lm_jax.telemetry.goodput import bars as goodput_bars
 from lm_jax.telemetry.json_files import read_metrics, write_text
+from lm_jax.telemetry.run_digests import read_results
 from lm_jax.telemetry.run_files import (
     Branch,
     ConfigParts,
     DataFacts,
     Environment,
     Inherited,
-    read_results,
     read_word_vectors,
 )
 

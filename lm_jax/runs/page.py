@@ -33,13 +33,13 @@ def write_page(
 
 
 def write_missing_page(workdir: Path, experiment: Experiment) -> None:
-    """Writes the page of a finished run unless it is there.
+    """Writes the page of a finished run unless it is there and whole.
 
     Raises:
       OSError: it cannot be written.
     """
     path = workdir / "report.html"
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists() or not path.read_bytes().rstrip().endswith(b"</html>"):
         with contextlib.suppress(UserError):  # there are no metrics to show any more
             write_page(workdir, experiment)
 

@@ -27,8 +27,9 @@ from lm_jax.runs.page import write_page
 from lm_jax.runs.restore import merged_variables
 from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
-from lm_jax.telemetry.json_files import finite, is_finite, read_metrics, write_json, write_text
+from lm_jax.telemetry.json_files import finite, is_finite, json_text, read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
+from lm_jax.telemetry.run_digests import note_rows, refuse_damaged_rows, write_noted
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
@@ -80,6 +81,8 @@ class Record(NamedTuple):
         self.meter.pause()
 
     def save(self, step: int, state: TrainState) -> None:
+        if processes.is_first():  # before the checkpoint: a run that resumes from it compares them
+            note_rows(self.directory, step)
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
         self.meter.pause()
 
@@ -167,6 +170,8 @@ def open_record(
     processes.agree({"the evaluations so far": sorted(cross_entropies)})
     log: RunLog = Quiet()
     if processes.is_first():
+        if step and checkpoints.steps():
+            refuse_damaged_rows(directory, step)
         is_over = step >= num_steps or ended_early(cross_entropies, patience, num_steps)
         log = RunLog(
             directory,
@@ -272,15 +277,16 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))
-            write_text(run.workdir / "samples.txt", text)
+            write_noted(run.workdir, "samples.txt", text)
         if analysis:
-            write_json(run.workdir / "inspection.json", analysis)
+            write_noted(run.workdir, "inspection.json", json_text(analysis))
         characters = run.built.objective.characters(record.sample.documents)
         sums, numbers = record.sums[run.step], record.sample.numbers
         write_by_document(run.workdir, "validation", sums, run.step, characters, numbers)
         found = finite(results)
         write_page(run.workdir, run.config, found)
-        write_json(run.workdir / "evaluation.json", found)  # last: with it the run is finished
+        # Last: with it the run is finished.
+        write_noted(run.workdir, "evaluation.json", json_text(found))
 
 
 def _samples(run: LoadedModel, dataset: data.Dataset, config: SamplesConfig) -> list[str]:

@@ -15,7 +15,8 @@ from lm_jax.json_values import read_as
 from lm_jax.runs.lock import Holder, holder
 from lm_jax.telemetry.attempts import read_attempts
 from lm_jax.telemetry.metrics_tail import MetricsTail, read_tail
-from lm_jax.telemetry.run_files import Attempt, ConfigParts, Results, Row, read_results
+from lm_jax.telemetry.run_digests import read_results
+from lm_jax.telemetry.run_files import Attempt, ConfigParts, Results, Row
 from lm_jax.telemetry.run_status import RunStatus
 
 T = TypeVar("T")

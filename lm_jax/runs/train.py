@@ -42,6 +42,7 @@ from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
 from lm_jax.telemetry.json_files import write_json
 from lm_jax.telemetry.loggers import LOGGERS, OnMetrics
+from lm_jax.telemetry.run_digests import refuse_damaged_rows
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
@@ -187,6 +188,7 @@ def _train_locked(
         if finished is not None:
             profiler.check(request.profile_steps, 0)
             if processes.is_first():
+                refuse_damaged_rows(directory, finished.get("step", 0))
                 write_missing_page(directory, experiment)
             results[directory] = finished
         else:

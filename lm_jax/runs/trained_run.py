@@ -32,7 +32,7 @@ from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.restore import merged_variables, restore_variables
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
-from lm_jax.telemetry.run_files import read_results
+from lm_jax.telemetry.run_digests import read_results
 from lm_jax.training.checkpoints import Checkpoints
 
 _UNCHANGED: Mapping[str, str] = {}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from lm_jax import data
-from lm_jax.atomic_files import open_atomically
 from lm_jax.build import fill_in
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
@@ -19,7 +18,8 @@ from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
 from lm_jax.json_values import read_as, read_object
 from lm_jax.models import build_model
 from lm_jax.telemetry.environment import environment, versions
-from lm_jax.telemetry.json_files import finite, write_json
+from lm_jax.telemetry.json_files import finite, json_text, write_json
+from lm_jax.telemetry.run_digests import damaged_file, refuse_damaged, write_noted
 from lm_jax.telemetry.run_files import (
     ByPosition,
     DataFacts,
@@ -31,6 +31,14 @@ from lm_jax.telemetry.run_files import (
 _OF_RUNS = ("config.json", "branch.json")  # a fork that was not begun has the second only
 # What a run writes once it has config.json.
 _LATER = ("metrics.jsonl", "evaluation.json", "inspection.json", "samples.txt", "report.html")
+# What a finished run writes anew where it is damaged.
+_CHECKED = (
+    "evaluation.json",
+    "inspection.json",
+    "samples.txt",
+    "by_document_validation.json",
+    "data.json",
+)
 IMPORTED = "imported"  # the folder of a work directory with what else came with the weights
 
 
@@ -83,7 +91,12 @@ def read_labels(workdir: str | Path) -> list[str]:
 
 
 def results_of(experiment: Experiment, workdir: Path) -> dict[str, Any] | None:
-    """Returns the results of a finished run of exactly this experiment; None if there is none."""
+    """Returns the results of a finished run of exactly this experiment; None if there is none.
+
+    There is none either if a file is damaged that a run writes anew when it goes on at its end.
+    """
+    if damaged_file(workdir, _CHECKED):
+        return None
     try:
         results = read_as(workdir / "evaluation.json", Results)
         trained = to_dict(read_experiment(workdir))
@@ -187,7 +200,7 @@ def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -
     workdir.mkdir(parents=True, exist_ok=True)
     if dataset.tokenizer is not None:
         dataset.tokenizer.save(workdir / "tokenizer")
-    write_json(workdir / "data.json", dataset.description)
+    write_noted(workdir, "data.json", json_text(dataset.description))
     data.save_held_out(experiment.data, dataset, workdir)
     write_json(workdir / "environment.json", environment())
     write_json(workdir / "config.json", to_dict(experiment))
@@ -218,7 +231,7 @@ def write_by_document(
     Raises:
       OSError: it cannot be written.
     """
-    path = workdir / f"by_document_{split}.json"
+    name = f"by_document_{split}.json"
     record = {
         "step": step,
         "nats": sums.nats.tolist(),
@@ -227,9 +240,9 @@ def write_by_document(
         "characters": None if characters is None else characters.tolist(),
         "documents": None if numbers is None else numbers.tolist(),
     }
-    with open_atomically(path) as file:  # on one line: there may be many documents
-        file.write(json.dumps(finite(record), allow_nan=False) + "\n")
-    return path
+    # On one line: there may be many documents.
+    write_noted(workdir, name, json.dumps(finite(record), allow_nan=False) + "\n")
+    return workdir / name
 
 
 def add_test_figures(
@@ -246,9 +259,11 @@ def add_test_figures(
     path = workdir / "evaluation.json"
     if not path.exists():
         return {}
+    refuse_damaged(workdir, path.name)
     results, own = read_as(path, Results), read_experiment(workdir).evaluation
     windows = _windows_of(eval_config)
-    write_json(path, {**results, "test": {"step": step, **windows, **figures}})
+    test = {"step": step, **windows, **figures}
+    write_noted(workdir, "evaluation.json", json_text({**results, "test": test}))
     is_comparable = results.get("step", step) == step and windows == _windows_of(own)
     return dict(results.get("validation", {})) if is_comparable else {}
 

@@ -57,10 +57,14 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return _rows(path) if path.exists() else []
 
 
+def json_text(values: Any) -> str:
+    """Returns JSON as `write_json` writes it."""
+    return json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON atomically; numbers that JSON lacks (nan, inf) become null."""
-    with open_atomically(path) as file:
-        file.write(json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(values))
 
 
 def write_text(path: Path, text: str) -> None:

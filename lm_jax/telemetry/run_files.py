@@ -210,12 +210,6 @@ class WordVectorScores(TypedDict, total=False):
     analogies: dict[str, Analogies]
 
 
-def read_results(workdir: Path) -> Results:
-    """Returns `evaluation.json`; empty where a run has not ended. Raises UserError if damaged."""
-    path = workdir / "evaluation.json"
-    return read_as(path, Results) if path.exists() else {}
-
-
 def read_word_vectors(path: Path) -> WordVectorScores:
     """Returns `word_vectors.json`.
 
