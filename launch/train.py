@@ -28,6 +28,9 @@ architecture, parameters and tokenizer, but its own data, objective, optimizer a
 profile/, for ui.perfetto.dev (the file *.trace.json.gz), TensorBoard or XProf. Choose steps after
 the first dispatches, which compile. Tracing does not change the numbers.
 
+With --wait_for_space a full disk does not end the run: it says so in one line, keeps its finished
+checkpoints, and goes on from the newest one when there is space.
+
 Under srun or mpirun, in a JobSet and on a TPU pod, the same command on every host is one run
 (docs/clusters.md). Elsewhere, run this on each host I of N:
 
@@ -59,6 +62,9 @@ FINE_TUNE = flags.DEFINE_bool(
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST-LAST, such as 10-15: trace the dispatches with these steps."
+)
+WAIT_FOR_SPACE = flags.DEFINE_bool(
+    "wait_for_space", False, "On a full disk, wait until there is space, and go on."
 )
 flags.adopt_module_key_flags(cluster)  # --help shows them
 
@@ -96,6 +102,7 @@ def main() -> dict[str, Any]:
     """Trains until the end; SIGTERM or Ctrl-C saves after the current dispatch and stops."""
     from lm_jax.parallel import processes
     from lm_jax.runs.continuation import refuse_missing_texts
+    from lm_jax.runs.space import train_with_space
     from lm_jax.runs.train import train, train_fork
     from lm_jax.runs.workdir import results_of
     from lm_jax.training.profiler import parse_steps
@@ -116,13 +123,19 @@ def main() -> dict[str, Any]:
         refuse_missing_texts(experiment, Path(FROM_WORKDIR.value or ""))
     was_finished = results_of(experiment, directory) is not None
     profiled = parse_steps(PROFILE_STEPS.value) if PROFILE_STEPS.value is not None else None
-    if FROM_WORKDIR.value is None or FINE_TUNE.value:
-        results = train(experiment, directory, stop_requested, profiled)
-    else:
+
+    def run() -> dict[str, Any]:
+        if FROM_WORKDIR.value is None or FINE_TUNE.value:
+            return train(experiment, directory, stop_requested, profiled)
         source = Path(FROM_WORKDIR.value)
-        results = train_fork(
-            experiment, directory, source, FROM_STEP.value, stop_requested, profiled
-        )
+        return train_fork(experiment, directory, source, FROM_STEP.value, stop_requested, profiled)
+
+    if WAIT_FOR_SPACE.value:
+        if processes.several():
+            raise UserError("--wait_for_space is for a single process; leave it out")
+        results = train_with_space(run, directory, lambda: stop_requested(0), program.log)
+    else:
+        results = run()
     if was_finished:
         program.log(
             f"{directory} is finished: nothing is trained again, and these are its results; for "

@@ -5,6 +5,7 @@ An OSError is the user's to mend, too, and has to name a file.
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,18 @@ class UserError(ValueError):
 
 class MeshError(UserError):
     """A mesh does not fit the devices, the batches or the model."""
+
+
+# A full disk, a quota and a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether a full disk, a quota or a limit on the size of files caused an error."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    said = str(error).lower()  # orbax and tensorstore say it within other errors
+    return any(os.strerror(number).lower() in said for number in _FULL)
 
 
 @contextlib.contextmanager

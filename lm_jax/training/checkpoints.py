@@ -19,13 +19,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lm_jax.atomic_files import refuse_links
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.digests import find_damage
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, is_full
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 from lm_jax.training.checkpoint_handler import DigestedHandler, DigestedRestore, DigestedSave
-
-# What systems say of a full disk, a quota and a limit on the size of files.
-_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def finished_steps(directory: Path) -> list[int]:
@@ -303,11 +300,10 @@ class Checkpoints:
         except Exception as error:  # a full disk raises one of many types, in a thread
             if processes.is_lost(error):
                 raise
-            is_full = any(text in str(error) for text in _FULL)
+            advice = "free some space and " if is_full(error) else ""
             raise OSError(
                 f"a checkpoint cannot be written to {self._directory} ({_problem(error)}); "
-                f"{'free some space and ' if is_full else ''}start again: finished checkpoints are "
-                "complete"
+                f"{advice}start again: finished checkpoints are complete"
             ) from error
 
 
