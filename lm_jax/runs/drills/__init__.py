@@ -1,0 +1,1 @@
+"""Attacks runs and judges what is left: kills, full disks, damaged files, two processes."""
