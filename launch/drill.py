@@ -32,7 +32,7 @@ from lm_jax.telemetry.json_files import write_json
 WORKDIR = flags.DEFINE_string("workdir", None, "A new directory for all runs.", required=True)
 ATTACKS = flags.DEFINE_list("attacks", [], "NAME or NAME:REPEAT, comma-separated; all if none.")
 REPEAT = flags.DEFINE_integer("repeat", 10, "Repetitions of each attack.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the moments, files and bits.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments, files and bits.")
 PROCESSES = flags.DEFINE_integer(
     "processes",
     1,

@@ -26,7 +26,7 @@ _MOST_VERSIONS = 2
 class Digests(TypedDict, total=False):
     """`digests.json`."""
 
-    # Of the rows of metrics.jsonl up to a step: with and without the evaluation of that step, which
+    # Rows of metrics.jsonl up to a step: with and without the evaluation of that step, which
     # a run that resumes at its end drops. It may be killed before it has repeated it.
     metrics: dict[str, list[str]]
     files: dict[str, list[str]]  # of the last contents of a file
