@@ -45,8 +45,8 @@ CASES: dict[str, list[str]] = {
     "gpt2_xl_h100": [
         "--config=configs/published.py:gpt2_xl",
         "--config.training.batch_size=8",
-        "--config.model.scan_layers=true",
-        "--config.model.remat=dots",
+        "--config.model.scan_layers=false",
+        "--config.model.remat=none",
         *_GPT2,
     ],
     "gpt2_small_v5e_8": [
