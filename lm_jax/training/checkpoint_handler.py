@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
@@ -19,6 +20,12 @@ from lm_jax.digests import digests_of, write_manifest
 # Tensorstore 0.1.86 never frees the lists that this returns, and orbax asks for them at each save,
 # for its logs alone: about 20 KiB a save were lost.
 tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
+
+# Orbax would copy arrays of the host first, in case they change meanwhile; none do here, and those of
+# an imported model are as large as the model.
+ocp.type_handlers.register_type_handler(
+    np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False), override=True
+)
 
 _OF_PROCESS = "ocdbt.process_{}/"  # the folder of a process, which merging leaves as it is
 _DIGESTS = "digests.process_{}.json"  # until they are merged
