@@ -21,8 +21,8 @@ from lm_jax.digests import digests_of, write_manifest
 # for its logs alone: about 20 KiB a save were lost.
 tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
 
-# Orbax would copy arrays of the host first, in case they change meanwhile; none do here, and those of
-# an imported model are as large as the model.
+# Orbax would copy arrays of the host first, in case they change meanwhile. None do here, and those
+# of an imported model are as large as the model.
 ocp.type_handlers.register_type_handler(
     np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False), override=True
 )
