@@ -231,6 +231,8 @@ def is_lost(error: BaseException) -> bool:
     """Returns whether an error means that another process is gone."""
     text = str(error).lower()
     is_runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    # JAX 0.10.2 raises ValueError where a gather of its first dispatch fails.
+    is_runtime = is_runtime or (type(error) is ValueError and "gloo" in text)
     return several() and is_runtime and any(word in text for word in _LOST)
 
 

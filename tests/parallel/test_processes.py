@@ -291,3 +291,12 @@ def test_the_first_interrupt_asks_to_stop_and_the_second_one_ends(capfd):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_a_gather_that_loses_its_peer_is_told_from_a_fault(monkeypatch):
+    """JAX raises ValueError there, which is also the type of a user's mistake."""
+    monkeypatch.setattr(processes, "several", lambda: True)
+    said = "UNKNOWN: Gloo AllGather failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:1"
+    assert processes.is_lost(ValueError(said))
+    assert not processes.is_lost(ValueError("no task of this name"))
+    assert not processes.is_lost(UserError("gloo: no connection"))

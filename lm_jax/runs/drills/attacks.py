@@ -113,27 +113,31 @@ def _struck(
     """Returns an attack on running processes: one run is struck again and again until it ends."""
 
     def run(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
-        workdir, details, fault = drill.site.new(attack), list[str](), ""
+        workdir, strikes = drill.site.new(attack), list[tuple[str, str]]()
         given = 0
-        while given < repeat or details:
-            if given == repeat:
-                job_ended, is_over = Ended(0, ""), True
-            else:
+        while given < repeat or strikes:
+            is_over = given == repeat
+            if not is_over:
                 job = drill.site.start(workdir, is_warm=is_warm)
                 moment = rng.uniform(0, drill.site.clean_seconds if is_warm else _IMPORT_SECONDS)
-                if job.runs_for(moment):
-                    at = _progress(workdir)
-                    details.append(f"{strike(drill, rng, job)} {at}")
-                    given += 1
-                job_ended = job.end(drill.site.limit_seconds)
-                fault = fault or judge.fault(job_ended)
-                is_over = job_ended.status == 0
+                is_struck = job.runs_for(moment)
+                at = _progress(workdir)
+                what = strike(drill, rng, job) if is_struck else ""
+                ended = job.end(drill.site.limit_seconds)
+                is_over = ended.status == 0
+                if is_struck:
+                    strikes.append((f"{what} {at}", judge.fault(ended)))
+                elif not is_over:  # it failed by itself
+                    fault = judge.fault(ended) or f"ends with status {ended.status}"
+                    strikes.append((f"no attack {at}", fault))
+                given = given + 1 if is_struck or not is_over else given
             if is_over:
-                verdict, said = _finish(drill, workdir, fault)
-                yield from (Outcome(attack, detail, verdict, said) for detail in details)
+                verdict, said = _finish(drill, workdir)
+                for detail, fault in strikes:
+                    yield Outcome(attack, detail, fault or verdict, said)
                 if verdict == IDENTICAL:
                     shutil.rmtree(workdir)
-                workdir, details, fault = drill.site.new(attack), [], ""
+                workdir, strikes = drill.site.new(attack), []
 
     return run
 
