@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_jax import data
 from lm_jax.build import build_experiment, low_rank_of
+from lm_jax.errors import UserError
 from lm_jax.interop.architectures import exported_as, of_family, with_counterpart
 from lm_jax.interop.export_tokenizer import differing_texts, end_of_document, tokenizer_json
 from lm_jax.interop.layout import Entry, Shape, entries, shapes_of
@@ -59,6 +60,7 @@ def export_model(
     if width and of_width(config, width) != config:
         config, _ = configurations(config, width)
     exported_as(with_counterpart(_with_plain_logits(config, built.declarations)))
+    config = _with_first_length(config, workdir)
     tokenizer = data.load_tokenizer(workdir / "tokenizer")
     with (
         Checkpoints(workdir / "checkpoints", experiment.checkpoint, read_only=True) as checkpoints,
@@ -76,6 +78,29 @@ def export_model(
     log(f"{name} of step {step} in {directory}")
     size = sum(path.stat().st_size for path in directory.iterdir())
     return {"path": str(directory), "step": step, "architecture": name, "bytes": size}
+
+
+_ROTARY = ("positions", "rotary_base", "rotary_scaling", "rotary_factor")
+
+
+def _with_first_length(config: Any, workdir: Path) -> Any:
+    """Returns the configuration with the longest context of the runs that its parameters are from.
+
+    Rotary positions have no parameters, so a run that was fine-tuned at a shorter context still
+    reads the longer one. Runs that are gone or that turn otherwise do not count.
+    """
+    longest = config.context_length
+    if getattr(config, "positions", "") != "rotary":
+        return config
+    for run in workdirs.begun_from(workdir):
+        try:
+            model = workdirs.read_experiment(run).model
+        except (UserError, OSError):
+            break
+        if any(getattr(model, name, None) != getattr(config, name) for name in _ROTARY):
+            break
+        longest = max(longest, model.context_length)
+    return dataclasses.replace(config, context_length=longest)
 
 
 def write_model(

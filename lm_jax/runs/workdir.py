@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,25 @@ _CHECKED = (
 IMPORTED = "imported"  # the folder of a work directory with what else came with the weights
 
 
+def begun_from(workdir: Path) -> Iterator[Path]:
+    """Yields a run, the one that its parameters are from, and so on; the last may be gone."""
+    seen: set[Path] = set()
+    while workdir.resolve() not in seen:  # it is, where directories were renamed
+        seen.add(workdir.resolve())
+        yield workdir
+        try:
+            earlier = read_experiment(workdir).fine_tuning.workdir
+        except (UserError, OSError):
+            return
+        if not earlier:
+            return
+        workdir = Path(earlier)
+
+
 def imported_folder(workdir: Path) -> Path | None:
     """Returns the folder of what came with the weights that a run began with, or None."""
-    seen = set()
-    while not (workdir / IMPORTED).is_dir():
-        if workdir.resolve() in seen:  # directories were renamed
-            return None
-        seen.add(workdir.resolve())
-        try:
-            begun_from = read_experiment(workdir).fine_tuning.workdir
-        except (UserError, OSError):
-            return None
-        if not begun_from:
-            return None
-        workdir = Path(begun_from)
-    return workdir / IMPORTED
+    folders = (run / IMPORTED for run in begun_from(workdir))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def read_experiment(workdir: str | Path) -> Experiment:

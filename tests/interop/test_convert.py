@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import flax
 import flax.linen as nn
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lm_jax.config.serialization import to_dict
 from lm_jax.data import train_tokenizer
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
@@ -104,6 +106,24 @@ def test_an_imported_model_is_loaded_and_exported(folder, tmp_path):
         export_model(workdir, out)
     with pytest.raises(UserError, match="is not empty; choose another"):
         import_model(folder, workdir)
+
+
+@pytest.mark.parametrize(("rotary_base", "length"), [(None, 32), (7.0, 8)])
+def test_a_run_tuned_at_a_shorter_context_goes_out_with_that_of_its_model(
+    rotary_base, length, folder, tmp_path
+):
+    """Unless its positions turn otherwise: then nothing was ever trained on the longer texts."""
+    import_model(folder, tmp_path / "run", log=lambda _: None)
+    shutil.copytree(tmp_path / "run", tmp_path / "tuned")
+    experiment = fine_tuned(None, tmp_path / "run")
+    changed = {} if rotary_base is None else {"rotary_base": rotary_base}
+    model = dataclasses.replace(experiment.model, context_length=8, **changed)
+    tuned = dataclasses.replace(experiment, model=model)
+    write_json(tmp_path / "tuned/config.json", to_dict(tuned))
+    export_model(tmp_path / "tuned", tmp_path / "out", log=lambda _: None)
+    values = json.loads((tmp_path / "out/config.json").read_text())
+    described = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert values["max_position_embeddings"] == described["model_max_length"] == length
 
 
 def test_a_factor_on_logits_goes_into_the_last_norm(tmp_path):
