@@ -16,50 +16,97 @@ from lm_jax.objectives import objective_of
 from lm_jax.objectives.interface import model_loss
 
 
-class GPTBlock(nn.Module):
+def _norm(config: TransformerConfig) -> nn.Module:
+    width, epsilon = config.d_model, config.norm_epsilon
+    if config.norm == "rms_norm":
+        return nn.RMSNorm(width, eps=epsilon)
+    return nn.LayerNorm(width, eps=epsilon, bias=config.use_bias)
+
+
+class FeedForward(nn.Module):
+    """Two products around GELU, or three in SwiGLU."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        width, hidden, bias = config.d_model, config.feed_forward_width, config.use_bias
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+        self.gate = nn.Linear(width, hidden, bias) if config.activation == "swiglu" else None
+        self.up = nn.Linear(width, hidden, bias)
+        self.down = nn.Linear(hidden, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), approximate=self.approximate))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderBlock(nn.Module):
     """Pre-norm attention and feed-forward with PyTorch's fused attention."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        width, self.heads, bias = config.d_model, config.num_heads, config.use_bias
-        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
-        self.attention_norm = nn.LayerNorm(width, bias=bias)
-        self.feed_forward_norm = nn.LayerNorm(width, bias=bias)
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.output = nn.Linear(width, width, bias=bias)
-        self.up = nn.Linear(width, config.feed_forward_width, bias=bias)
-        self.down = nn.Linear(config.feed_forward_width, width, bias=bias)
+        width, bias = config.d_model, config.use_bias
+        self.head_width = width // config.num_heads
+        self.kv_heads = config.kv_heads
+        self.attention_norm, self.feed_forward_norm = _norm(config), _norm(config)
+        self.qkv = nn.Linear(width, width + 2 * self.kv_heads * self.head_width, bias)
+        self.output = nn.Linear(width, width, bias)
+        self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, time, width = x.shape
-        heads = self.qkv(self.attention_norm(x)).view(batch, time, 3, self.heads, -1)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        heads = self.qkv(self.attention_norm(x)).view(batch, time, -1, self.head_width)
+        sizes = [width // self.head_width, self.kv_heads, self.kv_heads]
+        q, k, v = (part.transpose(1, 2) for part in heads.split(sizes, dim=2))
+        if rotation:
+            q, k = _rotate(q, *rotation), _rotate(k, *rotation)
+        grouped = sizes[0] != self.kv_heads
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         x = x + self.output(y.transpose(1, 2).reshape(batch, time, width))
-        hidden = F.gelu(self.up(self.feed_forward_norm(x)), approximate=self.approximate)
-        return x + self.down(hidden)
+        return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class GPT(nn.Module):
-    """GPT-2 as in nanoGPT: learned positions, LayerNorm, GELU, tied embeddings."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates feature i of a head with feature i + k/2, in float32; x is [b, h, t, k]."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
+
+
+class Decoder(nn.Module):
+    """GPT-2 as in nanoGPT, or with RMSNorm, SwiGLU, rotary positions and grouped heads (Llama)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.positions = nn.Embedding(config.context_length, config.d_model)
-        self.blocks = nn.ModuleList(GPTBlock(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.d_model, bias=config.use_bias)
+        width = config.d_model
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_layers))
+        self.norm = _norm(config)
+        self.head = None if config.tie_embeddings else nn.Linear(width, config.vocab_size, False)
+        self.positions: nn.Embedding | None = None
+        if config.positions == "learned":
+            self.positions = nn.Embedding(config.context_length, width)
+        else:
+            half = width // config.num_heads // 2
+            frequencies = config.rotary_base ** (-torch.arange(half) / half)
+            angles = torch.outer(torch.arange(config.context_length), frequencies).repeat(1, 2)
+            self.register_buffer("cos", angles.cos(), persistent=False)
+            self.register_buffer("sin", angles.sin(), persistent=False)
         for parameter in self.parameters():
             if parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the mean cross-entropy in nats per token; inputs and targets are [B, T]."""
-        positions = torch.arange(inputs.shape[1], device=inputs.device)
-        x = self.embedding(inputs) + self.positions(positions)
+        x, time = self.embedding(inputs), inputs.shape[1]
+        rotation = None
+        if self.positions is None:
+            rotation = self.cos[:time], self.sin[:time]
+        else:
+            x = x + self.positions(torch.arange(time, device=inputs.device))
         for block in self.blocks:
-            x = block(x)
-        logits = F.linear(self.norm(x), self.embedding.weight)
+            x = block(x, rotation)
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        logits = F.linear(self.norm(x), weight)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -127,6 +174,21 @@ def _gpt_choices(config: TransformerConfig) -> dict[str, tuple[Any, ...]]:
     }
 
 
+def _decoder_choices(config: TransformerConfig) -> dict[str, tuple[Any, ...]]:
+    """Returns what GPT-2 may choose, and Llama."""
+    divides = config.num_heads % config.kv_heads == 0
+    return _gpt_choices(config) | {
+        "activation": ("gelu", "gelu_tanh", "swiglu"),
+        "norm": ("layer_norm", "rms_norm"),
+        "positions": ("learned", "rotary"),
+        "rotary_fraction": (1,),
+        "rotary_scaling": ("none",),
+        "tie_embeddings": (True, False),
+        "kv_heads": (config.kv_heads,) if divides else (),
+        "num_experts": (0,),
+    }
+
+
 def _lstm_choices(config: RecurrentConfig) -> dict[str, tuple[Any, ...]]:
     return {
         "cell": ("lstm",),
@@ -140,7 +202,7 @@ def _lstm_choices(config: RecurrentConfig) -> dict[str, tuple[Any, ...]]:
 
 # By the configuration of our model.
 COUNTERPARTS: dict[type, Counterpart] = {
-    TransformerConfig: Counterpart(GPT, _gpt_choices),
+    TransformerConfig: Counterpart(Decoder, _decoder_choices),
     RecurrentConfig: Counterpart(LSTM, _lstm_choices),
 }
 HUGGING_FACE: dict[type, Counterpart] = {
@@ -199,7 +261,7 @@ class Trainer:
 def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Returns Adam with weight decay on the matrices of the blocks, as ours."""
     decay = _WEIGHT_DECAY[config.name](config)
-    inside = {p for m in model.modules() if isinstance(m, GPTBlock) for p in m.parameters()}
+    inside = {p for m in model.modules() if isinstance(m, DecoderBlock) for p in m.parameters()}
     matrices = [p for p in model.parameters() if p in inside and p.dim() == 2]
     rest = [p for p in model.parameters() if not (p in inside and p.dim() == 2)]
     groups = [{"params": rest, "weight_decay": 0.0}]
