@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax import data
+from lm_jax.analysis.text_windows import closes_texts
 from lm_jax.build import BuiltExperiment
 from lm_jax.errors import UserError
 from lm_jax.generation.token_labels import namer
@@ -166,7 +167,8 @@ class AttentionReader:
         """
         config, end = self._built.experiment.model, self._tokenizer.end_of_document
         opening = [self._tokenizer.beginning] if self._built.objective.opens_texts else []
-        tokens = [*opening, *self._tokenizer.encode(text).tolist()] or [end]
+        closing = [end] if closes_texts(self._built, self._tokenizer) else []
+        tokens = [*opening, *self._tokenizer.encode(text).tolist(), *closing] or [end]
         rows = {"inputs": tokens}
         lengths = {"inputs": config.context_length}
         if self._reads_source != (source is not None):

@@ -12,7 +12,13 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.analysis.text_windows import TokenizedText, context_of, tokenized_texts, windows_of
+from lm_jax.analysis.text_windows import (
+    TokenizedText,
+    closes_texts,
+    context_of,
+    tokenized_texts,
+    windows_of,
+)
 from lm_jax.build import BuiltExperiment
 from lm_jax.choices import choose
 from lm_jax.errors import UserError
@@ -31,7 +37,8 @@ class TextStates:
     """The hidden states of the T tokens that a model reads of a text, as in training.
 
     Models of running text first read the token that opens a text; encoders of an encoder-decoder
-    read it last, and classifiers not at all, unless there is nothing else.
+    read it last, and classifiers not at all, unless there is nothing else. An imported BERT reads
+    the end of a text, too.
     """
 
     text: str
@@ -65,6 +72,7 @@ class StateReader:
         self._built, self._variables, self._tokenizer = built, variables, tokenizer
         self._reads_source = family.has_encoder
         self.opens = built.objective.opens_texts and not family.has_encoder
+        self.closes = closes_texts(built, tokenizer)
         self._length = config.source_length if family.has_encoder else config.context_length
         self._states = jax.jit(functools.partial(_states, hidden_states), static_argnums=2)
 
@@ -105,8 +113,10 @@ class StateReader:
             return text  # with its end
         if self.opens:
             opening = np.array([self._tokenizer.beginning], np.int32)
-            offsets = np.concatenate([np.zeros((1, 2), np.int32), offsets[:-1]])
-            return TokenizedText(text.text, np.concatenate([opening, tokens[:-1]]), offsets)
+            offsets = np.concatenate([np.zeros((1, 2), np.int32), offsets])
+            tokens = np.concatenate([opening, tokens])
+            kept = slice(None if self.closes else -1)
+            return TokenizedText(text.text, tokens[kept], offsets[kept])
         has_tokens = len(tokens) > 1
         return text._replace(tokens=tokens[:-1], offsets=offsets[:-1]) if has_tokens else text
 
@@ -155,12 +165,12 @@ def _states(
     return states_bltd[:, np.array(layers) % count]
 
 
-POOLINGS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "mean": lambda states_td, opening: states_td[opening:].mean(axis=0),
-    "last": lambda states_td, opening: states_td[-1],
-    "first": lambda states_td, opening: states_td[0],
+POOLINGS: dict[str, Callable[[np.ndarray, slice], np.ndarray]] = {
+    "mean": lambda states_td, own: states_td[own].mean(axis=0),
+    "last": lambda states_td, own: states_td[-1],
+    "first": lambda states_td, own: states_td[0],
 }
-"""States of a text [t, d], and how many come before its own tokens -> one vector [d]."""
+"""States of a text [t, d], and which are of its own tokens -> one vector [d]."""
 
 
 def embed_texts(
@@ -184,5 +194,7 @@ def embed_texts(
         part = texts[first : first + _MOST_TEXTS]
         for each in reader.read(part, (layer,), stride, context_length, with_offsets=False):
             (states_td,) = each.states_ltd
-            vectors.append(pool(states_td, int(reader.opens and len(states_td) > 1)))
+            first_own, stop = int(reader.opens), len(states_td) - int(reader.closes)
+            own = slice(first_own, stop) if first_own < stop else slice(1)
+            vectors.append(pool(states_td, own))
     return np.stack(vectors)

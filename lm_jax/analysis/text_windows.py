@@ -57,6 +57,15 @@ def tokenized_texts(
     return found
 
 
+def closes_texts(built: BuiltExperiment, tokenizer: data.Tokenizer) -> bool:
+    """Returns whether the model reads the end of a text, as BERT reads [SEP].
+
+    Models of masked tokens that are trained here read [end] text, and imported ones [CLS] text
+    [SEP]: those have a token of their own that opens a text.
+    """
+    return built.objective.closes_texts and tokenizer.opening is not None
+
+
 def context_of(built: BuiltExperiment, given: int, longest: int = 0) -> int:
     """Returns the number of tokens of a window: the given one or, if that is 0, the longest.
 

@@ -141,6 +141,7 @@ OBJECTIVES = [
         packed=("segments", "positions"),
         special_ids=ids_of_masks,
         special_token="<mask>",
+        closes_texts=True,
         validate=_refuse_classes,
     ),
     _objective(

@@ -77,6 +77,9 @@ class Objective(NamedTuple):
     opens_texts: bool = True
     """Whether the model reads the token that ends a document before each text."""
 
+    closes_texts: bool = False
+    """Whether a model reads the end of a text that its tokenizer opens by another token (BERT)."""
+
     prompts_are_sources: bool = False
     """Whether a prompt is a source to be answered, not the beginning of the text."""
 

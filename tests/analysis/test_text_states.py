@@ -33,11 +33,11 @@ TEXTS = ["ab", "", "x" * 40, "\U0001f642"]
 END = 256
 
 
-def reader_of(objective, config=None):
+def reader_of(objective, config=None, tokenizer=BYTES):
     experiment = tiny(objective=objective, model=config or CASES[objective])
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     built = SimpleNamespace(experiment=experiment, objective=OBJECTIVES[objective], mesh=mesh)
-    return StateReader(built, {}, BYTES)
+    return StateReader(built, {}, tokenizer)
 
 
 def as_read(objective, text):
@@ -80,6 +80,23 @@ def test_the_states_of_each_token_are_those_where_it_was_read(objective, monkeyp
     np.testing.assert_allclose(pooled, [np.mean(each) for each in kept])
 
 
+@pytest.mark.parametrize(("objective", "closing"), [("masked_lm", [END]), ("causal_lm", [])])
+def test_an_encoder_with_a_token_that_opens_texts_reads_their_end(objective, closing):
+    """As BERT: [CLS] text [SEP], neither of which the mean of a text counts."""
+    opened = BYTES._replace(opening=7)
+    reader = reader_of(objective, tokenizer=opened)
+    reader._states = lambda variables, batch, layers: batch["inputs"][:, None, :, None].astype(
+        np.float32
+    )
+    for text, found in zip(TEXTS, reader.read(TEXTS, None, 0, 0), strict=True):
+        expected = [7, *text.encode(), *closing]
+        assert found.tokens.tolist() == found.states_ltd[0, :, 0].tolist() == expected
+        assert len(found.offsets) == len(expected)
+        assert not closing or found.offsets[-1].tolist() == [len(text)] * 2
+    means = [np.mean([*text.encode()] or [7]) for text in TEXTS]
+    np.testing.assert_allclose(embed_texts(reader, TEXTS, "mean", 0, 0, 0)[:, 0], means)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["masked_lm", "seq2seq"])
 def test_encoders_and_encoder_decoders_show_what_they_have(objective, monkeypatch):
@@ -108,6 +125,8 @@ def test_encoders_and_encoder_decoders_show_what_they_have(objective, monkeypatc
         found = attention.read("abc", None)
         assert found.weights.shape == (2, 4, 4, 4)
         np.testing.assert_allclose(found.weights.sum(-1), 1, rtol=1e-5)
+        closed = AttentionReader(built, variables, BYTES._replace(opening=7)).read("abc", None)
+        assert closed.weights.shape == (2, 4, 5, 5)
         return
     with pytest.raises(UserError, match="has an encoder: give the text and the source"):
         attention.read("abc", None)
