@@ -6,6 +6,7 @@ An OSError is the user's to mend, too, and has to name a file.
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class MeshError(UserError):
 
 
 # A full disk, a quota and a limit on the size of files.
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,4 +45,6 @@ def names_path(path: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         number, message = error.errno or errno.EIO, error.strerror or str(error)
+        if error.errno is None and _SHORT_WRITE.fullmatch(message):  # NumPy on a full disk
+            number, message = errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({message})"
         raise OSError(number, message, str(path)) from error

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar, overload
 
+from lm_jax.errors import names_path
+
 T = TypeVar("T")
 
 _PART = 1_000_000  # characters
@@ -24,6 +26,7 @@ class Spool(Sequence[str]):
         """Opens the file on the disk of a directory; None: that of temporary files."""
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory or Path(tempfile.gettempdir())
         self._ends = array("q", [0])
         self._file = tempfile.TemporaryFile(dir=directory, buffering=1 << 20)
         self._bytes: mmap.mmap | bytes | None = None
@@ -40,11 +43,15 @@ class Spool(Sequence[str]):
         """Adds a text that comes in parts.
 
         Raises:
-          OSError: the disk is full.
+          OSError: the disk is full; names the directory.
         """
         assert self._bytes is None, "the texts are being read"
-        size = sum(self._file.write(raw) for part in parts for raw in utf8_parts(part))
+        size = sum(self._write(raw) for part in parts for raw in utf8_parts(part))
         self._ends.append(self._ends[-1] + size)
+
+    def _write(self, raw: bytes) -> int:
+        with names_path(self._directory):
+            return self._file.write(raw)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -67,7 +74,8 @@ class Spool(Sequence[str]):
 
     def _text(self, first: int, last: int) -> str:
         if self._bytes is None:
-            self._file.flush()
+            with names_path(self._directory):
+                self._file.flush()
             # An empty file cannot be mapped.
             is_empty = self._ends[-1] == 0
             self._bytes = (

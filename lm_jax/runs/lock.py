@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypedDict
 
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.json_values import fault_of, parse
 
 _NAME = "running.json"
@@ -121,10 +121,13 @@ def _held(directory: Path, own: Owner) -> Iterator[None]:
 
 def _create(path: Path, own: Owner) -> bool:
     try:
-        with path.open("x", encoding="utf-8") as file:  # atomic, on network file systems too
+        with names_path(path), path.open("x", encoding="utf-8") as file:  # atomic, also over NFS
             json.dump(own, file)
     except FileExistsError:
         return False
+    except OSError:  # of a full disk: half of a lock would be held against the next start
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

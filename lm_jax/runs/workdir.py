@@ -13,7 +13,7 @@ from lm_jax import data
 from lm_jax.build import fill_in
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.evaluation.loss_sums import DocumentSums, PositionSums
 from lm_jax.json_values import read_as, read_object
 from lm_jax.models import build_model
@@ -202,10 +202,11 @@ def identity(dataset: data.Dataset) -> dict[str, Any]:
 def write_inputs(workdir: Path, experiment: Experiment, dataset: data.Dataset) -> None:
     """Writes the inputs of a run; a directory that has config.json has all of them."""
     workdir.mkdir(parents=True, exist_ok=True)
-    if dataset.tokenizer is not None:
-        dataset.tokenizer.save(workdir / "tokenizer")
-    write_noted(workdir, "data.json", json_text(dataset.description))
-    data.save_held_out(experiment.data, dataset, workdir)
+    with names_path(workdir):
+        if dataset.tokenizer is not None:
+            dataset.tokenizer.save(workdir / "tokenizer")
+        write_noted(workdir, "data.json", json_text(dataset.description))
+        data.save_held_out(experiment.data, dataset, workdir)
     write_json(workdir / "environment.json", environment())
     write_json(workdir / "config.json", to_dict(experiment))
 

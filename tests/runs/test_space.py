@@ -2,12 +2,15 @@
 
 import errno
 import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.errors import is_full, names_path
 from lm_jax.runs import space
+from lm_jax.runs.lock import locked
 from lm_jax.runs.space import has_space, train_with_space
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
 
@@ -84,3 +87,20 @@ def test_space_is_what_the_newest_checkpoint_takes_and_leaves_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert found == [False, True]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_short_write_of_numpy_names_the_file_and_a_full_disk():
+    with pytest.raises(OSError) as told, names_path(Path("run")):
+        raise OSError("48645 requested and 4513 written")
+    assert told.value.filename == "run" and is_full(told.value)
+
+
+def test_a_full_disk_leaves_no_half_of_a_lock_and_names_it(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError) as told, locked([tmp_path]):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.filename == str(tmp_path / "running.json") and not list(tmp_path.iterdir())
