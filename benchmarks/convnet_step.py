@@ -9,9 +9,10 @@ median over the rounds of the faster layout's seconds over ours. Needs the `torc
 """
 
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import app, flags
@@ -29,23 +30,60 @@ from lm_jax.telemetry.json_files import write_json
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of the interleaved timing.", lower_bound=2)
 OUTPUT = flags.DEFINE_string("output", None, "The JSON file to write.")
 
-BATCH_SIZE, STEPS = 200, 20  # images per step, steps per call
 LEARNING_RATE = 1e-3
-CONFIG = ConvNetConfig("keras", num_classes=10, image_height=28, image_width=28, image_channels=1)
 
 
-def torch_work(batches: Mapping[str, np.ndarray], channels_last: bool) -> Work:
-    """Returns K steps of eager PyTorch with its fused Adam on images [K, B, 28, 28, 1]."""
-    import torch
+class Measured(NamedTuple):
+    """A network, its images and how many of them a step takes."""
+
+    config: ConvNetConfig
+    batch_size: int
+    steps: int  # per call
+    build: Callable[[], Any]
+    """() -> PyTorch's module."""
+
+
+def _keras() -> Any:
     from torch import nn
 
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = nn.Sequential(
+    return nn.Sequential(
         *(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(800, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
-    model = model.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _resnet18() -> Any:
+    from benchmarks.resnet_pytorch import resnet18
+
+    return resnet18(3, 10)
+
+
+def _images(architecture: str, side: int, channels: int) -> ConvNetConfig:
+    return ConvNetConfig(
+        architecture,
+        num_classes=10,
+        image_height=side,
+        image_width=side,
+        image_channels=channels,
+    )
+
+
+NETWORKS = {
+    "the Keras network, batch 200": Measured(_images("keras", 28, 1), 200, 20, _keras),
+    "ResNet-18 on 32 x 32, batch 64": Measured(_images("resnet18", 32, 3), 64, 1, _resnet18),
+}
+KERAS = next(iter(NETWORKS))
+
+
+def torch_work(name: str, batches: Mapping[str, np.ndarray], channels_last: bool) -> Work:
+    """Returns K steps of eager PyTorch with its fused Adam on images [K, B, h, w, c]."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = NETWORKS[name].build().to(memory_format=layout)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     inputs = [
         torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout)
@@ -63,25 +101,28 @@ def torch_work(batches: Mapping[str, np.ndarray], channels_last: bool) -> Work:
     return work
 
 
-def measure(rounds: int) -> dict[str, Any]:
+def measure(name: str, rounds: int) -> dict[str, Any]:
     """Returns the figures of our train step and of PyTorch's in both layouts."""
+    network = NETWORKS[name]
     experiment = Experiment(
         objective="classification",
-        model=CONFIG,
+        model=network.config,
         data=ImageConfig(),
         optimizer=OptimizerConfig("adam", beta2=0.999, clip_norm=0.0),
         schedule=ScheduleConfig("constant", LEARNING_RATE, warmup_steps=0),
-        training=TrainingConfig(batch_size=BATCH_SIZE, steps_per_call=STEPS),
+        training=TrainingConfig(batch_size=network.batch_size, steps_per_call=network.steps),
     )
     layouts = {"pytorch": False, "pytorch channels last": True}
-    baselines = {n: functools.partial(torch_work, channels_last=v) for n, v in layouts.items()}
+    baselines = {
+        n: functools.partial(torch_work, name, channels_last=v) for n, v in layouts.items()
+    }
     return train_step.measure(build_experiment(experiment, {}), rounds, baselines)
 
 
 def main(_: list[str]) -> None:
     """Prints a table, and writes the JSON file if --output is given."""
-    result = measure(ROUNDS.value)
-    for line in table_of({"the Keras network, batch 200": result}):
+    result = measure(KERAS, ROUNDS.value)
+    for line in table_of({KERAS: result}):
         print(line)
     if OUTPUT.value:
         about = environment() | {"torch": version("torch")}

@@ -1,20 +1,24 @@
 """Benchmarks that do the same work in PyTorch in the same run."""
 
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import convnet_step
 from lm_jax.benchmarking import decode, evaluate
 from lm_jax.benchmarking.pytorch_baseline import find_baselines
 from lm_jax.benchmarking.train_step import measure, random_batches
 from lm_jax.build import BuiltExperiment
 from lm_jax.config.experiment import OptimizerConfig
 from lm_jax.costs.model_flops import count_parameters
+from lm_jax.data import ImageConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel.sharding import unboxed
-from tests.benchmarking.programs import LSTM, check_measured, small
+from tests.benchmarking.programs import LSTM, check_measured, compiled, small
+from tests.experiments import tiny
 
 pytest.importorskip("torch")
 
@@ -128,3 +132,13 @@ def test_hugging_face_decodes_the_same():
     pytest.importorskip("transformers")
     result = decode.measure(small(), batch_size=2, new_tokens=3, rounds=1, mode="auto")
     assert list(result["programs"]) == ["lm_jax", "hugging_face"] and result["ratio"] > 0
+
+
+@pytest.mark.parametrize("name", list(convnet_step.NETWORKS))
+def test_pytorchs_convolutional_networks_have_the_same_parameters(name):
+    network = convnet_step.NETWORKS[name]
+    built = compiled(tiny(objective="classification", model=network.config, data=ImageConfig()))
+    init = functools.partial(built.model.init, jax.random.key(0))
+    ours = unboxed(jax.eval_shape(init, built.example))["params"]
+    theirs = sum(p.numel() for p in network.build().parameters())
+    assert theirs == sum(leaf.size for leaf in jax.tree.leaves(ours))
