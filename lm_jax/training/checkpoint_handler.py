@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+from absl import logging as absl_logging
 
 from lm_jax.digests import digests_of, write_manifest
 
@@ -23,9 +24,12 @@ tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
 
 # Orbax would copy arrays of the host first, in case they change meanwhile. None do here, and those
 # of an imported model are as large as the model.
+_verbosity = absl_logging.get_verbosity()
+absl_logging.set_verbosity(absl_logging.ERROR)  # orbax warns of every handler that is replaced
 ocp.type_handlers.register_type_handler(
     np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False), override=True
 )
+absl_logging.set_verbosity(_verbosity)
 
 _OF_PROCESS = "ocdbt.process_{}/"  # the folder of a process, which merging leaves as it is
 _DIGESTS = "digests.process_{}.json"  # until they are merged

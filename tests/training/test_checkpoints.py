@@ -1,5 +1,7 @@
 import gc
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -193,3 +195,11 @@ def test_a_save_leaves_no_list_of_metrics_in_memory(tmp_path):
         for step in range(2, 5):
             checkpoints.save(step, {"x": jnp.zeros(2)})
     assert lists() == before
+
+
+@pytest.mark.slow
+def test_the_import_of_checkpoints_prints_nothing():
+    """A caller from Python sees what orbax logs: programs silence it, and notebooks do not."""
+    command = [sys.executable, "-c", "import lm_jax.training.checkpoint_handler"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "overriding" not in found.stderr
