@@ -40,6 +40,7 @@ class Subject(NamedTuple):
     batch: Mapping[str, Any]  # a document a row, and its source
 
     def logits(self, batch: Mapping[str, Any], **arguments: Any) -> np.ndarray:
+        """Returns the logits of a batch, in evaluation unless the arguments say otherwise."""
         arguments = {"train": False, "key": jax.random.key(5)} | arguments
         return np.asarray(self.compiled.apply(self.variables, batch, **arguments)[0])
 
@@ -57,6 +58,7 @@ def jitted(model: Model) -> Model:
 
 
 def compiled(function: Callable[..., Any], **static: Any) -> Callable[..., Any]:
+    """Returns the function, compiled quickly rather than well."""
     return jax.jit(function, compiler_options=_QUICKLY, **static)
 
 
@@ -78,6 +80,7 @@ def made_up(example: Mapping[str, jax.ShapeDtypeStruct], config: Any) -> dict[st
 
 
 def shown(shape: tuple[int, ...]) -> str:
+    """Returns a shape as messages have it."""
     return f"[{', '.join(map(str, shape))}]"
 
 
@@ -95,10 +98,12 @@ def differences(found: np.ndarray, expected: np.ndarray, tolerance: float) -> np
 
 
 def largest(found: np.ndarray, expected: np.ndarray) -> str:
+    """Returns the largest difference, of the largest value, as messages have it."""
     return f"{np.abs(found - expected).max():.2g} of {np.abs(expected).max():.2g}"
 
 
 def made_up_source(s: Subject) -> dict[str, Any]:
+    """Returns what `start` takes of the source that an encoder reads; {} without an encoder."""
     if not s.family.has_encoder:
         return {}
     return {"source": {name: s.batch[name] for name in ("source", "source_segments")}}
@@ -112,5 +117,6 @@ def other_tokens(s: Subject, inputs: np.ndarray) -> np.ndarray:
 
 
 def shapes_of(model: Model, example: Mapping[str, Any]) -> Any:
+    """Returns the shape and dtype of each parameter by its path."""
     boxed = jax.eval_shape(model.init, jax.random.key(0), dict(example))["params"]
     return {path: (x.value.shape, x.value.dtype) for path, x in declarations_of(boxed).items()}
