@@ -211,7 +211,7 @@ def test_a_decoder_alone_learns_pairs_as_one_text(run, tmp_path):
         found = translate(decoder, sources, search)
         assert np.mean([t.text == target for t, target in zip(found, targets, strict=True)]) > 0.8
     samples = (tmp_path / "run" / "samples.txt").read_text().splitlines()
-    assert samples[1] in sources and samples[2] == f"-> {samples[1]}"
+    assert samples[1] in sources and samples[2].startswith("-> ")
     with pytest.raises(UserError, match="source 1 is 24 tokens long; the model reads at most 21"):
         translate(decoder, ["a " * 24], GREEDY)
     assert translate(decoder, ["a " * 24], GREEDY, truncate=True)[0].text
