@@ -48,11 +48,11 @@ CONFIG = experiment_flags.define()
 
 def main() -> dict[str, Any]:
     """Drills, prints a table and what went wrong."""
+    output = program.output_file(OUTPUT.value)
     from lm_jax.runs.drills.attacks import ATTACKS as KNOWN
     from lm_jax.runs.drills.attacks import Outcome
     from lm_jax.runs.drills.report import rows_of, run_drill
 
-    output = program.output_file(OUTPUT.value)
     if CONFIG.value is None:
         raise UserError("give an experiment, --config=FILE (configs/*.py)")
     if Path(WORKDIR.value).exists() and any(Path(WORKDIR.value).iterdir()):

@@ -257,7 +257,7 @@ def test_empty_files_hold_blank_documents_or_no_records(tmp_path):
 def test_a_directory_without_files_is_refused(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("hidden")
-    assert "no file matches data.path" in refused(tmp_path)
+    assert "is a folder without files" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])

@@ -145,5 +145,5 @@ def test_files_that_are_gone_are_named(folder):
     prepare(config(folder))
     for path in (folder / "texts").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="no file matches data.path"):
+    with pytest.raises(UserError, match="is a folder without files"):
         prepare(config(folder))

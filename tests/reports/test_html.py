@@ -31,6 +31,7 @@ def test_numbers_stand_at_the_right_and_on_one_line(cell, is_number):
         charts=[],
         figures=[["head"], [cell]],
         seeds=1,
+        has_errors=False,
         differences=[],
         meaning="",
         remarks=[],
