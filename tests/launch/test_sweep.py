@@ -80,7 +80,7 @@ def test_runs_of_one_shape_are_trained_together(tmp_path):
     status, outcome, err = sweep(write(tmp_path, 10), directory, "--together=2")
     assert status == 1 and outcome["finished"] == 1, err
     rows = rows_of(directory)
-    assert rows[BROKEN]["status"] == "failed" and "the loss of step" in rows[BROKEN]["error"]
+    assert rows[BROKEN]["status"] == "failed" and "loss of step" in rows[BROKEN]["error"]
     (workdir,) = (directory / "runs").glob(f"{SOUND}-*")
     run = json.loads((workdir / "evaluation.json").read_text())
     assert run["vmapped_runs"] == 2
