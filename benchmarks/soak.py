@@ -1,6 +1,6 @@
 r"""Trains a tiny model for a long time and samples what the process holds: memory, files, threads.
 
-  python -m benchmarks.soak --workdir=/tmp/soak --minutes=180 --output=soak.json
+  python -m benchmarks.soak --workdir=soak --minutes=180 --output=soak.json
 
 Evaluates, saves a checkpoint and writes the report every `--every_steps` steps; choose them so that
 a minute passes. A flat slope of memory, open files and threads is what is hoped for.
