@@ -89,3 +89,14 @@ def test_models_of_which_single_fields_are_shown_can_be_built(name):
     for field, value in shown:
         setattr(experiment.model, field, int(value))
     validate(experiment)
+
+
+def test_the_root_holds_what_the_layout_names():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not in a git repository")
+    layout = next(block for block in blocks() if block[0].startswith("launch/"))
+    folders = {line.split("/")[0] for line in layout if "/" in line and not line.startswith(" ")}
+    files = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "setup.cfg"}
+    found = {path.split("/")[0] for path in listed.stdout.splitlines() if path[0] != "."}
+    assert found == folders | files

@@ -1,1 +1,0 @@
-error: flag --config.training.num_steps=ten: expected an integer
