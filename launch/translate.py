@@ -67,6 +67,7 @@ def main() -> dict[str, Any]:
     if INPUT.value and SPLIT.present:
         raise UserError("--input and --split name other sources: leave one out")
     from lm_jax.evaluation.bleu_chrf import translation_measures
+    from lm_jax.reports.numbers import with_error
     from lm_jax.runs import translate
     from lm_jax.runs.trained_run import load
 
@@ -102,11 +103,10 @@ def main() -> dict[str, Any]:
     if references:
         results |= translation_measures([t.text for t in found], references, BLEU_TOKENIZER.value)
         for name in ("bleu", "chrf", "exact_match"):
-            error = results[f"{name}_standard_error"]
-            spread = f" \u00b1 {error:.2f}" if error is not None else ""
+            shown = with_error(results[name], results[f"{name}_standard_error"], ".2f")
             signature = results.get(f"{name}_signature", "")
             label = "exact match, %" if name == "exact_match" else name
-            program.log(f"{label:14} {results[name]:6.2f}{spread:8} {signature}".rstrip())
+            program.log(f"{label:14} {shown:>15}  {signature}".rstrip())
         if "bleu_remark" in results:
             program.log(results["bleu_remark"])
     return results

@@ -179,6 +179,12 @@ def _translations(inspected: Inspection, results: Mapping[str, Any]) -> dict[str
         "examples": inspected.get("translations", []),
         "scores": measured,
         "sentences": scores.get("sentences"),
+        "signatures": [
+            (label, scores[f"{name}_signature"])
+            for name, label in _SCORES.items()
+            if f"{name}_signature" in scores
+        ],
+        "remark": scores.get("bleu_remark"),
     }
 
 

@@ -86,8 +86,11 @@ class Translation(TypedDict, total=False):
 
     bleu: Number
     bleu_standard_error: Number
+    bleu_signature: str
+    bleu_remark: str
     chrf: Number
     chrf_standard_error: Number
+    chrf_signature: str
     exact_match: Number
     exact_match_standard_error: Number
     sentences: int

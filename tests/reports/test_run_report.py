@@ -138,11 +138,13 @@ def test_translations_and_their_scores_come_first(tmp_path):
     pair = {"source": "two dogs", "translation": "zwei Hunde", "reference": "zwei Hunde <b>"}
     (tmp_path / "inspection.json").write_text(json.dumps({"translations": [pair]}))
     scores = {"bleu": 15.23, "bleu_standard_error": 0.91, "sentences": 100}
+    scores |= {"bleu_signature": "nrefs:1|tok:char", "bleu_remark": "the references are Thai"}
     validation = {"bits_per_character": 1.5, "cross_entropy": 2.0}
     text = report(tmp_path, translation=scores, validation=validation, baselines={})
     assert text.index("<strong>15.2</strong><span>BLEU") < text.index("bits per character")
     assert text.index("zwei Hunde &lt;b&gt;") < text.index("<h2>Training")
     assert "<td>15.23 ± 0.91</td>" in text and "beside baselines" not in text
+    assert "the references are Thai." in text and "<code>nrefs:1|tok:char</code>." in text
 
 
 def test_vectors_and_their_scores_come_before_losses(tmp_path):

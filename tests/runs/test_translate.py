@@ -16,6 +16,7 @@ from lm_jax.data.seq2seq.config import SymbolsConfig
 from lm_jax.errors import UserError
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.reports.numbers import with_error
 from lm_jax.runs import train as trainer
 from lm_jax.runs.evaluate import evaluate
 from lm_jax.runs.trained_run import load
@@ -163,6 +164,10 @@ def test_the_program_scores_and_writes(run, tmp_path, capsys, monkeypatch):
     assert "tok:intl|" in results["bleu_signature"]
     (row,) = (line for line in shown.out.splitlines() if line.startswith("bleu "))
     assert row.endswith(results["bleu_signature"])
+    error = results["bleu_standard_error"]
+    assert f" {with_error(results['bleu'], error, '.2f')} " in row
+    if error:
+        assert float(row.split("±")[1].split()[0]) > 0
     rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
     assert rows[0][0] == rows[0][1] == rows[0][3] == "a b c" and float(rows[0][2]) < 0
 
