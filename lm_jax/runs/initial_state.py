@@ -116,9 +116,16 @@ def first_state(
     state, found = inherit(state, inherited, built.declarations)
     tuned_from = built.experiment.fine_tuning.workdir
     if not found.taken:
+        kinds: dict[str, Mapping[str, Any]] = {
+            "other shapes": _shapes(found),
+            "only here": found.new,
+            "only there": found.unused,
+        }
+        differs = "".join(f"; {k}: {_listed(arrays, 3)}" for k, arrays in kinds.items() if arrays)
         raise UserError(
-            f"fine_tuning.workdir {tuned_from} has no array of this model's names and shapes; take "
-            f"over its architecture: --from_workdir={tuned_from} --fine_tune"
+            f"fine_tuning.workdir {tuned_from} has no array of this model's names and shapes"
+            f"{differs}; take over its architecture, and leave out flags that change it: "
+            f"--from_workdir={tuned_from} --fine_tune"
         )
     if built.model.merge is not None:
         _refuse_fresh_frozen(built, state, found)
@@ -140,13 +147,10 @@ def _refuse_fresh_frozen(built: BuiltExperiment, state: TrainState, found: Inher
 
 def describe(found: Inheritance, tuned_from: str) -> list[str]:
     """Returns what a run takes over from another one, a line for each kind of array."""
-    shapes = {
-        name: f"{here} here, {there} there" for name, (there, here) in found.other_shape.items()
-    }
     lines: dict[str, Mapping[str, Any]] = {
         f"taken from {tuned_from}": found.taken,
         "new": found.new,
-        f"of another shape than in {tuned_from}, and therefore new": shapes,
+        f"of another shape than in {tuned_from}, and therefore new": _shapes(found),
         f"of {tuned_from} that this model does not have": found.unused,
     }
     return [
@@ -154,11 +158,18 @@ def describe(found: Inheritance, tuned_from: str) -> list[str]:
     ]
 
 
+def _shapes(found: Inheritance) -> dict[str, str]:
+    """Returns both shapes of the arrays that have another one in the other run."""
+    return {
+        name: f"{here} here, {there} there" for name, (there, here) in found.other_shape.items()
+    }
+
+
 def _arrays(arrays: Mapping[str, Any]) -> str:
     return "1 array" if len(arrays) == 1 else f"{len(arrays)} arrays"
 
 
-def _listed(arrays: Mapping[str, Any]) -> str:
+def _listed(arrays: Mapping[str, Any], most: int = _LISTED) -> str:
     shown = [f"{name.removeprefix('params/')} {shape}" for name, shape in arrays.items()]
-    more = f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else ""
-    return ", ".join(shown[:_LISTED]) + more
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

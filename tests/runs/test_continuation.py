@@ -289,3 +289,13 @@ def test_a_run_keeps_the_last_step_before_its_decay(fields, step, text):
 def test_a_run_grown_within_a_dispatch_says_that_it_may_be_rounded_otherwise(text, tmp_path):
     begun(tmp_path / "run", base_of(text, training__num_steps=10), [8, 10])
     assert "step 10 ends no dispatch" in growth(of_steps(base_of(text), 12), tmp_path / "run")
+
+
+def test_arrays_that_fit_nowhere_are_named_with_both_shapes(runs, text, tmp_path):
+    wider = base_of(text, model=CausalCNNConfig(context_length=16, d_model=24, num_layers=1))
+    wider.fine_tuning.workdir = str(runs.short)
+    shapes = r"\w+/\w+ \[[\d, ]*24\] here, \[[\d, ]*16\] there"
+    with pytest.raises(
+        UserError, match=f"no array of .*other shapes: .*{shapes}.*; take over its architecture"
+    ):
+        train(wider, tmp_path / "wider")
