@@ -226,6 +226,33 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
         )
 
 
+def clear_places(
+    axes: Any, curves: Sequence[np.ndarray], drawn: np.ndarray
+) -> list[tuple[float, float]]:
+    """Returns the place of a label on each curve, away from edges, drawn points and other labels.
+
+    A curve that has no clear place gets no label.
+    """
+    edge, apart = 0.08, 0.07  # shares of the axes
+
+    def on_axes(x: np.ndarray) -> np.ndarray:
+        return axes.transAxes.inverted().transform(axes.transData.transform(x))
+
+    taken, places = on_axes(drawn), []
+    for curve in curves:
+        inside = on_axes(curve)
+        is_inside = ((inside > edge) & (inside < 1 - edge)).all(1)
+        inside, curve = inside[is_inside], curve[is_inside]
+        if not len(curve):
+            continue
+        gaps = np.linalg.norm(inside[:, None] - taken, axis=-1).min(1)
+        clearest = int(gaps.argmax())
+        if gaps[clearest] > apart:
+            places.append((float(curve[clearest, 0]), float(curve[clearest, 1])))
+            taken = np.vstack([taken, inside[clearest]])
+    return places
+
+
 def spread(positions: np.ndarray, apart: float) -> np.ndarray:
     """Returns rising positions moved as little as possible to a distance of at least `apart`.
 

@@ -14,6 +14,7 @@ from lm_jax.reports.matplotlib_figures import (
     LOSS,
     RED,
     Plot,
+    clear_places,
     colours,
     label_ends,
     plain,
@@ -91,7 +92,7 @@ def _plots(study: Study) -> dict[str, Plot]:
         )
         found["frontier"] = Plot(caption, lambda axes: _frontier(axes, study))
         found["contours"] = Plot(
-            "Contours of the law's loss, the points, coloured by their loss, and the best split of"
+            "Contours of the law's loss; the points, coloured by their loss; red: the best split of"
             " compute between parameters and tokens",
             lambda axes: _contours(axes, study),
         )
@@ -197,17 +198,20 @@ def _contours(axes: Any, study: Study) -> None:
     x = np.stack([np.log(v).ravel() for v in np.meshgrid(n, d)]) - fitted.centre[:, None]
     losses = np.exp(log_loss(fitted.law, fitted.theta, x)).reshape(len(d), len(n))
     levels = np.geomspace(losses.min() * 1.01, losses.max() * 0.99, 14)
+    axes.set(xscale="log", yscale="log", xlabel=LABELS["n"], ylabel=LABELS["d"])
+    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
     lines = axes.contour(n, d, losses, levels=levels, colors=GREY, linewidths=0.8)
-    axes.clabel(lines, fmt="%.3g", fontsize=9)
     dots = scatter(axes, points["n"], points["d"], points["loss"])
     budgets = np.geomspace(points["c"].min(), points["c"].max(), 50)
     best = [compute_optimal.optimum(study.results["law"], fitted.parameters, x) for x in budgets]
-    axes.plot([b.parameters for b in best], [b.tokens for b in best], color=RED, label="optimum")
-    axes.set(xscale="log", yscale="log", xlabel=LABELS["n"], ylabel=LABELS["d"])
-    axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
-    axes.legend(loc="lower left", frameon=True)
+    line = np.array([(b.parameters, b.tokens) for b in best])
+    axes.plot(*line.T, color=RED)
     bar = axes.figure.colorbar(dots, ax=axes, label=LOSS)
     plain_ticks(bar.ax.yaxis)
+    contours = [np.concatenate(parts) for parts in lines.allsegs if parts]
+    drawn = np.concatenate([np.stack([points["n"], points["d"]], 1), line])
+    places = clear_places(axes, contours, drawn)
+    axes.clabel(lines, fmt="%.3g", fontsize=9, manual=places)
 
 
 def _curve(axes: Any, study: Study) -> None:

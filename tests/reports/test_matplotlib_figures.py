@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.reports.matplotlib_figures import Plot, apart, colours, spread, write_figures
+from lm_jax.reports.matplotlib_figures import (
+    Plot,
+    apart,
+    clear_places,
+    colours,
+    spread,
+    write_figures,
+)
 from lm_jax.reports.numbers import short
 from lm_jax.scaling_laws.plots import write_page
 from lm_jax.sweeps.report import write_sweep_page
@@ -38,6 +45,22 @@ def test_ticks_close_to_others_are_left_out():
     assert apart([1, 2, 4, 8, 16], 2) == [1, 4, 16]
     assert apart([3312, 3505, 3870, 14_496, 14_747, 390_881], 12) == [3312, 14_496, 390_881]
     assert apart([64], 6) == [64] and apart([], 6) == []
+
+
+def test_labels_of_contours_stand_clear_of_edges_points_and_each_other():
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    axes.set(xscale="log", yscale="log", xlim=(1, 10), ylim=(1, 10))
+    heights = 10 ** np.linspace(0, 1, 101)
+    curves = [np.stack([np.full(101, x), heights], 1) for x in (1.02, 2.0, 2.1, 5.0)]
+    drawn = np.array([[2.0, 10**0.25], [5.0, 5.0]])
+    places = clear_places(axes, curves, drawn)
+    shares = np.log10(places)
+    assert [round(x, 6) for x, _ in places] == [2.0, 2.1, 5.0]  # the first is at the edge
+    assert (shares > 0.08).all() and (shares < 0.92).all()
+    everything = np.concatenate([np.log10(drawn), shares])
+    gaps = np.linalg.norm(everything[:, None] - everything, axis=-1)
+    assert gaps[np.triu_indices(len(everything), 1)].min() > 0.07
+    assert clear_places(axes, [curves[0]], drawn) == []
 
 
 def luminance(colour):
