@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,12 @@ from lm_jax.reports.html import render
 from lm_jax.reports.run_report import write_report
 from lm_jax.reports.svg_charts import Series, bar_chart, line_chart, scatter_chart, surface_chart
 from lm_jax.reports.svg_tree import tree_chart
+from lm_jax.sweeps.report import write_sweep_page
+from lm_jax.sweeps.results import write_results
 from tests.reports.pictures import charts_of, faults_of
 from tests.reports.test_compare_runs import finished
+from tests.sweeps.sweep_rows import grid_rows
+from tests.sweeps.test_report import final_loss
 
 WIDTHS = (1200, 400)
 BROWSER = next(
@@ -55,6 +60,8 @@ def run_page(directory):
         "translation": {"bleu": 15.2, "bleu_standard_error": 0.9, "chrf": 40.0, "sentences": 100},
         "goodput": {"steps": 100.0, "waiting for the input of the data pipeline": 3.0, "share": 97},
     }
+    signature = "nrefs:1|bs:1000|seed:12345|case:mixed|eff:no|tok:char|smooth:exp|version:2.6.0"
+    results["translation"] |= {"bleu_signature": signature, "chrf_signature": signature}
     (directory / "evaluation.json").write_text(json.dumps(results))
     words = [f"·token{i}" for i in range(100)] + list('=mMW@_"') + [f'{i}__"' for i in range(43)]
     embedding = {
@@ -101,12 +108,18 @@ def law_page(directory):
     return path
 
 
+def sweep_page(directory):
+    """Three widths with three rates and three seeds; some failed."""
+    write_results(directory, grid_rows(final_loss, (64, 128, 256), seeds=range(3)))
+    return write_sweep_page(directory)[0]
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    made = {}
-    for name, make in (("run", run_page), ("comparison", comparison_page), ("law", law_page)):
-        made[name] = make(tmp_path_factory.mktemp(name))
-    return made
+    makers = {"run": run_page, "comparison": comparison_page, "law": law_page}
+    if find_spec("matplotlib"):
+        makers["sweep"] = sweep_page
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in makers.items()}
 
 
 def test_the_texts_of_all_charts_stand_clear(pages):
