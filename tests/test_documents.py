@@ -1,5 +1,6 @@
 """What documents and docstrings show exists: commands parse, links lead somewhere."""
 
+import configparser
 import json
 import re
 
@@ -106,3 +107,14 @@ def test_a_page_names_every_choice(name):
     page = (ROOT / name).read_text("utf-8")
     missing = [c for choices in CHOICES[name] for c in choices if not re.search(rf"\b{c}\b", page)]
     assert not missing
+
+
+def test_messages_install_extras_that_there_are_from_the_checkout():
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg")
+    extras = set(setup["options.extras_require"])
+    paths = [path for folder in ("lm_jax", "launch") for path in (ROOT / folder).rglob("*.py")]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    named = re.findall(r"pip install -e '\.\[(\w+)\]'", sources)
+    assert len(named) > 15 and set(named) <= extras
+    assert not re.findall(r"pip install '?lm_jax", sources)

@@ -37,7 +37,7 @@ def to_wandb(workdir: Path, config: Mapping[str, Any]) -> Iterator[OnMetrics]:
     try:
         import wandb
     except ImportError:
-        raise UserError("logger=wandb needs wandb: pip install 'lm_jax[wandb]'") from None
+        raise UserError("logger=wandb needs wandb: pip install -e '.[wandb]'") from None
     name = str(workdir.resolve())
     run_id = hashlib.sha256(name.encode()).hexdigest()[:16]
     options = {"name": workdir.name, "id": run_id, "resume": "allow"}
@@ -55,7 +55,7 @@ def to_mlflow(workdir: Path, config: Mapping[str, Any]) -> Iterator[OnMetrics]:
     try:
         import mlflow
     except ImportError:
-        raise UserError("logger=mlflow needs mlflow: pip install 'lm_jax[mlflow]'") from None
+        raise UserError("logger=mlflow needs mlflow: pip install -e '.[mlflow]'") from None
     known = workdir / "mlflow_run_id"
     if known.exists():
         run = mlflow.start_run(run_id=known.read_text(encoding="utf-8"))

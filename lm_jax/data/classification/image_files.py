@@ -61,7 +61,7 @@ def _picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError:
-        raise UserError(f"{path} needs Pillow: pip install 'lm_jax[images]'") from None
+        raise UserError(f"{path} needs Pillow: pip install -e '.[images]'") from None
     try:
         with Image.open(path) as picture:
             mode = "L" if shape[2] == 1 else "RGB"

@@ -192,7 +192,7 @@ def _digits(config: ImageConfig) -> Images:
         from sklearn.datasets import load_digits
     except ImportError:
         raise UserError(
-            "data.source=digits needs scikit-learn: pip install 'lm_jax[digits]'"
+            "data.source=digits needs scikit-learn: pip install -e '.[digits]'"
         ) from None
     digits = load_digits()
     return Images(((digits.images / 16).astype(np.float32), digits.target))
