@@ -60,7 +60,7 @@ def check_model(experiment: Experiment) -> list[Check]:
       UserError: the experiment cannot run, or its model counts instead of being trained.
     """
     with sharding.on_mesh(sharding.make_mesh("data:1", jax.devices()[:1])):
-        subject, first = subject_of(experiment)
+        subject, first = _subject_of(experiment)
         if subject is None:
             return [first]
         return [first, *(_run(name, check, subject) for name, check in CHECKS.items())]
@@ -292,7 +292,8 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
 }
 
 
-def subject_of(experiment: Experiment) -> tuple[Subject | None, Check]:
+def _subject_of(experiment: Experiment) -> tuple[Subject | None, Check]:
+    """Returns what the checks look at, None if it cannot be made, and the check of making it."""
     objective, family = objective_of(experiment), family_of(experiment.model)
     fields = {field.name for field in dataclasses.fields(experiment.model)}
     known = experiment.data.expected_sizes  # None where the data must be read: all sizes are

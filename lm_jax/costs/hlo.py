@@ -90,9 +90,8 @@ def read_work(text: str) -> Work:
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
-_BROKEN = re.compile(
-    r"=\{\n(.*)\n\}"
-)  # attributes of kernels in Pallas stand on lines of their own
+# Attributes of kernels in Pallas stand on lines of their own.
+_BROKEN = re.compile(r"=\{\n(.*)\n\}")
 _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 
 
