@@ -21,6 +21,12 @@ class OptimizerConfig:
         0.1, "Decay of matrices only, not of norms, biases or embeddings.", minimum=0
     )
     clip_norm: float = described(1.0, "Maximum global norm of the gradient; 0: off.", minimum=0)
+    clip_update: float = described(
+        0.0,
+        "Maximum root mean square of the update of an array (of each layer) over the learning "
+        "rate; 0: off, 1: usual.",
+        minimum=0,
+    )
     skip_above: float = described(
         0.0,
         "Skip an update whose loss or gradient norm is more than this many times its median over "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lm_jax.choices import choose
@@ -41,7 +42,7 @@ TRAINED: dict[str, Callable[[Declarations], Mask | None]] = {
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, declared: Declarations
 ) -> optax.GradientTransformation:
-    """Returns the named optimizer behind clipping by the global norm.
+    """Returns the named optimizer between clipping of gradients and clipping of updates.
 
     Args:
       schedule: learning rate of each step.
@@ -51,9 +52,40 @@ def make_optimizer(
       UserError: there is no optimizer of this name.
     """
     optimizer = choose(OPTIMIZERS, config.name, "optimizer.name")(config, schedule, declared)
-    if not config.clip_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if config.clip_update:
+        optimizer = optax.chain(optimizer, clip_updates(config.clip_update, schedule, declared))
+    if config.clip_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def clip_updates(
+    most: float, schedule: optax.Schedule, declared: Declarations
+) -> optax.GradientTransformation:
+    """Returns what scales the update of an array down to this root mean square over the rate.
+
+    A stack of layers is an array for each of them. Adafactor clips so, before the rate and the
+    decay are applied (Shazeer & Stern 2018, section 6).
+    """
+
+    def axes(parameter: Declared) -> tuple[int, ...]:
+        return tuple(axis for axis, name in enumerate(parameter.names) if name != "layers")
+
+    axes_of = where(declared, axes)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        bound = most * schedule(state.count)
+
+        def clip(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+            rms = jnp.sqrt(jnp.mean(jnp.square(x), axes, keepdims=True))
+            return x * jnp.minimum(1.0, bound / jnp.maximum(rms, jnp.finfo(x.dtype).tiny))
+
+        clipped = jax.tree.map(clip, updates, axes_of(updates))
+        return clipped, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
+    )
 
 
 def update_only(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +91,9 @@ def declared(params):
     def declare(path, x):
         is_kernel = path[-1].key == "kernel"
         summed = (-2,) if is_kernel else ()
-        return Declared(x, (None,) * x.ndim, summed=summed, decayed=is_kernel)
+        layers = ("layers",) * (path[0].key == "layers")
+        names = (*layers, *(None,) * (x.ndim - len(layers)))
+        return Declared(x, names, summed=summed, decayed=is_kernel)
 
     return declarations_of(jax.tree_util.tree_map_with_path(declare, params))
 
@@ -149,3 +153,29 @@ def test_gradients_are_clipped_by_their_global_norm():
     optimizer = optimizer_of(config, 1.0, grads)
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
     assert float(optax.global_norm(updates)) == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_is_clipped_by_its_root_mean_square_over_the_rate_layer_by_layer(name):
+    rng = np.random.default_rng(0)
+    draw = lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32)  # noqa: E731
+    schedule = lambda step: 0.1 / (1 + step)  # noqa: E731
+    config = OptimizerConfig(name=name, weight_decay=0.5, clip_norm=0.0, clip_update=0.3)
+    configs = dataclasses.replace(config, clip_update=0.0), config
+    plain, clipping = (make_optimizer(c, schedule, declared(PARAMS)) for c in configs)
+    states, factors = [plain.init(PARAMS), clipping.init(PARAMS)], []
+
+    def compare(path, whole, found):
+        parts = whole if path[0].key == "layers" else whole[None]
+        axes = tuple(range(1, parts.ndim))
+        rms = np.sqrt(np.mean(np.square(np.asarray(parts)), axes, keepdims=True))
+        factor = np.minimum(1, bound / rms)
+        np.testing.assert_allclose(found, (parts * factor).reshape(found.shape), rtol=1e-5)
+        factors.extend(factor.ravel())
+
+    for step in range(2):
+        grads, bound = jax.tree.map(draw, PARAMS), 0.3 * schedule(step)
+        whole, states[0] = plain.update(grads, states[0], PARAMS)
+        found, states[1] = clipping.update(grads, states[1], PARAMS)
+        jax.tree_util.tree_map_with_path(compare, whole, found)
+    assert len(factors) == 2 * 6 and min(factors) < 1
