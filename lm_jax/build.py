@@ -29,6 +29,7 @@ from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
 from lm_jax.training import state
+from lm_jax.training.loss_scaling import scaling
 from lm_jax.training.mup import configurations, fan_in_out, with_initial_sizes, with_rates
 from lm_jax.training.optimizers import TRAINED, Mask, make_optimizer, update_only
 from lm_jax.training.schedules import learning_rate_schedule
@@ -205,6 +206,9 @@ def make_training(
         optimizer = with_rates(optimizer, config.name, fan_in_out)
     if config.skip_above:
         optimizer = remembering(optimizer)
+    scales_loss = config.loss_scaling and compute_dtype(experiment) == jnp.float16
+    if scales_loss:
+        optimizer = scaling(optimizer)
     parts = experiment.training.gradient_accumulation_steps
     smoothing = experiment.training.label_smoothing
     loss = loss_function(objective_of(experiment), model)
@@ -218,6 +222,7 @@ def make_training(
         fixed_features=experiment.fine_tuning.parameters == "head",
         skip_above=config.skip_above,
         z_loss=experiment.training.z_loss,
+        loss_scaling=scales_loss,
     )
     return optimizer, step
 

@@ -46,6 +46,8 @@ def find_baselines(built: BuiltExperiment, mode: str) -> Baselines:
         return Baselines({}, {}, f"PyTorch would use one of {built.mesh.size} devices")
     if choice := pytorch_models.unsupported_choice(built.experiment):
         return Baselines({}, {}, f"PyTorch's model is another: {choice} is not among its choices")
+    if compute_dtype(built.experiment) == jnp.float16:
+        return Baselines({}, {}, "PyTorch's peer computes in float32 or bfloat16")
     if mode == "auto":
         mode = "compile" if device == "cuda" else "eager"
     if device == "cpu":

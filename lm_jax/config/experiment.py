@@ -57,8 +57,9 @@ class Experiment:
     )
     compute_dtype: str = described(
         "auto",
-        "auto: bfloat16 on accelerators, float32 on CPUs.",
-        choices=("auto", "float32", "bfloat16"),
+        "What products are computed in; auto: bfloat16 on accelerators, float32 on CPUs. "
+        "Parameters and losses are float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     tensorboard: bool = described(True, "Write metrics for TensorBoard.")
     logger: str = described(

@@ -33,6 +33,11 @@ class OptimizerConfig:
         "the last 128; 0: skip only what is not finite.",
         minimum=0,
     )
+    loss_scaling: bool = described(
+        True,
+        "compute_dtype=float16: scale the loss where it is differentiated, as high as gradients "
+        "stay finite.",
+    )
     adam_learning_rate_ratio: float = described(
         0.1, "muon: AdamW's learning rate for all but matrices, over the peak.", minimum=0
     )

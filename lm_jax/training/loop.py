@@ -142,10 +142,10 @@ def _why(step: int, count: int, metrics: Mapping[str, np.ndarray], index: int) -
     what = f"the loss of step {step} is {loss}{_cause(metrics, index)}"
     if np.isfinite(loss):
         what = f"the gradient of step {step} has the norm {norm}, its loss is {loss:.4g}"
-    return (
-        f"{what}: {last}, and nothing was saved since; lower schedule.peak_learning_rate or "
-        "optimizer.clip_norm, or warm up longer"
-    )
+    advice = "lower schedule.peak_learning_rate or optimizer.clip_norm, or warm up longer"
+    if "loss_scale" in metrics:
+        advice = f"compute in bfloat16 (compute_dtype), {advice}"
+    return f"{what}: {last}, and nothing was saved since; {advice}"
 
 
 def _cause(metrics: Mapping[str, np.ndarray], index: int) -> str:

@@ -20,6 +20,7 @@ from lm_jax.models.interface import (
 )
 from lm_jax.models.target import target
 from lm_jax.parallel.xla_flags import STEP_OPTIONS
+from lm_jax.training.loss_scaling import adjusted
 from lm_jax.training.skipping import is_skipped
 from lm_jax.training.state import TrainState
 
@@ -45,6 +46,7 @@ def make_train_step(
     fixed_features: bool = False,
     skip_above: float = 0.0,
     z_loss: float = 0.0,
+    loss_scaling: bool = False,
 ) -> TrainStep:
     """Returns the pure `train_step(state, batch) -> state, metrics`.
 
@@ -68,6 +70,8 @@ def make_train_step(
         running median; `optimizer` is then `remembering`. 0: never.
       z_loss: coefficient of the mean squared log-normalizer of a target's logits, an auxiliary term
         that keeps them from drifting (Chowdhery et al. 2022, section 5: 1e-4).
+      loss_scaling: the loss is scaled where it is differentiated; `optimizer` is then `scaling`, of
+        a `remembering` one if there are both. Metrics have `loss_scale`.
 
     Raises:
       UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
@@ -81,7 +85,8 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         mask = None if is_trained is None else is_trained(state.params)
         parts = _split(state.params, mask)
-        grads, stats, reported = gradients(parts, state.stats, batch, key)
+        scale = state.opt_state.scale if loss_scaling else None
+        grads, stats, reported = gradients(parts, state.stats, batch, key, scale)
         total, norm = reported.get("total_loss", reported["loss"]), optax.global_norm(grads)
 
         def update() -> tuple[Any, Variables, Any]:
@@ -91,7 +96,8 @@ def make_train_step(
             trained = optax.apply_updates(parts.trained, _split(updates, mask).trained)
             return parts._replace(trained=trained).joined(), stats, opt_state
 
-        skipped = is_skipped(total, norm, state.opt_state, skip_above)
+        remembered = state.opt_state.inner if loss_scaling else state.opt_state
+        skipped = is_skipped(total, norm, remembered, skip_above)
         before = state.params, state.stats, state.opt_state
         params, stats_after, opt_state = _unless(skipped, update, before)
         metrics = reported | {
@@ -100,6 +106,9 @@ def make_train_step(
             "targets": jnp.sum(batch["weights"]),
             "skipped": skipped.astype(jnp.float32),
         }
+        if loss_scaling:
+            opt_state = adjusted(opt_state, jnp.isfinite(norm))
+            metrics["loss_scale"] = scale
         return TrainState(state.step + 1, state.key, params, stats_after, opt_state), metrics
 
     return train_step
@@ -185,23 +194,22 @@ def _with_z_loss(losses: Losses, coefficient: float) -> Losses:
 
 def _make_gradients(
     trained_loss: _TrainedLoss, accumulation_steps: int
-) -> Callable[[_Parts, Variables, Batch, jax.Array], tuple[Any, Variables, Reported]]:
-    """Returns a function from parameters, statistics, batch and key to gradients.
+) -> Callable[..., tuple[Any, Variables, Reported]]:
+    """Returns a function from parameters, statistics, batch, key and scale to gradients.
 
     It returns gradients of `_Parts.trained`, new statistics, and what is reported.
 
     Args:
       accumulation_steps: parts of a batch, computed one after another, whose gradients are summed.
     """
-    grad = jax.grad(trained_loss, has_aux=True)
 
-    def of_whole(params: _Parts, stats: Variables, batch: Batch, key: jax.Array):
-        denominators = _denominators(batch["weights"])
+    def of_whole(params: _Parts, stats: Variables, batch: Batch, key: jax.Array, scale: Any):
+        denominators, grad = _denominators(batch["weights"]), _scaled_grad(trained_loss, scale)
         grads, (stats, reported) = grad(params.trained, params, stats, batch, denominators, key)
         return grads, stats, reported
 
-    def of_parts(params: _Parts, stats: Variables, batch: Batch, key: jax.Array):
-        denominators = _denominators(batch["weights"])
+    def of_parts(params: _Parts, stats: Variables, batch: Batch, key: jax.Array, scale: Any):
+        denominators, grad = _denominators(batch["weights"]), _scaled_grad(trained_loss, scale)
 
         def accumulate(carry, part):
             grads, stats, reported = carry
@@ -240,7 +248,26 @@ def _make_gradients(
     return of_whole if accumulation_steps == 1 else of_parts
 
 
-_OWN_METRICS = ("loss", "total_loss", "gradient_norm", "learning_rate", "targets", "skipped")
+def _scaled_grad(function: _TrainedLoss, scale: jax.Array | None) -> Callable[..., Any]:
+    """Returns the gradient of a function, whose value is scaled while it is differentiated."""
+    if scale is None:
+        return jax.grad(function, has_aux=True)
+
+    def scaled(*args: Any) -> tuple[jax.Array, Any]:
+        total, others = function(*args)
+        return total * scale, others
+
+    def grad(*args: Any) -> tuple[Any, Any]:
+        grads, others = jax.grad(scaled, has_aux=True)(*args)
+        return jax.tree.map(lambda x: x / scale, grads), others
+
+    return grad
+
+
+_OWN_METRICS = (
+    *("loss", "total_loss", "gradient_norm", "learning_rate", "targets", "skipped"),
+    "loss_scale",
+)
 
 
 def _denominators(weights: jax.Array) -> _Denominators:

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from lm_jax.runs import vmapped_runs
 from lm_jax.runs.train import train
@@ -24,7 +25,8 @@ def poisoned(batches, steps):
     return Poisoned()
 
 
-def test_a_run_counts_what_it_skipped_when_it_resumes_too(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_run_counts_what_it_skipped_when_it_resumes_too(tmp_path, monkeypatch, dtype):
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
     monkeypatch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
@@ -38,6 +40,7 @@ def test_a_run_counts_what_it_skipped_when_it_resumes_too(tmp_path, monkeypatch)
         training__num_steps=8,
         training__steps_per_call=2,
         training__log_every_steps=2,
+        compute_dtype=dtype,
     )
     config.checkpoint.every_steps = 4
 
@@ -51,3 +54,6 @@ def test_a_run_counts_what_it_skipped_when_it_resumes_too(tmp_path, monkeypatch)
     train(config, tmp_path)
     assert counts(tmp_path) == expected
     assert "3 updates were skipped" in (tmp_path / "report.html").read_text()
+    scales = [row.get("loss_scale") for row in read_metrics(tmp_path) if row["kind"] == "train"]
+    halved = [2.0**16, 2.0**14, 2.0**14, 2.0**13]  # of steps 0, 3 and 4, the mean of 6 and 7
+    assert scales == (halved if dtype == "float16" else [None] * 4)
