@@ -16,6 +16,7 @@ from lm_jax.json_values import read_as
 from lm_jax.nested import flatten
 from lm_jax.reports.measures import PREDICTED, predicted_in
 from lm_jax.reports.svg_charts import smooth
+from lm_jax.telemetry.attempts import read_attempts, seconds_before_last_start
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.run_digests import refuse_damaged
 from lm_jax.telemetry.run_files import (
@@ -39,7 +40,7 @@ class ComparisonRow(NamedTuple):
     parameters: int
     trained_on: int  # `predicted`: steps times the batch
     figures: dict[str, tuple[float, float | None]]  # mean and standard error by measure
-    seconds: float  # mean wall time from start to end
+    seconds: float  # mean wall time, with that of the steps before a fork or an interruption
     curve: Curve  # (trained on, first measure) of the first run
     training: Curve  # (trained on, training loss) of the first run
     settings: dict[str, Any]  # fields of the configuration that differ between the rows
@@ -47,6 +48,7 @@ class ComparisonRow(NamedTuple):
     documents: int | None = None  # whose sums are kept; None: of none
     predicted: str = ""  # tokens, pairs or examples; "" where the runs do not say
     sample: int | None = None  # tokens of the validation split that were measured; None: all
+    forked: bool = False  # a run of the row was forked: sizes and times count the steps before, too
 
 
 def compare(workdirs: Sequence[str | Path]) -> list[ComparisonRow]:
@@ -114,8 +116,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError(f"{path / 'evaluation.json'} holds no {name}; restore it")
     data = read_data_facts(path)
     seedless = {name: part for name, part in config.items() if name != "seed"}
-    if forked := _changed_fork(path):
-        seedless["fork_of"] = forked
+    branch = _branch(path)
+    if branch.get("changes"):  # without changes it equals the run without the fork
+        source = Path(str(branch.get("run"))).name
+        seedless["fork_of"] = f"{source} at step {branch.get('step')}"
     # A run of an earlier version lacks fields that have come since: it had their defaults.
     since = {n: v for n, v in defaults_of(config).items() if n.partition(".")[0] in seedless}
     fields = flatten(seedless)
@@ -128,18 +132,17 @@ def _read(path: Path) -> dict[str, Any]:
         "seed": dict(config).get("seed"),
         "data": data,
         "rows": read_metrics(path),
+        "forked": bool(branch),
+        "starts": [branch.get("step") or 0, *(each["step"] for each in read_attempts(path))],
     }
 
 
-def _changed_fork(path: Path) -> str:
-    """Returns where a run forked from; "" if it did not, or equals the run without the fork."""
+def _branch(path: Path) -> Branch:
+    """Returns where a run forked from; {} if it did not."""
     try:
-        branch = read_as(path / "branch.json", Branch)
+        return read_as(path / "branch.json", Branch)
     except OSError:
-        return ""
-    if not branch.get("changes"):
-        return ""
-    return f"{Path(str(branch.get('run'))).name} at step {branch.get('step')}"
+        return Branch()
 
 
 def _metric(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -178,7 +181,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
         parameters=first["results"]["parameters"],
         trained_on=round(per_step * first["results"]["step"]),
         figures={name: figure(name) for name in shown},
-        seconds=float(np.mean([_number(run, "timings", "total_seconds") for run in group])),
+        seconds=float(np.mean([_seconds(run) for run in group])),
         curve=[(per_step * row["step"], row[metric]) for row in measured if metric in row],
         training=list(
             zip(
@@ -189,6 +192,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
         ),
         settings={},
         predicted=predicted_in(validations[0]),
+        forked=any(run["forked"] for run in group),
     )
 
 
@@ -300,6 +304,13 @@ def _number(run: Mapping[str, Any], part: str, name: str) -> float:
         path = run["path"] / "evaluation.json"
         raise UserError(f"{path}: {part}.{name} is {value!r}; expected a number; restore it")
     return value
+
+
+def _seconds(run: Mapping[str, Any]) -> float:
+    """Returns the wall time of a run: that of its last start, and of the steps before it."""
+    trained = [row for row in run["rows"] if row["kind"] == "train"]
+    before = seconds_before_last_start(trained, [step for step in run["starts"] if step])
+    return before + _number(run, "timings", "total_seconds")
 
 
 def _targets_per_step(run: Mapping[str, Any]) -> float:

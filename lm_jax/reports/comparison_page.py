@@ -77,7 +77,7 @@ def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
         _trained_on(rows),
         *(label_of(name, rows[0].predicted) for name in measures),
     ]
-    cells = [[*head, "wall time, s"]]
+    cells = [[*head, f"wall time{_from_the_start(rows)}, s"]]
     for row in rows:
         shown = [measure(name, *row.figures[name]) for name in measures]
         sizes = [f"{row.parameters:,}", f"{row.trained_on:,}"]
@@ -107,13 +107,18 @@ def differences_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
 
 
 def remarks_on(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Returns what limits the comparison: other samples, too few documents, or no sums."""
+    """Returns what limits the comparison: forks, other samples, too few documents, or no sums."""
     fewest = min((row.difference.documents for row in rows if row.difference), default=_FEWEST)
     few = [
         f"With {fewest} documents, fewer than {_FEWEST}, intervals are too narrow and p-values too "
         "small: validate on more documents before you rely on them."
     ]
     few = few if fewest < _FEWEST else []
+    if forked := ", ".join(row.name for row in rows if row.forked):
+        few.append(
+            f"What {forked} trained on, and its wall time, include the steps before the fork, "
+            "which it shares with another run."
+        )
     if len({row.sample for row in rows}) > 1:
         parts = [f"{r.name} {'all' if r.sample is None else f'{r.sample:,} tokens'}" for r in rows]
         few.append(
@@ -164,7 +169,11 @@ def _compared(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _trained_on(rows: Sequence[ComparisonRow]) -> str:
-    return f"{rows[0].predicted or 'targets'} trained on"
+    return f"{rows[0].predicted or 'targets'} trained on{_from_the_start(rows)}"
+
+
+def _from_the_start(rows: Sequence[ComparisonRow]) -> str:
+    return " from step 0" if any(row.forked for row in rows) else ""
 
 
 def _columns(curve: Curve) -> tuple[list[float], list[float]]:

@@ -67,6 +67,32 @@ def test_seeds_are_one_row_with_the_standard_error_of_their_mean(tmp_path):
     assert table_of([counts, lstm])[1][4] == "1.900 ± 0.010"
 
 
+def test_steps_before_a_fork_or_an_interruption_count_with_their_tokens_and_their_time(tmp_path):
+    for name, starts in {"whole": [0], "forked": [10], "stopped": [0, 10], "late": [0, 20]}.items():
+        path = finished(tmp_path, name, 0, 2.0, name)
+        clocks = {"whole": (5, 6), "forked": (5, 4), "stopped": (5, 5.5), "late": (5, 6)}[name]
+        rows = [
+            {"kind": "train", "step": 10 * n, "tokens": 320 * n, "seconds": seconds}
+            for n, seconds in enumerate(clocks, 1)
+        ]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        attempts = [{"started": 0.0, "step": step} for step in starts]
+        (path / "attempts.json").write_text(json.dumps({"attempts": attempts}))
+    branch = {"run": "runs/whole", "step": 10, "changes": ["seed: 1 -> 0"]}
+    (tmp_path / "forked" / "branch.json").write_text(json.dumps(branch))
+    rows = {row.name: row for row in compare(list(tmp_path.iterdir()))}
+    assert {row.trained_on for row in rows.values()} == {640}
+    # The last start of each took 7 s; 5 s, or 6 s, went by before it.
+    assert {name: row.seconds for name, row in rows.items()} == {
+        "whole": 7, "forked": 12, "stopped": 12, "late": 13
+    }  # fmt: skip
+    head = table_of(list(rows.values()))[0]
+    assert head[3] == "targets trained on from step 0" and head[-1] == "wall time from step 0, s"
+    assert any("forked trained on" in remark for remark in remarks_on(list(rows.values())))
+    del rows["forked"]
+    assert table_of(list(rows.values()))[0][-1] == "wall time, s"
+
+
 def test_runs_of_one_seed_are_rows_of_their_own(tmp_path):
     before, after = (
         finished(tmp_path, name, 0, b) for name, b in (("before", 2.0), ("after", 1.9))
