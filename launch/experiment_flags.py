@@ -122,21 +122,13 @@ def experiment(begun: Path | None = None) -> "Experiment":
     A warm-up that the command line does not set becomes shorter if it would take all steps.
 
     Args:
-      begun: the work directory that is continued, if it is there; its warm-up stays, so that a run
-        that was begun with a shorter one can be trained longer.
+      begun: the work directory that is continued, if it is there: a run that was begun with a
+        shorter warm-up can be trained longer.
 
     Raises:
       UserError: it cannot run.
     """
-    parsed = _parse()
-    if begun and not flags.FLAGS["config.schedule.warmup_steps"].present:
-        from lm_jax.runs.workdir import read_experiment
-
-        with contextlib.suppress(UserError):  # there is no run, or none that can be read
-            warmup_steps = read_experiment(begun).schedule.warmup_steps
-            if warmup_steps < parsed.training.num_steps:
-                parsed.schedule.warmup_steps = warmup_steps
-    return _finish(parsed)
+    return _finish(_parse(), begun)
 
 
 def configuration() -> Any:
@@ -154,20 +146,20 @@ def _parse() -> Any:
     return _parsed[0]()
 
 
-def _finish(parsed: "Experiment") -> "Experiment":
-    from lm_jax.config.experiment import with_shorter_warmup
+def _finish(parsed: "Experiment", begun: Path | None = None) -> "Experiment":
+    from lm_jax.config.experiment import shorter_warmup_note, with_shorter_warmup
     from lm_jax.objectives.validation import validate
+    from lm_jax.runs.workdir import read_experiment
 
     result = parsed
     if not flags.FLAGS["config.schedule.warmup_steps"].present:
-        given, result = result, with_shorter_warmup(result)
-        if result is not given:
-            print(
-                f"schedule.warmup_steps: {result.schedule.warmup_steps}, not the configuration's "
-                f"{given.schedule.warmup_steps}, because training has only "
-                f"{result.training.num_steps} steps",
-                file=sys.stderr,
-            )
+        before = None
+        if begun:
+            with contextlib.suppress(UserError):  # there is no run, or none that can be read
+                before = read_experiment(begun)
+        result = with_shorter_warmup(parsed, before)
+        if note := shorter_warmup_note(parsed, result):
+            print(note, file=sys.stderr)
     validate(result)
     return result
 

@@ -43,6 +43,8 @@ def train(
 ) -> "Run":
     """Trains an experiment that was built in code, or resumes it, and returns the run.
 
+    A warm-up that would take all steps becomes a tenth of them, with a line on stderr.
+
     An interrupt, Ctrl-C or a notebook's stop button, saves the state and returns the run as it then
     is; the same call resumes it.
 

@@ -76,17 +76,41 @@ def field(config: Any, path: str) -> Any:
     return config
 
 
-def with_shorter_warmup(experiment: Experiment) -> Experiment:
+def with_shorter_warmup(experiment: Experiment, begun: Experiment | None = None) -> Experiment:
     """Returns the experiment, with a tenth of its steps as warm-up if its own took all of them.
 
-    Programs call it for what the command line leaves open. From Python and in sweeps a warm-up
-    stays as it is given, or is refused.
+    `launch.train` and `lm_jax.train` call it unless a flag, or an entry of `changes`, sets the
+    warm-up. In sweeps it stays as it is given, or is refused.
+
+    Args:
+      begun: the run that is continued. If it was begun with a shorter warm-up than this one by the
+        same rule, that one stays, so that the run can be trained longer.
     """
-    schedule, num_steps = experiment.schedule, experiment.training.num_steps
-    if schedule.warmup_steps < num_steps:
+    asked, num_steps = experiment.schedule.warmup_steps, experiment.training.num_steps
+    kept = _warmup_within(num_steps, asked)
+    if begun is not None:
+        theirs = begun.schedule.warmup_steps
+        if theirs < num_steps and theirs == _warmup_within(begun.training.num_steps, asked):
+            kept = theirs
+    if kept == asked:
         return experiment
-    schedule = dataclasses.replace(schedule, warmup_steps=num_steps // 10)
+    schedule = dataclasses.replace(experiment.schedule, warmup_steps=kept)
     return dataclasses.replace(experiment, schedule=schedule)
+
+
+def _warmup_within(num_steps: int, asked: int) -> int:
+    return asked if asked < num_steps else num_steps // 10
+
+
+def shorter_warmup_note(given: Experiment, experiment: Experiment) -> str:
+    """Returns a line on what `with_shorter_warmup` changed; "" if it changed nothing."""
+    asked, kept = given.schedule.warmup_steps, experiment.schedule.warmup_steps
+    if asked < experiment.training.num_steps:
+        return ""
+    return (
+        f"schedule.warmup_steps: {kept}, not the configuration's {asked}, because training has "
+        f"only {experiment.training.num_steps} steps"
+    )
 
 
 def sequences_per_step(experiment: Experiment) -> int:

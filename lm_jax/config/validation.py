@@ -22,8 +22,7 @@ def validate_values(experiment: Experiment) -> None:
     if schedule.warmup_steps >= steps:
         raise UserError(
             f"schedule.warmup_steps {schedule.warmup_steps} leaves no step of training.num_steps "
-            f"{steps} at the peak; warm up for fewer (from Python: with_shorter_warmup "
-            "of lm_jax.config.experiment)"
+            f"{steps} at the peak; warm up for fewer"
         )
 
 

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lm_jax.analysis.text_windows import check_texts
-from lm_jax.config.experiment import Experiment, with_shorter_warmup
+from lm_jax.config.experiment import Experiment, shorter_warmup_note, with_shorter_warmup
 from lm_jax.config.serialization import with_changes
 from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import UserError
@@ -36,8 +37,9 @@ def _ignore(step: int, metrics: Mapping[str, Any]) -> None:
 def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics = _ignore) -> None:
     """Trains an experiment in a work directory, or resumes it there.
 
-    An interrupt, Ctrl-C or a notebook's stop button, saves the state after the dispatch in
-    progress, and the same call resumes it.
+    A warm-up that would take all steps becomes a tenth of them, as with `launch.train`. An
+    interrupt, Ctrl-C or a notebook's stop button, saves the state after the dispatch in progress,
+    and the same call resumes it.
 
     Args:
       on_metrics: called with each step that is logged and its numbers.
@@ -46,8 +48,30 @@ def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics =
       UserError: as `lm_jax.runs.train.train`.
       OSError: as there.
     """
+    experiment = _with_shorter_warmup(experiment, Path(directory))
+    _train(experiment, directory, on_metrics)
+
+
+def _train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics) -> None:
     with _in_words_of_python(), processes.stopping_on_request() as stop_requested:
         training.train(experiment, directory, stop_requested, on_metrics=on_metrics)
+
+
+def _with_shorter_warmup(experiment: Experiment, begun: Path | None = None) -> Experiment:
+    """Returns the experiment as `with_shorter_warmup`, and says what it changed.
+
+    Args:
+      begun: the work directory, which may hold a run.
+    """
+    before = None
+    if begun is not None:
+        with suppress(UserError):  # there is no run, or none that can be read
+            before = read_experiment(begun)
+    result = with_shorter_warmup(experiment, before)
+    note = shorter_warmup_note(experiment, result)
+    if note and processes.is_first():
+        print(note, file=sys.stderr)
+    return result
 
 
 def train_further(
@@ -68,7 +92,7 @@ def train_further(
     """
     experiment = with_changes(_experiment_here(run), changes)
     if _WARMUP not in changes:
-        experiment = with_shorter_warmup(experiment)
+        experiment = _with_shorter_warmup(experiment)
     with _in_words_of_python(), processes.stopping_on_request() as stop_requested:
         training.train_fork(
             experiment, directory, run.workdir, run.step, stop_requested, on_metrics=on_metrics
@@ -124,9 +148,9 @@ def fine_tune(
     experiment = fine_tuned(dataclasses.replace(experiment, data=data), run.workdir)
     experiment = with_changes(experiment, changes)
     if _WARMUP not in changes:
-        experiment = with_shorter_warmup(experiment)
+        experiment = _with_shorter_warmup(experiment)
     with _written(directory, files):
-        train(experiment, directory, on_metrics)
+        _train(experiment, directory, on_metrics)
 
 
 # What programs say with flags -> what a caller from Python writes; the first that matches counts.

@@ -44,7 +44,7 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"evaluation__stride": 33}, "longer than the context of 32"),
         (
             {"schedule__warmup_steps": 20},
-            r"leaves no step of .* \(from Python: with_shorter_warmup",
+            "leaves no step of .* at the peak; warm up for fewer",
         ),
         ({"schedule__peak_learning_rate": float("nan")}, "peak_learning_rate is nan"),
         ({"samples__temperature": float("inf")}, "samples.temperature is inf; expected a finite"),
@@ -183,3 +183,7 @@ def test_only_a_warm_up_that_takes_all_steps_becomes_shorter():
     shorter = experiment.with_shorter_warmup(tiny(training__num_steps=5))
     assert shorter.schedule.warmup_steps == 0
     validate_values(shorter)
+    longer = tiny(training__num_steps=60)
+    assert experiment.with_shorter_warmup(longer, begun=shorter).schedule.warmup_steps == 0
+    other = tiny(training__num_steps=5, schedule__warmup_steps=3)
+    assert experiment.with_shorter_warmup(longer, begun=other) is longer

@@ -9,7 +9,7 @@ import pytest
 
 import lm_jax
 from lm_jax.config.experiment import Experiment
-from lm_jax.config.serialization import with_changes
+from lm_jax.config.serialization import dumps, with_changes
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes
 from lm_jax.runs import train_from_python, trained_run
@@ -60,6 +60,24 @@ def test_fine_tuning_trains_the_runs_parameters_on_texts_that_the_directory_keep
     (experiment, *_), _ = asked[1]
     assert experiment.data.validation_path == str(tmp_path / "b" / "validation_texts.jsonl")
     assert "held out" in (tmp_path / "b" / "validation_texts.jsonl").read_text()
+
+
+def test_a_default_warm_up_fits_a_short_run_and_stays_when_it_grows(asked, tmp_path, capsys):
+    short = Experiment()
+    short.training.num_steps = 50
+    lm_jax.train(short, tmp_path)
+    assert capsys.readouterr().err.startswith(
+        "schedule.warmup_steps: 5, not the configuration's 100, because training has"
+    )
+    ((begun, directory, _), _) = asked.pop()
+    assert begun.schedule.warmup_steps == 5 and directory == tmp_path
+    (tmp_path / "config.json").write_text(dumps(begun))
+    short.training.num_steps = 500
+    lm_jax.train(short, tmp_path)
+    assert asked.pop()[0][0].schedule.warmup_steps == 5 and capsys.readouterr().err == ""
+    short.schedule.warmup_steps = 20  # not what the run was begun with
+    lm_jax.train(short, tmp_path)
+    assert asked.pop()[0][0].schedule.warmup_steps == 20
 
 
 def test_a_run_goes_on_as_a_fork_of_its_checkpoint(run, asked, tmp_path):
