@@ -32,7 +32,10 @@ def main() -> dict[str, Any]:
         raise UserError("--tokenizers is empty; give KIND:VOCABULARY or KIND:PATH, comma-separated")
     from lm_jax.evaluation.tokenizer_comparison import compare_tokenizers
 
-    rows = list(compare_tokenizers(TEXT.value, TOKENIZERS.value))
+    try:
+        rows = list(compare_tokenizers(TEXT.value, TOKENIZERS.value))
+    except UserError as error:  # in the words of a configuration
+        raise UserError(str(error).replace("data.path", "--text")) from None
     titles = ["tokenizer", "ids", "characters/token", "bytes/token", "partial tokens"]
     table = [[*titles, "ids never used", "lossless", "MB/s", "bits/character"]]
     for row in rows:

@@ -66,7 +66,7 @@ def open_content(file: SourceFile) -> Iterator[Content]:
         head = packed.peek()
         for first, (name, unpack) in _COMPRESSED.items():
             if head.startswith(first):
-                with io.BufferedReader(_Unpacked(file.path, name, unpack, packed), HEAD) as stream:
+                with io.BufferedReader(_Unpacked(file, name, unpack, packed), HEAD) as stream:
                     yield Content(file, suffix, stream, name, stream.peek()[:HEAD])
                 return
         yield Content(file, suffix, packed, "", head[:HEAD])
@@ -91,7 +91,7 @@ class _Source(io.RawIOBase):
     """The bytes of a file; an error of the file system becomes one line."""
 
     def __init__(self, file: SourceFile) -> None:
-        self._path = file.path
+        self._source = file
         self._file = self._try(file.open)
 
     def _try(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -100,7 +100,8 @@ class _Source(io.RawIOBase):
         except Exception as error:  # file systems of fsspec raise types of their own
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(
-                f"{self._path} cannot be read ({reason}); restore it, or leave it out of data.path"
+                f"{self._source.path} cannot be read ({reason}); restore it, or leave it out of "
+                f"{self._source.given_by}"
             ) from error
 
     def readable(self) -> bool:
@@ -130,9 +131,11 @@ class _Source(io.RawIOBase):
 class _Unpacked(io.RawIOBase):
     """What a packed file holds; an error of the packing becomes one line."""
 
-    def __init__(self, path: str, name: str, unpack: Callable[[Any], Any], packed: Any) -> None:
-        self._path, self._name = path, name
-        with needed_for(path, name):
+    def __init__(
+        self, file: SourceFile, name: str, unpack: Callable[[Any], Any], packed: Any
+    ) -> None:
+        self._source, self._name = file, name
+        with needed_for(file.path, name):
             self._file = unpack(packed)
 
     def readable(self) -> bool:
@@ -145,8 +148,9 @@ class _Unpacked(io.RawIOBase):
             raise
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UserError(
-                f"{self._path} begins as {self._name} does, but cannot be unpacked ({error}); it "
-                "is damaged or cut off: fetch it again or leave it out of data.path"
+                f"{self._source.path} begins as {self._name} does, but cannot be unpacked "
+                f"({error}); it is damaged or cut off: fetch it again or leave it out of "
+                f"{self._source.given_by}"
             ) from None
 
     def readall(self) -> bytes:
@@ -156,8 +160,8 @@ class _Unpacked(io.RawIOBase):
             size += len(part)
             if size > memory / 4:
                 raise UserError(
-                    f"{self._path} unpacks to more than {size / 1e9:.3g} GB, a quarter of the "
-                    "memory; split it, or leave it out of data.path"
+                    f"{self._source.path} unpacks to more than {size / 1e9:.3g} GB, a quarter of "
+                    f"the memory; split it, or leave it out of {self._source.given_by}"
                 )
         return b"".join(parts)
 
@@ -226,7 +230,8 @@ def refuse_other_formats(content: Content) -> None:
         found = [told for part, told in _ZIPPED.items() if part in content.head[:4096]] + found
     for name, advice in found:
         raise UserError(
-            f"{content.path} is {name}, not UTF-8 text; {advice} or leave it out of data.path"
+            f"{content.path} is {name}, not UTF-8 text; {advice} or leave it out of "
+            f"{content.file.given_by}"
         )
 
 
@@ -240,11 +245,11 @@ def read_whole(content: Content, decoder: Decoder) -> str | None:
     raw = content.stream.read()
     text = decoder.decode(raw, content.path)
     if text is not None:
-        refuse_nul(raw, content.path)
+        refuse_nul(raw, content.file)
     return text
 
 
-def refuse_nul(raw: bytes, path: str, offset: int = 0) -> None:
+def refuse_nul(raw: bytes, file: SourceFile, offset: int = 0) -> None:
     """Refuses bytes of a file, from this offset on, that hold a NUL.
 
     Raises:
@@ -253,8 +258,9 @@ def refuse_nul(raw: bytes, path: str, offset: int = 0) -> None:
     found = raw.find(0)
     if found >= 0:
         raise UserError(
-            f"{path} holds a NUL byte at offset {offset + found}: it is binary, or UTF-16 without "
-            "a mark; convert it (iconv -f utf-16le -t utf-8) or leave it out of data.path"
+            f"{file.path} holds a NUL byte at offset {offset + found}: it is binary, or UTF-16 "
+            "without a mark; convert it (iconv -f utf-16le -t utf-8) or leave it out of "
+            f"{file.given_by}"
         )
 
 
@@ -292,7 +298,7 @@ def numbered_lines(
         if is_one and number % parts != part:
             offset, number = offset + len(raw), number + 1
             continue
-        refuse_nul(raw, content.path, offset)
+        refuse_nul(raw, content.file, offset)
         found = decoder.decode(raw, content.path, offset)
         text = raw.decode("utf-8", "replace") if found is None else found
         if not offset:  # a mark would be part of the first field
@@ -304,25 +310,31 @@ def numbered_lines(
             number += 1
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, given_by: str = "data.path") -> str:
     """Returns the text of a file, unpacked where it is packed, with its line ends.
+
+    Args:
+      given_by: the field or the flag that names the file, for messages.
 
     Raises:
       UserError: the file is damaged or not UTF-8; the message names a format that is recognised.
     """
-    with open_content(local_file(path)) as content:
-        text = read_whole(content, Decoder())
+    with open_content(local_file(path, given_by=given_by)) as content:
+        text = read_whole(content, Decoder(given_by=given_by))
     assert text is not None, "this decoder skips nothing"
     return text
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, given_by: str = "data.path") -> list[str]:
     """Returns the lines of a file without their ends and without a byte order mark.
+
+    Args:
+      given_by: as for `read_text`.
 
     Raises:
       UserError: the file is not UTF-8.
     """
-    return lines_of(read_text(path).removeprefix("\ufeff"))
+    return lines_of(read_text(path, given_by).removeprefix("\ufeff"))
 
 
 def lines_of(text: str) -> list[str]:

@@ -21,11 +21,12 @@ class SourceFile(NamedTuple):
     path: str  # or URL, as messages name it
     name: str  # names its documents: the path below the directory that was given
     open: Callable[[], BinaryIO]
+    given_by: str = "data.path"  # the field or the flag, for messages
 
 
-def local_file(path: Path, name: str = "") -> SourceFile:
+def local_file(path: Path, name: str = "", given_by: str = "data.path") -> SourceFile:
     """Returns a file of this machine, which need not exist until it is opened."""
-    return SourceFile(str(path), name or path.name, partial(io.FileIO, path))
+    return SourceFile(str(path), name or path.name, partial(io.FileIO, path), given_by)
 
 
 def find_sources(path: str, field: str = "data.path") -> list[SourceFile]:
@@ -38,9 +39,9 @@ def find_sources(path: str, field: str = "data.path") -> list[SourceFile]:
         return _remote_files(path, field)
     found, folder = find_files(path, field), Path(path)
     if not folder.is_dir():
-        return [local_file(file) for file in found]
+        return [local_file(file, given_by=field) for file in found]
     above = len(os.path.join(folder, "")) if folder.parts else 0
-    return [local_file(file, str(file)[above:]) for file in found]
+    return [local_file(file, str(file)[above:], field) for file in found]
 
 
 def find_files(path: str, field: str = "data.path") -> list[Path]:
@@ -141,6 +142,7 @@ def _remote_files(url: str, field: str) -> list[SourceFile]:
             system.unstrip_protocol(name),
             name.removeprefix(folder) if folder else name.rpartition("/")[2],
             partial(system.open, name, "rb"),
+            field,
         )
         for name in kept
     ]

@@ -15,19 +15,25 @@ from lm_jax.errors import UserError
 
 
 def records_of(
-    path: Path, fields: Sequence[str], advice: str = "", optional: Sequence[str] = ()
+    path: Path,
+    fields: Sequence[str],
+    advice: str = "",
+    optional: Sequence[str] = (),
+    given_by: str = "data.path",
 ) -> Iterator[Record] | None:
     """Returns the records of a file, which have at least these fields; None: it holds no records.
 
     Args:
       advice: what else a user can do about a file without these fields.
       optional: fields that are read where there are any.
+      given_by: the field or the flag that names the file, for messages.
 
     Raises:
       UserError: the file cannot be read, or is of a format that has fields but not these; while
         iterating: a record is damaged or lacks a field.
     """
-    file, request = local_file(path), Request(fields, Decoder(), advice, optional)
+    file = local_file(path, given_by=given_by)
+    request = Request(fields, Decoder(given_by=given_by), advice, optional)
     with open_content(file) as content:
         found = format_of(content, request)
     return None if found is None else _read(file, found, request)

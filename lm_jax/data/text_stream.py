@@ -66,7 +66,7 @@ def stream_texts(
     counts = Counts() if counts is None else counts
     has_field = origin.startswith("data.")  # and is no flag of a program
     choice = ", or set data.invalid_utf8 to replace or skip" if has_field else ""
-    decoder = Decoder(on_bad_text, choice)
+    decoder = Decoder(on_bad_text, choice, origin)
     advice = "; name the field of the text with data.text_feature, or leave the file out"
     request = Request((text_feature or "text",), decoder, advice, part=part, parts=parts)
     counts.left_out = decoder.left_out

@@ -48,11 +48,14 @@ class Decoder:
     Args:
       treatment: a key of `INVALID_UTF8`.
       advice: what else a user can do, for the message.
+      given_by: the field or the flag that names the file, for the message.
     """
 
-    def __init__(self, treatment: str = "refuse", advice: str = "") -> None:
+    def __init__(
+        self, treatment: str = "refuse", advice: str = "", given_by: str = "data.path"
+    ) -> None:
         self._treat = choose(INVALID_UTF8, treatment, "data.invalid_utf8")
-        self._advice = advice
+        self._advice, self._given_by = advice, given_by
         self.left_out: Counter[str] = Counter()
 
     def decode(self, raw: bytes, path: str, offset: int = 0, remedy: str = _REMEDY) -> str | None:
@@ -70,7 +73,8 @@ class Decoder:
         except UnicodeDecodeError as error:
             message = (
                 f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset "
-                f"{offset + error.start}; {remedy} or leave it out of data.path{self._advice}"
+                f"{offset + error.start}; {remedy} or leave it out of {self._given_by}"
+                f"{self._advice}"
             )
         replaced = raw.decode("utf-8", "replace")
         count = replaced.count("\ufffd") - raw.count("\ufffd".encode())

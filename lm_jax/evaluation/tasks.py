@@ -160,7 +160,7 @@ def _read(path: str, kind: str | None) -> tuple[str, list[Question]]:
     """Returns the kind of a file, which its first line shows, and its questions."""
     if not Path(path).is_file():
         raise UserError(f"{path or 'a task without a path'}: there is no such file of questions")
-    records = records_of(Path(path), ("answer",))
+    records = records_of(Path(path), ("answer",), given_by="--task")
     if records is None:
         raise UserError(f"{path} holds plain text; expected JSONL, one question a line")
     questions = []

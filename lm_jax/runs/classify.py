@@ -29,11 +29,11 @@ def read_texts(path: str | Path) -> list[str]:
             f"--text={path}: no such file; give a file with one text per line, or --text=- and the "
             "text itself on the standard input: echo 'TEXT' | python -m launch.classify ..."
         )
-    records = records_of(path, ("text",))
+    records = records_of(path, ("text",), given_by="--text")
     if records is not None:
         found = [text_field(record, "text") for record in records]
     else:
-        found = read_lines(path)
+        found = read_lines(path, "--text")
     found = [text.strip() for text in found if text.strip()]
     if not found:
         raise UserError(f"{path} holds no text; expected one per line")

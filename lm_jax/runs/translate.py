@@ -52,13 +52,13 @@ def read_sources(path: str | Path) -> tuple[list[str], list[str]]:
             f"--input={path}: no such file; give a file with one source per line, or --input=- and "
             "the source itself on the standard input: echo 'TEXT' | python -m launch.translate ..."
         )
-    records = records_of(path, ("source",), optional=("target",))
+    records = records_of(path, ("source",), optional=("target",), given_by="--input")
     if records is not None:
         found = list(records)
         has_targets = all("target" in record.values for record in found)
         sources = [text_field(record, "source") for record in found]
         return sources, [text_field(record, "target") for record in found] if has_targets else []
-    return columns_of(read_text(path), str(path))
+    return columns_of(read_text(path, "--input"), str(path))
 
 
 def columns_of(text: str, origin: str) -> tuple[list[str], list[str]]:

@@ -206,6 +206,29 @@ def test_what_becomes_of_bad_bytes_changes_no_key_and_is_said(tmp_path):
         DataConfig("stdlib", invalid_utf8="skip").validate()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.gz", gzip.compress(b"text " * 99)[:-9]),
+        ("latin.txt", b"caf\xe9"),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n'),
+        ("nul.txt", b"a\0b"),
+        ("page.pdf", b"%PDF-1"),
+        ("cut.parquet", b"PAR1 and no more PAR1"),
+        ("cut.warc", b"WARC/1.0\r\nContent-Length: 9\r\n\r\n1"),
+    ],
+)
+@pytest.mark.parametrize("given_by", ["--text", "data.test_path"])
+def test_what_cannot_be_read_is_refused_by_its_file_and_what_gave_it(
+    tmp_path, name, content, given_by
+):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"leave it out of {given_by}") as error:
+        list(stream_texts(str(tmp_path), origin=given_by))
+    assert str(error.value).startswith(str(path)) and "data.path" not in str(error.value)
+
+
 def test_a_nul_byte_far_into_a_file_is_found(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(FAR + b'{"text": "\0"}')
     assert f"holds a NUL byte at offset {len(FAR) + 10}" in refused(tmp_path)

@@ -98,7 +98,7 @@ def test_help_config_shows_every_field_with_the_values_given():
     ("arguments", "message"),
     [
         ([], "--text is missing: the texts"),
-        (["--text=no*.txt"], "no file matches"),
+        (["--text=no*.txt"], "no file matches --text 'no*.txt'"),
         (["--text=README.md", "--tokenizers="], "--tokenizers is empty; give KIND:VOCABULARY"),
         (["--text=README.md", "--tokenizers=bpe:9,words"], "'words'; expected one of byte, char"),
         (["--text=README.md", "--tokenizers=tiktoken"], "give tiktoken:PATH"),

@@ -48,7 +48,7 @@ def read_files(config: LabelledTextConfig) -> Labelled:
 
     def read(pattern: str, field: str) -> list[LabelledText]:
         paths = find_files(pattern, f"data.{field}")
-        return [example for path in paths for example in _read_file(path)]
+        return [example for path in paths for example in _read_file(path, f"data.{field}")]
 
     train, validation, test = (
         read(pattern, field) if pattern else None
@@ -61,13 +61,13 @@ def read_files(config: LabelledTextConfig) -> Labelled:
     return Documents(train or [], validation, test=test)
 
 
-def _read_file(path: Path) -> list[LabelledText]:
-    records = records_of(path, ("label", "text"))
+def _read_file(path: Path, given_by: str) -> list[LabelledText]:
+    records = records_of(path, ("label", "text"), given_by=given_by)
     if records is not None:
         return [_of_record(record) for record in records]
     return [
         _parse_tabs(line, f"{path}:{number}")
-        for number, line in enumerate(read_lines(path), 1)
+        for number, line in enumerate(read_lines(path, given_by), 1)
         if line.strip()
     ]
 

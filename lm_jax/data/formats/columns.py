@@ -112,7 +112,7 @@ def _damaged(content: Content, what: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
         f"{content.path} is {what} that cannot be read ({reason}); it is damaged or cut off: fetch "
-        "it again or leave it out of data.path"
+        f"it again or leave it out of {content.file.given_by}"
     )
 
 

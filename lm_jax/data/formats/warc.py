@@ -140,7 +140,7 @@ def _headers(lines: list[bytes]) -> Headers:
 def _refuse(content: Content, why: str) -> NoReturn:
     raise UserError(
         f"{content.path}: {why}; the file is damaged or cut off: fetch it again or leave it out of "
-        "data.path"
+        f"{content.file.given_by}"
     )
 
 
