@@ -168,7 +168,7 @@ def write_tally(directory: Path, name: str, rank: int, values: Any) -> None:
 
 def read_tallies(directory: Path, name: str) -> list[dict[str, Any]]:
     """Returns the counts of all tasks that wrote some."""
-    return [read_object(p) for p in sorted((directory / "tallies" / name).glob("*"))]
+    return [read_object(p) for p in sorted((directory / "tallies" / name).glob("*.json"))]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from lm_jax.data.preparation.config import PreparationConfig
-from lm_jax.data.preparation.documents import WriteDocuments, split_sources
+from lm_jax.data.preparation.documents import (
+    WriteDocuments,
+    read_tallies,
+    split_sources,
+    write_tally,
+)
 from lm_jax.data.preparation.prepare import prepare
 from lm_jax.data.readers import texts_in
 from lm_jax.errors import UserError
@@ -192,3 +197,10 @@ def test_tasks_share_the_bytes_and_large_files_are_split(tmp_path):
         [("c", 0, 1), ("d", 0, 2)],
         [("d", 1, 2)],
     ]
+
+
+def test_a_tally_that_a_killed_task_left_unfinished_is_not_counted(tmp_path):
+    write_tally(tmp_path, "left_out", 0, {"blank": 2})
+    unfinished = tmp_path / "tallies" / "left_out" / ".00001.json.0123456789ab.partial"
+    unfinished.write_text("")
+    assert read_tallies(tmp_path, "left_out") == [{"blank": 2}]
