@@ -7,9 +7,10 @@
 It reads the files of the work directories and needs no accelerator. A run is `running`; `failed`
 with an error; `dead`, which is killed or on a machine that is gone; `stopped`, which the same
 command resumes; `waiting` for its turn in a sweep; or `finished`. `train` and `valid` are the last
-losses in nats, `left` the time left at the pace of the last rows, `again` the restarts, `skips` the
-skipped updates, `goodput` the share of the time since the last start that went to steps (estimated
-until the run has ended), and `row` the age of metrics.jsonl. Columns without a value are left out.
+losses in nats, `rate/s` the targets trained on per second (none before 3 s of steps, which would be
+noise), `left` the time left at the pace of the last rows, `again` the restarts, `skips` the skipped
+updates, `goodput` the share of the time since the last start that went to steps (estimated until
+the run has ended), and `row` the age of metrics.jsonl. Columns without a value are left out.
 
 --watch, or --watch=SECONDS, draws the table again until no run is running or waiting. The exit
 status is 1 if a run failed or died. The last line of the output is JSON; with --json it is all of

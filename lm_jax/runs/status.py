@@ -21,6 +21,7 @@ from lm_jax.telemetry.run_status import RunStatus
 
 T = TypeVar("T")
 
+_RATE_SECONDS = 3.0  # of steps since the last start, below which their rate is noise
 _SILENT_SECONDS = 60.0  # a live process on this machine that is silent for so long is worth a word
 
 
@@ -51,7 +52,7 @@ def read_status(name: str, workdir: Path, log_error: str = "") -> RunStatus:
     error = own_error or log_error
     state = _state(held, is_finished, error, bool(config or attempts or faults))
     step = _step(tail, attempts, results if is_finished else Results())
-    unit, rate = _rate(last)
+    unit, rate = _steady_rate(last, attempts)
     validation = results.get("validation") if is_finished else tail.evaluation
     share = results.get("goodput", {}).get("share") if is_finished else _goodput(tail, attempts)
     return RunStatus(
@@ -132,6 +133,17 @@ def _rate(last: Row | None) -> tuple[str, float | None]:
         if name.endswith("_per_second") and isinstance(value, int | float):
             return name.removesuffix("_per_second"), float(value)
     return "", None
+
+
+def _steady_rate(last: Row | None, attempts: Sequence[Attempt]) -> tuple[str, float | None]:
+    """Returns the rate of the last row; none where steps have taken less than `_RATE_SECONDS`."""
+    unit, rate = _rate(last)
+    count = dict(last or {}).get(unit)
+    if last is None or not rate or not isinstance(count, int | float) or not last["step"]:
+        return unit, rate
+    steps = last["step"] - (attempts[-1]["step"] if attempts else 0)
+    seconds = steps * count / last["step"] / rate
+    return (unit, rate) if seconds >= _RATE_SECONDS else ("", None)
 
 
 class _Moment(NamedTuple):

@@ -16,7 +16,7 @@ class RunStatus(NamedTuple):
     training_loss: float | None
     validation_loss: float | None
     unit: str  # that `per_second` counts, such as tokens; "" where it is not measured yet
-    per_second: float | None
+    per_second: float | None  # None before 3 s of steps since the last start, too
     seconds_left: float | None  # of a running one
     restarts: int | None
     skipped_updates: int | None

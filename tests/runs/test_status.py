@@ -57,6 +57,14 @@ def test_a_running_run_and_what_is_left_of_it(run):
     assert status.free_bytes > 0 and 0 <= status.row_age_seconds < 60 and not status.remark
 
 
+def test_a_rate_of_less_than_three_seconds_of_steps_is_not_shown(run):
+    for step, rate in ((229, None), (231, 1000)):  # 2.9 and 3.1 s since the start at 200
+        row = {"step": step, "kind": "train", "loss": 1.0, "tokens": 100 * step, "seconds": 9.0}
+        (run / "metrics.jsonl").write_text(json.dumps(row | {"tokens_per_second": 1000}) + "\n")
+        status = read_status("", run)
+        assert (status.per_second, status.unit) == (rate, "tokens" if rate else "")
+
+
 def test_a_run_that_holds_nothing_is_stopped_failed_or_finished(run):
     status = read_status("", run)
     assert (status.state, status.seconds_left, status.remark) == ("stopped", None, "")
