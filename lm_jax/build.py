@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding
 from lm_jax.parallel.mesh import AUTO, automatic
 from lm_jax.training import state
+from lm_jax.training.gradients import Gradients, make_gradients
 from lm_jax.training.loss_scaling import scaling
 from lm_jax.training.mup import configurations, fan_in_out, with_initial_sizes, with_rates
 from lm_jax.training.optimizers import TRAINED, Mask, make_optimizer, update_only
@@ -62,6 +63,11 @@ class BuiltExperiment(NamedTuple):
     def loss(self) -> LossFunction:
         """(variables, batch, *, train, key) -> Losses, new statistics: the objective's loss."""
         return loss_function(self.objective, self.model)
+
+    @property
+    def gradients(self) -> Gradients:
+        """The gradients of what is trained, those of `train_step`."""
+        return make_gradients(self.loss, **_trained_loss(self.experiment))
 
     @property
     def num_steps(self) -> int:
@@ -209,22 +215,35 @@ def make_training(
     scales_loss = config.loss_scaling and compute_dtype(experiment) == jnp.float16
     if scales_loss:
         optimizer = scaling(optimizer)
-    parts = experiment.training.gradient_accumulation_steps
-    smoothing = experiment.training.label_smoothing
-    loss = loss_function(objective_of(experiment), model)
     step = make_train_step(
-        loss,
+        loss_function(objective_of(experiment), model),
         optimizer,
         schedule,
-        parts,
-        is_trained,
-        smoothing,
-        fixed_features=experiment.fine_tuning.parameters == "head",
+        is_trained=is_trained,
         skip_above=config.skip_above,
-        z_loss=experiment.training.z_loss,
         loss_scaling=scales_loss,
+        **_trained_loss(experiment),
     )
     return optimizer, step
+
+
+class _TrainedLoss(TypedDict):
+    """What is differentiated besides the loss: arguments of `make_gradients`."""
+
+    gradient_accumulation_steps: int
+    label_smoothing: float
+    fixed_features: bool
+    z_loss: float
+
+
+def _trained_loss(experiment: Experiment) -> _TrainedLoss:
+    training = experiment.training
+    return {
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "label_smoothing": training.label_smoothing,
+        "fixed_features": experiment.fine_tuning.parameters == "head",
+        "z_loss": training.z_loss,
+    }
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:

@@ -31,6 +31,17 @@ MUTATIONS = [
     *_of(
         "training/train_step.py",
         "training",
+        ("key = jax.random.fold_in(state.key, state.step)", "key = state.key"),
+    ),
+    *_of(
+        "training/loss_scaling.py",
+        "training/test_loss_scaling.py",
+        ("jnp.maximum(state.scale / 2, 1.0)", "jnp.maximum(state.scale, 1.0)"),
+        ("jnp.where(is_finite, state.finite + 1, 0)", "state.finite + 1"),
+    ),
+    *_of(
+        "training/gradients.py",
+        "training",
         (
             'cross_entropy = jnp.sum(nats * batch["weights"]) / denominators.targets',
             "cross_entropy = jnp.mean(nats)",
@@ -45,14 +56,11 @@ MUTATIONS = [
             "whole = denominators.rows",
         ),
         (
-            "key = jax.random.fold_in(state.key, state.step)",
-            "key = state.key",
-        ),
-        (
             "x.reshape(-1, accumulation_steps, *x.shape[1:]).swapaxes(0, 1)",
             "x.reshape(accumulation_steps, -1, *x.shape[1:])[::-1]",
         ),
         ("return total, (stats if", "return 2 * total, (stats if"),
+        ("lambda x: x / scale, grads", "lambda x: x, grads"),
     ),
     *_of(
         "models/low_rank.py",
