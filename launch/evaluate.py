@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cluster, dataclass_flags, program, task_flags, text_flags
+from launch import cluster, data_flags, dataclass_flags, program, task_flags, text_flags
 from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
 
@@ -52,12 +52,6 @@ if TYPE_CHECKING:
 WORKDIR = flags.DEFINE_string("workdir", None, "The work directory of the run.", required=True)
 SPLIT = flags.DEFINE_enum(
     "split", "validation", ["validation", "train", "test"], "The split of the data to measure."
-)
-DATA_PATH = flags.DEFINE_multi_string(
-    "data_path",
-    [],
-    "Where the data is now, if it moved; it must not have changed. PATH stands for data.path, "
-    "FIELD=PATH for another field, such as target_path=elsewhere/de.txt; may be repeated.",
 )
 _MEASURES = ("batch_size", "stride", "context_length", "windows")
 EVALUATION = dataclass_flags.define(EvaluationConfig(), _MEASURES)
@@ -71,6 +65,7 @@ BEGINNING_TOKEN = flags.DEFINE_bool(
 )
 OUTPUT = flags.DEFINE_string("output", None, "The directory of results of --text and --task.")
 flags.adopt_module_key_flags(cluster)  # --help shows them
+flags.adopt_module_key_flags(data_flags)
 flags.adopt_module_key_flags(task_flags)
 flags.adopt_module_key_flags(text_flags)
 
@@ -81,7 +76,7 @@ def main() -> dict[str, Any]:
     from lm_jax.runs.evaluate import evaluate
     from lm_jax.runs.trained_run import load
 
-    measures_split = BY_POSITION.value or SPLIT.present or DATA_PATH.value
+    measures_split = BY_POSITION.value or SPLIT.present or data_flags.DATA_PATH.value
     if TEXT.value and measures_split:
         raise UserError(
             "--text measures other texts than --split, --data_path and --by_position: leave one out"
@@ -108,7 +103,7 @@ def main() -> dict[str, Any]:
     run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
-    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), moved=_moved())
+    figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), moved=data_flags.moved())
     if SPLIT.value == "test":
         _keep_test_figures(run, figures, EVALUATION())
     else:
@@ -136,18 +131,6 @@ def _ask_tasks(output: Path | None) -> dict[str, Any]:
     if run_harness:
         results["harness"] = run_harness(run, BEGINNING_TOKEN.value, output)
     return results
-
-
-def _moved() -> dict[str, str]:
-    """Returns where the data is now, by the field that said where it was."""
-    from lm_jax.data.config import PLACES
-
-    found = {}
-    for text in DATA_PATH.value:
-        field, _, place = text.partition("=")
-        is_field = field in PLACES
-        found[field if is_field else "path"] = place if is_field else text
-    return found
 
 
 def _keep_test_figures(run: "Run", figures: dict[str, Any], eval_config: EvaluationConfig) -> None:
@@ -190,7 +173,9 @@ def _measure_by_position(run: "Run", eval_config: EvaluationConfig) -> dict[str,
     from lm_jax.runs.evaluate import evaluate_by_position
     from lm_jax.runs.workdir import write_by_position
 
-    sums = evaluate_by_position(run, split=SPLIT.value, eval_config=eval_config, moved=_moved())
+    sums = evaluate_by_position(
+        run, split=SPLIT.value, eval_config=eval_config, moved=data_flags.moved()
+    )
     table = [("position", "nats", "tokens")]
     for each in position_bins(sums, per_octave=1):
         span = f"{each.first} to {each.last}" if each.first < each.last else str(each.first)

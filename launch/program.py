@@ -42,6 +42,7 @@ _PATHS = (
     "from_workdir",
     "sweepdir",
     "output",
+    "save_batch",
     "dump",
     "points",
     "input",

@@ -12,7 +12,6 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, measure
 from lm_jax.config.experiment import EvaluationConfig
-from lm_jax.data.config import PLACES
 from lm_jax.data.documents import SOURCES
 from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import UserError
@@ -27,9 +26,10 @@ from lm_jax.generation.prompts import longest_context
 from lm_jax.host_memory import host_memory
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
-from lm_jax.parallel import processes, sharding
+from lm_jax.parallel import sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.loaded_model import LoadedModel
+from lm_jax.runs.run_data import data_of
 from lm_jax.runs.text_evaluation import (
     TextModel,
     losses_behind_opening,
@@ -67,31 +67,7 @@ def split_of(run: LoadedModel, split: str, moved: Mapping[str, str] = _UNMOVED) 
         copy = data.load_held_out(config, run.workdir, split)
         if copy is not None:
             return copy
-    before = dataclasses.asdict(config)
-    for field, place in moved.items():
-        if not before.get(field):
-            raise UserError(
-                f"--data_path={field}={place}: {run.workdir} reads no data.{field} (data.source is "
-                f"{config.source}); leave it out"
-            )
-    # A stranger's configuration may name any directory as its cache: none but our own is written.
-    own = {"cache_directory": ""} if "cache_directory" in before else {}
-    config = dataclasses.replace(config, **own, **moved)
-    if config.has_text and config.tokenizer.path:
-        tokenizer = dataclasses.replace(config.tokenizer, path=str(run.workdir))  # its own copy
-        config = dataclasses.replace(config, tokenizer=tokenizer)
-    read = [name for name in PLACES if before.get(name)]
-    places = [f"--data_path={'' if name == 'path' else f'{name}='}PATH" for name in read]
-    advice = f"name the data that it was trained on with {' '.join(places)}"
-    advice = advice if read else "only the data that it was trained on can be measured"
-    try:
-        dataset = processes.first_then_others(lambda: data.prepare(config))
-    except UserError as error:
-        if not read:
-            raise
-        raise UserError(f"{error}; if the data of {run.workdir} moved, {advice}") from error
-    workdir.refuse_other_data(dataset, run.workdir, advice)
-    return dataset.splits[split]
+    return data_of(run.workdir, config, moved).splits[split]
 
 
 def evaluate(

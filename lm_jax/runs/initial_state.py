@@ -108,11 +108,28 @@ def first_state(
     if fit := built.model.fit:
         state = counted_state(fit(dataset.train), built.experiment.seed)
         return sharding.replicated(state, built.mesh), notes, None
+    state, found = fresh_state(built, inherited)
+    if found is None:
+        return state, notes, None
+    return state, describe(found, built.experiment.fine_tuning.workdir), found
+
+
+def fresh_state(
+    built: BuiltExperiment, inherited: dict[str, Any] | None
+) -> tuple[TrainState, Inheritance | None]:
+    """Returns the state before the first step, and what it takes over of another run.
+
+    Args:
+      inherited: `inherited_variables`.
+
+    Raises:
+      UserError: the other run has no array of a shape of this one.
+    """
     state = init_state(
         built.model, built.optimizer, built.example, built.mesh, built.experiment.seed
     )
     if inherited is None:
-        return state, notes, None
+        return state, None
     state, found = inherit(state, inherited, built.declarations)
     tuned_from = built.experiment.fine_tuning.workdir
     if not found.taken:
@@ -129,7 +146,7 @@ def first_state(
         )
     if built.model.merge is not None:
         _refuse_fresh_frozen(built, state, found)
-    return state, describe(found, tuned_from), found
+    return state, found
 
 
 def _refuse_fresh_frozen(built: BuiltExperiment, state: TrainState, found: Inheritance) -> None:

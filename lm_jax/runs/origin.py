@@ -42,6 +42,9 @@ class Origin(NamedTuple):
     rows: int | None = None
     """Rows of batches that were trained on up to `step`; None: those of this run's batches."""
 
+    skipped_rows: int | None = None
+    """Rows of batches that nobody was trained on: at this fork, and at those before it."""
+
 
 def origin(workdir: Path) -> Origin:
     """Returns where a run forked from; an empty record if it did not.
@@ -71,13 +74,21 @@ def rows_of_other_batches(workdir: Path, experiment: Experiment) -> int:
     return rows_trained(workdir, experiment, step) - step * sequences_per_step(experiment)
 
 
+def rows_passed(workdir: Path, experiment: Experiment) -> int:
+    """Returns how many more rows a run has passed than its steps times its own batch size.
+
+    It was trained on them with other batch sizes, or its fork skipped them.
+    """
+    return rows_of_other_batches(workdir, experiment) + (origin(workdir).skipped_rows or 0)
+
+
 def continued(batches: Batches, extra_rows: int, experiment: Experiment) -> Batches:
     """Returns the batches of a fork, which begin where its origin stopped reading.
 
     Where the batch size changed, that position is rounded up to a whole batch.
 
     Args:
-      extra_rows: `rows_of_other_batches` of its work directory.
+      extra_rows: `rows_passed` of its work directory.
     """
     shift = -(-extra_rows // sequences_per_step(experiment))
     return _Shifted(batches, shift) if shift else batches

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,11 @@ class Record(NamedTuple):
         return self.built.objective.baselines(sampled)
 
 
+def replay_command(directory: Path, step: int) -> str:
+    """Returns the command that shows what a step of a run did."""
+    return f"python -m launch.replay --workdir={shlex.quote(str(directory))} --step={step}"
+
+
 @contextlib.contextmanager
 def open_record(
     directory: Path,
@@ -206,7 +212,10 @@ def open_record(
                 checkpoints,
                 log,
                 meter,
-                SkippedInARow(experiment.training.stop_after_skipped),
+                SkippedInARow(
+                    experiment.training.stop_after_skipped,
+                    lambda step: f"; what it read: {replay_command(directory, step)}",
+                ),
                 {},
                 {},
                 cross_entropies,

@@ -118,7 +118,7 @@ class RunGroup(NamedTuple):
         """Returns the training batches of the group.
 
         Args:
-          extra_rows: of each run, `lm_jax.runs.origin.rows_of_other_batches`.
+          extra_rows: of each run, `lm_jax.runs.origin.rows_passed`.
         """
         found = [
             continued(training_batches(member, dataset), extra, member.experiment)

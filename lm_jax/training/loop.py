@@ -77,7 +77,7 @@ def fit(
     pending = None
     compiled: set[int] = set()  # lengths of dispatches
     while step < num_steps:
-        end = _end_of_dispatch(step, experiment)
+        end = end_of_dispatch(step, experiment)
         rows = [batches[index] for index in range(step, end)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         placed = sharding.place_batch(batch, stacked)
@@ -114,10 +114,11 @@ class SkippedInARow:
 
     Args:
       most: skipped updates in a row after which it ends.
+      advice: (last step) -> what the error says besides, at its end.
     """
 
-    def __init__(self, most: int):
-        self._most, self._count = most, 0
+    def __init__(self, most: int, advice: Callable[[int], str] = lambda step: ""):
+        self._most, self._advice, self._count = most, advice, 0
 
     def check(self, last_step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Raises NonFiniteLoss if too many updates up to this step, [K], were skipped in a row."""
@@ -125,7 +126,8 @@ class SkippedInARow:
             self._count = self._count + 1 if skipped else 0
             if self._count == self._most:
                 step = last_step - len(metrics["skipped"]) + 1 + index
-                raise NonFiniteLoss(_why(step, self._count, metrics, index))
+                why = _why(step, self._count, metrics, index)
+                raise NonFiniteLoss(why + self._advice(step))
 
 
 def _why(step: int, count: int, metrics: Mapping[str, np.ndarray], index: int) -> str:
@@ -162,7 +164,7 @@ def _is_done(x: jax.Array) -> bool:
     return x.is_ready()  # type: ignore[attr-defined]
 
 
-def _end_of_dispatch(step: int, experiment: Experiment) -> int:
+def end_of_dispatch(step: int, experiment: Experiment) -> int:
     """Returns the step at which the dispatch that starts at `step` ends.
 
     A function of the step alone, so that a resumed run groups its steps as an uninterrupted one
