@@ -18,7 +18,8 @@ results.
       --config.training.num_steps=900
 
 The fork takes over parameters, optimizer state, position in the data and step, and RUN's
-configuration but for the fields that are given. With --fine_tune the new run has RUN's
+configuration but for the fields that are given. With --skip_batches=N it leaves out the next N
+batches, after a loss that jumped on them. With --fine_tune the new run has RUN's
 architecture, parameters and tokenizer, but its own data, objective, optimizer and steps:
 
   python -m launch.train --from_workdir=runs/bert --fine_tune --workdir=runs/bert_reviews \
@@ -56,6 +57,9 @@ FROM_WORKDIR = flags.DEFINE_string(
 )
 FROM_STEP = flags.DEFINE_integer(
     "from_step", None, "The checkpoint to continue from; its newest, if not given.", lower_bound=1
+)
+SKIP_BATCHES = flags.DEFINE_integer(
+    "skip_batches", None, "Batches after that checkpoint that the fork leaves out.", lower_bound=1
 )
 FINE_TUNE = flags.DEFINE_bool(
     "fine_tune", False, "Begin at step 0 with the other run's architecture and parameters."
@@ -112,6 +116,11 @@ def main() -> dict[str, Any]:
             "--from_step is the checkpoint that a fork continues; give it with --from_workdir and "
             "without --fine_tune"
         )
+    if SKIP_BATCHES.value is not None and (FROM_WORKDIR.value is None or FINE_TUNE.value):
+        raise UserError(
+            "--skip_batches leaves out data of a fork; give it with --from_workdir and without "
+            "--fine_tune"
+        )
     cluster.join()
     stop_requested = processes.stop_requests()
     directory = Path(WORKDIR.value)
@@ -128,7 +137,15 @@ def main() -> dict[str, Any]:
         if FROM_WORKDIR.value is None or FINE_TUNE.value:
             return train(experiment, directory, stop_requested, profiled)
         source = Path(FROM_WORKDIR.value)
-        return train_fork(experiment, directory, source, FROM_STEP.value, stop_requested, profiled)
+        return train_fork(
+            experiment,
+            directory,
+            source,
+            FROM_STEP.value,
+            stop_requested,
+            profiled,
+            skip_batches=SKIP_BATCHES.value,
+        )
 
     if WAIT_FOR_SPACE.value:
         if processes.several():

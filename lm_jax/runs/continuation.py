@@ -111,7 +111,8 @@ def growth(experiment: Experiment, workdir: Path) -> str:
     """Returns what the log should say of a fork, or of a run beyond its end; "": it is neither."""
     if not (workdir / "config.json").exists():
         found = origin(workdir)
-        changed = ", ".join(found.changes or ())
+        skipped = [f"{found.skipped_rows} rows skipped"] if found.skipped_rows else []
+        changed = ", ".join([*skipped, *(found.changes or ())])
         return f"fork of {found.run} at step {found.step} ({changed})" if changed else ""
     steps, longer = read_experiment(workdir).training.num_steps, experiment.training.num_steps
     if longer == steps:
@@ -150,16 +151,19 @@ def last_step_before_decay(experiment: Experiment) -> int:
 class Fork:
     """A fork that a work directory begins with, or began with earlier."""
 
-    def __init__(self, source: Path, step: int | None, workdir: Path):
+    def __init__(
+        self, source: Path, step: int | None, workdir: Path, skip_batches: int | None = None
+    ):
         """Finds the run and the step.
 
         Args:
           step: of a checkpoint of `source`; None: the newest, or the one that `workdir` began with.
+          skip_batches: batches of `source` that are left out; None: none, or as `workdir` began.
 
         Raises:
           UserError: `source` is no run or has no such checkpoint, or `workdir` is no fork of it.
         """
-        self._source, self._workdir = source, workdir
+        self._source, self._workdir, self._skipped = source, workdir, skip_batches
         self._is_copied = (workdir / "branch.json").exists()
         if self._is_copied:
             self._step = self._step_of_copy(step)
@@ -188,7 +192,19 @@ class Fork:
                 f"{self._source}{'' if step is None else f' at step {step}'}; choose another "
                 "--workdir, or give the same command to resume"
             )
+        is_known = self._skipped is None or not (self._source / "config.json").exists()
+        if not is_known and self._skipped_rows() != found.skipped_rows:
+            raise UserError(
+                f"{self._workdir} began with another number of skipped batches than "
+                f"{self._skipped}; choose another --workdir, or give the same command to resume"
+            )
         return found.step
+
+    def _skipped_rows(self) -> int:
+        """Returns the rows of batches that are left out, at forks before this one, too."""
+        before = read_experiment(self._source)
+        own = (self._skipped or 0) * sequences_per_step(before)
+        return own + (origin(self._source).skipped_rows or 0)
 
     def experiment(self, experiment: Experiment) -> Experiment:
         """Returns the experiment to train, with the tokenizer of the origin.
@@ -257,6 +273,7 @@ class Fork:
             self._step,
             changes=changed,
             rows=rows_trained(self._source, before, self._step),
+            skipped_rows=self._skipped_rows() or None,
         )
         rows = metrics_until(self._source, self._step, before)
         self._workdir.parent.mkdir(parents=True, exist_ok=True)

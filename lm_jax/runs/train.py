@@ -34,7 +34,7 @@ from lm_jax.runs.continuation import (
 from lm_jax.runs.evaluate import refuse_huge_batch
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.lock import locked
-from lm_jax.runs.origin import rows_of_other_batches
+from lm_jax.runs.origin import rows_passed
 from lm_jax.runs.page import write_missing_page
 from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
 from lm_jax.runs.restore import abstract_state
@@ -107,6 +107,7 @@ def train_fork(
     stop_requested: Callable[[int], bool] = lambda step: False,
     profile_steps: tuple[int, int] | None = None,
     on_metrics: OnMetrics = lambda step, metrics: None,
+    skip_batches: int | None = None,
 ) -> Results:
     """Trains a fork of another run, or resumes it, and returns its results: see `train`.
 
@@ -117,12 +118,14 @@ def train_fork(
       experiment: of the whole run, the steps before the fork included.
       source: the work directory to fork.
       step: of a checkpoint of `source`; None: its newest, or the one that `directory` began with.
+      skip_batches: batches of `source` that come next and that the fork leaves out; None: as it
+        began.
 
     Raises:
       UserError: as `train`; or the experiment cannot continue the checkpoint.
       OSError: as `train`.
     """
-    fork = Fork(Path(source), step, Path(directory))
+    fork = Fork(Path(source), step, Path(directory), skip_batches)
     experiment = fork.experiment(experiment)
     validate(experiment)
     with fork.begun(experiment):
@@ -242,7 +245,7 @@ def _train_group(
     first = group.members[0]
     group.validate()
     profiler.check(request.profile_steps, 0 if first.model.is_count_based else first.num_steps)
-    extra_rows = [rows_of_other_batches(d, experiment) for d, experiment in runs.items()]
+    extra_rows = [rows_passed(d, experiment) for d, experiment in runs.items()]
     batches = None if first.model.is_count_based else group.batches(dataset, extra_rows)
     resumes = any(map(_newest_step, runs))
     processes.agree({"whether there is a checkpoint": resumes})

@@ -150,6 +150,7 @@ class Branch(TypedDict, total=False):
     """`branch.json`: what a run forked from."""
 
     run: str | None
+    skipped_rows: int | None
     step: int | None
     rows: int | None
     changes: list[str] | None

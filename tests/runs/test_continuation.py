@@ -26,6 +26,7 @@ from lm_jax.runs.continuation import (
 )
 from lm_jax.runs.initial_state import fine_tuned
 from lm_jax.runs.origin import origin, rows_of_other_batches, rows_trained
+from lm_jax.runs.replay import replay
 from lm_jax.runs.train import train, train_fork
 from lm_jax.runs.trained_run import load
 from lm_jax.runs.vmapped_runs import RunGroup
@@ -144,6 +145,23 @@ def test_a_fork_with_other_batches_reads_on_where_its_origin_stopped(runs, text,
     (continued,) = (RunGroup([built]).batches(dataset, [rows]) for rows in [extra])
     # 32 rows were read: 10 batches of 3 and two rows, so the batch of step 4 is number 11.
     np.testing.assert_array_equal(continued[4]["inputs"], plain[11]["inputs"])
+
+
+def test_a_fork_leaves_out_batches_and_counts_none_of_their_tokens(runs, text, tmp_path, capsys):
+    longer, fork, second = of_steps(base_of(text), 12), tmp_path / "fork", tmp_path / "second"
+    train_fork(longer, fork, runs.short, 4, skip_batches=3)
+    assert "short at step 4 (24 rows skipped" in capsys.readouterr().err
+    dataset = prepare(text)
+    plain = training_batches(build_experiment(longer, dataset.sizes), dataset)
+    found = replay(fork, 6, num_rows=0)
+    assert found.compared == [5, 6, 7, 8] and not found.differing
+    np.testing.assert_array_equal(found.batch["inputs"], plain[5 + 3]["inputs"])
+    assert read_metrics(fork)[-2]["tokens"] == 12 * 8 * 16
+    train_fork(of_steps(longer, 16), second, fork, 8, skip_batches=2)
+    assert origin(second).skipped_rows == (3 + 2) * 8
+    train_fork(of_steps(longer, 16), second, fork, 8, skip_batches=2)  # it is finished
+    with pytest.raises(UserError, match="second began with another number of skipped batches than"):
+        Fork(fork, 8, second, 1)
 
 
 def test_a_fork_resumes_without_its_origin(runs, text, tmp_path):
