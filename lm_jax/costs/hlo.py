@@ -80,13 +80,30 @@ def read_work(text: str) -> Work:
                 times = trip_count(instruction, scope, module)
                 if times is None:
                     times, unknown = 1, unknown + bool(inner.collectives or inner.product_flops)
-                for collective, count in inner.collectives.items():
-                    collectives[collective] += times * count
+                if not carries_on(instruction):
+                    for collective, count in inner.collectives.items():
+                        collectives[collective] += times * count
                 flops += times * inner.product_flops
                 unknown += inner.unknown_loops
         return Work(collectives, flops, unknown)
 
     return work_of(module.entry)
+
+
+def step_of_exchange(instruction: Instruction) -> str:
+    """Returns start or done where a TPU's fusion starts or ends an exchange; empty for others.
+
+    Fusions in between carry the exchange on beside their own work; each names the exchange again.
+    """
+    found = re.match(r"async-collective-(start|done)(?:[.\d]|$)", instruction.name)
+    return found[1] if found and instruction.opcode == "fusion" else ""
+
+
+def carries_on(instruction: Instruction) -> bool:
+    """Returns whether the exchanges inside a fusion are started by another one."""
+    if instruction.opcode != "fusion" or step_of_exchange(instruction) == "start":
+        return False
+    return "calls=%all-reduce-scatter" not in instruction.attributes  # an exchange by itself
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")

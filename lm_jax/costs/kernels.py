@@ -99,6 +99,8 @@ def _read(module: Module, name: str, sources: Sources) -> Schedule:
                 found += _read(module, called, sources)
         elif opcode.endswith("-done"):
             found.append(Wait(_started(instruction, scope)))
+        elif hlo.step_of_exchange(instruction) == "done":
+            found.append(Wait(_channel(_exchange_in(module, instruction))))
         else:
             found.append(_kernel(module, instruction, scope, sources))
     return found
@@ -112,6 +114,20 @@ def _started(done: Instruction, scope: Mapping[str, Instruction]) -> str:
     return name
 
 
+def _exchange_in(module: Module, fusion: Instruction) -> Instruction:
+    """Returns the exchange that a fusion starts or ends."""
+    return next(
+        inner
+        for inner in _fused(module, fusion).values()
+        if inner.opcode.removesuffix("-start") in hlo.KINDS
+    )
+
+
+def _channel(exchange: Instruction) -> str:
+    found = re.search(r"channel_id=\d+", exchange.attributes)
+    return found[0] if found else exchange.name
+
+
 def _kernel(
     module: Module, instruction: Instruction, scope: Mapping[str, Instruction], sources: Sources
 ) -> Kernel:
@@ -122,6 +138,10 @@ def _kernel(
     if instruction.opcode == "async-start":  # what it runs stands in a computation of its own
         inner_scope = module.computations[hlo.called_by(instruction)[0]]
         inner = next(i for i in inner_scope.values() if i.opcode not in _FREE)
+    starts = instruction.name if in_background else ""
+    if hlo.step_of_exchange(instruction) == "start":
+        inner_scope, inner = _fused(module, instruction), _exchange_in(module, instruction)
+        starts = _channel(inner)
     exchange = hlo.collective_of(inner, dict(inner_scope), module.devices)
     group: tuple[int, ...] = ()
     if exchange:
@@ -142,7 +162,7 @@ def _kernel(
         cycles=int(cycles[1]) if cycles else 0,
         exchange=exchange,
         group=group,
-        starts=instruction.name if in_background else "",
+        starts=starts,
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lm_jax.costs.hlo import Collective, read_work
 from lm_jax.costs.kernels import (
     ATTENTION,
     COLLECTIVE,
@@ -218,6 +219,58 @@ def test_a_tpus_program_has_cycles_and_a_memory_of_its_own():
     assert product.kind == PRODUCT and product.cycles == 1234
     assert product.flops == 2 * 64 * 32 * 16
     assert product.bytes == 2 * (64 * 32 + 64 * 16)  # the other factor is in fast memory
+
+
+STEPS = """\
+HloModule jit_step, is_scheduled=true, num_partitions=4
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%first (g: f32[8]) -> (f32[8], f32[8]) {
+  %g.1 = f32[8]{0} parameter(0)
+  %sum.1 = f32[8]{0} all-reduce(%g.1), channel_id=7, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %begun = (f32[8]{0}, f32[8]{0}) tuple(%g.1, %sum.1)
+}
+
+%beside (g: f32[8], a: bf16[64,32], b: bf16[32,16]) -> (bf16[64,16], f32[8]) {
+  %g.2 = f32[8]{0} parameter(0)
+  %a.2 = bf16[64,32]{1,0} parameter(1)
+  %b.2 = bf16[32,16]{1,0} parameter(2)
+  %conv = bf16[64,16]{1,0} convolution(%a.2, %b.2), dim_labels=bf_io->bf
+  %sum.2 = f32[8]{0} all-reduce(%g.2), channel_id=7, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %both = (bf16[64,16]{1,0}, f32[8]{0}) tuple(%conv, %sum.2)
+}
+
+%last (g: f32[8]) -> f32[8] {
+  %g.3 = f32[8]{0} parameter(0)
+  ROOT %sum.3 = f32[8]{0} all-reduce(%g.3), channel_id=7, replica_groups={{0,1,2,3}}, to_apply=%add
+}
+
+ENTRY %main (g: f32[8], a: bf16[64,32], b: bf16[32,16]) -> f32[8] {
+  %g = f32[8]{0} parameter(0)
+  %a.3 = bf16[64,32]{1,0} parameter(1)
+  %b.3 = bf16[32,16]{1,0} parameter(2)
+  %async-collective-start.2 = (f32[8]{0}, f32[8]{0}) fusion(%g), kind=kCustom, calls=%first
+  %going = f32[8]{0} get-tuple-element(%async-collective-start.2), index=1
+  %fusion.1 = (bf16[64,16]{1,0}, f32[8]{0}) fusion(%going, %a.3, %b.3), kind=kOutput, \
+calls=%beside, backend_config={"estimated_cycles":"1234"}
+  %gone = f32[8]{0} get-tuple-element(%fusion.1), index=1
+  ROOT %async-collective-done = f32[8]{0} fusion(%gone), kind=kCustom, calls=%last
+}
+"""
+
+
+def test_an_exchange_that_fusions_carry_out_is_one_beside_their_work():
+    start, work, wait = read_schedule(STEPS)
+    assert start.kind == COLLECTIVE and start.group == (0, 1, 2, 3)
+    assert start.exchange == Collective("all-reduce", 32, 4)
+    assert work.kind == PRODUCT and work.flops == 2 * 64 * 32 * 16 and work.cycles == 1234
+    assert wait == Wait(start.starts)
+    assert read_work(STEPS).collectives == {start.exchange: 1}
 
 
 SPLASH = """\
