@@ -29,6 +29,7 @@ from lm_jax.models.transformer.flash_attention import attend_fused
 from lm_jax.models.transformer.layers import (
     NORM_ORDERS,
     QK_NORMS,
+    added,
     dense,
     norm,
     residual_stddev,
@@ -214,7 +215,7 @@ class Block(nn.Module):
         def add(x_btd, name: str, function: Callable):
             y_btd = read_btd if c.parallel_blocks else x_btd
             y_btd, kept = function(normed(y_btd, name, order.before))
-            x_btd = x_btd + dropout(normed(y_btd, name, order.after))
+            x_btd = added(x_btd, dropout(normed(y_btd, name, order.after)))
             return normed(x_btd, name, order.of_sum), kept
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):

@@ -164,6 +164,19 @@ NORM_ORDERS = {
 }
 
 
+def added(x_btd: jax.Array, y_btd: jax.Array) -> jax.Array:
+    """Returns x_btd + y_btd; for GPUs it is added as a matrix [b t, d].
+
+    XLA for GPUs adds it inside the product that makes y_btd, a matrix. An x_btd of another shape
+    it copies first.
+    """
+    splits_time = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+    if target() != "cuda" or splits_time or x_btd.shape != y_btd.shape:
+        return x_btd + y_btd
+    width = x_btd.shape[-1]
+    return (x_btd.reshape(-1, width) + y_btd.reshape(-1, width)).reshape(x_btd.shape)
+
+
 def split_heads(y_btd: jax.Array, width: int) -> jax.Array:
     """Returns heads of this width, [b, t, h, k]."""
     return y_btd.reshape(*y_btd.shape[:2], -1, width)

@@ -12,7 +12,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.models.transformer.attention import relative_buckets, sinusoids
-from lm_jax.models.transformer.layers import table
+from lm_jax.models.transformer.layers import added, table
 from lm_jax.models.transformer.rotary import ROTARY_SCALINGS
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
@@ -36,7 +36,8 @@ class Positions(NamedTuple):
 def _learned(stack: Any, x_btd, inputs, num_keys: int):
     shape = (stack.max_positions, stack.config.d_model)
     positions_td = table(stack, "positions", shape, ("positions", "embed"))
-    return x_btd + jnp.asarray(positions_td, stack.dtype)[inputs.positions_bt], inputs
+    learned_btd = jnp.asarray(positions_td, stack.dtype)[inputs.positions_bt]
+    return added(x_btd, learned_btd), inputs
 
 
 def _sinusoidal(stack: Any, x_btd, inputs, num_keys: int):
