@@ -125,7 +125,7 @@ def _forward(x_btd, output_vd, bias_v, targets_bt, how: _How):
 
     def local(x_btd, output_vd, bias_v, targets_bt):
         def piece(sums: _Sums, rows: _Rows):
-            product_btc = _product("btd,cd->btc", x_btd, _like(x_btd, rows), how.dtype)
+            product_btc = _product("btd,cd->btc", x_btd, rows.output_cd, how.dtype)
             logits_btc, _ = _logits(product_btc, rows, how.soft_cap)
             return _merged(sums, _summed(logits_btc, rows, targets_bt)), product_btc
 
@@ -144,7 +144,7 @@ def _forward(x_btd, output_vd, bias_v, targets_bt, how: _How):
     *losses, normalizer_bt, kept_btv = _on_shards(
         local,
         split,
-        (x_btd, output_vd, bias_v, targets_bt),
+        (x_btd, output_vd.astype(x_btd.dtype), bias_v, targets_bt),  # then it is gathered
         (_X, _OUTPUT, _BIAS, _TOKENS),
         ((_TOKENS,) * 4 + (_LOGITS,)),
     )
@@ -171,8 +171,8 @@ def _backward(how: _How, kept, cotangents):
             return grad_btc, (grad_btc * slope_btc).astype(x_btd.dtype)
 
         def piece(x_grad_btd, rows: _Rows):
-            output_cd, bias_grad_c = _like(x_btd, rows), None
-            if kept_btc is not None and bias_v is None and kept_btc.dtype == x_btd.dtype:
+            output_cd, bias_grad_c = rows.output_cd, None
+            if writes_in_place:
                 grad_btc = _in_place(
                     lambda *given: slopes(given[0], rows, *given[1:])[1], kept_btc, of_tokens
                 )
@@ -182,18 +182,27 @@ def _backward(how: _How, kept, cotangents):
                     product_btc = _product("btd,cd->btc", x_btd, output_cd, how.dtype)
                 biased_btc, grad_btc = slopes(product_btc, rows, *of_tokens)
                 bias_grad_c = None if bias_v is None else jnp.sum(biased_btc, axis=(0, 1))
-            x_grad_btd += _product("btc,cd->btd", grad_btc, output_cd)
-            return x_grad_btd, (_product("btc,btd->cd", grad_btc, x_btd), bias_grad_c)
+            part_btd = _product("btc,cd->btd", grad_btc, output_cd, sum_dtype)
+            x_grad_btd = part_btd if x_grad_btd is None else x_grad_btd + part_btd
+            output_grad_cd = _product("btc,btd->cd", grad_btc, x_btd, x_btd.dtype)
+            return x_grad_btd, (output_grad_cd, bias_grad_c)
 
-        x_grad_btd = jnp.zeros(x_btd.shape, jnp.float32)
+        # GPUs would hold a second array; TPUs make the gradient inside the products that read it.
+        is_alone = kept_btc is not None and bias_v is None and kept_btc.dtype == x_btd.dtype
+        writes_in_place = is_alone and target() != "tpu"
+        is_whole = how.num_chunks == 1 and not split.vocab
+        sum_dtype = x_btd.dtype if is_whole else jnp.float32
         pieces = _pieces(output_vd, bias_v, how.num_chunks, split)
         if how.num_chunks == 1:
-            x_grad_btd, grads = piece(x_grad_btd, jax.tree.map(lambda x: x[0], pieces))
+            x_grad_btd, grads = piece(None, jax.tree.map(lambda x: x[0], pieces))
         else:
-            x_grad_btd, grads = jax.lax.scan(piece, x_grad_btd, pieces)
+            zero_btd = jnp.zeros(x_btd.shape, jnp.float32)
+            x_grad_btd, grads = jax.lax.scan(piece, zero_btd, pieces)
         output_grad_ncd, bias_grad_nc = grads
         size, width = output_vd.shape
-        output_grad_vd = _psum(output_grad_ncd.reshape(-1, width)[:size], split.tokens)
+        output_grad_vd = output_grad_ncd.reshape(-1, width)[:size]
+        if split.tokens:  # what devices add up they add up in float32
+            output_grad_vd = _psum(output_grad_vd.astype(jnp.float32), split.tokens)
         bias_grad_v = None
         if bias_v is not None:
             bias_grad_v = _psum(bias_grad_nc.reshape(-1)[:size], split.tokens)
@@ -203,7 +212,7 @@ def _backward(how: _How, kept, cotangents):
         local,
         split,
         (
-            *(x_btd, output_vd, bias_v, kept_btv),
+            *(x_btd, output_vd.astype(x_btd.dtype), bias_v, kept_btv),
             *(targets_bt, normalizer_bt, nats_bt, uniform_bt, whole_bt),
         ),
         (_X, _OUTPUT, _BIAS, _LOGITS) + (_TOKENS,) * 5,
@@ -258,10 +267,6 @@ def _in_place(function, x_btc: jax.Array, of_tokens: tuple[jax.Array, ...]) -> j
 
     flat = [x.reshape(tokens) for x in of_tokens]
     return jax.lax.fori_loop(0, parts, write, x_btc.reshape(tokens, -1)).reshape(shape)
-
-
-def _like(x_btd: jax.Array, rows: _Rows) -> jax.Array:
-    return rows.output_cd.astype(x_btd.dtype)
 
 
 def _logits(
