@@ -22,6 +22,7 @@ from launch import experiment_flags, kernel_tables, program
 from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs import accelerators
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
@@ -77,7 +78,7 @@ def main() -> dict[str, Any]:
         device_bytes=accelerator.memory_bytes,
     )
     mesh, compiler = checked.mesh, described.compiler if described else "XLA for CPUs"
-    program.log(f"{mesh.size} devices: {show(mesh.shape)}; compiling with {compiler}")
+    program.log(f"{counted(mesh.size, 'device')}: {show(mesh.shape)}; compiling with {compiler}")
     compiled = compile_step(checked, described)
     if dump:
         write_text(dump, compiled.text)
@@ -86,10 +87,10 @@ def main() -> dict[str, Any]:
     if described is None:
         _log_flops(compiled)
     if unknown := compiled.work.unknown_loops:
-        program.log(f"{unknown} loops of unknown length are counted as run once")
-    counted = by_kind(compiled.work.collectives)
+        program.log(f"counted as run once: {counted(unknown, 'loop')} of unknown length")
+    found = by_kind(compiled.work.collectives)
     planned = planned_by_kind(compiled.planned, mesh)
-    _log_traffic("collectives of the compiled program", counted)
+    _log_traffic("collectives of the compiled program", found)
     _log_traffic("lower bound from its parameters and blocks", planned)
     compute = compiled.model_flops / accelerator.peak_flops
     exchange = seconds(compiled.planned, mesh, accelerator)
@@ -114,7 +115,7 @@ def main() -> dict[str, Any]:
             "compiled_products": products,
             "xla_cost_analysis": compiled.xla_flops,
         },
-        "collectives": {kind: traffic._asdict() for kind, traffic in counted.items()},
+        "collectives": {kind: traffic._asdict() for kind, traffic in found.items()},
         "planned_collectives": {
             kind: {"bytes": traffic.bytes, "sent": traffic.sent}
             for kind, traffic in planned.items()

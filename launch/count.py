@@ -18,6 +18,7 @@ from absl import flags
 from launch import experiment_flags, program
 from lm_jax.config.presets import PRESETS, preset
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.build import BuiltExperiment
@@ -40,15 +41,15 @@ def main() -> dict[str, Any]:
 
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     experiment.mesh = "data:1"
-    counted = build_experiment(experiment, sizes, jax.devices()[:1])
-    results = _parameters(counted) | _flops(counted)
-    if counted.model.is_count_based:
+    built = build_experiment(experiment, sizes, jax.devices()[:1])
+    results = _parameters(built) | _flops(built)
+    if built.model.is_count_based:
         program.log(
             "\na count-based model takes no gradient steps and grows with the text that it reads"
         )
         return results
-    results |= _memory(counted)
-    return results if MODEL.value else results | _run(counted)
+    results |= _memory(built)
+    return results if MODEL.value else results | _run(built)
 
 
 def _published(name: str) -> tuple["Experiment", dict[str, int]]:
@@ -69,12 +70,12 @@ def _configured() -> tuple["Experiment", dict[str, int]]:
     return experiment, sizes
 
 
-def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
+def _parameters(built: "BuiltExperiment") -> dict[str, Any]:
     from lm_jax.costs import model_flops
 
-    counts = model_flops.count_parameters(counted.experiment.model)
+    counts = model_flops.count_parameters(built.experiment.model)
     split = model_flops.embedding_split(counts)
-    active = model_flops.active_parameters(counted.experiment.model, counts)
+    active = model_flops.active_parameters(built.experiment.model, counts)
     rows = counts | {"embedding tables": split.embedding, "non-embedding": split.non_embedding}
     if active != split.total:
         rows["active: a token passes them"] = active
@@ -90,16 +91,16 @@ def _parameters(counted: "BuiltExperiment") -> dict[str, Any]:
     }
 
 
-def _flops(counted: "BuiltExperiment") -> dict[str, Any]:
+def _flops(built: "BuiltExperiment") -> dict[str, Any]:
     from lm_jax.costs import model_flops
     from lm_jax.costs.compiled_step import batch_shapes, step_flops
     from lm_jax.objectives import targets_per_step
 
-    model, config = counted.model, counted.experiment.model
-    unit, targets = counted.objective.unit, targets_per_step(counted.experiment)
-    shapes = batch_shapes(counted)
+    model, config = built.model, built.experiment.model
+    unit, targets = built.objective.unit, targets_per_step(built.experiment)
+    shapes = batch_shapes(built)
     figures: dict[str, float | None] = {
-        "training": step_flops(counted) / targets,
+        "training": step_flops(built) / targets,
         "forward": model_flops.forward_flops(model, shapes) / targets,
         "decoding": model_flops.decoding_flops(model, shapes),
     }
@@ -125,25 +126,25 @@ def _flops(counted: "BuiltExperiment") -> dict[str, Any]:
     return {"unit": unit, "flops": figures, "formula_flops": formulas}
 
 
-def _memory(counted: "BuiltExperiment") -> dict[str, Any]:
+def _memory(built: "BuiltExperiment") -> dict[str, Any]:
     import jax
 
     from lm_jax.config.experiment import sequences_per_step
     from lm_jax.costs.compiled_step import compile_step, resident_bytes
 
-    memory: dict[str, int] = resident_bytes(counted)._asdict()
+    memory: dict[str, int] = resident_bytes(built)._asdict()
     memory["lower_bound"] = sum(memory.values())
     if COMPILE.value:
         # A program from the cache has no memory analysis.
         jax.config.update("jax_enable_compilation_cache", False)
-        compiled = compile_step(counted).memory
+        compiled = compile_step(built).memory
         memory |= {"temporaries": compiled.temporaries, "total": compiled.total}
     backend = jax.default_backend().upper()
     names = {
         "parameters": "parameters",
         "gradients": "gradients",
-        "optimizer_state": f"optimizer state, {counted.experiment.optimizer.name}",
-        "batch": f"batch of {sequences_per_step(counted.experiment):,}",
+        "optimizer_state": f"optimizer state, {built.experiment.optimizer.name}",
+        "batch": f"batch of {sequences_per_step(built.experiment):,}",
         "lower_bound": "these together, a lower bound",
         "temporaries": f"compiled for {backend}: activations, gradients",
         "total": f"compiled for {backend}: all",
@@ -153,14 +154,14 @@ def _memory(counted: "BuiltExperiment") -> dict[str, Any]:
     return {"memory": memory}
 
 
-def _run(counted: "BuiltExperiment") -> dict[str, Any]:
+def _run(built: "BuiltExperiment") -> dict[str, Any]:
     from lm_jax.costs.compiled_step import step_flops
     from lm_jax.objectives import targets_per_step
 
-    steps = counted.experiment.training.num_steps
-    targets, flops = steps * targets_per_step(counted.experiment), steps * step_flops(counted)
-    unit = counted.objective.unit
-    program.log(f"\nthe run: {steps:,} steps, {targets:,} {unit}, {flops:.3g} FLOPs")
+    steps = built.experiment.training.num_steps
+    targets, flops = steps * targets_per_step(built.experiment), steps * step_flops(built)
+    unit = built.objective.unit
+    program.log(f"\nthe run: {counted(steps, 'step')}, {targets:,} {unit}, {flops:.3g} FLOPs")
     return {"run": {"steps": steps, unit: targets, "flops": flops}}
 
 

@@ -25,6 +25,7 @@ from absl import flags
 
 from launch import program
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 from lm_jax.telemetry.json_files import write_json
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _describe(results: dict[str, Any]) -> list[str]:
     from lm_jax.reports.numbers import bounded
 
     together = ", one law for all groups" if "groups" in results else ""
-    lines = [f"{results['formula']}, {results['num_points']} points{together}"]
+    lines = [f"{results['formula']}, {counted(results['num_points'], 'point')}{together}"]
     for name, bounds in results["intervals"].items():
         value, interval = bounded(results[name], *bounds)
         lines.append(f"{name:>16} {value:>12}   95%: {interval}")

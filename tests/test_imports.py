@@ -30,7 +30,7 @@ FLOORS = (
         "nested",
         "fields",
     )
-    + ("progress", "user_templates"),
+    + ("plurals", "progress", "user_templates"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = {("models", "data"), ("data", "models")}

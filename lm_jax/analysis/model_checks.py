@@ -40,6 +40,7 @@ from lm_jax.models.interface import Losses, counting_weights, cross_entropy, nam
 from lm_jax.models.parameters import declarations_of, path_of
 from lm_jax.objectives import objective_of
 from lm_jax.parallel import sharding
+from lm_jax.plurals import counted
 
 _SIZES = {"vocab_size": 67, "num_classes": 5}  # of data, where the configuration leaves them open
 _SIZES |= {"image_height": 28, "image_width": 28, "image_channels": 1}
@@ -107,7 +108,7 @@ def _axes(s: Subject) -> str:
                 f"parameter {path} sums over axis {outside[0]} of its shape {shown(shape)}; "
                 "expected an axis counted from the end"
             )
-    return f"{len(jax.tree.leaves(s.variables['params']))} parameters are declared"
+    return f"declared: {counted(len(jax.tree.leaves(s.variables['params'])), 'parameter')}"
 
 
 def _dtypes(s: Subject) -> str:

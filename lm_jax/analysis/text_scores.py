@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_jax.analysis.text_windows import tokenized_texts, windows_of
 from lm_jax.evaluation.token_scores import Scorer, score_sequences
+from lm_jax.plurals import counted
 from lm_jax.reports.html import render
 
 _DARKEST = 10  # nats
@@ -49,7 +50,9 @@ class TextScores:
 
     def __repr__(self) -> str:
         text = self.text if len(self.text) <= _SHOWN else f"{self.text[:_SHOWN]}..."
-        return f"<TextScores of {text!r}: {len(self.tokens)} tokens, {self.total:.2f} nats>"
+        return (
+            f"<TextScores of {text!r}: {counted(len(self.tokens), 'token')}, {self.total:.2f} nats>"
+        )
 
     def _repr_html_(self) -> str:
         """Returns the text coloured by what its tokens cost, for a notebook."""
@@ -69,8 +72,8 @@ class TextScores:
             for first, last, costs in parts
         ]
         summary = (
-            f"{len(self.tokens):,} tokens with the end of the document, {-self.total:.2f} nats, "
-            f"perplexity {self.perplexity:.2f}; the darkest cost {_DARKEST} nats or more"
+            f"{counted(len(self.tokens), 'token')} with the end of the document, {-self.total:.2f} "
+            f"nats, perplexity {self.perplexity:.2f}; the darkest cost {_DARKEST} nats or more"
         )
         return str(render("text_scores.html", parts=shown, summary=summary))
 

@@ -26,6 +26,7 @@ from lm_jax.evaluation.token_scores import Scored, packed_batches
 from lm_jax.models import Batch, Variables, family_name, family_of
 from lm_jax.models.family import HiddenStates
 from lm_jax.parallel import sharding
+from lm_jax.plurals import counted
 
 Layers = tuple[int, ...] | None  # None: all of them
 _MOST_TOKENS = 2**11  # of a batch, whose states of all layers are held at once
@@ -50,7 +51,7 @@ class TextStates:
     The last is after the final norm, as the output table reads it."""
 
     def __repr__(self) -> str:
-        return f"<TextStates of {len(self.text)} characters: {self.states_ltd.shape}>"
+        return f"<TextStates of {counted(len(self.text), 'character')}: {self.states_ltd.shape}>"
 
 
 class StateReader:

@@ -19,6 +19,7 @@ from lm_jax.analysis.checked_model import (
     other_tokens,
 )
 from lm_jax.models.parameters import declarations_of, path_of
+from lm_jax.plurals import counted
 
 
 def causal(s: Subject) -> str:
@@ -46,7 +47,7 @@ def causal(s: Subject) -> str:
         t, from_t = (int(x) for x in np.argwhere(later)[0])
         raise Wrong(
             f"the logits at position {t} depend on the later token {from_t} "
-            f"({how} {influence[t, from_t]:.2g}); {int(later.sum())} such pairs"
+            f"({how} {influence[t, from_t]:.2g}); {counted(int(later.sum()), 'such pair')}"
         )
     if blind := [t for t in range(length) if not influence[t, t] > 0]:
         raise Wrong(f"the logits at position {blind[0]} do not depend on the token there")

@@ -22,6 +22,7 @@ from lm_jax.data.text.config import DataConfig
 from lm_jax.fields import described
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.parallel import mesh as meshes
+from lm_jax.plurals import counted
 
 
 @dataclasses.dataclass
@@ -109,7 +110,7 @@ def shorter_warmup_note(given: Experiment, experiment: Experiment) -> str:
         return ""
     return (
         f"schedule.warmup_steps: {kept}, not the configuration's {asked}, because training has "
-        f"only {experiment.training.num_steps} steps"
+        f"only {counted(experiment.training.num_steps, 'step')}"
     )
 
 

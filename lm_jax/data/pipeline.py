@@ -6,6 +6,7 @@ same for all: the key under which tokens are cached, and the description that a 
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from lm_jax.data.tokenizers import Tokenizer, identity, load_tokenizer, train_to
 from lm_jax.data.unchanged_files import Memory, Prepared, memory_of
 from lm_jax.errors import UserError
 from lm_jax.json_values import read_object
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:  # it imports the kinds of text
     from lm_jax.data.tokenizer_config import TokenizerConfig
@@ -134,8 +136,14 @@ def _name(documents: Documents[T], number: int) -> str:
 
 
 def _left_out(counts: Mapping[str, int]) -> str:
-    found = [f"{count:,} {what}" for what, count in counts.items() if count]
+    found = [counted(count, _singular(what), what) for what, count in counts.items() if count]
     return f"; not read: {', '.join(found)}" if found else ""
+
+
+def _singular(what: str) -> str:
+    """Returns a key of `left_out` for a single one: pairs that are long -> pair that is long."""
+    single = re.sub(r"(?<=[a-z])s\b", "", what, count=1)
+    return single.replace(" are ", " is ").replace(" have ", " has ")
 
 
 def _read(kind: TextKind[T, C, S], config: C) -> Documents[T]:

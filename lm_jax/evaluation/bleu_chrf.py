@@ -7,6 +7,7 @@ import numpy as np
 
 from lm_jax.errors import UserError
 from lm_jax.evaluation.bleu_tokenizers import AUTO, bleu_tokenizer
+from lm_jax.plurals import counted
 
 _RESAMPLES = 1000
 _NORMAL_95 = 1.959964  # half the width of a 95% interval, in standard errors
@@ -40,8 +41,9 @@ def translation_measures(
     """
     if not references or len(hypotheses) != len(references):
         raise UserError(
-            f"{len(hypotheses):,} translations and {len(references):,} references; expected the "
-            "same number of both, and at least one"
+            f"{counted(len(hypotheses), 'translation')} and "
+            f"{counted(len(references), 'reference')}; expected the same number of both, and at "
+            "least one"
         )
     figures: dict[str, Any] = {}
     tokenizer, remark = bleu_tokenizer(tokenizer, references)

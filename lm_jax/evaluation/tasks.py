@@ -18,6 +18,7 @@ from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.errors import UserError
 from lm_jax.evaluation.calibration import Calibration, calibration, share_with_interval
 from lm_jax.fields import validate_fields
+from lm_jax.plurals import counted
 from lm_jax.user_templates import UserTemplate
 
 _BEFORE_ANSWER = " "
@@ -134,7 +135,7 @@ def read_task(name: str, config: TaskConfig) -> Task:
     if config.shots > available:
         raise UserError(
             f"{name}: shots is {config.shots}, but {config.shots_path or config.path} has "
-            f"{available} examples to give; ask for fewer"
+            f"{counted(available, 'example')} to give; ask for fewer"
         )
     question = UserTemplate(config.template or KINDS[kind].template, "the template")
     answer = UserTemplate(config.answer_template, "the answer template")

@@ -27,6 +27,7 @@ from lm_jax.generation.sliding_window import (
 )
 from lm_jax.generation.token_labels import namer
 from lm_jax.models import Variables
+from lm_jax.plurals import counted
 
 _search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
 _probabilities = jax.jit(next_token_probabilities, static_argnames=("model", "count"))
@@ -147,8 +148,9 @@ def search(
         num_new = min(num_new, encoded.max_length - 1)
     elif context is not None and longest + num_new > context:
         raise UserError(
-            f"{num_new} new tokens after {longest} outgrow the model's context of {context}, where "
-            f"beam search has to end; ask for at most {context - longest} new tokens"
+            f"{counted(num_new, 'new token')} after {longest} would outgrow the model's context of "
+            f"{context}, where beam search has to end; ask for at most "
+            f"{counted(context - longest, 'new token')}"
         )
     beams = search_beams(generator, texts, num_new, config, encoded.source)
     found = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 
 class JobProcess(NamedTuple):
@@ -58,8 +59,9 @@ def find(
         raise UserError(f"--coordinator is {process.coordinator!r}; expected HOST:PORT")
     if not 0 <= process.process_id < process.num_processes:
         raise UserError(
-            f"--process_id is {process.process_id} of {process.num_processes} processes; "
-            "expected 0 <= process_id < num_processes"
+            f"--process_id is {process.process_id} of "
+            f"{counted(process.num_processes, 'process', 'processes')}; expected 0 <= process_id < "
+            "num_processes"
         )
     return process
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 AUTO = "auto"
 # Consecutively numbered devices, which are close to each other, lie along the last axes.
@@ -46,7 +47,7 @@ def axis_sizes(text: str, num_devices: int) -> dict[str, int]:
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if num_devices % fixed or (fixed != num_devices and -1 not in sizes.values()):
         raise UserError(
-            f"mesh {text} does not fit {num_devices} devices; "
+            f"mesh {text} does not fit {counted(num_devices, 'device')}; "
             "the sizes must multiply to that number"
         )
     return {axis: num_devices // fixed if n == -1 else n for axis, n in sizes.items()}

@@ -6,6 +6,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from lm_jax.plurals import counted
+
 
 def render(template: str, **values: Any) -> Markup:
     """Returns a template filled with values, as markup that other templates do not escape again.
@@ -58,6 +60,7 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.globals["asset"] = _asset
+_ENVIRONMENT.globals["counted"] = counted
 _ENVIRONMENT.filters["px"] = "{:.1f}".format  # coordinates of SVG
 _ENVIRONMENT.filters["flags"] = _flags
 _ENVIRONMENT.filters["breakable"] = _breakable

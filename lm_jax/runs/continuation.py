@@ -18,6 +18,7 @@ from lm_jax.data.dataset import Dataset
 from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.parallel import processes
+from lm_jax.plurals import counted
 from lm_jax.runs.origin import INPUTS, Origin, copy_until, metrics_until, origin, rows_trained
 from lm_jax.runs.workdir import read_experiment
 from lm_jax.telemetry.json_files import read_metrics
@@ -90,20 +91,21 @@ def _refuse_changed_rates(before: Experiment, longer: int, workdir: Path) -> Non
     command = f"--from_workdir={workdir} --workdir=NEW --config.{_LENGTH}={longer}"
     if not shared:
         raise UserError(
-            f"{workdir} was trained with the {name} schedule of {steps} steps, whose learning "
-            f"rates all change with {_LENGTH}; fork it: python -m launch.train {command}"
+            f"{workdir} was trained with the {name} schedule of {counted(steps, 'step')}, whose "
+            f"learning rates all change with {_LENGTH}; fork it: python -m launch.train {command}"
         )
     earlier = max((step for step in saved if step <= shared), default=0)
     if earlier:
         raise UserError(
             f"the learning rate of {workdir} has decayed since step {shared} ({name} schedule of "
-            f"{steps} steps); fork it from before: python -m launch.train {command} "
+            f"{counted(steps, 'step')}); fork it from before: python -m launch.train {command} "
             f"--from_step={earlier}"
         )
     raise UserError(
         f"the learning rate of {workdir} has decayed since step {shared} ({name} schedule of "
-        f"{steps} steps), and no checkpoint from before is left (there are {_listed(saved)}); "
-        f"train it anew, or fork it after its decay: python -m launch.train {command}"
+        f"{counted(steps, 'step')}), and no checkpoint from before is left (there are "
+        f"{_listed(saved)}); train it anew, or fork it after its decay: python -m launch.train "
+        f"{command}"
     )
 
 

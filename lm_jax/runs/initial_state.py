@@ -15,6 +15,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.low_rank import merged
 from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
+from lm_jax.plurals import counted
 from lm_jax.runs import workdir
 from lm_jax.runs.restore import restore
 from lm_jax.training.checkpoints import Checkpoints
@@ -183,7 +184,7 @@ def _shapes(found: Inheritance) -> dict[str, str]:
 
 
 def _arrays(arrays: Mapping[str, Any]) -> str:
-    return "1 array" if len(arrays) == 1 else f"{len(arrays)} arrays"
+    return counted(len(arrays), "array")
 
 
 def _listed(arrays: Mapping[str, Any], most: int = _LISTED) -> str:

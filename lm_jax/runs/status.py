@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from lm_jax.errors import UserError
 from lm_jax.json_values import read_as
+from lm_jax.plurals import counted
 from lm_jax.runs.lock import Holder, holder
 from lm_jax.telemetry.attempts import read_attempts
 from lm_jax.telemetry.metrics_tail import MetricsTail, read_tail
@@ -40,7 +41,7 @@ def read_status(name: str, workdir: Path, log_error: str = "") -> RunStatus:
     path = workdir / "metrics.jsonl"
     tail = _or(lambda: read_tail(path), MetricsTail([], None, 0), faults)
     if tail.num_damaged:
-        faults.append(f"{path} holds {tail.num_damaged} damaged lines")
+        faults.append(f"{path} holds {counted(tail.num_damaged, 'damaged line')}")
 
     last = tail.training[-1] if tail.training else None
     num_steps = _num_steps(config, results)

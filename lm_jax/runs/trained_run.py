@@ -24,6 +24,7 @@ from lm_jax.generation.generate import Completion
 from lm_jax.models import family_name, family_of
 from lm_jax.parallel import processes
 from lm_jax.parallel.mesh import AUTO
+from lm_jax.plurals import counted
 from lm_jax.reports.run_card import run_card
 from lm_jax.runs import workdir
 from lm_jax.runs.evaluate import score, scorer_of
@@ -117,8 +118,8 @@ class Run(LoadedModel):
         texts = check_texts(contexts, "contexts"), check_texts(continuations, "continuations")
         if len(texts[0]) != len(texts[1]):
             raise UserError(
-                f"there are {len(texts[0])} contexts and {len(texts[1])} continuations; give one "
-                "context for each continuation"
+                f"{counted(len(texts[0]), 'context')} and {counted(len(texts[1]), 'continuation')} "
+                "are given; give one context for each continuation"
             )
         return score(self, *texts, begins=begins)
 

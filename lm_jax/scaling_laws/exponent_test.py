@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 from lm_jax.scaling_laws.huber_fit import DELTA, Fit, fit, minimise
 from lm_jax.scaling_laws.laws import Law, by_group
 from lm_jax.scaling_laws.uncertainty import residual_bootstrap
@@ -53,8 +54,8 @@ def compare_exponents(
     for name, count in zip(names, np.bincount(numbers), strict=True):
         if count <= own:
             raise UserError(
-                f"group {str(name)!r} has {count} points, too few for its {own} own parameters of "
-                f"{law.formula}; give at least {own + 1}"
+                f"group {str(name)!r} has {counted(count, 'point')}, too few for its {own} own "
+                f"parameters of {law.formula}; give at least {own + 1}"
             )
     common = tuple(n for n in law.parameters if n == "E")
     exponents = tuple(n for n, log in zip(law.parameters, law.is_log, strict=True) if not log)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 from lm_jax.scaling_laws.laws import Law
 
 DELTA = 1e-3
@@ -71,15 +72,16 @@ def fit(
     """
     if len(losses) <= len(law.parameters):
         raise UserError(
-            f"{len(losses)} points cannot fit the {len(law.parameters)} parameters of "
+            f"{counted(len(losses), 'point')} cannot fit the {len(law.parameters)} parameters of "
             f"{law.formula}; give at least {len(law.parameters) + 1}"
         )
     x, centre = centred(law, variables)
     distinct = len(np.unique(x, axis=1).T)
     if distinct < len(law.parameters):
         raise UserError(
-            f"{len(losses)} points have {distinct} different values of {', '.join(law.variables)}, "
-            f"too few for the {len(law.parameters)} parameters of {law.formula}; vary them more"
+            f"{len(losses)} points have {counted(distinct, 'different value')} of "
+            f"{', '.join(law.variables)}, too few for the {len(law.parameters)} parameters of "
+            f"{law.formula}; vary them more"
         )
     y = np.log(_positive("loss", losses))
     starts = law.starts(x, y) if starts is None else starts

@@ -10,6 +10,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.costs.run_cost import Cost, cost_of, shape_of
 from lm_jax.errors import UserError
 from lm_jax.objectives.validation import validate
+from lm_jax.plurals import counted
 from lm_jax.reports.text_table import text_table
 from lm_jax.sweeps.search_space import Trial, address
 
@@ -113,7 +114,7 @@ def table_of(
         took = "-" if seconds is None else f"{seconds(cost):,.0f}"
         rows.append([run.name, run.address, *shown, took, status])
     tokens = sum(run.cost.training_tokens for run in plan)
-    sums = [f"{len(plan)} runs", "", "", "", f"{tokens:,}", f"{total_flops(plan):.3e}"]
+    sums = [f"{counted(len(plan), 'run')}", "", "", "", f"{tokens:,}", f"{total_flops(plan):.3e}"]
     took = "-" if seconds is None else f"{sum(seconds(run.cost) for run in plan):,.0f}"
     rows.append([*sums, took, ""])
     return text_table(rows, "<<>>>>><")

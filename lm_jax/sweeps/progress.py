@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_jax.plurals import counted
 from lm_jax.sweeps.directory import status
 from lm_jax.sweeps.plan import (
     PlannedRun,
@@ -49,8 +50,8 @@ def describe_plan(
     lines = table_of(own, seconds, statuses)
     if forks := len(predecessors(plan)):
         lines.append(
-            f"{forks} runs fork from a shorter run where its decay begins; without forks the sweep "
-            f"would take {total_flops(plan):.3g} FLOPs"
+            f"{counted(forks, 'run forks', 'runs fork')} from a shorter run where its decay "
+            f"begins; without forks the sweep would take {total_flops(plan):.3g} FLOPs"
         )
     left = [run for run, state in zip(own, statuses, strict=True) if state != "finished"]
     time_left = "time unknown until a run has finished (--flops_per_second gives an estimate)"
@@ -59,7 +60,7 @@ def describe_plan(
     largest = max(run.cost.state_bytes for run in own)
     lines.append(
         f"distinct shapes: {num_shapes(own)}, the largest state {largest / 1e6:,.1f} MB; "
-        f"{len(left)} runs to go, {total_flops(left):.3g} FLOPs: {time_left}"
+        f"{counted(len(left), 'run')} to go, {total_flops(left):.3g} FLOPs: {time_left}"
     )
     return lines
 

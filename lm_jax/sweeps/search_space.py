@@ -19,6 +19,7 @@ from lm_jax.costs.run_cost import cost_of
 from lm_jax.errors import UserError
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives import targets_per_step
+from lm_jax.plurals import counted
 
 _FEWEST_STEPS = 50  # rounding to whole steps then misses a budget by at most 1%
 
@@ -178,10 +179,10 @@ def isoflop(
             steps = round(budget / flops_per_step)
             if steps < _FEWEST_STEPS:
                 raise UserError(
-                    f"a budget of {budget:.3g} FLOPs is {steps} steps of {name}; expected at least "
-                    f"{_FEWEST_STEPS}, so that whole steps meet it to 1%; give at least "
-                    f"{_FEWEST_STEPS * flops_per_step:.3g} FLOPs, smaller batches or a smaller "
-                    "model"
+                    f"a budget of {budget:.3g} FLOPs is {counted(steps, 'step')} of {name}; "
+                    f"expected at least {_FEWEST_STEPS}, so that whole steps meet it to 1%; give "
+                    f"at least {_FEWEST_STEPS * flops_per_step:.3g} FLOPs, smaller batches or a "
+                    "smaller model"
                 )
             fields: dict[str, Any] = {"training.num_steps": steps}
             if warmup_fraction is not None:
@@ -214,8 +215,8 @@ def horizons(sizes: Mapping[str, Experiment], tokens: Iterable[float]) -> dict[s
             fewest = max(_FEWEST_STEPS, experiment.schedule.warmup_steps + 1)
             if steps < fewest:
                 raise UserError(
-                    f"{horizon:.3g} tokens are {steps} steps of {name}; expected at least "
-                    f"{fewest}; give at least {fewest * targets:.3g} tokens, smaller batches "
+                    f"{horizon:.3g} tokens are {counted(steps, 'step')} of {name}; expected at "
+                    f"least {fewest}; give at least {fewest * targets:.3g} tokens, smaller batches "
                     "or a shorter warm-up"
                 )
             called = f"tokens={_format(float(horizon))},{name}"

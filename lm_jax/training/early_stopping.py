@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from lm_jax.plurals import counted
+
 
 def ended_early(cross_entropies: Mapping[int, float], patience: int, num_steps: int) -> str:
     """Returns why a run ends before `num_steps`; "" while it goes on.
@@ -18,5 +20,6 @@ def ended_early(cross_entropies: Mapping[int, float], patience: int, num_steps: 
         return ""
     return (
         f"ended by training.stop_after_no_improvement: the validation cross-entropy of step {best} "
-        f"({cross_entropies[best]:.4f} nats) is the lowest, and {since} evaluations followed it"
+        f"({cross_entropies[best]:.4f} nats) is the lowest, and {counted(since, 'evaluation')} "
+        "followed it"
     )

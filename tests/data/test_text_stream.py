@@ -198,7 +198,7 @@ def test_what_becomes_of_bad_bytes_changes_no_key_and_is_said(tmp_path):
     config.invalid_utf8 = "skip"
     after = prepare(config).description
     assert after["fingerprint"] == before["fingerprint"]
-    assert "; not read: 1 documents that are not UTF-8" in after["summary"]
+    assert "; not read: 1 document that is not UTF-8" in after["summary"]
     config.invalid_utf8 = "guess"
     with pytest.raises(UserError, match="data.invalid_utf8 is 'guess'; expected one of refuse,"):
         config.validate()

@@ -31,7 +31,7 @@ from tests.launch.programs import ROOT, TINY, environment, launch, run, train
         ("train", ["--config.training.num_steps=1.5"], "num_steps=1.5: expected an integer"),
         ("train", ["--config.training.num_steps=1e400"], "num_steps=1e400: expected an integer"),
         ("train", ["--config.training.num_steps=5"], "warmup_steps 5 leaves no step"),
-        ("train", ["--config.mesh=data:3"], "does not fit 1 devices"),
+        ("train", ["--config.mesh=data:3"], "does not fit 1 device;"),
         ("train", ["--config.mesh.data=2"], "the configuration has no field mesh.data"),
         ("train", ["--profile_steps=15-10"], "--profile_steps=15-10; expected FIRST-LAST"),
         ("train", ["--profile_steps=30-41"], "this run takes 40"),

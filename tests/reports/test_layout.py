@@ -146,7 +146,7 @@ def test_charts_of_every_kind_have_names():
         surface_chart([[0.5]], (-0.5, 1.5), [[0, 0], [1, 1]], [0, 1]),
     ]
     assert [fault for svg in made for chart in charts_of(svg) for fault in faults_of(chart)] == []
-    assert 'aria-label="tree of 1 prefixes"' in tree_chart([(-1, "a", "", False)])
+    assert 'aria-label="tree of 1 prefix"' in tree_chart([(-1, "a", "", False)])
 
 
 def test_the_checks_see_faults():

@@ -165,7 +165,7 @@ def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
     np.testing.assert_allclose(first.states_ltd, states, rtol=1e-4, atol=1e-5)
     assert first.offsets[:3].tolist() == [[0, 0], [0, 1], [1, 2]]
     assert second.tokens.tolist() == [256] and second.states_ltd.shape == (3, 1, 32)
-    assert repr(third) == "<TextStates of 1 characters: (3, 5, 32)>"
+    assert repr(third) == "<TextStates of 1 character: (3, 5, 32)>"
 
     found = run.attention(text[:31])
     np.testing.assert_allclose(found.weights, expected[0][1], atol=1e-5)
@@ -203,7 +203,7 @@ def test_hidden_states_and_attention_are_those_of_a_forward_pass_by_hand(run):
         (lambda run: run.embed(["a"], pooling="max"), "pooling is 'max'; expected one of mean, "),
         (lambda run: run.embed(["a"], layer=3), "layer 3 is asked for; expected 0, .* to 2, or -1"),
         (lambda run: run.attention(["a"]), r"text\[0\] is a list; expected a str"),
-        (lambda run: run.score(["a"], ["b", "c"]), "1 contexts and 2 continuations; give one"),
+        (lambda run: run.score(["a"], ["b", "c"]), "1 context and 2 continuations are given"),
         (lambda run: run.score(["a"], [""]), "continuation 1 adds no token"),
         (
             lambda run: run.perplexity(["a"], context_length=33),

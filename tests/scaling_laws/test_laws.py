@@ -203,7 +203,7 @@ def test_bounds_of_three_points_come_from_their_pairs():
 def test_fewer_points_than_parameters_are_refused():
     with pytest.raises(UserError, match="4 points cannot fit the 5 parameters"):
         fit(laws.PARAMETRIC, (N[:4], D[:4]), chinchilla(N[:4], D[:4]))
-    with pytest.raises(UserError, match="9 points have 1 different values of n, too few"):
+    with pytest.raises(UserError, match="9 points have 1 different value of n, too few"):
         fit(laws.power("n"), [np.full(9, 1e6)], np.linspace(2, 3, 9))
 
 

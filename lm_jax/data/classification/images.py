@@ -24,6 +24,7 @@ from lm_jax.data.classification.batches import Examples, LabelledSet
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import OWN_SPLIT
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.data.classification.config import ImageConfig
@@ -95,8 +96,8 @@ def prepare_images(config: ImageConfig) -> LabelledSet:
         given = [name.strip() for name in config.label_names.split(",")]
         if len(set(given)) != len(names):
             raise UserError(
-                f"data.label_names gives {len(set(given))} names, "
-                f"but {origin} has {len(names)} classes"
+                f"data.label_names gives {counted(len(set(given)), 'name')}, "
+                f"but {origin} has {counted(len(names), 'class', 'classes')}"
             )
         names = given
     found: LabelledSet = Dataset(train, validation, {}, None, test)
@@ -125,9 +126,9 @@ def _describe(
         "sizes": sizes | {"num_classes": len(labels)},
         **counts,
         "summary": (
-            f"{counts['train']['images']:,} images of {height} x {width} x {channels} to train on, "
-            f"{counts['validation']['images']:,} to validate{to_test} (split: {how}); "
-            f"{len(labels)} classes; "
+            f"{counted(counts['train']['images'], 'image')} of {height} x {width} x {channels} to "
+            f"train on, {counts['validation']['images']:,} to validate{to_test} (split: {how}); "
+            f"{counted(len(labels), 'class', 'classes')}; "
             f"SHA-256 {digest.hexdigest()[:12]}"
         ),
     }
@@ -181,8 +182,8 @@ def _held_out(count: int, fraction: float) -> np.ndarray:
     held = np.random.default_rng(0).permutation(count) < round(count * fraction)
     if held.all() or not held.any():
         raise UserError(
-            f"{count} images with data.validation_fraction {fraction} leave nothing to train on "
-            "or nothing to validate; choose another fraction"
+            f"of {counted(count, 'image')} data.validation_fraction {fraction} leaves none to "
+            "train on or none to validate; choose another fraction"
         )
     return held
 

@@ -23,6 +23,7 @@ from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.data.classification.config import LabelledTextConfig
@@ -164,8 +165,8 @@ def _list_labels(documents: Labelled, config: LabelledTextConfig) -> Labelled:
     unknown = {example.label for example in held_out} - set(labels)
     if unknown:
         raise UserError(
-            f"{origin}: {len(unknown)} labels (such as {min(unknown)!r}) are held out "
-            f"but not among the {len(labels)} trained on"
+            f"{origin}: {counted(len(unknown), 'label is', 'labels are')} held out, such as "
+            f"{min(unknown)!r}, but not among the {len(labels)} trained on"
         )
     return documents.noting(labels=labels)
 
@@ -204,10 +205,10 @@ def _counts(documents: Labelled, splits: Mapping[str, Examples]) -> dict[str, di
 def _summary(description: dict[str, Any]) -> str:
     to_test = f", {description['test']['texts']:,} to test" if "test" in description else ""
     return (
-        f"{description['train']['texts']:,} texts to train on, "
+        f"{counted(description['train']['texts'], 'text')} to train on, "
         f"{description['validation']['texts']:,} to validate{to_test} "
         f"(split: {description['split']}; "
-        f"{description['repeated_texts_dropped']:,} repeated texts dropped, "
+        f"{counted(description['repeated_texts_dropped'], 'repeated text')} dropped, "
         f"{description['of_which_labelled_otherwise']:,} of them labelled otherwise); "
         f"{len(description['labels'])} labels; "
         f"vocabulary: {description['sizes']['vocab_size']:,} tokens; "

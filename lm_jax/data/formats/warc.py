@@ -15,6 +15,7 @@ from lm_jax.data.content import HEAD, Content
 from lm_jax.data.formats.html_text import visible_text
 from lm_jax.data.formats.interface import Format, Record, Request
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 OTHERS = "web responses that are no text or have a status other than 200"
 _FIELDS = ("text", "url")
@@ -101,7 +102,9 @@ class _Rest:
         while self._left and (raw := self._content.stream.read(min(self._left, HEAD))):
             self._left -= len(raw)
         if self._left:
-            _refuse(self._content, f"record {self._number} ends early, by {self._left:,} byte(s)")
+            _refuse(
+                self._content, f"record {self._number} ends early, by {counted(self._left, 'byte')}"
+            )
 
 
 def _records(content: Content) -> Iterator[tuple[int, Headers, bytes, _Rest]]:

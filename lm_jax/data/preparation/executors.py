@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.data.preparation.config import ClusterConfig
@@ -69,8 +70,8 @@ def run_locally(
                     killed += 1
                     if killed == _ATTEMPTS:
                         raise UserError(
-                            f"a worker was killed {killed} times in phase {phase.name}, most "
-                            "likely for want of memory; give fewer --workers or more "
+                            f"a worker was killed {counted(killed, 'time')} in phase {phase.name}, "
+                            "most likely for want of memory; give fewer --workers or more "
                             "--config.tasks"
                         ) from None
                 waiting = executor.get_incomplete_ranks()

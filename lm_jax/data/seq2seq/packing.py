@@ -22,6 +22,7 @@ from lm_jax.data.batches import (
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.seq2seq.parallel_corpus import ParallelSplit
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 _POOL = 4096  # pairs that are sorted and packed together
 _READ = ("source", "source_segments", "source_positions")
@@ -193,8 +194,8 @@ class PackedPairs:
         widths = f"{self.context_length} tokens"
         if self.source_length is not None:
             widths = f"{self.source_length} source and {self.context_length} target tokens"
-        pairs = len(self.packing.pairs)
-        return f"{pairs:,} pairs in {len(self):,} rows of {widths}: padding {padding}"
+        pairs, rows = counted(len(self.packing.pairs), "pair"), counted(len(self), "row")
+        return f"{pairs} in {rows} of {widths}: padding {padding}"
 
 
 def training_packed_pairs(

@@ -19,6 +19,7 @@ from lm_jax.data.seq2seq.synthetic import TASKS
 from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizers import Tokenizer, identity
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 Pairs = Documents[Pair]
 
@@ -28,6 +29,10 @@ _DECIDED_BY = {  # why pairs are dropped -> the field that decides; repeated pai
     "unequal in length": "data.largest_length_ratio",
     "near copies of test pairs": "data.drop_near_copies",
     "near duplicates": "data.drop_near_copies",
+}
+_SINGULAR = {
+    "near copies of test pairs": "near copy of a test pair",
+    "near duplicates": "near duplicate",
 }
 
 
@@ -155,7 +160,7 @@ def _counted(dropped: Mapping[str, int]) -> str:
     parts = []
     for why, count in dropped.items():
         field = f" ({_DECIDED_BY[why]})" if count and why in _DECIDED_BY else ""
-        parts.append(f"{count:,} {why}{field}")
+        parts.append(f"{counted(count, _SINGULAR.get(why, why), why)}{field}")
     return ", ".join(parts)
 
 
@@ -226,11 +231,13 @@ def _list_tasks(documents: Pairs, config: ParallelTextConfig) -> Pairs:
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     dropped = _counted(description["dropped"])
-    held_in = f" of {validation['documents']:,} documents" if validation["documents"] else ""
+    held_in = (
+        f" of {counted(validation['documents'], 'document')}" if validation["documents"] else ""
+    )
     to_test = f", {description['test']['pairs']:,} to test" if "test" in description else ""
     return (
-        f"{train['pairs']:,} pairs to train on, {validation['pairs']:,}{held_in} to validate"
-        f"{to_test} (split: {description['split']}; dropped: {dropped}); "
+        f"{counted(train['pairs'], 'pair')} to train on, {validation['pairs']:,}{held_in} to "
+        f"validate{to_test} (split: {description['split']}; dropped: {dropped}); "
         f"vocabulary: {description['sizes']['vocab_size']:,} tokens; "
         f"SHA-256 {description['sha256'][:12]}"
     )

@@ -17,6 +17,7 @@ from lm_jax.data.files import find_files, format_suffix
 from lm_jax.data.records import Record, records_of, text_field
 from lm_jax.data.seq2seq.synthetic import TASKS, made_pairs
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.data.seq2seq.config import ParallelTextConfig
@@ -155,8 +156,9 @@ def _aligned(source_path: Path, target_path: Path) -> Iterator[Pair]:
     sources, targets = read_lines(source_path), read_lines(target_path)
     if len(sources) != len(targets):
         raise UserError(
-            f"{source_path} has {len(sources):,} lines and {target_path} {len(targets):,}; "
-            "line n of one is the translation of line n of the other, so make them equally many"
+            f"{source_path} has {counted(len(sources), 'line')} and {target_path} "
+            f"{len(targets):,}; line n of one is the translation of line n of the other, so make "
+            "them equally many"
         )
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         for path, text in ((source_path, source), (target_path, target)):

@@ -19,6 +19,7 @@ from lm_jax.data.token_stream import tokenize
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizers import Tokenizer
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 from lm_jax.progress import shown
 
 Corpus = Dataset[TokenizedDocuments, Tokenizer]
@@ -66,9 +67,9 @@ def hold_out(documents: Documents[str], config: DataConfig) -> Documents[str]:
     if not split.train or not split.validation:
         side = "validation" if not split.validation else "training"
         raise UserError(
-            f"no {side} text is left: {len(texts)} document(s) split by {config.split} with "
-            f"data.validation_fraction {fraction}; give more documents, set data.split=tail or "
-            "another fraction"
+            f"no {side} text is left: {counted(len(texts), 'document')} split by {config.split} "
+            f"with data.validation_fraction {fraction}; give more documents, set data.split=tail "
+            "or another fraction"
         )
     trained = set(split.trained)
     whole = [number for number in split.held_out if number not in trained]
@@ -144,10 +145,6 @@ def _counts(
     }
 
 
-def _documents(split: dict[str, Any]) -> str:
-    return f"{split['documents']:,} document{'' if split['documents'] == 1 else 's'}"
-
-
 def _summary(description: dict[str, Any]) -> str:
     train, validation = description["train"], description["validation"]
     overlap = description["overlap_of_long_lines"]
@@ -162,11 +159,11 @@ def _summary(description: dict[str, Any]) -> str:
     held_out = f", held out: {held_out}" if held_out else ""
     of_split = {split: _by_source(description.get(key, {})) for split, key in SOURCES.items()}
     return (
-        f"{train['characters']:,} characters in {_documents(train)}{of_split['train']} to train "
-        f"on, {validation['characters']:,} in {validation['documents']:,}{of_split['validation']} "
-        f"to validate{to_test} "
-        f"(split: {description['split']}{held_out}; "
-        f"{description['repeated_paragraphs_dropped']:,} repeated paragraphs dropped"
+        f"{counted(train['characters'], 'character')} in "
+        f"{counted(train['documents'], 'document')}{of_split['train']} to train on, "
+        f"{validation['characters']:,} in {validation['documents']:,}{of_split['validation']} to "
+        f"validate{to_test} (split: {description['split']}{held_out}; "
+        f"{counted(description['repeated_paragraphs_dropped'], 'repeated paragraph')} dropped"
         f"{_emptied(description)}; {overlap or 0:.1%} of long validation lines{of_test} occur in "
         "training); "
         f"vocabulary: {kinds:,} tokens; SHA-256 {description['sha256'][:12]}"
@@ -184,9 +181,9 @@ def _emptied(description: dict[str, Any]) -> str:
     if not count:
         return ""
     which = ", ".join(names + ["..."] * (count > len(names)))
-    documents = "document that holds" if count == 1 else "documents that hold"
+    documents = counted(count, "document that holds", "documents that hold")
     return (
-        f", with them {count:,} {documents} nothing else ({which}); "
+        f", with them {documents} nothing else ({which}); "
         "data.drop_repeated_paragraphs=false keeps them"
     )
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 
 class Masked(NamedTuple):
@@ -68,7 +69,9 @@ def noise_spans(
       UserError: the text is too short for a token of noise and another one.
     """
     if length < 2:
-        raise UserError(f"a text of {length} tokens has no span to corrupt; expected 2 or more")
+        raise UserError(
+            f"a text of {counted(length, 'token')} has no span to corrupt; expected 2 or more"
+        )
     noise, spans = num_noise_spans(length, density, mean_span)
     parts = np.stack([_parts(length - noise, spans, rng), _parts(noise, spans, rng)], axis=1)
     return np.repeat(np.tile([False, True], spans), parts.reshape(-1))

@@ -16,6 +16,7 @@ from lm_jax.data.text.rows import (
     segments_of,
 )
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 _BUFFER = 1 << 16  # pieces that are packed together
 
@@ -57,8 +58,8 @@ def stream_rows(
     num_targets = len(documents.tokens) - 1
     if num_targets < context_length:
         raise UserError(
-            f"the training split has {num_targets} tokens to predict, fewer than one window of "
-            f"model.context_length {context_length}; use more text or a shorter context"
+            f"the training split has {counted(num_targets, 'token')} to predict, fewer than one "
+            f"window of model.context_length {context_length}; use more text or a shorter context"
         )
     count = max(1, (len(documents.tokens) - context_length) // context_length)
     windows = np.lib.stride_tricks.sliding_window_view(documents.tokens, context_length + 1)

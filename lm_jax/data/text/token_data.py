@@ -21,6 +21,7 @@ from lm_jax.data.token_stream import token_type
 from lm_jax.data.tokenizers import Tokenizer, identity, train_tokenizer
 from lm_jax.data.unchanged_files import Prepared, memory_of
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 _FORMAT = 1  # raise it when the cached files change meaning
 _CHUNK = 1 << 22  # tokens that are copied at a time
@@ -101,7 +102,7 @@ def _make(
             counts[name]["characters"] = int(splits[name].characters.sum())
             counts[name]["words"] = int(splits[name].words.sum())
     sizes = ", ".join(
-        f"{found['tokens']:,} tokens in {found['documents']:,} documents to {purpose}"
+        f"{found['tokens']:,} tokens in {counted(found['documents'], 'document')} to {purpose}"
         for purpose, found in zip(("train on", "validate", "test"), counts.values(), strict=False)
     )
     formats = " and ".join(sorted({file.format for found in files.values() for file in found}))

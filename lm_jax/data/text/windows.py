@@ -27,6 +27,7 @@ from lm_jax.data.text.rows import (
     segments_of,
 )
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 
 def training_batches(
@@ -81,9 +82,9 @@ def contiguous_batches(
     windows = (len(documents.tokens) - 1) // batch_size // context_length
     if windows < 1:
         raise UserError(
-            f"the training split has {len(documents.tokens) - 1} tokens to predict, fewer than "
-            f"one window of model.context_length {context_length} for each of {batch_size} "
-            "contiguous streams; use more text, a smaller batch or a shorter context"
+            f"the training split has {counted(len(documents.tokens) - 1, 'token')} to predict, "
+            f"fewer than one window of model.context_length {context_length} for each of "
+            f"{batch_size} contiguous streams; use more text, a smaller batch or a shorter context"
         )
     tokens = documents.tokens
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 
 
 class Level(NamedTuple):
@@ -56,14 +57,15 @@ def count(
     if len(tokens) < 2 or not 0 <= tokens.min() <= tokens.max() < vocab_size:
         seen = f"ids from {tokens.min()} to {tokens.max()}" if len(tokens) else "none"
         raise UserError(
-            f"{len(tokens)} tokens to count ({seen}); expected at least 2, below model.vocab_size "
-            f"{vocab_size}"
+            f"{counted(len(tokens), 'token')} to count ({seen}); expected at least 2, below "
+            f"model.vocab_size {vocab_size}"
         )
     context_lengths = _context_lengths(len(tokens), starts, across)
     if order > context_lengths.max() + 1:
         raise UserError(
             f"model.order is {order}, but the longest text to count in has only "
-            f"{context_lengths.max() + 1} tokens, its ends included; use a lower order or more text"
+            f"{counted(context_lengths.max() + 1, 'token')}, its ends included; use a lower order "
+            "or more text"
         )
     counts = np.bincount(tokens[1:], minlength=vocab_size)
     nothing = np.zeros(vocab_size, np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.errors import UserError
+from lm_jax.plurals import counted
 from lm_jax.runs.drills.site import Ended
 from lm_jax.training.checkpoints import Checkpoints
 
@@ -84,7 +85,8 @@ def difference(workdir: Path, reference: Reference) -> str:
     if not found.notes and not same(found.arrays, reference.arrays):
         return "the arrays of the checkpoint differ"
     if found.rows != reference.rows:
-        return f"metrics.jsonl differs: {len(found.rows)} rows, expected {len(reference.rows)}"
+        rows = counted(len(found.rows), "row")
+        return f"metrics.jsonl differs: {rows}, expected {len(reference.rows)}"
     if found.results != reference.results:
         return "evaluation.json differs"
     for name, content in reference.files.items():

@@ -73,7 +73,7 @@ def test_every_kind_of_file_holds_the_same(tmp_path):
         assert found["fingerprint"] == one.description["fingerprint"]
     untold = {"fuzzy messages": 1, "obsolete messages": 1, "untranslated messages": 1}
     assert found["left_out"] == untold | {"blank documents": 0}  # of the catalogue
-    assert "not read: 1 fuzzy messages, " in found["summary"]
+    assert "not read: 1 fuzzy message, " in found["summary"]
     assert sorted(pairs_of(one, "train") + pairs_of(one, "validation")) == sorted(rows)
 
 

@@ -192,7 +192,7 @@ def test_documents_that_vanish_are_counted_with_the_reason_and_the_field_that_ke
     assert sum(sizes) == 30
     said = found.description["summary"]
     assert "4 documents that hold nothing else (40.txt, 41.txt, 42.txt, ...); data.drop_rep" in said
-    assert "not read: 1 blank documents" in said
+    assert "not read: 1 blank document" in said
     kept = prepare(files(tmp_path, drop_repeated_paragraphs=False)).description
     assert kept["repeated_documents_dropped"] == 0 and "nothing else" not in kept["summary"]
     assert kept["train"]["documents"] + kept["validation"]["documents"] == 34

@@ -90,7 +90,7 @@ def test_sequences_come_from_their_sources_in_the_shares_of_their_weights(corpus
     counts = dataset.description["validation_sources"]
     assert held_out == ["a"] * counts["first"] + ["b"] * counts["second"] and min(counts.values())
     assert "of first" in dataset.description["summary"]
-    assert "1 blank documents" in dataset.description["summary"]
+    assert "1 blank document" in dataset.description["summary"]
     batches = batches_of(dataset, config(corpus, **fields))
     drawn = [letters(batches[step]["inputs"]) for step in range(110)]
     assert sum(drawn[:100], []).count("b") == 600 and set(sum(drawn[100:], [])) == {"a"}

@@ -422,7 +422,7 @@ def test_a_configuration_that_cannot_be_is_refused_in_one_line(fields, message):
     [
         ([[1, 2], [1]], 4, "model.order is 5, but the longest text to count in has only 4 tokens"),
         ([[1, 2, 7, 1]], 4, "ids from 1 to 7.*below model.vocab_size 4"),
-        ([], 4, "1 tokens to count"),
+        ([], 4, "1 token to count"),
     ],
 )
 def test_text_that_cannot_be_counted_is_refused_in_one_line(documents, vocab_size, message):
