@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019)."""
 
-from lm_jax.interop.tables import Architecture, linear, named, norm, only, row, same
+from lm_jax.interop.tables import Architecture, dropout, linear, named, norm, only, row, same
 
 _LAYER = "bert.encoder.layer.{layer}"
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu"}
@@ -31,6 +31,7 @@ BERT = Architecture(
         only("position_embedding_type", "absolute", None),
         only("is_decoder", False),
         only("tie_word_embeddings", True),
+        dropout("hidden_dropout_prob", none=("attention_probs_dropout_prob",)),
     ),
     rows=(
         row("bert.embeddings.word_embeddings.weight", "embedding"),

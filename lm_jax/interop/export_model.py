@@ -19,6 +19,7 @@ from lm_jax.interop.layout import Entry, Shape, entries, shapes_of
 from lm_jax.interop.tensor_files import LARGEST_SHARD, Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
 from lm_jax.json_values import read_object
+from lm_jax.models import family_of
 from lm_jax.models.low_rank import FACTORS, merged
 from lm_jax.models.scale_width import of_width
 from lm_jax.runs import workdir as workdirs
@@ -27,6 +28,7 @@ from lm_jax.telemetry.json_files import write_json, write_text
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
 from lm_jax.training.mup import configurations
 
+_GENERATION = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 _KEPT = ("generation_config.json", "chat_template.jinja")  # of a model that was imported
 
 
@@ -221,14 +223,10 @@ def _write_tokenizer(
     log: Callable[[str], None],
 ) -> None:
     """Writes tokenizer and generation settings, and names the end of a text in `values`."""
-    end = tokenizer.end_of_document
-    values |= {"eos_token_id": end, "bos_token_id": end}
     imported = workdirs.imported_folder(workdir)
-    theirs = read_object(imported / "config.json") if imported else {}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if name in theirs:
-            values[name] = theirs[name]
-    generation = {name: values.get(name) for name in ("bos_token_id", "eos_token_id")}
+    reads_source = family_of(config).has_encoder
+    values |= _special_ids(tokenizer.end_of_document, reads_source, workdir, imported)
+    generation = {name: values[name] for name in _GENERATION if name in values}
     write_json(directory / "generation_config.json", generation)
     for name in _KEPT:
         if imported and (imported / name).exists():
@@ -251,3 +249,27 @@ def _write_tokenizer(
     write_json(directory / "tokenizer_config.json", described)
     if imported and (imported / "special_tokens_map.json").exists():
         shutil.copy2(imported / "special_tokens_map.json", directory)
+
+
+def _special_ids(
+    end: int, reads_source: bool, workdir: Path, imported: Path | None
+) -> dict[str, Any]:
+    """Returns the ids of special tokens for config.json: those of the import, where there was one.
+
+    Without any, transformers would take its own, such as a padding of 0 or 1, whose embedding it
+    does not train and which it does not attend to in a prompt.
+
+    Args:
+      end: the end of a document, which also begins and pads.
+      imported: what came with the weights.
+    """
+    found: dict[str, Any] = {"eos_token_id": end, "bos_token_id": end}
+    if reads_source:
+        found["decoder_start_token_id"] = end
+    if imported is None:
+        return found | {"pad_token_id": end if reads_source else None}
+    theirs = read_object(imported / "config.json")
+    kept = {"bos_token_id", "eos_token_id", "pad_token_id"}
+    if imported.parent == workdir:  # training begins each target with the end
+        kept.add("decoder_start_token_id")
+    return found | {name: theirs[name] for name in kept & theirs.keys()}

@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019)."""
 
-from lm_jax.interop.tables import THIRDS, Architecture, Row, named, norm, only, row, same
+from lm_jax.interop.tables import THIRDS, Architecture, Row, dropout, named, norm, only, row, same
 
 _LAYER = "transformer.h.{layer}"
 _PARTS = ("query", "key", "value")
@@ -42,6 +42,7 @@ GPT2 = Architecture(
         only("scale_attn_weights", True),
         only("scale_attn_by_inverse_layer_idx", False),
         only("add_cross_attention", False),
+        dropout("embd_pdrop", "resid_pdrop", none=("attn_pdrop",)),
     ),
     rows=(
         row("transformer.wte.weight", "embedding"),

@@ -8,6 +8,7 @@ from lm_jax.interop.tables import (
     Arrays,
     Row,
     Transform,
+    dropout,
     linear,
     named,
     norm,
@@ -59,6 +60,7 @@ GPT_NEOX = Architecture(
         named("hidden_act", "activation", _ACTIVATIONS, "gelu"),
         *ROTARY,
         only("attention_bias", True),
+        dropout("hidden_dropout", none=("attention_dropout",)),
     ),
     rows=(
         row("gpt_neox.embed_in.weight", "embedding"),

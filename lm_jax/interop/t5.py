@@ -7,6 +7,7 @@ from lm_jax.interop.tables import (
     Architecture,
     Field,
     Row,
+    dropout,
     linear,
     named,
     norm,
@@ -76,6 +77,7 @@ T5 = Architecture(
         same("layer_norm_epsilon", "norm_epsilon", 1e-6),
         same("tie_word_embeddings", "tie_embeddings", True),
         named("feed_forward_proj", "activation", _ACTIVATIONS, "relu"),
+        dropout("dropout_rate"),  # of attention weights, too, which no other field decides
         Field(  # where the tables are tied, the decoder's output is divided by sqrt(d)
             "logit_scale",
             lambda values: (

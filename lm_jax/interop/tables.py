@@ -161,6 +161,22 @@ def only(theirs: str, value: Any, *others: Any) -> Field:
     return Field("", read, lambda config: {theirs: value})
 
 
+def dropout(*ours: str, none: Sequence[str] = ()) -> Field:
+    """Returns their fields of dropout, which are written and not read.
+
+    Left out, it would be that of transformers, 0.1 in GPT-2, BERT and T5.
+
+    Args:
+      ours: those for what `model.dropout_rate` drops, the embedding and the output of blocks.
+      none: those for what no model here drops, such as attention weights.
+    """
+
+    def write(config: Any) -> Values:
+        return dict.fromkeys(ours, config.dropout_rate) | dict.fromkeys(none, 0.0)
+
+    return Field("", lambda values: None, write)
+
+
 class Architecture(NamedTuple):
     """An architecture of transformers in terms of one of our families."""
 

@@ -16,11 +16,11 @@ from lm_jax.config.serialization import to_dict
 from lm_jax.data import train_tokenizer
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.errors import UserError
-from lm_jax.interop.architectures import exported_as
+from lm_jax.interop.architectures import ARCHITECTURES, exported_as, their_config
 from lm_jax.interop.export_model import export_model, write_model
 from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
-from lm_jax.models import build_model
+from lm_jax.models import FAMILIES, build_model
 from lm_jax.models.causal_cnn import CausalCNNConfig
 from lm_jax.models.parameters import path_of
 from lm_jax.models.transformer.config import TransformerConfig
@@ -124,6 +124,45 @@ def test_a_run_tuned_at_a_shorter_context_goes_out_with_that_of_its_model(
     values = json.loads((tmp_path / "out/config.json").read_text())
     described = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
     assert values["max_position_embeddings"] == described["model_max_length"] == length
+
+
+DROPPED = {  # what each architecture calls the dropout of blocks, and of attention weights
+    "gpt2": (("embd_pdrop", "resid_pdrop"), ("attn_pdrop",)),
+    "gpt_neox": (("hidden_dropout",), ("attention_dropout",)),
+    "bert": (("hidden_dropout_prob",), ("attention_probs_dropout_prob",)),
+    "t5": (("dropout_rate",), ()),
+}
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+def test_what_a_model_drops_in_training_is_said(kind):
+    architecture = ARCHITECTURES[kind]
+    config = FAMILIES[architecture.family].config(
+        **{**architecture.constants, "dropout_rate": 0.25, "activation": "gelu"}
+    )
+    if kind == "t5":
+        config.activation = "geglu"
+    values = their_config(architecture, config)
+    ours, none = DROPPED[kind]
+    assert [values[name] for name in (*ours, *none)] == [0.25] * len(ours) + [0.0] * len(none)
+
+
+def test_special_tokens_are_named_where_transformers_has_others(language_model, folder, tmp_path):
+    export_model(language_model, tmp_path / "out", log=lambda _: None)
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    end = load(language_model).tokenizer.end_of_document
+    ids = {name: values[name] for name in values if name.endswith("_token_id")}
+    assert ids == {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+
+    given = json.loads((folder / "config.json").read_text())
+    del given["pad_token_id"]
+    given |= {"bos_token_id": 1, "decoder_start_token_id": 3}
+    (folder / "config.json").write_text(json.dumps(given))
+    import_model(folder, tmp_path / "run", log=lambda _: None)
+    export_model(tmp_path / "run", tmp_path / "again", log=lambda _: None)
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert "pad_token_id" not in again  # as it came
+    assert (again["bos_token_id"], again["decoder_start_token_id"]) == (1, 3)
 
 
 def test_a_factor_on_logits_goes_into_the_last_norm(tmp_path):

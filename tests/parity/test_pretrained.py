@@ -58,6 +58,7 @@ def test_what_is_read_is_written_again_bit_for_bit(name, tmp_path):
     theirs = {field: value for field, value in theirs.items() if value is not None}
     for field in ("architectures", "model_type"):
         del theirs[field], values[field]
+    values = {field: value for field, value in values.items() if "drop" not in field}  # ours
     there = {field: theirs.get(field, value) for field, value in values.items()}
     assert values == there
 
