@@ -143,11 +143,15 @@ def fork_boundary(step: int, experiment: Experiment) -> int:
 def last_step_before_decay(experiment: Experiment) -> int:
     """Returns the last step from which a longer run can fork before a final decay; 0 without one.
 
-    Schedules that decay from the start have none, nor have those that never decay.
+    Schedules that decay from the start have none, nor have those that never decay. A run that is
+    too short for a `fork_boundary` has a step that is not logged, or one at which longer runs end
+    no dispatch, so that their numbers may be rounded otherwise.
     """
     steps = experiment.training.num_steps
     shared = steps_before_decay(experiment.schedule, steps)
-    return fork_boundary(shared, experiment) if shared < steps else 0
+    if shared >= steps:
+        return 0
+    return fork_boundary(shared, experiment) or last_dispatch_end(shared, experiment) or shared
 
 
 class Fork:

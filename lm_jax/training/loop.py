@@ -11,6 +11,7 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.parallel import sharding
+from lm_jax.training.schedules import steps_before_decay
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import TrainStep
 
@@ -167,10 +168,16 @@ def _is_done(x: jax.Array) -> bool:
 def end_of_dispatch(step: int, experiment: Experiment) -> int:
     """Returns the step at which the dispatch that starts at `step` ends.
 
-    A function of the step alone, so that a resumed run groups its steps as an uninterrupted one
-    does: XLA may compile groups of different lengths to different roundings.
+    A function of the step and the experiment, so that a resumed run groups its steps as an
+    uninterrupted one does: XLA may compile groups of different lengths to different roundings. A
+    run whose first dispatch would reach into its decay ends one before it, to be forked there. The
+    first dispatch of a fork that begins within one of the longer run ends with that.
     """
-    ends = [step + experiment.training.steps_per_call, experiment.training.num_steps]
+    num_steps, per_call = experiment.training.num_steps, experiment.training.steps_per_call
+    ends = [last_dispatch_end(step, experiment) + per_call, num_steps]
+    before_decay = steps_before_decay(experiment.schedule, num_steps)
+    if step < before_decay < num_steps and not last_dispatch_end(before_decay, experiment):
+        ends.append(before_decay)
     for every in (experiment.evaluation.every_steps, experiment.checkpoint.every_steps):
         if every:
             ends.append((step // every + 1) * every)

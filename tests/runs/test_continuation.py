@@ -20,6 +20,7 @@ from lm_jax.reports.compare_runs import compare
 from lm_jax.runs import workdir
 from lm_jax.runs.continuation import (
     Fork,
+    fork_boundary,
     growth,
     last_step_before_decay,
     refuse_another_experiment,
@@ -31,6 +32,7 @@ from lm_jax.runs.train import train, train_fork
 from lm_jax.runs.trained_run import load
 from lm_jax.runs.vmapped_runs import RunGroup
 from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.training.checkpoints import finished_steps
 from tests.experiments import tiny
 
 TIMES = ("seconds", "tokens_per_second")
@@ -302,6 +304,19 @@ def test_a_run_keeps_the_last_step_before_its_decay(fields, step, text):
     fields = fields | {"training__log_every_steps": 8}
     logged = last_step_before_decay(base_of(text, training__num_steps=16, **fields))
     assert logged == step // 8 * 8
+
+
+def test_a_run_keeps_a_step_before_its_decay_however_short_it_is(text, tmp_path):
+    short = base_of(text, training__log_every_steps=50, schedule__name="wsd")  # 6 + 2 steps
+    assert fork_boundary(6, short) == 0 and last_step_before_decay(short) == 4
+    short.training.steps_per_call = 10
+    short.evaluation.every_steps = short.checkpoint.every_steps = 0
+    short.checkpoint.keep_last = 1
+    assert last_step_before_decay(short) == 6
+    train(short, tmp_path / "short")
+    assert finished_steps(tmp_path / "short" / "checkpoints") == [6, 8]
+    train_fork(of_steps(short, 16), tmp_path / "fork", tmp_path / "short", 6)
+    assert finished_steps(tmp_path / "fork" / "checkpoints") == [10, 16]
 
 
 def test_a_run_grown_within_a_dispatch_says_that_it_may_be_rounded_otherwise(text, tmp_path):

@@ -29,7 +29,7 @@ from lm_jax.sweeps.warm_starts import (
     without_shared_steps,
 )
 from lm_jax.telemetry.json_files import read_metrics
-from lm_jax.training.loop import _end_of_dispatch
+from lm_jax.training.loop import end_of_dispatch
 from tests.experiments import tiny
 
 TIMES = ("seconds", "tokens_per_second")
@@ -265,13 +265,13 @@ def test_a_fork_step_ends_a_dispatch_of_every_longer_run(per_call, log_every, te
     fields = {"training__steps_per_call": per_call, "training__log_every_steps": log_every}
     longer, ends = base_of(text, training__num_steps=200, **fields), [0]
     while ends[-1] < 200:
-        ends.append(_end_of_dispatch(ends[-1], longer))
+        ends.append(end_of_dispatch(ends[-1], longer))
     for steps in (16, 37, 51, 64, 99):
         before_decay = steps - round(0.25 * steps)
         shared = [end for end in ends if end <= before_decay and end % log_every == 0]
         run = base_of(text, training__num_steps=steps, **fields)
         assert fork_step(run) == shared[-1] > 0
-        assert all(_end_of_dispatch(end, run) in ends for end in shared[:-1])
+        assert all(end_of_dispatch(end, run) in ends for end in shared[:-1])
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
