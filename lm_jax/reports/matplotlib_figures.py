@@ -33,6 +33,7 @@ BLUE, RED, GREY = "#2459a8", "#d1542f", "#667085"
 LABELS = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "s": "steps S"}
 LOSS, VALIDATION = "loss", "validation loss, nats"
 _SINGLE = (5.2, 3.6)  # inches; two stand side by side on a page, and one fills a telephone
+_LONGEST_TITLE, LONGEST_NAME = 48, 28  # letters above a panel, and beside a line
 _COLUMNS = 3  # panels side by side, at most
 
 
@@ -98,8 +99,15 @@ def _write(name: str, plot: Plot, directory: Path, provenance: str) -> _Figure:
     return _Figure(f"data:image/svg+xml;base64,{svg}", plot.caption, columns > 1)
 
 
-def plain(text: str) -> str:
-    """Returns a text whose dollar signs do not begin a formula."""
+def plain(text: str, longest: int = _LONGEST_TITLE) -> str:
+    """Returns a name whose dollar signs do not begin a formula.
+
+    Args:
+      longest: letters above which its middle is left out, so that it leaves room for the axes.
+    """
+    if len(text) > longest:
+        end = longest // 2
+        text = f"{text[: longest - end - 1]}…{text[-end:]}"
     return text.replace("$", r"\$")
 
 
@@ -216,7 +224,7 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, str, Any]]) -> None:
     for index, position in zip(order, positions, strict=True):
         _, name, colour = ends[index]
         axes.annotate(
-            plain(name),
+            plain(name, LONGEST_NAME),
             (1.02, position),
             xycoords="axes fraction",
             va="center",

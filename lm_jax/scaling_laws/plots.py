@@ -11,6 +11,7 @@ from lm_jax.reports.matplotlib_figures import (
     BLUE,
     GREY,
     LABELS,
+    LONGEST_NAME,
     LOSS,
     RED,
     Plot,
@@ -236,7 +237,7 @@ def _groups(axes: Any, study: Study) -> None:
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(values[own], np.exp(fitted.log_losses[own]), marker, color=colour, markersize=5)
         slope = fitted.parameters[f"alpha[{name}]"]
-        label = f"{plain(name)}, exponent {slope:.3f}"
+        label = f"{plain(name, LONGEST_NAME)}, exponent {slope:.3f}"
         _along_first(axes, refits, values[own], np.array([number]), label, colour, marker)
     _loss_axes(axes, fitted)
     axes.legend()

@@ -85,6 +85,7 @@ def test_a_comparison(tmp_path):
     assert "<img" not in (tmp_path / "comparison.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")
 def test_a_sweep(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [
@@ -95,6 +96,7 @@ def test_a_sweep(tmp_path):
     assert_harmless(write_sweep_page(tmp_path)[0].read_text(encoding="utf-8"))
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")
 def test_a_scaling_law(tmp_path):
     pytest.importorskip("matplotlib")
     n = np.geomspace(1e4, 1e6, 6).repeat(2)
