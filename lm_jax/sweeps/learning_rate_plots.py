@@ -22,7 +22,8 @@ from lm_jax.reports.svg_charts import COLOURS
 from lm_jax.sweeps.learning_rate_curves import LearningRateCurve
 
 _ABOVE = 1.25  # highest loss shown / highest minimum, where it shows enough of each curve
-_FEWEST = 3  # points of each curve that are shown
+_FEWEST = 3  # points of each curve that are shown, unless they are far above all minima
+_FAR = 2.0  # a loss / the median of the minima, above which a run has diverged
 _WIDEST = 4.0  # points of a line
 _ROW = 0.035  # height of the row of failed runs of a size, as a share of the axes
 _BESIDE = 1.04  # ratio of the places of markers of one size
@@ -101,16 +102,21 @@ def learning_rate_plot(made: Sequence[LearningRateCurve], column: str) -> Plot:
 
 
 def _limits(made: Sequence[LearningRateCurve]) -> _Limits:
-    """Returns limits that leave out losses far above every minimum."""
+    """Returns limits that leave out losses far above every minimum.
+
+    A single rate, or a size, that diverged without failing decides on no limit.
+    """
     failing = sorted({curve.size for curve in made if curve.failed.any()})
     strip = _ROW * (len(failing) + 0.5) if failing else 0.0
     losses = np.concatenate([x for curve in made for x in curve.losses])
     if not len(losses):
         return _Limits(0.0, 1.0, strip, failing)
     best = [found.loss for curve in made if (found := curve.best())]
+    most = _FAR * float(np.median(best)) if best else losses.max()
     lowest = [np.sort(c.means[np.isfinite(c.means)])[:_FEWEST] for c in made]
-    enough = [means[-1] for means in lowest if len(means)]
-    top = min(losses.max(), max([_ABOVE * max(best, default=losses.max()), *enough]))
+    enough = [means[means <= most].max(initial=0.0) for means in lowest]
+    minima = [loss for loss in best if loss <= most] or [losses.max()]
+    top = min(losses.max(), max([_ABOVE * max(minima), *enough]))
     low = min([losses.min(), *best])
     return _Limits(low - _MARGIN * (top - low), top, strip, failing)
 

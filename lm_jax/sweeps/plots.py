@@ -10,6 +10,7 @@ from lm_jax.errors import UserError
 from lm_jax.evaluation.by_position import position_bins
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.reports.matplotlib_figures import (
+    GREY,
     LABELS,
     RED,
     VALIDATION,
@@ -42,6 +43,7 @@ from lm_jax.sweeps.loss_curves import LossCurve, frontier, frontier_of_curves, r
 from lm_jax.sweeps.results import workdir_of_row
 
 _FAR = 1.25  # early loss of a run / median, above which it does not decide on the axis
+_DIVERGED = 2.0  # final loss / median, above which it does not either
 _PER_OCTAVE = 4  # bins of positions
 _MOST_NAMES = 12  # lines with names beside them; more lines get a colour bar of sizes
 _STYLES = ("-", "--", ":", "-.")  # one a family
@@ -98,6 +100,8 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
             fits.append(None)
             notes.append(f"no minima: {error}")
 
+    shown = _sensible(np.hstack(points)[3])
+
     def draw(*figure: Any) -> None:
         for axes, family, fitted, (n, _, c, losses) in zip(
             figure, families, fits, points, strict=True
@@ -105,7 +109,7 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
             if fitted:
                 profiles(axes, fitted)
             else:
-                _unfitted(axes, n, c, losses)
+                _unfitted(axes, n, c, losses, shown)
             axes.set_title(plain(family) if len(families) > 1 else "")
             some_ticks(axes.xaxis, sorted({size for size, *_ in np.hstack(points).T}))
         outer_labels(figure, LABELS["n"], VALIDATION)
@@ -115,15 +119,18 @@ def _isoflop(rows: Sequence[ResultRow]) -> Plot:
     return Plot("; ".join([caption, *notes]), draw, len(families))
 
 
-def _unfitted(axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray) -> None:
+def _unfitted(
+    axes: Any, n: np.ndarray, c: np.ndarray, losses: np.ndarray, shown: tuple[float, float]
+) -> None:
     """Draws profiles without minima: their points, joined by lines."""
     budgets, ends = np.unique(c), []
     for budget, colour in zip(budgets, colours(len(budgets)), strict=True):
         rows = np.flatnonzero(c == budget)
         rows = rows[np.argsort(n[rows])]
         axes.plot(n[rows], losses[rows], ".-", color=colour)
-        ends.append((losses[rows[-1]], f"{budget:.3g} FLOPs", colour))
+        ends.append((min(losses[rows[-1]], shown[1]), f"{budget:.3g} FLOPs", colour))
     axes.set(xscale="log")
+    _mark_above(axes, n, losses, shown)
     label_ends(axes, ends)
 
 
@@ -144,6 +151,8 @@ def _best_of_each(rows: Sequence[ResultRow]) -> np.ndarray:
 def _compute(rows: Sequence[ResultRow]) -> Plot:
     families = list(dict.fromkeys(row["family"] for row in rows))
     flops = [row["training_flops"] for row in rows]  # panels share their axis
+    shown = _sensible(np.array([row["validation_loss"] for row in rows]))
+    diverged = any(row["validation_loss"] > shown[1] for row in rows)
 
     def draw(*figure: Any) -> None:
         scale = by_size([row[_SIZE] for row in rows])
@@ -156,13 +165,29 @@ def _compute(rows: Sequence[ResultRow]) -> Plot:
             axes.plot(c[best], losses[best], color=RED, linewidth=1.2, drawstyle="steps-post")
             axes.set(xscale="log", yscale="log", title=plain(family) if len(families) > 1 else "")
             plain_ticks(axes.yaxis)
+            if diverged:
+                _mark_above(axes, c, losses, shown)
             if max(flops) < 30 * min(flops):
                 few_decades(axes.xaxis)
         outer_labels(figure, LABELS["c"], VALIDATION)
         _size_bar(figure, scale, rows)
 
     caption = "Final loss by compute; line: the lowest loss of any run at each compute"
+    if diverged:
+        caption += "; triangles: losses above the axis"
     return Plot(caption, draw, len(families))
+
+
+def _sensible(losses: np.ndarray) -> tuple[float, float]:
+    """Returns the range of final losses but those of runs that diverged without failing."""
+    return float(losses.min()), float(losses[losses <= _DIVERGED * np.median(losses)].max())
+
+
+def _mark_above(axes: Any, x: np.ndarray, losses: np.ndarray, shown: tuple[float, float]) -> None:
+    """Ends the axis of a range of losses, and marks those above it with triangles."""
+    (low, top), high = shown, x[losses > shown[1]]
+    axes.set_ylim(low * 0.98, top * 1.02)
+    axes.plot(high, np.full(len(high), top * 1.02), "^", color=GREY, markersize=5, clip_on=False)
 
 
 def _curves(curves: Sequence[LossCurve], kind: str) -> Plot:

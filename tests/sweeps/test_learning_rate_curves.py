@@ -134,6 +134,10 @@ def test_a_plot_shows_the_lowest_three_points_of_each_curve_and_leaves_out_outli
     assert _limits([flat, steep]).top == 3.41
     short = curve([1, 2], [[2.7], [2.61]])
     assert _limits([short]).top == 2.7
+    assert _limits([curve([1, 2, 3], [[2.7], [2.61], [90.0]])]).top == pytest.approx(1.25 * 2.61)
+    lost = curve([1, 2], [[60.0], [90.0]])
+    assert _limits([flat, steep, lost]).top == 3.41
+    assert _limits([lost]).top == 90
 
 
 @pytest.mark.parametrize("failed", [None, [0, 0, 0, 2]])

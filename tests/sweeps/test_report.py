@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation.loss_sums import PositionSums
 from lm_jax.runs.workdir import write_by_position
+from lm_jax.sweeps.plots import plots_of
 from lm_jax.sweeps.report import write_sweep_page
 from lm_jax.sweeps.results import workdir_of_row, write_results
 from tests.reports.pages import Page
@@ -123,3 +125,18 @@ def test_a_sweep_without_finished_runs_has_a_page(tmp_path):
 def test_a_directory_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no results.csv; launch.sweep --table writes it"):
         write_sweep_page(tmp_path)
+
+
+def test_a_run_that_diverged_does_not_squeeze_the_losses_by_compute():
+    rows = profiles()
+    rows[0] |= {"validation_loss": 90.0}
+    plot = plots_of(Path("nowhere"), rows)["compute"]
+    assert plot.caption.endswith("triangles: losses above the axis")
+    figure, axes = pytest.importorskip("matplotlib.pyplot").subplots()
+    plot.draw(axes)
+    sensible = max(each["validation_loss"] for each in rows[1:])
+    assert axes.get_ylim()[1] == pytest.approx(1.02 * sensible)
+    (marks,) = [line for line in axes.lines if line.get_marker() == "^"]
+    assert marks.get_xdata() == [rows[0]["training_flops"]]
+    rows[0] |= {"validation_loss": sensible}
+    assert "triangles" not in plots_of(Path("nowhere"), rows)["compute"].caption
