@@ -30,6 +30,21 @@ def map_array(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is no array ({_reason(error)})") from None
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes an npy file.
+
+    `np.save` and `tofile` leave up to 4 KiB to the C library, and say nothing when a full disk
+    refuses them at the end.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    array = np.asarray(array, order="C")
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays of an npz file by name.
 

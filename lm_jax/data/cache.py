@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lm_jax.data.arrays import map_array
+from lm_jax.data.arrays import map_array, save_array
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.digests import find_damage, write_manifest
 from lm_jax.errors import names_path
@@ -88,7 +88,7 @@ def save_split(split: NamedTuple, directory: Path, name: str) -> None:
         if isinstance(value, TokenizedDocuments):
             save_split(value, directory, path.name)
         elif isinstance(value, np.ndarray):
-            np.save(f"{path}.npy", value)
+            save_array(Path(f"{path}.npy"), value)
         else:
             Path(f"{path}.json").write_text(json.dumps(value))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lm_jax.data.documents import TokenizedDocuments
 from lm_jax.data.tokenizers import Tokenizer
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.progress import shown
 
 _BATCH = 2_000_000  # characters that are encoded together
@@ -54,10 +54,11 @@ def tokenize(
 
     Raises:
       UserError: a text cannot be encoded.
-      OSError: the disk is full.
+      OSError: the disk is full; names the directory.
     """
     sizes, is_last = [], []
-    with tempfile.TemporaryFile(dir=directory, buffering=1 << 20) as file:
+    place = directory or Path(tempfile.gettempdir())
+    with names_path(place), tempfile.TemporaryFile(dir=directory, buffering=1 << 20) as file:
         file.write(np.array([tokenizer.end_of_document], token_type(tokenizer)).tobytes())
         for batch in encode_batches(tokenizer, shown(texts, len(texts), "tokenizing")):
             file.write(batch.tokens.tobytes())

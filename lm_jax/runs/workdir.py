@@ -128,7 +128,7 @@ def _is_whole(results: Results) -> bool:
 
 
 def refuse_other_data(
-    dataset: data.Dataset, workdir: Path, advice: str = "choose another --workdir"
+    dataset: data.Dataset, workdir: Path, advice: str = "restore it, or choose another --workdir"
 ) -> None:
     """Raises UserError if the directory was begun with other data or another tokenizer.
 

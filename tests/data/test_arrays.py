@@ -1,7 +1,9 @@
 """Files of arrays whose headers lie, and damaged ones of every kind: one line, and no memory."""
 
+import errno
 import gzip
 import io
+import resource
 import struct
 import tracemalloc
 import zipfile
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_jax.data import arrays
-from lm_jax.data.arrays import map_array, read_npz
+from lm_jax.data.arrays import map_array, read_npz, save_array
 from lm_jax.data.classification.images import _read_idx
 from lm_jax.errors import UserError
 
@@ -112,3 +114,25 @@ def test_an_idx_file_is_unpacked_as_far_as_its_header_says(content, message, tmp
         _read_idx(tmp_path, "a")
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5)])
+def test_a_saved_array_is_the_file_that_numpy_writes(tmp_path, shape):
+    for array in (np.full(shape, 1.5, np.float32), np.full(shape, 3, np.int64).T):
+        np.save(tmp_path / "a.npy", array)
+        save_array(tmp_path / "b.npy", array)
+        np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), array)
+        assert np.load(tmp_path / "b.npy").dtype == array.dtype
+        if array.flags.c_contiguous:
+            assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+
+
+def test_a_full_disk_is_noticed_at_the_last_bytes_of_a_small_array(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # the header takes 128
+    try:
+        with pytest.raises(OSError) as told:
+            save_array(tmp_path / "a.npy", np.arange(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.errno == errno.EFBIG

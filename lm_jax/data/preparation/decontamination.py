@@ -49,7 +49,7 @@ class IndexEvaluationSets(PipelineStep):
                     "decontamination.words asks for"
                 )
             file = self.folder / f"{number}_{Path(path).stem.replace('*', '')}.index.hashes"
-            np.array(sorted(found), np.uint64).tofile(file)
+            file.write_bytes(np.array(sorted(found), np.uint64).tobytes())
 
 
 def add_decontamination(plan: Plan) -> None:

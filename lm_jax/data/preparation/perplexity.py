@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
+from lm_jax.data.arrays import save_array
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.preparation.documents import Dropped, write_whole
 from lm_jax.data.preparation.language import pieces_of
@@ -54,7 +55,7 @@ class ScoreDocuments(PipelineStep):
         while batch := list(islice(texts, _BATCH)):
             found += score(batch)
         self.scores.mkdir(parents=True, exist_ok=True)
-        np.save(self.scores / f"{rank:05d}.npy", np.array(found, np.float32))
+        save_array(self.scores / f"{rank:05d}.npy", np.array(found, np.float32))
 
 
 @functools.lru_cache(maxsize=1)
