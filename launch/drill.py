@@ -11,7 +11,11 @@ the same bits, and the page whole. A damaged file may also be refused in one lin
   kill, stop, pause   SIGKILL, SIGTERM, or SIGSTOP and SIGCONT, to a run until it ends
   imports             SIGKILL within 2 s of starting a process, which then imports
   second              another process in the same work directory
-  disk                a limit on the size of files (RLIMIT_FSIZE), which stands for a full disk
+  disk                a full disk at each stage in turn: every write from a random one on fails
+  failing             one write, or all from a random one on, fail (EIO or ENOSPC)
+  slow                every write waits; half of the runs are killed
+  clock               the time jumps by up to 10 days, forwards and back; half of them are killed
+  data                a changed bit in the files of the data between the start and the end of a run
   arrays, caches      one flipped bit of the newest checkpoint or of the cache of the data
   files               any file of a run emptied, cut, deleted, or with another byte, bit or `null`
 
@@ -30,7 +34,9 @@ from lm_jax.errors import UserError
 from lm_jax.telemetry.json_files import write_json
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A new directory for all runs.", required=True)
-ATTACKS = flags.DEFINE_list("attacks", [], "NAME or NAME:REPEAT, comma-separated; all if none.")
+ATTACKS = flags.DEFINE_list(
+    "attacks", [], "NAME or NAME:REPEAT, comma-separated; all that apply if none."
+)
 REPEAT = flags.DEFINE_integer("repeat", 10, "Repetitions of each attack.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments, files and bits.")
 PROCESSES = flags.DEFINE_integer(
@@ -49,15 +55,16 @@ CONFIG = experiment_flags.define()
 def main() -> dict[str, Any]:
     """Drills, prints a table and what went wrong."""
     output = program.output_file(OUTPUT.value)
-    from lm_jax.runs.drills.attacks import ATTACKS as KNOWN
     from lm_jax.runs.drills.attacks import Outcome
-    from lm_jax.runs.drills.report import rows_of, run_drill
+    from lm_jax.runs.drills.report import ATTACKS as KNOWN
+    from lm_jax.runs.drills.report import applies, rows_of, run_drill
 
     if CONFIG.value is None:
         raise UserError("give an experiment, --config=FILE (configs/*.py)")
     if Path(WORKDIR.value).exists() and any(Path(WORKDIR.value).iterdir()):
         raise UserError(f"--workdir={WORKDIR.value} is not empty; give a new directory")
-    repeats = _repeats(list(KNOWN))
+    experiment = experiment_flags.experiment()
+    repeats = _repeats(list(KNOWN), [name for name in KNOWN if applies(name, experiment)])
 
     outcomes: list[Outcome] = []
 
@@ -72,6 +79,7 @@ def main() -> dict[str, Any]:
 
     run_drill(
         Path(WORKDIR.value),
+        experiment,
         _config_arguments(sys.argv[1:]),
         repeats,
         seed=SEED.value,
@@ -84,9 +92,9 @@ def main() -> dict[str, Any]:
     return {"attacks": len(outcomes), "bad": num_bad, "failed": num_bad > 0}
 
 
-def _repeats(known: list[str]) -> dict[str, int]:
+def _repeats(known: list[str], unless_given: list[str]) -> dict[str, int]:
     found = {}
-    for text in ATTACKS.value or known:
+    for text in ATTACKS.value or unless_given:
         name, _, number = text.partition(":")
         if name not in known or (number and not number.isdecimal()):
             raise UserError(

@@ -1,7 +1,8 @@
 """What a drill does to a run, and what came of it.
 
 Each attack is a function of a drill, its random numbers and a number of repetitions. It returns one
-outcome per repetition.
+outcome per repetition. Here are the attacks on processes and files of runs; those on what a run
+stands on are in `surroundings`.
 """
 
 import random
@@ -78,8 +79,12 @@ def prepare(site: Site) -> Drill:
     return Drill(site, judge.read(finished), finished, begun)
 
 
-def _finish(drill: Drill, workdir: Path, before: str = "") -> tuple[str, str]:
-    """Runs the same command until it ends well; returns the verdict and what was said."""
+def finish(drill: Drill, workdir: Path, before: str = "") -> tuple[str, str]:
+    """Runs the same command until it ends well; returns the verdict and what was said.
+
+    Args:
+      before: what was wrong already; "": nothing.
+    """
     ended = Ended(0, "")
     for _ in range(_MOST_STARTS):
         ended = drill.site.run(workdir)
@@ -132,7 +137,7 @@ def _struck(
                     strikes.append((f"no attack {at}", fault))
                 given = given + 1 if is_struck or not is_over else given
             if is_over:
-                verdict, said = _finish(drill, workdir)
+                verdict, said = finish(drill, workdir)
                 for detail, fault in strikes:
                     yield Outcome(attack, detail, fault or verdict, said)
                 if verdict == IDENTICAL:
@@ -183,28 +188,9 @@ def _second(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
         refused = [line for line in map(judge.refusal, ends) if line]
         if not fault and [end.status for end in ends].count(0) == 0:
             fault = "both were refused"
-        verdict, _ = _finish(drill, workdir, fault)
+        verdict, _ = finish(drill, workdir, fault)
         said = refused[0] if refused else ""
         yield Outcome("second", f"{pause:.2f} s later", verdict, said)
-
-
-def _disk(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
-    """Limits the size of files, so that writing fails on the way, and lifts the limit."""
-    folders = (drill.finished, drill.site.root / "cache")
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    sizes = sorted({path.stat().st_size for path in files} - {0})
-    for _ in range(repeat):
-        workdir, cache = drill.site.new("disk"), drill.site.new("disk-cache")
-        limit = rng.choice(sizes) - 1  # the files of this size and larger ones fail
-        if rng.random() < 0.5:
-            cache = drill.site.root / "cache"
-        job = drill.site.start(workdir, file_limit=limit, cache=cache)
-        ended = job.end(drill.site.limit_seconds)
-        fault, said = judge.fault(ended), judge.refusal(ended)
-        if not fault and ended.status != 0 and not said:
-            fault = f"status {ended.status} without one line"
-        verdict, _ = _finish(drill, workdir, fault)
-        yield Outcome("disk", f"files up to {limit} bytes", verdict, said)
 
 
 def flipped(content: bytes, rng: random.Random) -> bytes:
@@ -236,7 +222,7 @@ def _arrays(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
             path.write_bytes(content)
         detail = f"{path.relative_to(workdir)}: a bit"
         yield Outcome("arrays", detail, verdict, next(iter(notes), ""))
-    verdict, said = _finish(drill, workdir)
+    verdict, said = finish(drill, workdir)
     yield Outcome("arrays", "the run goes on", verdict, said)
 
 
@@ -253,7 +239,7 @@ def _caches(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
         detail = f"{path.name}: a bit"
         path.write_bytes(flipped(good, rng))
         workdir = shutil.copytree(drill.finished, drill.site.new("caches"))
-        verdict, said = _finish(drill, workdir)
+        verdict, said = finish(drill, workdir)
         if path.read_bytes() != good:
             verdict = "the damaged cache stays"
             path.write_bytes(good)
@@ -309,7 +295,7 @@ def _damaged(
     if line:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, path)
-        verdict, _ = _finish(drill, workdir)
+        verdict, _ = finish(drill, workdir)
         verdict, said = REFUSED if verdict == IDENTICAL else verdict, line
     else:
         verdict = _verdict(drill, workdir, is_read_again=source == drill.begun)
@@ -319,13 +305,12 @@ def _damaged(
     return Outcome(attack, detail, verdict, said)
 
 
-ATTACKS: Mapping[str, Attack] = {
+ON_RUNS: Mapping[str, Attack] = {
     "kill": _struck("kill", _kill),
     "stop": _struck("stop", _terminate),
     "pause": _struck("pause", _pause),
     "imports": _struck("imports", _kill, is_warm=False),
     "second": _second,
-    "disk": _disk,
     "arrays": _arrays,
     "caches": _caches,
     "files": _files,

@@ -4,20 +4,23 @@
 
 imports the modules that it is given. A request is a line. {"module", "arguments", "cwd",
 "environment", "stdout", "stderr"}, of which the last two are paths of files, runs the module as
-`python -m` does, but without the 2 s that the imports take; "file_limit" is the most bytes of a
-file that it may write. The answer is the process's id. An id is answered with the exit status once
-the process has ended; a negative id at once, with null while it runs. A fork has its own flags, its
-own JAX and its own signals, as a process started anew has.
+`python -m` does, but without the 2 s that the imports take; "write_fault" and "clock_jumps" are
+what goes wrong around it. The answer is the process's id. An id is answered with the exit status
+once the process has ended; a negative id at once, with null while it runs. A fork has its own
+flags, its own JAX and its own signals, as a process started anew has.
 """
 
 import gc
 import importlib
 import json
 import os
-import resource
 import runpy
 import sys
 from typing import NotRequired, TypedDict
+
+from lm_jax.runs.drills import clock, write_faults
+from lm_jax.runs.drills.clock import Jump
+from lm_jax.runs.drills.write_faults import WriteFault
 
 
 class Request(TypedDict):
@@ -29,7 +32,8 @@ class Request(TypedDict):
     environment: dict[str, str]
     stdout: str
     stderr: str
-    file_limit: NotRequired[int]
+    write_fault: NotRequired[WriteFault]
+    clock_jumps: NotRequired[list[Jump]]
 
 
 def run(request: Request) -> None:
@@ -43,8 +47,10 @@ def run(request: Request) -> None:
     os.environ.update(request["environment"])
     sys.argv = [request["module"], *request["arguments"]]
     sys.orig_argv = [sys.executable, "-m", *sys.argv]  # which the page of a sweep shows
-    if "file_limit" in request:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+    if "clock_jumps" in request:
+        clock.jump([clock.Jump(*each) for each in request["clock_jumps"]])
+    if "write_fault" in request:
+        write_faults.begin(request["write_fault"])
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

@@ -4,12 +4,22 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lm_jax.runs.drills.attacks import ATTACKS, GOOD, Outcome, prepare
+from lm_jax.config.experiment import Experiment
+from lm_jax.runs.drills.attacks import GOOD, ON_RUNS, Attack, Outcome, prepare
 from lm_jax.runs.drills.site import opened
+from lm_jax.runs.drills.surroundings import ON_SURROUNDINGS, copied_data
+
+ATTACKS: Mapping[str, Attack] = {**ON_RUNS, **ON_SURROUNDINGS}
+
+
+def applies(name: str, experiment: Experiment) -> bool:
+    """Returns whether an attack has something to attack in runs of an experiment."""
+    return name != "data" or bool(getattr(experiment.data, "path", ""))
 
 
 def run_drill(
     root: Path,
+    experiment: Experiment,
     arguments: Sequence[str],
     repeats: Mapping[str, int],
     *,
@@ -22,6 +32,7 @@ def run_drill(
 
     Args:
       root: an empty or missing directory.
+      experiment: what the arguments configure.
       arguments: of `launch.train`, but for the work directory.
       repeats: how often to repeat each attack, by its name.
       seed: of the moments, files and bits.
@@ -33,6 +44,8 @@ def run_drill(
       OSError: the directory cannot be written.
     """
     with opened(root, arguments, num_processes, limit_seconds) as site:
+        if "data" in repeats:
+            site.read_from(copied_data(experiment, site.root))
         drill = prepare(site)
         for name, repeat in repeats.items():
             rng = random.Random(f"{seed} {name}")

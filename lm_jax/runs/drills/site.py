@@ -13,11 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from lm_jax.runs.drills.clock import Jump
 from lm_jax.runs.drills.fork_server import Request
+from lm_jax.runs.drills.write_faults import WriteFault
 
 _PROGRAM = "launch.train"
 _POLL_SECONDS = 0.02
 _LAUNCHER_SECONDS = 2.0  # after which a launcher ends a job that has lost a process
+
+
+class Harm(NamedTuple):
+    """What goes wrong around a process."""
+
+    writes: WriteFault | None = None
+    jumps: Sequence[Jump] = ()
+
+
+NO_HARM = Harm()
 
 
 class Ended(NamedTuple):
@@ -129,14 +141,14 @@ class Site:
         self,
         workdir: Path,
         *,
-        file_limit: int | None = None,
+        harm: Harm = NO_HARM,
         is_warm: bool = True,
         cache: Path | None = None,
     ) -> Job:
         """Starts the command in a work directory.
 
         Args:
-          file_limit: the most bytes of a file that it may write, which stands for a full disk.
+          harm: what goes wrong around its first process, whose imports are done.
           is_warm: whether its imports are done; else it begins with them.
           cache: of its data; None: the one that the runs of the site share.
         """
@@ -153,8 +165,8 @@ class Site:
             flags = [[*common, *job, f"--process_id={i}"] for i in range(self.num_processes)]
         logs = [self.new("log") for _ in flags]
         started = [
-            self._process(arguments, log, file_limit, is_warm)
-            for arguments, log in zip(flags, logs, strict=True)
+            self._process(arguments, log, NO_HARM if number else harm, is_warm)
+            for number, (arguments, log) in enumerate(zip(flags, logs, strict=True))
         ]
         return Job(started, logs)
 
@@ -162,9 +174,11 @@ class Site:
         """Runs the command in a work directory to its end."""
         return self.start(workdir).end(self.limit_seconds)
 
-    def _process(
-        self, arguments: list[str], log: Path, file_limit: int | None, is_warm: bool
-    ) -> _Process:
+    def read_from(self, data: Path) -> None:
+        """Lets the commands read their data from this path from now on."""
+        self._arguments.append(f"--config.data.path={data}")
+
+    def _process(self, arguments: list[str], log: Path, harm: Harm, is_warm: bool) -> _Process:
         if not is_warm:
             with log.open("wb") as file:
                 command = [sys.executable, "-m", _PROGRAM, *arguments]
@@ -180,8 +194,10 @@ class Site:
             stdout=os.devnull,
             stderr=str(log),
         )
-        if file_limit is not None:
-            request["file_limit"] = file_limit
+        if harm.writes is not None:
+            request["write_fault"] = harm.writes
+        if harm.jumps:
+            request["clock_jumps"] = list(harm.jumps)
         pid = self._server.ask(request)
         assert pid is not None
         return _Process(pid, self._server, None)
