@@ -31,6 +31,7 @@ def main() -> dict[str, Any]:
     if not TOKENIZERS.value:
         raise UserError("--tokenizers is empty; give KIND:VOCABULARY or KIND:PATH, comma-separated")
     from lm_jax.evaluation.tokenizer_comparison import compare_tokenizers
+    from lm_jax.reports.numbers import timing
 
     try:
         rows = list(compare_tokenizers(TEXT.value, TOKENIZERS.value))
@@ -49,7 +50,7 @@ def main() -> dict[str, Any]:
                 f"{row.partial_share:.2%}",
                 f"{row.never_used:,}",
                 "yes" if row.lossless else "no",
-                f"{row.megabytes_per_second:.1f}",
+                timing(row.megabytes_per_second),
                 "-" if bits is None else f"{bits:.3f}",
             ]
         )

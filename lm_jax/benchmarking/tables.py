@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lm_jax.reports.numbers import timing
 from lm_jax.reports.text_table import text_table
 
 
@@ -15,10 +16,9 @@ def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, rate in result["programs"].items():
             seconds = rate["seconds"]
             lower, median, upper = (
-                _milliseconds(seconds[key])
-                for key in ("lower_quartile", "median", "upper_quartile")
+                timing(1e3 * seconds[key]) for key in ("lower_quartile", "median", "upper_quartile")
             )
-            row = [title, name, f"{rate['per_second']:,.0f} {result['unit']}", median]
+            row = [title, name, f"{timing(rate['per_second'])} {result['unit']}", median]
             row += [f"{lower} to {upper}", f"{rate['mfu']:.1%}" if "mfu" in rate else ""]
             ours = name == "lm_jax" and "ratio" in result
             low, high = result.get("ratio_range", (0, 0))
@@ -31,14 +31,14 @@ def table_of(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _startup(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = [["seconds to the first step", "", "without a cache", "from a cache"]]
     for title, result in results.items():
-        rows.append([title, "", *(f"{result[kind]['median']:.1f}" for kind in ("cold", "warm"))])
+        rows.append([title, "", *(timing(result[kind]["median"]) for kind in ("cold", "warm"))])
     return text_table(rows, "<<>>")
 
 
 def _notes(title: str, result: Mapping[str, Any]) -> list[str]:
     parts = []
     if result.get("compile_seconds"):
-        parts.append(f"compiled in {result['compile_seconds']:.1f} s")
+        parts.append(f"compiled in {timing(result['compile_seconds'])} s")
     memory = result.get("memory", {})
     parts += [f"memory {kind} {size / 1e6:,.0f} MB" for kind, size in memory.items() if size]
     if "flops" in result:
@@ -49,7 +49,7 @@ def _notes(title: str, result: Mapping[str, Any]) -> list[str]:
         parts.append(f"{share:.1%} of the peak of {result['peak_flops']['accelerator']}")
     if "bytes_per_step" in result:
         rate = result["programs"]["lm_jax"]["bytes_per_second"]
-        parts.append(f"lm_jax reads {rate / 1e9:,.1f} GB/s")
+        parts.append(f"lm_jax reads {timing(rate / 1e9)} GB/s")
     if "wait_seconds" in result:
         wait, share = result["wait_seconds"]["percentile_99"], result["wait_share"]
         parts.append(
@@ -60,7 +60,3 @@ def _notes(title: str, result: Mapping[str, Any]) -> list[str]:
     if "baseline" in result:
         parts.append(result["baseline"])
     return [f"{title}: {', '.join(parts)}"] if parts else []
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:,.1f}" if seconds >= 1e-2 else f"{1e3 * seconds:.3g}"

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from lm_jax.reports.compare_runs import BY_DOCUMENT, ComparisonRow, Curve
 from lm_jax.reports.html import render
 from lm_jax.reports.measures import in_unit, label_of, label_of_difference, measure
-from lm_jax.reports.numbers import decimals_of, text_of
+from lm_jax.reports.numbers import decimals_of, text_of, timing
 from lm_jax.reports.svg_charts import COLOURS, Series, both_widths, line_chart
 from lm_jax.telemetry.json_files import write_json, write_text
 
@@ -81,7 +81,7 @@ def table_of(rows: Sequence[ComparisonRow]) -> list[list[str]]:
     for row in rows:
         shown = [measure(name, *row.figures[name]) for name in measures]
         sizes = [f"{row.parameters:,}", f"{row.trained_on:,}"]
-        cells.append([row.name, str(row.runs), *sizes, *shown, f"{row.seconds:,.0f}"])
+        cells.append([row.name, str(row.runs), *sizes, *shown, timing(row.seconds)])
     return cells
 
 

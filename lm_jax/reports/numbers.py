@@ -64,6 +64,15 @@ def significant(value: float, digits: int) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
+def timing(value: float) -> str:
+    """Returns a time or a rate with three digits, all that repeats of it: 0.0123, 4.5, 127,000."""
+    rounded = float(f"{value:.2e}")
+    if not rounded or not math.isfinite(rounded):
+        return f"{value:g}"
+    exponent = math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.0f}" if exponent > 1 else f"{rounded:.{2 - exponent}f}"
+
+
 def four_digits(value: Any) -> str:
     """Returns a float with four significant digits, and any other value as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

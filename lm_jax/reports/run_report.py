@@ -24,7 +24,7 @@ from lm_jax.reports.measures import (
     predicted_in,
     table_of_parts,
 )
-from lm_jax.reports.numbers import on_card, text_of, with_error
+from lm_jax.reports.numbers import on_card, short, text_of, timing, with_error
 from lm_jax.reports.sections import EMBEDDINGS, analysis_sections
 from lm_jax.reports.svg_charts import (
     Series,
@@ -127,7 +127,11 @@ def write_report(
         data=_data({**data, "packing": results.get("packing", {})}),
         changed=[(name, text_of(value)) for name, value in changed.items()],
         defaults=[(name, text_of(value)) for name, value in defaults.items()],
-        timings=_named_facts(results.get("timings", {})),
+        timings=[
+            (name.replace("_", " "), timing(value))
+            for name, value in results.get("timings", {}).items()
+            if isinstance(value, int | float)
+        ],
         time_charts=_time_charts(results),
         environment=_facts(_read(workdir / "environment.json", Environment)),
     )
@@ -251,10 +255,12 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _counts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = [("parameters", results.get("parameters"))]
     counts += [("trained", results.get("trained_parameters")), ("steps", results.get("step"))]
-    for name, value in results.get("timings", {}).items():
-        if name.endswith("_per_second"):
-            counts.append((f"{name.removesuffix('_per_second')}/s", value))
-    return [(on_card(value), name) for name, value in counts if value is not None]
+    rates = [
+        (short(value) if value >= 1e4 else timing(value), f"{unit}/s")
+        for name, value in results.get("timings", {}).items()
+        if (unit := name.removesuffix("_per_second")) != name and value is not None
+    ]
+    return [(on_card(value), name) for name, value in counts if value is not None] + rates
 
 
 def _training_charts(rows: Sequence[Mapping[str, Any]], loss_note: str, nats: str) -> list[Markup]:
@@ -357,7 +363,8 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
     if goodput:
         total = sum(goodput.values()) - goodput.get("share", 0.0)
         unit = (
-            f"share of {total:,.0f} seconds, from the start of this process to the last checkpoint"
+            f"share of {timing(total)} seconds, from the start of this process to the last "
+            "checkpoint"
         )
         rows = goodput_bars(goodput)
         charts.append(both_widths(lambda width: bar_chart(rows, unit, width, "{:.1f}%")))
@@ -366,7 +373,7 @@ def _time_charts(results: Mapping[str, Any]) -> list[Markup]:
         largest = list(seconds.items())[:_OPERATIONS]
         rows_of_profile = [(name, 100 * s / (total or 1), False) for name, s in largest]
         unit_of_profile = (
-            f"share of {total:.3g} seconds of XLA operations in steps {first:,} to {last:,}"
+            f"share of {timing(total)} seconds of XLA operations in steps {first:,} to {last:,}"
         )
         charts.append(
             both_widths(lambda width: bar_chart(rows_of_profile, unit_of_profile, width, "{:.1f}%"))

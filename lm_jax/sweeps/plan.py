@@ -11,6 +11,7 @@ from lm_jax.costs.run_cost import Cost, cost_of, shape_of
 from lm_jax.errors import UserError
 from lm_jax.objectives.validation import validate
 from lm_jax.plurals import counted
+from lm_jax.reports.numbers import timing
 from lm_jax.reports.text_table import text_table
 from lm_jax.sweeps.search_space import Trial, address
 
@@ -111,11 +112,11 @@ def table_of(
         cost = run.cost
         counts = [cost.parameters, cost.non_embedding_parameters, cost.training_tokens]
         shown = [*(f"{count:,}" for count in counts), f"{cost.training_flops:.3e}"]
-        took = "-" if seconds is None else f"{seconds(cost):,.0f}"
+        took = "-" if seconds is None else timing(seconds(cost))
         rows.append([run.name, run.address, *shown, took, status])
     tokens = sum(run.cost.training_tokens for run in plan)
     sums = [f"{counted(len(plan), 'run')}", "", "", "", f"{tokens:,}", f"{total_flops(plan):.3e}"]
-    took = "-" if seconds is None else f"{sum(seconds(run.cost) for run in plan):,.0f}"
+    took = "-" if seconds is None else timing(sum(seconds(run.cost) for run in plan))
     rows.append([*sums, took, ""])
     return text_table(rows, "<<>>>>><")
 

@@ -13,7 +13,7 @@ from lm_jax.atomic_files import make_directory
 from lm_jax.errors import UserError
 from lm_jax.reports.html import render
 from lm_jax.reports.matplotlib_figures import require_matplotlib, size_label, write_figures
-from lm_jax.reports.numbers import four_digits, short, with_error
+from lm_jax.reports.numbers import four_digits, short, timing, with_error
 from lm_jax.sweeps.learning_rate_curves import (
     Best,
     LearningRateCurve,
@@ -176,7 +176,7 @@ def _cell(name: str, value: Any) -> str:
     if name in _COUNTS:
         return f"{value:,}"
     if name == "seconds":
-        return f"{value:,.0f}"
+        return timing(value)
     if name in _MEASURES:
         return f"{value:.4f}"
     return four_digits(value)

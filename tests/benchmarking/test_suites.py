@@ -93,7 +93,7 @@ def test_tables_say_what_was_measured():
     case = {"unit": "tokens", "ratio": 1.25, "ratio_range": [1.0, 1.5], "compile_seconds": 3.0}
     case |= {"programs": {"lm_jax": rate, "pytorch": rate}, "baseline": "PyTorch 3"}
     lines = table_of({"a case": case})
-    shown = "a case lm_jax 4,096 tokens 250.0 200.0 to 300.0 50.0% 1.25 1.00 to 1.50"
+    shown = "a case lm_jax 4,100 tokens 250 200 to 300 50.0% 1.25 1.00 to 1.50"
     assert lines[1].split() == shown.split()
     assert lines[2].split()[-1] == "50.0%"
     assert lines[3] == "a case: compiled in 3.0 s, PyTorch 3"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lm_jax.reports.numbers import bounded, bytes_of, on_card, text_of, with_error
+from lm_jax.reports.numbers import bounded, bytes_of, on_card, text_of, timing, with_error
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,22 @@ def test_a_cell_has_thousands_and_truth_values_as_flags_take_them(value, text):
 )
 def test_a_count_on_a_card_fits_in_seven_characters(count, text):
     assert on_card(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.00123456, "0.00123"),
+        (0.9996, "1.00"),
+        (4.5, "4.50"),
+        (12.345678, "12.3"),
+        (99.96, "100"),
+        (126_867.4, "127,000"),
+    ],
+)
+def test_a_time_has_three_digits(value, text):
+    assert timing(value) == text
 
 
 def test_a_cell_stays_on_its_line():

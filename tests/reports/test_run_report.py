@@ -96,7 +96,7 @@ def test_shares_of_the_wall_time_are_in_percent(tmp_path):
     goodput = {"steps": 1.0, "starting": 2.0, "share": 1 / 3}
     text = report(tmp_path, goodput=goodput, timings={"total_seconds": 3.0})
     assert ">33.3%</text>" in text and ">66.7%</text>" in text
-    assert ">share of 3 seconds, from the start of this process" in text
+    assert ">share of 3.00 seconds, from the start of this process" in text
     assert "<th>total seconds</th><td>3</td>" in text
 
 
