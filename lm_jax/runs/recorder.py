@@ -30,7 +30,7 @@ from lm_jax.runs.translate import translations
 from lm_jax.runs.workdir import write_by_document
 from lm_jax.telemetry.json_files import finite, is_finite, json_text, read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
-from lm_jax.telemetry.run_digests import note_rows, refuse_damaged_rows, write_noted
+from lm_jax.telemetry.run_digests import RowDigests, refuse_damaged_rows, write_noted
 from lm_jax.telemetry.run_log import Quiet, RunLog
 from lm_jax.telemetry.throughput import Meter
 from lm_jax.training.checkpoints import Checkpoints
@@ -55,6 +55,7 @@ class Record(NamedTuple):
     log: RunLog
     meter: Meter
     skipped: SkippedInARow
+    rows: RowDigests
     measured: dict[int, dict[str, Any]]  # the last measures, by their step
     sums: dict[int, DocumentSums]  # the sums behind them
     cross_entropies: dict[int, float]  # of all evaluations by step, those before resuming included
@@ -83,7 +84,7 @@ class Record(NamedTuple):
 
     def save(self, step: int, state: TrainState) -> None:
         if processes.is_first():  # before the checkpoint: a run that resumes from it compares them
-            note_rows(self.directory, step)
+            self.rows.note(step)
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
         self.meter.pause()
 
@@ -216,6 +217,7 @@ def open_record(
                     experiment.training.stop_after_skipped,
                     lambda step: f"; what it read: {replay_command(directory, step)}",
                 ),
+                RowDigests(directory),
                 {},
                 {},
                 cross_entropies,

@@ -6,7 +6,8 @@ the steps that were saved, since later rows are dropped when a run goes on.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -41,23 +42,75 @@ def note_file(workdir: Path, name: str, content: str) -> None:
     _write(workdir, {**digests, "files": digests.get("files", {}) | {name: versions}})
 
 
-def note_rows(workdir: Path, step: int) -> None:
-    """Notes the digest of all rows of metrics.jsonl at a step that is saved. Raises OSError.
+class RowDigests:
+    """Notes digests of the rows of metrics.jsonl, of which each call reads the new ones only.
 
-    Parses the last rows only: it is called for each checkpoint, and there may be many rows.
+    A long run has millions of rows and thousands of checkpoints. Rows that are not as they were
+    when they were read, in a file that was cut or replaced, are read once more from the first on.
     """
-    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    first = len(lines)
-    while first and parse(lines[first - 1])["step"] == step:
-        first -= 1
-    kept = [line for line in lines[first:] if parse(line)["kind"] != "evaluation"]
-    digests = _read(workdir)
-    noted = {
-        **digests.get("metrics", {}),
-        str(step): [_digest(lines), _digest([*lines[:first], *kept])],
-    }
-    newest = sorted(noted, key=lambda text: int(text) if text.isdecimal() else -1)[-_MOST_STEPS:]
-    _write(workdir, {**digests, "metrics": {step: noted[step] for step in newest}})
+
+    def __init__(self, workdir: Path):
+        self._workdir, self._path = workdir, workdir / "metrics.jsonl"
+        self._forget()
+
+    def note(self, step: int) -> None:
+        """Notes the digest of all rows at a step that is saved. Raises OSError."""
+        lines = self._new_lines()
+        first = len(lines)
+        while first and _row_of(lines[first - 1]).get("step") == step:
+            first -= 1
+        self._count(lines[:first])
+        own = lines[first:]  # read again next time: more of them may come
+        kept = [line for line in own if _row_of(line).get("kind") != "evaluation"]
+        digests = _read(self._workdir)
+        noted = {
+            **digests.get("metrics", {}),
+            str(step): [_added(self._digest, own), _added(self._digest, kept)],
+        }
+        newest = sorted(noted, key=lambda text: int(text) if text.isdecimal() else -1)
+        newest = newest[-_MOST_STEPS:]
+        _write(self._workdir, {**digests, "metrics": {step: noted[step] for step in newest}})
+
+    def _forget(self) -> None:
+        self._digest = xxhash.xxh3_64()  # of the lines before `_end`
+        self._end, self._last, self._inode = 0, b"", 0
+
+    def _new_lines(self) -> list[bytes]:
+        """Returns the lines that are not in the digest yet."""
+        with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            start = self._end - len(self._last)
+            file.seek(start)
+            if inode != self._inode or file.read(len(self._last)) != self._last:
+                self._forget()
+                file.seek(0)
+            self._inode = inode
+            lines = file.read().split(b"\n")
+        return lines if lines[-1] else lines[:-1]
+
+    def _count(self, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            self._digest.update(line + b"\n")
+            self._end += len(line) + 1
+        if lines:
+            self._last = lines[-1] + b"\n"
+
+
+def _row_of(line: bytes) -> dict[str, Any]:
+    """Returns a row; an empty one where the line is damaged."""
+    try:
+        found = parse(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _added(digest: "xxhash.xxh3_64", lines: Iterable[bytes]) -> str:
+    """Returns the digest with further lines."""
+    own = digest.copy()
+    for line in lines:
+        own.update(line + b"\n")
+    return own.hexdigest()
 
 
 def write_noted(workdir: Path, name: str, content: str) -> None:
