@@ -96,6 +96,6 @@ def test_tables_say_what_was_measured():
     shown = "a case lm_jax 4,100 tokens 250 200 to 300 50.0% 1.25 1.00 to 1.50"
     assert lines[1].split() == shown.split()
     assert lines[2].split()[-1] == "50.0%"
-    assert lines[3] == "a case: compiled in 3.0 s, PyTorch 3"
+    assert lines[3] == "a case: compiled in 3.00 s, PyTorch 3"
     started = table_of({"a case": {"cold": {"median": 12.34}, "warm": {"median": 3.0}}})
-    assert started[1].split() == ["a", "case", "12.3", "3.0"]
+    assert started[1].split() == ["a", "case", "12.3", "3.00"]

@@ -97,7 +97,7 @@ def test_shares_of_the_wall_time_are_in_percent(tmp_path):
     text = report(tmp_path, goodput=goodput, timings={"total_seconds": 3.0})
     assert ">33.3%</text>" in text and ">66.7%</text>" in text
     assert ">share of 3.00 seconds, from the start of this process" in text
-    assert "<th>total seconds</th><td>3</td>" in text
+    assert "<th>total seconds</th><td>3.00</td>" in text
 
 
 def test_a_command_is_not_broken_inside_a_flag(tmp_path):
