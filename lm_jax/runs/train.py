@@ -186,7 +186,7 @@ def _train_locked(
     by_step: dict[int, dict[Path, Experiment]] = {}
     for directory, experiment in runs.items():
         finished = workdir.results_of(experiment, directory)
-        identity = workdir.identity(dataset)
+        identity = {} if dataset is None else workdir.identity(dataset)
         processes.agree(identity | {"the run is finished": finished is not None})
         if finished is not None:
             profiler.check(request.profile_steps, 0)
@@ -197,6 +197,7 @@ def _train_locked(
         else:
             by_step.setdefault(_newest_step(directory), {})[directory] = experiment
     for step, group in by_step.items():
+        assert dataset is not None, "a run that goes on has data"
         if any(found.get("stopped") for found in results.values()):
             results |= {d: {"workdir": str(d), "step": step, "stopped": True} for d in group}
         else:
@@ -204,7 +205,8 @@ def _train_locked(
     return {directory: results[directory] for directory in runs}
 
 
-def _prepare_data(runs: Mapping[Path, Experiment]) -> data.Dataset:
+def _prepare_data(runs: Mapping[Path, Experiment]) -> data.Dataset | None:
+    """Returns the data of runs; None where it cannot be had and all of them are finished."""
     for directory, experiment in runs.items():
         refuse_another_experiment(experiment, directory)
         workdir.refuse_foreign_files(directory)
@@ -214,6 +216,8 @@ def _prepare_data(runs: Mapping[Path, Experiment]) -> data.Dataset:
     except UserError as error:
         if not (directory / "data.json").exists():
             raise
+        if all(workdir.results_of(each, path) is not None for path, each in runs.items()):
+            return None
         place = f"if the data of {directory} moved, let data.path name its new place"
         raise UserError(f"{error}; {place}") from error
     for directory in runs:

@@ -242,6 +242,20 @@ def test_a_run_is_finished_once_it_has_its_page_which_is_mended(tmp_path, monkey
         assert (run / "report.html").read_text() == whole
 
 
+def test_a_finished_run_whose_data_is_gone_is_finished_and_has_its_page(tmp_path):
+    """A script that gives the command again until it succeeds would never end."""
+    experiment, run = counted(tmp_path), tmp_path / "run"
+    results = train.train(experiment, run)
+    whole = (run / "report.html").read_text()
+    for path in (tmp_path / "words.txt", run / "report.html"):
+        path.unlink()
+    assert train.train(experiment, run)["validation"] == results["validation"]
+    assert (run / "report.html").read_text() == whole
+    (run / "evaluation.json").unlink()
+    with pytest.raises(UserError, match=r"no file matches .*words\.txt.* name its new place"):
+        train.train(experiment, run)
+
+
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
