@@ -42,12 +42,15 @@ class ComparisonRow(NamedTuple):
     figures: dict[str, tuple[float, float | None]]  # mean and standard error by measure
     seconds: float  # mean wall time, with that of the steps before a fork or an interruption
     curve: Curve  # (trained on, first measure) of the first run
-    training: Curve  # (trained on, training loss) of the first run
+    training: Curve  # (trained on, training loss) of the first run, in nats
     settings: dict[str, Any]  # fields of the configuration that differ between the rows
     difference: PairedDifference | None = None  # of the first measure, from the first row
     documents: int | None = None  # whose sums are kept; None: of none
     predicted: str = ""  # tokens, pairs or examples; "" where the runs do not say
     sample: int | None = None  # tokens of the validation split that were measured; None: all
+    bits_per_nat: float | None = (
+        None  # per character, of a nat per token in training; None: unknown
+    )
     forked: bool = False  # a run of the row was forked: sizes and times count the steps before, too
 
 
@@ -192,6 +195,7 @@ def _row(group: Sequence[Mapping[str, Any]], metric: str) -> ComparisonRow:
         ),
         settings={},
         predicted=predicted_in(validations[0]),
+        bits_per_nat=_bits_per_nat(first) if metric == "bits_per_character" else None,
         forked=any(run["forked"] for run in group),
     )
 
@@ -311,6 +315,13 @@ def _seconds(run: Mapping[str, Any]) -> float:
     trained = [row for row in run["rows"] if row["kind"] == "train"]
     before = seconds_before_last_start(trained, [step for step in run["starts"] if step])
     return before + _number(run, "timings", "total_seconds")
+
+
+def _bits_per_nat(run: Mapping[str, Any]) -> float | None:
+    """Returns the bits per character that a nat per token is in the training text, on average."""
+    sizes = run["data"].get("train", {})
+    tokens, characters = sizes.get("tokens"), sizes.get("characters")
+    return tokens / characters / math.log(2) if tokens and characters else None
 
 
 def _targets_per_step(run: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from lm_jax.reports.compare_runs import BY_DOCUMENT, ComparisonRow, Curve
 from lm_jax.reports.html import render
-from lm_jax.reports.measures import in_unit, label_of, label_of_difference, measure
+from lm_jax.reports.measures import in_unit, label_of, label_of_difference, measure, nats_per
 from lm_jax.reports.numbers import decimals_of, text_of, timing
 from lm_jax.reports.svg_charts import COLOURS, Series, both_widths, line_chart
 from lm_jax.telemetry.json_files import write_json, write_text
@@ -25,7 +25,14 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
     directory = Path(directory)
     metric, x_label = next(iter(rows[0].figures)), _trained_on(rows)
     shown = rows[: len(COLOURS)]
-    curves = [([(x, in_unit(metric, y)) for x, y in row.curve], row.training) for row in shown]
+    in_bits = all(row.bits_per_nat is not None for row in shown if row.training)
+    curves = [
+        (
+            [(x, in_unit(metric, y)) for x, y in row.curve],
+            [(x, y * (row.bits_per_nat or 1.0) if in_bits else y) for x, y in row.training],
+        )
+        for row in shown
+    ]
     measured, losses = (  # a row has its colour in both charts, though it may lack a curve
         [
             Series(row.name, *_columns(pair[part]), colour=index)
@@ -47,7 +54,7 @@ def write_comparison(rows: Sequence[ComparisonRow], directory: str | Path) -> Pa
     page = render(
         "comparison.html",
         title="Comparison",
-        charts=[chart(measured, label), chart(losses, "training loss, nats, smoothed")],
+        charts=[chart(measured, label), chart(losses, _training_loss(shown, in_bits))],
         figures=table_of(rows),
         seeds=max(row.runs for row in rows),
         has_errors=any(error for row in rows for _, error in row.figures.values()),
@@ -170,6 +177,16 @@ def _compared(rows: Sequence[ComparisonRow]) -> str:
 
 def _trained_on(rows: Sequence[ComparisonRow]) -> str:
     return f"{rows[0].predicted or 'targets'} trained on{_from_the_start(rows)}"
+
+
+def _training_loss(rows: Sequence[ComparisonRow], in_bits: bool) -> str:
+    if in_bits:
+        return "training loss, bits per character, smoothed"
+    label = f"training loss, {nats_per(rows[0].predicted)}, smoothed"
+    fields = {name for row in rows for name in row.settings}
+    if any(name.startswith("data.tokenizer.") for name in fields):
+        label += "; runs of other tokenizers do not compare"
+    return label
 
 
 def _from_the_start(rows: Sequence[ComparisonRow]) -> str:

@@ -93,6 +93,28 @@ def test_steps_before_a_fork_or_an_interruption_count_with_their_tokens_and_thei
     assert table_of(list(rows.values()))[0][-1] == "wall time, s"
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_training_losses_of_other_tokenizers_are_in_bits_or_have_a_note(tmp_path, known):
+    for name, kind, tokens in (("fine", "byte", 400), ("coarse", "bpe", 100)):
+        path = finished(tmp_path, name, 0, 2.0, name)
+        config = {"model": {}, "data": {"tokenizer": {"kind": kind}}, "seed": 0}
+        (path / "config.json").write_text(json.dumps(config))
+        sizes = {"tokens": tokens, **({"characters": 400} if known else {})}
+        data = {"sha256": "ab", "split": "tail", "train": sizes}
+        (path / "data.json").write_text(json.dumps(data))
+        loss = math.log(2) * 400 / tokens  # of one bit per character
+        row = {"kind": "train", "step": 20, "tokens": 640, "loss": loss}
+        (path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    rows = compare([tmp_path / "fine", tmp_path / "coarse"])
+    page = write_comparison(rows, tmp_path / "page").read_text()
+    assert ("training loss, bits per character, smoothed" in page) is known
+    note = "training loss, nats, smoothed; runs of other tokenizers do not compare"
+    assert (note in page) is not known
+    if known:
+        drawn = [y * row.bits_per_nat for row in rows for _, y in row.training]
+        assert drawn == pytest.approx([1.0, 1.0])
+
+
 def test_runs_of_one_seed_are_rows_of_their_own(tmp_path):
     before, after = (
         finished(tmp_path, name, 0, b) for name, b in (("before", 2.0), ("after", 1.9))
