@@ -3,15 +3,17 @@ r"""Measures how fast this machine trains, decodes, evaluates, reads data and st
   python -m launch.benchmark --suite=train --output=machine.json
   python -m launch.benchmark --suite=train --model=gpt2_medium --batch_size=32 --steps=4
   python -m launch.benchmark --suite=decode --batch_size=1 --batch_size=8 --new_tokens=128
+  python -m launch.benchmark --suite=decode --prompt_tokens=256 --new_tokens=1
   python -m launch.benchmark --suite=data --config=configs/quickstart.py
 
 Suites: train and lstm time optimizer steps on random batches; eval, exact evaluation; decode,
-greedy decoding; data, the input pipeline and the steps that it feeds; startup, the time from the
-command to the first step, in processes of the suite first_step with and without a compilation
-cache. If PyTorch is installed (for decode also transformers), it does the same work in the same
-process, interleaved, so that a drift in clock speed affects both. MFU is the share of the FLOP/s
-that matrix products, interleaved as well, reach on one device. docs/performance.md says what bounds
-each figure. The last line of the output is JSON with the figures.
+greedy decoding (with one new token, reading a prompt); data, the input pipeline and the steps that
+it feeds; startup, the time from the command to the first step, in processes of the suite first_step
+with and without a compilation cache. If PyTorch is there (for decode also transformers), it does
+the same work in the same process, interleaved, so that a drift in clock speed affects both. MFU is
+the share of the FLOP/s that matrix products, interleaved as well, reach on one device.
+docs/performance.md says what bounds each figure. The last line of the output is JSON with the
+figures.
 """
 
 import copy
@@ -49,6 +51,9 @@ STEPS = flags.DEFINE_integer(
 )
 NEW_TOKENS = flags.DEFINE_integer(
     "new_tokens", 128, "Suite decode: tokens per text.", lower_bound=1
+)
+PROMPT_TOKENS = flags.DEFINE_integer(
+    "prompt_tokens", 1, "Suite decode: tokens of the prompt of each text.", lower_bound=1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 6, "Rounds of the interleaved timing.", lower_bound=1)
 TORCH = flags.DEFINE_enum(
@@ -156,7 +161,8 @@ def _measure(experiment: "Experiment") -> dict[str, Any]:
         experiment.training.gradient_accumulation_steps = 1
         experiment.mesh = "data:1"
         built = build_experiment(experiment, sizes, jax.devices()[:1])
-        return decode.measure(built, batch, NEW_TOKENS.value, rounds, TORCH.value)
+        new_tokens, prompt = NEW_TOKENS.value, PROMPT_TOKENS.value
+        return decode.measure(built, batch, new_tokens, rounds, TORCH.value, prompt)
     built = build_experiment(experiment, sizes)
     if built.model.is_count_based:
         raise UserError("a count-based model takes no optimizer steps; measure another model")

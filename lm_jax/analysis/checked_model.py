@@ -53,6 +53,7 @@ def jitted(model: Model) -> Model:
         start=model.start and compiled(model.start, static_argnums=(1, 2)),
         step=model.step and compiled(model.step),
         read=model.read and compiled(model.read),
+        forget=model.forget and compiled(model.forget),
         prepare=model.prepare and compiled(model.prepare),
     )
 

@@ -206,7 +206,7 @@ def _trained_loss(losses: Losses, batch: Mapping[str, Any]) -> jax.Array:
 
 
 def _steps(s: Subject) -> str:
-    """Checks that steps give the logits of `apply`, and `read` and `prepare` change nothing."""
+    """Checks that steps give the logits of `apply`, also after `read`, `forget` and `prepare`."""
     if s.compiled.start is None or s.compiled.step is None:
         raise NotApplicable("it does not generate: no start and step (models/recomputed_steps.py)")
     tokens, expected = s.batch["inputs"], s.logits(s.batch)
@@ -228,6 +228,14 @@ def _steps(s: Subject) -> str:
         logits, _ = s.compiled.step(s.variables, carry, tokens[:, half])
         after = np.asarray(logits)[:, None]
         _compare_steps("step after read", after, expected[:, half : half + 1], half)
+        if s.compiled.forget is not None:
+            longer = tokens[:, : half + 1].copy()
+            longer[:, half] = tokens[:, 0]
+            _, carry = s.compiled.read(s.variables, first, longer)
+            carry = s.compiled.forget(carry, 1)
+            logits, _ = s.compiled.step(s.variables, carry, tokens[:, half])
+            after = np.asarray(logits)[:, None]
+            _compare_steps("step after forget", after, expected[:, half : half + 1], half)
     return f"{length} positions"
 
 

@@ -1,4 +1,4 @@
-"""KV-cached greedy decoding from one-token prompts, timed against Hugging Face's `generate`."""
+"""KV-cached greedy decoding from prompts of one length, timed against Hugging Face's `generate`."""
 
 import functools
 import importlib.util
@@ -21,12 +21,18 @@ from lm_jax.training.state import init_state, variables_of
 
 
 def measure(
-    built: BuiltExperiment, batch_size: int, new_tokens: int, rounds: int, mode: str
+    built: BuiltExperiment,
+    batch_size: int,
+    new_tokens: int,
+    rounds: int,
+    mode: str,
+    prompt_tokens: int = 1,
 ) -> dict[str, Any]:
     """Times continuing `batch_size` prompts by `new_tokens`, interleaved with the baseline.
 
-    Each token reads all parameters and the cache, so the result also states bytes per second. Our
-    parameters are float32, as in training; Hugging Face's have the compute dtype.
+    With one new token it is the time to read a prompt. Each token reads all parameters and the
+    cache, so the result also states bytes per second. Our parameters are float32, as in training;
+    Hugging Face's have the compute dtype.
 
     Args:
       mode: `none` leaves Hugging Face out; with any other mode it runs eagerly.
@@ -40,16 +46,20 @@ def measure(
         raise UserError(
             f"{family} does not continue a text; the suite decode measures language models"
         )
-    if not 0 < new_tokens < experiment.model.context_length:
+    if prompt_tokens + new_tokens > experiment.model.context_length:
         raise UserError(
-            f"{new_tokens} tokens and a prompt of one do not fit the model.context_length "
-            f"{experiment.model.context_length}; generate fewer"
+            f"{new_tokens} tokens and a prompt of {prompt_tokens} do not fit the "
+            f"model.context_length {experiment.model.context_length}; generate fewer"
         )
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)
     variables = variables_of(state)
     del state  # frees the optimizer state
     vocab_size = experiment.model.vocab_size
-    prompts = np.random.default_rng(0).integers(0, vocab_size, (batch_size, 1)).astype(np.int32)
+    prompts = (
+        np.random.default_rng(0)
+        .integers(0, vocab_size, (batch_size, prompt_tokens))
+        .astype(np.int32)
+    )
     work = {"lm_jax": _our_work(built, variables, prompts, new_tokens)}
     note = _why_no_baseline(built, mode)
     if not note:
@@ -57,12 +67,13 @@ def measure(
     timings = time_interleaved(work, rounds)
     rates = {name: timings.rate(name, batch_size * new_tokens, new_tokens) for name in work}
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    cache = _cache_bytes(built, variables, batch_size, new_tokens)
+    cache = _cache_bytes(built, variables, batch_size, prompt_tokens + new_tokens)
     ours = rates["lm_jax"]
     ours["bytes_per_second"] = (weights + cache) / ours["seconds"]["median"]
     return {
         "unit": "tokens",
         "targets_per_step": batch_size,
+        "prompt_tokens": prompt_tokens,
         "steps_per_round": new_tokens,
         "rounds": rounds,
         "dtype": str(compute_dtype(experiment)),
@@ -74,14 +85,10 @@ def measure(
     }
 
 
-def _cache_bytes(
-    built: BuiltExperiment, variables: Variables, batch_size: int, new_tokens: int
-) -> int:
+def _cache_bytes(built: BuiltExperiment, variables: Variables, batch_size: int, length: int) -> int:
     """Returns the bytes of the carry that a step reads, empty columns of caches too."""
     start: Callable[..., Carry] = built.model.start  # type: ignore[assignment]
-    carry = jax.eval_shape(
-        lambda variables: start(variables, batch_size, 1 + new_tokens), variables
-    )
+    carry = jax.eval_shape(lambda variables: start(variables, batch_size, length), variables)
     arrays = [leaf for leaf in jax.tree.leaves(carry) if leaf.ndim]  # scalars are common to all
     return sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
 
@@ -90,12 +97,20 @@ def _our_work(
     built: BuiltExperiment, variables: Variables, prompts: np.ndarray, new_tokens: int
 ) -> Work:
     greedy = Sampling(temperature=0.0)
+    (count, length), width = prompts.shape, prompts.shape[1] + new_tokens
+    prefix = decode_loop.prefix_of(built.model, length, width)
     generate = jax.jit(
-        functools.partial(decode_loop.generate, built.model, sampling=greedy, end_tokens=(-1,))
+        functools.partial(
+            decode_loop.generate,
+            built.model,
+            sampling=greedy,
+            end_tokens=(-1,),
+            prefix_length=prefix.length,
+            surplus=prefix.surplus,
+        )
     )
-    count, width = len(prompts), 1 + new_tokens
     tokens = np.pad(prompts, ((0, 0), (0, new_tokens)))
-    lengths, limits = np.ones(count, np.int32), np.full(count, width, np.int32)
+    lengths, limits = np.full(count, length, np.int32), np.full(count, width, np.int32)
 
     def work() -> None:
         keys = jax.random.split(jax.random.key(0), count)
@@ -153,6 +168,6 @@ def _hugging_face_work(built: BuiltExperiment, prompts: np.ndarray, new_tokens: 
                 pad_token_id=0,
             )
         found = found.cpu()
-        assert found.shape == (len(prompts), 1 + new_tokens)
+        assert found.shape == (len(prompts), prompts.shape[1] + new_tokens)
 
     return work

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.fields import choices_of
-from lm_jax.generation.decode_loop import EncoderInput, first_carry, prepare_variables
+from lm_jax.generation.decode_loop import EncoderInput, Prefix, first_carry, prepare_variables
 from lm_jax.models.interface import Carry, Model, Variables
 
 # What is raised to the power `length_penalty` and divides the log-probability of n tokens.
@@ -134,6 +134,7 @@ def beam_search(
     end_tokens: tuple[int, ...],
     source: EncoderInput | None = None,
     prefix_length: int = 0,
+    surplus: jax.Array | int = 0,
 ) -> Beams:
     """Returns the best continuations of each prompt that the search finds.
 
@@ -149,15 +150,15 @@ def beam_search(
       limits: int32 [R], the maximum length of each text; at most N.
       end_tokens: a generated end token ends its text. Prompts may contain them.
       source: the input of the encoder, for a model that has one.
-      prefix_length: number of leading tokens that all rows read in one call; less than the length
-        of the shortest prompt.
+      prefix_length: number of leading tokens that all rows read in one call: see `prefix_of`.
+      surplus: how many of them, the last ones, do not count.
 
     Raises:
       UserError: the model does not generate, a field of `search` has no valid value, or there are
         more beams than tokens in the vocabulary.
     """
     validate(search)
-    carry = first_carry(model, variables, tokens, source, prefix_length)
+    carry = first_carry(model, variables, tokens, source, Prefix(prefix_length, surplus))
     step, num_beams = model.step, search.num_beams
     assert step is not None
     variables = prepare_variables(model, variables)
@@ -175,11 +176,13 @@ def beam_search(
         logits, carry = step(variables, loop.carry, last)
         return _next_state(task, loop, logits, carry)
 
-    first = _first_state(task, tokens, carry, prefix_length)
+    first = _first_state(task, tokens, carry, prefix_length - surplus)
     return jax.lax.while_loop(lambda loop: jnp.any(loop.is_open_r), advance, first).finished
 
 
-def _first_state(task: _Task, tokens: jax.Array, carry: Carry, position: int) -> _LoopState:
+def _first_state(
+    task: _Task, tokens: jax.Array, carry: Carry, position: jax.Array | int
+) -> _LoopState:
     (rows, width), num_beams = tokens.shape, task.search.num_beams
     tokens_rbn = jnp.repeat(tokens[:, None], num_beams, axis=1)
     none_rnb = jnp.full((rows, width, num_beams), -1, jnp.int32)

@@ -15,6 +15,7 @@ from lm_jax.generation.sampling import Sampling, sample, tokens_seen
 from lm_jax.models.interface import Carry, Model, Variables
 
 EncoderInput = Mapping[str, Any]  # source, source_segments: int32 [B, S]
+_MULTIPLE = 16  # lengths of prefixes are multiples of it, as each length compiles a program
 
 
 class DecodeState(NamedTuple):
@@ -57,14 +58,35 @@ def prepare_variables(model: Model, variables: Variables) -> Variables:
     return variables if model.prepare is None else model.prepare(variables)
 
 
+class Prefix(NamedTuple):
+    """The tokens that all rows of a batch read in one call."""
+
+    length: int = 0  # static: each length is a program of its own
+    surplus: jax.Array | int = 0  # how many of them, the last ones, are forgotten
+
+
+def prefix_of(model: Model, shortest: int, width: int) -> Prefix:
+    """Returns what rows of prompts read at once, in few lengths.
+
+    Args:
+      shortest: tokens of the shortest prompt, whose last one `advance` reads.
+      width: tokens of a row.
+    """
+    known = shortest - 1
+    if model.read is not None and model.forget is None:
+        return Prefix(known // _MULTIPLE * _MULTIPLE)
+    length = min(-(-known // _MULTIPLE) * _MULTIPLE, width)
+    return Prefix(length, length - known)
+
+
 def first_carry(
     model: Model,
     variables: Variables,
     tokens: jax.Array,
     source: EncoderInput | None,
-    prefix_length: int,
+    prefix: Prefix,
 ) -> Carry:
-    """Returns the carry after the first `prefix_length` tokens of each row of tokens [B, N].
+    """Returns the carry after the first tokens of each row of tokens [B, N].
 
     Raises:
       UserError: the model does not generate.
@@ -73,13 +95,17 @@ def first_carry(
         raise UserError("this model does not generate: it has no start and step")
     arguments: dict[str, Any] = {} if source is None else {"source": source}
     carry = model.start(variables, *tokens.shape, **arguments)
-    if prefix_length < 1:
+    if prefix.length < 1:
         return carry
     if model.read is not None:  # once: preparing the variables takes longer than it saves
-        return model.read(variables, carry, tokens[:, :prefix_length])[1]
+        carry = model.read(variables, carry, tokens[:, : prefix.length])[1]
+        return carry if model.forget is None else model.forget(carry, prefix.surplus)
     step, variables = model.step, prepare_variables(model, variables)
     return jax.lax.fori_loop(
-        0, prefix_length, lambda i, carry: step(variables, carry, tokens[:, i])[1], carry
+        0,
+        prefix.length - prefix.surplus,
+        lambda i, carry: step(variables, carry, tokens[:, i])[1],
+        carry,
     )
 
 
@@ -91,6 +117,7 @@ def begin(
     *,
     source: EncoderInput | None = None,
     prefix_length: int = 0,
+    surplus: jax.Array | int = 0,
 ) -> DecodeState:
     """Returns the state from which `advance` continues the prompts.
 
@@ -100,18 +127,24 @@ def begin(
       tokens: int32 [B, N]; each row begins with its prompt of at least one token.
       lengths: int32 [B], tokens in each prompt.
       source: the input of the encoder, for a model that has one.
-      prefix_length: number of leading tokens that all rows read in one call; less than the length
+      prefix_length: number of leading tokens that all rows read in one call: see `prefix_of`.
+      surplus: how many of them, the last ones, do not count; the others are fewer than the tokens
         of the shortest prompt.
 
     Raises:
       UserError: the model does not generate.
     """
-    carry = first_carry(model, variables, tokens, source, prefix_length)
+    carry = first_carry(model, variables, tokens, source, Prefix(prefix_length, surplus))
     rows = tokens.shape[0]
     nothing = jnp.zeros(tokens.shape, jnp.float32)
     tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
     return DecodeState(
-        tokens, lengths, jnp.zeros(rows, bool), nothing, jnp.int32(prefix_length), carry
+        tokens,
+        lengths,
+        jnp.zeros(rows, bool),
+        nothing,
+        jnp.asarray(prefix_length - surplus, jnp.int32),
+        carry,
     )
 
 
@@ -188,13 +221,22 @@ def generate(
     end_tokens: tuple[int, ...],
     source: EncoderInput | None = None,
     prefix_length: int = 0,
+    surplus: jax.Array | int = 0,
 ) -> DecodeState:
     """Continues a batch of prompts to their ends or limits: `begin`, then `advance` to column N.
 
     Raises:
       UserError: the model does not generate.
     """
-    state = begin(model, variables, tokens, lengths, source=source, prefix_length=prefix_length)
+    state = begin(
+        model,
+        variables,
+        tokens,
+        lengths,
+        source=source,
+        prefix_length=prefix_length,
+        surplus=surplus,
+    )
     return advance(
         model,
         variables,
@@ -230,7 +272,7 @@ def next_token_probabilities(
     Raises:
       UserError: the model does not generate.
     """
-    carry = first_carry(model, variables, tokens[None], source, 0)
+    carry = first_carry(model, variables, tokens[None], source, Prefix())
     step = model.step
     assert step is not None
     variables = prepare_variables(model, variables)

@@ -16,6 +16,7 @@ from lm_jax.generation.decode_loop import (
     EncoderInput,
     batch_of_prompts,
     next_token_probabilities,
+    prefix_of,
 )
 from lm_jax.generation.prompts import encode_prompts, longest_context
 from lm_jax.generation.sampling import Sampling
@@ -32,7 +33,6 @@ from lm_jax.plurals import counted
 _search = jax.jit(beam_search, static_argnames=("model", "search", "end_tokens", "prefix_length"))
 _probabilities = jax.jit(next_token_probabilities, static_argnames=("model", "count"))
 _WIDTH_MULTIPLE = 32  # windows of samples are rounded up to it, for the same reason
-_PREFIX_MULTIPLE = 16  # prefixes of pairs are rounded down to it, as each length compiles a program
 
 Settings = TypeVar("Settings", Sampling, BeamSearch)
 
@@ -186,9 +186,7 @@ def search_beams(
     width = _smaller(max(map(len, texts)) + num_new, longest_context(built))
     vocab_size = built.experiment.model.vocab_size
     tokens, lengths = batch_of_prompts(texts, width, vocab_size)
-    prefix_length = int(lengths.min()) - 1
-    if built.objective.prompts_are_sources:  # sources have many lengths
-        prefix_length -= prefix_length % _PREFIX_MULTIPLE
+    prefix = prefix_of(built.model, int(lengths.min()), width)
     beams = _search(
         built.model,
         variables,
@@ -198,7 +196,8 @@ def search_beams(
         search=settings(BeamSearch, config),
         end_tokens=(tokenizer.end_of_document,),
         source=source,
-        prefix_length=prefix_length,
+        prefix_length=prefix.length,
+        surplus=prefix.surplus,
     )
     return jax.tree.map(np.asarray, beams)
 

@@ -8,12 +8,17 @@ import jax
 import numpy as np
 
 from lm_jax import data
-from lm_jax.generation.decode_loop import EncoderInput, advance, batch_of_prompts, begin
+from lm_jax.generation.decode_loop import (
+    EncoderInput,
+    advance,
+    batch_of_prompts,
+    begin,
+    prefix_of,
+)
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import Model, Variables
 
 _CHUNK = 32  # tokens between two searches for stop strings
-_PREFIX_MULTIPLE = 16  # prefixes are rounded down to it, as each length compiles a program
 
 _begin = jax.jit(begin, static_argnames=("model", "prefix_length"))
 _advance = jax.jit(
@@ -129,13 +134,15 @@ class WindowDecoder(NamedTuple):
         missing = np.array([text.num_missing for text in texts], np.int32)
         ends = np.minimum(lengths + missing, self.width)
         shortest = int(lengths[missing > 0].min())  # finished rows need no exact prefix
+        prefix = prefix_of(self.model, shortest, self.width)
         state = _begin(
             self.model,
             self.variables,
             tokens,
             lengths,
             source=self.source,
-            prefix_length=(shortest - 1) // _PREFIX_MULTIPLE * _PREFIX_MULTIPLE,
+            prefix_length=prefix.length,
+            surplus=prefix.surplus,
         )
         has_stop = any(text.stop for text in texts)
         until = shortest

@@ -137,6 +137,11 @@ class Model(NamedTuple):
 
     The same as P times `step`, all at once; None where a model has no faster way."""
 
+    forget: Callable[[Carry, jax.Array | int], Carry] | None = None
+    """(carry, n) -> the carry before its last n tokens; None where a model cannot tell them apart.
+
+    Prompts of any length are then read in a few sizes, each of which is one program."""
+
     prepare: Callable[[Variables], Variables] | None = None
     """(variables) -> variables as `step` takes them fastest; `start`, `step` and `read` take both.
 

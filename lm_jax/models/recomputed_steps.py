@@ -16,7 +16,7 @@ class TextSoFar(NamedTuple):
 
 
 def with_recomputed_steps(model: Model) -> Model:
-    """Returns a causal model with `start`, `step` and `read` that call its `apply`.
+    """Returns a causal model with `start`, `step`, `read` and `forget` that call its `apply`.
 
     Each step reads the whole text again. It costs as much as `apply` on `max_length` tokens, so a
     model that generates much should have a `step` of its own, with a cache.
@@ -35,4 +35,7 @@ def with_recomputed_steps(model: Model) -> Model:
     def step(variables: Variables, text: TextSoFar, tokens_b: jax.Array):
         return read(variables, text, tokens_b[:, None])
 
-    return model._replace(start=start, step=step, read=read)
+    def forget(text: TextSoFar, count: jax.Array | int):
+        return text._replace(length=text.length - count)  # later tokens are not seen
+
+    return model._replace(start=start, step=step, read=read, forget=forget)

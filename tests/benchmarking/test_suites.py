@@ -23,6 +23,12 @@ def test_decoding_is_measured():
     assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * 4 * 32 * 4  # keys and values
 
 
+def test_reading_a_prompt_is_measured():
+    result = decode.measure(small(), 2, 1, rounds=1, mode="none", prompt_tokens=9)
+    assert result["prompt_tokens"] == 9 and result["steps_per_round"] == 1
+    assert result["bytes_per_step"]["cache"] == 2 * 1 * 2 * (9 + 1) * 32 * 4
+
+
 def test_decoding_reads_the_carry_of_any_model():
     lstm = RecurrentConfig(50, context_length=16, num_layers=2, d_hidden=8)
     result = decode.measure(small(model=lstm), batch_size=3, new_tokens=2, rounds=1, mode="none")
@@ -32,6 +38,8 @@ def test_decoding_reads_the_carry_of_any_model():
 def test_tokens_beyond_the_context_are_refused():
     with pytest.raises(UserError, match="do not fit the model.context_length 16"):
         decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
+    with pytest.raises(UserError, match="1 tokens and a prompt of 16 do not fit"):
+        decode.measure(small(), 1, 1, rounds=1, mode="none", prompt_tokens=16)
 
 
 def test_evaluation_is_measured():

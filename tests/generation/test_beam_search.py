@@ -165,6 +165,16 @@ def test_a_result_does_not_depend_on_other_prompts_or_on_the_prefix():
         assert texts(alone) == [together[index]]
 
 
+def test_tokens_that_are_read_in_vain_change_no_beam(gpt2, prompts):
+    model, variables = gpt2
+    long = [prompt for prompt in prompts if len(prompt) > 4]
+    by_token = ours(model, variables, long, BeamSearch(4))
+    at_once = ours(model, variables, long, BeamSearch(4), prefix_length=8, surplus=4)
+    assert len(long) > 10
+    for expected, found in zip(by_token, at_once, strict=True):
+        assert [text for text, *_ in found] == [text for text, *_ in expected]
+
+
 def test_any_of_several_end_tokens_ends_a_text(gpt2, prompts):
     model, variables = gpt2
     found = ours(model, variables, prompts, BeamSearch(4, 0.0), ends=(END, 3, 12))

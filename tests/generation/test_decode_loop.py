@@ -10,6 +10,7 @@ from lm_jax.generation.decode_loop import (
     begin,
     generate,
     next_token_probabilities,
+    prefix_of,
 )
 from lm_jax.generation.sampling import Sampling
 from tests.generation.generating import FAMILIES, VOCAB, model_of, reader_of_a_source
@@ -61,6 +62,31 @@ def test_greedy_decoding_equals_the_uncached_argmax(name):
             assert text[position] == token
             np.testing.assert_allclose(log_p[position], expected[position - 1, token], atol=1e-4)
         assert not log_p[: len(prompt)].any() and not log_p[len(prompt) + 10 :].any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prefix_that_is_read_at_once_changes_no_text(name):
+    model, variables = model_of(name)
+    prompts = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5, 9]]
+    prefix = prefix_of(model, 10, WIDTH)
+    assert prefix == (16, 16 - 9)
+    expected, by_token = run(model, variables, prompts, limit=8)
+    texts, at_once = run(model, variables, prompts, limit=8, prefix_length=16, surplus=7)
+    assert texts == expected
+    np.testing.assert_allclose(
+        at_once.log_probabilities, by_token.log_probabilities, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_lengths_of_prefixes_are_few_and_fit_the_row(small):
+    model, _ = small
+    lengths = {prefix_of(model, shortest, 40).length for shortest in range(1, 41)}
+    assert lengths == {0, 16, 32, 40}
+    for shortest in range(1, 41):
+        prefix = prefix_of(model, shortest, 40)
+        assert prefix.length - prefix.surplus == shortest - 1
+    reads_only = model._replace(forget=None)
+    assert {prefix_of(reads_only, n, 40) for n in range(1, 41)} == {(0, 0), (16, 0), (32, 0)}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -78,9 +78,9 @@ def test_any_of_the_given_tokens_ends_a_text(generator):
 
 def test_prompts_of_many_lengths_share_a_program(generator):
     config = SamplesConfig(num_samples=1, max_new_tokens=4, temperature=0)
-    complete(generator, ["a" * 16], config)
+    complete(generator, ["a" * 17], config)
     compiled = sliding_window._begin._cache_size(), sliding_window._advance._cache_size()
-    for length in (17, 20, 26):
+    for length in (18, 20, 26):
         complete(generator, ["a" * length], config)
     assert compiled == (sliding_window._begin._cache_size(), sliding_window._advance._cache_size())
 

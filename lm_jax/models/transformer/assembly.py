@@ -248,7 +248,7 @@ def with_decoding(
     module_class: Callable[..., nn.Module],
     prepare_params: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> Model:
-    """Returns the model with `read`, `step`, which is `read` for one token, and `prepare`.
+    """Returns the model with `read`, `step`, which is `read` for one token, `forget`, `prepare`.
 
     Args:
       prepare_params: parameters -> the same with the decoder's layers unstacked.
@@ -272,10 +272,14 @@ def with_decoding(
     def step(variables: Variables, carry: Cache, tokens: jax.Array):
         return read(variables, carry, tokens[:, None])
 
+    def forget(carry: Cache, count: jax.Array | int) -> Cache:
+        # What caches hold of later tokens is hidden until it is written again.
+        return carry._replace(length=carry.length - count)
+
     def prepare(variables: Variables) -> Variables:
         return {**variables, "params": prepare_params(variables["params"])}
 
-    return model._replace(step=step, read=read, prepare=prepare)
+    return model._replace(step=step, read=read, forget=forget, prepare=prepare)
 
 
 def empty_cache(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> KeysValues:
