@@ -22,6 +22,7 @@ flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
 _parsed: list[Callable[[], Any]] = []
 _HELP = "help_config"
+_HELPFULL = ("--helpfull", "-helpfull", "--helpfull=true")
 Base = Callable[["Experiment | None"], "Experiment | None"]
 _bases: list[Base] = []
 
@@ -67,13 +68,22 @@ def parse(argv: Sequence[str]) -> list[str]:
       flags.Error: any other flag is unknown or has a value that it does not accept.
     """
     if _defined:
+        # absl shows all flags as soon as it parses --helpfull: the fields have to be there.
+        others = [argument for argument in argv if argument not in _HELPFULL]
+        shows_all = len(others) < len(argv)
         try:
-            flags.FLAGS(argv, known_only=True)
+            flags.FLAGS(others, known_only=True)
         except flags.IllegalFlagValueError:  # the fields are shown without --workdir, too
-            if not flags.FLAGS[_HELP].value:
+            if not (flags.FLAGS[_HELP].value or shows_all):
                 raise
         name, shows_fields = _defined[0].value, flags.FLAGS[_HELP].value
-        if (found := _bases[0](_kinds[0].load(name) if name else None)) is not None:
+        try:
+            found = _bases[0](_kinds[0].load(name) if name else None)
+        except (UserError, flags.IllegalFlagValueError):  # there is no run to read
+            if name or not shows_all:
+                raise
+            found = None
+        if found is not None:
             _parsed[:] = [dataclass_flags.define(found, prefix="config.")]
         flags.FLAGS.unparse_flags()
         if shows_fields:

@@ -84,7 +84,8 @@ def _experiment_of_run(given: "Experiment | None") -> "Experiment":
     from lm_jax.runs.initial_state import fine_tuned
     from lm_jax.runs.workdir import read_experiment
 
-    own = WORKDIR.value  # None with --help_config
+    # Not WORKDIR.value, which raises without a --workdir, and --help_config needs none.
+    own = flags.FLAGS["workdir"].value or ""
     has_begun = bool(own) and (Path(own) / "config.json").exists()
     if given is None and has_begun and not (is_new and FINE_TUNE.value):
         return read_experiment(own)

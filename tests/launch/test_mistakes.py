@@ -94,6 +94,18 @@ def test_help_config_shows_every_field_with_the_values_given():
     assert status == 1 and "give --config=FILE" in err
 
 
+def test_helpfull_shows_every_field_and_both_helps_those_of_a_run(tmp_path):
+    config = "--config=configs/quickstart.py"
+    _, out, _ = run("launch.train", config, "--config.training.num_steps=7", "--helpfull")
+    assert "\n  --config.training.num_steps: " in out and "\n  --workdir: " in out
+    _, out, _ = run("launch.train", "--helpfull")  # of no experiment, and without a --workdir
+    assert "\n  --workdir: " in out and "\n  --config.training" not in out
+    (tmp_path / "config.json").write_text(dumps(get_config()))
+    for help_flag in ("--helpfull", "--help_config"):
+        _, out, err = run("launch.train", f"--from_workdir={tmp_path}", help_flag)
+        assert "--config.training.num_steps" in out, err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
