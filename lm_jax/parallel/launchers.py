@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_jax.errors import UserError
+from lm_jax.json_values import shown
 from lm_jax.plurals import counted
+
+_DIGITS = r"\d{1,10}"  # of a number of processes, of a job or of a host
 
 
 class JobProcess(NamedTuple):
@@ -37,7 +40,8 @@ def find(
     Arguments that are given override the environment.
 
     Raises:
-      UserError: one of the three values is missing, or they contradict each other.
+      UserError: one of the three values is missing, they contradict each other, or a variable of
+        the environment holds no number where one belongs.
     """
     found = _explicit(environment) or _slurm(environment) or _open_mpi(environment)
     given = {
@@ -79,8 +83,8 @@ def _explicit(environment: Mapping[str, str]) -> dict[str, Any]:
         return {}
     return {
         "coordinator": environment.get("JAX_COORDINATOR_ADDRESS"),
-        "num_processes": int(environment["JAX_NUM_PROCESSES"]),
-        "process_id": _integer(environment.get("JAX_PROCESS_ID")),
+        "num_processes": _number(environment, "JAX_NUM_PROCESSES"),
+        "process_id": _number(environment, "JAX_PROCESS_ID"),
     }
 
 
@@ -88,17 +92,17 @@ def _slurm(environment: Mapping[str, str]) -> dict[str, Any]:
     # A batch script has SLURM_PROCID too, but only the tasks of srun belong to a step.
     if not {"SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"} <= environment.keys():
         return {}
-    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", 0))
-    tasks = _tasks_on_host(environment)
+    job, step = _number(environment, "SLURM_JOB_ID"), _number(environment, "SLURM_STEP_ID") or 0
+    host = first_host(environment["SLURM_STEP_NODELIST"])
     return {
-        "coordinator": f"{first_host(environment['SLURM_STEP_NODELIST'])}:{_port(job + step)}",
-        "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
-        "process_id": int(environment["SLURM_PROCID"]),
+        "coordinator": None if job is None else f"{host}:{_port(job + step)}",
+        "num_processes": _number(environment, "SLURM_STEP_NUM_TASKS"),
+        "process_id": _number(environment, "SLURM_PROCID"),
         "devices": _share_of_gpus(
             environment,
-            int(environment.get("SLURM_LOCALID", 0)),
-            tasks,
-            _integer(environment.get("SLURM_GPUS_ON_NODE")),
+            _number(environment, "SLURM_LOCALID") or 0,
+            _tasks_on_host(environment),
+            _number(environment, "SLURM_GPUS_ON_NODE"),
         ),
     }
 
@@ -109,24 +113,34 @@ def _open_mpi(environment: Mapping[str, str]) -> dict[str, Any]:
     # `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`; Open MPI 5 does not give its host.
     uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
     address = re.search(r"tcp6?://\[?([^,\]:]+|[^,\]]+)[,:\]]", uri)
-    job = int(uri.partition(".")[0] or 0) // 4096  # its lower 12 bits are always 0
+    job = re.match(r"\d{1,18}\b", uri, re.ASCII)
+    port = _port(int(job[0]) // 4096 if job else 0)  # its lower 12 bits are always 0
+    local_size = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
     return {
-        "coordinator": f"{address[1]}:{_port(job)}" if address else None,
-        "num_processes": int(environment["OMPI_COMM_WORLD_SIZE"]),
-        "process_id": int(environment["OMPI_COMM_WORLD_RANK"]),
+        "coordinator": f"{address[1]}:{port}" if address else None,
+        "num_processes": _number(environment, "OMPI_COMM_WORLD_SIZE"),
+        "process_id": _number(environment, "OMPI_COMM_WORLD_RANK"),
         "devices": _share_of_gpus(
             environment,
-            int(environment.get("OMPI_COMM_WORLD_LOCAL_RANK", 0)),
-            int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)),
+            _number(environment, "OMPI_COMM_WORLD_LOCAL_RANK") or 0,
+            1 if local_size is None else local_size,
             None,
         ),
     }
 
 
 def first_host(nodes: str) -> str:
-    """Returns the first host of a SLURM list such as `gpu[007-010,12],login`."""
+    """Returns the first host of a SLURM list such as `gpu[007-010,12],login`.
+
+    Raises:
+      UserError: it is no such list.
+    """
     matched = re.match(r"([^,\[]+)(?:\[(\w+))?", nodes)
-    assert matched is not None
+    if matched is None:
+        raise UserError(
+            f"SLURM_STEP_NODELIST is {shown(nodes)}; expected hosts such as gpu[007-010], as srun "
+            "sets it"
+        )
     return matched[1] + (matched[2] or "")
 
 
@@ -139,19 +153,24 @@ def _tasks_on_host(environment: Mapping[str, str]) -> int:
 
     `2(x3),1` means 2 tasks on each of three hosts and 1 on the last.
     """
-    counts: list[int] = []
-    for tasks, hosts in re.findall(
-        r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-    ):
-        counts += [int(tasks)] * int(hosts or 1)
-    return counts[min(int(environment.get("SLURM_NODEID", 0)), len(counts) - 1)]
+    name = "SLURM_STEP_TASKS_PER_NODE"
+    text, host = environment.get(name, "1"), _number(environment, "SLURM_NODEID") or 0
+    tasks = 0
+    for part in text.split(","):
+        matched = re.fullmatch(rf"({_DIGITS})(?:\(x({_DIGITS})\))?", part, re.ASCII)
+        if matched is None:
+            raise UserError(f"{name} is {shown(text)}; expected such as 2(x3),1, as srun sets it")
+        tasks, host = int(matched[1]), host - int(matched[2] or 1)
+        if host < 0:
+            break
+    return tasks
 
 
 def _share_of_gpus(
     environment: Mapping[str, str], index: int, count: int, on_host: int | None
 ) -> tuple[int, ...] | None:
     """Returns the GPUs of process `index` of `count` on this host; None: all that it sees."""
-    if count == 1:
+    if count <= 1:
         return None
     visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if not visible:
@@ -163,5 +182,9 @@ def _share_of_gpus(
     return tuple(range(index * share, (index + 1) * share))
 
 
-def _integer(text: str | None) -> int | None:
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    """Returns the number that a variable of the environment holds; None: it is not set."""
+    text = environment.get(name)
+    if text is not None and not re.fullmatch(_DIGITS, text, re.ASCII):
+        raise UserError(f"{name} is {shown(text)} in the environment; expected a number")
     return None if text is None else int(text)

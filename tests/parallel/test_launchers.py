@@ -110,3 +110,32 @@ def test_flags_go_before_the_environment():
 def test_what_is_half_said_is_refused(given, message):
     with pytest.raises(UserError, match=message):
         find({}, *given)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (JOB_SET | {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'"),
+        (JOB_SET | {"JAX_NUM_PROCESSES": "9" * 5000}, r"JAX_NUM_PROCESSES is '9{59}\.\.\."),
+        (JOB_SET | {"JAX_PROCESS_ID": ""}, "JAX_PROCESS_ID is ''"),
+        (SLURM | {"SLURM_JOB_ID": "42_7"}, "SLURM_JOB_ID is '42_7' in the environment; expected a"),
+        ({k: v for k, v in SLURM.items() if k != "SLURM_JOB_ID"}, "nothing says coordinator"),
+        (SLURM | {"SLURM_STEP_NODELIST": "[1-2]"}, r"SLURM_STEP_NODELIST is '\[1-2\]'"),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "x"}, "SLURM_STEP_TASKS_PER_NODE is 'x'"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "nothing says coordinator or process_id"),
+    ],
+)
+def test_an_environment_without_numbers_is_refused(environment, message):
+    with pytest.raises(UserError, match=message):
+        find(environment)
+
+
+@pytest.mark.parametrize("tasks", ["1(x9999999999)", "0"])
+def test_tasks_per_node_are_counted_without_a_list_of_all_hosts(tasks):
+    changes = {"SLURM_STEP_TASKS_PER_NODE": tasks, "CUDA_VISIBLE_DEVICES": "0,1"}
+    assert find(SLURM | changes).devices is None
+
+
+def test_an_address_of_open_mpi_without_a_job_has_a_port():
+    environment = OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "x;tcp://10.96.0.1:34911"}
+    assert find(environment).coordinator == "10.96.0.1:61440"
