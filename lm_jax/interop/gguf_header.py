@@ -1,7 +1,8 @@
 """Whether the header of a GGUF file names no more than the file holds.
 
 The gguf package believes the lengths in a header: a damaged one keeps it busy for minutes, or makes
-it take all memory. The format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+it take all memory. It makes an object of each item of an array, so items are counted, too. The
+format: github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import mmap
@@ -15,20 +16,26 @@ _TEXT, _ARRAY = 8, 9
 _DEEPEST = 4  # arrays in arrays
 _MOST_DIMENSIONS = 8
 _VERSIONS = (2, 3)
+_MOST_ITEMS = (
+    1 << 21
+)  # of all arrays; a vocabulary of 262,144 tokens and its merges have 1.3 million
 
 
 def check_header(path: Path) -> None:
-    """Raises UserError if the header of a little-endian GGUF file names more than it holds.
+    """Raises UserError if the header of a GGUF file names more than it holds, or too many items.
 
     Other files are left to the package, which names what is wrong with them.
     """
     if path.stat().st_size < 24:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        magic, version, tensors, fields = struct.unpack_from("<4sIQQ", content)
-        if magic != b"GGUF" or version not in _VERSIONS:
+        orders = [
+            each for each in "<>" if struct.unpack_from(f"{each}I", content, 4)[0] in _VERSIONS
+        ]
+        if content[:4] != b"GGUF" or not orders:
             return
-        walk = _Walk(path, content, 24)
+        tensors, fields = struct.unpack_from(f"{orders[0]}QQ", content, 8)
+        walk = _Walk(path, content, 24, orders[0])
         walk.need(fields * 13 + tensors * 24)  # the fewest bytes that they take
         for _ in range(fields):
             walk.text()
@@ -44,8 +51,9 @@ def check_header(path: Path) -> None:
 class _Walk:
     """A position in a file that never leaves it."""
 
-    def __init__(self, path: Path, content: mmap.mmap, at: int):
-        self._path, self._content, self._at = path, content, at
+    def __init__(self, path: Path, content: mmap.mmap, at: int, order: str):
+        self._path, self._content, self._at, self._order = path, content, at, order
+        self._items = 0
 
     def refuse(self, why: str) -> None:
         raise UserError(f"{self._path} is damaged or cut off: its header {why}; copy it again")
@@ -59,9 +67,10 @@ class _Walk:
         self._at += count
 
     def number(self, form: str) -> int:
-        size = struct.calcsize(f"<{form}")
+        form = self._order + form
+        size = struct.calcsize(form)
         self.need(size)
-        (found,) = struct.unpack_from(f"<{form}", self._content, self._at)
+        (found,) = struct.unpack_from(form, self._content, self._at)
         self._at += size
         return found
 
@@ -80,6 +89,9 @@ class _Walk:
 
     def _array(self, depth: int) -> None:
         kind, count = self.number("I"), self.number("Q")
+        self._items += count
+        if self._items > _MOST_ITEMS:
+            self.refuse(f"names arrays of {self._items:,} items, more than {_MOST_ITEMS:,}")
         if kind in _SIZES:
             self.skip(count * _SIZES[kind])
             return

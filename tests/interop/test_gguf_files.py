@@ -1,6 +1,7 @@
 """A GGUF file holds the same model as the folder that it was made from."""
 
 import json
+import struct
 
 import gguf
 import numpy as np
@@ -160,3 +161,29 @@ def test_a_header_whose_lengths_lie_is_refused_before_it_is_read(file):
         file.write_bytes(content[:at] + (2**40).to_bytes(8, "little") + content[at + 8 :])
         with pytest.raises(UserError, match=r"names [\d,]+ bytes at 24 of"):
             read_gguf(file)
+
+
+def _big_endian(*, array_type: int, count: int, items: bytes) -> bytes:
+    """The file of a big-endian machine with one array, and no tensors."""
+    name = b"general.name"
+    head = b"GGUF" + struct.pack(">IQQ", 3, 0, 1) + struct.pack(">Q", len(name)) + name
+    return head + struct.pack(">IIQ", 9, array_type, count) + items
+
+
+@pytest.mark.parametrize("count", [17, 2**20, 2**63])
+def test_the_header_of_a_big_endian_file_may_not_lie_either(count, tmp_path):
+    file = tmp_path / "big.gguf"
+    file.write_bytes(_big_endian(array_type=0, count=16, items=bytes(16)))
+    with pytest.raises(UserError, match="of the architecture None"):  # it is read to its end
+        read_gguf(file)
+    file.write_bytes(_big_endian(array_type=0, count=count, items=bytes(16)))
+    with pytest.raises(UserError, match="its header names"):
+        read_gguf(file)
+
+
+def test_arrays_of_more_items_than_any_vocabulary_has_are_refused(tmp_path):
+    # gguf makes an object of each item: 3 MB of bytes take it 10 s and 1 GB.
+    file = tmp_path / "many.gguf"
+    file.write_bytes(_big_endian(array_type=0, count=3_000_000, items=bytes(3_000_000)))
+    with pytest.raises(UserError, match="arrays of 3,000,000 items, more than 2,097,152; copy it"):
+        read_gguf(file)
