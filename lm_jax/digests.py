@@ -8,6 +8,7 @@ protect against forgery. Each block has its own, so that threads and processes s
 import json
 import os
 import random
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from lm_jax.file_names import is_below
 from lm_jax.json_values import parse
 
 MANIFEST = "digests.json"
@@ -82,9 +84,14 @@ def find_damage(
         return ""
     try:
         listed = parse(path.read_bytes())["files"]
+        if not all(map(is_below, listed)):  # the manifest may be a stranger's
+            return f"{MANIFEST} names a file beyond its folder"
         blocks = [_Block(n, i, d) for n, digests in listed.items() for i, d in enumerate(digests)]
         for name, digests in listed.items():
-            if _count((directory / name).stat().st_size) != len(digests):
+            state = (directory / name).stat()
+            if not stat.S_ISREG(state.st_mode):
+                return f"{name} is no file"
+            if _count(state.st_size) != len(digests):
                 return f"{name} has another size than it was written with"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

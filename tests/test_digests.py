@@ -1,6 +1,7 @@
 """Damage to files that have a manifest of digests."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -79,3 +80,18 @@ def test_other_damage_is_named(break_it, problem, directory):
 def test_files_of_earlier_versions_are_not_judged(tmp_path):
     (tmp_path / "old").write_bytes(b"x")
     assert find_damage(tmp_path) == ""
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hosts", "a/../../secret", "", "a\0b"])
+def test_a_manifest_of_others_leads_to_no_file_beyond_its_folder(name, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / MANIFEST).write_text(json.dumps({"files": {name: ["0" * 16]}}))
+    assert find_damage(folder) == "digests.json names a file beyond its folder"
+
+
+def test_a_manifest_that_names_a_pipe_does_not_wait_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / MANIFEST).write_text(json.dumps({"files": {"pipe": ["0" * 16]}}))
+    assert find_damage(tmp_path) == "pipe is no file"

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from lm_jax.errors import UserError
+from lm_jax.file_names import is_file_name
 from lm_jax.json_values import read_object
 from lm_jax.telemetry.json_files import write_json
 
@@ -56,7 +57,7 @@ def _files(directory: Path) -> list[Path]:
         if not isinstance(names, dict) or not names:
             raise UserError(f"{directory / _INDEX} holds no weight_map; restore it")
         for name in names.values():  # the folder may be a stranger's
-            if not isinstance(name, str) or Path(name).name != name:
+            if not isinstance(name, str) or not is_file_name(name):
                 raise UserError(
                     f"{directory / _INDEX} names {name!r}; expected the name of a file beside it"
                 )

@@ -10,6 +10,7 @@ from lm_jax.atomic_files import make_directory, open_to_append
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
 from lm_jax.errors import UserError
+from lm_jax.file_names import is_file_name
 from lm_jax.json_values import fault_of, read_object, shown
 from lm_jax.runs import workdir
 from lm_jax.sweeps.plan import PlannedRun
@@ -86,7 +87,7 @@ def _planned(name: str, entry: Any) -> PlannedRun:
     cost = Cost(**{field: entry["cost"][field] for field in Cost._fields})
     experiment = from_dict(entry["experiment"])
     run = PlannedRun(name, entry["address"], experiment, entry["labels"], cost)
-    if Path(run.directory).name != run.directory:  # its files are written below the sweep's
+    if not is_file_name(run.directory):  # its files are written below the sweep's
         raise UserError(f"run {shown(name)} is no name of a folder; restore it")
     return run
 

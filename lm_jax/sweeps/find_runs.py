@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lm_jax.errors import UserError
+from lm_jax.file_names import is_file_name
 from lm_jax.json_values import read_object
 from lm_jax.sweeps.run_logs import last_error
 
@@ -76,6 +77,8 @@ def _runs_of_sweep(directory: Path, notes: list[str]) -> Iterator[FoundRun]:
     try:
         entries = read_object(directory / "sweep.json")
         folders = {name: f"{name}-{entry['address']}" for name, entry in entries.items()}
+        if not all(map(is_file_name, folders.values())):  # the directory may be a stranger's
+            raise UserError("a run is no name of a folder")
     except (UserError, OSError, KeyError, TypeError):
         notes.append(f"{directory / 'sweep.json'} is damaged: runs that wait are not known")
         folders = {path.name: path.name for path in sorted((directory / "runs").glob("*"))}

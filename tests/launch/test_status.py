@@ -142,3 +142,10 @@ def test_the_table_fits_a_terminal(length, sweep):
     row = re.sub(" +", " ", lines[2])
     assert row.endswith("123k/10.0M 1% 1.2e+04 -10.1235 1.00M 11.6d 12 1234 100% 83m")
     assert lines[-1] == "left on disk: 12,300.0 GB"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/tmp/secret", "a\0b"])
+def test_a_sweep_of_others_leads_to_no_run_beyond_its_folder(name, tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps({name: {"address": "ab"}}))
+    with pytest.raises(UserError, match="sweep.json is damaged: runs that wait are not known"):
+        find_runs([str(tmp_path)])
