@@ -10,6 +10,8 @@ from lm_jax.data.files import find_files
 from lm_jax.errors import UserError
 
 _ARRAYS = ("images", "x_test", "x")  # of npz files, the first that is there
+# Others of Pillow start programs (Ghostscript for EPS) or are read by rarely tested code.
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 
 
 def read_images(
@@ -63,7 +65,7 @@ def _picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     except ImportError:
         raise UserError(f"{path} needs Pillow: pip install -e '.[images]'") from None
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             mode = "L" if shape[2] == 1 else "RGB"
             # Before its pixels are unpacked: a small file may name very many.
             _check_shape(path, (picture.height, picture.width, len(mode)), shape)

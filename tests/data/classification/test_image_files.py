@@ -1,4 +1,5 @@
 import base64
+import subprocess
 
 import numpy as np
 import pytest
@@ -52,4 +53,14 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path):
     pytest.importorskip("PIL")
     (tmp_path / "x.png").write_text("text")
     with pytest.raises(UserError, match="x.png is no picture"):
+        read_images([f"{tmp_path}/x.png"], (3, 4, 1))
+
+
+def test_a_page_of_postscript_does_not_start_ghostscript(tmp_path, monkeypatch):
+    pytest.importorskip("PIL")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(subprocess, "check_call", None)
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 3\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "x.png").write_bytes(page)
+    with pytest.raises(UserError, match="x.png is no picture .cannot identify image file"):
         read_images([f"{tmp_path}/x.png"], (3, 4, 1))
