@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from lm_jax.errors import UserError
-from lm_jax.json_values import read_as
+from lm_jax.json_values import fits, read_as
 from lm_jax.plurals import counted
 from lm_jax.runs.lock import Holder, holder
 from lm_jax.telemetry.attempts import read_attempts
@@ -93,7 +93,7 @@ def _num_steps(config: ConfigParts, results: Results) -> int | None:
     if _is_count_based(results):
         return 1
     found = config.get("training", {}).get("num_steps")
-    return found if isinstance(found, int) else None
+    return found if fits(found, int) else None
 
 
 def _is_count_based(results: Results) -> bool:

@@ -150,6 +150,13 @@ def test_damaged_rows_and_a_damaged_lock_are_survived(run):
     assert status.remark == f"{run / 'metrics.jsonl'} holds 2 damaged lines"
 
 
+@pytest.mark.parametrize("steps", [10**400, True, "x", None], ids=["huge", "true", "text", "null"])
+def test_a_number_of_steps_that_is_none_leaves_the_time_left_unknown(steps, run):
+    (run / "config.json").write_text(json.dumps({"training": {"num_steps": steps}}))
+    status = read_status("", run)
+    assert (status.num_steps, status.seconds_left, status.step) == (None, None, 400)
+
+
 @pytest.mark.slow
 def test_training_notes_its_starts_and_why_it_failed(tmp_path):
     # SGD at this rate overflows float32 within a few steps.
