@@ -123,4 +123,21 @@ def load_split(kind: type[T], directory: Path, name: str) -> T:
             values[field] = [tuple(v) if isinstance(v, list) else v for v in found]
         else:
             values[field] = load_split(TokenizedDocuments, directory, path.name)
+    if kind is TokenizedDocuments:
+        _check_documents(TokenizedDocuments(**values), f"{directory / name}_*")
     return kind(**values)
+
+
+def _check_documents(found: TokenizedDocuments, name: str) -> None:
+    """Raises ValueError if the arrays of tokenized documents do not belong together.
+
+    A work directory may be a stranger's, without a manifest.
+    """
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in found):
+        raise ValueError(f"{name} are no lists of integers")
+    starts = found.starts
+    sizes = {len(array) for array in (found.characters, found.bytes, found.words, starts[1:])}
+    if len(sizes) != 1 or not len(starts) or starts[0] or starts[-1] != len(found.tokens) - 1:
+        raise ValueError(f"{name} are not of the same documents")
+    if (starts[1:] < starts[:-1]).any():
+        raise ValueError(f"{name} have starts that do not rise")

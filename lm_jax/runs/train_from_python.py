@@ -219,7 +219,7 @@ def _written(directory: Path, files: Mapping[str, str]) -> Iterator[None]:
     has_begun = (directory / "config.json").exists()
     for name, content in files.items():
         path = directory / name
-        if has_begun and (not path.exists() or path.read_text(encoding="utf-8") != content):
+        if has_begun and (not path.exists() or path.read_bytes() != content.encode()):
             raise UserError(
                 f"{directory} was begun with other texts than these; choose another work directory"
             )

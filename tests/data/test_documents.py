@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from lm_jax.data import TokenizerConfig, texts_of, tokenize
-from lm_jax.data.documents import consecutive, joined, ranges, sample_of, sample_of_sources
+from lm_jax.data.cache import load_split, save_split
+from lm_jax.data.documents import (
+    TokenizedDocuments,
+    consecutive,
+    joined,
+    ranges,
+    sample_of,
+    sample_of_sources,
+)
 from lm_jax.data.tokenizers import train_tokenizer
 
 TEXTS = [f"{number} " + "text " * number for number in range(1, 40)]
@@ -64,3 +72,29 @@ def test_of_one_long_document_the_beginning_is_taken_if_its_characters_can_be_co
     assert found == text[:20] and documents.starts[-1] == 33
     sizes = (len(found), len(found.encode()), len(found.split()))
     assert tuple(int(counts[0]) for counts in documents[2:]) == sizes
+
+
+_SIZES = np.array([1, 2])
+_WHOLE = TokenizedDocuments(
+    np.array([256, 97, 256, 98, 99, 256], np.uint16), np.array([0, 2, 5]), _SIZES, _SIZES, _SIZES
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": np.zeros(6)}, "are no lists of integers"),
+        ({"tokens": np.zeros((6, 1), int)}, "are no lists of integers"),
+        ({"starts": np.array([0, 2, 7])}, "are not of the same documents"),
+        ({"starts": np.array([1, 2, 5])}, "are not of the same documents"),
+        ({"starts": np.array([0, 7, 5])}, "starts that do not rise"),
+        ({"starts": np.zeros(0, int)}, "are not of the same documents"),
+        ({"words": np.array([1])}, "are not of the same documents"),
+    ],
+)
+def test_a_split_whose_arrays_do_not_belong_together_is_not_read(changes, message, tmp_path):
+    save_split(_WHOLE, tmp_path, "whole")
+    assert load_split(TokenizedDocuments, tmp_path, "whole").starts.tolist() == [0, 2, 5]
+    save_split(_WHOLE._replace(**changes), tmp_path, "other")
+    with pytest.raises(ValueError, match=f"other_.* {message}"):
+        load_split(TokenizedDocuments, tmp_path, "other")
