@@ -30,7 +30,7 @@ FLOORS = (
         "nested",
         "fields",
     )
-    + ("plurals", "progress", "user_templates"),
+    + ("plurals", "progress", "user_templates", "file_names", "whole_numbers"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = {("models", "data"), ("data", "models")}

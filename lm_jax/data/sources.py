@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 
 from lm_jax.errors import UserError
+from lm_jax.json_values import shown
+from lm_jax.whole_numbers import whole_number
 
 PERIOD = 10_000  # sequences; weights are multiples of 1 / PERIOD
 
@@ -62,14 +64,15 @@ def parse_weights(given: str, names: Sequence[str]) -> dict[int, dict[str, float
         start, colon, weights = part.partition(":")
         if not colon:
             start, weights = "0", part
-        if not start.strip().isdecimal() or int(start) in found:
-            raise UserError(f"data.weights has {part!r}; {expected}")
+        step = whole_number(start.strip())
+        if step is None or step in found:
+            raise UserError(f"data.weights has {shown(part)}; {expected}")
         numbers = _numbers("data.weights", weights, names, expected)
         total = sum(numbers.values())
         if not total or min(numbers.values()) < 0:
             raise UserError(f"data.weights has {part!r}; expected numbers from 0 on, one above 0")
-        found[int(start)] = {name: numbers.get(name, 0.0) / total for name in names}
-        small = [name for name, w in found[int(start)].items() if 0 < w < 1 / PERIOD]
+        found[step] = {name: numbers.get(name, 0.0) / total for name in names}
+        small = [name for name, w in found[step].items() if 0 < w < 1 / PERIOD]
         if small:
             raise UserError(
                 f"data.weights gives {small[0]} less than one sequence in {PERIOD:,}; leave it out"

@@ -6,6 +6,7 @@ from lm_jax.choices import choose
 from lm_jax.data.tokenizers import TOKENIZERS, train_tokenizer
 from lm_jax.errors import UserError
 from lm_jax.fields import described
+from lm_jax.whole_numbers import whole_number
 
 
 @dataclasses.dataclass
@@ -73,13 +74,14 @@ def tokenizer_of(name: str) -> TokenizerConfig:
     """
     kind, _, given = name.partition(":")
     found = choose(TOKENIZERS, kind, f"the tokenizer {name!r}")
-    if found.read and (not given or given.isdecimal()):
+    vocab_size = whole_number(given)
+    if found.read and (not given or vocab_size is not None):
         raise UserError(
             f"the tokenizer {name!r} is read from files; give {kind}:PATH, a file or a directory"
         )
     config = TokenizerConfig(kind)
-    if given.isdecimal():
-        config.vocab_size = int(given)
+    if vocab_size is not None:
+        config.vocab_size = vocab_size
     else:
         config.path = given
     config.validate()

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from lm_jax.errors import UserError
 from lm_jax.json_values import shown
 from lm_jax.plurals import counted
-
-_DIGITS = r"\d{1,10}"  # of a number of processes, of a job or of a host
+from lm_jax.whole_numbers import whole_number
 
 
 class JobProcess(NamedTuple):
@@ -113,8 +112,8 @@ def _open_mpi(environment: Mapping[str, str]) -> dict[str, Any]:
     # `1531576320.0;tcp://10.96.0.1,10.148.0.1:34911`; Open MPI 5 does not give its host.
     uri = environment.get("OMPI_MCA_orte_hnp_uri", "")
     address = re.search(r"tcp6?://\[?([^,\]:]+|[^,\]]+)[,:\]]", uri)
-    job = re.match(r"\d{1,18}\b", uri, re.ASCII)
-    port = _port(int(job[0]) // 4096 if job else 0)  # its lower 12 bits are always 0
+    job = whole_number(uri.partition(".")[0]) or 0
+    port = _port(job // 4096)  # its lower 12 bits are always 0
     local_size = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")
     return {
         "coordinator": f"{address[1]}:{port}" if address else None,
@@ -157,7 +156,7 @@ def _tasks_on_host(environment: Mapping[str, str]) -> int:
     text, host = environment.get(name, "1"), _number(environment, "SLURM_NODEID") or 0
     tasks = 0
     for part in text.split(","):
-        matched = re.fullmatch(rf"({_DIGITS})(?:\(x({_DIGITS})\))?", part, re.ASCII)
+        matched = re.fullmatch(r"(\d{1,10})(?:\(x(\d{1,10})\))?", part, re.ASCII)
         if matched is None:
             raise UserError(f"{name} is {shown(text)}; expected such as 2(x3),1, as srun sets it")
         tasks, host = int(matched[1]), host - int(matched[2] or 1)
@@ -185,6 +184,7 @@ def _share_of_gpus(
 def _number(environment: Mapping[str, str], name: str) -> int | None:
     """Returns the number that a variable of the environment holds; None: it is not set."""
     text = environment.get(name)
-    if text is not None and not re.fullmatch(_DIGITS, text, re.ASCII):
+    number = None if text is None else whole_number(text)
+    if text is not None and number is None:
         raise UserError(f"{name} is {shown(text)} in the environment; expected a number")
-    return None if text is None else int(text)
+    return number

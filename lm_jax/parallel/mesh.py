@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from lm_jax.errors import UserError
 from lm_jax.plurals import counted
+from lm_jax.whole_numbers import whole_number
 
 AUTO = "auto"
 # Consecutively numbered devices, which are close to each other, lie along the last axes.
@@ -24,12 +25,13 @@ def parse(text: str) -> dict[str, int]:
     given: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.partition(":")
-        if axis not in AXES or axis in given or not size.removeprefix("-").isdecimal():
+        number = whole_number(size.removeprefix("-"))
+        if axis not in AXES or axis in given or number is None:
             raise UserError(
                 f"mesh {text}: {part!r} is no axis with its size; expected "
                 f"for example data:2,fsdp:4, with {', '.join(AXES)} at most once each; or {AUTO}"
             )
-        given[axis] = int(size)
+        given[axis] = -number if size.startswith("-") else number
     if any(size == 0 or size < -1 for size in given.values()):
         raise UserError(f"mesh {text}: a size must be a number of devices, or -1 for the rest")
     if list(given.values()).count(-1) > 1:

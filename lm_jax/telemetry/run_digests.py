@@ -18,6 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.json_values import parse, read_as
 from lm_jax.telemetry.json_files import read_metrics, write_json, write_text
 from lm_jax.telemetry.run_files import Results
+from lm_jax.whole_numbers import whole_number
 
 _MOST_STEPS = 64  # newest ones whose rows have a digest
 # A file that was replaced has two, since a kill may come before the file or after it.
@@ -67,7 +68,7 @@ class RowDigests:
             **digests.get("metrics", {}),
             str(step): [_added(self._digest, own), _added(self._digest, kept)],
         }
-        newest = sorted(noted, key=lambda text: int(text) if text.isdecimal() else -1)
+        newest = sorted(noted, key=lambda text: whole_number(text) or 0)
         newest = newest[-_MOST_STEPS:]
         _write(self._workdir, {**digests, "metrics": {step: noted[step] for step in newest}})
 

@@ -23,12 +23,13 @@ from lm_jax.errors import UserError, is_full
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 from lm_jax.training.checkpoint_handler import DigestedHandler, DigestedRestore, DigestedSave
+from lm_jax.whole_numbers import whole_number
 
 
 def finished_steps(directory: Path) -> list[int]:
     """Returns the steps of the completely saved checkpoints in a directory, in rising order."""
-    names = (path.name for path in directory.glob("[0-9]*"))
-    return sorted(int(name) for name in names if name.isdecimal())
+    numbers = (whole_number(path.name) for path in directory.glob("[0-9]*"))
+    return sorted(number for number in numbers if number is not None)
 
 
 class Checkpoints:
@@ -273,7 +274,7 @@ class Checkpoints:
             if not scores:
                 raise UserError(f"no checkpoint in {self._directory} was evaluated; use `last`")
             return [min(scores, key=scores.__getitem__)]
-        if which.isdecimal() and int(which) in steps:
+        if whole_number(which) in steps:
             return [int(which)]
         raise UserError(
             f"no checkpoint {which!r} in {self._directory}; expected last, best or one of {steps}"

@@ -13,6 +13,7 @@ from lm_jax.models.interface import Batch
 from lm_jax.parallel import processes
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import TrainStep
+from lm_jax.whole_numbers import whole_number
 
 _CONTAINERS = ("while", "call", "conditional")  # their time counts at the operations inside
 
@@ -23,8 +24,8 @@ def parse_steps(text: str) -> tuple[int, int]:
     Raises:
       UserError: the text has another form, or the steps are not rising from 1.
     """
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    begins, dash, ends = text.partition("-")
+    first, last = whole_number(begins) or 0, whole_number(ends if dash else begins) or 0
     if not 1 <= first <= last:
         raise UserError(
             f"--profile_steps={text}; expected FIRST-LAST, such as 10-15, of steps counted from 1"

@@ -43,6 +43,7 @@ def test_what_is_shown_can_be_given(text):
         ("data:two", "'data:two' is no axis"),
         ("data:\u00b2", "'data:\u00b2' is no axis"),
         ("auto", "'auto' is no axis"),
+        ("data:" + "9" * 5000, "is no axis with its size"),
     ],
 )
 def test_a_mistaken_or_unfit_mesh_is_refused(text, message):

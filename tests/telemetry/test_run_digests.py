@@ -135,3 +135,10 @@ def test_a_damaged_row_of_a_run_that_goes_on_is_found_later(tmp_path):
     RowDigests(tmp_path).note(2)
     with pytest.raises(UserError, match="damaged"):
         refuse_damaged_rows(tmp_path, 2)
+
+
+def test_a_step_of_more_digits_than_python_reads_is_the_oldest(tmp_path):
+    _write(tmp_path, ROWS[:3])
+    (tmp_path / "digests.json").write_text(json.dumps({"metrics": {"9" * 5000: ["0"]}}))
+    RowDigests(tmp_path).note(2)
+    assert list(json.loads((tmp_path / "digests.json").read_text())["metrics"])[-1] == "2"
