@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 from lm_jax.errors import UserError
 from lm_jax.json_values import fits, read_as
@@ -131,7 +131,7 @@ def _step(tail: MetricsTail, attempts: Sequence[Attempt], results: Results) -> i
 def _rate(last: Row | None) -> tuple[str, float | None]:
     """Returns what is counted, such as tokens, and how many of them per second."""
     for name, value in (last or {}).items():
-        if name.endswith("_per_second") and isinstance(value, int | float):
+        if name.endswith("_per_second") and _is_count(value):
             return name.removesuffix("_per_second"), float(value)
     return "", None
 
@@ -140,11 +140,15 @@ def _steady_rate(last: Row | None, attempts: Sequence[Attempt]) -> tuple[str, fl
     """Returns the rate of the last row; none where steps have taken less than `_RATE_SECONDS`."""
     unit, rate = _rate(last)
     count = dict(last or {}).get(unit)
-    if last is None or not rate or not isinstance(count, int | float) or not last["step"]:
+    if last is None or not rate or not _is_count(count) or not last["step"]:
         return unit, rate
     steps = last["step"] - (attempts[-1]["step"] if attempts else 0)
     seconds = steps * count / last["step"] / rate
     return (unit, rate) if seconds >= _RATE_SECONDS else ("", None)
+
+
+def _is_count(value: Any) -> TypeGuard[float]:
+    return fits(value, float)
 
 
 class _Moment(NamedTuple):
@@ -165,7 +169,7 @@ def _moments(rows: Sequence[Row]) -> list[_Moment]:
             break
         unit, rate = _rate(row)
         count = dict(row).get(unit)
-        known = float(count) if isinstance(count, int | float) else 0.0
+        known = float(count) if _is_count(count) else 0.0
         found.append(_Moment(row["step"], seconds, known, rate))
     return found[::-1]
 

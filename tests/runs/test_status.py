@@ -157,6 +157,15 @@ def test_a_number_of_steps_that_is_none_leaves_the_time_left_unknown(steps, run)
     assert (status.num_steps, status.seconds_left, status.step) == (None, None, 400)
 
 
+def test_a_row_whose_rate_is_no_number_of_this_world_has_no_rate(run):
+    row = {"step": 400, "kind": "train", "tokens": 10**400, "tokens_per_second": 10**400}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_status("", run).per_second is None
+    row["tokens_per_second"] = 5.0
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_status("", run).per_second is None
+
+
 @pytest.mark.slow
 def test_training_notes_its_starts_and_why_it_failed(tmp_path):
     # SGD at this rate overflows float32 within a few steps.
