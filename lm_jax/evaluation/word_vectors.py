@@ -89,8 +89,8 @@ def analogy_accuracy(vectors: WordVectors, path: str | Path) -> dict[str, Analog
         if not all(word in vectors.rows for word in words):
             continue
         a, b, c, expected = words
-        found = nearest(vectors, [b, c], [a], count=1)[0][0]
-        results[section] = Analogies(right + (found == expected), asked + 1, total + 1)
+        found = [word for word, _ in nearest(vectors, [b, c], [a], count=1)]
+        results[section] = Analogies(right + (found == [expected]), asked + 1, total + 1)
     return results
 
 
@@ -100,8 +100,8 @@ def similarity_correlation(vectors: WordVectors, path: str | Path) -> tuple[floa
     The file has the format of WordSim-353: lines `word<TAB>word<TAB>score`; `#` starts a comment.
 
     Raises:
-      UserError: the file cannot be read, a line has another format, or fewer than 3 pairs have
-        vectors.
+      UserError: the file cannot be read, a line has another format, fewer than 3 pairs have
+        vectors, or all scores or cosines are equal.
     """
     path = Path(path)
     from scipy.stats import spearmanr  # takes a second to import
@@ -113,6 +113,8 @@ def similarity_correlation(vectors: WordVectors, path: str | Path) -> tuple[floa
         try:
             one, other, score = line.lower().split("\t")[:3]
             value = float(score)
+            if not math.isfinite(value):
+                raise ValueError(score)
         except ValueError:
             raise UserError(f"{path}:{number}: {line[:60]!r} is not word, word, score") from None
         count += 1
@@ -122,6 +124,11 @@ def similarity_correlation(vectors: WordVectors, path: str | Path) -> tuple[floa
             scores.append(value)
     if len(scores) < 3:
         raise UserError(f"{path}: only {len(scores)} of {count} pairs are among the words")
+    if len(set(cosines)) == 1 or len(set(scores)) == 1:
+        raise UserError(
+            f"{path}: the scores or the cosines of its {len(scores)} pairs are all equal, so that "
+            "there is no correlation of ranks; give other pairs"
+        )
     return float(spearmanr(cosines, scores).statistic), len(scores), count
 
 

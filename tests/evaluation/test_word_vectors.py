@@ -46,6 +46,27 @@ def test_similarities_are_correlated_by_rank(tmp_path):
         similarity_correlation(VECTORS, path)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("man\tking\t1\nman\tship\t2\nman\twoman\tnan\n", ":3: .* is not word, word, score"),
+        ("man\tking\t1\nman\twoman\t1\nman\tapple\t1\n", "its 3 pairs are all equal"),
+        ("man\tking\t1\nman\tking\t2\nman\tking\t3\n", "its 3 pairs are all equal"),
+    ],
+)
+def test_judgements_without_an_order_have_no_correlation(pairs, message, tmp_path):
+    (tmp_path / "pairs.tsv").write_text(pairs)
+    with pytest.raises(UserError, match=message):
+        similarity_correlation(VECTORS, tmp_path / "pairs.tsv")
+
+
+def test_an_analogy_of_all_words_of_a_vocabulary_has_no_answer(tmp_path):
+    path = tmp_path / "questions.txt"
+    path.write_text("man king woman man\n")
+    few = word_vectors(list(TABLE)[:3], np.eye(3))
+    assert analogy_accuracy(few, path) == {"": (0, 1, 1)}
+
+
 def test_the_error_of_a_correlation_is_that_of_repeated_samples():
     random = np.random.default_rng(0)
     x, noise = random.normal(size=(2, 2_000, 100))
