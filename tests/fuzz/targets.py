@@ -1,16 +1,14 @@
 """The readers of files that others may have written, each with a small whole file."""
 
-import contextlib
 import functools
 import gzip
 import io
 import json
 import struct
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +26,6 @@ from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizer_files import read_hugging_face
 from lm_jax.data.tokenizers import load_tokenizer, train_tokenizer
 from lm_jax.digests import find_damage
-from lm_jax.errors import UserError
 from lm_jax.evaluation.tasks import read_task
 from lm_jax.interop.architectures import architecture_of, our_config, read_config
 from lm_jax.interop.gguf_files import read_gguf
@@ -47,6 +44,8 @@ from lm_jax.sweeps.results import read_results
 from lm_jax.training.checkpoints import Checkpoints
 from lm_jax.user_templates import UserTemplate
 from tests.experiments import tiny
+from tests.fuzz.other_targets import OTHERS
+from tests.fuzz.target import Target, json_of, saved, text_of
 
 CHECKPOINTS = Path(__file__).parents[1] / "runs" / "made_before" / "stopped" / "checkpoints"
 FIGURES = {"cross_entropy": 2.0, "bits_per_character": 2.0, "accuracy": 0.5, "tokens": 9}
@@ -87,59 +86,6 @@ INSPECTION = {
     "attention": {"cross": CROSS},
 }
 TEXTS = ["Hello world, hello!\n", "naïve café <|endoftext|> ▁x"]
-
-
-class Target(NamedTuple):
-    """A reader, and the file that it reads."""
-
-    name: str
-    file: str
-    seed: Callable[[], bytes]
-    read: Callable[[Path], object]
-    beside: Mapping[str, str | bytes] = {}  # other files of the folder
-    examples: int = 24  # of the quick test
-
-    def prepare(self, folder: Path) -> None:
-        """Writes the other files of the folder."""
-        for name, content in self.beside.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-    def write(self, folder: Path, content: bytes) -> Path:
-        """Writes the file."""
-        path = folder / self.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-
-def attack(target: Target, folder: Path, content: bytes) -> None:
-    """Reads a damaged file; raises what is neither a UserError nor an OSError."""
-    path = target.write(folder, content)
-    with contextlib.suppress(UserError, OSError):
-        target.read(path)
-
-
-def _json(value: Any) -> Callable[[], bytes]:
-    return lambda: json.dumps(value).encode()
-
-
-def _text(text: str) -> Callable[[], bytes]:
-    return lambda: text.encode()
-
-
-def _saved(write: Callable[[Any], object]) -> Callable[[], bytes]:
-    """Returns a function that returns what a library writes to a file."""
-
-    @functools.cache
-    def seed() -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "seed"
-            write(path)
-            return path.read_bytes()
-
-    return seed
 
 
 def _page(path: Path) -> None:
@@ -248,6 +194,10 @@ def _all_pairs(path: Path) -> None:
     list(_pairs(str(path), Counter()))
 
 
+def _labelled(path: Path) -> None:
+    _read_file(path, "data.path")
+
+
 def _law(path: Path) -> None:
     read_points(path, {"n": "n", "loss": known_columns(path)["loss"]}, ["a=x"], "a", ["n"])
 
@@ -322,22 +272,24 @@ _METADATA = "6/default/_METADATA"
 
 
 _ALL = (
-    Target("config", "config.json", _text(RUN["config.json"]), _config, {}, 8),
-    Target("evaluation", "evaluation.json", _text(RUN["evaluation.json"]), _page, RUN, 12),
-    Target("metrics", "metrics.jsonl", _text(RUN["metrics.jsonl"]), _page, RUN, 12),
-    Target("data_facts", "data.json", _text(RUN["data.json"]), lambda p: read_sizes(p.parent)),
-    Target("inspection", "inspection.json", _json(INSPECTION), _page, RUN, 12),
+    Target("config", "config.json", text_of(RUN["config.json"]), _config, {}, 8),
+    Target("evaluation", "evaluation.json", text_of(RUN["evaluation.json"]), _page, RUN, 12),
+    Target("metrics", "metrics.jsonl", text_of(RUN["metrics.jsonl"]), _page, RUN, 12),
+    Target("data_facts", "data.json", text_of(RUN["data.json"]), lambda p: read_sizes(p.parent)),
+    Target("inspection", "inspection.json", json_of(INSPECTION), _page, RUN, 12),
     Target(
         "branch",
         "branch.json",
-        _json({"run": "x", "step": 3, "rows": 4, "changes": ["a"], "environments": [{}]}),
+        json_of({"run": "x", "step": 3, "rows": 4, "changes": ["a"], "environments": [{}]}),
         lambda path: origin(path.parent),
     ),
-    Target("inherited", "inherited.json", _json({"taken": {"a": [1]}, "new": {}}), _page, RUN, 12),
+    Target(
+        "inherited", "inherited.json", json_of({"taken": {"a": [1]}, "new": {}}), _page, RUN, 12
+    ),
     Target(
         "by_position",
         "by_position_validation.json",
-        _json(
+        json_of(
             dict.fromkeys(("step", "stride", "context_length"), 0)
             | {"nats_by_position": [1.0], "tokens_by_position": [1]}
         ),
@@ -346,25 +298,28 @@ _ALL = (
     Target(
         "by_document",
         "by_document_validation.json",
-        _json({"step": 2, "nats": [1.0, 2.0], "characters": [3, 4], "documents": None}),
+        json_of({"step": 2, "nats": [1.0, 2.0], "characters": [3, 4], "documents": None}),
         lambda path: compare([path.parent]),
         RUN,
     ),
-    Target("kept", "kept.jsonl", _text('{}\n{"a": [[[1], [1]], {}]}\n'), lambda p: Kept(p, {})),
-    Target("sweep_plan", "sweep.json", _json(_PLAN), lambda path: read_plan(path.parent), {}, 12),
-    Target("sweep_results", "results.csv", _text(_RESULTS), read_results),
-    Target("law", "points.csv", _text(_CSV), _law),
+    Target("kept", "kept.jsonl", text_of('{}\n{"a": [[[1], [1]], {}]}\n'), lambda p: Kept(p, {})),
+    Target("sweep_plan", "sweep.json", json_of(_PLAN), lambda path: read_plan(path.parent), {}, 12),
+    Target("sweep_results", "results.csv", text_of(_RESULTS), read_results),
+    Target("law", "points.csv", text_of(_CSV), _law),
     Target(
-        "task", "a.jsonl", _text(_QUESTION * 3), lambda path: read_task("a", TaskConfig(str(path)))
+        "task",
+        "a.jsonl",
+        text_of(_QUESTION * 3),
+        lambda path: read_task("a", TaskConfig(str(path))),
     ),
-    Target("labelled_text", "a.tsv", _text("good\ta text\nbad\tanother\n"), _read_file),
-    Target("pairs", "a.tsv", _text("a\tb\nc\td\tdocument\n"), _all_pairs),
-    Target("pairs_jsonl", "a.jsonl", _text('{"source": "a", "target": "b"}\n' * 2), _all_pairs),
-    Target("po", "a.po", _text(_PO), _all_pairs),
-    Target("sources", "a.txt", _text("a\tb\nc\td\n"), read_sources),
-    Target("jsonl", "a.jsonl", _text('{"text": "a\\u00e9", "n": [1]}\n' * 3), _stream),
-    Target("csv", "a.csv", _text('text,n\n"a, b",1\nc,2\n'), _stream),
-    Target("parquet", "a.parquet", _saved(_parquet), _stream, {}, 12),
+    Target("labelled_text", "a.tsv", text_of("good\ta text\nbad\tanother\n"), _labelled),
+    Target("pairs", "a.tsv", text_of("a\tb\nc\td\tdocument\n"), _all_pairs),
+    Target("pairs_jsonl", "a.jsonl", text_of('{"source": "a", "target": "b"}\n' * 2), _all_pairs),
+    Target("po", "a.po", text_of(_PO), _all_pairs),
+    Target("sources", "a.txt", text_of("a\tb\nc\td\n"), read_sources),
+    Target("jsonl", "a.jsonl", text_of('{"text": "a\\u00e9", "n": [1]}\n' * 3), _stream),
+    Target("csv", "a.csv", text_of('text,n\n"a, b",1\nc,2\n'), _stream),
+    Target("parquet", "a.parquet", saved(_parquet), _stream, {}, 12),
     Target("arrow", "a.arrow", _arrow, _stream),
     Target("warc", "a.warc", _warc, _stream),
     Target("gzip", "a.txt.gz", lambda: gzip.compress(b"text " * 20, mtime=0), _stream),
@@ -378,11 +333,11 @@ _ALL = (
     Target(
         "npz",
         "a.npz",
-        _saved(lambda p: np.savez_compressed(p.open("wb"), images=np.zeros((2, 3, 4), np.uint8))),
+        saved(lambda p: np.savez_compressed(p.open("wb"), images=np.zeros((2, 3, 4), np.uint8))),
         _image((3, 4, 1)),
     ),
-    Target("picture", "a.png", _saved(_picture), _image((3, 4, 1))),
-    Target("npy", "a.npy", _saved(lambda p: np.save(p.open("wb"), np.arange(6))), _array),
+    Target("picture", "a.png", saved(_picture), _image((3, 4, 1))),
+    Target("npy", "a.npy", saved(lambda p: np.save(p.open("wb"), np.arange(6))), _array),
     Target("llm_c", "a.bin", _llm_c, _tokens),
     Target("nanogpt", "a.bin", lambda: np.arange(1, 9, dtype="<u2").tobytes(), _tokens),
     Target(
@@ -391,11 +346,13 @@ _ALL = (
     Target(
         "manifest",
         "digests.json",
-        _json({"algorithm": "xxh3_64", "files": {"a.txt": ["0" * 16]}}),
+        json_of({"algorithm": "xxh3_64", "files": {"a.txt": ["0" * 16]}}),
         lambda path: find_damage(path.parent),
         {"a.txt": "text"},
     ),
-    Target("saved_kind", "tokenizer.json", _json({"kind": "byte", "beginning": 3}), _use_tokenizer),
+    Target(
+        "saved_kind", "tokenizer.json", json_of({"kind": "byte", "beginning": 3}), _use_tokenizer
+    ),
     Target("words", "words.json", lambda: _trained("word"), _use_tokenizer, _saved_as("word")),
     Target(
         "pieces",
@@ -414,27 +371,27 @@ _ALL = (
     Target(
         "saved_hugging_face",
         "huggingface.json",
-        _json({"tokenizer": json.dumps(_vocabulary()), "end_of_document": 3}),
+        json_of({"tokenizer": json.dumps(_vocabulary()), "end_of_document": 3}),
         _use_tokenizer,
         _saved_as("huggingface"),
     ),
-    Target("hugging_face", "tokenizer.json", _json(_vocabulary()), _hugging_face),
+    Target("hugging_face", "tokenizer.json", json_of(_vocabulary()), _hugging_face),
     Target("tiktoken", "ranks.tiktoken", _ranks, _use_tokenizer, _saved_as("tiktoken")),
     Target(
         "chat_template",
         "tokenizer_config.json",
-        _json(_CHAT),
+        json_of(_CHAT),
         lambda path: chat_template_of(path.parent).fill([{"role": "user", "content": "a"}]),
     ),
     Target(
         "template",
         "a.jinja",
-        _text("{% for x in names %}{{ x | upper }}{% endfor %}"),
+        text_of("{% for x in names %}{{ x | upper }}{% endfor %}"),
         lambda path: UserTemplate(path.read_text("utf-8", "replace"), "it").fill({"names": "ab"}),
     ),
-    Target("their_config", "config.json", _json(_GPT2), _their_config),
-    Target("gguf", "a.gguf", _saved(_gguf), _read_gguf, {}, 8),
-    Target("safetensors", "model.safetensors", _saved(_safetensors), _read_safetensors),
+    Target("their_config", "config.json", json_of(_GPT2), _their_config),
+    Target("gguf", "a.gguf", saved(_gguf), _read_gguf, {}, 8),
+    Target("safetensors", "model.safetensors", saved(_safetensors), _read_safetensors),
     Target(
         "checkpoint",
         f"checkpoints/{_METADATA}",
@@ -448,4 +405,4 @@ _ALL = (
         1,
     ),
 )
-TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+TARGETS: dict[str, Target] = {target.name: target for target in (*_ALL, *OTHERS)}

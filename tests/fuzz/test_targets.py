@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutations import KINDS, Mutation, mutated
-from tests.fuzz.targets import TARGETS, attack
+from tests.fuzz.target import attack
+from tests.fuzz.targets import TARGETS
 
 MUTATIONS = st.lists(
     st.builds(
