@@ -202,7 +202,8 @@ class BlocksConfig:
     )
     remat: str = described(
         "none",
-        "What the backward pass recomputes to save memory: dots keeps products with weights.",
+        "What the backward pass recomputes to save memory: attention keeps what fused kernels of "
+        "attention return, dots products with weights, too.",
         choices=REMAT,
     )
     context_parallel: str = described(

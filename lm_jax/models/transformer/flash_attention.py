@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the configuration takes its choices from here
 LANES = 128  # tokens: what the lengths that splash reads are multiples of
 _BLOCKWISE_FROM = 512  # tokens; measured on CPUs, docs/performance.md
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
+RESIDUALS = "attention_residuals"  # by this name splash's output and log-normalizers are kept
 
 
 def attend_fused(

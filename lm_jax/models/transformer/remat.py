@@ -6,13 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from lm_jax.models.transformer.flash_attention import PRIMITIVE
+from lm_jax.models.transformer.flash_attention import PRIMITIVE, RESIDUALS
 
 
-def _keeps_products(primitive, *arguments, **params) -> bool:
-    """Saves weight products and cuDNN attention residuals, never the scores: a remat policy."""
+def keeps_attention(primitive, *arguments, **params) -> bool:
+    """Saves what the backward pass of a fused kernel reads, never the scores: a remat policy."""
+    return primitive.name == PRIMITIVE or params.get("name") == RESIDUALS
+
+
+def keeps_products(primitive, *arguments, **params) -> bool:
+    """Saves weight products too: a remat policy."""
     keep_dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive.name == PRIMITIVE or keep_dots(primitive, *arguments, **params)
+    is_attention = keeps_attention(primitive, *arguments, **params)
+    return is_attention or keep_dots(primitive, *arguments, **params)
 
 
 def _recomputed(policy: Callable[..., bool] | None) -> Callable[[Any, bool], Any]:
@@ -22,7 +28,8 @@ def _recomputed(policy: Callable[..., bool] | None) -> Callable[[Any, bool], Any
 
 REMAT: dict[str, Callable[[Any, bool], Any]] = {
     "none": lambda block, in_loop: block,
-    "dots": _recomputed(_keeps_products),
+    "dots": _recomputed(keeps_products),
+    "attention": _recomputed(keeps_attention),
     "full": _recomputed(None),
 }
 """Name -> (class of a block, whether a loop runs it) -> the class that recomputes."""

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from lm_jax.models.transformer.attention import Scoring, Tokens
-from lm_jax.models.transformer.flash_attention import LANES
+from lm_jax.models.transformer.flash_attention import LANES, RESIDUALS
 
 if TYPE_CHECKING:
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask import Mask
@@ -120,6 +120,7 @@ def _attend_part(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap,
+        residual_checkpoint_name=RESIDUALS,
         interpret=interpret,
     )
     segments = None

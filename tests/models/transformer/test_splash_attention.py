@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.costs.hlo import read_work
 from lm_jax.costs.jaxpr_flops import product_flops
 from lm_jax.costs.model_flops import training_flops
 from lm_jax.models import build_model
 from lm_jax.models.transformer import flash_attention
 from lm_jax.models.transformer.attention import Scoring, Tokens, attend, attention_mask
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models.transformer.remat import keeps_attention, keeps_products
 from lm_jax.models.transformer.splash_attention import serves, splash_attend
 from lm_jax.parallel import sharding
 
@@ -129,3 +131,17 @@ def test_a_packed_model_with_windows_is_made_of_it(monkeypatch, scan_layers):
     scores = 3 * 4 * 2 * 2 * 256 * 256 * 32  # of both layers, three times as training does
     # Plain attention spares a quarter of the scores of a causal mask, this kernel half of them.
     assert counted["xla"] - counted["auto"] == scores // 4
+
+
+def test_the_forward_kernel_runs_again_under_full_remat_only():
+    arrays, tokens = given(segmented=True)
+    splash = partial(splash_attend, Scoring(), causal=True, interpret=True)
+
+    def products(block):
+        gradient = jax.grad(lambda *arrays: jnp.sum(jnp.sin(block(*arrays, tokens, tokens))))
+        return read_work(jax.jit(gradient).lower(*arrays).compile().as_text()).product_flops
+
+    once = products(splash)
+    assert products(jax.checkpoint(splash, policy=keeps_attention)) == once
+    assert products(jax.checkpoint(splash, policy=keeps_products)) == once
+    assert products(jax.checkpoint(splash)) > once
