@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lm_jax.errors import UserError
@@ -49,8 +50,12 @@ def make_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(text, len(devices))
-    automatic = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), automatic, devices=devices)
+    shape, automatic = tuple(sizes.values()), (AxisType.Auto,) * len(sizes)
+    try:
+        return jax.make_mesh(shape, tuple(sizes), automatic, devices=devices)
+    except NotImplementedError:  # a torus of TPUs has no sides of these sizes: cut some
+        cut = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(cut, tuple(sizes), axis_types=automatic)
 
 
 def device_memory() -> float | None:

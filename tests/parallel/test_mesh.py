@@ -2,6 +2,7 @@ import math
 
 import jax
 import pytest
+from jax.sharding import AxisType
 
 from lm_jax.build import build_experiment
 from lm_jax.config.serialization import from_dict, to_dict
@@ -101,3 +102,16 @@ def test_auto_asks_for_the_size_of_the_state():
     assert mesh_of(2e6) == mesh_of(None) == "data:8"
     assert mesh_of(1e6) == "data:4,fsdp:2"
     assert mesh_of(1e3) == "fsdp:8"
+
+
+def test_a_torus_without_sides_of_these_sizes_is_cut(monkeypatch):
+    """As JAX refuses eight of 4 x 4 x 4 chips."""
+
+    def refuse(*arguments, **options):
+        raise NotImplementedError("no assignment for logical_axis_index 1 of size 4")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    mesh = sharding.make_mesh("data:2,fsdp:4", jax.devices()[:8])
+    assert {axis: n for axis, n in mesh.shape.items() if n > 1} == {"data": 2, "fsdp": 4}
+    assert {device.id for device in mesh.devices.flat} == {d.id for d in jax.devices()[:8]}
+    assert set(mesh.axis_types) == {AxisType.Auto}
