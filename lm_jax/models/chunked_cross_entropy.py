@@ -218,6 +218,10 @@ def _backward(how: _How, kept, cotangents):
         (_X, _OUTPUT, _BIAS, _LOGITS) + (_TOKENS,) * 5,
         (_X, _OUTPUT, _BIAS),
     )
+    if target() == "tpu" and split.tokens:
+        # Devices then sum the matrix's gradient beside the product that makes x_grad_btd. XLA would
+        # sum it last, when no work is left that hides it.
+        x_grad_btd, output_grad_vd = jax.lax.optimization_barrier((x_grad_btd, output_grad_vd))
     return x_grad_btd.astype(x_btd.dtype), output_grad_vd.astype(output_vd.dtype), bias_grad_v, None
 
 

@@ -34,6 +34,14 @@ STEP_OPTIONS: dict[str, dict[str, bool | int]] = {
     # Products of one operand (queries, keys, values) are merged if their arrays are no larger. A
     # merged result is cut into copies, and its gradient is put together: more than is saved.
     "cuda": {"xla_gpu_dot_merger_threshold_mb": 16},
+    # Sums gradients over devices beside the work that follows, inside its fusions. By default all
+    # gradients wait for the last one and are summed together, which nothing hides.
+    "tpu": {
+        "xla_enable_async_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+        "xla_jf_crs_combiner_threshold_in_bytes": 4_000_000,
+    },
 }
 
 

@@ -139,6 +139,35 @@ def test_a_mesh_changes_nothing(mesh, vocab, num_chunks):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("mesh", ["data:8", "fsdp:2,tensor:4"])
+def test_tpus_order_the_sums_of_devices_and_find_the_same(monkeypatch, mesh):
+    monkeypatch.setattr("lm_jax.models.chunked_cross_entropy.target", lambda: "tpu")
+    (x_btd, output_vd, _), targets, weights = example(batch=8)
+    parameters, arguments = (x_btd, output_vd, None), (weights, targets, 0.0)
+    expected = losses_and_gradients(plain, parameters, *arguments)
+    with sharding.on_mesh(sharding.make_mesh(mesh)):
+        found = losses_and_gradients(chunked, parameters, *arguments, 1)
+    assert_same(found, expected)
+
+
+def test_devices_are_sent_a_rounded_matrix_where_products_are_rounded():
+    (x_btd, output_vd, _), targets, _ = example(batch=8)
+
+    def total(x_btd, output_vd):
+        given = (x_btd.astype(jnp.bfloat16), output_vd, targets, 4)
+        return jnp.sum(chunked_cross_entropy(*given).nats)
+
+    with sharding.on_mesh(sharding.make_mesh("fsdp:8")):
+        jaxpr = jax.make_jaxpr(jax.grad(total))(x_btd, output_vd)
+    entered = [
+        variable.aval
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "shard_map"
+        for variable in equation.invars
+    ]
+    assert {x.dtype for x in entered if x.shape == output_vd.shape} == {jnp.dtype("bfloat16")}
+
+
 def compiled_gradient(loss, *shape, mesh=None):
     """The program of the gradient of a mean loss, its arrays split as a train step splits them."""
     (x_btd, output_vd, _), targets, _ = jax.eval_shape(lambda: example(*shape))
