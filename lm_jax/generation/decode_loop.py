@@ -158,21 +158,24 @@ def advance(
     *,
     sampling: Sampling,
     end_tokens: tuple[int, ...],
+    is_prepared: bool = False,
 ) -> DecodeState:
     """Continues texts until all have ended or the loop reaches column `until`.
 
-    Pure and jittable: `model`, `sampling` and `end_tokens` are static. Each row reads its prompt
-    token by token, then its own samples. A row depends only on its prompt and its key, not on the
-    other rows and not on the columns at which `until` interrupts the loop.
+    Pure and jittable: `model`, `sampling`, `end_tokens` and `is_prepared` are static. Each row
+    reads its prompt token by token, then its own samples. A row depends only on its prompt and its
+    key, not on the other rows and not on the columns at which `until` interrupts the loop.
 
     Args:
       limits: int32 [B], the maximum length of each row; at most N.
       keys: PRNG keys [B], one for the draws of each row.
       end_tokens: a generated end token ends its text and is not kept. Prompts may contain them.
+      is_prepared: whether the variables come from `prepare_variables`, which several calls share.
     """
     step = model.step
     assert step is not None
-    variables = prepare_variables(model, variables)
+    if not is_prepared:
+        variables = prepare_variables(model, variables)
     ends = jnp.array(end_tokens, jnp.int32)
     prompt_lengths = state.lengths  # from this column on a row reads its own samples
 

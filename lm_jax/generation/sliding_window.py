@@ -14,6 +14,7 @@ from lm_jax.generation.decode_loop import (
     batch_of_prompts,
     begin,
     prefix_of,
+    prepare_variables,
 )
 from lm_jax.generation.sampling import Sampling
 from lm_jax.models import Model, Variables
@@ -22,8 +23,11 @@ _CHUNK = 32  # tokens between two searches for stop strings
 
 _begin = jax.jit(begin, static_argnames=("model", "prefix_length"))
 _advance = jax.jit(
-    advance, static_argnames=("model", "sampling", "end_tokens"), donate_argnames="state"
+    advance,
+    static_argnames=("model", "sampling", "end_tokens", "is_prepared"),
+    donate_argnames="state",
 )
+_prepare = jax.jit(prepare_variables, static_argnames="model")
 
 
 class Completion(NamedTuple):
@@ -123,7 +127,7 @@ class WindowDecoder(NamedTuple):
         """Continues each text until it ends or its window is full.
 
         The device decodes a whole window in one call. With stop strings, the host searches for them
-        every few tokens.
+        every few tokens, and the calls of a window share its prepared variables.
 
         Args:
           num_read: number of last tokens of each text that the window begins with.
@@ -145,18 +149,20 @@ class WindowDecoder(NamedTuple):
             surplus=prefix.surplus,
         )
         has_stop = any(text.stop for text in texts)
+        variables = _prepare(self.model, self.variables) if has_stop else self.variables
         until = shortest
         while True:
             until = min(until + _CHUNK, self.width) if has_stop else self.width
             state = _advance(
                 self.model,
-                self.variables,
+                variables,
                 state,
                 ends,
                 until,
                 keys,
                 sampling=self.sampling,
                 end_tokens=self.end_tokens,
+                is_prepared=has_stop,
             )
             rows, after, ended = map(np.array, (state.tokens, state.lengths, state.ended))
             new = [rows[i, lengths[i] : after[i]].tolist() for i in range(len(texts))]

@@ -94,6 +94,32 @@ def test_a_stop_string_cuts_the_text_before_it_and_counts_its_tokens(generator):
     assert whole.log_probability < cut.log_probability < 0
 
 
+def test_variables_are_prepared_once_a_window_however_often_stop_strings_are_looked_for(
+    generator, monkeypatch
+):
+    model, layered = generator.built.model, generator.built.model.prepare
+
+    def halve(variables):  # twice would give other texts
+        return layered(jax.tree.map(lambda x: x / 2, variables))
+
+    built = SimpleNamespace(**vars(generator.built) | {"model": model._replace(prepare=halve)})
+    halved = generator._replace(built=built)
+    config = SamplesConfig(num_samples=1, max_new_tokens=24, temperature=0)
+    (whole,) = complete(halved, ["ab"], config)
+    calls, prepare, advance = [], sliding_window._prepare, sliding_window._advance
+    for name, function in (("_prepare", prepare), ("_advance", advance)):
+
+        def counted(*given, name=name, function=function, **options):
+            calls.append(name)
+            return function(*given, **options)
+
+        monkeypatch.setattr(sliding_window, name, counted)
+    monkeypatch.setattr(sliding_window, "_CHUNK", 8)
+    (stopped,) = complete(halved, ["ab"], config, stop=["nowhere"])
+    assert stopped == whole
+    assert calls.count("_prepare") == 1 and calls.count("_advance") == 3
+
+
 def test_beam_search_ranks_texts_by_score_and_returns_its_tree(generator):
     config = SamplesConfig(max_new_tokens=6, num_beams=4, num_best=3, length_penalty=0.0)
     (texts,), (tree,) = search(generator, ["ab"], config)
