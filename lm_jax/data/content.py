@@ -146,24 +146,36 @@ class _Unpacked(io.RawIOBase):
             return int(self._file.readinto(buffer))
         except UserError:
             raise
-        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        except (
+            *(OSError, EOFError, ValueError, zlib.error, lzma.LZMAError),
+            MemoryError,  # of a header that names a dictionary of gigabytes
+        ) as error:
             raise UserError(
                 f"{self._source.path} begins as {self._name} does, but cannot be unpacked "
-                f"({error}); it is damaged or cut off: fetch it again or leave it out of "
-                f"{self._source.given_by}"
+                f"({str(error) or type(error).__name__}); it is damaged or cut off: fetch it again "
+                f"or leave it out of {self._source.given_by}"
             ) from None
 
     def readall(self) -> bytes:
-        memory, parts, size = host_memory() or float("inf"), [], 0
+        most, parts, size = most_unpacked(), [], 0
         while part := self.read(HEAD):
             parts.append(part)
             size += len(part)
-            if size > memory / 4:
-                raise UserError(
-                    f"{self._source.path} unpacks to more than {size / 1e9:.3g} GB, a quarter of "
-                    f"the memory; split it, or leave it out of {self._source.given_by}"
-                )
+            if size > most:
+                raise _too_large(self._source, size)
         return b"".join(parts)
+
+
+def most_unpacked() -> int:
+    """Returns the most bytes that a packed document may unpack to: a quarter of the memory."""
+    return int((host_memory() or 2.0**62) / 4)
+
+
+def _too_large(file: SourceFile, size: int) -> UserError:
+    return UserError(
+        f"{file.path} unpacks to more than {size / 1e9:.3g} GB, a quarter of the memory; split it, "
+        f"or leave it out of {file.given_by}"
+    )
 
 
 class _Zstd(io.RawIOBase):
@@ -293,7 +305,7 @@ def numbered_lines(
       UserError: as `read_whole`.
     """
     offset = number = 0
-    for raw in content.stream:
+    for raw in _raw_lines(content):
         is_one = raw.find(b"\r", 0, len(raw) - 2 * raw.endswith(b"\r\n")) < 0
         if is_one and number % parts != part:
             offset, number = offset + len(raw), number + 1
@@ -308,6 +320,18 @@ def numbered_lines(
             if number % parts == part:
                 yield number, Line(line, found is not None)
             number += 1
+
+
+def _raw_lines(content: Content) -> Iterator[bytes]:
+    """Yields lines; a packed file may unpack to a line that is a thousand times as long as it."""
+    if not content.packed_by:
+        yield from content.stream
+        return
+    most = most_unpacked()
+    while line := content.stream.readline(most):
+        if len(line) == most:
+            raise _too_large(content.file, most)
+        yield line
 
 
 def read_text(path: Path, given_by: str = "data.path") -> str:

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 import zstandard
 
-from lm_jax.data import DataConfig, TokenizerConfig, prepare
+from lm_jax.data import DataConfig, TokenizerConfig, content, prepare
 from lm_jax.data.content import HEAD, lines_of, open_content
 from lm_jax.data.files import SourceFile, find_files, find_sources
 from lm_jax.data.readers import read_files
@@ -117,6 +117,25 @@ def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, suffix, kept):
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(packed[: int(len(packed) * kept)])
     message = refused(tmp_path)
     assert f"a.jsonl.{suffix} begins as " in message and "damaged or cut off" in message
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_line_that_unpacks_to_more_than_memory_holds_is_refused(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(content, "host_memory", lambda: 8e6)
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(PACK[suffix](lines(["a" * 1_900_000, "b"])))
+    assert [len(text) for text, _ in stream_texts(str(path))] == [1_900_000, 1]
+    path.write_bytes(PACK[suffix](lines(["a", "b" * 3_000_000])))
+    assert "unpacks to more than 0.002 GB, a quarter of the memory; split it" in refused(path)
+
+
+def test_a_dictionary_for_which_there_is_no_memory_is_one_line(tmp_path, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"text"))
+    monkeypatch.setattr(lzma.LZMAFile, "readinto", fails)
+    assert "begins as xz does, but cannot be unpacked (MemoryError)" in refused(tmp_path)
 
 
 def test_a_packed_file_may_hold_several_parts(tmp_path):

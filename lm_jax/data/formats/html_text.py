@@ -25,11 +25,18 @@ _BLOCKS = set(
 )
 _CELLS = {"td", "th"}
 
+_MARKUP = re.compile("<[a-zA-Z/!?]")
+
 
 def visible_text(html: str) -> str:
-    """Returns the lines of text that a page shows, without blank ones."""
+    """Returns the lines of text that a page shows, without blank ones.
+
+    It takes time in proportion to the page, whatever stands in it.
+    """
     parser = _VisibleText()
-    parser.feed(html)
+    whole = html.rfind(">") + 1  # no markup that begins later ends: it shows nothing
+    markup = _MARKUP.search(html, whole)
+    parser.feed(html[: markup.start() if markup else len(html)])
     parser.close()
     lines = (line.rstrip() for line in parser.text().split("\n"))
     return "\n".join(line for line in lines if line)
@@ -40,9 +47,20 @@ class _VisibleText(HTMLParser):
         super().__init__(convert_charrefs=True)
         self._parts: list[str] = []
         self._hidden = self._preformatted = 0  # numbers of open elements
+        self._comments_end = True  # whether the last one that was looked at does
 
     def text(self) -> str:
         return "".join(self._parts)
+
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        """Looks for the end of a comment once where there is none, and not from each on."""
+        found = super().parse_comment(i, report) if self._comments_end else -1
+        self._comments_end = found >= 0
+        return found
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """Skips `<![...>`, as browsers do. `html.parser` of Python 3.11 raises AssertionError."""
+        return self.parse_bogus_comment(i)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         self._hidden += tag in _HIDDEN

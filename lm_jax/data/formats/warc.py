@@ -6,12 +6,13 @@ or plain text. Responses that hold something else are counted; other records des
 The records are told apart here: `warcio` takes a file that was cut off for a whole one.
 """
 
+import codecs
 import re
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from lm_jax.data.content import HEAD, Content
+from lm_jax.data.content import HEAD, Content, most_unpacked
 from lm_jax.data.formats.html_text import visible_text
 from lm_jax.data.formats.interface import Format, Record, Request
 from lm_jax.errors import UserError
@@ -29,6 +30,9 @@ _AS_BROWSERS = {  # what pages declare -> what they mean (WHATWG's Encoding Stan
     **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
     **dict.fromkeys(("ks_c_5601-1987", "euc-kr"), "cp949"),
 }
+_OF_PYTHON = {"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"}
+"""Encodings of no page. The first two take time in proportion to the square of a page's size."""
+_MOST_HEADERS = 1000  # of a record, which has about ten
 _BEGINNING = 1 << 16  # bytes of a record in which a response has its headers
 
 Headers = dict[str, str]  # names in lower case
@@ -91,10 +95,12 @@ class _Rest:
 
     def read(self) -> bytes:
         """Returns all of it, or what there is: a header may name more."""
-        parts = []
+        parts, size, most = [], 0, most_unpacked()
         while self._left and (raw := self._content.stream.read(min(self._left, HEAD))):
-            self._left -= len(raw)
+            self._left, size = self._left - len(raw), size + len(raw)
             parts.append(raw)
+            if size > most:
+                _refuse(self._content, f"record {self._number} has more than {size:,} bytes")
         return b"".join(parts)
 
     def skip(self) -> None:
@@ -117,6 +123,8 @@ def _records(content: Content) -> Iterator[tuple[int, Headers, bytes, _Rest]]:
         lines = []
         while (line := stream.readline(HEAD)).strip():
             lines.append(line)
+            if len(lines) > _MOST_HEADERS:
+                _refuse(content, f"record {number} has more than {_MOST_HEADERS:,} headers")
         headers = _headers(lines)
         length = headers.get("content-length", "")
         if not re.fullmatch("[0-9]{1,18}", length):
@@ -164,7 +172,7 @@ def _part_of_response(beginning: bytes, rest: _Rest) -> _Part | None:
         body = _unchunked(body)
     if encoding not in ("", "identity"):
         try:
-            body = zlib.decompressobj(wbits=47).decompress(body)  # gzip or zlib
+            body = zlib.decompressobj(wbits=47).decompress(body, most_unpacked())  # gzip or zlib
         except zlib.error:
             pass
     charset = parameters.partition("charset=")[2].split(";")[0].strip(" \"'")
@@ -188,7 +196,8 @@ def _text(part: _Part, request: Request, origin: str) -> str | None:
     text, charset = None, part.charset.lower()
     if charset not in ("", "utf-8", "utf8"):
         try:
-            text = part.body.decode(_AS_BROWSERS.get(charset, charset))
+            known = codecs.lookup(_AS_BROWSERS.get(charset, charset)).name
+            text = None if known.replace("_", "-") in _OF_PYTHON else part.body.decode(known)
         except (LookupError, ValueError):  # a wrong declaration: it is UTF-8 or invalid
             pass
     if text is None:

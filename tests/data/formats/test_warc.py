@@ -3,9 +3,12 @@
 import gzip
 import re
 import zlib
+from _markupbase import ParserBase
+from html.parser import HTMLParser
 
 import pytest
 
+from lm_jax.data import content
 from lm_jax.data.formats.html_text import visible_text
 from lm_jax.data.formats.warc import OTHERS
 from lm_jax.data.text_stream import Counts, stream_texts
@@ -88,6 +91,32 @@ def test_a_length_that_lies_takes_no_memory(length, tmp_path):
         list(stream_texts(str(path)))
 
 
+def test_a_record_that_unpacks_to_more_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "host_memory", lambda: 4e6)
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(gzip.compress(record("conversion", b"a" * 3_000_000)))
+    with pytest.raises(UserError, match=r"a.warc.gz: record 1 has more than 1,048,576 bytes"):
+        list(stream_texts(str(path)))
+    path = tmp_path / "b.warc"  # an answer that is packed itself shows what fits
+    packed = zlib.compress(b"a" * 3_000_000)
+    path.write_bytes(response(packed, "text/plain", more="Content-Encoding: deflate\r\n"))
+    (found,) = stream_texts(str(path))
+    assert len(found.text) == 1_000_000
+
+
+def test_headers_without_end_are_refused(tmp_path):
+    (tmp_path / "a.warc").write_bytes(b"WARC/1.0\r\n" + b"A: b\r\n" * 1001)
+    assert "record 1 has more than 1,000 headers" in refused(str(tmp_path))
+
+
+@pytest.mark.parametrize("charset", ["punycode", "PunyCode", "idna", "unicode_escape", "hex"])
+def test_encodings_of_python_that_no_page_has_are_left_alone(charset, tmp_path):
+    """Punycode of 80 kB takes a second, and of 8 MB hours."""
+    page = rb"\u0041" + b"a" * 300_000 + b"-" + b"a" * 300_000
+    (tmp_path / "a.warc").write_bytes(response(page, f"text/plain; charset={charset}"))
+    assert [text for text, _ in stream_texts(str(tmp_path))] == [page.decode()]
+
+
 def test_what_is_no_archive_is_refused(tmp_path):
     path = tmp_path / "a.warc"
     path.write_bytes(record("conversion", b"abc").replace(b"Length: 3", b"Length: 2"))
@@ -126,3 +155,44 @@ def test_a_page_shows_its_blocks_as_lines():
         "x",
         "y",
     ]
+
+
+_SEARCHES = ("parse_starttag", "parse_endtag", "parse_pi", "parse_html_declaration")
+
+
+@pytest.mark.parametrize("part", ["<a", "<!--", "</", "<?", "<a b='", "<![", "<!", "<!--a>", "<a>"])
+def test_the_end_of_markup_that_has_none_is_looked_for_once(part, monkeypatch):
+    """A search from each `<` to the end of the page made 80 kB take 9 s."""
+    futile = 0
+
+    def counted(search):
+        def count(*arguments):
+            nonlocal futile
+            found = search(*arguments)
+            futile += found < 0
+            return found
+
+        return count
+
+    for name in _SEARCHES:
+        monkeypatch.setattr(HTMLParser, name, counted(getattr(HTMLParser, name)))
+    monkeypatch.setattr(ParserBase, "parse_comment", counted(ParserBase.parse_comment))
+    visible_text("x" + part * 1000)
+    visible_text("x" + part * 1000 + ">")
+    assert futile < 10
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("a<![if IE]>b<![endif]>c", "abc"),
+        ("a<![<![>b", "ab"),  # html.parser of Python 3.11 raises AssertionError
+        ("a<![CDATA[b]]>c", "ac"),
+        ("a<!-- b", "a"),
+        ("a<b class='", "a"),
+        ("1 < 2 & 3 <", "1 < 2 & 3 <"),
+        ("a<!-- <p> --><p>b<!-- c", "a\nb"),
+    ],
+)
+def test_markup_without_an_end_shows_nothing(page, text):
+    assert visible_text(page) == text
