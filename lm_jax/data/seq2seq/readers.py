@@ -202,7 +202,8 @@ def _catalogue(path: Path, left_out: Counter[str]) -> Iterator[Pair]:
         raise UserError("gettext catalogues need polib; pip install -e '.[po]'") from None
 
     try:
-        entries = polib.pofile(read_text(path))
+        # A line end, since polib takes a text that is the path of a file for that path.
+        entries = polib.pofile(read_text(path) + "\n")
     except OSError as error:  # polib raises it for bad syntax as well
         raise UserError(f"{path} is no gettext catalogue: {error}") from None
     for entry in entries:

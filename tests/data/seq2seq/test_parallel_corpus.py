@@ -264,6 +264,13 @@ def test_a_catalogue_is_one_document_however_its_path_is_given(tmp_path, monkeyp
     assert len(set(whole)) == 2
 
 
+def test_a_catalogue_that_holds_a_path_does_not_lead_there(tmp_path):
+    (tmp_path / "secret").write_text('msgid "a"\nmsgstr "b"\n')
+    (tmp_path / "pairs.po").write_text(str(tmp_path / "secret"))  # polib takes both for its text
+    with pytest.raises(UserError, match="pairs.po is no gettext catalogue"):
+        read_files(config(str(tmp_path / "pairs.po")))
+
+
 def test_values_of_jsonl_that_are_no_text_are_refused(tmp_path):
     for line in ('{"source": null, "target": "x"}', "[" * 100_000):
         (tmp_path / "pairs.jsonl").write_text(f"{line}\n")
