@@ -23,7 +23,9 @@ def map_array(path: Path) -> np.ndarray:
       ValueError: it is damaged.
     """
     try:
-        return np.load(path, mmap_mode="r")
+        return np.lib.format.open_memmap(
+            path, mode="r"
+        )  # `np.load` reads archives and pickles, too
     except OSError:
         raise
     except Exception as error:  # numpy parses the header as Python, and raises many types

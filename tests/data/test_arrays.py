@@ -87,6 +87,13 @@ def test_a_damaged_array_of_a_cache_is_made_anew(content, tmp_path):
         map_array(tmp_path / "a.npy")
 
 
+def test_an_archive_of_arrays_is_no_array(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="a.npy is no array"):
+        map_array(tmp_path / "a.npy")
+
+
 def test_a_header_that_python_cannot_parse_is_damage(tmp_path):
     content = npy((8,), 8).replace(b"'shape': (8,)", b"'shape': ((((")
     (tmp_path / "a.npy").write_bytes(content)
