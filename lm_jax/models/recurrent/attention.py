@@ -4,7 +4,8 @@ Axes: b batch, t target time, s source time, d width of the decoder, m width of 
 states, k width in which the two are compared.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,36 +15,47 @@ from lm_jax.models.parameters import declared
 from lm_jax.models.recurrent.layer import Kernel, project, side_by_side
 
 
+class Scoring(NamedTuple):
+    """How the states of a decoder are scored against the keys of source tokens."""
+
+    key_width: Callable[["GlobalAttention"], int]  # the width k
+    scores: Callable[["GlobalAttention", jax.Array, jax.Array], jax.Array]
+    """(attention, h_btd, keys_bsk) -> the score of each source token at each target step, float32
+    [b, t, s]."""
+
+    is_additive: bool = False  # has a projection of states, and a vector that weighs the sums
+
+
 class GlobalAttention(nn.Module):
     """Maps decoder states to attentional states, tanh(W_c [context; h]) (Luong et al. 2015, eq. 5).
 
     All kinds attend with the state after each step, as Luong et al. do, for all steps at once.
     Bahdanau et al. 2015 attend with the state before the step and feed the context into it, which
-    would put the attention inside the scan; `AdditiveAttention` uses only their score.
+    would put the attention inside the scan; the kind `additive` uses only their score.
     """
 
     d_hidden: int
     d_memory: int
     d_attention: int  # the width k of additive attention
     dtype: Any
+    scoring: Scoring
 
     def setup(self):
-        lecun = nn.initializers.lecun_normal()
-        self.memory = Kernel((self.d_memory, self.key_width), lecun)
+        lecun, width = nn.initializers.lecun_normal(), self.scoring.key_width(self)
+        self.memory = Kernel((self.d_memory, width), lecun)
         self.combine = Kernel((self.d_memory + self.d_hidden, self.d_hidden), lecun)
-
-    @property
-    def key_width(self) -> int:
-        """The width k."""
-        raise NotImplementedError
-
-    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
-        """Returns the score of each source token at each target step, float32 [b, t, s]."""
-        raise NotImplementedError
+        if self.scoring.is_additive:
+            self.query = Kernel((self.d_hidden, width), lecun)
+            weigh = declared(nn.initializers.normal(width**-0.5), ("mlp",), summed=(-1,))
+            self.score: Any = self.param("score", weigh, (width,))
 
     def keys(self, memory_bsm: jax.Array) -> jax.Array:
         """Returns keys_bsk, computed once for each source, to compare decoder states with."""
-        return self._project(memory_bsm, self.memory)
+        return self.project(memory_bsm, self.memory)
+
+    def project(self, x_btd: jax.Array, kernel: Kernel) -> jax.Array:
+        """Returns the product with a kernel, in the dtype of the computation."""
+        return project(x_btd, jnp.asarray(kernel(), self.dtype))
 
     def weights(self, h_btd: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
         """Returns the weight of each source token, float32 [b, t, s]; masked rows sum to 0."""
@@ -58,52 +70,33 @@ class GlobalAttention(nn.Module):
         # Normalized last: divides [t, m] instead of [t, s], forward and backward.
         context_btm = (sums_btm / total_bt1).astype(self.dtype)
         joined_btd = side_by_side([context_btm, h_btd], batch_axis=0)
-        return jnp.tanh(self._project(joined_btd, self.combine))
+        return jnp.tanh(self.project(joined_btd, self.combine))
 
     def _weights(self, h_btd, keys_bsk, mask_bts):
-        scores_bts = jnp.where(mask_bts, self.scores(h_btd, keys_bsk), -1e30)
+        scores_bts = jnp.where(mask_bts, self.scoring.scores(self, h_btd, keys_bsk), -1e30)
         highest_bt1 = jax.lax.stop_gradient(scores_bts.max(axis=-1, keepdims=True))
         weights_bts = jnp.where(mask_bts, jnp.exp(scores_bts - highest_bt1), 0)
         total_bt1 = weights_bts.sum(axis=-1, keepdims=True)
         return weights_bts, total_bt1 + (total_bt1 == 0)  # padding attends to nothing
 
-    def _project(self, x_btd, kernel: Kernel):
-        return project(x_btd, jnp.asarray(kernel(), self.dtype))
+
+def _dot_scores(attention: GlobalAttention, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
+    return jnp.matmul(h_btd, keys_bsk.swapaxes(1, 2), preferred_element_type=jnp.float32)
 
 
-class DotAttention(GlobalAttention):
-    """e = h^T W m (Luong et al. 2015, eq. 8, "general")."""
-
-    @property
-    def key_width(self) -> int:
-        return self.d_hidden
-
-    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
-        return jnp.matmul(h_btd, keys_bsk.swapaxes(1, 2), preferred_element_type=jnp.float32)
+def _additive_scores(
+    attention: GlobalAttention, h_btd: jax.Array, keys_bsk: jax.Array
+) -> jax.Array:
+    query_btk = attention.project(h_btd, attention.query)
+    return additive_scores(query_btk, keys_bsk, attention.score)
 
 
-class AdditiveAttention(GlobalAttention):
-    """e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2)."""
-
-    def setup(self):
-        super().setup()
-        width = self.key_width
-        self.query = Kernel((self.d_hidden, width), nn.initializers.lecun_normal())
-        normal = nn.initializers.normal(width**-0.5)
-        self.score: Any = self.param("score", declared(normal, ("mlp",), summed=(-1,)), (width,))
-
-    @property
-    def key_width(self) -> int:
-        return self.d_attention
-
-    def scores(self, h_btd: jax.Array, keys_bsk: jax.Array) -> jax.Array:
-        return additive_scores(self._project(h_btd, self.query), keys_bsk, self.score)
-
-
-ATTENTIONS: dict[str, type[GlobalAttention] | None] = {
+ATTENTIONS: dict[str, Scoring | None] = {
     "none": None,
-    "additive": AdditiveAttention,
-    "dot": DotAttention,
+    # e = v^T tanh(W h + U m) (Bahdanau et al. 2015, section A.1.2).
+    "additive": Scoring(lambda attention: attention.d_attention, _additive_scores, True),
+    # e = h^T W m (Luong et al. 2015, eq. 8, "general").
+    "dot": Scoring(lambda attention: attention.d_hidden, _dot_scores),
 }
 
 

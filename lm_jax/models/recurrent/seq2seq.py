@@ -18,7 +18,7 @@ from lm_jax.errors import UserError
 from lm_jax.models.family import AttentionMaps, Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_table
-from lm_jax.models.recurrent.attention import ATTENTIONS
+from lm_jax.models.recurrent.attention import ATTENTIONS, GlobalAttention
 from lm_jax.models.recurrent.layer import (
     CELLS,
     Kernel,
@@ -80,8 +80,10 @@ class RecurrentSeq2Seq(nn.Module):
             shape, lecun = (c.memory_width, c.d_hidden), nn.initializers.lecun_normal()
             states = range(CELLS[c.cell].states)
             self.bridge = [[Kernel(shape, lecun) for _ in states] for _ in range(c.num_layers)]
-        if attention := ATTENTIONS[c.attention]:
-            self.attention = attention(c.d_hidden, c.memory_width, c.d_attention, self.dtype)
+        if scoring := ATTENTIONS[c.attention]:
+            self.attention = GlobalAttention(
+                c.d_hidden, c.memory_width, c.d_attention, self.dtype, scoring
+            )
         # Time-major; a mask broadcast over time is variational dropout.
         self.dropout = nn.Dropout(c.dropout_rate, broadcast_dims=(0,), deterministic=not self.train)
         # If tied, the table is also the output, so its rows are small; inputs are scaled up.
