@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
@@ -81,9 +81,7 @@ def write_report(
     results = read_results(workdir) if results is None else results
     config = _read(workdir / "config.json", ConfigParts)
     inspected, data = read_inspection(workdir), _read(workdir / "data.json", DataFacts)
-    changed, defaults = _by_change(config)
-    validation, samples = results.get("validation", {}), workdir / "samples.txt"
-    baselines = {n: v for n, v in results.get("baselines", {}).items() if v is not None}
+    samples = workdir / "samples.txt"
     analysis = analysis_sections(inspected)
     first: dict[str, Markup] = {}
     headline = _headline(results)
@@ -102,42 +100,69 @@ def write_report(
         headline=headline,
         first=first,
         translations=_translations(inspected, results),
-        skipped=max((row.get("skipped_updates") or 0 for row in rows), default=0),
-        ended_early=results.get("ended_early", ""),
-        ended_at=results.get("step"),
-        training_charts=_training_charts(
-            rows, loss_note or _smoothing_note(config), nats_per(predicted_in(validation))
-        ),
-        most_counted=MOST_TRAINING_TOKENS,
-        training_tokens=data.get("train", {}).get("tokens", 0),
-        baselines=_baselines_chart(validation, baselines),
-        measures=[
-            *measures_of({**validation, **baselines}),
-            *further_measures_of({"auxiliary": dict(validation).get("auxiliary", {})}),
-        ],
-        parts=[
-            (head, *table_of_parts(parts))
-            for key, head in PARTS.items()
-            if (parts := cast(Mapping[str, Any], validation).get(key))
-        ],
-        sample=results.get("validation_sample", {}),
-        has_errors=any(value for n, value in validation.items() if n.endswith("_standard_error")),
         analysis=analysis,
         samples=samples.read_text("utf-8", "replace") if samples.exists() else "",
-        data=_data({**data, "packing": results.get("packing", {})}),
-        changed=[(name, text_of(value)) for name, value in changed.items()],
-        defaults=[(name, text_of(value)) for name, value in defaults.items()],
-        timings=[
-            (name.replace("_", " "), timing(value))
-            for name, value in results.get("timings", {}).items()
-            if isinstance(value, int | float)
-        ],
-        time_charts=_time_charts(results),
         environment=_facts(_read(workdir / "environment.json", Environment)),
+        **_of_training(rows, results, loss_note or _smoothing_note(config)),
+        **_of_validation(results, data.get("train", {}).get("tokens", 0)),
+        **_of_setup(config, data, results),
     )
     path = workdir / "report.html"
     write_text(path, page)
     return path
+
+
+def _of_training(
+    rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any], loss_note: str
+) -> dict[str, Any]:
+    """Returns the values of the page that are of the steps of a run."""
+    predicted = predicted_in(results.get("validation", {}))
+    return {
+        "skipped": max((row.get("skipped_updates") or 0 for row in rows), default=0),
+        "ended_early": results.get("ended_early", ""),
+        "ended_at": results.get("step"),
+        "training_charts": _training_charts(rows, loss_note, nats_per(predicted)),
+        "timings": [
+            (name.replace("_", " "), timing(value))
+            for name, value in results.get("timings", {}).items()
+            if isinstance(value, int | float)
+        ],
+        "time_charts": _time_charts(results),
+    }
+
+
+def _of_validation(results: Mapping[str, Any], training_tokens: int) -> dict[str, Any]:
+    """Returns the values of the page that are of the last evaluation, and its baselines."""
+    validation = results.get("validation", {})
+    baselines = {n: v for n, v in results.get("baselines", {}).items() if v is not None}
+    return {
+        "most_counted": MOST_TRAINING_TOKENS,
+        "training_tokens": training_tokens,
+        "baselines": _baselines_chart(validation, baselines),
+        "measures": [
+            *measures_of({**validation, **baselines}),
+            *further_measures_of({"auxiliary": dict(validation).get("auxiliary", {})}),
+        ],
+        "parts": [
+            (head, *table_of_parts(parts))
+            for key, head in PARTS.items()
+            if (parts := validation.get(key))
+        ],
+        "sample": results.get("validation_sample", {}),
+        "has_errors": any(v for name, v in validation.items() if name.endswith("_standard_error")),
+    }
+
+
+def _of_setup(
+    config: Mapping[str, Any], data: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the values of the page that are of the configuration and of the data."""
+    changed, defaults = _by_change(config)
+    return {
+        "data": _data({**data, "packing": results.get("packing", {})}),
+        "changed": [(name, text_of(value)) for name, value in changed.items()],
+        "defaults": [(name, text_of(value)) for name, value in defaults.items()],
+    }
 
 
 def _read(path: Path, shape: type[T]) -> T:
