@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -32,6 +34,8 @@ _KINDS_OF_FILES = {"tokenizer.json": "huggingface", "*.model": "sentencepiece"} 
 }
 _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _LARGEST_SHARE_OF_SPLIT_TOKENS = 0.01
+_MOST_GROWTH = 1000  # of a character by what a tokenizer.json replaces; usual are 1 to 3
+_SPARE_IDS = 1 << 16  # that may be of no token, in any vocabulary
 
 
 class HuggingFace:
@@ -48,6 +52,7 @@ class HuggingFace:
             raise ValueError(f"end_of_document is {self.end_of_document}, which is no token")
         self._end = self._tokenizer.id_to_token(self.end_of_document) or ""
         self.vocab_size = 1 + max(ids)
+        _refuse_sparse_ids(self.vocab_size, len(ids))
 
     def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Returns the ids of each text; several texts are encoded in parallel.
@@ -63,7 +68,8 @@ class HuggingFace:
 
     def _encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
         try:
-            found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            with _panics_are_errors():
+                found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception as error:  # the package raises no other class
             raise UserError(
                 f"the tokenizer cannot encode the text ({error}); clean the text, or take a "
@@ -91,8 +97,18 @@ class HuggingFace:
         return self._tokenizer.encode(text, add_special_tokens=False).offsets
 
     def decode(self, ids: list[int]) -> str:
-        """Returns the text of ids; bytes that are not UTF-8 become U+FFFD."""
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
+        """Returns the text of ids; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+          UserError: the steps that its file names for decoding fail.
+        """
+        try:
+            with _panics_are_errors():
+                return self._tokenizer.decode(ids, skip_special_tokens=False)
+        except Exception as error:  # the package raises no other class
+            raise UserError(
+                f"the tokenizer cannot decode its tokens ({error}); take another tokenizer.json"
+            ) from None
 
     def outer_characters(self, index: int) -> tuple[str, str]:
         """Returns the first and the last character that a token has after another token."""
@@ -173,12 +189,14 @@ def read_hugging_face(config: TokenizerConfig) -> bytes:
     text = _read(path).decode(errors="replace")
     try:
         tokenizer = _parse(text)
+        ids = tokenizer.get_vocab(with_added_tokens=True).values()
+        _refuse_sparse_ids(max(ids, default=0) + 1, len(ids))
     except ValueError as error:
         raise UserError(f"{path} is no tokenizer.json that can be read: {error}") from None
     end = config.end_of_document
     candidates = [end] if end else [*_named_ends(path.parent), *_ENDS]
-    ids = [tokenizer.token_to_id(token) for token in candidates]
-    known = [index for index in ids if index is not None]
+    ends = [tokenizer.token_to_id(token) for token in candidates]
+    known = [index for index in ends if index is not None]
     if not known:
         what = f"no token {end!r}" if end else f"none of {', '.join(dict.fromkeys(candidates))}"
         raise UserError(
@@ -266,14 +284,45 @@ def _parse(text: str) -> tokenizers.Tokenizer:
     if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
         raise ValueError("its JSON holds no model")
     parts["model"]["dropout"] = None  # of merges, in training
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        if _log_growth(parts.get(name)) > math.log(_MOST_GROWTH):
+            raise ValueError(f"its {name} makes texts more than {_MOST_GROWTH:,} times as long")
     try:
-        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parts))
+        with _panics_are_errors():
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parts))
     except Exception as error:  # the package raises no other class
         raise ValueError(f"tokenizers {tokenizers.__version__} says {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """Raises ValueError for a panic of Rust code, which is no Exception in Python."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # no package exports the class
+            raise
+        raise ValueError(f"its code ends in a fault: {error}") from None
+
+
+def _log_growth(step: Any) -> float:
+    """Returns the logarithm of how long a character may become by steps that replace."""
+    if not isinstance(step, dict):
+        return 0.0
+    written = step.get("content", step.get("prepend"))
+    own = math.log(max(len(written), 1)) if isinstance(written, str) else 0.0
+    inner = (each for value in step.values() if isinstance(value, list) for each in value)
+    return own + sum(map(_log_growth, inner))
+
+
+def _refuse_sparse_ids(vocab_size: int, tokens: int) -> None:
+    """Raises ValueError if most ids are of no token: a model would have a row for each of them."""
+    if vocab_size > 2 * tokens + _SPARE_IDS:
+        raise ValueError(f"its ids run up to {vocab_size - 1:,}, and it has {tokens:,} tokens")
 
 
 def _named_ends(directory: Path) -> list[str]:
@@ -312,6 +361,7 @@ def _ranks(model: bytes) -> dict[bytes, int]:
         raise ValueError("two of its tokens have one rank")
     if not all(0 <= rank < 1 << 31 for rank in ranks.values()):
         raise ValueError("a rank is below 0 or above 2,147,483,647")
+    _refuse_sparse_ids(max(ranks.values(), default=0) + 1, len(ranks))
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise ValueError(f"it has no token for {len(missing)} of the 256 bytes")

@@ -261,9 +261,9 @@ def _load(kind: str, model: bytes) -> Tokenizer:
 def _gives_back_awkward_texts(codec: Codec) -> bool:
     try:
         encoded = codec.encode(AWKWARD_TEXTS)
-    except UserError:  # a text that it cannot encode
+        decoded = [codec.decode([int(index) for index in ids]) for ids in encoded]
+    except UserError:  # a text that it cannot encode or decode
         return False
-    decoded = [codec.decode([int(index) for index in ids]) for ids in encoded]
     return decoded == list(AWKWARD_TEXTS)
 
 

@@ -365,3 +365,68 @@ def test_ranks_at_which_tiktoken_would_panic_are_refused(change, message, tmp_pa
     path = _write(tmp_path / "a.tiktoken", "\n".join(lines))
     with pytest.raises(UserError, match=message):
         train_tokenizer(TokenizerConfig("tiktoken", path=str(path)), [])
+
+
+def _word_level(**changes):
+    """A tokenizer.json of three words and an end."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    vocabulary = {"a": 0, "b": 1, "<unk>": 2}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": 3, "content": "</s>", "special": True, **flags}],
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    } | changes
+
+
+def _split(pattern):
+    pattern = {"Regex": pattern}
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+_LONGER = {"type": "Replace", "pattern": {"String": "x"}, "content": "x" * 40}
+_HUGE = {"type": "Sequence", "normalizers": [_LONGER] * 3}
+_OF_MERGES = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer": _HUGE}, "its normalizer makes texts more than 1,000 times as long"),
+        ({"decoder": {"type": "Sequence", "decoders": [_LONGER] * 3}}, "its decoder makes texts"),
+        ({"model": {**_OF_MERGES, "vocab": {"a": 0, "b": 2**32 - 1}}}, "tokenizers .* says"),
+        (
+            {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 10**9}, "unk_token": "a"}},
+            "its ids run up to 1,000,000,000, and it has 3 tokens",
+        ),
+    ],
+)
+def test_a_tokenizer_that_would_take_all_memory_or_panic_is_refused(changes, message, tmp_path):
+    path = _write(tmp_path / "tokenizer.json", json.dumps(_word_level(**changes)))
+    with pytest.raises(UserError, match=f"is no tokenizer.json that can be read: .*{message}"):
+        hugging_face(path)
+
+
+def test_a_pattern_that_takes_forever_is_one_line(tmp_path):
+    """The package panics after 10,000,000 steps, which is no Exception in Python."""
+    hard = _word_level(pre_tokenizer=_split("(x+x+)+y"))
+    path = _write(tmp_path / "tokenizer.json", json.dumps(hard))
+    tokenizer = hugging_face(path)
+    assert not tokenizer.lossless
+    with pytest.raises(UserError, match="cannot encode the text .*retry-limit-in-match over"):
+        tokenizer.encode("x" * 100)
+
+
+def test_steps_of_decoding_that_fail_are_one_line(tmp_path):
+    hard = {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""}
+    words = {"type": "WordLevel", "vocab": {"x" * 60: 0, "a": 1, "<unk>": 2}, "unk_token": "<unk>"}
+    path = _write(tmp_path / "tokenizer.json", json.dumps(_word_level(decoder=hard, model=words)))
+    tokenizer = hugging_face(path)
+    with pytest.raises(UserError, match="cannot decode its tokens .*retry-limit-in-match over"):
+        tokenizer.codec.decode([0])
+
+
+def test_ranks_with_ids_of_no_token_are_refused(ranks, tmp_path):
+    path = tmp_path / "far.tiktoken"
+    path.write_text(_ranks_file({**ranks, b"far away": 10**9}))
+    with pytest.raises(UserError, match="its ids run up to 1,000,000,000, and it has"):
+        train_tokenizer(TokenizerConfig("tiktoken", path=str(path)), [])

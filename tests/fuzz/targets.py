@@ -23,7 +23,6 @@ from lm_jax.data.seq2seq.readers import _pairs
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.data.token_files import open_token_file
 from lm_jax.data.tokenizer_config import TokenizerConfig
-from lm_jax.data.tokenizer_files import read_hugging_face
 from lm_jax.data.tokenizers import load_tokenizer, train_tokenizer
 from lm_jax.digests import find_damage
 from lm_jax.evaluation.tasks import read_task
@@ -120,8 +119,44 @@ def _vocabulary() -> dict[str, Any]:
     }
 
 
+def _merges() -> dict[str, Any]:
+    pattern = {"Regex": "\\p{L}+| ?[^\\s]"}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    steps = [{"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}, level]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    return _vocabulary() | {
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, replace]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
+            "pair": [],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [3], "tokens": ["</s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [level, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "vocab": {"a": 0, "b": 1, "ab": 2},
+            "merges": [["a", "b"]],
+            "byte_fallback": True,
+        },
+    }
+
+
+def _unigram() -> dict[str, Any]:
+    vocabulary = [["<unk>", 0.0], ["a", -1.5], ["ab", -2.0]]
+    return _vocabulary() | {
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocabulary, "byte_fallback": False},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always"},
+        "decoder": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always"},
+    }
+
+
 def _hugging_face(path: Path) -> None:
-    read_hugging_face(TokenizerConfig("huggingface", path=str(path)))
+    tokenizer = train_tokenizer(TokenizerConfig("huggingface", path=str(path)), [])
+    for text in TEXTS:
+        tokenizer.decode(tokenizer.encode(text))
 
 
 def _ranks() -> bytes:
@@ -376,6 +411,8 @@ _ALL = (
         _saved_as("huggingface"),
     ),
     Target("hugging_face", "tokenizer.json", json_of(_vocabulary()), _hugging_face),
+    Target("merges", "tokenizer.json", json_of(_merges()), _hugging_face),
+    Target("unigram", "tokenizer.json", json_of(_unigram()), _hugging_face),
     Target("tiktoken", "ranks.tiktoken", _ranks, _use_tokenizer, _saved_as("tiktoken")),
     Target(
         "chat_template",
