@@ -102,24 +102,9 @@ def run(
             results = main()
         except BrokenPipeError:
             raise
-        except UserError as error:
-            return _fail(str(error))
-        except OSError as error:
-            return _fail(_of_system(error))
-        except KeyboardInterrupt:
-            return _fail("interrupted")
-        except Exception as error:
-            if (known := _lost(error) or _without_devices(error)) is not None:
-                return _fail(known)
-            traceback.print_exception(error)
-            return _fail(f"{type(error).__name__}: {error}")
-        if _is_first():
-            print(json.dumps(finite(results), allow_nan=False), flush=True)
-        if results.get("stopped"):
-            from lm_jax.parallel import processes
-
-            return processes.PREEMPTED
-        return 1 if results.get("failed") else 0
+        except (Exception, KeyboardInterrupt) as error:
+            return _fail(_cause(error))
+        return _end(results)
 
     try:
         app.run(guarded, flags_parser=_parse)
@@ -129,6 +114,31 @@ def run(
         raise
     except BrokenPipeError as error:
         sys.exit(_leave(_UNREAD) if _is_unread() else _fail(str(error)))
+
+
+def _cause(error: Exception | KeyboardInterrupt) -> str:
+    """Returns an error in one line; a fault of the code shows its traceback before."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _of_system(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if (known := _lost(error) or _without_devices(error)) is not None:
+        return known
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _end(results: dict[str, Any]) -> int:
+    """Prints the results of `main` as the last line; returns the exit status that they ask for."""
+    if _is_first():
+        print(json.dumps(finite(results), allow_nan=False), flush=True)
+    if results.get("stopped"):
+        from lm_jax.parallel import processes
+
+        return processes.PREEMPTED
+    return 1 if results.get("failed") else 0
 
 
 def _show_unraisable(found: Any) -> None:
