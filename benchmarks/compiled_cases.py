@@ -24,6 +24,11 @@ _LLAMA_7B = [
     "--config.model.attention=auto",
     "--config.model.remat=full",
 ]
+_LLAMA_7B_TPU = [
+    "--config=configs/published.py:llama2_7b",
+    "--config.evaluation.batch_size=128",
+    "--config.model.attention=auto",
+]
 CASES: dict[str, list[str]] = {
     "gpt2_small_h100": [
         "--config=configs/published.py:gpt2_small",
@@ -68,18 +73,28 @@ CASES: dict[str, list[str]] = {
         "--batch_size=128",
     ],
     "llama_7b_v5e_64": [
-        *_LLAMA_7B,
+        *_LLAMA_7B_TPU,
+        "--config.model.remat=attention",
         "--devices=64",
         "--accelerator=v5e",
         "--mesh=fsdp:64",
-        "--batch_size=64",
+        "--batch_size=128",
     ],
     "llama_7b_v5p_64": [
-        *_LLAMA_7B,
+        *_LLAMA_7B_TPU,
+        "--config.model.remat=dots",
         "--devices=64",
         "--accelerator=v5p",
-        "--mesh=fsdp:64",
+        "--mesh=data:4,fsdp:16",
         "--batch_size=256",
+    ],
+    "llama_7b_v5p_128": [
+        *_LLAMA_7B_TPU,
+        "--config.model.remat=dots",
+        "--devices=128",
+        "--accelerator=v5p",
+        "--mesh=data:16,fsdp:8",
+        "--batch_size=512",
     ],
 }
 
