@@ -169,39 +169,27 @@ def open_record(
       shows: whether progress is printed.
       on_metrics: called with each step that is logged and its numbers.
     """
-    experiment = built.experiment
-    num_steps, step = built.num_steps, int(state.step)
-    patience = experiment.training.stop_after_no_improvement
+    training, step = built.experiment.training, int(state.step)
+    patience = training.stop_after_no_improvement
     cross_entropies = _cross_entropies(directory, step) if patience else {}
     # A collective: no process rewrites the file before all have read it.
     processes.agree({"the evaluations so far": sorted(cross_entropies)})
     log: RunLog = Quiet()
     if processes.is_first():
-        if step and checkpoints.steps():
+        has_checkpoint = bool(checkpoints.steps())
+        if step and has_checkpoint:
             refuse_damaged_rows(directory, step)
-        is_over = step >= num_steps or ended_early(cross_entropies, patience, num_steps)
+        is_over = step >= built.num_steps or ended_early(cross_entropies, patience, built.num_steps)
         log = RunLog(
             directory,
-            total_steps=num_steps,
-            tensorboard=experiment.tensorboard,
-            first_step=step if checkpoints.steps() else 0,
+            total_steps=built.num_steps,
+            tensorboard=built.experiment.tensorboard,
+            first_step=step if has_checkpoint else 0,
             shows=shows,
             measured_again=bool(is_over),
             on_metrics=on_metrics,
         )
-    per_step = targets_per_step(experiment)
-    extra_rows = rows_of_other_batches(directory, experiment)
-    meter = Meter(
-        log,
-        unit=built.objective.unit,
-        units_per_step=per_step,
-        extra_units=extra_rows * per_step // sequences_per_step(experiment),
-        every_steps=experiment.training.log_every_steps,
-        num_steps=num_steps,
-        started=started,
-        skipped=_skipped_updates(directory, step),
-    )
-    losses = make_loss_function(built.loss)
+    meter, losses = _meter(log, directory, built, step, started), make_loss_function(built.loss)
     with contextlib.closing(log):
         try:
             yield Record(
@@ -214,7 +202,7 @@ def open_record(
                 log,
                 meter,
                 SkippedInARow(
-                    experiment.training.stop_after_skipped,
+                    training.stop_after_skipped,
                     lambda step: f"; what it read: {replay_command(directory, step)}",
                 ),
                 RowDigests(directory),
@@ -225,6 +213,26 @@ def open_record(
         except Exception as error:
             log.failed(error)
             raise
+
+
+def _meter(
+    log: RunLog, directory: Path, built: BuiltExperiment, step: int, started: float
+) -> Meter:
+    experiment = built.experiment
+    per_step, extra_rows = (
+        targets_per_step(experiment),
+        rows_of_other_batches(directory, experiment),
+    )
+    return Meter(
+        log,
+        unit=built.objective.unit,
+        units_per_step=per_step,
+        extra_units=extra_rows * per_step // sequences_per_step(experiment),
+        every_steps=experiment.training.log_every_steps,
+        num_steps=built.num_steps,
+        started=started,
+        skipped=_skipped_updates(directory, step),
+    )
 
 
 def _skipped_updates(directory: Path, step: int) -> int:
