@@ -27,7 +27,7 @@ class CausalCNNConfig:
     context_length: int = described(
         64, "Tokens of a training window; see `receptive_field`.", minimum=1
     )
-    num_layers: int = described(6, "Gated convolution blocks.", minimum=1)
+    num_layers: int = described(6, "Gated convolution blocks.", minimum=1, maximum=10_000)
     d_model: int = described(128, "Width of the activations between blocks.", minimum=1)
     kernel_width: int = described(2, "Taps of a convolution.", minimum=1)
     dilation_cycle: int = described(

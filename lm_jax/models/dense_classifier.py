@@ -34,7 +34,9 @@ class DenseClassifierConfig:
     )
     image_width: int = described(0, "Columns of pixels; 0: the data set's.", minimum=0)
     image_channels: int = described(0, "Channels of a pixel; 0: the data set's.", minimum=0)
-    num_layers: int = described(3, "Matrix products, including the last.", minimum=1)
+    num_layers: int = described(
+        3, "Matrix products, including the last.", minimum=1, maximum=10_000
+    )
     d_hidden: int = described(128, "Width of the hidden layers.", minimum=1)
     activation: str = described("relu", "Activation of the hidden layers.", choices=_ACTIVATIONS)
     dropout_rate: float = described(0.0, "Dropout after each hidden layer.", minimum=0, below=1)

@@ -32,7 +32,7 @@ class MLPConfig:
     window: int = described(8, "Last tokens whose embeddings are concatenated.", minimum=1)
     d_embedding: int = described(64, "Width of an embedding.", minimum=1)
     d_hidden: int = described(512, "Width of the hidden layers.", minimum=1)
-    num_layers: int = described(1, "Hidden tanh layers.", minimum=0)
+    num_layers: int = described(1, "Hidden tanh layers.", minimum=0, maximum=10_000)
     direct: bool = described(
         False, "A linear path from the embeddings to the output (Bengio et al. 2003, W)."
     )

@@ -54,6 +54,14 @@ def test_a_configuration_that_is_not_supported_is_named(folder, fields, message)
         open_model(folder)
 
 
+@pytest.mark.parametrize("layers", [10_001, 10**8])
+def test_layers_without_number_are_refused_before_they_are_counted(folder, layers):
+    """10**8 of them kept an import busy for more than 80 s before it looked at the tensors."""
+    set_fields(folder, num_hidden_layers=layers)
+    with pytest.raises(UserError, match="num_layers is 1.*expected 1 <= num_layers <= 10000"):
+        open_model(folder)
+
+
 def test_missing_left_over_and_misshaped_tensors_are_named(folder, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]

@@ -55,7 +55,7 @@ class RecurrentClassifierConfig:
     num_classes: int = described(0, "Number of classes; 0: the data set's.", minimum=0)
     context_length: int = described(256, "Tokens of the longest text.", minimum=1)
     cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
-    num_layers: int = described(1, "Recurrent layers.", minimum=1)
+    num_layers: int = described(1, "Recurrent layers.", minimum=1, maximum=10_000)
     d_embedding: int = described(128, "Width of the embeddings.", minimum=1)
     d_hidden: int = described(64, "Width of the hidden state of each direction.", minimum=1)
     bidirectional: bool = described(False, "Reads in both directions.")

@@ -25,7 +25,7 @@ class RecurrentConfig:
     vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
     context_length: int = described(64, "Steps of back-propagation through time.", minimum=1)
     cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
-    num_layers: int = described(2, "Recurrent layers.", minimum=1)
+    num_layers: int = described(2, "Recurrent layers.", minimum=1, maximum=10_000)
     d_embedding: int = described(0, "Width of the embeddings; 0: d_hidden.", minimum=0)
     d_hidden: int = described(256, "Width of each layer's hidden state.", minimum=1)
     layer_norm: bool = described(False, "Layer norm inside the cell (Ba et al. 2016).")

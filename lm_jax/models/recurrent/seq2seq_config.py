@@ -17,7 +17,9 @@ class RecurrentSeq2SeqConfig:
     source_length: int = described(64, "Tokens of the longest row of sources.", minimum=1)
     context_length: int = described(64, "Tokens of the longest row of targets.", minimum=1)
     cell: str = described("lstm", "The recurrent unit.", choices=CELLS)
-    num_layers: int = described(1, "Layers of the encoder, and of the decoder.", minimum=1)
+    num_layers: int = described(
+        1, "Layers of the encoder, and of the decoder.", minimum=1, maximum=10_000
+    )
     d_embedding: int = described(0, "Width of the embeddings; 0: d_hidden.", minimum=0)
     d_hidden: int = described(
         256, "Width of the decoder, and of each direction of the encoder.", minimum=1

@@ -36,7 +36,7 @@ class BlocksConfig:
 
     vocab_size: int = described(0, "Size of the vocabulary; 0: the tokenizer's.", minimum=0)
     context_length: int = described(256, "Tokens of the longest row.", minimum=1)
-    num_layers: int = described(4, "Layers of the stack.", minimum=1)
+    num_layers: int = described(4, "Layers of the stack.", minimum=1, maximum=10_000)
     d_model: int = described(128, "Width of the activations between layers.", minimum=1)
     num_heads: int = described(4, "Heads of each attention.", minimum=1)
     head_dim: int = described(
@@ -55,6 +55,7 @@ class BlocksConfig:
         0,
         "Experts of each feed-forward block, a mixture of experts without biases; 0: it is dense.",
         minimum=0,
+        maximum=10_000,
     )
     experts_per_token: int = described(
         2, "Experts that a token passes: those of its largest router logits.", minimum=1
@@ -348,7 +349,9 @@ class EncoderDecoderConfig(BlocksConfig):
     activation: str = described_in(BlocksConfig, "activation", "relu")
     context_length: int = described(256, "Tokens of the longest row of targets.", minimum=1)
     source_length: int = described(256, "Tokens of the longest row of sources.", minimum=1)
-    num_encoder_layers: int = described(0, "Layers of the encoder; 0: num_layers.", minimum=0)
+    num_encoder_layers: int = described(
+        0, "Layers of the encoder; 0: num_layers.", minimum=0, maximum=10_000
+    )
 
     @property
     def encoder_layers(self) -> int:
