@@ -58,13 +58,11 @@ def fit(
     Args:
       num_runs: number of runs that are trained together; the state except `step`, the batches and
         the metrics then have them as an axis in front.
-      save_at: further steps whose states are saved; each must end a dispatch (`last_dispatch_end`).
+      save_at: further steps whose states are saved, where they end a dispatch (`end_of_dispatch`).
 
     A state is logged before it reaches `hooks.save`, so `hooks.log` may raise before it is saved.
     """
     num_steps = experiment.training.num_steps
-    evaluate_every = experiment.evaluation.every_steps
-    save_every = experiment.checkpoint.every_steps
     stacked = sharding.batch_sharding(mesh, leading_axes=1 if num_runs is None else 2)
 
     def read(last_step: int, metrics: Mapping[str, jax.Array]) -> None:
@@ -79,22 +77,20 @@ def fit(
     compiled: set[int] = set()  # lengths of dispatches
     while step < num_steps:
         end = end_of_dispatch(step, experiment)
-        rows = [batches[index] for index in range(step, end)]
-        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        placed = sharding.place_batch(batch, stacked)
+        placed = sharding.place_batch(_stacked(batches, step, end), stacked)
         is_idle = pending is None or _is_done(pending[1]["loss"])
         hooks.record_time("input" if is_idle else "steps")
         state, metrics = train_steps(state, placed)
-        hooks.record_time("dispatch" if len(rows) in compiled else "compiling")
-        compiled.add(len(rows))
+        hooks.record_time("dispatch" if end - step in compiled else "compiling")
+        compiled.add(end - step)
         if pending:
             read(*pending)
         pending, step = (end, metrics), end
 
         stop = hooks.stop_requested(step)
-        evaluates = step == num_steps or (evaluate_every and step % evaluate_every == 0)
-        saves = stop or step == num_steps or (save_every and step % save_every == 0)
-        saves = saves or step in save_at
+        evaluates = _is_due(step, experiment.evaluation.every_steps, num_steps)
+        saves = _is_due(step, experiment.checkpoint.every_steps, num_steps)
+        saves = saves or stop or step in save_at
         if evaluates or saves:
             read(*pending)
             pending = None
@@ -108,6 +104,17 @@ def fit(
         if stop or ends:
             break
     return state
+
+
+def _stacked(batches: Batches, first: int, end: int) -> dict[str, np.ndarray]:
+    """Returns the batches of the steps after `first`, up to `end`, stacked on an axis in front."""
+    rows = [batches[index] for index in range(first, end)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _is_due(step: int, every: int, num_steps: int) -> bool:
+    """Returns whether a step is the last one, or one at an interval of steps; 0: none is."""
+    return step == num_steps or (every > 0 and step % every == 0)
 
 
 class SkippedInARow:

@@ -84,8 +84,8 @@ MUTATIONS = [
     *_of(
         "training/loop.py",
         "training/test_loop.py runs golden",
-        ("range(step, end)", "range(step + 1, end + 1)"),
-        ("saves = stop or step == num_steps", "saves = step == num_steps"),
+        ("range(first, end)", "range(first + 1, end + 1)"),
+        ("saves = saves or stop or", "saves = saves or"),
         ("ends.append((step // every + 1) * every)", "pass"),
         ("self._count + 1 if skipped else 0", "self._count + bool(skipped)"),
     ),
