@@ -5,12 +5,11 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from lm_jax import data
 from lm_jax.build import BuiltExperiment, build_experiment
@@ -32,11 +31,12 @@ from lm_jax.runs.continuation import (
     refuse_data_of_fork,
 )
 from lm_jax.runs.evaluate import refuse_huge_batch
+from lm_jax.runs.group_progress import AllDiverged, GroupProgress, Results
 from lm_jax.runs.initial_state import first_state, inherited_variables
 from lm_jax.runs.lock import locked
 from lm_jax.runs.origin import rows_passed
 from lm_jax.runs.page import write_missing_page
-from lm_jax.runs.recorder import Record, open_record, sizes_of, write_results
+from lm_jax.runs.recorder import Record, open_record, sizes_of
 from lm_jax.runs.restore import abstract_state
 from lm_jax.runs.vmapped_runs import RunGroup, refuse_several_shapes
 from lm_jax.telemetry.goodput import TimeSheet
@@ -45,11 +45,9 @@ from lm_jax.telemetry.loggers import LOGGERS, OnMetrics
 from lm_jax.telemetry.run_digests import refuse_damaged_rows
 from lm_jax.training import profiler
 from lm_jax.training.checkpoints import Checkpoints, finished_steps
-from lm_jax.training.loop import Hooks, NonFiniteLoss, fit
+from lm_jax.training.loop import Hooks, fit
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import jit_train_steps
-
-Results = dict[str, Any]
 
 
 class Request(NamedTuple):
@@ -342,101 +340,6 @@ def _refuse_what_cannot_fit(state: TrainState | None) -> None:
         )
 
 
-class _AllDiverged(Exception):
-    """No run of the group is left."""
-
-
-class _Progress(NamedTuple):
-    """The records of the runs of a group, and why runs failed."""
-
-    group: RunGroup
-    records: list[Record]
-    failures: dict[int, str]  # by the index of the run
-
-    def _left(self) -> list[tuple[int, Record]]:
-        return [(i, record) for i, record in enumerate(self.records) if i not in self.failures]
-
-    @contextlib.contextmanager
-    def _noting_failure(self, index: int, *errors: type[Exception]) -> Iterator[None]:
-        """Notes why one run of several failed; a single run raises."""
-        try:
-            yield
-        except errors as error:
-            self.records[index].log.failed(error)
-            if self.group.is_single:
-                raise
-            self.failures[index] = str(error)
-
-    def log(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Checks and logs the metrics of one dispatch."""
-        for index, record in self._left():
-            of_run = self.group.member_metrics(metrics, index)
-            with self._noting_failure(index, NonFiniteLoss):
-                record.skipped.check(step, of_run)
-                record.meter.log(step, of_run)
-        if not self._left():
-            raise _AllDiverged
-
-    def evaluate(self, step: int, state: TrainState) -> bool:
-        """Measures the validation split with each run's parameters; returns whether to go on."""
-        for index, record in self._left():
-            with self._noting_failure(index, NonFiniteLoss):
-                record.evaluate(step, self.group.member_state(state, index))
-        if self.ended_early:
-            self.records[0].log.message(self.ended_early)
-        return not self.ended_early
-
-    @property
-    def ended_early(self) -> str:
-        """Why the run, which is the only one, ends before its last step; "" if it does not."""
-        return self.records[0].ended_early if self.group.is_single else ""
-
-    def save(self, step: int, state: TrainState) -> None:
-        """Writes a checkpoint of each run."""
-        for index, record in self._left():
-            record.save(step, self.group.member_state(state, index))
-
-    def conclude(self, state: TrainState, started: float, traced: Results) -> list[Results]:
-        """Returns the results of each run; `validation` is among them if it is finished.
-
-        Args:
-          traced: results that all runs share.
-        """
-        if not self._left():  # the last step consumed the state
-            return [{} for _ in self.records]
-        step, baselines = int(state.step), None
-        found: list[Results] = []
-        for index, record in enumerate(self.records):
-            results: Results = {"workdir": str(record.directory), "step": step}
-            is_over = step >= record.built.num_steps or record.ended_early
-            if index not in self.failures and not is_over:
-                profile = {k: v for k, v in traced.items() if k != "goodput"}
-                results |= profile | {"stopped": True}
-            elif index not in self.failures:
-                own = self.group.member_state(state, index)
-                results |= traced | record.conclude(own, started, baselines)
-                baselines = results["baselines"]
-                if not self.group.is_single:
-                    results["vmapped_runs"] = len(self.records)
-            found.append(results)
-        return found
-
-    def write(
-        self, state: TrainState, results: Sequence[Results], started: float
-    ) -> dict[Path, Results]:
-        """Writes the results, samples and page of each finished run; returns what each came to."""
-        seconds = time.monotonic() - started
-        for index, (record, found) in enumerate(zip(self.records, results, strict=True)):
-            if "validation" in found:
-                found["timings"]["total_seconds"] = seconds
-                with self._noting_failure(index, UserError, OSError):
-                    write_results(record, self.group.member_state(state, index), found)
-        return {
-            record.directory: {"error": self.failures[index]} if index in self.failures else found
-            for index, (record, found) in enumerate(zip(self.records, results, strict=True))
-        }
-
-
 def _open(
     stack: contextlib.ExitStack,
     group: RunGroup,
@@ -445,7 +348,7 @@ def _open(
     inherited: dict[str, Any] | None,
     request: Request,
     started: float,
-) -> tuple[_Progress, TrainState, list[str]]:
+) -> tuple[GroupProgress, TrainState, list[str]]:
     """Opens checkpoints and logs of all runs; returns their first state and remarks on it."""
     records: list[Record] = []
     states: list[TrainState] = []
@@ -475,7 +378,7 @@ def _open(
         )
     state = group.stack(states)
     notes += _introduction(group, dataset, state) + records[0].about_sample()
-    return _Progress(group, records, {}), state, notes
+    return GroupProgress(group, records, {}), state, notes
 
 
 def _on_metrics(
@@ -496,7 +399,7 @@ def _on_metrics(
 
 
 def _take_steps(
-    progress: _Progress, state: TrainState, batches: Batches, hooks: Hooks, request: Request
+    progress: GroupProgress, state: TrainState, batches: Batches, hooks: Hooks, request: Request
 ) -> tuple[TrainState, Results]:
     """Returns the state where training ends or is stopped, and the profile of traced steps."""
     group, found = progress.group, {}
@@ -509,7 +412,7 @@ def _take_steps(
             tracer = profiler.Tracer(train_steps, directory, request.profile_steps, int(state.step))
             train_steps = stack.enter_context(contextlib.closing(tracer))
         stack.enter_context(sharding.on_mesh(first.mesh))
-        with contextlib.suppress(_AllDiverged):
+        with contextlib.suppress(AllDiverged):
             state = fit(
                 train_steps,
                 state,
