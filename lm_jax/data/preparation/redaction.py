@@ -137,7 +137,10 @@ _TOKENS = (  # each begins with letters, which are found quickly
     r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}",
 )
 _ANY_TOKEN = [re.compile(token, re.ASCII) for token in _TOKENS]
-_PEM = r"-----BEGIN ([A-Z0-9 ]{3,40})-----[A-Za-z0-9+/=\s,:.\\-]*?-----END \1-----"
+_BASE64 = r"[A-Za-z0-9+/=\s,:.\\]*"  # and what headers hold
+# No five dashes stand within a key, so that a search ends at the next beginning: without that, a
+# text of beginnings takes time in proportion to the square of its length.
+_PEM = rf"-----BEGIN ([A-Z0-9 ]{{3,40}})-----{_BASE64}(?:-(?!----){_BASE64})*-----END \1-----"
 RULES: dict[str, _Rule] = {
     "key": _Rule(
         re.compile(rf"{_PEM}|(?<![A-Za-z0-9_-])(?:{'|'.join(_TOKENS)})(?![A-Za-z0-9_])", re.ASCII),

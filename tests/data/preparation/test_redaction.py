@@ -27,6 +27,8 @@ JWT = (
         ("en", "id AKIAIOSFODNN7EXAMPLE end", "id <key> end"),
         ("en", f"token=ghp_{'a1B2' * 9}; next", "token=<key>; next"),
         ("en", f"a\n{PEM}\nb", "a\n<key>\nb"),
+        ("en", f"{PEM[:32]}\n{PEM}", f"{PEM[:32]}\n<key>"),  # one without an end
+        ("en", PEM.replace("MI", "Info: AES-256-CBC\n\n--MI"), "<key>"),
         ("en", f"Bearer {JWT} x", "Bearer <key> x"),
     ],
 )
@@ -69,4 +71,5 @@ def test_a_long_line_takes_no_time():
     """Patterns that try again from every character would take minutes."""
     for text in ("a" * 200_000, "1" * 200_000, "1 " * 100_000, "a.b@" * 50_000, "2001:" * 40_000):
         redact(text, list(RULES), "en")
+    redact("-----BEGIN KEY-----" * 50_000, list(RULES), "en")
     assert not re.search("<", redact("x" * 1000, list(RULES), "en")[0])
