@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from lm_jax.atomic_files import refuse_links
 from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.digests import find_damage
 from lm_jax.errors import UserError, is_full
+from lm_jax.json_values import fits
 from lm_jax.nested import flatten
 from lm_jax.parallel import processes
 from lm_jax.training.checkpoint_handler import DigestedHandler, DigestedRestore, DigestedSave
@@ -319,12 +320,19 @@ class _Manager(ocp.CheckpointManager):
         """Returns the metrics of a checkpoint; None if there are none to read."""
         try:
             found = super().metrics(step)
-            if found is not None:
-                float(found["cross_entropy"])
-            return found
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, OSError, RecursionError):  # it is no JSON, or nested without end
             self.damaged_metrics.add(step)
             return None
+        if found is not None and not fits(found, _Metrics):
+            self.damaged_metrics.add(step)
+            return None
+        return found
+
+
+class _Metrics(TypedDict):
+    """What is known of a checkpoint that was evaluated."""
+
+    cross_entropy: float
 
 
 class SavedArray(NamedTuple):

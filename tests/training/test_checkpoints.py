@@ -56,7 +56,12 @@ def test_parameters_of_another_shape_are_named(tmp_path):
             checkpoints.refuse_other_shapes("last", {})
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"cross_entropy": null}', b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xff", b"[]", b'{"cross_entropy": null}', b"{}", b"[" * 100_000]
+    + [f'{{"cross_entropy": {number}}}'.encode() for number in ("NaN", "1" * 400, "true")],
+    ids=range(9),
+)
 def test_damaged_metrics_keep_no_checkpoint_from_being_read(content, tmp_path):
     config, said = CheckpointConfig(keep_last=2), []
     with Checkpoints(tmp_path, config) as checkpoints:
