@@ -123,12 +123,24 @@ def _values(column: Any) -> list[Any]:
     types = pyarrow.types
     column.validate()
     if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        return _values_of_dictionary(column)
     is_text = types.is_string(column.type) or types.is_string_view(column.type)
     if is_text or types.is_large_string(column.type):
         column = column.cast(pyarrow.large_binary())
     column.validate(full=True)  # its offsets may lead out of its buffers
     return list(column.to_pylist())
+
+
+def _values_of_dictionary(column: Any) -> list[Any]:
+    """Returns values that are one object where they are equal: many rows may be one long text."""
+    import pyarrow
+
+    column.validate(full=True)  # its indices may lead out of its dictionary
+    indices = column.indices.to_pylist()
+    used = sorted({index for index in indices if index is not None})
+    words = _values(column.dictionary.take(pyarrow.array(used, pyarrow.int64())))
+    known = dict(zip(used, words, strict=True))
+    return [None if index is None else known[index] for index in indices]
 
 
 def _decode(values: dict[str, Any], request: Request, origin: str) -> bool:

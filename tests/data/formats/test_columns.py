@@ -186,3 +186,19 @@ def test_metadata_of_no_saved_data_set_is_text(tmp_path):
     for name in ("state.json", "dataset_dict.json"):
         (tmp_path / name).write_text("{}")
     assert [name for _, name in stream_texts(str(tmp_path))] == ["dataset_dict.json", "state.json"]
+
+
+def test_rows_that_are_one_long_text_take_the_memory_of_one(tmp_path):
+    """A file of 1 MB took 304 MB: a copy for each row that is read at a time."""
+    words = pa.array(["a" * 1_000_000, "b"])
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1, None] + [0] * 300), words)
+    write_stream(pa.table({"n": list(range(303)), "text": column}), tmp_path / "a.arrow")
+    assert "a.arrow:3: text is null" in refused(tmp_path)
+    column = pa.DictionaryArray.from_arrays(pa.array([1] + [0] * 300), words)
+    write_stream(pa.table({"text": column}), tmp_path / "a.arrow")
+    tracemalloc.start()
+    lengths = [len(text) for text, _ in stream_texts(str(tmp_path))]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert lengths == [1] + [1_000_000] * 300
+    assert peak < 20e6
