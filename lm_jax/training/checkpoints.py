@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -129,6 +130,7 @@ class Checkpoints:
                     state = self._restore(step, target, parts)
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 problem = _problem(error)
+                _ignore_late_reads()
             problem = _first(processes.gather(problem))  # all processes must read the same step
             if not problem:
                 kept_as = self._set_aside(list(problems))
@@ -353,6 +355,24 @@ class _UntilStep(NamedTuple):
         until = [checkpoint for checkpoint in checkpoints if checkpoint.step <= self.step]
         kept = iter(self.policy.should_preserve(until, context=context) if until else [])
         return [checkpoint.step <= self.step and next(kept) for checkpoint in checkpoints]
+
+
+def _ignore_late_reads() -> None:
+    """Shows no traceback for arrays whose reading ends after the reading of another has failed.
+
+    Orbax has closed its event loop by then, which tensorstore's threads report for each of them.
+    """
+    show = sys.unraisablehook
+    if getattr(show, "ignores_late_reads", False):
+        return
+
+    def show_others(found: "sys.UnraisableHookArgs") -> None:
+        is_late = isinstance(found.exc_value, RuntimeError)
+        if not (is_late and str(found.exc_value) == "Event loop is closed"):
+            show(found)
+
+    show_others.ignores_late_reads = True  # type: ignore[attr-defined]
+    sys.unraisablehook = show_others
 
 
 def _first(problems: Sequence[str]) -> str:

@@ -2,6 +2,7 @@ import gc
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -208,3 +209,21 @@ def test_the_import_of_checkpoints_prints_nothing():
     command = [sys.executable, "-c", "import lm_jax.training.checkpoint_handler"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "overriding" not in found.stderr
+
+
+def test_arrays_that_are_read_too_late_show_no_traceback(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(2)})
+    (tmp_path / "1" / "default" / "digests.json").unlink()  # as earlier versions saved
+    (tmp_path / "1" / "default" / "_METADATA").write_text("{")
+    for _ in range(2):
+        with Checkpoints(tmp_path, CheckpointConfig(), read_only=True) as checkpoints:
+            with pytest.raises(UserError, match="cannot be read"):
+                checkpoints.restore(None, "last", print)
+    errors = RuntimeError("Event loop is closed"), RuntimeError("Event loop is open")
+    late, other = (SimpleNamespace(exc_value=error) for error in errors)
+    for found in (late, other):
+        sys.unraisablehook(found)
+    assert shown == [other]
