@@ -6,6 +6,8 @@ list of two, `X | None`, `Any`, or a TypedDict, whose other keys are free.
 
 import functools
 import json
+import os
+import stat
 import sys
 import types
 import typing
@@ -20,6 +22,7 @@ T = TypeVar("T")
 _DEEPEST = 100  # levels; ours have fewer than ten
 _SHOWN = 60  # characters of a value in a message
 _LARGEST = 2**63 - 1
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # for the writer of a pipe
 
 
 def parse(text: str | bytes) -> Any:
@@ -69,9 +72,21 @@ def read_json(path: Path) -> Any:
       OSError: it cannot be read.
     """
     try:
-        return parse(path.read_bytes())
+        return parse(_content(path))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it") from None
+
+
+def _content(path: Path) -> bytes:
+    """Returns what a file holds; the directory of a stranger may have a pipe or a device instead.
+
+    Raises:
+      ValueError: it is one.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is a pipe or a device, and no file")
+        return file.read()
 
 
 def read_object(path: Path) -> dict[str, Any]:

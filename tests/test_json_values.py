@@ -1,6 +1,7 @@
 """JSON that anybody may have written: what is refused, and how the message names it."""
 
 import json
+import os
 from typing import Any, Required, TypedDict
 
 import pytest
@@ -88,3 +89,15 @@ def test_a_file_is_named_with_its_fault(tmp_path):
     path.write_text('{}\n{"a": \n')
     with pytest.raises(UserError, match="whole.json:2 is not JSON"):
         list(read_lines_of_json(path))
+
+
+def test_a_pipe_is_not_waited_for_and_a_device_is_not_read_to_its_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(UserError, match=f"{name}.json is not JSON .it is a pipe or a device"):
+            read_as(tmp_path / f"{name}.json", Whole)
+    with pytest.raises(IsADirectoryError):
+        read_as(tmp_path, Whole)
+    with pytest.raises(FileNotFoundError):
+        read_as(tmp_path / "missing.json", Whole)
