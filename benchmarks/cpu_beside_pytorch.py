@@ -3,10 +3,11 @@
   python -m benchmarks.cpu_beside_pytorch --rounds=5 --output=machine.json
 
 Decoders run as in `launch.benchmark`, convolutional networks as in `benchmarks.convnet_step`, in
-both layouts of PyTorch. All of a cell runs in one process in turns; a ratio is the median over
-rounds of PyTorch's seconds over ours. --only takes the cells whose names hold a text. Needs the
-`torch` extra and idle cores: beside other work two threads of PyTorch wait for each other by
-spinning, and its figures are too slow. `taskset -c 0` in front measures one core.
+both layouts of PyTorch; prompts are read beside Hugging Face's `generate`. All of a cell runs in
+one process in turns; a ratio is the median over rounds of PyTorch's seconds over ours. --only takes
+the cells whose names hold a text. Needs the `torch` extra, transformers and idle cores: beside
+other work two threads of PyTorch wait for each other by spinning, and its figures are too slow.
+`taskset -c 0` in front measures one core.
 """
 
 import functools
@@ -18,7 +19,8 @@ import jax
 from absl import app, flags
 
 from benchmarks import convnet_step
-from lm_jax.benchmarking import evaluate, train_step
+from lm_jax.benchmarking import decode, evaluate, train_step
+from lm_jax.benchmarking.default_experiments import published
 from lm_jax.benchmarking.pytorch_baseline import find_baselines
 from lm_jax.benchmarking.tables import table_of
 from lm_jax.build import build_experiment
@@ -72,6 +74,12 @@ def _evaluate(experiment: Experiment) -> dict[str, Any]:
     return result | {"baseline": baselines.note}
 
 
+def _read_prompt(batch_size: int) -> dict[str, Any]:
+    built = build_experiment(published("gpt2_small"), {"vocab_size": 1})
+    rounds = convnet_step.ROUNDS.value
+    return decode.measure(built, batch_size, 1, rounds, TORCH.value, prompt_tokens=256)
+
+
 def cells() -> dict[str, Cell]:
     """Returns what is measured, by name."""
     large = _decoder((6, 384, 6, 256), 65, 8, 2)
@@ -86,6 +94,9 @@ def cells() -> dict[str, Cell]:
         decoders[f"2 x 128, context {context:,}, batch {rows}"] = _decoder(shape, 65, rows, 2)
     found: dict[str, Cell] = {n: functools.partial(_train, e) for n, e in decoders.items()}
     found["evaluation, 6 x 384, context 256, batch 8"] = functools.partial(_evaluate, large)
+    for rows in (1, 8):
+        name = f"reading prompts of 256 tokens, GPT-2 124M, batch {rows}"
+        found[name] = functools.partial(_read_prompt, rows)
     for name in convnet_step.NETWORKS:
         found[name] = functools.partial(convnet_step.measure, name, convnet_step.ROUNDS.value)
     return found
