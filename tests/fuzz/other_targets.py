@@ -27,6 +27,7 @@ from lm_jax.data.tokenizers import train_tokenizer
 from lm_jax.data.unchanged_files import Memory
 from lm_jax.evaluation.word_vectors import analogy_accuracy, similarity_correlation, word_vectors
 from lm_jax.interop.import_cache import format_of
+from lm_jax.interop.import_model import FORMATS, _tokenizer, _with_opening
 from lm_jax.interop.tensor_files import read_tensors
 from lm_jax.parallel import launchers, mesh
 from lm_jax.runs.chat import chat_template_of, ends_of_answers
@@ -175,6 +176,20 @@ def _read_weights(path: Path) -> None:
         tensor.read()
 
 
+def _gguf(path: Path) -> None:
+    from tests.interop.test_gguf_files import write
+
+    write(path, {"token_embd.weight": np.zeros((2, 2), np.float32)})
+
+
+def _open_gguf(path: Path) -> None:
+    folder = path.with_name("files")
+    folder.mkdir(exist_ok=True)
+    source = FORMATS["gguf"](path, folder)
+    tokenizer = _with_opening(source, _tokenizer(source))
+    tokenizer.decode(tokenizer.encode("Hello 123"))
+
+
 def _their_special_tokens(path: Path) -> None:
     ends_of_answers(path.parent)
     kind_of_files(path.parent)
@@ -249,7 +264,7 @@ def _of_checkpoint(name: str, file: str) -> Target:
     return Target(name, f"checkpoints/{file}", seed, _restore, _checkpoint_files(), 1)
 
 
-OTHERS = (
+_ALL = (
     *map(_of_status, _STATUS),
     Target("run_digests", "digests.json", text_of(_STATUS["digests.json"]), _digests, _STATUS),
     Target(
@@ -351,6 +366,7 @@ OTHERS = (
         _read_weights,
         {_SHARDS["weight_map"]["a"]: saved(_safetensors)()},
     ),
+    Target("gguf_model", "a.gguf", saved(_gguf), _open_gguf),
     Target(
         "generation_config",
         "generation_config.json",
@@ -375,3 +391,5 @@ OTHERS = (
     _of_checkpoint("checkpoint_index", "6/default/manifest.ocdbt"),
     _of_checkpoint("checkpoint_sharding", "6/default/_sharding"),
 )
+# There are many: the quick test tries few damages of each.
+OTHERS = tuple(target._replace(examples=min(target.examples, 10)) for target in _ALL)
