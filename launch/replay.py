@@ -75,12 +75,12 @@ def _print(found: "Replay") -> None:
     table = [("gradient of", "norm"), *((n, f"{v:.4g}") for n, v in largest[:_PARAMETERS])]
     program.log_table(table, "<>")
     if rest > 0:
-        program.log(f"and {rest} smaller ones")
+        program.log(f"and {rest} others")
     rows = [("row", "nats", "targets", "gradient alone", "text")]
     for row, text in list(zip(found.rows, found.texts, strict=True))[: ROWS.value]:
         norm = "" if row.gradient_norm is None else f"{row.gradient_norm:.4g}"
         beginning = repr(text[:_CHARACTERS]) if text else ""
-        rows.append((str(row.row), f"{row.nats:.4f}", f"{row.targets:g}", norm, beginning))
+        rows.append((str(row.row), f"{row.nats:.5g}", f"{row.targets:g}", norm, beginning))
     program.log_table(rows, ">>>><")
 
 
