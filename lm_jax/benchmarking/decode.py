@@ -17,6 +17,7 @@ from lm_jax.generation.sampling import Sampling
 from lm_jax.models import family_of
 from lm_jax.models.interface import Carry, Variables
 from lm_jax.parallel import sharding
+from lm_jax.plurals import counted
 from lm_jax.training.state import init_state, variables_of
 
 
@@ -48,7 +49,7 @@ def measure(
         )
     if prompt_tokens + new_tokens > experiment.model.context_length:
         raise UserError(
-            f"{new_tokens} tokens and a prompt of {prompt_tokens} do not fit the "
+            f"{counted(new_tokens, 'token')} and a prompt of {prompt_tokens} do not fit the "
             f"model.context_length {experiment.model.context_length}; generate fewer"
         )
     state = init_state(built.model, built.optimizer, built.example, built.mesh, experiment.seed)

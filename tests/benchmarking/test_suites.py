@@ -38,7 +38,7 @@ def test_decoding_reads_the_carry_of_any_model():
 def test_tokens_beyond_the_context_are_refused():
     with pytest.raises(UserError, match="do not fit the model.context_length 16"):
         decode.measure(small(), batch_size=1, new_tokens=16, rounds=1, mode="none")
-    with pytest.raises(UserError, match="1 tokens and a prompt of 16 do not fit"):
+    with pytest.raises(UserError, match="1 token and a prompt of 16 do not fit"):
         decode.measure(small(), 1, 1, rounds=1, mode="none", prompt_tokens=16)
 
 

@@ -12,6 +12,7 @@ from lm_jax.models.recurrent.language_model import RecurrentConfig
 from lm_jax.models.recurrent.seq2seq_config import RecurrentSeq2SeqConfig
 from lm_jax.models.transformer.config import TransformerConfig
 from lm_jax.objectives.default_experiment import default_experiment
+from lm_jax.reports.numbers import timing
 from lm_jax.sweeps.plan import (
     as_measured,
     at_rate,
@@ -106,7 +107,7 @@ def test_the_table_shows_each_run_and_the_sums():
     assert head.split()[:4] == ["run", "address", "parameters", "non-embedding"]
     flops = plan[0].cost.training_flops
     for run, row in zip(plan, rows, strict=True):
-        assert row.startswith(run.name) and f"{flops:.3e}" in row and f"{flops / 1e6:,.0f}" in row
+        assert row.startswith(run.name) and f"{flops:.3e}" in row and timing(flops / 1e6) in row
     assert sums.startswith("2 runs") and f"{2 * flops:.3e}" in sums
     assert re.search(r" - +waiting$", table_of(plan, None, ["", "waiting"])[2])
 

@@ -29,4 +29,4 @@ def test_a_run_at_its_last_step_ends_by_itself():
 
 def test_the_reason_names_the_lowest():
     reason = ended_early({10: 2.0, 20: 1.5, 30: 1.75}, 1, num_steps=100)
-    assert "step 20 (1.5000 nats) is the lowest, and 1 evaluations followed" in reason
+    assert "step 20 (1.5000 nats) is the lowest, and 1 evaluation followed" in reason
