@@ -8,6 +8,8 @@ from typing import Any
 from lm_jax.errors import UserError
 
 _LONGEST_FAULT = 200  # characters
+_MOST_NUMBERS = 1_000_000  # that `range` gives while a template is filled in once
+_LARGEST_PRODUCT = 1_000_000  # items of a list, characters of a text, or bits of a number
 
 
 class UserTemplate:
@@ -26,7 +28,7 @@ class UserTemplate:
         import jinja2
         import jinja2.sandbox
 
-        self._origin = origin
+        self._origin, self._numbers = origin, 0
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -34,6 +36,9 @@ class UserTemplate:
             extensions=["jinja2.ext.loopcontrols"],
         )
         environment.filters["tojson"] = _to_json  # jinja2's own escapes for HTML
+        environment.intercepted_binops = frozenset(("*", "**"))
+        environment.binop_table |= {"*": _times, "**": _power}
+        environment.globals["range"] = self._range
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = _now
         try:
@@ -57,6 +62,7 @@ class UserTemplate:
         Raises:
           UserError: the template raises an error.
         """
+        self._numbers = 0
         try:
             return self._template.render(values)
         except Exception as error:  # whatever a template of others does
@@ -65,6 +71,36 @@ class UserTemplate:
             raise UserError(
                 f"{where + ': ' if where else ''}{self._origin} raises {what}; it is given {given}"
             ) from None
+
+    def _range(self, *bounds: int) -> range:
+        import jinja2.sandbox
+
+        found = jinja2.sandbox.safe_range(*bounds)  # up to 100,000
+        self._numbers += len(found)
+        if self._numbers > _MOST_NUMBERS:
+            raise OverflowError(f"range gives more than {_MOST_NUMBERS:,} numbers")
+        return found
+
+
+def _times(left: Any, right: Any) -> Any:
+    sizes = [len(x) if hasattr(x, "__len__") else x for x in (left, right)]
+    if any(hasattr(x, "__len__") for x in (left, right)):
+        too_large = sizes[0] * sizes[1] > _LARGEST_PRODUCT
+    else:
+        too_large = _bits(left) + _bits(right) > _LARGEST_PRODUCT
+    if too_large:
+        raise OverflowError("a product is too large")
+    return left * right
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if isinstance(exponent, int) and _bits(base) * exponent > _LARGEST_PRODUCT:
+        raise OverflowError("a power is too large")
+    return base**exponent
+
+
+def _bits(value: Any) -> int:
+    return value.bit_length() if isinstance(value, int) else 0
 
 
 def _raise(message: str) -> str:
