@@ -57,11 +57,10 @@ class RunLog:
         note_start(workdir, first_step)
         self._tensorboard = None
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            from lm_jax.telemetry.tensorboard_events import TensorBoardEvents
 
-            self._tensorboard = SummaryWriter(
-                str(make_directory(workdir / "tensorboard")),
-                purge_step=first_step + 1 if first_step else None,
+            self._tensorboard = TensorBoardEvents(
+                make_directory(workdir / "tensorboard"), first_step + 1 if first_step else None
             )
         self._display: _Bar | _Lines | _Silence
         console = Console(stderr=True)
@@ -120,8 +119,7 @@ class RunLog:
             if isinstance(value, int | float) and name != "step"
         }
         if self._tensorboard:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.add(step, numbers)
         self._on_metrics(step, numbers)
 
 
