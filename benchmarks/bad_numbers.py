@@ -33,7 +33,7 @@ CASES = flags.DEFINE_multi_string("case", [], "The name of a case; none: all. Ma
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 _SEEDS = (0, 1, 2)
-_HUNDREDFOLD = 0.1  # of the configuration's rate, 1e-3
+_RATE = 1e-3  # of the configuration
 Change = Callable[[Experiment], None]
 
 
@@ -48,28 +48,32 @@ def _set(**fields: Any) -> Change:
     return change
 
 
+_FORMATS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {"compute_dtype": "bfloat16"},
+    "float16": {"compute_dtype": "float16"},
+    "float16, no scaling": {"compute_dtype": "float16", "optimizer__loss_scaling": False},
+}
 CASES_BY_NAME: dict[str, Change] = {
-    "clean": _set(),
     "NaN gradient": _set(objective="benchmarks.faulty_objectives:NAN_GRADIENT"),
     "noise": _set(objective="benchmarks.faulty_objectives:NOISE"),
-    "noise, skip_above=1.5": _set(
-        objective="benchmarks.faulty_objectives:NOISE", optimizer__skip_above=1.5
+    "noise, skip_above=2": _set(
+        objective="benchmarks.faulty_objectives:NOISE", optimizer__skip_above=2.0
     ),
-    "rate x 100": _set(schedule__peak_learning_rate=_HUNDREDFOLD),
-    "rate x 100, no clipping": _set(
-        schedule__peak_learning_rate=_HUNDREDFOLD, optimizer__clip_norm=0.0
-    ),
+    "rate x 100": _set(schedule__peak_learning_rate=100 * _RATE),
     "rate x 100, SGD, no clipping": _set(
         schedule__peak_learning_rate=100.0,
         optimizer__name="sgd",
         optimizer__clip_norm=0.0,
     ),
     "rate x 100, clip_update=0.1": _set(
-        schedule__peak_learning_rate=_HUNDREDFOLD, optimizer__clip_update=0.1
+        schedule__peak_learning_rate=100 * _RATE, optimizer__clip_update=0.1
     ),
-    "bfloat16": _set(compute_dtype="bfloat16"),
-    "float16": _set(compute_dtype="float16"),
-    "float16, no scaling": _set(compute_dtype="float16", optimizer__loss_scaling=False),
+    **{
+        f"{rate}{name}": _set(schedule__peak_learning_rate=peak, **fields)
+        for rate, peak in (("", _RATE), ("rate x 30, ", 30 * _RATE))
+        for name, fields in _FORMATS.items()
+    },
 }
 
 

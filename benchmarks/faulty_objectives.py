@@ -13,7 +13,7 @@ from lm_jax.models.interface import Batch, Losses, Model, Variables
 from lm_jax.objectives.language_modeling import CAUSAL_LM
 
 NAN_STEPS = (200, 201, 350)
-NOISE_STEPS = tuple(range(200, 210))
+NOISE_STEPS = tuple(range(200, 205))
 _FACTOR = "factor_of_gradient"  # of a row
 
 
@@ -74,7 +74,7 @@ def _with_faults(nan: Collection[int] = (), noise: Collection[int] = ()) -> Any:
 NAN_GRADIENT = CAUSAL_LM._replace(
     name="nan_gradient", like="causal_lm", loss=_loss, training_batches=_with_faults(nan=NAN_STEPS)
 )
-# Ten batches hold random tokens.
+# Five batches hold random tokens.
 NOISE = CAUSAL_LM._replace(
     name="noise", like="causal_lm", loss=_loss, training_batches=_with_faults(noise=NOISE_STEPS)
 )
