@@ -77,7 +77,7 @@ def test_the_table_counts_outcomes():
 
 @pytest.mark.slow
 def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
-    attacks = "kill:2,stop:1,pause:1,imports:1,second:1,disk:7,arrays:5,caches:2,files:4,failing:2,"
+    attacks = "kill:2,stop:1,pause:1,imports:1,second:1,disk:8,arrays:5,caches:2,files:4,failing:2,"
     attacks += "slow:1,clock:1,data:1"
     status, out, err = run_program(
         "launch.drill",
@@ -86,9 +86,10 @@ def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
         "--config.data.source=files",
         "--config.data.path=docs/extending",
         "--config.evaluation.baselines=false",
+        "--config.tensorboard=true",
         f"--workdir={tmp_path / 'drill'}",
         f"--attacks={attacks}",
         f"--output={tmp_path / 'drill.json'}",
     )
     assert status == 0, out + err
-    assert len(json.loads((tmp_path / "drill.json").read_text())) == 30
+    assert len(json.loads((tmp_path / "drill.json").read_text())) == 31

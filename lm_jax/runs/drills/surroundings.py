@@ -33,7 +33,8 @@ _SLOWEST = 3.0  # all delays together, in times of a run that nobody attacks
 # What is written, by the beginning of its path in the work directory, in the order of time.
 _STAGES: Mapping[str, str] = {
     "start": r"\.?(running|data|environment|config|attempts)\.json|tokenizer/|\.?validation",
-    "metrics": r"metrics\.jsonl|tensorboard/",
+    "metrics": r"metrics\.jsonl",
+    "tensorboard": r"tensorboard/",
     "checkpoint": r"checkpoints/",
     "digests": r"\.?digests\.json",
     "results": r"\.?(samples|inspection|by_document|evaluation)",
