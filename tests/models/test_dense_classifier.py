@@ -73,7 +73,7 @@ def test_dropout_acts_in_training_only():
     [
         ({"num_classes": 0}, "model.num_classes is 0: give the number of classes"),
         ({"activation": "swish"}, "model.activation is 'swish'; expected one of relu, tanh"),
-        ({"num_layers": 0}, "model.num_layers is 0; expected at least 1"),
+        ({"num_layers": 0}, "model.num_layers is 0; expected 1 <= num_layers <= 10000"),
         ({"image_height": -1}, "model.image_height is -1; expected at least 0"),
         ({"dropout_rate": 1.0}, "model.dropout_rate is 1.0; expected 0 <= dropout_rate < 1"),
     ],
