@@ -19,9 +19,9 @@ from lm_jax.errors import UserError
 from lm_jax.models import family_of
 from lm_jax.models.family import PlannedCollective
 from lm_jax.models.parameters import path_of
-from lm_jax.models.target import target
+from lm_jax.models.target import target, target_device
 from lm_jax.parallel import sharding
-from lm_jax.parallel.xla_flags import STEP_OPTIONS
+from lm_jax.parallel.xla_flags import step_options
 from lm_jax.training.state import TrainState, abstract_state, trained_leaves
 
 
@@ -106,7 +106,7 @@ def compile_step(built: BuiltExperiment, described: Described | None = None) -> 
     try:
         with sharding.on_mesh(mesh):
             traced = step.trace(state, batch)
-            options |= STEP_OPTIONS.get(target(), {})
+            options |= step_options(target(), target_device().device_kind)
             compiled = traced.lower(lowering_platforms=platforms).compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import jax
 
-_TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+_TARGET: ContextVar[jax.Device | None] = ContextVar("target", default=None)
 
 
 def target() -> str:
@@ -14,13 +14,18 @@ def target() -> str:
 
     Inside `made_for` it is that device, elsewhere the first one of this process.
     """
-    return _TARGET.get() or _kind(jax.local_devices()[0])
+    return _kind(target_device())
+
+
+def target_device() -> jax.Device:
+    """Returns the device that `target` is about."""
+    return _TARGET.get() or jax.local_devices()[0]
 
 
 @contextmanager
 def made_for(device: jax.Device) -> Iterator[None]:
     """Builds and traces models for this device, which need not exist, inside the context."""
-    token = _TARGET.set(_kind(device))
+    token = _TARGET.set(device)
     try:
         yield
     finally:

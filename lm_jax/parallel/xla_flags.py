@@ -29,8 +29,9 @@ PRESETS: dict[str, dict[str, bool | int]] = {
 }
 
 
-# Options of every train step, by what it is compiled for.
-STEP_OPTIONS: dict[str, dict[str, bool | int]] = {
+# Fusions that also sum gradients need more memory than a core of these has, for some steps.
+_WITHOUT_FUSED_SUMS = ("TPU v2", "TPU v3", "TPU v4")
+_STEP_OPTIONS: dict[str, dict[str, bool | int]] = {
     # Products of one operand (queries, keys, values) are merged if their arrays are no larger. A
     # merged result is cut into copies, and its gradient is put together: more than is saved.
     "cuda": {"xla_gpu_dot_merger_threshold_mb": 16},
@@ -43,6 +44,18 @@ STEP_OPTIONS: dict[str, dict[str, bool | int]] = {
         "xla_jf_crs_combiner_threshold_in_bytes": 4_000_000,
     },
 }
+
+
+def step_options(target: str, device_kind: str) -> dict[str, bool | int]:
+    """Returns the options of every train step for what it is compiled for.
+
+    Args:
+      target: cpu, cuda or tpu.
+      device_kind: JAX's name of the device, such as `TPU v4`.
+    """
+    if device_kind in _WITHOUT_FUSED_SUMS:
+        return {}
+    return dict(_STEP_OPTIONS.get(target, {}))
 
 
 def _devices_are_started() -> bool:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lm_jax.models.interface import Batch, LossFunction, Variables
-from lm_jax.models.target import target
-from lm_jax.parallel.xla_flags import STEP_OPTIONS
+from lm_jax.models.target import target, target_device
+from lm_jax.parallel.xla_flags import step_options
 from lm_jax.training.gradients import Reported, make_gradients, parts_of
 from lm_jax.training.loss_scaling import adjusted
 from lm_jax.training.skipping import is_skipped
@@ -119,5 +119,5 @@ def jit_train_steps(train_step: TrainStep) -> TrainStep:
     def train_steps(state: TrainState, batches: Batch):
         return jax.lax.scan(train_step, state, dict(batches))
 
-    options = STEP_OPTIONS.get(target())
-    return jax.jit(train_steps, donate_argnums=0, compiler_options=options)
+    options = step_options(target(), target_device().device_kind)
+    return jax.jit(train_steps, donate_argnums=0, compiler_options=options or None)

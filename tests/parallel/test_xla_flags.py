@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lm_jax.errors import UserError
-from lm_jax.parallel.xla_flags import PRESETS, use_preset
+from lm_jax.parallel.xla_flags import PRESETS, step_options, use_preset
 
 FLAGS = sorted({(flag, value) for preset in PRESETS.values() for flag, value in preset.items()})
 
@@ -55,3 +55,11 @@ def test_a_preset_that_comes_too_late_or_is_unknown_is_refused(monkeypatch):
     with pytest.raises(UserError, match="XLA preset 'fast' is unknown; expected one of none, gpu"):
         use_preset("fast")
     assert os.environ["XLA_FLAGS"] == "--mine=1"
+
+
+def test_steps_have_options_where_the_device_can_hold_what_they_fuse():
+    for kind in ("TPU v5 lite", "TPU v5", "TPU v6 lite"):
+        options = step_options("tpu", kind)
+        assert options["xla_tpu_enable_async_collective_fusion_fuse_all_reduce"] is True
+    assert step_options("tpu", "TPU v4") == {} == step_options("cpu", "cpu")
+    assert step_options("cuda", "NVIDIA H100 80GB HBM3")
