@@ -56,11 +56,8 @@ def measure(
     variables = variables_of(state)
     del state  # frees the optimizer state
     vocab_size = experiment.model.vocab_size
-    prompts = (
-        np.random.default_rng(0)
-        .integers(0, vocab_size, (batch_size, prompt_tokens))
-        .astype(np.int32)
-    )
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, vocab_size, (batch_size, prompt_tokens), dtype=np.int32)
     work = {"lm_jax": _our_work(built, variables, prompts, new_tokens)}
     note = _why_no_baseline(built, mode)
     if not note:

@@ -23,9 +23,8 @@ def map_array(path: Path) -> np.ndarray:
       ValueError: it is damaged.
     """
     try:
-        return np.lib.format.open_memmap(
-            path, mode="r"
-        )  # `np.load` reads archives and pickles, too
+        # Not `np.load`, which reads archives and pickles, too.
+        return np.lib.format.open_memmap(path, mode="r")
     except OSError:
         raise
     except Exception as error:  # numpy parses the header as Python, and raises many types
