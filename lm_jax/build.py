@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class BuiltExperiment(NamedTuple):
     @property
     def gradients(self) -> Gradients:
         """The gradients of what is trained, those of `train_step`."""
-        return make_gradients(self.loss, **_trained_loss(self.experiment))
+        return _gradients(self.experiment, self.loss)
 
     @property
     def num_steps(self) -> int:
@@ -104,12 +104,7 @@ def build_experiment(
     optimizer, train_step = make_training(
         experiment, model, schedule, declared, fan_in_out=fan_in_out
     )
-    smoothing = experiment.training.label_smoothing
-    if smoothing and (model.is_count_based or not objective.smooths_labels):
-        raise UserError(
-            f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
-            "softmax over all targets; set it to 0"
-        )
+    _check_smoothing(experiment, objective, model)
     if experiment.mesh == AUTO:
         is_trained = TRAINED[experiment.fine_tuning.parameters](declared)
         state_bytes = functools.partial(
@@ -134,6 +129,15 @@ def build_experiment(
         declared,
         fan_in_out,
     )
+
+
+def _check_smoothing(experiment: Experiment, objective: Objective, model: Model) -> None:
+    smoothing = experiment.training.label_smoothing
+    if smoothing and (model.is_count_based or not objective.smooths_labels):
+        raise UserError(
+            f"training.label_smoothing is {smoothing}, but what this model is trained on is no "
+            "softmax over all targets; set it to 0"
+        )
 
 
 def _automatic_mesh(
@@ -212,38 +216,22 @@ def make_training(
         optimizer = with_rates(optimizer, config.name, fan_in_out)
     if config.skip_above:
         optimizer = remembering(optimizer)
-    scales_loss = config.loss_scaling and compute_dtype(experiment) == jnp.float16
-    if scales_loss:
+    if config.loss_scaling and compute_dtype(experiment) == jnp.float16:
         optimizer = scaling(optimizer)
-    step = make_train_step(
-        loss_function(objective_of(experiment), model),
-        optimizer,
-        schedule,
-        is_trained=is_trained,
-        skip_above=config.skip_above,
-        loss_scaling=scales_loss,
-        **_trained_loss(experiment),
-    )
+    gradients = _gradients(experiment, loss_function(objective_of(experiment), model))
+    step = make_train_step(gradients, optimizer, schedule, is_trained, config.skip_above)
     return optimizer, step
 
 
-class _TrainedLoss(TypedDict):
-    """What is differentiated besides the loss: arguments of `make_gradients`."""
-
-    gradient_accumulation_steps: int
-    label_smoothing: float
-    fixed_features: bool
-    z_loss: float
-
-
-def _trained_loss(experiment: Experiment) -> _TrainedLoss:
+def _gradients(experiment: Experiment, loss: LossFunction) -> Gradients:
     training = experiment.training
-    return {
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "label_smoothing": training.label_smoothing,
-        "fixed_features": experiment.fine_tuning.parameters == "head",
-        "z_loss": training.z_loss,
-    }
+    return make_gradients(
+        loss,
+        training.gradient_accumulation_steps,
+        label_smoothing=training.label_smoothing,
+        fixed_features=experiment.fine_tuning.parameters == "head",
+        z_loss=training.z_loss,
+    )
 
 
 def compute_dtype(experiment: Experiment) -> jnp.dtype:

@@ -12,7 +12,7 @@ from lm_jax.build import BuiltExperiment
 from lm_jax.models.parameters import path_of
 from lm_jax.parallel import sharding
 from lm_jax.training.gradients import parts_of
-from lm_jax.training.loss_scaling import Scaled
+from lm_jax.training.loss_scaling import scale_of
 from lm_jax.training.state import TrainState
 
 Arrays = Mapping[str, np.ndarray]  # of a batch
@@ -28,19 +28,19 @@ class RowPart(NamedTuple):
 
 
 class UpdateParts:
-    """Measures the parts of an update from this state, which the update itself would consume.
+    """Measures the parts of an update by a batch from this state, which the update would consume.
 
     Dropout and other draws are those of the step, but where a row is measured alone.
     """
 
-    def __init__(self, built: BuiltExperiment, state: TrainState):
-        self._built, self._state = built, state
+    def __init__(self, built: BuiltExperiment, state: TrainState, batch: Arrays):
+        self._built, self._state, self._batch = built, state, batch
         mask = None if built.is_trained is None else built.is_trained(state.params)
         key = jax.random.fold_in(state.key, state.step)
 
         def norms(state: TrainState, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             parts = parts_of(state.params, mask)
-            scale = state.opt_state.scale if isinstance(state.opt_state, Scaled) else None
+            scale = scale_of(state.opt_state)
             grads, _, _ = built.gradients(parts, state.stats, batch, key, scale)
             whole = parts._replace(trained=grads).joined(lambda x: jnp.zeros(0, x.dtype))
             return {
@@ -51,60 +51,61 @@ class UpdateParts:
 
         self._norms = jax.jit(norms)
         self._nats = jax.jit(functools.partial(_nats_by_row, built))
+        self._of_batch = self._measure(batch)
 
-    def by_parameter(self, batch: Arrays) -> dict[str, float]:
+    def by_parameter(self) -> dict[str, float]:
         """Returns the norm of the gradient of each parameter, of a stack for each layer."""
         found: dict[str, float] = {}
-        for path, norms in self._measure(batch).items():
+        for path, norms in self._of_batch.items():
             if norms.ndim:
                 found |= {f"{path}[{layer}]": float(norm) for layer, norm in enumerate(norms)}
             else:
                 found[path] = float(norms)
         return found
 
-    def by_row(self, batch: Arrays, most: int) -> list[RowPart]:
+    def by_row(self, most: int) -> list[RowPart]:
         """Returns the rows that have targets, the costliest first, `most` with their gradient.
 
         Where the gradient of the batch is not finite, these begin with rows that make it so.
         """
-        weights = batch["weights"].reshape(len(batch["weights"]), -1)
-        targets = weights.sum(axis=1)
-        nats = self._losses(batch)
+        weights = self._batch["weights"]
+        targets = weights.reshape(len(weights), -1).sum(axis=1)
+        nats = np.asarray(self._nats(self._state, self._placed(self._batch)))
         rows = [int(row) for row in np.flatnonzero(targets != 0)]  # a weight may be no number
         rows.sort(key=lambda row: (np.isfinite(nats[row]), -nats[row] if nats[row] > 0 else 0.0))
-        guilty = [] if np.isfinite(self._norm(batch)) else self._not_finite(batch, rows, most)
+        guilty = self._not_finite(rows, most) if not np.isfinite(_norm(self._of_batch)) else []
         rows.sort(key=lambda row: row not in guilty)
         found = []
         for place, row in enumerate(rows):
-            norm = self._norm(_only(batch, [row])) if place < most else None
+            norm = self._norm_of([row]) if place < most else None
             found.append(RowPart(row, float(nats[row]), float(targets[row]), norm))
         return found
 
-    def _not_finite(self, batch: Arrays, rows: Sequence[int], most: int) -> list[int]:
+    def _not_finite(self, rows: Sequence[int], most: int) -> list[int]:
         """Returns rows whose gradient alone is not finite, at most this many, by halving."""
-        if not rows or most < 1 or np.isfinite(self._norm(_only(batch, rows))):
+        if not rows or most < 1 or np.isfinite(self._norm_of(rows)):
             return []
         if len(rows) == 1:
             return list(rows)
         middle = len(rows) // 2
-        found = self._not_finite(batch, rows[:middle], most)
-        return found + self._not_finite(batch, rows[middle:], most - len(found))
+        found = self._not_finite(rows[:middle], most)
+        return found + self._not_finite(rows[middle:], most - len(found))
 
-    def _norm(self, batch: Arrays) -> float:
-        """Returns the norm of the whole gradient."""
-        squares = [
-            np.square(norms.astype(np.float64)).sum() for norms in self._measure(batch).values()
-        ]
-        return float(np.sqrt(sum(squares)))
+    def _norm_of(self, rows: Sequence[int]) -> float:
+        """Returns the norm of the gradient of some rows alone."""
+        return _norm(self._measure(_only(self._batch, rows)))
 
     def _measure(self, batch: Arrays) -> dict[str, np.ndarray]:
         return jax.device_get(self._norms(self._state, self._placed(batch)))
 
-    def _losses(self, batch: Arrays) -> np.ndarray:
-        return np.asarray(self._nats(self._state, self._placed(batch)))
-
     def _placed(self, batch: Arrays) -> dict[str, jax.Array]:
         return sharding.place_batch(batch, sharding.batch_sharding(self._built.mesh))
+
+
+def _norm(norms_by_path: Mapping[str, np.ndarray]) -> float:
+    """Returns the norm of a whole gradient."""
+    squares = [np.square(norms.astype(np.float64)).sum() for norms in norms_by_path.values()]
+    return float(np.sqrt(sum(squares)))
 
 
 def _only(batch: Arrays, rows: Sequence[int]) -> Arrays:

@@ -86,8 +86,8 @@ def replay(
     steps, batch = _Steps(built, batches, start), batches[step - 1]
     with sharding.on_mesh(built.mesh):
         state = steps.until(state, step)
-        parts = UpdateParts(built, steps.one_by_one(state, step))
-        by_parameter, by_row = parts.by_parameter(batch), parts.by_row(batch, num_rows)
+        parts = UpdateParts(built, steps.one_by_one(state, step), batch)
+        by_parameter, by_row = parts.by_parameter(), parts.by_row(num_rows)
         metrics = steps.metrics_of(state, step)
     compared, differing = steps.compare(directory)
     texts = [_text(batch, row.row, dataset.tokenizer) for row in by_row]

@@ -27,15 +27,35 @@ is not."""
 
 def make_gradients(
     loss: LossFunction,
-    gradient_accumulation_steps: int = 1,
-    label_smoothing: float = 0.0,
+    accumulation_steps: int = 1,
     *,
+    label_smoothing: float = 0.0,
     fixed_features: bool = False,
     z_loss: float = 0.0,
 ) -> Gradients:
-    """Returns the gradients of the trained loss; the arguments are those of `make_train_step`."""
+    """Returns the gradients of the trained loss.
+
+    It is the weighted mean of the cross-entropy over the whole batch, in nats, plus the auxiliary
+    terms of `Losses`, also where the gradient is accumulated over parts of the batch whose weights
+    differ. The cross-entropy is reported as `loss`, each auxiliary term and metric by its name
+    and, where there are auxiliary terms, what is trained as `total_loss`.
+
+    Args:
+      loss: (variables, batch, *, train, key) -> Losses, new statistics.
+      accumulation_steps: parts of a batch, which are computed one after another.
+      label_smoothing: that share of a target is uniform over the vocabulary (Szegedy et al. 2016,
+        section 7), also in `loss`.
+      fixed_features: the model computes as in evaluation: no dropout, running statistics as they
+        are.
+      z_loss: coefficient of the mean squared log-normalizer of a target's logits, an auxiliary term
+        that keeps them from drifting (Chowdhery et al. 2022, section 5: 1e-4).
+
+    Raises:
+      UserError: when traced, the model does not give what smoothing needs, or an auxiliary value
+        has a wrong shape or a name that the step uses itself.
+    """
     trained_loss = _make_trained_loss(loss, fixed_features, label_smoothing, z_loss)
-    return _accumulated(trained_loss, gradient_accumulation_steps)
+    return _accumulated(trained_loss, accumulation_steps)
 
 
 class _Denominators(NamedTuple):
@@ -76,7 +96,7 @@ statistics, what is reported); sums over the parts of a batch are those of the w
 def _make_trained_loss(
     loss: LossFunction, fixed_features: bool, label_smoothing: float, z_loss: float
 ) -> _TrainedLoss:
-    """Returns the differentiated function; the arguments are those of `make_train_step`."""
+    """Returns the differentiated function; the arguments are those of `make_gradients`."""
 
     def trained_loss(trained, parts: Parts, stats, batch, denominators: _Denominators, key):
         variables = {"params": parts._replace(trained=trained).joined(), **stats}

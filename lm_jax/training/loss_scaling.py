@@ -38,6 +38,11 @@ def scaling(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def scale_of(opt_state: Any) -> jax.Array | None:
+    """Returns the scale of the loss; None where the optimizer is not `scaling`."""
+    return opt_state.scale if isinstance(opt_state, Scaled) else None
+
+
 def adjusted(state: Scaled, is_finite: jax.Array) -> Scaled:
     """Returns the state with the scale after a step whose gradients were finite, or not."""
     finite = jnp.where(is_finite, state.finite + 1, 0)

@@ -34,7 +34,7 @@ def placed(built, batch):
 def test_norms_of_parameters_add_up_to_the_norm_of_the_step(fields):
     built, state, batch = subject(**fields)
     with sharding.on_mesh(built.mesh):
-        found = UpdateParts(built, state).by_parameter(batch)
+        found = UpdateParts(built, state, batch).by_parameter()
         _, metrics = jax.jit(built.train_step)(state, placed(built, batch))
     assert {"embedding", "layers/attention/query/kernel[1]"} < found.keys()
     total = np.sqrt(sum(norm**2 for norm in found.values()))
@@ -51,8 +51,8 @@ def test_the_loss_and_the_gradient_of_a_row_are_those_of_the_row_alone():
         return jnp.sum(losses.nats * one["weights"]) / jnp.sum(one["weights"])
 
     with sharding.on_mesh(built.mesh):
-        parts = UpdateParts(built, state)
-        found, all_measured = parts.by_row(batch, 2), parts.by_row(batch, ROWS)
+        parts = UpdateParts(built, state, batch)
+        found, all_measured = parts.by_row(2), parts.by_row(ROWS)
         nats, grads = jax.jit(jax.value_and_grad(mean_nats))(state.params)
     assert sorted(part.row for part in found) == [0, 1, 2, 3, 4, 5, 7]  # row 6 has no target
     assert [part.nats for part in found] == sorted((part.nats for part in found), reverse=True)
@@ -70,7 +70,7 @@ def test_the_rows_that_break_a_gradient_come_first(guilty, bad):
     built, state, batch = subject()
     batch["weights"][guilty, 2] = bad
     with sharding.on_mesh(built.mesh):
-        found = UpdateParts(built, state).by_row(batch, 4)
+        found = UpdateParts(built, state, batch).by_row(4)
     assert sorted(part.row for part in found[: len(guilty)]) == guilty
     assert not np.isfinite([part.gradient_norm for part in found[: len(guilty)]]).any()
     assert np.isfinite([part.gradient_norm for part in found[len(guilty) : 4]]).all()

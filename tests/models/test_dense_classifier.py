@@ -8,6 +8,7 @@ import pytest
 from lm_jax.errors import UserError
 from lm_jax.models import build_model
 from lm_jax.models.dense_classifier import DenseClassifierConfig, dense_classifier
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.state import TrainState, variables_of
 from lm_jax.training.train_step import make_train_step
 from tests.models.jitted import jitted
@@ -24,7 +25,7 @@ def trained(config, inputs, targets, steps, learning_rate):
     params = nn.unbox(model.init(jax.random.key(0), batch))["params"]
     optimizer = optax.sgd(learning_rate)
     state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params))
-    step = make_train_step(model.loss, optimizer, lambda _: learning_rate)
+    step = make_train_step(make_gradients(model.loss), optimizer, lambda _: learning_rate)
     state, metrics = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: step(s, batch), state, None, length=steps)
     )(state)

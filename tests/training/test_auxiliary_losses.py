@@ -11,6 +11,7 @@ from lm_jax.evaluation.loss_sums import make_loss_function, sum_by_document
 from lm_jax.evaluation.metrics import prediction_measures
 from lm_jax.models.interface import Auxiliary, Losses
 from lm_jax.parallel import sharding
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.loop import NonFiniteLoss, SkippedInARow
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import make_train_step
@@ -58,7 +59,7 @@ def step_once(parts=1, batch=BATCH, loss=loss):
     optimizer = optax.sgd(1.0)
     params = {"slope": jnp.float32(SLOPE), "bias": jnp.float32(BIAS)}
     state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params))
-    step = jax.jit(make_train_step(loss, optimizer, lambda _: 1.0, parts))
+    step = jax.jit(make_train_step(make_gradients(loss, parts), optimizer, lambda _: 1.0))
     new, metrics = step(state, batch)
     gradients = jax.tree.map(lambda before, after: before - after, params, new.params)
     return gradients, metrics

@@ -10,6 +10,7 @@ from lm_jax.models.parameters import Declared
 from lm_jax.models.skip_gram import SkipGramConfig
 from lm_jax.parallel import sharding
 from lm_jax.runs.initial_state import describe
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.loop import Hooks, NonFiniteLoss, SkippedInARow, fit
 from lm_jax.training.state import TrainState, inherit, init_state, variables_of
 from lm_jax.training.train_step import jit_train_steps, make_train_step
@@ -112,7 +113,7 @@ def test_unequal_weights_are_averaged_over_the_whole_batch():
     nats = jitted(built.model).loss(variables_of(state), batch, train=False)[0].nats
     expected = float(jnp.sum(nats * weights) / jnp.sum(weights))
     for parts in (1, 4):
-        step = make_train_step(built.loss, built.optimizer, lambda _: 0.0, parts)
+        step = make_train_step(make_gradients(built.loss, parts), built.optimizer, lambda _: 0.0)
         _, metrics = jax.jit(step)(state, batch)
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
         assert float(metrics["targets"]) == float(weights.sum())
@@ -136,7 +137,7 @@ def test_dropout_follows_the_seed_and_the_step():
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 257, (8, 33)), jnp.int32)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": jnp.ones((8, 32))}
     state = init_state(built.model, built.optimizer, batch, built.mesh, 0)
-    step = jax.jit(make_train_step(built.loss, built.optimizer, lambda _: 0.0))
+    step = jax.jit(make_train_step(built.gradients, built.optimizer, lambda _: 0.0))
 
     def loss(**changed):
         return float(step(state._replace(**changed), batch)[1]["loss"])

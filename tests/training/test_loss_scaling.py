@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax.models.interface import Losses
 from lm_jax.training import loss_scaling
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.loss_scaling import Scaled, adjusted, scaling
 from lm_jax.training.skipping import remembering
 from lm_jax.training.state import TrainState
@@ -24,11 +25,8 @@ def train_on(values, *, scaled=True, above=0.0, parts=1, rows=2**14):
     """The states and metrics of steps on batches of equal values, by SGD at rate 1."""
     optimizer = remembering(optax.sgd(1.0)) if above else optax.sgd(1.0)
     optimizer = scaling(optimizer) if scaled else optimizer
-    step = jax.jit(
-        make_train_step(
-            loss, optimizer, lambda _: 1.0, parts, skip_above=above, loss_scaling=scaled
-        )
-    )
+    gradients = make_gradients(loss, parts)
+    step = jax.jit(make_train_step(gradients, optimizer, lambda _: 1.0, skip_above=above))
     params = {"w": jnp.float32(1.0)}
     states = [TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params))]
     metrics = []

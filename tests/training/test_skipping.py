@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from lm_jax.models.interface import Losses
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.loop import NonFiniteLoss, SkippedInARow
 from lm_jax.training.skipping import is_skipped, remembering
 from lm_jax.training.state import TrainState
@@ -24,7 +25,8 @@ def train_on(values, *, above=0.0, parts=1):
     optimizer = optax.adam(0.1)
     if above:
         optimizer = remembering(optimizer)
-    step = jax.jit(make_train_step(loss, optimizer, lambda _: 0.1, parts, skip_above=above))
+    gradients = make_gradients(loss, parts)
+    step = jax.jit(make_train_step(gradients, optimizer, lambda _: 0.1, skip_above=above))
     params = {"w": jnp.float32(3.0)}
     stats = {"batch_stats": jnp.int32(0)}
     states = [TrainState(jnp.int32(0), jax.random.key(0), params, stats, optimizer.init(params))]

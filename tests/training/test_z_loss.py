@@ -8,6 +8,7 @@ import pytest
 
 from lm_jax.errors import UserError
 from lm_jax.models.interface import Losses, loss_from_apply
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.state import TrainState
 from lm_jax.training.train_step import make_train_step
 
@@ -18,8 +19,8 @@ TARGETS = np.array([[0, 4, 1], [2, 2, 3]])
 
 def one_step(loss, parts=1, **options):
     """The gradient of the logits, which are the parameters, and what the step reports."""
-    optimizer = optax.sgd(1.0)
-    step = jax.jit(make_train_step(loss, optimizer, lambda _: 1.0, parts, **options))
+    optimizer, gradients = optax.sgd(1.0), make_gradients(loss, parts, **options)
+    step = jax.jit(make_train_step(gradients, optimizer, lambda _: 1.0))
     params = jnp.asarray(LOGITS, jnp.float32)
     state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, optimizer.init(params))
     batch = {

@@ -19,6 +19,7 @@ from lm_jax.models.convnet.model import (
 )
 from lm_jax.models.convnet.networks import NETWORKS
 from lm_jax.parallel import sharding
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.models.jitted import jitted
@@ -137,7 +138,7 @@ def losses_of_training(mesh_config, num_devices):
     }
     example = {"inputs": jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32)}
     state = init_state(model, optimizer, example, mesh, seed=0)
-    step = make_train_step(model.loss, optimizer, lambda _: 1e-3)
+    step = make_train_step(make_gradients(model.loss), optimizer, lambda _: 1e-3)
     with sharding.on_mesh(mesh):
         placed = sharding.place_batch(batch, sharding.batch_sharding(mesh, leading_axes=1))
         state, metrics = jit_train_steps(step)(state, placed)

@@ -10,6 +10,7 @@ from lm_jax.models import build_model
 from lm_jax.models.recurrent.language_model import RecurrentConfig, recurrent
 from lm_jax.models.recurrent.layer import CELLS, Sequence, recur, recur_states
 from lm_jax.parallel import sharding
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.conftest import slow_but
@@ -250,7 +251,7 @@ def trained(config, mesh, windows, optimizer, calls):
     batches["weights"] = np.ones(windows[..., 1:].shape, np.float32)
     example = {name: value[0] for name, value in batches.items()}
     state = init_state(model, optimizer, example, mesh, seed=0)
-    steps = jit_train_steps(make_train_step(model.loss, optimizer, schedule))
+    steps = jit_train_steps(make_train_step(make_gradients(model.loss), optimizer, schedule))
     placed = sharding.place_batch(batches, sharding.batch_sharding(mesh, leading_axes=1))
     with sharding.on_mesh(mesh):
         for _ in range(calls):

@@ -18,6 +18,7 @@ from lm_jax.models.recurrent.seq2seq import (
     recurrent_seq2seq,
 )
 from lm_jax.parallel import sharding
+from lm_jax.training.gradients import make_gradients
 from lm_jax.training.state import init_state
 from lm_jax.training.train_step import jit_train_steps, make_train_step
 from tests.conftest import slow_but
@@ -222,7 +223,7 @@ def losses_of(config, batches, optimizer):
     example = {name: value[0] for name, value in batches.items()}
     mesh = sharding.make_mesh("data:1", jax.devices()[:1])
     state = init_state(model, optimizer, example, mesh, seed=0)
-    steps = jit_train_steps(make_train_step(model.loss, optimizer, schedule))
+    steps = jit_train_steps(make_train_step(make_gradients(model.loss), optimizer, schedule))
     with sharding.on_mesh(mesh):
         _, metrics = steps(state, batches)
     return metrics["loss"]
