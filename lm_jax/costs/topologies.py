@@ -211,7 +211,7 @@ def _tpus(accelerator: str, count: int) -> Described:
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     options: dict[str, object] = {}
     if count == 1:
-        options["chips_per_host_bounds"] = [1] * (tori[1].count("x") + 1)
+        options["chips_per_host_bounds"] = [1, 1, 1]  # three axes, also where chips form a plane
     if accelerator == "v4":
         options["chip_config_name"] = "megacore"  # both cores of a chip are one device
     described = topologies.get_topology_desc(f"{accelerator}:{tori[count]}", "tpu", **options)
