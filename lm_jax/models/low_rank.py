@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 
 from lm_jax.errors import UserError
+from lm_jax.models.dense_layers import dense_kernels, intercepted, is_dense, kernel_of
 from lm_jax.models.interface import Model, Variables
 from lm_jax.models.parameters import declared
 
@@ -48,16 +49,8 @@ def with_updates(model: Model, low_rank: LowRank, batch: Mapping[str, Any]) -> M
     Raises:
       UserError: a pattern matches no kernel of a dense layer.
     """
-    targets = _matching(_dense_kernels(model, batch), low_rank.targets)
+    targets = _matching(dense_kernels(model, batch), low_rank.targets)
     add_updates = functools.partial(_with_update, low_rank, targets)
-
-    def adapted(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with nn.intercept_methods(add_updates):
-                return function(*args, **kwargs)
-
-        return call
 
     def merge(variables: Variables) -> Variables:
         return {**variables, "params": merged(variables["params"], low_rank.scale)}
@@ -66,16 +59,7 @@ def with_updates(model: Model, low_rank: LowRank, batch: Mapping[str, Any]) -> M
         whole = merge(variables)
         return model.prepare(whole) if model.prepare else whole
 
-    return model._replace(
-        init=adapted(model.init),
-        apply=adapted(model.apply),
-        loss=adapted(model.loss),
-        step=model.step and adapted(model.step),
-        read=model.read and adapted(model.read),
-        start=model.start and adapted(model.start),
-        prepare=prepare,
-        merge=merge,
-    )
+    return intercepted(model, add_updates)._replace(prepare=prepare, merge=merge)
 
 
 def merged(params: Any, scale: float) -> Any:
@@ -90,29 +74,6 @@ def merged(params: Any, scale: float) -> Any:
     others = {name: value for name, value in params.items() if name not in FACTORS}
     with jax.default_matmul_precision("highest"):
         return others | {"kernel": params["kernel"] + scale * (params[A] @ params[B])}
-
-
-def _dense_kernels(model: Model, batch: Mapping[str, Any]) -> list[str]:
-    """Returns the paths of the kernels of a model's dense layers; nothing is allocated."""
-    found: set[str] = set()
-
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if _is_dense(context):
-            found.add(_kernel_of(context.module))
-        return call(*args, **kwargs)
-
-    # A new function, since JAX does not trace again what it has traced.
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda key, batch: model.init(key, batch), jax.random.key(0), dict(batch))
-    return sorted(found)
-
-
-def _is_dense(context: Any) -> bool:
-    return isinstance(context.module, nn.Dense) and context.method_name == "__call__"
-
-
-def _kernel_of(module: nn.Module) -> str:
-    return "/".join((*module.path, "kernel"))
 
 
 def _matching(kernels: Sequence[str], patterns: Sequence[str]) -> frozenset[str]:
@@ -142,10 +103,10 @@ def _with_update(
     """Returns what a module returns, as Flax's interceptors do; to a target its update is added."""
     y = call(*args, **kwargs)
     module = context.module
-    if not _is_dense(context):
+    if not is_dense(context):
         return y
     if module.is_initializing():
-        if _kernel_of(module) in targets:
+        if kernel_of(module) in targets:
             _create(module, low_rank.rank)
         return y
     if not module.has_variable("params", A):
