@@ -35,6 +35,7 @@ from lm_jax.models.transformer.layers import product, table
 from lm_jax.models.transformer.planned_activations import planned_activations
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import CONTEXT_PARALLEL, time_axis
+from lm_jax.models.transformer.stack import in_dtype
 
 _PIECES = 8  # of the vocabulary, where a loss is measured
 
@@ -277,9 +278,20 @@ def with_decoding(
         return carry._replace(length=carry.length - count)
 
     def prepare(variables: Variables) -> Variables:
-        return {**variables, "params": prepare_params(variables["params"])}
+        params = prepare_params(variables["params"])
+        return {**variables, "params": {**params, **_tables_in(params, dtype)}}
 
     return model._replace(step=step, read=read, forget=forget, prepare=prepare)
+
+
+def _tables_in(params: Mapping[str, Any], dtype: Any) -> dict[str, jax.Array]:
+    """Returns the tables of tokens in the dtype that logits are multiplied in.
+
+    A loop would otherwise round all of a table at every step.
+    """
+    found = (name for name in ("embedding", "output") if name in params)
+    rounded = {name: in_dtype(params[name], dtype) for name in found if params[name].dtype != dtype}
+    return jax.lax.optimization_barrier(rounded)
 
 
 def empty_cache(config: BlocksConfig, dtype: Any, batch_size: int, max_length: int) -> KeysValues:

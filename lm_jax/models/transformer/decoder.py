@@ -77,7 +77,7 @@ def transformer(config: TransformerConfig, dtype: Any = jnp.float32) -> Model:
         return Cache((LayerCache(own, None),) * config.num_layers, jnp.int32(0))
 
     def prepare(params: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**params, "layers": unstacked(params["layers"])}
+        return {**params, "layers": unstacked(params["layers"], dtype)}
 
     model = make_model(config, dtype, _call)
     return with_decoding(model, config, dtype, Decoder, prepare)._replace(start=start)

@@ -126,7 +126,8 @@ def encoder_decoder(config: EncoderDecoderConfig, dtype: Any = jnp.float32) -> M
 
     def prepare(params: Mapping[str, Any]) -> Mapping[str, Any]:
         decoder = params["decoder"]
-        return {**params, "decoder": {**decoder, "layers": unstacked(decoder["layers"])}}
+        layers = unstacked(decoder["layers"], dtype)
+        return {**params, "decoder": {**decoder, "layers": layers}}
 
     model = make_model(config, dtype, _call)
     return with_decoding(model, config, dtype, EncoderDecoder, prepare)._replace(start=start)

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from lm_jax.models.transformer.blocks import AttentionInputs, Block, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig
@@ -39,17 +40,24 @@ def _transposed(x: jax.Array) -> jax.Array:
     return x if x.ndim < 2 else x.mT
 
 
-def unstacked(layers: Layers) -> Layers:
+def unstacked(layers: Layers, dtype: Any) -> Layers:
     """Returns the parameters of each layer as separate arrays, transposed for `product`.
 
-    Inside a loop XLA would copy every layer out of the stack at every step; the barrier keeps it
-    from moving these copies back into the loop.
+    Float matrices take the dtype of their products. Inside a loop XLA would copy every layer out of
+    the stack, and round its matrices, at every step; the barrier keeps it from moving these copies
+    back into the loop.
     """
     count = len(jax.tree.leaves(layers)[0])
     taken = {
-        str(index): jax.tree.map(_transposed, layer_of(layers, index)) for index in range(count)
+        str(index): jax.tree.map(lambda x: _transposed(in_dtype(x, dtype)), layer_of(layers, index))
+        for index in range(count)
     }
     return {_UNSTACKED: jax.lax.optimization_barrier(taken)}
+
+
+def in_dtype(x: jax.Array, dtype: Any) -> jax.Array:
+    """Returns float matrices in a dtype; vectors, such as scales of norms, and integers as is."""
+    return x.astype(dtype) if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 class TransformerStack(nn.Module):

@@ -366,3 +366,19 @@ def test_a_step_is_the_same_with_prepared_variables():
         for given in (variables, model.prepare(variables))
     ]
     np.testing.assert_allclose(*found, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tie_embeddings": False, "num_experts": 4}])
+def test_matrices_that_are_rounded_before_a_loop_give_the_bits_of_those_rounded_in_it(fields):
+    config = tiny(num_layers=1, **fields)
+    model, whole = jitted(build_model(config, jnp.bfloat16)), build_model(config, jnp.float32)
+    variables = nn.unbox(model.init(jax.random.key(0), {"inputs": tokens(1, 8)}))
+    prepared = model.prepare(variables), whole.prepare(variables)
+    kinds = [
+        {str(x.dtype) for path, x in flat if x.ndim > 1 and "positions" not in str(path)}
+        for flat in map(jax.tree_util.tree_leaves_with_path, prepared)
+    ]
+    assert kinds == [{"bfloat16"}, {"float32"}]
+    carry = model.start(variables, 2, 8)
+    found = [model.step(given, carry, tokens(2, 1)[:, 0])[0] for given in prepared]
+    np.testing.assert_array_equal(*found)
