@@ -9,6 +9,7 @@ import json
 import os
 import random
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,8 +130,13 @@ def _count(size: int) -> int:
     return max(-(-size // _BLOCK), 1)
 
 
-def _digest(path: Path, number: int) -> str:
-    digest, left = xxhash.xxh3_64(), _BLOCK
+def digest_of(path: Path) -> str:
+    """Returns the digest of a whole file. Raises OSError."""
+    return _digest(path, 0, sys.maxsize)
+
+
+def _digest(path: Path, number: int, most_bytes: int = _BLOCK) -> str:
+    digest, left = xxhash.xxh3_64(), most_bytes
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:

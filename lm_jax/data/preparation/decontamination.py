@@ -11,6 +11,7 @@ from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
 from lm_jax.data.preparation.config import PreparationConfig, names_in
 from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.sealed_files import SealedFolder
 from lm_jax.data.preparation.words import WORDS
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.errors import UserError
@@ -24,9 +25,11 @@ class IndexEvaluationSets(PipelineStep):
 
     type, name = "INDEX", "evaluation sets"
 
-    def __init__(self, folder: str, config: PreparationConfig, decontamination: NGramsDecontConfig):
+    def __init__(
+        self, folder: SealedFolder, config: PreparationConfig, decontamination: NGramsDecontConfig
+    ):
         super().__init__()
-        self.folder, self.config, self.decontamination = Path(folder), config, decontamination
+        self.folder, self.config, self.decontamination = folder, config, decontamination
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Writes a file for each set.
@@ -34,7 +37,6 @@ class IndexEvaluationSets(PipelineStep):
         Raises:
           UserError: no text of a set is long enough for an n-gram.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         field, size = self.config.decontamination.text_feature, self.decontamination.n_grams
         hashed = create_hash_func(self.decontamination.hash_config)
         words = WORDS[self.config.language]
@@ -48,8 +50,9 @@ class IndexEvaluationSets(PipelineStep):
                     f"decontamination.paths: no text of {path} has {size} words, which "
                     "decontamination.words asks for"
                 )
-            file = self.folder / f"{number}_{Path(path).stem.replace('*', '')}.index.hashes"
-            file.write_bytes(np.array(sorted(found), np.uint64).tobytes())
+            name = f"{number}_{Path(path).stem.replace('*', '')}.index.hashes"
+            with self.folder.open(name, "wb") as file:
+                file.write(np.array(sorted(found), np.uint64).tobytes())
 
 
 def add_decontamination(plan: Plan) -> None:

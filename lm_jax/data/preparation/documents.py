@@ -1,7 +1,7 @@
 """Documents on their way through the stages: read, counted, written, dropped.
 
-Files between stages belong to a task each, even those that hold nothing. All files are written
-under another name and renamed, so that a killed task leaves no half of one.
+Files between stages belong to a task each, even those that hold nothing. They are complete when
+they have a digest and their task is marked as done; one that was killed writes its own again.
 """
 
 import gzip
@@ -11,15 +11,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import orjson
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from lm_jax.atomic_files import write_bytes
 from lm_jax.data.files import find_files, name_in
 from lm_jax.data.preparation.config import PreparationConfig
+from lm_jax.data.preparation.sealed_files import SealedWriter, check, checked_files, remove
 from lm_jax.data.text_stream import Counts, stream_texts
 from lm_jax.json_values import read_json, read_object
 
@@ -66,21 +66,21 @@ class Dropped:
     """
 
     def __init__(self, directory: Path, stage: str):
-        self.directory, self.stage = directory / "dropped" / stage, stage
-        self._file: IO[bytes] | None = None
+        self.work, self.directory, self.stage = directory, directory / "dropped" / stage, stage
+        self._file: SealedWriter | None = None
 
     def __enter__(self) -> "Dropped":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file:
-            self._file.close()
+            self._file.__exit__(kind)
         self._file = None
 
     def write(self, document: Document, rank: int = 0) -> None:
         """Writes one document; its metadata may say why it was dropped."""
         if self._file is None:
-            self._file = _sink(self.directory / f"{rank:05d}.jsonl")
+            self._file = SealedWriter(self.work, self.directory / f"{rank:05d}.jsonl")
         metadata = dict(document.metadata)
         reason = metadata.pop("filter_reason", "")
         row = {
@@ -107,7 +107,9 @@ class ReadSources(PipelineStep):
         """Yields the documents of a task."""
         left_out: Counter[str] = Counter()
         with self.dropped as dropped:
-            for source in map(Source._make, read_json(self.listing)[rank]):
+            for source in map(
+                Source._make, read_json(check(self.listing.parent, self.listing))[rank]
+            ):
                 counts = Counts()
                 for document in self._documents(source, counts):
                     if document.text.strip():
@@ -161,51 +163,43 @@ class Tally(PipelineStep):
 
 def write_tally(directory: Path, name: str, rank: int, values: Any) -> None:
     """Writes the counts of a task."""
-    folder = directory / "tallies" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{rank:05d}.json", json.dumps(values).encode())
+    path = directory / "tallies" / name / f"{rank:05d}.json"
+    with SealedWriter(directory, path) as file:
+        file.write(json.dumps(values).encode())
 
 
 def read_tallies(directory: Path, name: str) -> list[dict[str, Any]]:
-    """Returns the counts of all tasks that wrote some."""
-    return [read_object(p) for p in sorted((directory / "tallies" / name).glob("*.json"))]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all."""
-    write_bytes(path, content)
-
-
-def open_gzip(path: Path, level: int) -> gzip.GzipFile:
-    """Opens a gzip file whose bytes depend on its content alone: no time, no name."""
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=_sink(path), mtime=0)
-
-
-def _sink(path: Path) -> IO[bytes]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("wb")
+    """Returns the counts of all tasks that wrote some. Raises Damaged."""
+    return list(map(read_object, checked_files(directory, directory / "tallies" / name, "*.json")))
 
 
 class WriteDocuments(PipelineStep):
     """Writes the documents of a task to `directory/RANK.jsonl.gz` and passes them on.
 
+    The bytes depend on the documents alone: gzip's header has no time and no name.
+
     Args:
+      work: the directory of the work.
       level: of gzip.
       fields: of the metadata that are written; all, if None.
     """
 
     type, name = "WRITE", "documents"
 
-    def __init__(self, directory: Path, level: int = 1, fields: tuple[str, ...] | None = None):
+    def __init__(
+        self, work: Path, directory: Path, level: int = 1, fields: tuple[str, ...] | None = None
+    ):
         super().__init__()
-        self.directory, self.level, self.fields = directory, level, fields
+        self.work, self.directory, self.level, self.fields = work, directory, level, fields
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Any:
         """Yields what it is given."""
         path = self.directory / f"{rank:05d}.jsonl.gz"
         partial = path.with_name(f"{path.name}.partial")
-        zipped = open_gzip(partial, self.level)
-        with zipped.fileobj, zipped:  # type: ignore[union-attr]
+        with (
+            SealedWriter(self.work, partial, path.name) as file,
+            gzip.GzipFile("", "wb", self.level, cast(IO[bytes], file), mtime=0) as zipped,
+        ):
             for document in data:
                 fields = document.metadata if self.fields is None else self.fields
                 row = {"text": document.text, "id": document.id}
@@ -221,9 +215,8 @@ class WriteCorpus(WriteDocuments):
     The fields are text, id and source. A task without documents leaves no file.
     """
 
-    def __init__(self, directory: Path, corpus: Path):
-        super().__init__(corpus, level=6, fields=("source",))
-        self.tallies = directory
+    def __init__(self, work: Path, corpus: Path):
+        super().__init__(work, corpus, level=6, fields=("source",))
 
     def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Any:
         """Yields what it is given."""
@@ -235,12 +228,12 @@ class WriteCorpus(WriteDocuments):
             yield document
         path = self.directory / f"{rank:05d}.jsonl.gz"
         if not counts:
-            path.unlink()
+            remove(self.work, path)
             return
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         entry = {"name": path.name, "sha256": digest, "size": path.stat().st_size, **counts}
-        write_tally(self.tallies, "corpus", rank, entry)
+        write_tally(self.work, "corpus", rank, entry)
 
 
 class ReadDocuments(PipelineStep):
@@ -248,13 +241,13 @@ class ReadDocuments(PipelineStep):
 
     type, name = "READ", "documents"
 
-    def __init__(self, directory: Path):
+    def __init__(self, work: Path, directory: Path):
         super().__init__()
-        self.directory = directory
+        self.work, self.directory = work, directory
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yields the documents of a task."""
-        with gzip.open(self.directory / f"{rank:05d}.jsonl.gz", "rb") as file:
+        with gzip.open(check(self.work, self.directory / f"{rank:05d}.jsonl.gz"), "rb") as file:
             for line in file:
                 row = orjson.loads(line)
                 yield Document(row.pop("text"), row.pop("id"), metadata=row)

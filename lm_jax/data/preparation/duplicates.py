@@ -1,6 +1,5 @@
 """Documents that another one repeats: exactly, or nearly, by MinHash."""
 
-from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
@@ -22,6 +21,7 @@ from datatrove.utils.text import TextNormConfig
 
 from lm_jax.data.preparation.documents import KEPT, Dropped
 from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.sealed_files import SealedFolder
 from lm_jax.data.preparation.shingles import Signatures
 from lm_jax.data.preparation.words import WORDS
 
@@ -85,16 +85,16 @@ class CompleteClusters(PipelineStep):
 
     type, name = "CLUSTERS", "complete"
 
-    def __init__(self, folder: str, tasks: int):
+    def __init__(self, folder: SealedFolder, tasks: int):
         super().__init__()
-        self.folder, self.tasks = Path(folder), tasks
+        self.folder, self.tasks = folder, tasks
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Touches the files of all tasks."""
-        self.folder.mkdir(exist_ok=True)
+        """Writes the files that are missing."""
         for task in range(self.tasks):
             for suffix in ("remove", "clusters", "sizes"):
-                (self.folder / f"{task:06d}.{suffix}").touch()
+                if not self.folder.exists(f"{task:06d}.{suffix}"):
+                    self.folder.open(f"{task:06d}.{suffix}", "wb").close()
 
 
 class KeptOfClusters(PipelineStep):

@@ -11,12 +11,14 @@ from datatrove.pipeline.base import PipelineStep
 
 from lm_jax.data.arrays import save_array
 from lm_jax.data.preparation.config import PreparationConfig
-from lm_jax.data.preparation.documents import Dropped, write_whole
+from lm_jax.data.preparation.documents import Dropped
 from lm_jax.data.preparation.language import pieces_of
 from lm_jax.data.preparation.plan import LanguageModel, Plan, Scorer
+from lm_jax.data.preparation.sealed_files import SealedWriter, check, checked_files, seal
 from lm_jax.data.text_stream import stream_texts
 from lm_jax.errors import UserError
 
+_MODEL, _SCORES = "language_model", "perplexities"  # folders of the work
 _BATCH = 64  # documents that are scored together
 
 
@@ -25,16 +27,18 @@ class FitLanguageModel(PipelineStep):
 
     type, name = "FIT", "language model"
 
-    def __init__(self, folder: str, config: PreparationConfig, model: LanguageModel):
+    def __init__(self, work: Path, config: PreparationConfig, model: LanguageModel):
         super().__init__()
-        self.folder, self.config, self.fit = Path(folder), config, model.fit
+        self.work, self.config, self.fit = work, config, model.fit
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Writes the model."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = self.work / _MODEL
+        folder.mkdir(parents=True, exist_ok=True)
         settings = self.config.perplexity
         texts = stream_texts(settings.reference, settings.text_feature, origin="reference")
-        self.fit([text for text, _ in texts if text.strip()], self.folder)
+        self.fit([text for text, _ in texts if text.strip()], folder)
+        seal(self.work, *folder.iterdir())
 
 
 class ScoreDocuments(PipelineStep):
@@ -42,26 +46,28 @@ class ScoreDocuments(PipelineStep):
 
     type, name = "SCORE", "perplexity"
 
-    def __init__(self, folder: str, scores: str, characters: int, model: LanguageModel):
+    def __init__(self, work: Path, characters: int, model: LanguageModel):
         super().__init__()
-        self.folder, self.scores = Path(folder), Path(scores)
-        self.characters, self.load = characters, model.load
+        self.work, self.characters, self.load = work, characters, model.load
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         """Writes the scores of all documents."""
-        score = _loaded(self.load, self.folder)
+        score = _loaded(self.load, self.work)
         texts = (pieces_of(document.text, self.characters) for document in data)
         found: list[float] = []
         while batch := list(islice(texts, _BATCH)):
             found += score(batch)
-        self.scores.mkdir(parents=True, exist_ok=True)
-        save_array(self.scores / f"{rank:05d}.npy", np.array(found, np.float32))
+        path = self.work / _SCORES / f"{rank:05d}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_array(path, np.array(found, np.float32))
+        seal(self.work, path)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(load: Callable[[Path], Scorer], folder: Path) -> Scorer:
+def _loaded(load: Callable[[Path], Scorer], work: Path) -> Scorer:
     """Returns the model, which a process loads and compiles once."""
-    return load(folder)
+    checked_files(work, work / _MODEL, "*")
+    return load(work / _MODEL)
 
 
 class FindLimit(PipelineStep):
@@ -69,15 +75,17 @@ class FindLimit(PipelineStep):
 
     type, name = "LIMIT", "perplexity"
 
-    def __init__(self, scores: str, keep: float):
+    def __init__(self, work: Path, keep: float):
         super().__init__()
-        self.scores, self.keep = Path(scores), keep
+        self.work, self.keep = work, keep
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Reads all scores."""
-        scores = np.concatenate([np.load(path) for path in sorted(self.scores.glob("*.npy"))])
+        paths = checked_files(self.work, self.work / _SCORES, "*.npy")
+        scores = np.concatenate([np.load(path) for path in paths])
         limit = np.quantile(scores, self.keep, method="lower") if len(scores) else 0.0
-        write_whole(self.scores / "limit", str(float(limit)).encode())
+        with SealedWriter(self.work, self.work / _SCORES / "limit") as file:
+            file.write(str(float(limit)).encode())
 
 
 class PerplexityFilter(PipelineStep):
@@ -85,14 +93,14 @@ class PerplexityFilter(PipelineStep):
 
     type, name = "FILTER", "perplexity"
 
-    def __init__(self, scores: str, dropped: Dropped):
+    def __init__(self, work: Path, dropped: Dropped):
         super().__init__()
-        self.scores, self.dropped = Path(scores), dropped
+        self.work, self.dropped = work, dropped
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """Yields the documents that stay."""
-        limit = float((self.scores / "limit").read_text())
-        scores = np.load(self.scores / f"{rank:05d}.npy")
+        limit = float(check(self.work, self.work / _SCORES / "limit").read_text())
+        scores = np.load(check(self.work, self.work / _SCORES / f"{rank:05d}.npy"))
         with self.dropped as dropped:
             for document, score in zip(data, scores, strict=True):
                 if score <= limit:
@@ -111,9 +119,9 @@ def add_perplexity(plan: Plan) -> None:
     settings = plan.config.perplexity
     if plan.language_model is None:
         raise UserError("stages has perplexity, but no language model was given to prepare()")
-    folder, scores = plan.folder("language_model"), plan.folder("perplexities")
-    plan.before_all("language_model", [FitLanguageModel(folder, plan.config, plan.language_model)])
-    score = ScoreDocuments(folder, scores, settings.characters, plan.language_model)
+    work, model = plan.directory, plan.language_model
+    plan.before_all("language_model", [FitLanguageModel(work, plan.config, model)])
+    score = ScoreDocuments(work, settings.characters, model)
     plan.phase("perplexities", [*plan.stored(), score])
-    plan.phase("perplexity_limit", [FindLimit(scores, settings.keep)], tasks=1)
-    plan.add(PerplexityFilter(scores, plan.dropped("perplexity")))
+    plan.phase("perplexity_limit", [FindLimit(work, settings.keep)], tasks=1)
+    plan.add(PerplexityFilter(work, plan.dropped("perplexity")))

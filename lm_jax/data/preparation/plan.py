@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.preparation.documents import Dropped, ReadDocuments, Tally, WriteDocuments
+from lm_jax.data.preparation.sealed_files import SealedFolder
 
 
 class Phase(NamedTuple):
@@ -65,17 +66,17 @@ class Plan:
         """Returns what a filter writes the documents of a stage to that it drops."""
         return Dropped(self.directory, stage)
 
-    def folder(self, name: str) -> str:
-        """Returns a folder for what a stage writes for its next phase."""
-        return str(self.directory / name)
+    def folder(self, name: str) -> SealedFolder:
+        """Returns a folder for what datatrove's blocks write for the next phase of a stage."""
+        return SealedFolder(str(self.directory / name), work=str(self.directory))
 
     def stored(self) -> list[Any]:
         """Ends the phase and returns blocks that read its documents, for each phase that does."""
         self._number += 1
         directory = self.directory / f"documents_{self._number}"
-        self.end(f"documents_{self._number}", WriteDocuments(directory))
-        self._blocks = [ReadDocuments(directory)]
-        return [ReadDocuments(directory)]
+        self.end(f"documents_{self._number}", WriteDocuments(self.directory, directory))
+        self._blocks = [ReadDocuments(self.directory, directory)]
+        return [ReadDocuments(self.directory, directory)]
 
     @property
     def finders(self) -> int:

@@ -13,33 +13,38 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lm_jax.atomic_files import refuse_links
+from lm_jax.atomic_files import refuse_links, write_bytes
 from lm_jax.choices import choose
 from lm_jax.data import tokenizers
+from lm_jax.data.cache import Damaged
 from lm_jax.data.files import find_files
 from lm_jax.data.preparation import statistics
 from lm_jax.data.preparation.config import PreparationConfig, names_in
 from lm_jax.data.preparation.documents import (
     Dropped,
     ReadSources,
+    Source,
     WriteCorpus,
     read_tallies,
     split_sources,
-    write_whole,
 )
 from lm_jax.data.preparation.executors import EXECUTORS, OnProgress, silence
 from lm_jax.data.preparation.plan import LanguageModel, Plan
-from lm_jax.data.preparation.stages import STAGES
+from lm_jax.data.preparation.sealed_files import SealedWriter, checked_files, noted_damage
+from lm_jax.data.preparation.stages import STAGES, AddStage
 from lm_jax.data.preparation.tokens import add_tokens, token_manifest
 from lm_jax.data.tokenizer_config import tokenizer_of
 from lm_jax.errors import UserError
 from lm_jax.json_values import read_object
+from lm_jax.plurals import counted
 
+_ATTEMPTS = 3  # after which a disk or memory is to blame that damages files again and again
 _LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")
 
 # (statistics, manifest, file) -> None
@@ -70,29 +75,23 @@ def prepare(
     """
     silence()
     config.validate()
-    names = names_in(config.stages)
-    stages = [choose(STAGES, name, "stages") for name in names]
-    execute = choose(EXECUTORS, config.cluster.executor, "cluster.executor")
+    stages = [choose(STAGES, name, "stages") for name in names_in(config.stages)]
+    choose(EXECUTORS, config.cluster.executor, "cluster.executor")
     sources = split_sources(config.path, config.tasks)
     identity = _identity(config)
     if output.exists() and any(output.iterdir()):
         return _existing(output, identity)
     aside = output.with_name(f"{output.name}.partial")
     try:
-        _start(aside, identity)
-        work = aside / "work"
-        write_whole(work / "sources.json", json.dumps(sources).encode())
-        read = ReadSources(work / "sources.json", config, Dropped(work, "blank"))
-        plan = Plan(config, work, [read], language_model)
-        for name, add_stage in zip(names, stages, strict=True):
-            add_stage(plan)
-            plan.count(name)
-        plan.end("corpus", WriteCorpus(work, aside / "documents"))
-        if config.tokenizer:
-            add_tokens(plan, aside)
-        if not execute(plan.phases, work / "logs", workers, config.cluster, on_progress):
-            return None
-        return _finish(config, identity, aside, output, write_page)
+        for _ in range(_ATTEMPTS):
+            try:
+                plan = _begin(config, aside, identity, sources, stages, language_model)
+                if not _execute(plan, workers, on_progress):
+                    return None
+                return _finish(config, identity, aside, output, write_page)
+            except Damaged as damage:
+                print(f"{damage}; the corpus is prepared anew", file=sys.stderr, flush=True)
+                shutil.rmtree(aside)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -100,6 +99,48 @@ def prepare(
             f"the disk of {aside} is full; free some space and run the same command, which goes "
             f"on, or delete {aside}"
         ) from error
+    raise UserError(
+        f"files in {aside} changed {counted(_ATTEMPTS, 'time')} while they were used; give another "
+        "disk with --output, or look for what writes there"
+    )
+
+
+def _begin(
+    config: PreparationConfig,
+    aside: Path,
+    identity: dict[str, Any],
+    sources: list[list[Source]],
+    stages: list[AddStage],
+    language_model: LanguageModel | None,
+) -> Plan:
+    """Returns the phases; their directory is made, or found as the same configuration left it.
+
+    Raises:
+      UserError: it holds something else.
+      Damaged: files of earlier phases changed.
+    """
+    _start(aside, identity)
+    work = aside / "work"
+    if damage := noted_damage(work):
+        raise Damaged(damage)
+    with SealedWriter(work, work / "sources.json") as file:
+        file.write(json.dumps(sources).encode())
+    read = ReadSources(work / "sources.json", config, Dropped(work, "blank"))
+    plan = Plan(config, work, [read], language_model)
+    for name, add_stage in zip(names_in(config.stages), stages, strict=True):
+        add_stage(plan)
+        plan.count(name)
+    plan.end("corpus", WriteCorpus(work, aside / "documents"))
+    if config.tokenizer:
+        add_tokens(plan, aside)
+    return plan
+
+
+def _execute(plan: Plan, workers: int, on_progress: OnProgress) -> bool:
+    """Returns whether all tasks are done; jobs of a cluster may still run."""
+    cluster = plan.config.cluster
+    execute = choose(EXECUTORS, cluster.executor, "cluster.executor")
+    return execute(plan.phases, plan.directory / "logs", workers, cluster, on_progress)
 
 
 def _identity(config: PreparationConfig) -> dict[str, Any]:
@@ -153,7 +194,7 @@ def _start(aside: Path, identity: dict[str, Any]) -> None:
         raise UserError(f"{aside} is there and was not made by a preparation; move it away")
     (aside / "work").mkdir(parents=True, exist_ok=True)
     (aside / "documents").mkdir(exist_ok=True)
-    write_whole(path, json.dumps(identity).encode())
+    write_bytes(path, json.dumps(identity).encode())
 
 
 def _check_same(directory: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -177,6 +218,7 @@ def _finish(
     write_page: WritePage,
 ) -> dict[str, Any]:
     """Writes what describes the corpus and puts it in its place."""
+    checked_files(aside / "work", aside / "documents", "*")
     found = statistics.collect(config, aside / "work")
     files = read_tallies(aside / "work", "corpus")
     if not files:
@@ -191,8 +233,8 @@ def _finish(
         **identity,
         "versions": {name: version(name) for name in _LIBRARIES},
     }
-    write_whole(aside / "manifest.json", json.dumps(manifest, indent=2).encode())
-    write_whole(aside / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
+    write_bytes(aside / "manifest.json", json.dumps(manifest, indent=2).encode())
+    write_bytes(aside / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
     write_page(found, manifest, aside / "report.html")
     shutil.rmtree(aside / "work")
     (aside / "identity.json").unlink()

@@ -11,6 +11,7 @@ from datatrove.pipeline.dedup.sentence_dedup import (
 )
 
 from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.sealed_files import SealedFolder
 from lm_jax.data.preparation.words import WORDS
 
 CUT = "cut, the rest stays"
@@ -23,7 +24,7 @@ class LineSignatures(SentenceDedupSignature):
     Runs of few characters have none, so headings and blank lines stay.
     """
 
-    def __init__(self, folder: str, plan: Plan, config: SentDedupConfig):
+    def __init__(self, folder: SealedFolder, plan: Plan, config: SentDedupConfig):
         super().__init__(folder, plan.finders, config, language=WORDS[plan.config.language])
         self.minimum_characters = plan.config.repeated_lines.minimum_characters
 

@@ -17,7 +17,8 @@ from lm_jax.data.preparation.redaction import add_redaction
 from lm_jax.data.preparation.repeated_lines import add_repeated_lines
 
 # A stage adds its blocks and phases to a plan. One of your own is `my_stages.py:add_mine`.
-STAGES: dict[str, Callable[[Plan], None]] = {
+AddStage = Callable[[Plan], None]
+STAGES: dict[str, AddStage] = {
     "language": add_language,
     "gopher_repetition": add_gopher_repetition,
     "gopher_quality": add_gopher_quality,

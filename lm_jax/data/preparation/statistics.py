@@ -10,6 +10,7 @@ from typing import Any
 from lm_jax.data.preparation.config import PreparationConfig, names_in
 from lm_jax.data.preparation.documents import KEPT, read_tallies
 from lm_jax.data.preparation.redaction import redact
+from lm_jax.data.preparation.sealed_files import checked_files
 from lm_jax.json_values import read_lines_of_json
 
 _SUMS = ("documents", "characters", "bytes")
@@ -62,7 +63,7 @@ def _lengths(directory: Path, name: str) -> dict[str, int]:
 
 
 def _dropped(directory: Path, stage: str) -> Iterator[dict[str, Any]]:
-    for path in sorted((directory / "dropped" / stage).glob("*.jsonl")):
+    for path in checked_files(directory, directory / "dropped" / stage, "*.jsonl"):
         yield from read_lines_of_json(path)
 
 

@@ -20,6 +20,7 @@ from datatrove.pipeline.base import PipelineStep
 from lm_jax.data.cleaning import uniform
 from lm_jax.data.preparation.documents import read_tallies, write_tally
 from lm_jax.data.preparation.plan import Plan
+from lm_jax.data.preparation.sealed_files import checked_files, seal
 from lm_jax.data.spool import spooled
 from lm_jax.data.text.corpus import training_sample
 from lm_jax.data.token_files import llm_c_header
@@ -33,9 +34,7 @@ _SIZES = ("tokens", "characters", "bytes", "words")
 
 
 def _texts(path: Path, side: str, fraction: float) -> Iterator[str]:
-    """Yields the texts of one side in a file of the corpus, which need not be there."""
-    if not path.exists():  # a task without documents
-        return
+    """Yields the texts of one side in a file of the corpus."""
     with gzip.open(path, "rb") as file:
         for line in file:
             text = orjson.loads(line)["text"]
@@ -60,7 +59,7 @@ class MakeTokenizer(PipelineStep):
           UserError: the texts do not support it.
         """
         config = tokenizer_of(self.tokenizer)
-        paths = sorted((self.corpus / "documents").iterdir())
+        paths = checked_files(self.work, self.corpus / "documents", "*.jsonl.gz")
         sample = (
             []
             if config.path
@@ -73,7 +72,9 @@ class MakeTokenizer(PipelineStep):
             )
         )
         if paths:  # else there is nothing to tokenize, as is said when the corpus is finished
-            train_tokenizer(config, sample).save(self.corpus / "tokens" / "tokenizer")
+            directory = self.corpus / "tokens" / "tokenizer"
+            train_tokenizer(config, sample).save(directory)
+            seal(self.work, *directory.iterdir())
 
 
 class WriteTokens(PipelineStep):
@@ -87,24 +88,26 @@ class WriteTokens(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Writes a file for each side that has documents."""
-        documents = self.corpus / "documents" / f"{rank:05d}.jsonl.gz"
+        documents = checked_files(self.work, self.corpus / "documents", f"{rank:05d}.jsonl.gz")
         entries = []
-        for side in SIDES if documents.exists() else ():
+        for side in SIDES if documents else ():  # a task without documents has no file
             path = self.corpus / "tokens" / side / f"{rank:05d}.bin"
-            texts = _texts(documents, side, self.fraction)
-            counts = _write(path, texts, _loaded(self.corpus / "tokens" / "tokenizer"))
+            texts = _texts(documents[0], side, self.fraction)
+            counts = _write(path, texts, _loaded(self.work, self.corpus / "tokens" / "tokenizer"))
             if not counts:
                 continue
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
+            seal(self.work, path)
             size = path.stat().st_size
             entries.append({"name": f"{side}/{path.name}", "sha256": digest, "size": size} | counts)
         write_tally(self.work, "tokens", rank, {"files": entries})
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(directory: Path) -> Tokenizer:
+def _loaded(work: Path, directory: Path) -> Tokenizer:
     """Returns the tokenizer, which a process loads once."""
+    checked_files(work, directory, "*")
     return load_tokenizer(directory)
 
 
@@ -160,6 +163,8 @@ def token_manifest(corpus: Path) -> dict[str, Any]:
             "every document is held out from the tokens; give a smaller "
             "--config.validation_fraction"
         )
+    for folder in (*SIDES, "tokenizer"):
+        checked_files(corpus / "work", corpus / "tokens" / folder, "*")
     tokenizer = load_tokenizer(corpus / "tokens" / "tokenizer")
     found = {
         "kind": tokenizer.kind,
