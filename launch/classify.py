@@ -11,12 +11,11 @@ JSON with the probability of each class.
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import program
+from launch import program, weights_flag
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ EXAMPLES = flags.DEFINE_integer("examples", 20, "Number of examples to print.", 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 
 _SHOWN = 3  # most probable classes of an example
+flags.adopt_module_key_flags(weights_flag)  # --help shows it
 
 
 def main() -> dict[str, Any]:
@@ -39,9 +39,8 @@ def main() -> dict[str, Any]:
     if bool(TEXT.value) == bool(IMAGE.value):
         raise UserError("give either --text or --image: what should be classified?")
     from lm_jax.runs.classify import labels_of
-    from lm_jax.runs.trained_run import load
 
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    run = weights_flag.load(WORKDIR.value, CHECKPOINT.value)
     labels = labels_of(run)
     names, probabilities = _texts(run) if TEXT.value else _images(run)
     order = (-probabilities).argsort(axis=1, kind="stable")

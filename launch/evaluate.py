@@ -7,6 +7,7 @@
   python -m launch.evaluate --workdir=runs/quickstart --by_position
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --text='docs/*.md'
   python -m launch.evaluate --workdir=runs/quickstart --text=README.md --against=runs/lstm
+  python -m launch.evaluate --workdir=runs/quickstart --weights=int8
   python -m launch.evaluate --workdir=runs/quickstart --task=my_questions.jsonl --shots=3
   python -m launch.evaluate --workdir=runs/quickstart --harness_tasks=my_task.yaml
 
@@ -21,6 +22,9 @@ before it. The last line of the output is JSON with the figures.
 
 --by_position measures the mean loss at each position of a window: how much later tokens gain from
 the tokens before them. The work directory receives by_position_SPLIT.json.
+
+--weights=int8 measures the run with the weights of its dense layers in int8, and --against the same
+run what that costs. What the work directory keeps is of the weights as they were trained.
 
 --task asks the model the questions of a JSONL file, or of a configuration of tasks: lines of
 context, choices and answer, or of question and answer (docs/evaluation.md). With --output the
@@ -42,7 +46,15 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cluster, data_flags, dataclass_flags, program, task_flags, text_flags
+from launch import (
+    cluster,
+    data_flags,
+    dataclass_flags,
+    program,
+    task_flags,
+    text_flags,
+    weights_flag,
+)
 from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
 
@@ -68,13 +80,13 @@ flags.adopt_module_key_flags(cluster)  # --help shows them
 flags.adopt_module_key_flags(data_flags)
 flags.adopt_module_key_flags(task_flags)
 flags.adopt_module_key_flags(text_flags)
+flags.adopt_module_key_flags(weights_flag)
 
 
 def main() -> dict[str, Any]:
     """Measures a split of the run's own data, or other texts, or asks questions."""
     output = program.output_directory(OUTPUT.value)
     from lm_jax.runs.evaluate import evaluate
-    from lm_jax.runs.trained_run import load
 
     measures_split = BY_POSITION.value or SPLIT.present or data_flags.DATA_PATH.value
     if TEXT.value and measures_split:
@@ -95,12 +107,12 @@ def main() -> dict[str, Any]:
     if not TEXT.value:
         text_flags.refuse_unused()
         _refuse(("output",), "is about --text and --task, and a split fills the work directory")
+    if BY_POSITION.value or SPLIT.value == "test":
+        _refuse(("weights",), "is for figures that the work directory does not keep")
     cluster.join()
     if TEXT.value:
-        return text_flags.measure(
-            Path(WORKDIR.value), CHECKPOINT.value, TEXT.value, EVALUATION(), output
-        )
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+        return text_flags.measure(WORKDIR.value, CHECKPOINT.value, TEXT.value, EVALUATION(), output)
+    run = weights_flag.load(WORKDIR.value, CHECKPOINT.value)
     if BY_POSITION.value:
         return _measure_by_position(run, EVALUATION())
     figures = evaluate(run, split=SPLIT.value, eval_config=EVALUATION(), moved=data_flags.moved())
@@ -120,11 +132,10 @@ def _refuse(names: Sequence[str], why: str) -> None:
 
 
 def _ask_tasks(output: Path | None) -> dict[str, Any]:
-    from lm_jax.runs.trained_run import load
 
     run_harness = task_flags.harness()
     tasks = task_flags.read()
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    run = weights_flag.load(WORKDIR.value, CHECKPOINT.value)
     results: dict[str, Any] = {"workdir": WORKDIR.value, "step": run.step}
     if tasks:
         results["tasks"] = task_flags.ask(run, tasks, BEGINNING_TOKEN.value, output)

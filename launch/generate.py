@@ -20,16 +20,18 @@ improbable tokens; --repetition_penalty makes tokens that are already in the tex
 tokenizer, and prints the answer. --beginning_token=false reads a prompt without the token that ends
 a document before it, as transformers does for most models.
 
+--weights=int8 rounds the weights of dense layers, which takes less memory and changes probabilities
+a little (docs/generation.md).
+
 The last line of the output is JSON with the texts, the log-probability of each in nats, and its
 score. The score of a beam search is the log-probability divided by the length penalty.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import dataclass_flags, program
+from launch import dataclass_flags, program, weights_flag
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
 
@@ -57,15 +59,15 @@ BEGINNING_TOKEN = flags.DEFINE_bool(
     "beginning_token", True, "A document begins before each prompt."
 )
 SHOW_BEAMS = flags.DEFINE_bool("show_beams", False, "Beam search: draw the tree of each prompt.")
+flags.adopt_module_key_flags(weights_flag)  # --help shows it
 
 
 def main() -> dict[str, Any]:
     """Prints each text, then returns all texts with their scores."""
     _refuse_flags()
     from lm_jax.runs.generate import complete, next_tokens, search_tree
-    from lm_jax.runs.trained_run import load
 
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    run = weights_flag.load(WORKDIR.value, CHECKPOINT.value)
     samples, begins = SAMPLES(), BEGINNING_TOKEN.value
     if SHOW_PROBABILITIES.value:
         for prompt in PROMPT.value:

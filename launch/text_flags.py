@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import program
+from launch import program, weights_flag
 from lm_jax.config.parts import EvaluationConfig
 from lm_jax.errors import UserError
 
@@ -30,7 +30,7 @@ def refuse_unused() -> None:
 
 
 def measure(
-    workdir: Path,
+    workdir: str,
     checkpoint: str,
     patterns: Sequence[str],
     eval_config: EvaluationConfig,
@@ -39,6 +39,7 @@ def measure(
     """Prints the figures of each set of texts, and returns them.
 
     Args:
+      workdir: of the run that --weights is about; the other one has those that were trained.
       output: a directory for documents.csv and texts.json.
     """
     from lm_jax.data.readers import texts_in
@@ -55,7 +56,7 @@ def measure(
         numbers = documents_with_text(found.train, eval_config)
         texts[pattern] = [found.train[number] for number in numbers]
         names[pattern] = [(found.names or ())[number] for number in numbers]
-    runs = [load(workdir, checkpoint, log=program.log)]
+    runs = [weights_flag.load(workdir, checkpoint)]
     if AGAINST.value:
         runs.append(load(Path(AGAINST.value), log=program.log))
     models = [text_model(run, eval_config) for run in runs]
@@ -63,7 +64,7 @@ def measure(
         pairs = zip(models, runs, strict=True)
         models = [model._replace(name=str(run.workdir)) for model, run in pairs]
     identity = {
-        "runs": [[str(run.workdir.resolve()), run.step] for run in runs],
+        "runs": [[str(run.workdir.resolve()), run.step, run.weights] for run in runs],
         "evaluation": vars(eval_config),
         "texts": text_evaluation.fingerprint(texts),
     }
@@ -84,7 +85,7 @@ def measure(
         program.log(f"documents: {output / 'documents.csv'}")
     if kept:
         kept.remove()
-    return {"workdir": str(workdir), "step": runs[0].step, **results}
+    return {"workdir": workdir, "step": runs[0].step, **results}
 
 
 def _report(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import dataclass_flags, program
+from launch import dataclass_flags, program, weights_flag
 from lm_jax.config.parts import SamplesConfig
 from lm_jax.errors import UserError
 from lm_jax.evaluation.bleu_tokenizers import AUTO, BLEU_TOKENIZERS, bleu_tokenizer
@@ -59,6 +59,7 @@ BLEU_TOKENIZER = flags.DEFINE_enum(
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Sources in a batch.", 1)
 EXAMPLES = flags.DEFINE_integer("examples", 10, "Number of examples to print.", 0)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
+flags.adopt_module_key_flags(weights_flag)  # --help shows it
 
 
 def main() -> dict[str, Any]:
@@ -69,9 +70,8 @@ def main() -> dict[str, Any]:
     from lm_jax.evaluation.bleu_chrf import translation_measures
     from lm_jax.reports.numbers import with_error
     from lm_jax.runs import translate
-    from lm_jax.runs.trained_run import load
 
-    run = load(Path(WORKDIR.value), CHECKPOINT.value, log=program.log)
+    run = weights_flag.load(WORKDIR.value, CHECKPOINT.value)
     if not run.built.objective.prompts_are_sources:
         raise UserError(f"{run.workdir} was not trained on pairs; use launch.generate")
     if INPUT.value:

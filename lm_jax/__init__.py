@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: "str | Path", checkpoint: str | int = "last") -> "Run":
+def load(path: "str | Path", checkpoint: str | int = "last", *, weights: str = "float32") -> "Run":
     """Returns a trained model, to score texts, to generate, to look inside and to train further.
 
     Args:
       path: a work directory, the folder of a Hugging Face model, or a GGUF file; a model of others
         is imported into the user's cache when it is first loaded (docs/interop.md).
       checkpoint: `last`, `best`, or the number of a step.
+      weights: `float32`, or `int8` for the weights of dense layers (docs/generation.md).
 
     Raises:
-      UserError: the directory holds no run, no such checkpoint, or none that can be read; or the
-        model of others is not supported.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read; the model
+        of others is not supported; or it has no such weights.
     """
     from lm_jax.interop.import_cache import work_directory_of
     from lm_jax.runs import trained_run
 
-    return trained_run.load(work_directory_of(path), str(checkpoint))
+    return trained_run.load(work_directory_of(path), str(checkpoint), weights=weights)
 
 
 def train(

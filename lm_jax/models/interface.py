@@ -148,9 +148,10 @@ class Model(NamedTuple):
     Called once, before a loop; None where a model has no faster way."""
 
     merge: Callable[[Variables], Variables] | None = None
-    """(variables) -> variables whose kernels hold their low-rank updates; None: there are none.
+    """(variables) -> variables of whole kernels: with low-rank updates added, or int8 made float32.
 
-    The functions of the model take both; families, which read parameters, take these."""
+    The functions of the model take both; families, which read parameters, take these. None: kernels
+    are whole."""
 
     @property
     def is_count_based(self) -> bool:

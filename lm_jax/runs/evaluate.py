@@ -130,7 +130,7 @@ def text_model(run: LoadedModel, eval_config: EvaluationConfig) -> TextModel:
         )
     _check_evaluation(run, eval_config)
     losses = losses_behind_opening(run.losses, run.tokenizer)
-    return TextModel(run.workdir.name, run.built, losses, run.variables, run.tokenizer)
+    return TextModel(run.name, run.built, losses, run.variables, run.tokenizer)
 
 
 def documents_with_text(documents: Sequence[str], eval_config: EvaluationConfig) -> list[int]:

@@ -12,6 +12,7 @@ from lm_jax.evaluation.loss_sums import (
     make_loss_function,
 )
 from lm_jax.models.interface import Model, Variables
+from lm_jax.runs.weights import FLOAT32
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -23,6 +24,12 @@ class LoadedModel:
     tokenizer: data.Tokenizer | None  # None: it reads no text
     step: int
     variables: Variables
+    weights: str = FLOAT32  # one of `WEIGHTS`
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.workdir.name + ("" if self.weights == FLOAT32 else f" in {self.weights}")
 
     @property
     def model(self) -> Model:

@@ -22,6 +22,7 @@ from lm_jax.errors import MeshError, UserError
 from lm_jax.evaluation.token_scores import Scores
 from lm_jax.generation.generate import Completion
 from lm_jax.models import family_name, family_of
+from lm_jax.models.interface import Variables
 from lm_jax.parallel import processes
 from lm_jax.parallel.mesh import AUTO
 from lm_jax.plurals import counted
@@ -31,6 +32,7 @@ from lm_jax.runs.evaluate import score, scorer_of
 from lm_jax.runs.generate import complete
 from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.restore import merged_variables, restore_variables
+from lm_jax.runs.weights import FLOAT32, WEIGHTS
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_digests import read_results
@@ -46,11 +48,19 @@ class Run(LoadedModel):
 
     @functools.cached_property
     def _state_reader(self) -> StateReader:
-        return StateReader(self.built, self.variables, self._needs_text("hidden states are"))
+        tokenizer = self._needs_text("hidden states are")
+        return StateReader(self.built, self._whole_variables, tokenizer)
 
     @functools.cached_property
     def _attention_reader(self) -> AttentionReader:
-        return AttentionReader(self.built, self.variables, self._needs_text("attention is"))
+        return AttentionReader(self.built, self._whole_variables, self._needs_text("attention is"))
+
+    @functools.cached_property
+    def _whole_variables(self) -> Variables:
+        """The variables with kernels as families read them: of the same values, in float32."""
+        if self.weights == FLOAT32 or self.model.merge is None:
+            return self.variables
+        return jax.jit(self.model.merge)(self.variables)
 
     def _needs_text(self, what: str) -> data.Tokenizer:
         if self.tokenizer is None:
@@ -302,7 +312,8 @@ class Run(LoadedModel):
     @property
     def num_parameters(self) -> int:
         """The number of its parameters."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        whole = jax.eval_shape(self.model.merge or (lambda x: x), self.variables)
+        return sum(leaf.size for leaf in jax.tree.leaves(whole["params"]))
 
     def _repr_html_(self) -> str:
         """Returns its card, which notebooks show."""
@@ -333,16 +344,26 @@ class Run(LoadedModel):
 
 
 def load(
-    directory: str | Path, checkpoint: str = "last", *, log: Callable[[str], None] = print
+    directory: str | Path,
+    checkpoint: str = "last",
+    *,
+    weights: str = FLOAT32,
+    log: Callable[[str], None] = print,
 ) -> Run:
     """Returns the run of a work directory at its `last` readable checkpoint, its `best`, or a step.
 
     Its mesh is the run's own if it fits the devices here. Otherwise it is one device or, on several
     hosts, all devices as data parallel.
 
+    Args:
+      weights: one of `WEIGHTS`; with `int8` those of dense layers are rounded.
+
     Raises:
-      UserError: the directory holds no run, no such checkpoint, or none that can be read.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read; or there
+        are no such weights.
     """
+    if weights not in WEIGHTS:
+        raise UserError(f"weights={weights!r} is unknown; expected one of {', '.join(WEIGHTS)}")
     directory = Path(directory)
     experiment = workdir.read_experiment(directory)
     tokenizer = None
@@ -362,7 +383,8 @@ def load(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
         step, variables = restore_variables(built, checkpoints, checkpoint, log)
-    return Run(directory, built, tokenizer, step, merged_variables(built, variables))
+    built, variables = WEIGHTS[weights](built, merged_variables(built, variables))
+    return Run(directory, built, tokenizer, step, variables, weights)
 
 
 def _refuse_sampling_of_beams(config: SamplesConfig) -> None:

@@ -67,6 +67,8 @@ from tests.launch.programs import ROOT, TINY, environment, launch, run, train
         ("evaluate", ["--beginning_token=false"], "--beginning_token is about the questions"),
         ("evaluate", ["--task=x.jsonl", "--stride=8"], "--stride is about a split or --text"),
         ("evaluate", ["--task=x.jsonl", "--against=x"], "--against compares two runs on other"),
+        ("evaluate", ["--split=test", "--weights=int8"], "--weights is for figures that the work"),
+        ("generate", ["--weights=int4"], "weights='int4' is unknown; expected one of float32"),
         ("translate", ["--input=x", "--split=test"], "name other sources: leave one out"),
         ("generate", [], "is no work directory"),
         ("generate", ["--num_samples=0"], "--num_samples=0 generates nothing; expected at least"),
