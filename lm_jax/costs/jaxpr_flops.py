@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from lm_jax.errors import UserError
@@ -38,7 +39,7 @@ _WITHOUT_PRODUCTS = frozenset(
 _CALLS = frozenset(
     """
     call checkpoint closed_call core_call custom_jvp_call custom_lin custom_vjp_call
-    custom_vjp_call_jaxpr jit pjit remat remat2 shard_map
+    custom_vjp_call_jaxpr custom_vmap_call jit pjit remat remat2 shard_map
     """.split()
 )
 
@@ -51,7 +52,7 @@ def product_flops(jaxpr: Any, differentiated: _Flags | None = None) -> int:
     """Returns the FLOPs of a jaxpr's matrix products and convolutions; a multiply-add is 2.
 
     A loop of unknown length counts once, a conditional counts its most expensive branch, and a
-    convolution counts the padding that it reads. Recomputation that saves memory does not count.
+    convolution counts no padding. Recomputation that saves memory does not count.
 
     Args:
       differentiated: a flag for each input; the backward pass is then counted too: one more
@@ -168,9 +169,31 @@ def _contraction(equation: Any, contracted: Sequence[int]) -> int:
 
 
 def _convolution(equation: Any) -> int:
-    kernel = equation.invars[1].aval.shape
-    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    numbers, params = equation.params["dimension_numbers"], equation.params
+    x, kernel = (atom.aval.shape for atom in equation.invars)
+    result = equation.outvars[0].aval.shape
+    batch, features, *places = (result[axis] for axis in numbers.out_spec)
+    _, channels, *taps = (kernel[axis] for axis in numbers.rhs_spec)
+    sizes = [x[axis] for axis in numbers.lhs_spec[2:]]
+    strides = params["window_strides"], params["lhs_dilation"], params["rhs_dilation"]
+    axes = zip(sizes, taps, places, params["padding"], *strides, strict=True)
+    return 2 * batch * features * channels * math.prod(_pairs_met(*axis) for axis in axes)
+
+
+def _pairs_met(
+    size: int,
+    taps: int,
+    places: int,
+    padding: tuple[int, int],
+    stride: int,
+    x_stride: int,
+    tap_stride: int,
+) -> int:
+    """Returns how many values a kernel meets along an axis in all its places, zeros apart."""
+    first = np.arange(places)[:, None] * stride - padding[0]
+    position = first + np.arange(taps) * tap_stride
+    is_real = (position >= 0) & (position <= (size - 1) * x_stride) & (position % x_stride == 0)
+    return int(is_real.sum())
 
 
 def _fused_attention(equation: Any) -> int:

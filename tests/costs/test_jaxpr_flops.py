@@ -39,12 +39,19 @@ def test_a_part_of_a_mesh_counts_for_all_parts():
     assert counted(rows, (8, 6), (6, 5)) == 2 * 8 * 6 * 5
 
 
-def test_a_convolution_counts_each_weight_at_each_position():
+def test_a_convolution_counts_each_weight_at_each_position_but_no_padding():
     def convolve(x, kernel):
         names = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=names)
 
-    assert counted(convolve, (2, 8, 8, 3), (5, 5, 3, 7)) == 2 * (2 * 4 * 4 * 7) * (5 * 5 * 3)
+    along_an_axis = 4 + 5 + 5 + 3  # of 8 values seen from -1, 1, 3 and 5 on
+    forward = 2 * 2 * 7 * 3 * along_an_axis**2
+    assert counted(convolve, (2, 8, 8, 3), (5, 5, 3, 7)) == forward
+
+    def with_gradients(x, kernel):  # which are convolutions with zeros between the values
+        return jax.vjp(convolve, x, kernel)[1](jnp.ones((2, 4, 4, 7)))
+
+    assert counted(with_gradients, (2, 8, 8, 3), (5, 5, 3, 7)) == 3 * forward
 
 
 def test_a_ragged_product_meets_one_matrix_for_each_row():

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_jax.models.convnet.convolution import convolve
 from lm_jax.models.convnet.layers import (
     BatchNorm,
     InceptionBlock,
     Settings,
-    convolve,
     local_response_norm,
     max_pool,
 )

@@ -1,4 +1,4 @@
-"""What convolutional networks are made of: convolution, pooling, normalisation, and the blocks.
+"""What convolutional networks are made of: pooling, normalisation, and the blocks.
 
 Layout is NHWC (b batch, h height, w width, c channels); kernels are [height, width, in, out].
 A padding is a number of zeros on every side, as PyTorch counts it.
@@ -13,45 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lm_jax.models.convnet.convolution import convolve
 from lm_jax.models.parameters import declared, declared_kernel
-from lm_jax.models.target import target
-
-
-def convolve(x_bhwc: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Returns the cross-correlation of images with a kernel, [b, h', w', out].
-
-    On a CPU it is one matrix product of patches: the gradients of XLA's own convolution run there
-    without threads inside a loop over steps, ten times slower. Elsewhere XLA calls the vendor's.
-    """
-    if target() != "cpu":
-        return lax.conv_general_dilated(
-            x_bhwc,
-            kernel,
-            (stride, stride),
-            [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    rows, columns, channels, features = kernel.shape
-    if padding:
-        x_bhwc = jnp.pad(x_bhwc, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    # Without the barrier XLA computes what made x anew for each of the slices.
-    x_bhwc = lax.optimization_barrier(x_bhwc)
-    patches_bhwp = jnp.concatenate(list(_shifted(x_bhwc, rows, columns, stride)), axis=-1)
-    y_nf = patches_bhwp.reshape(-1, rows * columns * channels) @ kernel.reshape(-1, features)
-    return y_nf.reshape(*patches_bhwp.shape[:3], features)
-
-
-def _shifted(x_bhwc: jax.Array, rows: int, columns: int, stride: int):
-    """Returns the images as seen from each position of a window, row by row."""
-    height = (x_bhwc.shape[1] - rows) // stride + 1
-    width = (x_bhwc.shape[2] - columns) // stride + 1
-    for row in range(rows):
-        for column in range(columns):
-            yield x_bhwc[
-                :,
-                row : row + (height - 1) * stride + 1 : stride,
-                column : column + (width - 1) * stride + 1 : stride,
-            ]
 
 
 def max_pool(x_bhwc: jax.Array, size: int, stride: int, padding: int | str) -> jax.Array:

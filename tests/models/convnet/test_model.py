@@ -7,10 +7,7 @@ import pytest
 
 from lm_jax.errors import UserError
 from lm_jax.models import build_model
-from lm_jax.models.convnet.layers import (
-    convolve,
-    max_pool,
-)
+from lm_jax.models.convnet.layers import max_pool
 from lm_jax.models.convnet.model import (
     ConvNetConfig,
     convnet,
@@ -78,13 +75,6 @@ PUBLISHED = {
 def test_parameters_are_as_many_as_published(architecture):
     size, channels, classes, count = PUBLISHED[architecture]
     assert parameters(ConvNetConfig(architecture, classes, size, size, channels)) == count
-
-
-def test_convolution_without_a_cpu_is_the_same(monkeypatch):
-    x, kernel = images(2, 9, 8, 3), images(3, 3, 3, 4, seed=1)
-    on_cpu = convolve(x, kernel, 2, 1)
-    monkeypatch.setattr("lm_jax.models.convnet.layers.target", lambda: "cuda")
-    np.testing.assert_allclose(convolve(x, kernel, 2, 1), on_cpu, atol=1e-5)
 
 
 def test_max_pooling_of_a_constant_image_keeps_the_sum_of_the_gradient():
