@@ -8,12 +8,13 @@ from typing import Any
 from lm_jax.errors import UserError
 
 _LONGEST_FAULT = 200  # characters
-_MOST_NUMBERS = 1_000_000  # that `range` gives while a template is filled in once
-_LARGEST_PRODUCT = 1_000_000  # items of a list, characters of a text, or bits of a number
 
 
 class UserTemplate:
-    """A template, compiled; it cannot reach Python's objects or change what it is given."""
+    """A template, compiled; it cannot reach Python's objects or change what it is given.
+
+    The time and the memory that it may take have a bound, too.
+    """
 
     def __init__(self, source: str, origin: str, is_strict: bool = True):
         """Compiles a template.
@@ -26,23 +27,20 @@ class UserTemplate:
           UserError: it has a syntax error.
         """
         import jinja2
-        import jinja2.sandbox
 
-        self._origin, self._numbers = origin, 0
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        from lm_jax.template_sandbox import BoundedSandbox
+
+        self._origin = origin
+        self._sandbox = BoundedSandbox(
             trim_blocks=True,
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined if is_strict else jinja2.Undefined,
             extensions=["jinja2.ext.loopcontrols"],
         )
-        environment.filters["tojson"] = _to_json  # jinja2's own escapes for HTML
-        environment.intercepted_binops = frozenset(("*", "**"))
-        environment.binop_table |= {"*": _times, "**": _power}
-        environment.globals["range"] = self._range
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _now
+        self._sandbox.add_filter("tojson", _to_json)  # jinja2's own escapes for HTML
+        self._sandbox.globals |= {"raise_exception": _raise, "strftime_now": _now}
         try:
-            self._template = environment.from_string(source)
+            self._template = self._sandbox.compiled(source)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(
                 f"{origin}, line {error.lineno}: {error.message}; expected a jinja2 template"
@@ -60,47 +58,21 @@ class UserTemplate:
           where: what the values are of, for messages.
 
         Raises:
-          UserError: the template raises an error.
+          UserError: the template raises an error, or takes too much time or memory.
         """
-        self._numbers = 0
+        from lm_jax.template_work import TooMuchWork
+
+        origin = f"{where + ': ' if where else ''}{self._origin}"
         try:
-            return self._template.render(values)
+            return self._sandbox.filled(self._template, values)
+        except TooMuchWork as error:
+            raise UserError(
+                f"{origin} takes too much time or memory: {error}; give one with less work"
+            ) from None
         except Exception as error:  # whatever a template of others does
             what = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_FAULT]
             given = ", ".join(values)
-            raise UserError(
-                f"{where + ': ' if where else ''}{self._origin} raises {what}; it is given {given}"
-            ) from None
-
-    def _range(self, *bounds: int) -> range:
-        import jinja2.sandbox
-
-        found = jinja2.sandbox.safe_range(*bounds)  # up to 100,000
-        self._numbers += len(found)
-        if self._numbers > _MOST_NUMBERS:
-            raise OverflowError(f"range gives more than {_MOST_NUMBERS:,} numbers")
-        return found
-
-
-def _times(left: Any, right: Any) -> Any:
-    sizes = [len(x) if hasattr(x, "__len__") else x for x in (left, right)]
-    if any(hasattr(x, "__len__") for x in (left, right)):
-        too_large = sizes[0] * sizes[1] > _LARGEST_PRODUCT
-    else:
-        too_large = _bits(left) + _bits(right) > _LARGEST_PRODUCT
-    if too_large:
-        raise OverflowError("a product is too large")
-    return left * right
-
-
-def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(exponent, int) and _bits(base) * exponent > _LARGEST_PRODUCT:
-        raise OverflowError("a power is too large")
-    return base**exponent
-
-
-def _bits(value: Any) -> int:
-    return value.bit_length() if isinstance(value, int) else 0
+            raise UserError(f"{origin} raises {what}; it is given {given}") from None
 
 
 def _raise(message: str) -> str:

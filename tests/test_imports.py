@@ -30,7 +30,8 @@ FLOORS = (
         "nested",
         "fields",
     )
-    + ("plurals", "progress", "user_templates", "file_names", "whole_numbers"),
+    + ("plurals", "progress", "user_templates", "template_sandbox", "template_work")
+    + ("file_names", "whole_numbers"),
 )
 FLOOR_OF = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 STRANGERS = {("models", "data"), ("data", "models")}

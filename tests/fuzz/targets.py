@@ -423,7 +423,10 @@ _ALL = (
     Target(
         "template",
         "a.jinja",
-        text_of("{% for x in names %}{{ x | upper }}{% endfor %}"),
+        text_of(
+            "{% set ns = namespace(x=' ') %}{% for x in names %}{% set ns.x = ns.x ~ x * 2 %}"
+            "{{ '%9s' | format(x) | center(90) }}{% endfor %}{{ [ns.x, range(9)] | join('\n') }}"
+        ),
         lambda path: UserTemplate(path.read_text("utf-8", "replace"), "it").fill({"names": "ab"}),
     ),
     Target("their_config", "config.json", json_of(_GPT2), _their_config),
