@@ -8,6 +8,7 @@ from lm_jax.config.experiment import (
     sequences_per_step,
 )
 from lm_jax.config.validation import validate_values
+from lm_jax.data.text.rows import WINDOWS
 from lm_jax.errors import UserError
 from lm_jax.models import family_name, family_of
 from lm_jax.objectives import objective_of
@@ -99,6 +100,7 @@ def _validate_batch_size_tokens(experiment: Experiment) -> None:
 
 
 def _validate_windows(experiment: Experiment) -> None:
+    choose(WINDOWS, experiment.evaluation.windows, "evaluation.windows")
     context, evaluation = experiment.model.context_length, experiment.evaluation
     window = evaluation.context_length or context
     if window > context and not family_of(experiment.model).any_length:

@@ -42,6 +42,7 @@ def test_shipped_configurations_are_valid_and_survive_json(module):
         ({"training__batch_size_tokens": 100}, "not a multiple of model.context_length 32"),
         ({"training__gradient_accumulation_steps": 3}, "does not divide"),
         ({"evaluation__stride": 33}, "longer than the context of 32"),
+        ({"evaluation__windows": "all"}, "evaluation.windows is .all.; expected one of documents"),
         (
             {"schedule__warmup_steps": 20},
             "leaves no step of .* at the peak; warm up for fewer",
