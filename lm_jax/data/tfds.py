@@ -1,10 +1,14 @@
 """Data sets of tensorflow-datasets, read without TensorFlow."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lm_jax.data.cache import cache_directory
 from lm_jax.errors import UserError
+
+# kaggle:NAME; a version, NAME:1.0.0, begins with a digit.
+_OF_A_COMMUNITY = re.compile(r"[\w/-]+:[^\d*]")
 
 
 class PathConfig(Protocol):
@@ -22,8 +26,14 @@ def builder_of(name: str, cache: str) -> Any:
       cache: the directory that `data.cache_directory` gives; "": the default one.
 
     Raises:
-      UserError: the data set cannot be had.
+      UserError: the data set cannot be had, or is of a community, whose code tfds would download
+        and run, also where a stranger's `config.json` names it.
     """
+    if _OF_A_COMMUNITY.match(name):
+        raise UserError(
+            f"tfds data set {name!r} is of a community, whose code tfds would download and run; "
+            "give one of tensorflow-datasets itself, or prepare it yourself and read its files"
+        )
     import tensorflow_datasets as tfds
     import tensorflow_datasets.translate  # noqa: F401  registers wmt14_translate and the like
 

@@ -197,3 +197,8 @@ def test_the_test_split_of_a_data_set_is_read_where_it_is_named(monkeypatch):
         assert read(whole, name, test_validates=True) == train | validation | test
     with pytest.raises(UserError, match="'untested' has no test split; it has train"):
         read(whole, "untested")
+
+
+def test_a_data_set_of_a_community_is_refused():
+    with pytest.raises(UserError, match="whose code tfds would download and run"):
+        tfds.builder_of("kaggle:name", "")
