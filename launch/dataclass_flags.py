@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from lm_jax import trusted_code
 from lm_jax.fields import Description, description_of
 
 T = TypeVar("T")
@@ -73,6 +74,8 @@ def define(config: T, names: Sequence[str] | None = None, prefix: str = "") -> C
                 for parent in parents:
                     owner = getattr(owner, parent)
                 setattr(owner, name, flag.value)
+                if isinstance(flag.value, str):
+                    trusted_code.allow([flag.value])  # the user typed it
         return result
 
     return parsed

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from absl import flags
 
 from launch import dataclass_flags, unknown_flags
+from lm_jax import trusted_code
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
 
 _SHIPPED = "configs/*.py"
+TRUST_CODE = flags.DEFINE_bool(
+    "trust_code",
+    False,
+    "Run the code (file.py:ATTRIBUTE) that work directories name; once, they are then trusted.",
+)
 flags.disclaim_key_flags()  # --help of a program lists --config as its own
 _defined: list[flags.FlagHolder[str | None]] = []
 _parsed: list[Callable[[], Any]] = []
@@ -76,6 +82,7 @@ def parse(argv: Sequence[str]) -> list[str]:
         except flags.IllegalFlagValueError:  # the fields are shown without --workdir, too
             if not (flags.FLAGS[_HELP].value or shows_all):
                 raise
+        _consent()
         name, shows_fields = _defined[0].value, flags.FLAGS[_HELP].value
         try:
             found = _bases[0](_kinds[0].load(name) if name else None)
@@ -89,12 +96,19 @@ def parse(argv: Sequence[str]) -> list[str]:
         if shows_fields:
             _show_fields(argv)
     try:
-        return flags.FLAGS(argv)
+        others = flags.FLAGS(argv)
+        _consent()
+        return others
     except flags.UnrecognizedFlagError as error:
         if _defined and error.flagname.startswith("config."):
             raise UserError(_unknown_field(error.flagname, error.flagvalue)) from None
         given = error.flagvalue or f"--{error.flagname}"
         raise UserError(f"{given}: there is no such flag; {flag_hint(error.flagname)}") from None
+
+
+def _consent() -> None:
+    if flags.FLAGS["trust_code"].value:
+        trusted_code.consent()
 
 
 def flag_hint(name: str) -> str:
@@ -177,6 +191,7 @@ def _finish(parsed: "Experiment", begun: Path | None = None) -> "Experiment":
 def _load(name: str) -> "Experiment":
     from lm_jax.config.config_file import call_config_file
     from lm_jax.config.experiment import Experiment
+    from lm_jax.config.serialization import allow_code
 
     result = call_config_file(name, "get_config", _SHIPPED)
     if not isinstance(result, Experiment):
@@ -184,6 +199,7 @@ def _load(name: str) -> "Experiment":
             f"get_config() of --config={name} returned {type(result).__name__}; expected "
             "lm_jax.config.experiment.Experiment, as in configs/quickstart.py"
         )
+    allow_code(result)
     return result
 
 

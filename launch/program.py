@@ -90,6 +90,7 @@ def run(
     sys.unraisablehook = _show_unraisable
     if resumes:
         signal.signal(signal.SIGTERM, _stop_before_work)
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["trust_code"])  # in --help
 
     def guarded(arguments: list[str]) -> int:
         logging.set_verbosity(logging.FATAL)  # after parsing, which sets the default

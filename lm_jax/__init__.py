@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: "str | Path", checkpoint: str | int = "last", *, weights: str = "float32") -> "Run":
+def load(
+    path: "str | Path",
+    checkpoint: str | int = "last",
+    *,
+    weights: str = "float32",
+    trust_code: bool = False,
+) -> "Run":
     """Returns a trained model, to score texts, to generate, to look inside and to train further.
 
     Args:
@@ -25,15 +31,19 @@ def load(path: "str | Path", checkpoint: str | int = "last", *, weights: str = "
         is imported into the user's cache when it is first loaded (docs/interop.md).
       checkpoint: `last`, `best`, or the number of a step.
       weights: `float32`, or `int8` for the weights of dense layers (docs/generation.md).
+      trust_code: whether to run the code from outside that the directory names; said once, it holds
+        for later calls and programs. Runs that you trained need it not.
 
     Raises:
-      UserError: the directory holds no run, no such checkpoint, or none that can be read; the model
-        of others is not supported; or it has no such weights.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read; it names
+        code that you do not trust; the model of others is not supported; or it has no such weights.
     """
     from lm_jax.interop.import_cache import work_directory_of
     from lm_jax.runs import trained_run
 
-    return trained_run.load(work_directory_of(path), str(checkpoint), weights=weights)
+    return trained_run.load(
+        work_directory_of(path), str(checkpoint), weights=weights, trust_code=trust_code
+    )
 
 
 def train(

@@ -1,9 +1,11 @@
 """Choices by name: a dictionary whose keys are what can be chosen, or an object from outside.
 
-An object outside this package is named `module:ATTRIBUTE` or `path/to/file.py:ATTRIBUTE`.
+An object outside this package is named `module:ATTRIBUTE` or `path/to/file.py:ATTRIBUTE`. To choose
+it runs its code, so a name that a file on disk holds needs the user's consent: `trusted_code`.
 """
 
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -11,9 +13,11 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
+from lm_jax import trusted_code
+from lm_jax.code_names import is_name
 from lm_jax.errors import UserError
 
 T = TypeVar("T")
@@ -26,17 +30,21 @@ def choose(choices: Mapping[str, Any], name: str, field: str) -> Any:
       field: what is chosen, such as `optimizer.name`, for the message.
 
     Raises:
-      UserError: there is no such choice, or it cannot be imported.
+      UserError: there is no such choice, or it cannot be imported, or a file on disk names it and
+        the user does not trust it.
     """
     if isinstance(name, str) and name in choices:  # an edited file may hold anything
         return choices[name]
     if isinstance(name, str) and ":" in name:
-        return import_object(name, field)
+        trusted_code.check(name, field)
+        found = import_object(name, field)
+        trusted_code.allow([name])  # where a file that is read later names it, too
+        return found
     raise UserError(f"{field} is {name!r}; expected one of {', '.join(choices)}")
 
 
 def import_object(name: str, field: str) -> Any:
-    """Returns the object that `module:ATTRIBUTE` or `file.py:ATTRIBUTE` names.
+    """Returns the object that `module:ATTRIBUTE` or `file.py:ATTRIBUTE` names, whoever names it.
 
     A file that is no longer where it was is looked for as a module of the same name.
 
@@ -45,7 +53,7 @@ def import_object(name: str, field: str) -> Any:
     """
     where, _, attribute = name.rpartition(":")
     is_file = where.endswith(".py")
-    if not is_file and not all(part.isidentifier() for part in where.split(".")):
+    if not is_name(name):
         raise UserError(f"{field} is {name!r}; expected module:ATTRIBUTE or file.py:ATTRIBUTE")
     file = Path(where) if is_file else None
     try:
@@ -83,6 +91,16 @@ def _no_file(name: str, field: str, found: str) -> UserError:
     )
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Runs the file that a user looked at, never bytecode that came with it in __pycache__."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Returns the code of the source."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def load_file(path: Path) -> ModuleType:
     """Returns the module of a Python file anywhere, which runs once in a process.
 
@@ -99,7 +117,8 @@ def load_file(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names
     name = f"{path.stem}_{zlib.crc32(str(path).encode()):x}" if taken else path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _SourceLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec and spec.loader
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
@@ -111,13 +130,6 @@ def load_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def absolute(name: str) -> str:
-    """Returns a choice as it is recorded: with the absolute path of a `file.py:ATTRIBUTE`."""
-    where, colon, attribute = name.rpartition(":")
-    is_file = colon and where.endswith(".py")
-    return f"{Path(where).resolve()}:{attribute}" if is_file else name
 
 
 def name_of(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, Union
 
+from lm_jax import trusted_code
 from lm_jax.errors import UserError
 
 T = TypeVar("T")
@@ -65,16 +66,18 @@ def _is_deep(value: Any) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Returns the JSON value of a file.
+    """Returns the JSON value of a file; code that it names runs only if the user trusts it.
 
     Raises:
       UserError: the file holds something else.
       OSError: it cannot be read.
     """
     try:
-        return parse(_content(path))
+        found = parse(_content(path))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it") from None
+    trusted_code.note(found, path)
+    return found
 
 
 def _content(path: Path) -> bytes:

@@ -31,6 +31,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _caches = tempfile.mkdtemp(prefix="lm_jax_tests")
     atexit.register(shutil.rmtree, _caches, ignore_errors=True)
     os.environ["XDG_CACHE_HOME"] = _caches
+    os.environ["XDG_STATE_HOME"] = str(Path(_caches) / "state")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_caches) / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lm_jax.choices import absolute, choose, import_object, load_file, name_of
+from lm_jax.choices import choose, import_object, load_file, name_of
+from lm_jax.code_names import absolute
 from lm_jax.config.experiment import Experiment
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.errors import UserError

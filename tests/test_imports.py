@@ -26,6 +26,8 @@ FLOORS = (
         "atomic_files",
         "host_memory",
         "choices",
+        "code_names",
+        "trusted_code",
         "digests",
         "nested",
         "fields",

@@ -1,15 +1,18 @@
 """An experiment as JSON, as a flat table of fields, and against another experiment."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lm_jax.choices import absolute, choose
+from lm_jax import trusted_code
+from lm_jax.choices import choose
+from lm_jax.code_names import absolute
 from lm_jax.config.experiment import Experiment
 from lm_jax.data.config import KINDS, PLACES
 from lm_jax.errors import UserError
-from lm_jax.fields import expected_type
+from lm_jax.fields import description_of, expected_type
 from lm_jax.json_values import shown
 from lm_jax.models import family_name, family_named
 from lm_jax.nested import flatten
@@ -52,12 +55,34 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return values
 
 
+def allow_code(experiment: Experiment) -> None:
+    """Lets this process run the code that an experiment names, if a user built it.
+
+    What a file that was read names stays as it is, unless its code has run: a model or a kind of
+    data is an object of it.
+    """
+    with contextlib.suppress(UserError):  # the model is of no family
+        trusted_code.allow([family_name(experiment.model)])
+    trusted_code.allow([experiment.data.kind])
+    trusted_code.allow_unless_read(_chosen(experiment))
+
+
+def _chosen(config: Any) -> Iterator[str]:
+    """Yields the values of all fields that take names of code."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _chosen(value)
+        elif description_of(field).choices_in and isinstance(value, str):
+            yield value
+
+
 def from_dict(values: Mapping[str, Any]) -> Experiment:
     """Returns the inverse of `to_dict`; absent fields take their defaults.
 
     Raises:
       UserError: a field that no dataclass here has, a value of another type than its field, or an
-        unknown kind of model or data.
+        unknown kind of model or data, or one whose code the user does not trust.
     """
     for name in ("model", "data"):
         if not isinstance(values.get(name, {}), Mapping):
@@ -106,7 +131,7 @@ def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experime
     """Returns the experiment with other values of some fields.
 
     Args:
-      changes: values by dotted path, such as `{"training.num_steps": 200}`.
+      changes: values by dotted path, such as `{"training.num_steps": 200}`, which the user gives.
 
     Raises:
       UserError: there is no field of that path.
@@ -123,6 +148,7 @@ def with_changes(experiment: Experiment, changes: Mapping[str, Any]) -> Experime
                 "training.num_steps (docs/configuration.md)"
             )
         part[name] = value
+    trusted_code.allow(value for value in changes.values() if isinstance(value, str))
     return from_dict(values)
 
 

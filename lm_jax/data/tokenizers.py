@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
+from lm_jax import trusted_code
 from lm_jax.atomic_files import make_directory, write_bytes
 from lm_jax.choices import choose
 from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
@@ -238,6 +239,7 @@ class Tokenizer(NamedTuple):
             write_bytes(directory / _kind(self.kind).model_file, self.model)
         opening = {} if self.opening is None else {"beginning": self.opening}
         described = {"kind": self.kind, **opening}
+        trusted_code.remember(self.kind)
         write_bytes(directory / "tokenizer.json", f"{json.dumps(described)}\n".encode())
 
 

@@ -27,6 +27,7 @@ from lm_jax.runs.restore import abstract_state
 from lm_jax.telemetry.json_files import write_json, write_text
 from lm_jax.training.checkpoints import Checkpoints, SavedArray
 from lm_jax.training.mup import configurations
+from lm_jax.trusted_code import UntrustedCode
 
 _GENERATION = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 _KEPT = ("generation_config.json", "chat_template.jinja")  # of a model that was imported
@@ -97,6 +98,8 @@ def _with_first_length(config: Any, workdir: Path) -> Any:
     for run in workdirs.begun_from(workdir):
         try:
             model = workdirs.read_experiment(run).model
+        except UntrustedCode:
+            raise
         except (UserError, OSError):
             break
         if any(getattr(model, name, None) != getattr(config, name) for name in _ROTARY):

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lm_jax import data
+from lm_jax import data, trusted_code
 from lm_jax.build import BuiltExperiment, build_experiment
 from lm_jax.choices import choose
 from lm_jax.config.experiment import Experiment, sequences_per_step
-from lm_jax.config.serialization import to_dict
+from lm_jax.config.serialization import allow_code, to_dict
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
@@ -88,6 +88,7 @@ def train(
       OSError: the work directory or the cache cannot be written.
     """
     directory = Path(directory)
+    allow_code(experiment)
     if keep_step is None:
         validate(experiment)
         keep_step = last_step_before_decay(experiment)
@@ -123,6 +124,7 @@ def train_fork(
       UserError: as `train`; or the experiment cannot continue the checkpoint.
       OSError: as `train`.
     """
+    allow_code(experiment)
     fork = Fork(Path(source), step, Path(directory), skip_batches)
     experiment = fork.experiment(experiment)
     validate(experiment)
@@ -156,10 +158,12 @@ def train_runs(
     started = time.monotonic()
     runs = {Path(directory): experiment for directory, experiment in runs.items()}
     for directory, experiment in runs.items():
+        allow_code(experiment)
         processes.agree(workdir.plan(experiment, directory))
     refuse_several_shapes(list(runs.values()))
     for experiment in runs.values():
         validate(experiment)
+        trusted_code.remember(to_dict(experiment))
     with contextlib.ExitStack() as held:
         processes.together(lambda: _lock(held, runs) if processes.is_first() else None)
         return _train_locked(runs, request, started)

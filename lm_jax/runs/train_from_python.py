@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_jax.analysis.text_windows import check_texts
 from lm_jax.config.experiment import Experiment, shorter_warmup_note, with_shorter_warmup
-from lm_jax.config.serialization import with_changes
+from lm_jax.config.serialization import allow_code, with_changes
 from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import UserError
 from lm_jax.parallel import processes, sharding
@@ -48,6 +48,7 @@ def train(experiment: Experiment, directory: str | Path, on_metrics: OnMetrics =
       UserError: as `lm_jax.runs.train.train`.
       OSError: as there.
     """
+    allow_code(experiment)
     experiment = _with_shorter_warmup(experiment, Path(directory))
     _train(experiment, directory, on_metrics)
 

@@ -348,6 +348,7 @@ def load(
     checkpoint: str = "last",
     *,
     weights: str = FLOAT32,
+    trust_code: bool = False,
     log: Callable[[str], None] = print,
 ) -> Run:
     """Returns the run of a work directory at its `last` readable checkpoint, its `best`, or a step.
@@ -357,14 +358,17 @@ def load(
 
     Args:
       weights: one of `WEIGHTS`; with `int8` those of dense layers are rounded.
+      trust_code: whether to run the code that the directory names, now and from now on.
 
     Raises:
-      UserError: the directory holds no run, no such checkpoint, or none that can be read; or there
-        are no such weights.
+      UserError: the directory holds no run, no such checkpoint, or none that can be read; it names
+        code that the user does not trust; or there are no such weights.
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r} is unknown; expected one of {', '.join(WEIGHTS)}")
     directory = Path(directory)
+    if trust_code:
+        workdir.trust_code(directory)
     experiment = workdir.read_experiment(directory)
     tokenizer = None
     if experiment.data.has_text:

@@ -1,5 +1,6 @@
 """A work directory: the inputs of a run, its results, and whether a run may continue in it."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_jax import data
+from lm_jax import data, trusted_code
 from lm_jax.build import fill_in
 from lm_jax.config.experiment import EvaluationConfig, Experiment
 from lm_jax.config.serialization import from_dict, to_dict
@@ -27,6 +28,7 @@ from lm_jax.telemetry.run_files import (
     Results,
     read_data_facts,
 )
+from lm_jax.trusted_code import UntrustedCode
 
 _OF_RUNS = ("config.json", "branch.json")  # a fork that was not begun has the second only
 # What a run writes once it has config.json.
@@ -49,10 +51,11 @@ def begun_from(workdir: Path) -> Iterator[Path]:
         seen.add(workdir.resolve())
         yield workdir
         try:
-            earlier = read_experiment(workdir).fine_tuning.workdir
+            tuning = read_object(workdir / "config.json").get("fine_tuning")
         except (UserError, OSError):
             return
-        if not earlier:
+        earlier = tuning.get("workdir") if isinstance(tuning, dict) else None
+        if not earlier or not isinstance(earlier, str):
             return
         workdir = Path(earlier)
 
@@ -63,8 +66,20 @@ def imported_folder(workdir: Path) -> Path | None:
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
+def trust_code(workdir: Path) -> None:
+    """Trusts the code that the files of a run name, from now on."""
+    for path in (workdir / "config.json", workdir / "tokenizer" / "tokenizer.json"):
+        with contextlib.suppress(OSError, UserError):  # whoever needs it says so
+            read_object(path)
+            trusted_code.trust_named_in(path)
+
+
 def read_experiment(workdir: str | Path) -> Experiment:
-    """Returns the experiment of a run. Raises UserError if the directory holds none."""
+    """Returns the experiment of a run.
+
+    Raises:
+      UserError: the directory holds none, or one whose code the user does not trust.
+    """
     path = Path(workdir) / "config.json"
     try:
         values = read_object(path)
@@ -72,6 +87,8 @@ def read_experiment(workdir: str | Path) -> Experiment:
         raise UserError(f"{workdir} is no work directory: it holds no config.json") from None
     try:
         return from_dict(values)
+    except UntrustedCode:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from lm_jax import trusted_code
 from lm_jax.atomic_files import make_directory, open_to_append
 from lm_jax.config.serialization import from_dict, to_dict
 from lm_jax.costs.run_cost import Cost
@@ -42,11 +43,16 @@ def write_plan(directory: Path, plan: Sequence[PlannedRun]) -> None:
         }
         for run in plan
     }
+    trusted_code.remember(entries)
     write_json(directory / "sweep.json", entries)
 
 
 def read_plan(directory: Path) -> list[PlannedRun]:
-    """Returns the runs of a sweep. Raises UserError if the directory holds no sweep."""
+    """Returns the runs of a sweep.
+
+    Raises:
+      UserError: the directory holds no sweep, or names code that the user does not trust.
+    """
     path = directory / "sweep.json"
     try:
         entries = read_object(path)
@@ -56,6 +62,8 @@ def read_plan(directory: Path) -> list[PlannedRun]:
         raise UserError(f"{path} holds no runs; restore it, or choose another --sweepdir")
     try:
         return [_planned(name, entry) for name, entry in entries.items()]
+    except trusted_code.UntrustedCode:
+        raise
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lm_jax import data
 from lm_jax.build import expected_sizes
+from lm_jax.config.serialization import allow_code
 from lm_jax.sweeps import directory as sweep_directory
 from lm_jax.sweeps import local_executor
 from lm_jax.sweeps.execute import execute
@@ -47,6 +48,7 @@ def show_plan(
     Raises:
       UserError: a run is not valid.
     """
+    _allow_code(trials)
     plan = make_plan(trials, expected_sizes)
     _log_plan(plan, directory, flops_per_second, log)
     log("no data was read: vocabularies count at their largest, data.tokenizer.vocab_size")
@@ -71,6 +73,7 @@ def run_sweep(
         sweep or is in use.
     """
     directory = Path(directory)
+    _allow_code(trials)
     sweep_directory.refuse_another_sweep(directory, trials)
     shares = local_executor.shares(execution.processes)
     # The data is prepared here, so that no two runs prepare it at the same time.
@@ -99,6 +102,11 @@ def run_sweep(
         log("stopped; the same command resumes the sweep")
         return outcome | {"stopped": True}
     return outcome | ({"failed": True} if outcome["errors"] else {})
+
+
+def _allow_code(trials: Mapping[str, Trial]) -> None:
+    for trial in trials.values():
+        allow_code(trial.experiment)
 
 
 def summarize(directory: str | Path, log: Log) -> dict[str, Any]:

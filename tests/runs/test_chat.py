@@ -10,6 +10,7 @@ from lm_jax.generation.generate import Completion, TextGenerator
 from lm_jax.runs import chat
 from lm_jax.runs.chat import chat_template_of, ends_of_answers, read_chat
 from lm_jax.runs.workdir import imported_folder
+from tests.trusted_code import run_directory
 
 CHAT_ML = (
     "{% for message in messages %}{% if loop.first and message.role != 'system' %}"
@@ -77,13 +78,10 @@ def test_a_damaged_template_is_one_line(folder, config, message):
         chat_template_of(folder.parent)
 
 
-def test_a_tuned_run_has_the_template_of_the_model_that_it_began_with(folder, monkeypatch):
+def test_a_tuned_run_has_the_template_of_the_model_that_it_began_with(folder):
     tuned = folder.parent / "tuned"
-    begun = {tuned: str(folder.parent), folder.parent / "other": ""}
-    monkeypatch.setattr(
-        "lm_jax.runs.workdir.read_experiment",
-        lambda path: SimpleNamespace(fine_tuning=SimpleNamespace(workdir=begun[path])),
-    )
+    for path, begun in ((tuned, str(folder.parent)), (folder.parent / "other", "")):
+        run_directory(path, fine_tuning={"workdir": begun})
     assert imported_folder(tuned) == folder and imported_folder(folder.parent) == folder
     assert imported_folder(folder.parent / "other") is None
 
