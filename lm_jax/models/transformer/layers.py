@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
 from lm_jax.models.target import target
+from lm_jax.models.transformer.fused_layer_norm import layer_norm
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
@@ -121,8 +122,21 @@ def dense(
     )
 
 
+class _FusedLayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` of the same parameters, by `layer_norm`."""
+
+    @nn.compact
+    def __call__(self, x, *, mask=None):
+        width = x.shape[-1:]
+        scale_d = self.param("scale", self.scale_init, width)
+        bias_d = self.param("bias", self.bias_init, width) if self.use_bias else None
+        rows = x.reshape(-1, *width) if x.ndim == 3 else x  # heads may be split over devices
+        return layer_norm(rows, scale_d, bias_d, self.epsilon).reshape(x.shape).astype(self.dtype)
+
+
 def _layer_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
-    return nn.LayerNorm(
+    kind = _FusedLayerNorm if _is_matrix() else nn.LayerNorm
+    return kind(
         epsilon=config.norm_epsilon,
         use_bias=config.use_bias,
         dtype=dtype,
@@ -164,14 +178,19 @@ NORM_ORDERS = {
 }
 
 
+def _is_matrix() -> bool:
+    """Returns whether [b, t, d] can be read as a matrix [b t, d], and is for a GPU."""
+    splits_time = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
+    return target() == "cuda" and not splits_time
+
+
 def added(x_btd: jax.Array, y_btd: jax.Array) -> jax.Array:
     """Returns x_btd + y_btd; for GPUs it is added as a matrix [b t, d].
 
     XLA for GPUs adds it inside the product that makes y_btd, a matrix. An x_btd of another shape
     it copies first.
     """
-    splits_time = jax.sharding.get_abstract_mesh().shape.get("sequence", 1) > 1
-    if target() != "cuda" or splits_time or x_btd.shape != y_btd.shape:
+    if not _is_matrix() or x_btd.shape != y_btd.shape:
         return x_btd + y_btd
     width = x_btd.shape[-1]
     return (x_btd.reshape(-1, width) + y_btd.reshape(-1, width)).reshape(x_btd.shape)
