@@ -183,8 +183,10 @@ def _backward(how: _How, kept, cotangents):
                 biased_btc, grad_btc = slopes(product_btc, rows, *of_tokens)
                 bias_grad_c = None if bias_v is None else jnp.sum(biased_btc, axis=(0, 1))
             part_btd = _product("btc,cd->btd", grad_btc, output_cd, sum_dtype)
-            x_grad_btd = part_btd if x_grad_btd is None else x_grad_btd + part_btd
             output_grad_cd = _product("btc,btd->cd", grad_btc, x_btd, x_btd.dtype)
+            if target() == "cuda":  # or its scheduler holds the gradient of logits to the end
+                part_btd, output_grad_cd = jax.lax.optimization_barrier((part_btd, output_grad_cd))
+            x_grad_btd = part_btd if x_grad_btd is None else x_grad_btd + part_btd
             return x_grad_btd, (output_grad_cd, bias_grad_c)
 
         # GPUs would hold a second array; TPUs make the gradient inside the products that read it.
