@@ -32,6 +32,7 @@ from lm_jax.models.transformer.layers import (
     added,
     dense,
     norm,
+    read_by_three,
     residual_stddev,
     split_heads,
 )
@@ -106,10 +107,11 @@ class Attention(nn.Module):
     def _queries(self, x_btd):
         return self._normed_heads(self.query(x_btd), self.query_norm, "heads")
 
-    def keys_values(self, x_bsd) -> KeysValues:
-        """Returns keys and values, [b, s, g, k] each."""
+    def keys_values(self, x_bsd, for_values_bsd=None) -> KeysValues:
+        """Returns keys and values, [b, s, g, k] each, of one array or of one for each."""
         k_bsgk = self._normed_heads(self.key(x_bsd), self.key_norm, "kv_heads")
-        v_bsgk = split_heads(self.value(x_bsd), self.config.head_width)
+        values_bsd = self.value(x_bsd if for_values_bsd is None else for_values_bsd)
+        v_bsgk = split_heads(values_bsd, self.config.head_width)
         return k_bsgk, nn.with_logical_constraint(v_bsgk, ("batch", "time", "kv_heads", None))
 
     def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed=None):
@@ -129,8 +131,9 @@ class Attention(nn.Module):
 
     def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed):
         c, window = self.config, self.config.window(windowed)
-        q_bthk = self._queries(x_btd)
-        k_btgk, v_btgk = self.keys_values(x_btd)
+        for_queries_btd, for_keys_btd, for_values_btd = read_by_three(x_btd)
+        q_bthk = self._queries(for_queries_btd)
+        k_btgk, v_btgk = self.keys_values(for_keys_btd, for_values_btd)
         if POSITIONS[c.positions].rotates:
             rotation = rotation_of(c, windowed)
             q_bthk = rotate(q_bthk, inputs.positions_bt, rotation)

@@ -196,6 +196,26 @@ def added(x_btd: jax.Array, y_btd: jax.Array) -> jax.Array:
     return (x_btd.reshape(-1, width) + y_btd.reshape(-1, width)).reshape(x_btd.shape)
 
 
+def read_by_three(x_btd: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns x_btd for each of three products; GPUs sum their gradients in these products.
+
+    XLA for GPUs makes a product's result and adds the other operand in one kernel, if the product
+    stands left of it. Autodiff puts it right, so that one of two additions was a pass of its own.
+    """
+    return _read_by_three(x_btd) if _is_matrix() else (x_btd, x_btd, x_btd)
+
+
+@jax.custom_vjp
+def _read_by_three(x_btd):
+    return x_btd, x_btd, x_btd
+
+
+_read_by_three.defvjp(
+    lambda x_btd: ((x_btd, x_btd, x_btd), None),
+    lambda _, gradients: (added(gradients[2], added(gradients[1], gradients[0])),),
+)
+
+
 def split_heads(y_btd: jax.Array, width: int) -> jax.Array:
     """Returns heads of this width, [b, t, h, k]."""
     return y_btd.reshape(*y_btd.shape[:2], -1, width)
