@@ -36,6 +36,7 @@ from lm_jax.models.transformer.layers import (
     residual_stddev,
     split_heads,
 )
+from lm_jax.models.transformer.merged_biases import merged, merges_biases
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.ring_attention import ring_attend, time_axis
 from lm_jax.models.transformer.rotary import rotate, rotation_of
@@ -222,7 +223,10 @@ class Block(nn.Module):
             return normed(x_btd, name, order.of_sum), kept
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
-            layer = Attention(c, self.dtype, causal, across, self.transposed, name=name)
+            kind = Attention
+            if kept is None and merges_biases(c) and not self.is_initializing():
+                kind = nn.map_variables(Attention, "params", partial(merged, c, self.dtype))
+            layer = kind(c, self.dtype, causal, across, self.transposed, name=name)
             return lambda x_btd: layer(x_btd, inputs, kept, windowed)
 
         own, source = cache if cache is not None else (None, None)

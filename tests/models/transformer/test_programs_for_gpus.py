@@ -12,6 +12,8 @@ from lm_jax.models import build_model
 from lm_jax.models.target import made_for
 from lm_jax.models.transformer import layers
 from lm_jax.models.transformer.config import TransformerConfig
+from lm_jax.models.transformer.merged_biases import merged, merges_biases
+from lm_jax.parallel import sharding
 from tests.conftest import slow_but
 
 GPU = SimpleNamespace(
@@ -69,6 +71,8 @@ def test_losses_and_gradients_are_those_of_other_devices(fields):
     expected, wanted = losses_and_gradients(config, jax.devices()[0])
     found, gradients = losses_and_gradients(config, GPU)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    bias = gradients["layers"]["attention"]["key"]["bias"]
+    assert (not bias.any()) == (not fields)  # in exact arithmetic it is 0 then
     scale = max(abs(x).max() for x in jax.tree.leaves(wanted))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5 * scale),
@@ -87,3 +91,24 @@ def test_gradients_of_one_array_for_three_products_are_summed(monkeypatch):
 
     found = jax.grad(total)(jnp.ones((2, 4, 8)))
     np.testing.assert_allclose(found, factors.sum(0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mesh", "merges"), [("data:8", True), ("data:4,fsdp:2", False)])
+def test_biases_are_merged_where_matrices_are_whole(mesh, merges):
+    with sharding.on_mesh(sharding.make_mesh(mesh)), made_for(GPU):
+        assert merges_biases(decoder()) == merges
+        assert not merges_biases(decoder(use_bias=False))
+    assert not merges_biases(decoder())
+
+
+def test_a_layer_with_more_than_a_kernel_and_a_bias_keeps_its_own():
+    layer = {"kernel": jnp.ones((16, 16)), "bias": jnp.ones(16)}
+    plain = dict.fromkeys(("query", "key", "value", "output"), layer)
+    adapted = plain | {"output": layer | {"lora_a": jnp.ones((16, 2)), "lora_b": jnp.ones((2, 16))}}
+    config = decoder(num_kv_heads=4)
+    found = merged(config, jnp.float32, {"params": plain})["params"]
+    np.testing.assert_array_equal(found["value"]["bias"], 0)
+    np.testing.assert_array_equal(found["output"]["bias"], 17)
+    found = merged(config, jnp.float32, {"params": adapted})["params"]
+    assert found["value"] == adapted["value"]
+    assert found["output"] == adapted["output"]
