@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lm_jax.build import BuiltExperiment
     from lm_jax.costs.accelerators import Accelerator
     from lm_jax.costs.kernels import Schedule
-    from lm_jax.costs.timeline import Dear, KindTotal, Timeline
+    from lm_jax.costs.timeline import Timeline
 
 _DEAREST = 10
 
@@ -22,44 +22,35 @@ def log_prediction(
       text: the optimized program.
     """
     from lm_jax.costs.kernels import read_schedule
-    from lm_jax.costs.timeline import by_kind, dearest, predict
+    from lm_jax.costs.timeline import predict
 
     schedule = read_schedule(text)
-    kinds, timeline = by_kind(schedule, accelerator), predict(schedule, accelerator)
-    dear = dearest(schedule, accelerator, _DEAREST)
-    _log_kinds(kinds)
+    timeline = predict(schedule, accelerator)
+    kinds = log_kinds(schedule, accelerator)
     rates = _log_rates(built, timeline, accelerator)
-    _log_dearest(dear, timeline)
+    dear = log_dearest(schedule, accelerator)
     logits = _float32_logits(built, schedule)
     if logits:
         program.log(f"\nfloat32 logits of all tokens at once: {logits / 1e6:,.0f} MB")
     return {
-        "kernels": {kind: total._asdict() for kind, total in kinds.items()},
+        "kernels": kinds,
         "predicted": rates,
-        "dearest": [
-            {
-                "seconds": row.seconds,
-                "launches": row.launches,
-                "kind": row.kernel.kind,
-                "bytes": row.launches * row.kernel.bytes,
-                "flops": row.launches * row.kernel.flops,
-                "result": row.kernel.result,
-                "operation": row.kernel.operation,
-                "source": row.kernel.source,
-                "instruction": row.kernel.name,
-            }
-            for row in dear
-        ],
+        "dearest": dear,
         "float32_logits_bytes": logits,
     }
 
 
-def _log_kinds(kinds: dict[str, "KindTotal"]) -> None:
+def log_kinds(schedule: "Schedule", accelerator: "Accelerator") -> dict[str, dict[str, Any]]:
+    """Prints the kernels of a program by kind, and returns their totals."""
+    from lm_jax.costs.timeline import by_kind
+
+    kinds = by_kind(schedule, accelerator)
     rows = [("kernels per device and step", "launches", "GFLOP", "GB", "ms alone")]
     for kind, total in kinds.items():
         flops, size = f"{total.flops / 1e9:,.1f}", f"{total.bytes / 1e9:,.2f}"
         rows.append((kind, f"{total.launches:,}", flops, size, f"{1e3 * total.seconds:,.2f}"))
     program.log_table(rows, "<>>>>")
+    return {kind: total._asdict() for kind, total in kinds.items()}
 
 
 def _log_rates(
@@ -89,14 +80,33 @@ def _log_rates(
     }
 
 
-def _log_dearest(dear: list["Dear"], timeline: "Timeline") -> None:
+def log_dearest(schedule: "Schedule", accelerator: "Accelerator") -> list[dict[str, Any]]:
+    """Prints the lines of a program that take the most time, and returns their figures."""
+    from lm_jax.costs.timeline import dearest, predict
+
+    step = predict(schedule, accelerator).seconds
+    dear = dearest(schedule, accelerator, _DEAREST)
     rows = [("dearest lines", "launches", "ms", "of step", "kind", "writes", "operation")]
     for seconds, launches, kernel in dear:
-        share = f"{seconds / timeline.seconds:.1%}"
+        share = f"{seconds / step:.1%}"
         operation = kernel.operation[-60:] or kernel.name
         place, took = kernel.source or "the compiler", f"{1e3 * seconds:,.2f}"
         rows.append((place, f"{launches:,}", took, share, kernel.kind, kernel.result, operation))
     program.log_table(rows, "<>>><<<")
+    return [
+        {
+            "seconds": row.seconds,
+            "launches": row.launches,
+            "kind": row.kernel.kind,
+            "bytes": row.launches * row.kernel.bytes,
+            "flops": row.launches * row.kernel.flops,
+            "result": row.kernel.result,
+            "operation": row.kernel.operation,
+            "source": row.kernel.source,
+            "instruction": row.kernel.name,
+        }
+        for row in dear
+    ]
 
 
 def _float32_logits(built: "BuiltExperiment", schedule: "Schedule") -> int:

@@ -111,7 +111,8 @@ def compile_step(built: BuiltExperiment, described: Described | None = None) -> 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise _does_not_fit(str(error)) from error
+        advice = "give it more devices, a smaller batch, or model.remat=full"
+        raise does_not_fit(str(error), advice) from error
     compile_seconds = time.monotonic() - start
     costs = compiled.cost_analysis() or {}
     text = compiled.as_text() or ""
@@ -127,13 +128,15 @@ def compile_step(built: BuiltExperiment, described: Described | None = None) -> 
     )
 
 
-def _does_not_fit(message: str) -> UserError:
-    """Returns the error of a step that its compiler cannot place in memory, in one line."""
+def does_not_fit(message: str, advice: str) -> UserError:
+    """Returns the error of a step that its compiler cannot place in memory, in one line.
+
+    Args:
+      message: the compiler's.
+    """
     used = re.search(r"Used \S+ of \S+ \w+", message)
-    return UserError(
-        f"the step does not fit: {used[0].lower() if used else message.splitlines()[0]}; "
-        "give it more devices, a smaller batch, or model.remat=full"
-    )
+    size = used[0].lower() if used else message.splitlines()[0]
+    return UserError(f"the step does not fit: {size}; {advice}")
 
 
 def resident_bytes(built: BuiltExperiment) -> ResidentBytes:

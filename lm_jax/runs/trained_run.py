@@ -32,7 +32,7 @@ from lm_jax.runs.evaluate import score, scorer_of
 from lm_jax.runs.generate import complete
 from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.restore import merged_variables, restore_variables
-from lm_jax.runs.weights import FLOAT32, WEIGHTS
+from lm_jax.runs.weights import FLOAT32, weights_named
 from lm_jax.telemetry.json_files import read_metrics
 from lm_jax.telemetry.loggers import OnMetrics
 from lm_jax.telemetry.run_digests import read_results
@@ -364,8 +364,7 @@ def load(
       UserError: the directory holds no run, no such checkpoint, or none that can be read; it names
         code that the user does not trust; or there are no such weights.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights={weights!r} is unknown; expected one of {', '.join(WEIGHTS)}")
+    change = weights_named(weights)
     directory = Path(directory)
     if trust_code:
         workdir.trust_code(directory)
@@ -387,8 +386,9 @@ def load(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
         step, variables = restore_variables(built, checkpoints, checkpoint, log)
-    built, variables = WEIGHTS[weights](built, merged_variables(built, variables))
-    return Run(directory, built, tokenizer, step, variables, weights)
+    variables = merged_variables(built, variables)
+    built, convert = change(built)
+    return Run(directory, built, tokenizer, step, convert(variables), weights)
 
 
 def _refuse_sampling_of_beams(config: SamplesConfig) -> None:

@@ -1,6 +1,7 @@
 """What the weights of a run become when it is loaded: choices by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 from lm_jax.build import BuiltExperiment
 from lm_jax.errors import UserError
@@ -11,28 +12,35 @@ from lm_jax.models.interface import Variables
 
 FLOAT32 = "float32"
 
-Loaded = tuple[BuiltExperiment, Variables]
+Convert = Callable[[Variables], Variables]
 
 
-def _as_trained(built: BuiltExperiment, variables: Variables) -> Loaded:
-    return built, variables
+def _as_trained(built: BuiltExperiment) -> tuple[BuiltExperiment, Convert]:
+    return built, lambda variables: variables
 
 
-def _int8(built: BuiltExperiment, variables: Variables) -> Loaded:
+def _int8(built: BuiltExperiment) -> tuple[BuiltExperiment, Convert]:
     kernels = [] if built.model.is_count_based else dense_kernels(built.model, built.example)
     if not kernels:
         raise UserError(
             f"weights=int8 is about dense layers, and {family_name(built.experiment.model)} has "
             f"none; leave it out, or give weights={FLOAT32}"
         )
-    return built._replace(model=with_int8(built.model)), in_int8(variables, kernels)
+    return built._replace(model=with_int8(built.model)), partial(in_int8, kernels=kernels)
 
 
-WEIGHTS: dict[str, Callable[[BuiltExperiment, Variables], Loaded]] = {
+WEIGHTS: dict[str, Callable[[BuiltExperiment], tuple[BuiltExperiment, Convert]]] = {
     FLOAT32: _as_trained,
     "int8": _int8,
 }
-"""Name -> (built experiment, variables) -> both with weights of that kind.
+"""Name -> (built experiment) -> one that also takes such weights, and variables -> those.
 
 UserError where the model has no such weights.
 """
+
+
+def weights_named(name: str) -> Callable[[BuiltExperiment], tuple[BuiltExperiment, Convert]]:
+    """Returns the choice of this name; raises UserError if there is none."""
+    if name not in WEIGHTS:
+        raise UserError(f"weights={name!r} is unknown; expected one of {', '.join(WEIGHTS)}")
+    return WEIGHTS[name]

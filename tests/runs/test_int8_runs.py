@@ -36,11 +36,6 @@ def test_a_run_in_int8_is_the_run_of_the_weights_that_they_stand_for(language_mo
     perplexities = [each.perplexity(TEXTS) for each in (run, reference, whole)]
     assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
     assert 1e-6 < abs(perplexities[0] / perplexities[2] - 1) < 0.01
-    texts = [
-        each.generate(["1 times"], max_new_tokens=12, temperature=0) for each in (run, reference)
-    ]
-    assert texts[0][0].text == texts[1][0].text
-    assert texts[0][0].log_probability == pytest.approx(texts[1][0].log_probability, rel=1e-4)
     found, expected = (each.embed(TEXTS) for each in (run, reference))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -49,7 +44,7 @@ def test_a_run_in_int8_is_the_run_of_the_weights_that_they_stand_for(language_mo
 def test_a_family_without_dense_layers_is_refused(config):
     built = build_experiment(default_experiment(config), {"vocab_size": 9}, jax.devices()[:1])
     with pytest.raises(UserError, match="weights=int8 is about dense layers, and .* has none"):
-        WEIGHTS["int8"](built, {"params": {}})
+        WEIGHTS["int8"](built)
 
 
 def test_unknown_weights_are_named_with_those_known(language_model):
