@@ -1,4 +1,4 @@
-"""The cases of `benchmarks.compiled_steps`, and how one is compiled and shown."""
+"""The cases of `benchmarks.compiled_steps`, and how they and those of decoding are shown."""
 
 import json
 import subprocess
@@ -29,6 +29,7 @@ _LLAMA_7B_TPU = [
     "--config.evaluation.batch_size=128",
     "--config.model.attention=auto",
 ]
+_DECODING = "| model, texts | device | weights | GB of them | GB moved | ms | tokens/s |"
 CASES: dict[str, list[str]] = {
     "gpt2_small_h100": [
         "--config=configs/published.py:gpt2_small",
@@ -128,3 +129,16 @@ def row(case: str, found: Mapping[str, Any]) -> str:
         f"{step['mfu']:.1%}",
     ]
     return f"| {' | '.join(map(str, shown))} |"
+
+
+def decoding_table(kept: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of a table of all cases of `benchmarks.decoding_bytes`, in their order."""
+    lines = [_DECODING, "| --- | --- | --- | --- | --- | --- | --- |"]
+    for case, found in kept.items():
+        model, batch_size, accelerator, weights = case.split()
+        seconds, rate = found["predicted"]["step_seconds"], found["predicted"]["tokens_per_second"]
+        read, moved = found["memory"]["parameters"], found["bytes_moved"]
+        name = "bfloat16" if weights == "float32" else weights  # as a step reads them
+        sizes = f"{read / 1e9:.3f} | {moved / 1e9:.3f} | {1e3 * seconds:.2f} | {rate:,.0f}"
+        lines.append(f"| {model}, {batch_size} | {accelerator} | {name} | {sizes} |")
+    return lines

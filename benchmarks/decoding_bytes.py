@@ -10,19 +10,17 @@ keeps those of other accelerators. Prints the table of docs/results/compiled.md.
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, flags
 
-from benchmarks.compiled_cases import check
+from benchmarks.compiled_cases import check, decoding_table
 from lm_jax.telemetry.environment import environment
 from lm_jax.telemetry.json_files import write_json
 
 _MODELS = {"h100": ("gpt2_small", "gpt2_xl", "llama2_7b"), "v5e": ("gpt2_small", "gpt2_xl")}
 _BATCH_SIZES = (1, 8)
 _WEIGHTS = ("float32", "int8")
-_HEAD = "| model, texts | device | weights | parameters, GB | moved, GB | predicted ms | tokens/s |"
 
 _ACCELERATOR = flags.DEFINE_enum("accelerator", "h100", list(_MODELS), "What to compile for.")
 _OUTPUT = flags.DEFINE_string(
@@ -46,20 +44,7 @@ def main(_: list[str]) -> None:
                 case = " ".join((model, str(batch_size), accelerator, weights))
                 kept[case] = {"environment": about, "arguments": arguments} | found
                 write_json(path, kept)
-    print("\n".join(table(kept)))
-
-
-def table(kept: dict[str, Any]) -> list[str]:
-    """Returns the lines of a table of all cases, in the order of the file."""
-    lines = [_HEAD, "| --- | --- | --- | --- | --- | --- | --- |"]
-    for case, found in kept.items():
-        model, batch_size, accelerator, weights = case.split()
-        seconds, rate = found["predicted"]["step_seconds"], found["predicted"]["tokens_per_second"]
-        read, moved = found["memory"]["parameters"], found["bytes_moved"]
-        name = "as trained" if weights == "float32" else weights
-        sizes = f"{read / 1e9:.3f} | {moved / 1e9:.3f} | {1e3 * seconds:.2f} | {rate:,.0f}"
-        lines.append(f"| {model}, {batch_size} | {accelerator} | {name} | {sizes} |")
-    return lines
+    print("\n".join(decoding_table(kept)))
 
 
 if __name__ == "__main__":

@@ -382,13 +382,13 @@ def load(
         experiment = dataclasses.replace(experiment, mesh=AUTO)
         devices = None if processes.several() else jax.devices()[:1]
         built = build_experiment(experiment, sizes, devices)
+    changed, convert = change(built)
     with contextlib.closing(
         Checkpoints(directory / "checkpoints", experiment.checkpoint, read_only=True)
     ) as checkpoints:
         step, variables = restore_variables(built, checkpoints, checkpoint, log)
-    variables = merged_variables(built, variables)
-    built, convert = change(built)
-    return Run(directory, built, tokenizer, step, convert(variables), weights)
+    variables = convert(merged_variables(built, variables))
+    return Run(directory, changed, tokenizer, step, variables, weights)
 
 
 def _refuse_sampling_of_beams(config: SamplesConfig) -> None:

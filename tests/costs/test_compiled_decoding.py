@@ -1,9 +1,11 @@
 """A compiled step of decoding: its bytes, that int8 is what it reads, and what is refused."""
 
+import json
+
 import jax
 import pytest
 
-from benchmarks.compiled_cases import check
+from benchmarks.compiled_cases import check, decoding_table
 from lm_jax.build import build_experiment
 from lm_jax.costs.compiled_decoding import compile_decoding
 from lm_jax.costs.topologies import Described
@@ -13,7 +15,7 @@ from lm_jax.objectives.default_experiment import default_experiment
 from lm_jax.parallel.sharding import unboxed
 from lm_jax.runs.weights import WEIGHTS
 from tests.costs.test_topologies import needs_wheels
-from tests.launch.programs import launch
+from tests.launch.programs import ROOT, launch
 
 VOCABULARY, WIDTH, LAYERS, CONTEXT, FEATURES = 96, 32, 1, 24, 128
 KERNELS = LAYERS * (4 * WIDTH**2 + 2 * WIDTH * FEATURES)
@@ -64,6 +66,13 @@ def test_a_model_that_continues_no_text_is_refused():
 def test_flags_that_nothing_reads_are_refused(arguments, message):
     status, out, err = launch("compile_check", "--model=gpt2_small", *arguments)
     assert status == 1 and message in err and not out
+
+
+def test_the_document_shows_the_cases_that_are_kept():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "decoding_bytes.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "results" / "compiled.md").read_text("utf-8")
+    assert {case.split()[2] for case in kept} == {"h100", "v5e"}
+    assert "\n".join(decoding_table(kept)) in page
 
 
 @pytest.mark.slow
