@@ -34,7 +34,7 @@ def open_atomically(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     with _unfinished(path) as (partial, descriptor):
         with open(descriptor, "w", encoding="utf-8", newline=newline) as file:
             yield file
-        os.replace(partial, path)
+        _replace(partial, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -42,7 +42,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     with _unfinished(path) as (partial, descriptor):
         with open(descriptor, "wb") as file:
             file.write(content)
+        _replace(partial, path)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    try:
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextlib.contextmanager

@@ -54,6 +54,11 @@ def test_a_link_with_the_name_of_an_unfinished_file_is_left_alone(secret, name, 
     assert (tmp_path / "run" / name).is_symlink()
 
 
+def _write_text(path, content):
+    with open_atomically(path) as file:
+        file.write(content.decode())
+
+
 def test_a_file_has_the_rights_that_the_user_wants(tmp_path):
     before = os.umask(0o027)
     try:
@@ -68,6 +73,15 @@ def test_nothing_is_left_of_what_fails(tmp_path):
         with pytest.raises(KeyError), whole(tmp_path / "made"):
             raise KeyError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write", [write_bytes, _write_text])
+def test_a_file_that_cannot_be_renamed_is_named_and_the_old_one_stays(write, tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError) as raised:
+        write(tmp_path / "a", b"new")
+    assert raised.value.filename == str(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_directory_appears_when_it_is_whole(tmp_path):

@@ -33,15 +33,18 @@ for path in (outside, folder / "a", folder / "b", folder / "b", folder / "c", ou
 """
 
 
-def _outcomes(tmp_path, **fields):
-    """Returns what came of six writes: outside, a, b, b, c, outside; and the log."""
+def _outcomes(tmp_path, program=_WRITES_TWICE, **fields):
+    """Returns what a program printed, and the log; without one, of six writes.
+
+    They are to files outside, a, b, b, c, outside.
+    """
     folder = tmp_path / "folder"
     folder.mkdir()
     plain = WriteFault(
         folder=str(folder), pattern="b", skip=0, error=0, lasts=False, seconds=0, log=""
     )
     fault = {**plain, "log": str(tmp_path / "log"), **fields}
-    command = [sys.executable, "-c", _WRITES_TWICE, folder, tmp_path / "x", json.dumps(fault)]
+    command = [sys.executable, "-c", program, folder, tmp_path / "x", json.dumps(fault)]
     found = subprocess.run(command, capture_output=True, text=True)
     if "cannot be made to fail" in found.stderr:
         pytest.skip("needs Linux 5.5")
@@ -50,13 +53,14 @@ def _outcomes(tmp_path, **fields):
 
 
 def test_the_chosen_write_fails_and_no_other(tmp_path):
-    lines, log = _outcomes(tmp_path, skip=1, error=errno.EIO)
+    lines, log = _outcomes(tmp_path, skip=3, error=errno.EIO)
     assert [line.split()[0] for line in lines] == [
         *["written"] * 3,
         str(errno.EIO),
         *["written"] * 2,
     ]
-    assert log == ["a", "b", "!b", "b", "c"]  # closing the file writes once more
+    # Each file is made and written; closing it writes once more.
+    assert log == ["a", "a", "b", "b", "b", "!b", "b", "c", "c"]
 
 
 def test_a_full_disk_refuses_all_later_writes_of_its_folder(tmp_path):
@@ -70,6 +74,39 @@ def test_a_full_disk_refuses_all_later_writes_of_its_folder(tmp_path):
         full,
         "written",
     ]
+
+
+_MAKES_AND_RENAMES = """
+import json, os, sys
+from pathlib import Path
+from lm_jax.runs.drills import write_faults
+folder, _, fault = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+(folder / "a").write_text("x")
+write_faults.begin(fault)
+os.chdir(folder)
+inside = os.open(folder, os.O_RDONLY)
+def rename_within(source, target):
+    os.rename(source, target, src_dir_fd=inside, dst_dir_fd=inside)
+for act, *names in (
+    (os.mkdir, folder / "d"), (os.mkdir, "e"), (os.replace, "a", folder / "b"), (open, "b"),
+    (rename_within, "b", "c"), (os.makedirs, "f/g"), (os.listdir, "."), (os.unlink, "c"),
+):
+    try:
+        act(*names)
+        print("done")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+def test_making_a_directory_and_renaming_fail_as_writing_does(tmp_path):
+    lines, log = _outcomes(tmp_path, _MAKES_AND_RENAMES, pattern="", error=0)
+    assert lines == ["done"] * 8 and log == ["d", "e", "b", "c", "f", "f/g"]
+    for number, name in enumerate(log):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lines, log = _outcomes(folder, _MAKES_AND_RENAMES, pattern="", skip=number, error=errno.EIO)
+        assert str(errno.EIO) in lines and f"!{name}" in log
 
 
 def test_each_write_in_the_folder_waits(tmp_path):

@@ -1,8 +1,9 @@
 """Delays the writes of a process, or lets them fail, whatever library writes and on any disk.
 
-Linux asks a second process about each system call that writes (seccomp_unotify(2), from Linux 5.5
-on, without root). That process knows the file, and answers with an error or, after a while, with
-leave to go on. Files that a program only makes, renames or maps into memory are not its concern.
+Linux asks a second process about each system call that writes, makes or renames a file or makes a
+directory (seccomp_unotify(2), from Linux 5.5 on, without root). That process finds out the file,
+and answers with an error or, after a while, with leave to go on. What a program writes to files
+that are mapped into memory is not its concern.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from lm_jax.errors import UserError
 
 
 class WriteFault(TypedDict):
-    """What becomes of the writes to files in a folder."""
+    """What becomes of the writes to files in a folder; making and renaming one is a write, too."""
 
     folder: str  # absolute; other files are left alone
     pattern: str  # regular expression that the path in the folder contains
@@ -35,24 +36,51 @@ class WriteFault(TypedDict):
     log: str  # a file with a line for each write in the folder; the one that failed begins with !
 
 
+class _Named(NamedTuple):
+    path: int  # which argument is the path, the new one
+    folder: int | None = None  # which one is the descriptor that it is relative to
+
+
 class _Machine(NamedTuple):
     audit: int  # AUDIT_ARCH_* of linux/audit.h
     seccomp: int  # number of the system call, as are the following
     writes: tuple[int, ...]  # write, pwrite64, writev, pwritev, fsync, fdatasync, ftruncate,
     # fallocate, sendfile; the first argument is the file
+    opens: "dict[int, _Named]"  # open, openat; flags are the argument after the path
+    names: "dict[int, _Named]"  # mkdir, mkdirat, rename, renameat, renameat2
 
 
 _MACHINES = {
-    "x86_64": _Machine(0xC000003E, 317, (1, 18, 20, 296, 74, 75, 77, 285, 40)),
-    "aarch64": _Machine(0xC00000B7, 277, (64, 68, 66, 70, 82, 83, 46, 47, 71)),
+    "x86_64": _Machine(
+        0xC000003E,
+        317,
+        (1, 18, 20, 296, 74, 75, 77, 285, 40),
+        {2: _Named(0), 257: _Named(1, 0)},
+        {
+            83: _Named(0),
+            258: _Named(1, 0),
+            82: _Named(1),
+            264: _Named(3, 2),
+            316: _Named(3, 2),
+        },
+    ),
+    "aarch64": _Machine(
+        0xC00000B7,
+        277,
+        (64, 68, 66, 70, 82, 83, 46, 47, 71),
+        {56: _Named(1, 0)},
+        {34: _Named(1, 0), 38: _Named(3, 2), 276: _Named(3, 2)},
+    ),
 }
 # linux/prctl.h, linux/filter.h and linux/seccomp.h
-_NO_NEW_PRIVILEGES = 38
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_NO_NEW_PRIVILEGES, _MAY_BE_READ_BY = 38, 0x59616D61
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ARGUMENTS = 16  # where they begin in what a filter loads
 _ALLOW, _ASK = 0x7FFF0000, 0x7FC00000
 _SET_FILTER, _NEW_LISTENER = 1, 8
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _GO_ON = 1
+_PAGE = 4096  # bytes
 _NOTICE = struct.Struct("<QIIiIQ6Q")  # id, pid, flags, number, architecture, instruction, arguments
 _ANSWER = struct.Struct("<QqiI")  # id, value, error, flags
 
@@ -86,10 +114,15 @@ def begin(fault: WriteFault) -> None:
 
 def _filter(machine: _Machine) -> int:
     """Installs the filter of system calls; returns the descriptor that its notices come from."""
-    count = len(machine.writes)
-    steps = [(_LOAD, 0, 0, 4), (_JUMP_IF_EQUAL, 0, count + 1, machine.audit), (_LOAD, 0, 0, 0)]
-    steps += [(_JUMP_IF_EQUAL, count - i, 0, call) for i, call in enumerate(machine.writes)]
-    steps += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ASK)]
+    steps = [(_LOAD, 0, 0, 4), (_JUMP_IF_EQUAL, 1, 0, machine.audit), (_RETURN, 0, 0, _ALLOW)]
+    steps.append((_LOAD, 0, 0, 0))
+    for call, given in machine.opens.items():  # asked about where it may make the file
+        flags = (_LOAD, 0, 0, _ARGUMENTS + 8 * (given.path + 1))
+        steps += [(_JUMP_IF_EQUAL, 0, 4, call), flags, (_JUMP_IF_SET, 0, 1, os.O_CREAT)]
+        steps += [(_RETURN, 0, 0, _ASK), (_RETURN, 0, 0, _ALLOW)]
+    for call in (*machine.writes, *machine.names):
+        steps += [(_JUMP_IF_EQUAL, 0, 1, call), (_RETURN, 0, 0, _ASK)]
+    steps.append((_RETURN, 0, 0, _ALLOW))
     code = b"".join(struct.pack("<HBBI", *step) for step in steps)
     held = ctypes.create_string_buffer(code, len(code))
     program = ctypes.create_string_buffer(
@@ -97,6 +130,7 @@ def _filter(machine: _Machine) -> int:
     )
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    libc.prctl(_MAY_BE_READ_BY, ctypes.c_ulong(-1 % 2**64), 0, 0, 0)  # paths are in our memory
     found: int = libc.syscall(machine.seccomp, _SET_FILTER, _NEW_LISTENER, program)
     if found < 0:
         why = os.strerror(ctypes.get_errno())
@@ -131,12 +165,31 @@ def _notices(listener: int, folder: Path) -> Iterator[tuple[int, str]]:
         notice = bytearray(_NOTICE.size)
         if not _control(listener, _RECEIVE, notice):
             continue
-        number, process, _, _, _, _, descriptor, *_ = _NOTICE.unpack(notice)
+        number, process, _, call, _, _, *arguments = _NOTICE.unpack(notice)
         path = ""
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            path = os.readlink(f"/proc/{process}/fd/{descriptor}")
-        inside = descriptor > 2 and path.startswith(f"{folder}/")  # not stdout nor stderr
+            path = _path_of(process, call, arguments)
+        inside = path.startswith(f"{folder}/")
         yield number, os.path.relpath(path, folder) if inside else ""
+
+
+def _path_of(process: int, call: int, arguments: list[int]) -> str:
+    """Returns the absolute path that a system call writes; "" for stdout and stderr.
+
+    Raises:
+      OSError: the process has ended.
+    """
+    machine = _MACHINES[platform.machine()]
+    given = {**machine.opens, **machine.names}.get(call)
+    if given is None:
+        return os.readlink(f"/proc/{process}/fd/{arguments[0]}") if arguments[0] > 2 else ""
+    with open(f"/proc/{process}/mem", "rb", buffering=0) as memory:
+        memory.seek(arguments[given.path])
+        name = memory.read(_PAGE - arguments[given.path] % _PAGE)  # the next page may be missing
+        name = name if b"\0" in name else name + memory.read(_PAGE)
+    descriptor = -1 if given.folder is None else ctypes.c_int(arguments[given.folder]).value
+    folder = os.readlink(f"/proc/{process}/{'cwd' if descriptor < 0 else f'fd/{descriptor}'}")
+    return os.path.normpath(os.path.join(folder, os.fsdecode(name.partition(b"\0")[0])))
 
 
 def _control(listener: int, request: int, content: bytearray) -> bool:
