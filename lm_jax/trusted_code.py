@@ -129,15 +129,20 @@ def list_path() -> Path | None:
 
 
 def _untrusted_in(origin: str) -> list[str]:
-    """Returns the code that a file names and that is not trusted, but for the standard library.
+    """Returns the code that a file names and that is not trusted.
 
-    Any text may look like a name in the library, as `json:tool` does; such a name is asked for by
-    itself when it is used.
+    Texts of another meaning look like names, too: `json:tool`, or the mesh `data:1` beside a folder
+    `data`. The standard library and what has no file are left out, and are asked for when used.
     """
     names = [name for name, path in _named_by.items() if path == origin]
-    ours = [name for name in names if name.split(".")[0].split(":")[0] not in _STANDARD]
+    ours = [
+        name
+        for name in names
+        if name.rpartition(":")[2].isidentifier()
+        and name.split(":")[0].split(".")[0] not in _STANDARD
+    ]
     codes = dict.fromkeys(code for code in map(code_of, ours) if code is not None)
-    return [code for code in codes if not is_trusted(code)]
+    return [code for code in codes if os.path.isabs(code) and not is_trusted(code)]
 
 
 _STANDARD = sys.stdlib_module_names

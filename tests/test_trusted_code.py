@@ -6,6 +6,7 @@ import os
 import py_compile
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_code_is_where_an_import_finds_it(tmp_path, monkeypatch):
         file = importlib.import_module(name).__file__
         assert found.get(name, code_of(f"{name}:X")) == code_of(f"{name}:X") == f"{file}:X"
     assert code_of("itertools:X") == "itertools:X"  # it has no file
-    for name in ("nothing_here:X", "pack_a.nothing:X", "alone_i.nothing:X", "a b:X", "/x.py:X\n"):
+    for name in ("nothing_here:X", "pack_a.nothing:X", "alone_i.pack_a:X", "a b:X", "/x.py:X\n"):
         assert code_of(name) is None
 
 
@@ -290,6 +291,43 @@ def test_consent_from_python_holds_for_all_that_a_run_names(tmp_path, own_list):
         lm_jax.load(directory, trust_code=True)
     assert has_run(evil) and not has_run(reader)
     assert sorted(own_list.read_text().split()) == [f"{evil}:THING", f"{reader}:THING"]
+
+
+def test_a_text_that_looks_like_a_name_is_not_trusted_with_the_code(
+    tmp_path, own_list, monkeypatch
+):
+    evil = write(tmp_path / "evil_beside.py")
+    (tmp_path / "data").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    texts = [
+        "data:1",
+        "data:thing",
+        "json:tool",
+        "numpy:2 kinds",
+        f"{evil}:THING",
+        "evil_beside:ELSE",
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"a": texts}))
+    read_object(tmp_path / "config.json")
+    with pytest.raises(UntrustedCode) as caught:
+        choose({}, f"{evil}:THING", "logger")
+    assert "data:" not in str(caught.value) and "tool" not in str(caught.value)
+    trusted_code.trust_named_in(tmp_path / "config.json")
+    assert sorted(own_list.read_text().split("\n")) == ["", f"{evil}:ELSE", f"{evil}:THING"]
+
+
+def test_a_user_without_a_home_has_no_list(tmp_path, monkeypatch, capsys):
+    def no_home():
+        raise RuntimeError
+
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")  # which the standard says to ignore
+    monkeypatch.setattr(Path, "home", no_home)
+    mine = write(tmp_path / "mine_homeless.py")
+    choose({}, f"{mine}:THING", "logger")
+    trusted_code.remember(f"{mine}:THING")
+    assert "there is no home directory" in capsys.readouterr().err
+    read(tmp_path, f"{mine}:THING")
+    trusted_code.check(f"{mine}:THING", "logger")
 
 
 def test_the_list_does_not_follow_a_link(tmp_path, own_list, capsys):

@@ -311,4 +311,26 @@ MUTATIONS = [
         "scaling_laws",
         ("freedom = len(x) - 2", "freedom = len(x) - 1"),
     ),
+    *_of(
+        "trusted_code.py",
+        "test_trusted_code.py",
+        ("_named_by[text] = str(path)", "pass"),
+        ("_named_by[absolute(text)] = str(path)", "pass"),
+        ("    if is_trusted(code):", "    if code:"),
+        ("for name in names if name not in _named_by", "for name in names"),
+        ("if code in allowed]", "]"),
+        ("if os.path.isabs(code) and not is_trusted(code)]", "]"),
+    ),
+    *_of(
+        "code_names.py",
+        "test_trusted_code.py",
+        ("    spec = _find(module)\n", "    spec = importlib.util.find_spec(module)\n"),
+        ("if package and places is None:", "if False:"),
+    ),
+    *_of(
+        "choices.py",
+        "test_trusted_code.py",
+        ("trusted_code.check(name, field)", "pass"),
+        ("(name, path, loader=loader)", "(name, path)"),
+    ),
 ]
