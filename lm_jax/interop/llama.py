@@ -1,10 +1,10 @@
-"""Llama (Touvron et al. 2023) and what is built like it: Mistral, Qwen, OLMo 2, Gemma, mixtures."""
+"""Llama (Touvron et al. 2023) and what is built like it: Mistral, Qwen, OLMo, Gemma, mixtures."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from lm_jax.errors import UserError
-from lm_jax.interop.rotary import ROTARY, pattern, window
+from lm_jax.interop.rotary import LOCAL_BASE, ROTARY, UNROTATED, pattern, window
 from lm_jax.interop.tables import (
     EXPERTS,
     ONE_PLUS,
@@ -133,6 +133,33 @@ OLMO2 = LLAMA._replace(
         *_ATTENTION,
         *_QK_NORMS,
         *_FEED_FORWARD,
+    ),
+)
+OLMO3 = OLMO2._replace(
+    model_type="olmo3",
+    classes=("Olmo3ForCausalLM", "Olmo3Model"),
+    fields=(
+        *_other(_FIELDS, _EPSILON, same("rope_theta", "rotary_base", 500_000.0)),
+        window(4096),
+        pattern(4),
+        LOCAL_BASE,
+    ),
+)
+SMOLLM3 = LLAMA._replace(
+    model_type="smollm3",
+    classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
+    fields=(
+        *_other(
+            _FIELDS,
+            _kv_heads(4),
+            same("rope_theta", "rotary_base", 2_000_000.0),
+            same("tie_word_embeddings", "tie_embeddings", True),
+        ),
+        UNROTATED,
+        # By default it is 128,004, which transformers looks up in any vocabulary.
+        Field("", lambda values: None, lambda config: {"pad_token_id": None}),
+        only("mlp_bias", False),
+        _NO_WINDOW,
     ),
 )
 
@@ -303,7 +330,7 @@ OLMOE = LLAMA._replace(
     fields=(*_other(_MIXTURE, _EPSILON), _NUM_EXPERTS, only("clip_qkv", None)),
     rows=(*_ENDS, *_PRE_NORMS, *_ATTENTION, *_QK_NORMS, *_experts("mlp", _NAMES)),
 )
-LLAMA_LIKE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2, GEMMA3) + (
+LLAMA_LIKE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, OLMO3, SMOLLM3, GEMMA2, GEMMA3) + (
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,

@@ -111,6 +111,52 @@ ROTARY = (
 """The base of rotary positions, and how they are scaled."""
 
 
+def _local_base(values: Values) -> float:
+    local = same("rope_local_base_freq", "rotary_local_base", 0.0).read(values)
+    return local or same("rope_theta", "rotary_local_base", 500_000.0).read(values)
+
+
+def _write_by_kind(config: Any) -> Values:
+    scaling = _write_scaling(config)["rope_scaling"] or {"rope_type": "default"}
+    whole = {"rope_theta": config.rotary_base, **scaling}
+    local = {"rope_theta": config.rotary_local_base, "rope_type": "default"}
+    return {"rope_parameters": {_WHOLE: whole, _WINDOWED: local}}
+
+
+LOCAL_BASE = Field("rotary_local_base", _local_base, _write_by_kind)
+"""OLMo 3: layers with a window have a base of their own, that of the others by default, and no
+scaling. Without `rope_parameters` transformers 5 takes 500,000."""
+
+_ROTATES = "no_rope_layers"  # 1 where a layer rotates, whatever the name says
+
+
+def _unrotated(values: Values) -> int:
+    rotates = values.get(_ROTATES)
+    if rotates is None:
+        return same("no_rope_layer_interval", "unrotated_every", 4).read(values)
+    if not isinstance(rotates, list):
+        raise UserError(f"config.json: {_ROTATES} is {rotates!r}; expected a list of 0 and 1")
+    every = rotates.index(0) + 1 if 0 in rotates else 0
+    if rotates != _rotates(every, len(rotates)):
+        raise UserError(
+            f"config.json: {_ROTATES} is {', '.join(map(str, rotates))}; supported is a 0 at every "
+            "n-th layer"
+        )
+    return every
+
+
+def _rotates(every: int, num_layers: int) -> list[int]:
+    return [int(not every or layer % every != 0) for layer in range(1, num_layers + 1)]
+
+
+UNROTATED = Field(
+    "unrotated_every",
+    _unrotated,
+    lambda config: {_ROTATES: _rotates(config.unrotated_every, config.num_layers)},
+)
+"""SmolLM 3: which layers have no positions."""
+
+
 def window(default: int) -> Field:
     """Returns the field of a window that all layers have, or those that `layer_types` names.
 

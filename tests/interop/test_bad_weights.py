@@ -145,6 +145,14 @@ def test_a_scale_of_attention_that_is_no_number_above_0_is_named(given, message)
         our_config(ARCHITECTURES["gemma2"], values | {"query_pre_attn_scalar": given})
 
 
+@pytest.mark.parametrize("layers", [[1, 0, 0, 1], [0, 1], "none", [1, None], [True, "0"]])
+def test_layers_without_positions_come_at_every_nth_place(layers):
+    sizes = {"vocab_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 8}
+    sizes |= {"max_position_embeddings": 8, "num_attention_heads": 32, "num_key_value_heads": 4}
+    with pytest.raises(UserError, match=r"^config.json: no_rope_layers is "):
+        our_config(ARCHITECTURES["smollm3"], sizes | {"no_rope_layers": layers})
+
+
 def test_what_a_configuration_leaves_out_is_what_transformers_takes():
     """The defaults of the configurations of transformers 5.24."""
     sizes = {"vocab_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 8}
@@ -155,6 +163,8 @@ def test_what_a_configuration_leaves_out_is_what_transformers_takes():
         "mixtral": {"num_kv_heads": 8, "norm_epsilon": 1e-5, "rotary_base": 1e6},
         "qwen3": {"num_kv_heads": 32, "head_dim": 128, "norm_epsilon": 1e-6},
         "olmo2": {"norm_epsilon": 1e-5, "rotary_base": 1e4},
+        "olmo3": {"rotary_base": 5e5, "rotary_local_base": 5e5, "global_every": 4},
+        "smollm3": {"num_kv_heads": 4, "rotary_base": 2e6, "unrotated_every": 4},
         "gemma2": {"num_kv_heads": 4, "attention_soft_cap": 50.0, "logit_soft_cap": 30.0},
         "gemma3_text": {"num_kv_heads": 4, "attention_soft_cap": 0.0, "rotary_base": 1e6},
     }

@@ -31,6 +31,20 @@ _DECODERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}, {"qkv_bias": True}),
     "qwen3": ("Qwen3", {"head_dim": 6}, {"head_dim": 6, "qk_norm": "head"}),
     "olmo2": ("Olmo2", {}, {"norm_order": "post_block", "qk_norm": "all"}),
+    "olmo3": (
+        "Olmo3",
+        {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+        | {
+            "rope_parameters": {
+                "full_attention": _rope(20.0, rope_type="linear", factor=4.0),
+                "sliding_attention": _rope(20.0),
+            }
+        },
+        {"norm_order": "post_block", "qk_norm": "all", "sliding_window": 5, "global_every": 2}
+        | {"rotary_base": 20.0, "rotary_local_base": 20.0}
+        | {"rotary_scaling": "linear", "rotary_factor": 4.0},
+    ),
+    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2}, {"unrotated_every": 2}),
     "gemma2": (
         "Gemma2",
         _GEMMA

@@ -57,6 +57,10 @@ _GEMMA3_ROPE = {
     "full_attention": _rope(500.0, "linear")["rope_parameters"],
     "sliding_attention": _rope(100.0)["rope_parameters"],
 }
+_OLMO3_ROPE = {
+    "full_attention": _rope(20.0, "yarn", original_max_position_embeddings=16)["rope_parameters"],
+    "sliding_attention": _rope(20.0)["rope_parameters"],
+}
 CASES = {
     "gpt2": Case("GPT2LMHeadModel", "GPT2Config", _GPT2),
     "gpt2, untied, relu": Case(
@@ -134,6 +138,18 @@ CASES = {
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _LLAMA),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _LLAMA | {"head_dim": 10}),
     "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", _LLAMA),
+    "olmo3": Case(
+        "Olmo3ForCausalLM",
+        "Olmo3Config",
+        _LLAMA | {"sliding_window": 5, "num_hidden_layers": 4} | {"rope_parameters": _OLMO3_ROPE},
+    ),
+    "smollm3": Case(
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        _LLAMA
+        | {"num_hidden_layers": 4, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+        | _rope(500.0),
+    ),
 }
 
 

@@ -348,7 +348,7 @@ def attention_windows_of(config: BlocksConfig, layers: Mapping[str, int]) -> dic
     if not config.sliding_window:
         return {}
     return {
-        name: np.broadcast_to(np.asarray(config.window(config.windowed_layers(count))), count)
+        name: np.broadcast_to(np.asarray(config.window(config.layer_kinds(count))), count)
         for name, count in layers.items()
     }
 

@@ -115,11 +115,11 @@ class Attention(nn.Module):
         v_bsgk = split_heads(values_bsd, self.config.head_width)
         return k_bsgk, nn.with_logical_constraint(v_bsgk, ("batch", "time", "kv_heads", None))
 
-    def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed=None):
+    def __call__(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, kind=None):
         if self.across:
             y_bthk, cache = self._to_source(x_btd, inputs, cache)
         else:
-            y_bthk, cache = self._to_itself(x_btd, inputs, cache, windowed)
+            y_bthk, cache = self._to_itself(x_btd, inputs, cache, kind)
         return self.output(y_bthk.reshape(*x_btd.shape[:2], -1)), cache
 
     def _to_source(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None):
@@ -130,13 +130,13 @@ class Attention(nn.Module):
         k_bsgk, v_bsgk = self.keys_values(inputs.source_bsd)
         return self._attend(q_bthk, k_bsgk, v_bsgk, inputs.source, None), None
 
-    def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, windowed):
-        c, window = self.config, self.config.window(windowed)
+    def _to_itself(self, x_btd, inputs: AttentionInputs, cache: KeysValues | None, kind):
+        c, window = self.config, self.config.window(kind)
         for_queries_btd, for_keys_btd, for_values_btd = read_by_three(x_btd)
         q_bthk = self._queries(for_queries_btd)
         k_btgk, v_btgk = self.keys_values(for_keys_btd, for_values_btd)
         if POSITIONS[c.positions].rotates:
-            rotation = rotation_of(c, windowed)
+            rotation = rotation_of(c, kind)
             q_bthk = rotate(q_bthk, inputs.positions_bt, rotation)
             k_btgk = rotate(k_btgk, inputs.positions_bt, rotation)
         if cache is None:
@@ -208,7 +208,7 @@ class Block(nn.Module):
     transposed: bool = False  # kernels are stored transposed
 
     @nn.compact
-    def __call__(self, x_btd, inputs: AttentionInputs, cache: LayerCache | None, windowed=None):
+    def __call__(self, x_btd, inputs: AttentionInputs, cache: LayerCache | None, kind=None):
         c = self.config
         dropout = nn.Dropout(c.dropout_rate, deterministic=not self.train)
         order, read_btd = NORM_ORDERS[c.norm_order], x_btd
@@ -223,11 +223,11 @@ class Block(nn.Module):
             return normed(x_btd, name, order.of_sum), kept
 
         def attention(name: str, kept: KeysValues | None, causal: bool, across: bool):
-            kind = Attention
+            module = Attention
             if kept is None and merges_biases(c) and not self.is_initializing():
-                kind = nn.map_variables(Attention, "params", partial(merged, c, self.dtype))
-            layer = kind(c, self.dtype, causal, across, self.transposed, name=name)
-            return lambda x_btd: layer(x_btd, inputs, kept, windowed)
+                module = nn.map_variables(Attention, "params", partial(merged, c, self.dtype))
+            layer = module(c, self.dtype, causal, across, self.transposed, name=name)
+            return lambda x_btd: layer(x_btd, inputs, kept, kind)
 
         own, source = cache if cache is not None else (None, None)
         x_btd, own = add(x_btd, "attention", attention("attention", own, self.causal, False))

@@ -22,6 +22,13 @@ from lm_jax.models.transformer.rotary import ROTARY_SCALINGS
 _NO_WINDOW = 2**31 - 1  # further than any key
 
 
+class LayerKind(NamedTuple):
+    """What makes a layer another than its neighbours: bools, or arrays of one for each layer."""
+
+    windowed: Any  # it reads no further than the sliding window
+    rotated: Any  # rotary positions turn its queries and keys
+
+
 class StackShape(NamedTuple):
     """A stack of layers: the length of its sequences, and of the source that it reads."""
 
@@ -148,6 +155,11 @@ class BlocksConfig:
         "rotary: base in layers with the window, without scaling (Gemma 3); 0: as elsewhere.",
         minimum=0,
     )
+    unrotated_every: int = described(
+        0,
+        "rotary: every n-th layer does not turn, and knows no positions (SmolLM 3: 4); 0: none.",
+        minimum=0,
+    )
     relative_buckets: int = described(
         32, "relative: biases of each head; a multiple of 4.", minimum=4
     )
@@ -232,16 +244,20 @@ class BlocksConfig:
             return self.d_ff
         return 64 * math.ceil(self.d_model / 24) if self.activation in GATES else 4 * self.d_model
 
-    def windowed_layers(self, num_layers: int) -> np.ndarray | None:
-        """Returns which layers have the window, bool [l]; None where all layers are alike."""
-        if not self.global_every:
+    def layer_kinds(self, num_layers: int) -> LayerKind | None:
+        """Returns the kinds of all layers, bools [l]; None where all are alike."""
+        if not self.global_every and not self.unrotated_every:
             return None
-        return np.arange(1, num_layers + 1) % self.global_every != 0
 
-    def window(self, windowed: Any) -> jax.Array | int | None:
-        """Returns the window of a layer, an item of `windowed_layers`; None where none has one."""
-        if self.global_every:
-            return jnp.where(windowed, self.sliding_window, _NO_WINDOW)
+        def but_every(nth: int) -> np.ndarray:
+            return np.arange(1, num_layers + 1) % (nth or num_layers + 1) != 0
+
+        return LayerKind(but_every(self.global_every), but_every(self.unrotated_every))
+
+    def window(self, kind: LayerKind | None) -> jax.Array | int | None:
+        """Returns the window of a layer, or those of several; None where none has one."""
+        if self.global_every and kind is not None:
+            return jnp.where(kind.windowed, self.sliding_window, _NO_WINDOW)
         return self.sliding_window or None
 
     @property

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
-    from lm_jax.models.transformer.config import BlocksConfig
+    from lm_jax.models.transformer.config import BlocksConfig, LayerKind
 
 
 class Rotation(NamedTuple):
@@ -129,20 +129,28 @@ ROTARY_SCALINGS = {
 }
 
 
-def rotation_of(config: "BlocksConfig", windowed: Any = None) -> Rotation:
+def rotation_of(config: "BlocksConfig", kind: "LayerKind | None" = None) -> Rotation:
     """Returns the rotation of a layer.
 
+    With `rotary_local_base` layers that have the sliding window have that base, and no scaling.
+
     Args:
-      windowed: whether the layer has the sliding window, a bool or an array of one; only read where
-        `global_every` makes layers differ. With `rotary_local_base` such layers have that base, and
-        no scaling.
+      kind: of the layer; None where all layers are alike.
     """
+    rotation = _rotation(config, kind)
+    if not config.unrotated_every or kind is None:
+        return rotation
+    still = Rotation(jnp.zeros_like(rotation.frequencies_i))
+    return Rotation(*(jnp.where(kind.rotated, x, y) for x, y in zip(rotation, still, strict=True)))
+
+
+def _rotation(config: "BlocksConfig", kind: "LayerKind | None") -> Rotation:
     width = config.rotary_width
     usual_i = frequencies(width, config.rotary_base)
     usual = ROTARY_SCALINGS[config.rotary_scaling].rotation(config, usual_i)
     if not (config.sliding_window and config.rotary_local_base):
         return usual
     local = Rotation(frequencies(width, config.rotary_local_base))
-    if not config.global_every:
+    if not config.global_every or kind is None:
         return local
-    return Rotation(*(jnp.where(windowed, x, y) for x, y in zip(local, usual, strict=True)))
+    return Rotation(*(jnp.where(kind.windowed, x, y) for x, y in zip(local, usual, strict=True)))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.models.transformer.blocks import AttentionInputs, Block, LayerCache
-from lm_jax.models.transformer.config import BlocksConfig
+from lm_jax.models.transformer.config import BlocksConfig, LayerKind
 from lm_jax.models.transformer.experts import COLLECTION
 from lm_jax.models.transformer.layers import NORM_ORDERS, norm
 from lm_jax.models.transformer.positions import POSITIONS
@@ -89,17 +89,23 @@ class TransformerStack(nn.Module):
         x_btd = nn.Dropout(c.dropout_rate, deterministic=not self.train)(x_btd)
         x_btd = nn.with_logical_constraint(x_btd, ("batch", "time", None))
         self.sow("intermediates", "embedded", x_btd)
-        windowed_l = c.windowed_layers(self.num_layers)
+        kinds = c.layer_kinds(self.num_layers)
         if caches is None:
-            x_btd, _ = self._layers()(x_btd, inputs, None, windowed_l)
+            x_btd, _ = self._layers()(x_btd, inputs, None, kinds)
         else:
-            x_btd, caches = self._decode(x_btd, inputs, caches, windowed_l)
+            x_btd, caches = self._decode(x_btd, inputs, caches, kinds)
         if not NORM_ORDERS[c.norm_order].of_sum:
             x_btd = norm(c, self.dtype, "final_norm")(x_btd)
         self.sow("intermediates", "final", x_btd)
         return x_btd, caches
 
-    def _decode(self, x_btd, inputs: AttentionInputs, caches: tuple[LayerCache, ...], windowed_l):
+    def _decode(
+        self,
+        x_btd,
+        inputs: AttentionInputs,
+        caches: tuple[LayerCache, ...],
+        kinds: LayerKind | None,
+    ):
         """Runs layer after layer; each cache is an array of its own, written in place."""
         layers, extended_caches = self.variables["params"]["layers"], []
         transposed = is_unstacked(layers)
@@ -108,8 +114,8 @@ class TransformerStack(nn.Module):
         )
         for index, cache in enumerate(caches):
             layer = {"params": layer_of(layers, index)}
-            windowed = None if windowed_l is None else windowed_l[index]
-            x_btd, longer = block.apply(layer, x_btd, inputs, cache, windowed)
+            kind = jax.tree.map(lambda each_l, index=index: each_l[index], kinds)
+            x_btd, longer = block.apply(layer, x_btd, inputs, cache, kind)
             extended_caches.append(longer)
         return x_btd, tuple(extended_caches)
 
@@ -119,7 +125,7 @@ class TransformerStack(nn.Module):
             REMAT[c.remat](Block, c.scan_layers),
             variable_axes={"params": 0, "intermediates": 0, COLLECTION: 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0 if c.global_every else nn.broadcast),
+            in_axes=(nn.broadcast, nn.broadcast, 0),
             length=self.num_layers,
             unroll=1 if c.scan_layers else self.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},

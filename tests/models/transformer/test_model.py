@@ -53,6 +53,7 @@ VARIANTS = {
         "sliding_window": 5,
         "global_every": 2,
         "rotary_local_base": 100.0,
+        "unrotated_every": 2,
     },
     "olmo2": {
         "norm": "rms_norm",
@@ -214,12 +215,27 @@ def test_no_token_reads_beyond_its_window():
 
 def test_every_nth_layer_reads_everything():
     config = tiny(sliding_window=3, global_every=3)
-    assert config.windowed_layers(7).tolist() == [True, True, False, True, True, False, True]
-    windows = [int(config.window(windowed)) for windowed in config.windowed_layers(3)]
+    kinds = config.layer_kinds(7)
+    assert kinds.windowed.tolist() == [True, True, False, True, True, False, True]
+    assert kinds.rotated.all()
+    windows = config.window(config.layer_kinds(3)).tolist()
     assert windows[:2] == [3, 3] and windows[2] > 10**9
     everywhere = tiny(sliding_window=3)
-    assert everywhere.windowed_layers(2) is None and everywhere.window(None) == 3
+    assert everywhere.layer_kinds(2) is None and everywhere.window(None) == 3
     assert tiny().window(None) is None
+
+
+def test_the_last_layer_knows_no_order_where_nothing_turns():
+    """With one layer the last token reads a set of tokens."""
+    shape = {"num_layers": 1, "positions": "rotary"}
+    inputs = tokens(2, 16)
+    mixed = np.concatenate([inputs[:, 14::-1], inputs[:, 15:]], axis=1)
+    for every, knows_order in ((1, False), (2, True), (0, True)):
+        model, variables = built(tiny(**shape, unrotated_every=every), {"inputs": inputs})
+        apart = [
+            model.apply(variables, {"inputs": x}, train=False)[0][:, -1] for x in (inputs, mixed)
+        ]
+        assert (float(jnp.abs(apart[0] - apart[1]).max()) > 1e-4) == knows_order
 
 
 def test_rotary_scores_depend_on_distance_only():
