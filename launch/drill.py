@@ -12,10 +12,13 @@ the same bits, and the page whole. A damaged file may also be refused in one lin
   imports             SIGKILL within 2 s of starting a process, which then imports
   second              another process in the same work directory
   disk                a full disk at each stage in turn: every write from a random one on fails
-  failing             one write, or all from a random one on, fail (EIO or ENOSPC)
+  failing             one write, or all from a random one on, fail (EIO or ENOSPC); making or
+                      renaming a file or a directory is a write, too
   slow                every write waits; half of the runs are killed
   clock               the time jumps by up to 10 days, forwards and back; half of them are killed
   data                a changed bit in the files of the data between the start and the end of a run
+  evaluate, generate  kill, stop, disk and failing in turn, to these programs with a finished run
+  changing            a bit of a checkpoint or of the data that changes while it is read
   arrays, caches      one flipped bit of the newest checkpoint or of the cache of the data
   files               any file of a run emptied, cut, deleted, or with another byte, bit or `null`
 

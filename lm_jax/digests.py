@@ -5,6 +5,7 @@ Disks, memory and copies flip bits, and array data has no checksum of its own. T
 protect against forgery. Each block has its own, so that threads and processes share a large file.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -101,6 +102,30 @@ def find_damage(
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
     return _first_damage(directory, _sample(blocks[share::num_shares], most_bytes))
+
+
+def file_states(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Returns what changes when somebody writes a file: sizes, inodes and times, by name.
+
+    Raises:
+      OSError: the directory cannot be read.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for path in _files(directory):
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            state = path.stat()
+            times = state.st_mtime_ns, state.st_ctime_ns
+            found[str(path.relative_to(directory))] = (state.st_size, state.st_ino, *times)
+    return found
+
+
+def find_change(directory: Path, before: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns which file was written since `file_states`, in a phrase; "" if none was.
+
+    A file that was deleted since counts as unchanged: its bytes were those that the digests tell.
+    """
+    changed = (name for name, state in file_states(directory).items() if before.get(name) != state)
+    return next((f"{name} changed while it was read" for name in changed), "")
 
 
 def _sample(blocks: list[_Block], most_bytes: float) -> list[_Block]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xxhash
 
 from lm_jax import data
 from lm_jax.atomic_files import open_atomically, open_to_append
@@ -93,10 +94,10 @@ class Kept:
         lines = _lines(path)
         if lines[:1] == [head]:
             for line in lines[1:]:
-                try:
-                    part = parse(line)
-                except ValueError:  # a killed process leaves half a line
+                digest, _, text = line.partition(" ")
+                if digest != _digest(text):  # of a killed process, or damaged
                     break
+                part = parse(text)
                 if not _is_part(part):
                     break
                 self._parts |= part
@@ -104,7 +105,7 @@ class Kept:
         with open_atomically(path) as file:
             file.write(head + "\n")
             for key, part in self._parts.items():
-                file.write(json.dumps({key: part}) + "\n")
+                file.write(kept_line(key, part))
         self._file: TextIO = open_to_append(path)
 
     def get(self, key: str) -> TextSums | None:
@@ -114,13 +115,23 @@ class Kept:
 
     def add(self, key: str, sums: TextSums) -> None:
         """Writes a part."""
-        self._file.write(json.dumps({key: [sums.table.tolist(), dict(sums.named)]}) + "\n")
+        self._file.write(kept_line(key, [sums.table.tolist(), dict(sums.named)]))
         self._file.flush()
 
     def remove(self) -> None:
         """Removes the file: all is measured and written elsewhere."""
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def kept_line(key: str, part: list[Any]) -> str:
+    """Returns a part as JSON behind its digest: another digit would be another loss."""
+    text = json.dumps({key: part})
+    return f"{_digest(text)} {text}\n"
+
+
+def _digest(text: str) -> str:
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8", "replace"))
 
 
 def _is_part(value: Any) -> bool:

@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_jax.atomic_files import refuse_links
 from lm_jax.config.experiment import CheckpointConfig
-from lm_jax.digests import find_damage
+from lm_jax.digests import file_states, find_change, find_damage
 from lm_jax.errors import UserError, is_full
 from lm_jax.json_values import fits
 from lm_jax.nested import flatten
@@ -122,12 +122,13 @@ class Checkpoints:
             log(f"the metrics of the checkpoint of step {step} cannot be read: it is not the best")
         problems: dict[int, str] = {}
         for step in self._candidates(which):
-            state = None
+            state, before = None, file_states(self._path(step))
             problem = self._damage(step)
             try:
                 if not problem:
                     target = self._on_host(step) if abstract_state is None else abstract_state
                     state = self._restore(step, target, parts)
+                    problem = find_change(self._path(step), before)
             except Exception as error:  # orbax and tensorstore raise many types for broken files
                 problem = _problem(error)
                 _ignore_late_reads()
@@ -200,6 +201,7 @@ class Checkpoints:
           UserError: there is no such checkpoint, or it cannot be read.
         """
         (step, *_) = self._candidates(which)
+        before = file_states(self._path(step))
         if damage := self._damage(step):
             raise self._unreadable(step, damage)
         try:
@@ -216,6 +218,8 @@ class Checkpoints:
                     (array,) = jax.tree.leaves(self._read(step, target))
                 except Exception as error:  # as above
                     raise self._unreadable(step, _problem(error)) from None
+                if change := find_change(self._path(step), before):
+                    raise self._unreadable(step, change)
                 return array
 
             return SavedArray(shape, dtype, read)

@@ -34,7 +34,7 @@ from lm_jax.reports.png import png
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.chat import chat_template_of
 from lm_jax.runs.origin import origin
-from lm_jax.runs.text_evaluation import Kept
+from lm_jax.runs.text_evaluation import Kept, kept_line
 from lm_jax.runs.translate import read_sources
 from lm_jax.runs.workdir import read_by_position, read_experiment, read_sizes
 from lm_jax.scaling_laws.observations import known_columns, read_points
@@ -337,7 +337,12 @@ _ALL = (
         lambda path: compare([path.parent]),
         RUN,
     ),
-    Target("kept", "kept.jsonl", text_of('{}\n{"a": [[[1], [1]], {}]}\n'), lambda p: Kept(p, {})),
+    Target(
+        "kept",
+        "kept.jsonl",
+        text_of("{}\n" + kept_line("a", [[[1.0]] * 7, {}])),
+        lambda p: Kept(p, {}),
+    ),
     Target("sweep_plan", "sweep.json", json_of(_PLAN), lambda path: read_plan(path.parent), {}, 12),
     Target("sweep_results", "results.csv", text_of(_RESULTS), read_results),
     Target("law", "points.csv", text_of(_CSV), _law),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_jax.config.experiment import CheckpointConfig
-from lm_jax.runs.drills import judge
+from lm_jax.runs.drills import judge, readers
 from lm_jax.runs.drills.attacks import IDENTICAL, REFUSED, Outcome, flipped
 from lm_jax.runs.drills.report import rows_of
 from lm_jax.runs.drills.site import Ended
@@ -75,10 +75,31 @@ def test_the_table_counts_outcomes():
     assert rows_of(outcomes)[1] == ["kill", "4", "1", "1", "0", "2"]
 
 
+def test_an_output_is_the_old_one_or_the_new_one_or_missing(tmp_path):
+    place = readers._Place(None, tmp_path)
+    place.workdir.mkdir()
+    (place.workdir / "evaluation.json").write_text("old")
+    before = place.files()
+    made = {"run/evaluation.json": b"new", "output/texts.json": b"{}"}
+    command = readers._Command("texts", "launch.evaluate", [], made=made)
+    (tmp_path / "output").mkdir()
+    for name in (".texts.json.1.partial", "texts.kept.jsonl"):  # unfinished
+        (tmp_path / "output" / name).write_text("{")
+    (tmp_path / "stdout").write_text("half a li")
+    assert readers._partial(place, before, command) == ""
+    (place.workdir / "evaluation.json").write_text("new")
+    assert readers._partial(place, before, command) == ""
+    (tmp_path / "output" / "texts.json").write_text("{")
+    assert readers._partial(place, before, command).startswith("output/texts.json is neither")
+    (tmp_path / "output" / "texts.json").unlink()
+    (place.workdir / "evaluation.json").unlink()
+    assert readers._partial(place, before, command) == "run/evaluation.json is missing"
+
+
 @pytest.mark.slow
 def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
     attacks = "kill:2,stop:1,pause:1,imports:1,second:1,disk:8,arrays:5,caches:2,files:4,failing:2,"
-    attacks += "slow:1,clock:1,data:1"
+    attacks += "slow:1,clock:1,data:1,evaluate:4,generate:4,changing:2"
     status, out, err = run_program(
         "launch.drill",
         *TINY,
@@ -92,4 +113,4 @@ def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
         f"--output={tmp_path / 'drill.json'}",
     )
     assert status == 0, out + err
-    assert len(json.loads((tmp_path / "drill.json").read_text())) == 31
+    assert len(json.loads((tmp_path / "drill.json").read_text())) == 41

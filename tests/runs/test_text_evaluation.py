@@ -1,5 +1,6 @@
 import csv
 import math
+import random
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ def test_an_evaluation_goes_on_after_the_parts_that_are_kept(measured, tmp_path)
     assert measured == parts
     other.remove()
     assert not path.exists()
+
+
+def test_no_flipped_bit_of_kept_parts_changes_a_sum(measured, tmp_path):
+    path, rng = tmp_path / "texts.kept.jsonl", random.Random(0)
+    whole = sum_texts(model(), "t", TEXTS, EvaluationConfig(), Kept(path, {}))
+    good = path.read_bytes()
+    measured.clear()
+    for _ in range(60):
+        content = bytearray(good)
+        content[rng.randrange(len(content) - 1)] ^= 1 << rng.randrange(7)
+        path.write_bytes(content)
+        again = sum_texts(model(), "t", TEXTS, EvaluationConfig(), Kept(path, {}))
+        np.testing.assert_array_equal(again.table, whole.table)
+    assert len(measured) >= 60  # what is damaged is measured again
 
 
 def test_a_fingerprint_tells_sets_documents_and_their_order_apart():

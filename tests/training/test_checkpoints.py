@@ -110,6 +110,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path)
     assert len(said) == 1 and said[0].startswith("the checkpoint of step 2 cannot be read")
 
 
+def test_a_checkpoint_that_changes_while_it_is_read_is_not_restored(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, CheckpointConfig(keep_last=2)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.full(2, step)})
+    damage = Checkpoints._damage
+
+    def changed_behind(self, step):
+        found = damage(self, step)
+        if step == 2:  # it was whole a moment ago
+            shutil.copytree(tmp_path / "1" / "default", self._path(2), dirs_exist_ok=True)
+        return found
+
+    monkeypatch.setattr(Checkpoints, "_damage", changed_behind)
+    said = []
+    with Checkpoints(tmp_path, CheckpointConfig(), read_only=True) as checkpoints:
+        step, state = checkpoints.restore(None, "last", said.append)
+    assert step == 1 and state["x"].tolist() == [1, 1]
+    assert len(said) == 1 and "changed while it was read" in said[0]
+
+
 def test_no_flipped_bit_of_a_checkpoint_is_restored(tmp_path):
     rng, said = np.random.default_rng(0), []
     state = {"params": {"x": rng.standard_normal(999, np.float32)}, "step": np.int32(2)}

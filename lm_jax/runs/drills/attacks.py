@@ -209,7 +209,7 @@ def _arrays(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     workdir = shutil.copytree(drill.begun, drill.site.new("arrays"))
     good = judge.restored(workdir)
     newest = workdir / "checkpoints" / str(finished_steps(workdir / "checkpoints")[-1])
-    for number, path in enumerate(_weighted(newest / "default", rng, repeat), 1):
+    for number, path in enumerate(weighted_files(newest / "default", rng, repeat), 1):
         content = path.read_bytes()
         path.write_bytes(flipped(content, rng))
         arrays, notes = judge.restored(workdir)
@@ -226,7 +226,7 @@ def _arrays(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     yield Outcome("arrays", "the run goes on", verdict, said)
 
 
-def _weighted(folder: Path, rng: random.Random, repeat: int) -> list[Path]:
+def weighted_files(folder: Path, rng: random.Random, repeat: int) -> list[Path]:
     """Returns files, each as probable as it is large."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     return rng.choices(files, [path.stat().st_size for path in files], k=repeat)
@@ -234,7 +234,7 @@ def _weighted(folder: Path, rng: random.Random, repeat: int) -> list[Path]:
 
 def _caches(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     """Flips a bit of a cached file of the data, which has to be made anew."""
-    for path in _weighted(drill.site.root / "cache", rng, repeat):
+    for path in weighted_files(drill.site.root / "cache", rng, repeat):
         good = path.read_bytes()
         detail = f"{path.name}: a bit"
         path.write_bytes(flipped(good, rng))

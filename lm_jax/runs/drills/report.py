@@ -6,10 +6,11 @@ from pathlib import Path
 
 from lm_jax.config.experiment import Experiment
 from lm_jax.runs.drills.attacks import GOOD, ON_RUNS, Attack, Outcome, prepare
+from lm_jax.runs.drills.readers import ON_READERS
 from lm_jax.runs.drills.site import opened
 from lm_jax.runs.drills.surroundings import ON_SURROUNDINGS, copied_data
 
-ATTACKS: Mapping[str, Attack] = {**ON_RUNS, **ON_SURROUNDINGS}
+ATTACKS: Mapping[str, Attack] = {**ON_RUNS, **ON_SURROUNDINGS, **ON_READERS}
 
 
 def applies(name: str, experiment: Experiment) -> bool:
@@ -44,7 +45,7 @@ def run_drill(
       OSError: the directory cannot be written.
     """
     with opened(root, arguments, num_processes, limit_seconds) as site:
-        if "data" in repeats:
+        if "data" in repeats or ("changing" in repeats and applies("data", experiment)):
             site.read_from(copied_data(experiment, site.root))
         drill = prepare(site)
         for name, repeat in repeats.items():

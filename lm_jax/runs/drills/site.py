@@ -165,10 +165,21 @@ class Site:
             flags = [[*common, *job, f"--process_id={i}"] for i in range(self.num_processes)]
         logs = [self.new("log") for _ in flags]
         started = [
-            self._process(arguments, log, NO_HARM if number else harm, is_warm)
+            self._process(_PROGRAM, arguments, log, NO_HARM if number else harm, is_warm)
             for number, (arguments, log) in enumerate(zip(flags, logs, strict=True))
         ]
         return Job(started, logs)
+
+    def start_program(
+        self, module: str, arguments: Sequence[str], output: Path, harm: Harm = NO_HARM
+    ) -> Job:
+        """Starts another program of one process, whose imports are done.
+
+        Args:
+          output: a file for its stdout.
+        """
+        log = self.new("log")
+        return Job([self._process(module, list(arguments), log, harm, output=output)], [log])
 
     def run(self, workdir: Path) -> Ended:
         """Runs the command in a work directory to its end."""
@@ -178,20 +189,28 @@ class Site:
         """Lets the commands read their data from this path from now on."""
         self._arguments.append(f"--config.data.path={data}")
 
-    def _process(self, arguments: list[str], log: Path, harm: Harm, is_warm: bool) -> _Process:
+    def _process(
+        self,
+        module: str,
+        arguments: list[str],
+        log: Path,
+        harm: Harm,
+        is_warm: bool = True,
+        output: Path = Path(os.devnull),
+    ) -> _Process:
         if not is_warm:
             with log.open("wb") as file:
-                command = [sys.executable, "-m", _PROGRAM, *arguments]
+                command = [sys.executable, "-m", module, *arguments]
                 own = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file
                 )
             return _Process(own.pid, None, own)
         request = Request(
-            module=_PROGRAM,
+            module=module,
             arguments=arguments,
             cwd=os.getcwd(),
             environment=dict(os.environ),
-            stdout=os.devnull,
+            stdout=str(output),
             stderr=str(log),
         )
         if harm.writes is not None:

@@ -23,7 +23,7 @@ from lm_jax.runs.drills.attacks import (
     flipped,
 )
 from lm_jax.runs.drills.clock import Jump
-from lm_jax.runs.drills.site import Harm
+from lm_jax.runs.drills.site import Harm, Site
 from lm_jax.runs.drills.write_faults import WriteFault
 
 _DAY = 86_400.0  # seconds
@@ -45,7 +45,7 @@ _STAGES: Mapping[str, str] = {
 def _counted(drill: Drill) -> dict[str, int]:
     """Returns how often a run without a cache writes in each stage."""
     workdir, cache = drill.site.new("counted"), drill.site.new("counted-cache")
-    fault = _fault(drill)
+    fault = write_fault(drill.site)
     drill.site.start(workdir, harm=Harm(fault), cache=cache).end(drill.site.limit_seconds)
     written = Path(fault["log"]).read_text().splitlines()
     found = {
@@ -62,8 +62,8 @@ def _patterns(workdir: Path, cache: Path) -> dict[str, str]:
     return {"cache": f"^{re.escape(cache.name)}/", **stages}
 
 
-def _fault(
-    drill: Drill,
+def write_fault(
+    site: Site,
     *,
     pattern: str = "",
     skip: int = 0,
@@ -71,14 +71,15 @@ def _fault(
     lasts: bool = False,
     seconds: float = 0.0,
 ) -> WriteFault:
+    """Returns a fault of writes in a site; without an error and seconds they are logged alone."""
     return WriteFault(
-        folder=str(drill.site.root),
+        folder=str(site.root),
         pattern=pattern,
         skip=skip,
         error=error,
         lasts=lasts,
         seconds=seconds,
-        log=str(drill.site.new("writes")),
+        log=str(site.new("writes")),
     )
 
 
@@ -91,13 +92,19 @@ def _failing_once(
     failed, said = judge.fault(ended), judge.refusal(ended)
     if not failed and ended.status != 0 and not said:
         failed = f"status {ended.status} without one line"
-    struck = [line for line in Path(fault["log"]).read_text().splitlines() if line[:1] == "!"]
-    what = struck[0].partition("/")[2] if struck else "no file"
+    what = struck_file(fault)
     verdict, _ = finish(drill, workdir, failed)
     if verdict == IDENTICAL:
         shutil.rmtree(workdir)
     said = said or failed and ended.errors.strip()[-300:]
     return Outcome(attack, f"{os.strerror(fault['error'])}: {what}", verdict, said)
+
+
+def struck_file(fault: WriteFault) -> str:
+    """Returns the path of the file whose write failed, within a folder of the site."""
+    lines = Path(fault["log"]).read_text().splitlines()
+    struck = next((line for line in lines if line[:1] == "!"), "!/no file")
+    return struck.partition("/")[2]
 
 
 def _disk(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
@@ -106,8 +113,8 @@ def _disk(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     for number in range(repeat):
         stage = list(counts)[number % len(counts)]
         workdir, cache = drill.site.new("disk"), drill.site.new("disk-cache")
-        fault = _fault(
-            drill,
+        fault = write_fault(
+            drill.site,
             pattern=_patterns(workdir, cache)[stage],
             skip=rng.randrange(counts[stage]),
             error=errno.ENOSPC,
@@ -121,8 +128,8 @@ def _failing(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]
     num_writes = sum(_counted(drill).values())
     for _ in range(repeat):
         workdir, cache = drill.site.new("failing"), drill.site.new("failing-cache")
-        fault = _fault(
-            drill,
+        fault = write_fault(
+            drill.site,
             skip=rng.randrange(num_writes),
             error=rng.choice([errno.EIO, errno.ENOSPC]),
             lasts=rng.random() < 0.5,
@@ -135,7 +142,7 @@ def _slow(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     num_writes = sum(_counted(drill).values())
     for _ in range(repeat):
         together = rng.uniform(0, _SLOWEST) * drill.site.clean_seconds
-        fault = _fault(drill, seconds=together / num_writes)
+        fault = write_fault(drill.site, seconds=together / num_writes)
         detail = f"{1000 * fault['seconds']:.1f} ms a write"
         longest = drill.site.clean_seconds + together
         yield _half_killed(drill, rng, "slow", Harm(fault), detail, longest)

@@ -174,7 +174,7 @@ def _notices(listener: int, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def _path_of(process: int, call: int, arguments: list[int]) -> str:
-    """Returns the absolute path that a system call writes; "" for stdout and stderr.
+    """Returns the absolute path that a system call writes; "" for stderr.
 
     Raises:
       OSError: the process has ended.
@@ -182,7 +182,7 @@ def _path_of(process: int, call: int, arguments: list[int]) -> str:
     machine = _MACHINES[platform.machine()]
     given = {**machine.opens, **machine.names}.get(call)
     if given is None:
-        return os.readlink(f"/proc/{process}/fd/{arguments[0]}") if arguments[0] > 2 else ""
+        return os.readlink(f"/proc/{process}/fd/{arguments[0]}") if arguments[0] != 2 else ""
     with open(f"/proc/{process}/mem", "rb", buffering=0) as memory:
         memory.seek(arguments[given.path])
         name = memory.read(_PAGE - arguments[given.path] % _PAGE)  # the next page may be missing
