@@ -36,8 +36,8 @@ from lm_jax.reports.svg_charts import (
 )
 from lm_jax.reports.word_vectors_section import word_vectors_cards, word_vectors_section
 from lm_jax.telemetry.goodput import bars as goodput_bars
-from lm_jax.telemetry.json_files import read_metrics, write_text
-from lm_jax.telemetry.run_digests import read_results
+from lm_jax.telemetry.json_files import read_metrics
+from lm_jax.telemetry.run_digests import read_results, write_noted
 from lm_jax.telemetry.run_files import (
     Branch,
     ConfigParts,
@@ -107,9 +107,8 @@ def write_report(
         **_of_validation(results, data.get("train", {}).get("tokens", 0)),
         **_of_setup(config, data, results),
     )
-    path = workdir / "report.html"
-    write_text(path, page)
-    return path
+    write_noted(workdir, "report.html", page)
+    return workdir / "report.html"
 
 
 def _of_training(

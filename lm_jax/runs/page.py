@@ -11,6 +11,7 @@ from lm_jax.objectives import objective_of
 from lm_jax.reports.run_report import write_report
 from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.telemetry.json_files import write_json
+from lm_jax.telemetry.run_digests import damaged_file
 from lm_jax.telemetry.run_files import read_word_vectors
 
 _WORD_VECTORS = "word_vectors.json"
@@ -33,13 +34,14 @@ def write_page(
 
 
 def write_missing_page(workdir: Path, experiment: Experiment) -> None:
-    """Writes the page of a finished run unless it is there and whole.
+    """Writes the page of a finished run unless it is there as it was written.
 
     Raises:
       OSError: it cannot be written.
     """
     path = workdir / "report.html"
-    if not path.exists() or not path.read_bytes().rstrip().endswith(b"</html>"):
+    is_whole = path.exists() and path.read_bytes().rstrip().endswith(b"</html>")
+    if not is_whole or damaged_file(workdir, [path.name]):
         with contextlib.suppress(UserError):  # there are no metrics to show any more
             write_page(workdir, experiment)
 

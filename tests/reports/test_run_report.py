@@ -4,8 +4,11 @@ import html
 import json
 import re
 
+import pytest
+
 from lm_jax.config.serialization import to_dict
 from lm_jax.reports.run_report import write_report
+from lm_jax.runs.page import write_missing_page
 from tests.experiments import tiny
 from tests.reports.pages import Page
 
@@ -35,6 +38,21 @@ def test_losses_of_two_definitions_have_two_charts(tmp_path):
     smoothed = {"training": {"label_smoothing": 0.1}}
     first, second = names_of(report(tmp_path, config=smoothed))[:2]
     assert (first, second) == (["training"], ["validation"])
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "deleted"])
+def test_the_page_of_a_finished_run_is_written_anew_where_it_is_damaged(tmp_path, damage):
+    good = report(tmp_path)
+    path, experiment = tmp_path / "report.html", tiny()
+    written = path.stat().st_mtime_ns, path.stat().st_ino
+    write_missing_page(tmp_path, experiment)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == written
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_text(good.replace("loss", "l0ss", 1) if damage == "changed" else good[:999])
+    write_missing_page(tmp_path, experiment)
+    assert path.read_text() == good
 
 
 def test_measures_have_their_units_and_the_page_says_what_is_better(tmp_path):

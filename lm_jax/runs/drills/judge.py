@@ -13,6 +13,7 @@ from lm_jax.config.experiment import CheckpointConfig
 from lm_jax.errors import UserError
 from lm_jax.plurals import counted
 from lm_jax.runs.drills.site import Ended
+from lm_jax.telemetry.run_digests import damaged_file
 from lm_jax.training.checkpoints import Checkpoints
 
 # Times, and what depends on them.
@@ -95,6 +96,8 @@ def difference(workdir: Path, reference: Reference) -> str:
     page = workdir / "report.html"
     if not page.exists() or "</html>" not in page.read_text(errors="replace"):
         return "report.html is missing or cut"
+    if damaged_file(workdir, [page.name]):
+        return "report.html is damaged"
     return NOTICED if found.notes else ""
 
 
