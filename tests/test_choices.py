@@ -66,6 +66,11 @@ def test_a_path_is_recorded_from_the_root(tmp_path, monkeypatch):
     recorded = to_dict(Experiment(objective="mine.py:OBJECTIVE"))
     assert recorded["objective"] == f"{tmp_path}/mine.py:OBJECTIVE"
     assert to_dict(from_dict(recorded)) == recorded
+    named = tiny(optimizer__name="mine.py:OPTIMIZER")
+    named.data.tokenizer.kind = "mine.py:KIND"
+    recorded = to_dict(named)
+    assert recorded["optimizer"]["name"] == f"{tmp_path}/mine.py:OPTIMIZER"
+    assert recorded["data"]["tokenizer"]["kind"] == f"{tmp_path}/mine.py:KIND"
 
 
 def test_an_object_of_another_type_is_refused():

@@ -43,16 +43,27 @@ FREE_ON_RESUME = (
 def to_dict(experiment: Experiment) -> dict[str, Any]:
     """Returns nested dicts of JSON values; `model` has its family's name, `data` its kind.
 
+    Files of code from outside are named by their absolute paths.
+
     Raises:
       UserError: the model's configuration belongs to no family.
     """
     values = dataclasses.asdict(experiment)
-    for name in ("objective", "logger"):
-        values[name] = absolute(values[name])
+    _make_absolute(experiment, values)
     values["model"] = {"family": family_name(experiment.model), **values["model"]}
     values["data"] = {"kind": experiment.data.kind, **values["data"]}
     values["data"]["source"] = absolute(values["data"]["source"])
     return values
+
+
+def _make_absolute(config: Any, values: dict[str, Any]) -> None:
+    """Changes the names of code among the values of a dataclass to absolute paths."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _make_absolute(value, values[field.name])
+        elif description_of(field).choices_in and isinstance(value, str):
+            values[field.name] = absolute(value)
 
 
 def allow_code(experiment: Experiment) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from lm_jax import trusted_code
 from lm_jax.atomic_files import make_directory, write_bytes
 from lm_jax.choices import choose
+from lm_jax.code_names import absolute
 from lm_jax.data.sentencepiece_model import MergedPieces, Pieces, train_pieces
 from lm_jax.data.tokenizer_files import (
     HuggingFace,
@@ -238,8 +239,8 @@ class Tokenizer(NamedTuple):
         if self.model:
             write_bytes(directory / _kind(self.kind).model_file, self.model)
         opening = {} if self.opening is None else {"beginning": self.opening}
-        described = {"kind": self.kind, **opening}
-        trusted_code.remember(self.kind)
+        described = {"kind": absolute(self.kind), **opening}
+        trusted_code.remember(described)
         write_bytes(directory / "tokenizer.json", f"{json.dumps(described)}\n".encode())
 
 
