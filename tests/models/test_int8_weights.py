@@ -98,6 +98,19 @@ def test_a_layer_is_within_what_its_rounding_allows(dtype):
     assert (error > bound / 100).any()  # it is rounded indeed
 
 
+def test_logits_are_within_what_the_rounding_of_their_kernel_allows():
+    """The MLP's output reads values of tanh, which sum to at most their number."""
+    plain, variables, batch, _ = built("mlp")
+    kernel = variables["params"]["output"]["kernel"]
+    expected, found = (
+        np.asarray(jitted(with_int8(plain)).apply(given, batch, train=False)[0], np.float64)
+        for given in (variables, in_int8(variables, ["output/kernel"]))
+    )
+    _, scales = in_numpy(kernel)
+    error, bound = np.abs(found - expected), len(kernel) * scales / 2
+    assert (error <= bound).all() and (error > bound / 20).any()
+
+
 def batch_of(config):
     rng = np.random.default_rng(0)
     names = ("inputs", "source") if hasattr(config, "source_length") else ("inputs",)
@@ -154,7 +167,7 @@ def test_a_model_computes_with_the_weights_that_its_int8_stand_for(name):
             np.testing.assert_allclose(logits_bv, found[:, t], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", slow_but(CONFIGS, "llama", "mlp"))
 def test_dense_kernels_take_a_byte_a_weight_and_all_else_stays(name):
     _, variables, _, kernels = built(name)
     small = jax.eval_shape(lambda v: in_int8(v, kernels), variables)
