@@ -100,12 +100,11 @@ def run(
         try:
             if uses_jax:
                 _set_up_jax()
-            results = main()
+            return _end(main())
         except BrokenPipeError:
             raise
         except (Exception, KeyboardInterrupt) as error:
             return _fail(_cause(error))
-        return _end(results)
 
     try:
         app.run(guarded, flags_parser=_parse)
@@ -156,7 +155,8 @@ def _stop_before_work(number: int, frame: Any) -> None:
 
 def _of_system(error: OSError) -> str:
     """Returns what a system says of a file, and what to do where that is certain."""
-    text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    what = error.strerror or str(error)  # of stdout and stderr without a name
+    text = f"{error.filename}: {what}" if error.filename else what
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"{text}; make room and run the same command again" if is_full else text
 

@@ -19,7 +19,7 @@ from lm_jax.atomic_files import open_atomically, open_to_append
 from lm_jax.build import BuiltExperiment, sum_documents
 from lm_jax.config.experiment import EvaluationConfig
 from lm_jax.data import TokenizedDocuments, Tokenizer
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.evaluation.loss_sums import DocumentSums, MeasuredFunction, MeasuredLosses
 from lm_jax.evaluation.paired_difference import PairedDifference, paired_difference
 from lm_jax.json_values import fits, parse
@@ -114,9 +114,10 @@ class Kept:
         return None if part is None else TextSums(np.array(part[0], np.float64), part[1])
 
     def add(self, key: str, sums: TextSums) -> None:
-        """Writes a part."""
-        self._file.write(kept_line(key, [sums.table.tolist(), dict(sums.named)]))
-        self._file.flush()
+        """Writes a part. Raises OSError, which names the file."""
+        with names_path(self._path):
+            self._file.write(kept_line(key, [sums.table.tolist(), dict(sums.named)]))
+            self._file.flush()
 
     def remove(self) -> None:
         """Removes the file: all is measured and written elsewhere."""

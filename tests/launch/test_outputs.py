@@ -1,6 +1,9 @@
 """--output is refused before any work, and what a program writes replaces a file as a whole."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,18 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"{tmp_path} cannot be written; give another path"):
         program.output_file(str(file))
     assert file.read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("call", ["program.log('text')", "None"])
+def test_results_on_a_full_disk_are_one_line(call):
+    code = f"from launch import program; program.run(lambda: {{'a': {call}}}, uses_jax=False)"
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    expected = "error: No space left on device; make room and run the same command again\n"
+    assert (found.returncode, found.stderr) == (1, expected)
 
 
 def test_every_program_checks_its_output_first():

@@ -34,7 +34,7 @@ from lm_jax.runs.workdir import read_experiment
 from lm_jax.telemetry.json_files import write_text
 from lm_jax.training.checkpoints import finished_steps
 
-_TEXTS, _CHARACTERS, _QUESTIONS = 3, 300_000, 20
+_TEXTS, _CHARACTERS, _QUESTIONS = 3, 120_000, 20
 _LONGEST_WRITE = 0.5  # seconds that a write waits
 _STDOUT = "stdout"
 _KEPT = "texts.kept.jsonl"  # parts of an evaluation that was stopped, which the next one reads
