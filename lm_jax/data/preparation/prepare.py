@@ -45,6 +45,7 @@ from lm_jax.json_values import read_object
 from lm_jax.plurals import counted
 
 _ATTEMPTS = 3  # after which a disk or memory is to blame that damages files again and again
+_FINISHED = "finished_work"  # the name of `work` while it is deleted
 _LIBRARIES = ("lm_jax", "datatrove", "py3langid", "phonenumberslite")
 
 # (statistics, manifest, file) -> None
@@ -82,6 +83,11 @@ def prepare(
     if output.exists() and any(output.iterdir()):
         return _existing(output, identity)
     aside = output.with_name(f"{output.name}.partial")
+    if (aside / "manifest.json").is_file() and not (aside / "work").exists():
+        refuse_links(aside)
+        manifest = _existing(aside, identity)
+        _put_in_place(aside, output)
+        return manifest
     try:
         for _ in range(_ATTEMPTS):
             try:
@@ -236,10 +242,16 @@ def _finish(
     write_bytes(aside / "manifest.json", json.dumps(manifest, indent=2).encode())
     write_bytes(aside / "statistics.json", json.dumps(found, indent=2, ensure_ascii=False).encode())
     write_page(found, manifest, aside / "report.html")
-    shutil.rmtree(aside / "work")
-    (aside / "identity.json").unlink()
-    os.replace(aside, output)
+    os.replace(aside / "work", aside / _FINISHED)
+    _put_in_place(aside, output)
     return manifest
+
+
+def _put_in_place(aside: Path, output: Path) -> None:
+    """Renames a complete corpus, also where an earlier call was killed on its way."""
+    shutil.rmtree(aside / _FINISHED, ignore_errors=True)
+    (aside / "identity.json").unlink(missing_ok=True)
+    os.replace(aside, output)
 
 
 def _nothing_left(config: PreparationConfig, found: dict[str, Any]) -> str:

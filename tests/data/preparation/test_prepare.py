@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lm_jax.data.preparation import prepare as prepare_module
 from lm_jax.data.preparation.config import PreparationConfig
 from lm_jax.data.preparation.documents import (
     WriteDocuments,
@@ -142,6 +143,29 @@ def test_a_task_that_is_done_does_not_run_again(raw, tmp_path, monkeypatch, prep
     assert not (tmp_path / "corpus").exists()
     assert prepare(config_of(raw), tmp_path / "corpus", 1, write_page) == prepared[1]
     assert [task for task in tasks if tasks.count(task) > 1] == [tasks[4]] * 2
+
+
+@pytest.mark.parametrize("step", ["shutil.rmtree", "Path.unlink", "os.replace"])
+def test_a_kill_at_the_very_end_leaves_a_corpus_to_be_renamed(
+    raw, tmp_path, monkeypatch, prepared, step
+):
+    def killed(path, *arguments, **options):
+        if Path(path).name in ("finished_work", "identity.json", "corpus.partial"):
+            raise KeyboardInterrupt
+        return act(path, *arguments, **options)
+
+    owner, _, name = step.partition(".")
+    act = getattr(getattr(prepare_module, owner), name)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lm_jax.data.preparation.prepare.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config_of(raw), tmp_path / "corpus", 1, write_page)
+    assert not (tmp_path / "corpus").exists()
+    monkeypatch.setattr("lm_jax.data.preparation.prepare.Plan", None)  # nothing runs again
+    assert prepare(config_of(raw), tmp_path / "corpus", 1, write_page) == prepared[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    names = {path.name for path in (tmp_path / "corpus").iterdir()}
+    assert names == {path.name for path in prepared[0].iterdir()}
 
 
 @pytest.mark.parametrize(
