@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.fields import described
+from lm_jax.models.dense_product import dense_product
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel
@@ -67,6 +68,7 @@ class DenseClassifier(nn.Module):
             return nn.Dense(
                 features,
                 dtype=self.dtype,
+                dot_general=dense_product,
                 kernel_init=declared_kernel(kernel_init, ("embed", axis), head=head),
                 bias_init=declared(nn.initializers.zeros, (axis,), head=head),
                 name=name,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lm_jax.errors import UserError
 from lm_jax.fields import described
 from lm_jax.models.causal_shift import lagged, positions_of
+from lm_jax.models.dense_product import dense_product
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
@@ -84,6 +85,7 @@ class MLP(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
+            dot_general=dense_product,
             kernel_init=declared_kernel(init, axes),
             bias_init=declared(nn.initializers.zeros, axes[1:]),
             name=name,

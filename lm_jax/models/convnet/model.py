@@ -36,6 +36,7 @@ from lm_jax.models.convnet.networks import (
     layers_of,
     output_size,
 )
+from lm_jax.models.dense_product import dense_product
 from lm_jax.models.family import Family, FeatureMaps
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel
@@ -159,6 +160,7 @@ class ConvNet(nn.Module):
         return nn.Dense(
             features,
             dtype=self.dtype,
+            dot_general=dense_product,
             kernel_init=declared_kernel(kernel_init, ("embed", axis), head=head),
             bias_init=declared(nn.initializers.zeros, (axis,), head=head),
             name=name,

@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.models.dense_product import times
 from lm_jax.models.parameters import declared
-from lm_jax.models.recurrent.layer import Kernel, project, side_by_side
+from lm_jax.models.recurrent.layer import Kernel, side_by_side
 
 
 class Scoring(NamedTuple):
@@ -55,7 +56,7 @@ class GlobalAttention(nn.Module):
 
     def project(self, x_btd: jax.Array, kernel: Kernel) -> jax.Array:
         """Returns the product with a kernel, in the dtype of the computation."""
-        return project(x_btd, jnp.asarray(kernel(), self.dtype))
+        return times(x_btd, jnp.asarray(kernel(), self.dtype))
 
     def weights(self, h_btd: jax.Array, keys_bsk: jax.Array, mask_bts: jax.Array) -> jax.Array:
         """Returns the weight of each source token, float32 [b, t, s]; masked rows sum to 0."""

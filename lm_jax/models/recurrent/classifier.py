@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from lm_jax.errors import UserError
 from lm_jax.fields import described
+from lm_jax.models.dense_product import dense_product
 from lm_jax.models.family import Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
@@ -111,6 +112,7 @@ class RecurrentClassifier(nn.Module):
         return nn.Dense(
             c.num_classes,
             dtype=self.dtype,
+            dot_general=dense_product,
             kernel_init=declared_kernel(
                 nn.initializers.normal(0.02), ("embed", "vocab"), head=True
             ),

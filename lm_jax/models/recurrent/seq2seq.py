@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_jax.errors import UserError
+from lm_jax.models.dense_product import times
 from lm_jax.models.family import AttentionMaps, Family
 from lm_jax.models.interface import Batch, Model, Variables, loss_from_apply
 from lm_jax.models.parameters import declared, declared_table
@@ -24,7 +25,6 @@ from lm_jax.models.recurrent.layer import (
     Kernel,
     RecurrentLayer,
     State,
-    project,
     side_by_side,
     zero_state,
 )
@@ -185,7 +185,7 @@ class RecurrentSeq2Seq(nn.Module):
                 part_tbd = side_by_side(parts, batch_axis=1)
                 if self.config.bidirectional:
                     kernel_md = jnp.asarray(self.bridge[index][kind](), self.dtype)
-                    part_tbd = project(part_tbd.astype(self.dtype), kernel_md).astype(jnp.float32)
+                    part_tbd = times(part_tbd.astype(self.dtype), kernel_md).astype(jnp.float32)
                     # An LSTM's hidden state is bounded, its memory is not.
                     part_tbd = part_tbd if kind else jnp.tanh(part_tbd)
                 state.append(jnp.where(opens_tb1, part_tbd, 0))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_jax.models.dense_product import dense_product
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
 from lm_jax.models.target import target
 from lm_jax.models.transformer.fused_layer_norm import layer_norm
@@ -28,7 +29,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
 }
 _FEW_ROWS = 64  # up to here a CPU multiplies faster from the right
-_MANY_ROWS = 4096  # from here on a transposed copy pays for itself in a kernel's gradient
 
 
 def product(x: jax.Array, kernel_io: jax.Array, dtype: Any = None) -> jax.Array:
@@ -50,46 +50,6 @@ def product(x: jax.Array, kernel_io: jax.Array, dtype: Any = None) -> jax.Array:
 def _product(x, kernel_io, dimension_numbers, precision=None, preferred_element_type=None):
     """Calls `product` with the arguments that Flax gives a `dot_general`."""
     return product(x, kernel_io, preferred_element_type)
-
-
-@jax.custom_vjp
-def _product_of_many(x_ni: jax.Array, kernel_io: jax.Array) -> jax.Array:
-    """Returns x_ni kernel_io, whose gradients a CPU multiplies faster than those of autodiff.
-
-    The gradient of the kernel sums over rows, and one factor lies transposed there. XLA multiplies
-    that at 40 to 66 GFLOP/s; with a copy of the narrower factor it is 65 to 73 (jaxlib 0.10.2, one
-    core of an AMD EPYC, Zen 3).
-    """
-    return x_ni @ kernel_io
-
-
-def _forward_of_many(x_ni, kernel_io):
-    return _product_of_many(x_ni, kernel_io), (x_ni, kernel_io)
-
-
-def _backward_of_many(saved, dy_no):
-    x_ni, kernel_io = saved
-    copied = jax.lax.optimization_barrier  # or XLA takes the transposition back
-    if x_ni.shape[1] < dy_no.shape[1]:
-        dkernel_io = copied(x_ni.T) @ dy_no
-    else:
-        dkernel_io = copied(copied(dy_no.T) @ x_ni).T
-    return dy_no @ kernel_io.T, dkernel_io
-
-
-_product_of_many.defvjp(_forward_of_many, _backward_of_many)
-
-
-def _dense_product(x, kernel_io, dimension_numbers, precision=None, preferred_element_type=None):
-    """Returns the product of `jax.lax.dot_general`, by `_product_of_many` where that is faster."""
-    inputs, outputs = kernel_io.shape
-    rows = math.prod(x.shape[:-1])
-    is_split = jax.sharding.get_abstract_mesh().size > 1
-    if target() != "cpu" or is_split or rows < _MANY_ROWS or inputs == outputs:
-        return jax.lax.dot_general(
-            x, kernel_io, dimension_numbers, precision, preferred_element_type
-        )
-    return _product_of_many(x.reshape(rows, inputs), kernel_io).reshape(*x.shape[:-1], outputs)
 
 
 def dense(
@@ -115,7 +75,7 @@ def dense(
         features,
         use_bias=config.use_bias or bias,
         dtype=dtype,
-        dot_general=_product if transposed else _dense_product,
+        dot_general=_product if transposed else dense_product,
         kernel_init=declared_kernel(nn.initializers.normal(stddev), axes, head=head),
         bias_init=declared(nn.initializers.zeros, axes[1:], head=head),
         name=name,
