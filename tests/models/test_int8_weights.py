@@ -167,7 +167,7 @@ def test_a_model_computes_with_the_weights_that_its_int8_stand_for(name):
             np.testing.assert_allclose(logits_bv, found[:, t], atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", slow_but(CONFIGS, "llama", "mlp"))
+@pytest.mark.parametrize("name", slow_but(CONFIGS, "llama"))
 def test_dense_kernels_take_a_byte_a_weight_and_all_else_stays(name):
     _, variables, _, kernels = built(name)
     small = jax.eval_shape(lambda v: in_int8(v, kernels), variables)
