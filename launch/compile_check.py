@@ -25,16 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import decode_check, experiment_flags, kernel_tables, program, weights_flag
+from launch import decode_check, experiment_flags, program, training_check, weights_flag
 from lm_jax.config.presets import PRESETS, preset
 from lm_jax.costs import accelerators
 from lm_jax.errors import UserError
-from lm_jax.plurals import counted
 
 if TYPE_CHECKING:
     from lm_jax.config.experiment import Experiment
-    from lm_jax.costs.collectives import Traffic
-    from lm_jax.costs.compiled_step import Compiled, DeviceMemory, PlacedParameter
     from lm_jax.costs.topologies import Described
 
 CONFIG = experiment_flags.define()
@@ -71,76 +68,18 @@ def main() -> dict[str, Any]:
     _refuse_flags(decodes)
     import jax
 
-    from lm_jax.build import build_experiment
-    from lm_jax.costs.collectives import by_kind, planned_by_kind, seconds
-    from lm_jax.costs.compiled_step import compile_step, fits
-    from lm_jax.parallel.mesh import show
-    from lm_jax.telemetry.json_files import write_text
-
     # This program is not run again, and a program from the cache has no memory analysis.
     jax.config.update("jax_enable_compilation_cache", False)
     jax.config.update("jax_platforms", "cpu")
     described = _described(1 if decodes else DEVICES.value)
     experiment, sizes = _published(MODEL.value) if MODEL.value else _configured()
     if decodes:
-        return _decoding(experiment, sizes, described, dump)
-    if described is None:
-        jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    checked = build_experiment(
-        experiment,
-        sizes,
-        described.devices if described else None,
-        device_bytes=accelerator.memory_bytes,
-    )
-    mesh, compiler = checked.mesh, described.compiler if described else "XLA for CPUs"
-    program.log(f"{counted(mesh.size, 'device')}: {show(mesh.shape)}; compiling with {compiler}")
-    compiled = compile_step(checked, described)
-    if dump:
-        write_text(dump, compiled.text)
-    _log_parameters(compiled.placed)
-    _log_memory(compiled.memory, compiler)
-    if described is None:
-        _log_flops(compiled)
-    if unknown := compiled.work.unknown_loops:
-        program.log(f"counted as run once: {counted(unknown, 'loop')} of unknown length")
-    found = by_kind(compiled.work.collectives)
-    planned = planned_by_kind(compiled.planned, mesh)
-    _log_traffic("collectives of the compiled program", found)
-    _log_traffic("lower bound from its parameters and blocks", planned)
-    compute = compiled.model_flops / accelerator.peak_flops
-    exchange = seconds(compiled.planned, mesh, accelerator)
-    fit = fits(compiled.memory, accelerator, exact=described is not None)
-    _log_verdict(compiled.memory, accelerator, fit)
-    program.log(
-        f"lower bound of a step: {compute:.3g} s of products at peak, {exchange:.3g} s of exchange "
-        f"at full bandwidth; compiled in {compiled.compile_seconds:.0f} s"
-    )
-    predicted, products = {}, compiled.work.product_flops
-    if described:  # its libraries' products are calls, which only the kernels count
-        predicted = kernel_tables.log_prediction(checked, compiled.text, accelerator)
-        products = sum(kind["flops"] for kind in predicted["kernels"].values())
-    return {
-        "devices": mesh.size,
-        "mesh": dict(mesh.shape),
-        "batch_size": experiment.training.batch_size,
-        "compiler": compiler,
-        "memory": compiled.memory._asdict(),
-        "flops": {
-            "model": compiled.model_flops,
-            "compiled_products": products,
-            "xla_cost_analysis": compiled.xla_flops,
-        },
-        "collectives": {kind: traffic._asdict() for kind, traffic in found.items()},
-        "planned_collectives": {
-            kind: {"bytes": traffic.bytes, "sent": traffic.sent}
-            for kind, traffic in planned.items()
-        },
-        "accelerator": ACCELERATOR.value,
-        "fits": fit,
-        "seconds": {"products": compute, "exchange": exchange},
-        "compile_seconds": compiled.compile_seconds,
-        **predicted,
-    }
+        found = _decoding(experiment, sizes, described, accelerator, dump)
+    else:
+        if described is None:
+            jax.config.update("jax_num_cpu_devices", DEVICES.value)
+        found = training_check.check(experiment, sizes, described, ACCELERATOR.value, dump)
+    return {"accelerator": ACCELERATOR.value} | found
 
 
 def _refuse_flags(decodes: bool) -> None:
@@ -158,6 +97,7 @@ def _decoding(
     experiment: "Experiment",
     sizes: dict[str, int],
     described: "Described | None",
+    accelerator: accelerators.Accelerator,
     dump: Path | None,
 ) -> dict[str, Any]:
     if described is None:
@@ -165,16 +105,15 @@ def _decoding(
             f"--work=decode needs the compiler of {ACCELERATOR.value}, which is not installed; "
             "docs/compile_check.md says how"
         )
-    found = decode_check.check(
+    return decode_check.check(
         experiment,
         sizes,
         described,
-        accelerators.accelerator(ACCELERATOR.value),
+        accelerator,
         batch_size=BATCH_SIZE.value or 1,
         weights=weights_flag.WEIGHTS.value,
         dump=dump,
     )
-    return {"accelerator": ACCELERATOR.value} | found
 
 
 def _described(count: int) -> "Described | None":
@@ -219,62 +158,6 @@ def _configured() -> tuple["Experiment", dict[str, int]]:
     if BATCH_SIZE.value:
         experiment.training.batch_size, experiment.training.batch_size_tokens = BATCH_SIZE.value, 0
     return experiment, expected_sizes(experiment)
-
-
-def _log_parameters(placed: list["PlacedParameter"]) -> None:
-    table = [("parameter", "shape", "split over", "per device")]
-    for row in placed:
-        axes = ", ".join("+".join(a) if isinstance(a, tuple) else a or "-" for a in row.axes)
-        shape, local = (" x ".join(map(str, s)) for s in (row.shape, row.local_shape))
-        table.append((row.path, shape, axes, local))
-    program.log_table(table, "<<<>")
-
-
-def _log_memory(memory: "DeviceMemory", compiler: str) -> None:
-    names = {
-        "parameters": "parameters",
-        "optimizer_state": "optimizer state",
-        "gradients": "gradients",
-        "batch": "batch",
-        "lower_bound": "these together, a lower bound",
-        "arguments": "compiled: state and batch",
-        "temporaries": "compiled: gradients, activations, gathered parameters",
-        "total": f"compiled with {compiler}: all",
-    }
-    megabytes = [(text, f"{getattr(memory, name) / 1e6:,.1f}") for name, text in names.items()]
-    program.log_table([("memory per device", "MB"), *megabytes], "<>")
-
-
-def _log_flops(compiled: "Compiled") -> None:
-    work = compiled.work
-    rows = {
-        "forward and backward pass of the model": compiled.model_flops,
-        "compiled matrix products, including recomputation": work.product_flops,
-        "XLA's cost analysis, which counts a loop's body once": compiled.xla_flops or 0,
-    }
-    gigaflops = [(text, f"{flops / 1e9:,.1f}") for text, flops in rows.items()]
-    program.log_table([("per device and step", "GFLOP"), *gigaflops], "<>")
-
-
-def _log_traffic(title: str, traffic: dict[str, "Traffic"]) -> None:
-    if not traffic:
-        return
-    sent = [(kind, f"{t.bytes / 1e6:,.1f}", f"{t.sent / 1e6:,.1f}") for kind, t in traffic.items()]
-    program.log_table([(title, "MB", "MB sent"), *sent], "<>>")
-
-
-def _log_verdict(
-    memory: "DeviceMemory", device: accelerators.Accelerator, fit: bool | None
-) -> None:
-    usable = accelerators.USABLE * device.memory_bytes
-    verdict = {
-        True: "it fits",
-        False: "it does not fit",
-        None: "undecided: state and gradients fit, the program compiled for CPUs does not. "
-        "Other compilers gather parameters and sum gradients in smaller parts",
-    }[fit]
-    capacity = f"{usable / 1e9:.0f} of {device.memory_bytes / 1e9:.0f} GB usable"
-    program.log(f"\n{ACCELERATOR.value}, {capacity}: {verdict}")
 
 
 if __name__ == "__main__":
