@@ -95,7 +95,8 @@ class _FusedLayerNorm(nn.LayerNorm):
 
 
 def _layer_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
-    kind = _FusedLayerNorm if _is_matrix() else nn.LayerNorm
+    # What is recomputed XLA makes together with what it adds, and in the same pass.
+    kind = _FusedLayerNorm if _is_matrix() and config.remat == "none" else nn.LayerNorm
     return kind(
         epsilon=config.norm_epsilon,
         use_bias=config.use_bias,

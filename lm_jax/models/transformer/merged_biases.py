@@ -19,10 +19,14 @@ from lm_jax.models.transformer.positions import POSITIONS
 
 
 def merges_biases(config: BlocksConfig) -> bool:
-    """Returns whether attention is trained with `merged`: on GPUs, with matrices in one piece."""
+    """Returns whether attention has `merged` biases: on GPUs, with matrices in one piece.
+
+    Where blocks are recomputed XLA adds other passes than it saves.
+    """
     mesh = jax.sharding.get_abstract_mesh().shape
     is_split = mesh.get("fsdp", 1) * mesh.get("tensor", 1) > 1
-    return config.use_bias and target() == "cuda" and not is_split
+    is_kept = config.use_bias and config.remat == "none"
+    return is_kept and target() == "cuda" and not is_split
 
 
 def merged(config: BlocksConfig, dtype: Any, variables: dict[str, Any]) -> dict[str, Any]:

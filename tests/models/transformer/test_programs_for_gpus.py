@@ -98,6 +98,7 @@ def test_biases_are_merged_where_matrices_are_whole(mesh, merges):
     with sharding.on_mesh(sharding.make_mesh(mesh)), made_for(GPU):
         assert merges_biases(decoder()) == merges
         assert not merges_biases(decoder(use_bias=False))
+        assert not merges_biases(decoder(remat="dots"))
     assert not merges_biases(decoder())
 
 
