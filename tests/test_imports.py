@@ -24,7 +24,7 @@ FLOORS = (
         "errors",
         "json_values",
         "atomic_files",
-        "host_memory",
+        "host",
         "choices",
         "code_names",
         "trusted_code",

@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 
 from lm_jax.errors import UserError
-from lm_jax.host_memory import host_memory
+from lm_jax.host import host_memory
 
 MOST_UNPACKED = 1032  # bytes that deflate makes of one, at most
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from lm_jax.data.files import SourceFile, format_suffix, local_file
 from lm_jax.data.utf8 import Decoder
 from lm_jax.errors import UserError
-from lm_jax.host_memory import host_memory
+from lm_jax.host import host_memory
 
 HEAD = 1 << 20  # bytes by which a format is recognised, and that are read at a time
 

@@ -23,7 +23,7 @@ from lm_jax.evaluation.loss_sums import (
 from lm_jax.evaluation.token_scores import Scorer, Scores
 from lm_jax.evaluation.word_vectors import WordVectors, word_vectors
 from lm_jax.generation.prompts import longest_context
-from lm_jax.host_memory import host_memory
+from lm_jax.host import host_memory
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import sharding

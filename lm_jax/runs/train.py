@@ -19,7 +19,7 @@ from lm_jax.config.serialization import allow_code, to_dict
 from lm_jax.data.interface import Batches
 from lm_jax.errors import UserError
 from lm_jax.generation import prompts
-from lm_jax.host_memory import host_memory
+from lm_jax.host import host_memory
 from lm_jax.objectives.validation import validate
 from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from lm_jax.atomic_files import open_to_append
 from lm_jax.errors import UserError
-from lm_jax.host_memory import host_memory
+from lm_jax.host import host_memory
 
 T = TypeVar("T")
 

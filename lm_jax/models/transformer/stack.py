@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from lm_jax.models.transformer.blocks import AttentionInputs, Block, LayerCache
 from lm_jax.models.transformer.config import BlocksConfig, LayerKind
 from lm_jax.models.transformer.experts import COLLECTION
-from lm_jax.models.transformer.layers import NORM_ORDERS, norm
+from lm_jax.models.transformer.layers import NORM_ORDERS, norm, reads_transposed
 from lm_jax.models.transformer.positions import POSITIONS
 from lm_jax.models.transformer.remat import REMAT
 
-_UNSTACKED = "unstacked"  # the one key of layers that were taken apart
+# The one key of layers that were taken apart, and of those that are transposed as well.
+_UNSTACKED, _TRANSPOSED = "unstacked", "transposed"
 
 Layers = Any
 """Parameters stacked on a leading axis [l, ...], or one tree per layer: see `unstacked`."""
@@ -25,13 +26,15 @@ Layers = Any
 
 def is_unstacked(layers: Layers) -> bool:
     """Returns whether `unstacked` has taken the layers apart."""
-    return _UNSTACKED in layers
+    return _UNSTACKED in layers or _TRANSPOSED in layers
 
 
 def layer_of(layers: Layers, index: int) -> Any:
     """Returns the parameters of one layer, with the shapes that `Model.init` gave them."""
-    if is_unstacked(layers):
-        return jax.tree.map(_transposed, layers[_UNSTACKED][str(index)])
+    if _TRANSPOSED in layers:
+        return jax.tree.map(_transposed, layers[_TRANSPOSED][str(index)])
+    if _UNSTACKED in layers:
+        return layers[_UNSTACKED][str(index)]
     return jax.tree.map(lambda x: x[index], layers)
 
 
@@ -41,18 +44,19 @@ def _transposed(x: jax.Array) -> jax.Array:
 
 
 def unstacked(layers: Layers, dtype: Any) -> Layers:
-    """Returns the parameters of each layer as separate arrays, transposed for `product`.
+    """Returns the parameters of each layer as separate arrays, transposed where that is faster.
 
     Float matrices take the dtype of their products. Inside a loop XLA would copy every layer out of
     the stack, and round its matrices, at every step; the barrier keeps it from moving these copies
     back into the loop.
     """
     count = len(jax.tree.leaves(layers)[0])
+    key, turned = (_TRANSPOSED, _transposed) if reads_transposed() else (_UNSTACKED, lambda x: x)
     taken = {
-        str(index): jax.tree.map(lambda x: _transposed(in_dtype(x, dtype)), layer_of(layers, index))
+        str(index): jax.tree.map(lambda x: turned(in_dtype(x, dtype)), layer_of(layers, index))
         for index in range(count)
     }
-    return {_UNSTACKED: jax.lax.optimization_barrier(taken)}
+    return {key: jax.lax.optimization_barrier(taken)}
 
 
 def in_dtype(x: jax.Array, dtype: Any) -> jax.Array:
@@ -108,7 +112,7 @@ class TransformerStack(nn.Module):
     ):
         """Runs layer after layer; each cache is an array of its own, written in place."""
         layers, extended_caches = self.variables["params"]["layers"], []
-        transposed = is_unstacked(layers)
+        transposed = _TRANSPOSED in layers
         block = Block(
             self.config, self.dtype, False, False, self.reads_source, transposed, parent=None
         )

@@ -374,7 +374,9 @@ def test_a_product_is_the_same_of_few_rows_and_of_many(rows, dtype):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_step_is_the_same_with_prepared_variables():
+@pytest.mark.parametrize("is_transposed", [True, False])
+def test_a_step_is_the_same_with_prepared_variables(is_transposed, monkeypatch):
+    monkeypatch.setattr("lm_jax.models.transformer.stack.reads_transposed", lambda: is_transposed)
     model = jitted(build_model(tiny(), jnp.float32))
     variables = nn.unbox(model.init(jax.random.key(0), {"inputs": tokens(1, 8)}))
     found = [
