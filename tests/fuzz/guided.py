@@ -16,7 +16,7 @@ from tests.fuzz.mutations import drawn, mutated
 
 _READERS = ["lm_jax", "gguf", "polib"]  # whose code is watched
 _QUIET = (
-    "-verbosity=0 -timeout=0 -rss_limit_mb=0 -detect_leaks=0 -handle_segv=0 -handle_abrt=0 "
+    "-verbosity=0 -timeout=600 -rss_limit_mb=0 -detect_leaks=0 -handle_segv=0 -handle_abrt=0 "
     "-handle_bus=0 -handle_fpe=0 -handle_ill=0 -handle_int=0 -handle_term=0"
 ).split()
 
