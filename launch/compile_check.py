@@ -77,6 +77,7 @@ def main() -> dict[str, Any]:
         found = _decoding(experiment, sizes, described, accelerator, dump)
     else:
         if described is None:
+            program.log(f"compiled for CPUs, not for {ACCELERATOR.value}: {_advice()}")
             jax.config.update("jax_num_cpu_devices", DEVICES.value)
         found = training_check.check(experiment, sizes, described, ACCELERATOR.value, dump)
     return {"accelerator": ACCELERATOR.value} | found
@@ -101,10 +102,7 @@ def _decoding(
     dump: Path | None,
 ) -> dict[str, Any]:
     if described is None:
-        raise UserError(
-            f"--work=decode needs the compiler of {ACCELERATOR.value}, which is not installed; "
-            "docs/compile_check.md says how"
-        )
+        raise UserError(f"--work=decode needs the compiler of {ACCELERATOR.value}: {_advice()}")
     return decode_check.check(
         experiment,
         sizes,
@@ -121,13 +119,18 @@ def _described(count: int) -> "Described | None":
     from lm_jax.costs import topologies
 
     name = ACCELERATOR.value
-    if missing := topologies.missing_wheels(name):
-        program.log(
-            f"compiled for CPUs, not for {name}: {', '.join(missing)} not installed; "
-            f"pip install -e '.[{topologies.extra_of(name)}]' adds a compiler that needs no device"
-        )
-        return None
-    return topologies.describe(name, count)
+    return None if topologies.missing_wheels(name) else topologies.describe(name, count)
+
+
+def _advice() -> str:
+    """Returns what is missing of the accelerator's own compiler, and how to install it."""
+    from lm_jax.costs import topologies
+
+    name = ACCELERATOR.value
+    return (
+        f"{', '.join(topologies.missing_wheels(name))} not installed; "
+        f"pip install -e '.[{topologies.extra_of(name)}]' adds a compiler that needs no device"
+    )
 
 
 def _published(name: str) -> tuple["Experiment", dict[str, int]]:

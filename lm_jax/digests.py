@@ -50,7 +50,7 @@ def digests_of(
     sizes = {name: (directory / name).stat().st_size for name in filter(is_counted, names)}
     blocks = [(name, number) for name, size in sizes.items() for number in range(_count(size))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(lambda block: _digest(directory / block[0], block[1]), blocks)
+        digests = pool.map(lambda block: _digest(directory / block[0], block[1], _BLOCK), blocks)
         found: dict[str, list[str]] = {name: [] for name in sizes}
         for (name, _), digest in zip(blocks, digests, strict=True):
             found[name].append(digest)
@@ -137,7 +137,7 @@ def _sample(blocks: list[_Block], most_bytes: float) -> list[_Block]:
 def _first_damage(directory: Path, blocks: Iterable[_Block]) -> str:
     def check(block: _Block) -> str:
         try:
-            found = _digest(directory / block.name, block.number)
+            found = _digest(directory / block.name, block.number, _BLOCK)
         except OSError as error:
             return f"{block.name}: {error.strerror}"
         return "" if found == block.expected else f"{block.name} is damaged: its digest differs"
@@ -160,7 +160,7 @@ def digest_of(path: Path) -> str:
     return _digest(path, 0, sys.maxsize)
 
 
-def _digest(path: Path, number: int, most_bytes: int = _BLOCK) -> str:
+def _digest(path: Path, number: int, most_bytes: int) -> str:
     digest, left = xxhash.xxh3_64(), most_bytes
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

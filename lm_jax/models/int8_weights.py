@@ -5,8 +5,8 @@ computes (x Q) s with Q = round(W / s) in int8: symmetric, per channel, of weigh
 weights' half of LLM.int8, Dettmers et al. 2022, section 2.1). Q becomes the dtype of the products
 inside them, so that what is read from memory is int8.
 
-All else stays: tables of embeddings, also where they are the output matrix, and output matrices of
-their own; norms, biases, experts, convolutions and recurrent cells.
+All else stays: tables of embeddings, also where they are the output matrix, and a Transformer's
+output matrix of its own; norms, biases, experts, convolutions of images and recurrent cells.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -41,6 +41,6 @@ UserError where the model has no such weights.
 
 def weights_named(name: str) -> Callable[[BuiltExperiment], tuple[BuiltExperiment, Convert]]:
     """Returns the choice of this name; raises UserError if there is none."""
-    if name not in WEIGHTS:
+    if not isinstance(name, str) or name not in WEIGHTS:
         raise UserError(f"weights={name!r} is unknown; expected one of {', '.join(WEIGHTS)}")
     return WEIGHTS[name]

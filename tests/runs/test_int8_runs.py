@@ -48,3 +48,5 @@ def test_a_family_without_dense_layers_is_refused(config):
 def test_unknown_weights_are_named_with_those_known(language_model):
     with pytest.raises(UserError, match="weights='int4' is unknown; expected one of float32, int8"):
         lm_jax.load(language_model, weights="int4")
+    with pytest.raises(UserError, match=r"weights=\['int8'\] is unknown"):
+        lm_jax.load(language_model, weights=["int8"])

@@ -307,6 +307,11 @@ class BlocksConfig:
                     f"model.{name} tells layers with a window from others, but "
                     "model.sliding_window is 0; set that to the tokens of the window"
                 )
+        if self.unrotated_every and not POSITIONS[self.positions].rotates:
+            raise UserError(
+                f"model.unrotated_every is {self.unrotated_every}, but model.positions "
+                f"{self.positions} rotates no layer; set it to 0, or model.positions to rotary"
+            )
         if self.num_experts and self.experts_per_token > self.num_experts:
             raise UserError(
                 f"model.experts_per_token {self.experts_per_token} is more than model.num_experts "

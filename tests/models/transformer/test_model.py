@@ -342,6 +342,7 @@ def test_every_parameter_names_its_axes():
             "rotary_low_factor is 4.0; expected less than",
         ),
         ({"global_every": 2}, "model.sliding_window is 0"),
+        ({"unrotated_every": 2}, "model.positions learned rotates no layer"),
         ({"parallel_blocks": True, "norm_order": "post"}, "take pre or both or post_block"),
     ],
 )
