@@ -68,6 +68,11 @@ def main() -> dict[str, Any]:
         raise UserError(f"--workdir={WORKDIR.value} is not empty; give a new directory")
     experiment = experiment_flags.experiment()
     repeats = _repeats(list(KNOWN), [name for name in KNOWN if applies(name, experiment)])
+    if idle := [name for name in repeats if not applies(name, experiment)]:
+        raise UserError(
+            f"--attacks: runs of this configuration have nothing for {', '.join(idle)} to attack; "
+            "leave it out"
+        )
 
     outcomes: list[Outcome] = []
 

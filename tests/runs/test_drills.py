@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from lm_jax.config.experiment import CheckpointConfig
+from lm_jax.config.experiment import CheckpointConfig, Experiment
+from lm_jax.data import ImageConfig
 from lm_jax.runs.drills import judge, readers
 from lm_jax.runs.drills.attacks import IDENTICAL, REFUSED, Outcome, flipped
-from lm_jax.runs.drills.report import rows_of
+from lm_jax.runs.drills.report import applies, rows_of
 from lm_jax.runs.drills.site import Ended
 from lm_jax.training.checkpoints import Checkpoints
 from tests.launch.programs import TINY
@@ -114,3 +115,14 @@ def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
     )
     assert status == 0, out + err
     assert len(json.loads((tmp_path / "drill.json").read_text())) == 41
+
+
+@pytest.mark.parametrize(
+    ("experiment", "names"),
+    [
+        (Experiment(), {"evaluate", "generate"}),
+        (Experiment(objective="classification", data=ImageConfig()), set()),
+    ],
+)
+def test_only_readers_of_running_text_are_attacked(experiment, names):
+    assert {name for name in ("evaluate", "generate") if applies(name, experiment)} == names
