@@ -36,9 +36,10 @@ def reads_transposed() -> bool:
     """Returns whether few rows meet a matrix faster that is stored transposed: see `product`.
 
     A CPU without AVX-512 multiplies 8 rows by 768 x 3,072 at 43 instead of 16 GFLOP/s so (Zen 3),
-    one with it at 54 instead of 83 (Zen 5; jaxlib 0.10.2, one core).
+    one with it at 54 instead of 83 (Zen 5; jaxlib 0.10.2, one core). XLA for GPUs reads one in int8
+    in place, for one row, and otherwise makes a copy of it in the dtype of the product.
     """
-    return target() == "cpu" and not has_avx512()
+    return target() != "cpu" or not has_avx512()
 
 
 def product(x: jax.Array, kernel_io: jax.Array, dtype: Any = None) -> jax.Array:
