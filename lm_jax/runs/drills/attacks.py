@@ -79,6 +79,30 @@ def prepare(site: Site) -> Drill:
     return Drill(site, judge.read(finished), finished, begun)
 
 
+def finish_with_data_back(
+    drill: Drill, workdir: Path, ended: Ended, path: Path, good: bytes
+) -> tuple[str, str]:
+    """Puts a changed file of the data back and finishes the run that met it.
+
+    Returns the verdict and what was said: the run was refused in one line, or not touched by it.
+
+    Args:
+      ended: how the run ended while the file was another.
+      good: the bytes of the file before.
+    """
+    failed, line = judge.fault(ended), judge.refusal(ended)
+    if not failed and ended.status != 0 and not line:
+        failed = f"status {ended.status} without one line"
+    if not failed and not line:
+        failed = judge.difference(workdir, drill.reference)
+    path.write_bytes(good)
+    verdict, said = finish(drill, workdir, failed)
+    verdict = REFUSED if line and verdict == IDENTICAL else verdict
+    if verdict in GOOD:
+        shutil.rmtree(workdir)
+    return verdict, line or said
+
+
 def finish(drill: Drill, workdir: Path, before: str = "") -> tuple[str, str]:
     """Runs the same command until it ends well; returns the verdict and what was said.
 

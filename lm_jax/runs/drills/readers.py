@@ -18,13 +18,11 @@ from typing import NamedTuple
 from lm_jax.errors import UserError
 from lm_jax.runs.drills import judge
 from lm_jax.runs.drills.attacks import (
-    GOOD,
     IDENTICAL,
-    REFUSED,
     Attack,
     Drill,
     Outcome,
-    finish,
+    finish_with_data_back,
     flipped,
     weighted_files,
 )
@@ -263,18 +261,9 @@ def _changed_data(drill: Drill, data: Path, rng: random.Random) -> Outcome:
     job.runs_for(moment)
     path.write_bytes(flipped(good, rng))
     ended = job.end(drill.site.limit_seconds)
-    failed, line = judge.fault(ended), judge.refusal(ended)
-    if not failed and ended.status != 0 and not line:
-        failed = f"status {ended.status} without one line"
-    if not failed and not line:
-        failed = judge.difference(workdir, drill.reference)
-    path.write_bytes(good)
-    verdict, said = finish(drill, workdir, failed)
-    verdict = REFUSED if line and verdict == IDENTICAL else verdict
-    if verdict in GOOD:
-        shutil.rmtree(workdir)
+    verdict, said = finish_with_data_back(drill, workdir, ended, path, good)
     detail = f"{path.name}: a bit after {moment:.1f} s"
-    return Outcome("changing, data", detail, verdict, line or said)
+    return Outcome("changing, data", detail, verdict, said)
 
 
 ON_READERS: Mapping[str, Attack] = {

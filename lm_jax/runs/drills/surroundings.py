@@ -13,13 +13,12 @@ from lm_jax.config.experiment import Experiment
 from lm_jax.errors import UserError
 from lm_jax.runs.drills import judge
 from lm_jax.runs.drills.attacks import (
-    GOOD,
     IDENTICAL,
-    REFUSED,
     Attack,
     Drill,
     Outcome,
     finish,
+    finish_with_data_back,
     flipped,
 )
 from lm_jax.runs.drills.clock import Jump
@@ -215,20 +214,11 @@ def _data(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
         workdir = shutil.copytree(source, drill.site.new("data"))
         ended = drill.site.run(workdir)
-        failed, line = judge.fault(ended), judge.refusal(ended)
-        if not failed and ended.status != 0 and not line:
-            failed = f"status {ended.status} without one line"
-        if not failed and not line:
-            failed = judge.difference(workdir, drill.reference)
-        path.write_bytes(good)
-        verdict, said = finish(drill, workdir, failed)
-        verdict = REFUSED if line and verdict == IDENTICAL else verdict
-        if verdict in GOOD:
-            shutil.rmtree(workdir)
+        verdict, said = finish_with_data_back(drill, workdir, ended, path, good)
         state_of_run = "begun" if source == drill.begun else "finished"
         when = ", with its old time" if keeps_time else ""
         detail = f"{state_of_run}: {path.name}: a bit{when}"
-        yield Outcome("data", detail, verdict, line or said)
+        yield Outcome("data", detail, verdict, said)
 
 
 ON_SURROUNDINGS: Mapping[str, Attack] = {
