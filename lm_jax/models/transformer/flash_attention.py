@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import JaxprEqn, jaxpr_as_fun
 
 from lm_jax.errors import UserError
 from lm_jax.models.target import target
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # the configuration takes its choices from here
 
 LANES = 128  # tokens: what the lengths that splash reads are multiples of
 _BLOCKWISE_FROM = 512  # tokens; measured on CPUs, docs/performance.md
+_ASKED = "variadic_args"  # a parameter of cuDNN's passes in a jaxpr
 PRIMITIVE = "dot_product_attention_fwd_wrapper"  # what the forward pass is in a jaxpr
 RESIDUALS = "attention_residuals"  # by this name splash's output and log-normalizers are kept
 
@@ -36,7 +38,19 @@ def attend_fused(
     `causal` alone needs no mask. A mask becomes a bias [b, 1, t, s] of the dtype of q_bthk, 0 or
     below -1e12, whose softmax is exactly 0: jax.nn's function knows no segments.
     """
-    mask_b1ts = None if mask_bts is None else mask_bts[:, None]
+    if mask_bts is None:
+        return _by_cudnn(q_bthk, k_bsgk, v_bsgk, None, scale, causal)
+    return _masked(q_bthk, k_bsgk, v_bsgk, mask_bts[:, None], scale, causal)
+
+
+def _by_cudnn(
+    q_bthk: jax.Array,
+    k_bsgk: jax.Array,
+    v_bsgk: jax.Array,
+    mask_b1ts: jax.Array | None,
+    scale: float,
+    causal: bool,
+) -> jax.Array:
     return jax.nn.dot_product_attention(
         q_bthk,
         k_bsgk,
@@ -46,6 +60,39 @@ def attend_fused(
         is_causal=causal,
         implementation="cudnn",
     )
+
+
+_masked = jax.custom_vjp(_by_cudnn, nondiff_argnums=(4, 5))
+
+
+def _masked_forward(q_bthk, k_bsgk, v_bsgk, mask_b1ts, scale, causal):
+    def attend(q_bthk, k_bsgk, v_bsgk):
+        return _by_cudnn(q_bthk, k_bsgk, v_bsgk, mask_b1ts, scale, causal)
+
+    return jax.vjp(attend, q_bthk, k_bsgk, v_bsgk)
+
+
+def _masked_backward(scale, causal, pull, dy_bthk):
+    """Computes what `pull` does, but for the gradient of the mask's bias, which nothing reads."""
+    traced = jax.make_jaxpr(pull)(dy_bthk)
+    equations = [_without_bias_gradient(equation) for equation in traced.eqns]
+    spared = traced.replace(jaxpr=traced.jaxpr.replace(eqns=equations))
+    return *jaxpr_as_fun(spared)(dy_bthk), None
+
+
+def _without_bias_gradient(equation: JaxprEqn) -> JaxprEqn:
+    """Returns an equation that asks for one result less, if it is cuDNN's and gives it.
+
+    The parameter says whether there is a bias, and whether its gradient is asked for: for any bias
+    in `jax.nn`, which has no argument for that.
+    """
+    if equation.params.get(_ASKED) != (True, True):
+        return equation
+    params = equation.params | {_ASKED: (True, False)}
+    return equation.replace(params=params, outvars=equation.outvars[:-1])
+
+
+_masked.defvjp(_masked_forward, _masked_backward)
 
 
 def kernel(config: "BlocksConfig", dtype: jnp.dtype) -> str:
