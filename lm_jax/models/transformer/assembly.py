@@ -254,6 +254,7 @@ def with_decoding(
     Args:
       prepare_params: parameters -> the same with the decoder's layers unstacked.
     """
+    config = dataclasses.replace(config, remat="none")  # nothing is differentiated
 
     def read(variables: Variables, carry: Cache, tokens: jax.Array):
         layers, start, source_mask_bs = carry

@@ -77,10 +77,10 @@ def test_several_models_at_once_have_the_same_gradients():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_its_parameters_are_those_of_other_devices(monkeypatch, use_bias):
+@pytest.mark.parametrize(("use_bias", "shape"), [(True, (2, 3)), (False, (2, 3)), (True, (1, 1))])
+def test_its_parameters_are_those_of_other_devices(monkeypatch, use_bias, shape):
     config = TransformerConfig(norm="layer_norm", use_bias=use_bias)
-    x_btd = jnp.asarray(example(2, 3, 16)[0])
+    x_btd = jnp.asarray(example(*shape, 16)[0])
     found = []
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(layers, "target", lambda device=device: device)

@@ -93,6 +93,20 @@ def test_gradients_of_one_array_for_three_products_are_summed(monkeypatch):
     np.testing.assert_allclose(found, factors.sum(0), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("texts", "is_fused"), [(2, True), (1, False)])
+def test_decoding_norms_alike_whatever_training_recomputes(texts, is_fused):
+    programs = set()
+    for remat in ("none", "full"):
+        with made_for(GPU):
+            model = build_model(decoder(remat=remat), jnp.float32)
+            variables = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), batch()))
+            cache = jax.eval_shape(lambda v, model=model: model.start(v, texts, 8), variables)
+            step = jax.make_jaxpr(model.step)(variables, cache, jnp.zeros(texts, jnp.int32))
+        programs.add(str(step))
+    (program,) = programs
+    assert ("name=layer_norm" in program) == is_fused
+
+
 @pytest.mark.parametrize(("mesh", "merges"), [("data:8", True), ("data:4,fsdp:2", False)])
 def test_biases_are_merged_where_matrices_are_whole(mesh, merges):
     with sharding.on_mesh(sharding.make_mesh(mesh)), made_for(GPU):
