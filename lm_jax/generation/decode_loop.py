@@ -3,7 +3,8 @@
 Axes: b sequences, n tokens of a row, v vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -209,7 +210,20 @@ def advance(
             carry,
         )
 
-    return jax.lax.while_loop(unfinished, advance_by_one, state)
+    # XLA for CPUs multiplies arrays without axes of length 1. A cache with such axes it would write
+    # twice, once in each shape, and so copy at every step.
+    whole = functools.partial(jax.tree.map, lambda like, x: jnp.reshape(x, like.shape), state.carry)
+    squeeze = functools.partial(jax.tree.map, jnp.squeeze)
+    found = jax.lax.while_loop(
+        unfinished,
+        lambda now: _with_carry(squeeze, advance_by_one(_with_carry(whole, now))),
+        _with_carry(squeeze, state),
+    )
+    return _with_carry(whole, found)
+
+
+def _with_carry(change: Callable[[Carry], Carry], state: DecodeState) -> DecodeState:
+    return state._replace(carry=change(state.carry))
 
 
 def generate(

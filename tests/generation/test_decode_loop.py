@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,20 @@ def test_greedy_decoding_equals_the_uncached_argmax(name):
             assert text[position] == token
             np.testing.assert_allclose(log_p[position], expected[position - 1, token], atol=1e-4)
         assert not log_p[: len(prompt)].any() and not log_p[len(prompt) + 10 :].any()
+
+
+@pytest.mark.parametrize("texts", [1, 2])
+def test_the_loop_over_tokens_copies_no_cache(small, texts):
+    model, variables = small
+    tokens, lengths = batch_of_prompts([[1]] * texts, WIDTH, VOCAB)
+    keys = jax.random.split(jax.random.key(0), texts)
+    how = {"sampling": GREEDY, "end_tokens": ()}
+    lowered = GENERATE.lower(model, variables, tokens, lengths, lengths + 8, keys, **how)
+    program = lowered.compile().as_text()
+    (body,) = re.findall(r"while\(.*body=(%[\w.]+)", program)
+    computation = program.split(f"\n{body} (")[1].split("\n}")[0]
+    assert "dynamic-update-slice" in computation  # that writes the cache
+    assert not re.findall(r"= f32\S* copy\(", computation)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -191,7 +191,13 @@ class Attention(nn.Module):
 def extended(cache_bgsk: jax.Array, new_btgk: jax.Array, start: jax.Array | int) -> jax.Array:
     """Returns the cache with new keys or values written from index `start` on."""
     new_bgtk = new_btgk.transpose(0, 2, 1, 3).astype(cache_bgsk.dtype)
-    return jax.lax.dynamic_update_slice(cache_bgsk, new_bgtk, (0, 0, start, 0))
+    # Without axes of length 1, as the loop of `decode_loop.advance` holds it, to write in place.
+    single = tuple(axis for axis in (0, 1) if cache_bgsk.shape[axis] == 1)
+    begin = (*[0] * (2 - len(single)), start, 0)
+    longer = jax.lax.dynamic_update_slice(
+        jnp.squeeze(cache_bgsk, single), jnp.squeeze(new_bgtk, single), begin
+    )
+    return longer.reshape(cache_bgsk.shape)
 
 
 class Block(nn.Module):
