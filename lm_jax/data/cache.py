@@ -1,11 +1,12 @@
 """Directories that are made once, whole or not at all, and read ever after."""
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,10 +14,11 @@ import numpy as np
 
 from lm_jax.data.arrays import map_array, save_array
 from lm_jax.data.documents import TokenizedDocuments
-from lm_jax.digests import find_damage, write_manifest
-from lm_jax.errors import names_path
+from lm_jax.digests import file_states, find_change, find_damage, write_manifest
+from lm_jax.errors import UserError, names_path
 from lm_jax.json_values import parse
 
+DESCRIPTION = "description.json"  # without it a directory is made anew
 _MOST_BYTES = 4 * 2**30  # that a start verifies: some seconds, however large the token files
 
 T = TypeVar("T")
@@ -24,6 +26,35 @@ T = TypeVar("T")
 
 class Damaged(ValueError):
     """Files changed since they were written."""
+
+
+class MappedFiles(NamedTuple):
+    """Files of a directory that are mapped into memory, as they were before their digests were."""
+
+    directory: Path
+    states: Mapping[str, tuple[int, ...]]  # `file_states`
+
+    def refuse_change(self) -> None:
+        """Raises UserError if a file was written, replaced or deleted since.
+
+        A cache is made anew then: `refuse_damage` reads a sample of one that is large.
+        """
+        gone = sorted(self.states.keys() - file_states(self.directory).keys())
+        change = f"{gone[0]} was deleted" if gone else find_change(self.directory, self.states)
+        if not change:
+            return
+        with contextlib.suppress(OSError):  # another user's, or gone
+            (self.directory / DESCRIPTION).unlink()
+        raise UserError(
+            f"{self.directory}: {change}, mapped into memory; nothing that was computed from it "
+            "was saved since it was last checked: run the same command again, which prepares the "
+            "data anew"
+        )
+
+
+def mapped_files(directory: Path) -> MappedFiles:
+    """Returns the files of a directory before they are checked and mapped. Raises OSError."""
+    return MappedFiles(directory, file_states(directory))
 
 
 def cache_directory(configured: str) -> Path:

@@ -2,6 +2,8 @@
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from lm_jax.data.cache import MappedFiles
+
 S = TypeVar("S")  # of a split
 K = TypeVar("K")  # Tokenizer; None for images
 
@@ -14,6 +16,7 @@ class Dataset(NamedTuple, Generic[S, K]):
     description: dict[str, Any]
     tokenizer: K
     test: S | None = None  # None: the data has no test split
+    files: MappedFiles | None = None  # that the arrays are mapped from; None: they are in memory
 
     @property
     def splits(self) -> dict[str, S]:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from lm_jax.choices import choose
-from lm_jax.data.cache import cache_directory, cached, load_split, refuse_damage, save_split
+from lm_jax.data.cache import (
+    DESCRIPTION,
+    cache_directory,
+    cached,
+    load_split,
+    mapped_files,
+    refuse_damage,
+    save_split,
+)
 from lm_jax.data.dataset import Dataset
 from lm_jax.data.documents import BLANK, READ_FROM, SOURCES, Documents
 from lm_jax.data.spool import Selected, utf8_parts
@@ -269,7 +277,7 @@ def _make(
         "sizes": sizes,
         **kind.counts(documents, splits),
     }
-    return Dataset(description=description, tokenizer=tokenizer, **splits)
+    return Dataset(description=description, tokenizer=tokenizer, files=None, **splits)
 
 
 def recalled(memory: Memory, split: type[S], root: Path) -> Dataset[S, Tokenizer] | None:
@@ -294,7 +302,7 @@ def write_dataset(dataset: Dataset[Any, Tokenizer], directory: Path) -> None:
     for name, split in dataset.splits.items():
         save_split(split, directory, name)
     description = {"version": _DESCRIPTION, **dataset.description}
-    (directory / "description.json").write_text(json.dumps(description, indent=2) + "\n")
+    (directory / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
 def load_dataset(split: type[S], directory: Path) -> Dataset[S, Tokenizer]:
@@ -303,11 +311,12 @@ def load_dataset(split: type[S], directory: Path) -> Dataset[S, Tokenizer]:
     Raises:
       OSError, ValueError: a file is missing or damaged, or of an earlier version.
     """
+    files = mapped_files(directory)
     refuse_damage(directory)
-    description = read_object(directory / "description.json")
+    description = read_object(directory / DESCRIPTION)
     if description.pop("version", 1) != _DESCRIPTION:
         raise ValueError("made before descriptions said what this version says")
     names = [name for name in ("train", "validation", "test") if name in description]
     splits = {name: load_split(split, directory, name) for name in names}
     tokenizer = load_tokenizer(directory / "tokenizer")
-    return Dataset(description=description, tokenizer=tokenizer, **splits)
+    return Dataset(description=description, tokenizer=tokenizer, files=files, **splits)

@@ -1,8 +1,9 @@
 """Measures a trained model: its own splits, any texts, continuations, positions, word vectors."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from lm_jax import data
 from lm_jax.analysis.inspect import embedding_table
 from lm_jax.build import BuiltExperiment, measure
 from lm_jax.config.experiment import EvaluationConfig
+from lm_jax.data.cache import MappedFiles, mapped_files
 from lm_jax.data.documents import SOURCES
 from lm_jax.data.text.config import DataConfig
 from lm_jax.errors import UserError
@@ -26,7 +28,7 @@ from lm_jax.generation.prompts import longest_context
 from lm_jax.host import host_memory
 from lm_jax.objectives import OBJECTIVES
 from lm_jax.objectives.validation import validate
-from lm_jax.parallel import sharding
+from lm_jax.parallel import processes, sharding
 from lm_jax.runs import workdir
 from lm_jax.runs.loaded_model import LoadedModel
 from lm_jax.runs.run_data import data_of
@@ -52,6 +54,22 @@ def split_of(run: LoadedModel, split: str, moved: Mapping[str, str] = _UNMOVED) 
     Raises:
       UserError: the data cannot be read, or it changed since, or there is no such split.
     """
+    return _split_and_files(run, split, moved)[0]
+
+
+@contextlib.contextmanager
+def _unchanging_split(run: LoadedModel, split: str, moved: Mapping[str, str]) -> Iterator[Any]:
+    """Yields `split_of`; raises UserError at the end if its files changed meanwhile."""
+    found, files = _split_and_files(run, split, moved)
+    yield found
+    if files is not None:
+        processes.together(files.refuse_change)
+
+
+def _split_and_files(
+    run: LoadedModel, split: str, moved: Mapping[str, str]
+) -> tuple[Any, MappedFiles | None]:
+    """Returns `split_of`, and the files that it is mapped from."""
     config = run.built.experiment.data
     if source := workdir.read_description(run.workdir).get("imported_from"):
         raise UserError(
@@ -64,10 +82,12 @@ def split_of(run: LoadedModel, split: str, moved: Mapping[str, str] = _UNMOVED) 
             "new run, or measure texts with a run on plain text: --text=FILES"
         )
     if split != "train" and not moved:
+        files = mapped_files(run.workdir / split)
         copy = data.load_held_out(config, run.workdir, split)
         if copy is not None:
-            return copy
-    return data_of(run.workdir, config, moved).splits[split]
+            return copy, files
+    dataset = data_of(run.workdir, config, moved)
+    return dataset.splits[split], dataset.files
 
 
 def evaluate(
@@ -88,12 +108,12 @@ def evaluate(
       UserError: the windows do not fit the text, or the data changed since training.
     """
     _check_evaluation(run, eval_config)
-    examples = split_of(run, split, moved)
     facts: dict[str, Any] = {**workdir.read_description(run.workdir)}
     sources = facts.get(SOURCES[split], {})
-    return measure(
-        run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
-    )
+    with _unchanging_split(run, split, moved) as examples:
+        return measure(
+            run.built, run.losses, run.variables, examples, run.tokenizer, eval_config, sources
+        )
 
 
 def evaluate_texts(
@@ -165,10 +185,9 @@ def evaluate_by_position(
             f"models that read running text in windows ({in_windows})"
         )
     _check_evaluation(run, eval_config)
-    documents = split_of(run, split, moved)
     length = eval_config.context_length or experiment.model.context_length
-    batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
-    with sharding.on_mesh(run.built.mesh):
+    with _unchanging_split(run, split, moved) as documents, sharding.on_mesh(run.built.mesh):
+        batches, _ = run.built.objective.evaluation_batches(experiment, documents, eval_config)
         return sum_by_position(run.losses, run.variables, batches, length, run.built.mesh)
 
 

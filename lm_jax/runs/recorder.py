@@ -69,6 +69,7 @@ class Record(NamedTuple):
     def evaluate(self, step: int, state: TrainState) -> None:
         config, (split, _, sources) = self.built.experiment.evaluation, self.sample
         sums = sum_documents(self.built, self.losses, variables_of(state), split, config)
+        self.refuse_changed_data()
         measures = measures_of(self.built, sums, split, self.dataset.tokenizer, sources)
         for last in (self.measured, self.sums):
             last.clear()
@@ -82,7 +83,13 @@ class Record(NamedTuple):
             )
         self.meter.pause()
 
+    def refuse_changed_data(self) -> None:
+        """Raises UserError if the files that the data is mapped from changed; a collective."""
+        if self.dataset.files is not None:
+            processes.together(self.dataset.files.refuse_change)
+
     def save(self, step: int, state: TrainState) -> None:
+        self.refuse_changed_data()
         if processes.is_first():  # before the checkpoint: a run that resumes from it compares them
             self.rows.note(step)
         self.checkpoints.save(step, state, self.measured.get(step, {}).get("cross_entropy"))
@@ -293,6 +300,7 @@ def write_results(record: Record, state: TrainState, results: dict[str, Any]) ->
         analysis = {"translations": examples, **analysis}
     # A model that has diverged predicts no numbers, and a page cannot draw them.
     analysis = {name: found for name, found in analysis.items() if is_finite(found)}
+    record.refuse_changed_data()
     if processes.is_first():
         if samples:
             text = "".join(f"--- sample {i} ---\n{text}\n" for i, text in enumerate(samples, 1))

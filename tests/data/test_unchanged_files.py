@@ -129,6 +129,26 @@ def test_a_flipped_bit_in_the_cache_is_mended_with_one_line(name, folder, capfd)
     assert not capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()), "train_tokens.npy changed"),
+        (lambda path: os.utime(path, ns=(0, 0)), "train_tokens.npy changed"),
+        (lambda path: path.unlink(), "train_tokens.npy was deleted"),
+    ],
+)
+def test_a_cache_that_changes_under_its_reader_is_refused_and_made_anew(change, said, folder):
+    first = prepare(config(folder))
+    first.files.refuse_change()
+    content = (first.files.directory / "train_tokens.npy").read_bytes()
+    change(first.files.directory / "train_tokens.npy")
+    with pytest.raises(UserError, match=said):
+        first.files.refuse_change()
+    again = prepare(config(folder))
+    again.files.refuse_change()
+    assert (first.files.directory / "train_tokens.npy").read_bytes() == content
+
+
 def test_a_flipped_bit_in_a_held_out_copy_is_not_measured(folder):
     dataset = prepare(config(folder))
     save_held_out(config(folder), dataset, folder)

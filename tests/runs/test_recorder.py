@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -5,10 +6,12 @@ import pytest
 
 from lm_jax import data
 from lm_jax.build import build_experiment
+from lm_jax.errors import UserError
 from lm_jax.runs.evaluate import evaluate
 from lm_jax.runs.recorder import validation_sample
 from lm_jax.runs.train import train
 from lm_jax.runs.trained_run import load
+from lm_jax.training.checkpoints import finished_steps
 from tests.experiments import tiny
 
 
@@ -53,3 +56,31 @@ def test_a_run_says_on_what_sample_it_measured_itself(tmp_path, capsys):
     assert "Measured on a fixed sample" in (tmp_path / "run" / "report.html").read_text()
     whole = evaluate(load(tmp_path / "run"), split="validation", eval_config=experiment.evaluation)
     assert whole["tokens"] == size["of_tokens"]
+
+
+def test_nothing_is_saved_of_a_cache_that_changes_while_a_run_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_jax.runs.recorder.inspect", lambda *_: {})
+    (tmp_path / "text.txt").write_text("a text of some words\n" * 1000)
+    experiment = tiny(mesh="data:8", training__num_steps=6, training__steps_per_call=1)
+    experiment.checkpoint.every_steps = 2
+    experiment.data = dataclasses.replace(
+        experiment.data,
+        source="files",
+        path=str(tmp_path / "text.txt"),
+        split="tail",
+        drop_repeated_paragraphs=False,
+        tokenizer=data.TokenizerConfig("byte"),
+        cache_directory=str(tmp_path / "cache"),
+    )
+
+    def flip(step):
+        if step == 3:
+            (path,) = (tmp_path / "cache").glob("*/train_tokens.npy")
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        return False
+
+    with pytest.raises(UserError, match=r"train_tokens.npy changed while it was read"):
+        train(experiment, tmp_path / "run", flip)
+    assert finished_steps(tmp_path / "run" / "checkpoints") == [2]
+    assert train(experiment, tmp_path / "run")["step"] == 6

@@ -130,7 +130,7 @@ def test_a_run_on_a_mixture_is_measured_by_source_too(trained, monkeypatch):
     }
     monkeypatch.setattr(workdir, "read_description", lambda _: described)
     held_out = evaluate_run.split_of(run, "validation")
-    monkeypatch.setattr(evaluate_run, "split_of", lambda *_: held_out)
+    monkeypatch.setattr(evaluate_run, "_split_and_files", lambda *_: (held_out, None))
     for split in ("validation", "test"):
         figures = evaluate(run, split=split, eval_config=eval_config)
         assert figures == whole | {"sources": {"only": whole}}

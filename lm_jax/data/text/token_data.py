@@ -121,7 +121,7 @@ def _make(
         ),
     }
     ordered = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
-    return Dataset(description=description, tokenizer=tokenizer, **ordered)
+    return Dataset(description=description, tokenizer=tokenizer, files=None, **ordered)
 
 
 def _stream(
