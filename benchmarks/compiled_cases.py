@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _GPT2 = ["--config.model.attention=auto", "--devices=1", "--accelerator=h100"]
+_KEPT = ["--config.model.scan_layers=false", "--config.model.remat=none"]
 _LLAMA_1B = [  # TinyLlama's shape (Zhang et al. 2024)
     "--config=configs/published.py:llama2_7b",
     "--config.model.context_length=2048",
@@ -16,13 +17,13 @@ _LLAMA_1B = [  # TinyLlama's shape (Zhang et al. 2024)
     "--config.model.num_kv_heads=4",
     "--config.evaluation.batch_size=64",
     "--config.model.attention=auto",
-    "--config.model.remat=dots",
+    *_KEPT,
 ]
 _LLAMA_7B = [
     "--config=configs/published.py:llama2_7b",
     "--config.evaluation.batch_size=64",
     "--config.model.attention=auto",
-    "--config.model.remat=full",
+    *_KEPT,
 ]
 _LLAMA_7B_TPU = [
     "--config=configs/published.py:llama2_7b",
@@ -51,8 +52,7 @@ CASES: dict[str, list[str]] = {
     "gpt2_xl_h100": [
         "--config=configs/published.py:gpt2_xl",
         "--config.training.batch_size=8",
-        "--config.model.scan_layers=false",
-        "--config.model.remat=none",
+        *_KEPT,
         *_GPT2,
     ],
     "gpt2_small_v5e_8": [
