@@ -85,7 +85,8 @@ def init_state(
 def _creator(model: Model, optimizer: optax.GradientTransformation, batch: Shapes):
     def create(key: jax.Array) -> TrainState:
         zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()}
-        variables = dict(sharding.unboxed(model.init(key, zeros)))
+        # Under jit, so that what abstract states traced is not traced again.
+        variables = dict(sharding.unboxed(jax.jit(model.init)(key, zeros)))
         params = variables.pop("params")
         return TrainState(jnp.int32(0), key, params, variables, optimizer.init(params))
 
