@@ -1,5 +1,7 @@
 """Tensors in files of safetensors: read one at a time, and written in shards."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +128,7 @@ def write_tensors(
     Raises:
       OSError: a file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     shards = _shards(planned, largest_shard)
@@ -136,12 +139,21 @@ def write_tensors(
         if len(shards) > 1:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {each.name: np.ascontiguousarray(next(values)) for each in shard}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
+        try:
+            save_file(tensors, directory / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # also of a full disk
+            raise _of_system(error, directory / name) from error
         (directory / name).chmod(0o644)  # the library lets only the owner read it
         index |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         total = sum(each.bytes for each in planned)
         write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _of_system(error: Exception, path: Path) -> Exception:
+    """Returns the error of the system that the library has put into words; else the same error."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path)) if found else error
 
 
 def _shards(planned: Sequence[Planned], largest: int) -> list[list[Planned]]:

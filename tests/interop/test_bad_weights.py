@@ -1,6 +1,8 @@
 """What cannot be imported is refused in a line that names it, and leaves nothing behind."""
 
+import errno
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from lm_jax.config.serialization import dumps
 from lm_jax.errors import UserError
 from lm_jax.interop.architectures import ARCHITECTURES, our_config
 from lm_jax.interop.import_model import import_model, open_model, read_arrays
+from lm_jax.interop.tensor_files import Planned, write_tensors
 from lm_jax.interop.whole_directory import whole_directory
 from lm_jax.runs.workdir import imported_folder
 from tests.experiments import tiny
@@ -192,3 +195,27 @@ def test_two_that_write_one_directory_do_not_share_what_they_write(tmp_path):
         assert first.is_dir()
         (tmp_path / "run").rmdir()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_is_called_in_the_end(tmp_path):
+    with pytest.raises(OSError, match="No space") as found:
+        with whole_directory(tmp_path / "exported", "--path") as partial:
+            raise OSError(errno.ENOSPC, "No space left on device", str(partial / "config.json"))
+    assert found.value.filename == str(tmp_path / "exported" / "config.json")
+    with pytest.raises(OSError, match="stale") as found:
+        with whole_directory(tmp_path / "exported", "--path"):
+            raise OSError(errno.ESTALE, "stale", str(tmp_path / "run"))  # that is read
+    assert found.value.filename == str(tmp_path / "run") and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_weights_is_an_error_of_the_system(tmp_path):
+    planned = [Planned("weights", (100_000,), np.dtype(np.float32))]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large") as found:
+            write_tensors(tmp_path, planned, [np.zeros(100_000, np.float32)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert found.value.filename == str(tmp_path / "model.safetensors")
+    assert found.value.errno == errno.EFBIG
