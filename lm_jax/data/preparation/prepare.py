@@ -40,7 +40,7 @@ from lm_jax.data.preparation.sealed_files import SealedWriter, checked_files, no
 from lm_jax.data.preparation.stages import STAGES, AddStage
 from lm_jax.data.preparation.tokens import add_tokens, token_manifest
 from lm_jax.data.tokenizer_config import tokenizer_of
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.json_values import read_object
 from lm_jax.plurals import counted
 
@@ -89,15 +89,16 @@ def prepare(
         _put_in_place(aside, output)
         return manifest
     try:
-        for _ in range(_ATTEMPTS):
-            try:
-                plan = _begin(config, aside, identity, sources, stages, language_model)
-                if not _execute(plan, workers, on_progress):
-                    return None
-                return _finish(config, identity, aside, output, write_page)
-            except Damaged as damage:
-                print(f"{damage}; the corpus is prepared anew", file=sys.stderr, flush=True)
-                shutil.rmtree(aside)
+        with names_path(aside):
+            for _ in range(_ATTEMPTS):
+                try:
+                    plan = _begin(config, aside, identity, sources, stages, language_model)
+                    if not _execute(plan, workers, on_progress):
+                        return None
+                    return _finish(config, identity, aside, output, write_page)
+                except Damaged as damage:
+                    print(f"{damage}; the corpus is prepared anew", file=sys.stderr, flush=True)
+                    shutil.rmtree(aside)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -129,6 +130,10 @@ def _begin(
     work = aside / "work"
     if damage := noted_damage(work):
         raise Damaged(damage)
+    states, path = _states(config).encode(), work / "inputs.sha256"
+    if path.exists() and path.read_bytes() != states:
+        raise Damaged(f"what {aside} is made of was written since it was begun")
+    write_bytes(path, states)
     with SealedWriter(work, work / "sources.json") as file:
         file.write(json.dumps(sources).encode())
     read = ReadSources(work / "sources.json", config, Dropped(work, "blank"))
@@ -153,17 +158,33 @@ def _identity(config: PreparationConfig) -> dict[str, Any]:
     """Returns what decides the output: the configuration and the files that it names."""
     configuration = dataclasses.asdict(config)
     del configuration["cluster"]
-    inputs: dict[str, Any] = {"path": _fingerprint(config.path, "path")}
+    inputs = {name: _fingerprint(*given) for name, given in _inputs(config).items()}
     if config.tokenizer:
         inputs["tokenizer"] = tokenizers.identity(tokenizer_of(config.tokenizer))
     else:  # corpora made before there were token files are found again
         del configuration["tokenizer"], configuration["validation_fraction"]
+    return {"configuration": configuration, "inputs": inputs}
+
+
+def _inputs(config: PreparationConfig) -> dict[str, tuple[str, str]]:
+    """Returns what is read: by name the pattern, and the field that gives it."""
+    found = {"path": (config.path, "path")}
     if "perplexity" in names_in(config.stages):
-        inputs["reference"] = _fingerprint(config.perplexity.reference, "perplexity.reference")
+        found["reference"] = config.perplexity.reference, "perplexity.reference"
     if "decontamination" in names_in(config.stages):
         for path in names_in(config.decontamination.paths):
-            inputs[path] = _fingerprint(path, "decontamination.paths")
-    return {"configuration": configuration, "inputs": inputs}
+            found[path] = path, "decontamination.paths"
+    return found
+
+
+def _states(config: PreparationConfig) -> str:
+    """Returns a digest of what changes when an input is written, if it keeps its size and time."""
+    found = []
+    for given in _inputs(config).values():
+        for path in find_files(*given):
+            state = path.stat()
+            found.append((str(path.absolute()), state.st_ino, state.st_ctime_ns))
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _fingerprint(pattern: str, field: str) -> dict[str, Any]:

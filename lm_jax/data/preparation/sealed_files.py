@@ -65,7 +65,8 @@ class SealedWriter(io.BufferedIOBase):
 
     def __del__(self) -> None:
         """Closes the file of a task that ended early."""
-        self._abandon()
+        with contextlib.suppress(AttributeError, OSError):  # it was never opened; the disk is full
+            self._abandon()
 
     def _abandon(self) -> None:
         try:

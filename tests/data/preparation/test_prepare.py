@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,28 @@ def test_a_task_that_is_done_does_not_run_again(raw, tmp_path, monkeypatch, prep
     assert not (tmp_path / "corpus").exists()
     assert prepare(config_of(raw), tmp_path / "corpus", 1, write_page) == prepared[1]
     assert [task for task in tasks if tasks.count(task) > 1] == [tasks[4]] * 2
+
+
+def test_a_text_that_changes_with_its_old_time_begins_a_preparation_anew(
+    raw, tmp_path, monkeypatch, capsys
+):
+    given = shutil.copytree(raw, tmp_path / "raw")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(config_of(given), tmp_path / "corpus", 1, write_page)
+    path = sorted(given.iterdir())[0]
+    state = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"The", b"the", 1))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    found = prepare(config_of(given), tmp_path / "corpus", 1, write_page)
+    said = capsys.readouterr().err
+    assert said.endswith("was written since it was begun; the corpus is prepared anew\n")
+    assert found["files"] == prepare(config_of(given), tmp_path / "new", 1, write_page)["files"]
 
 
 @pytest.mark.parametrize("step", ["shutil.rmtree", "Path.unlink", "os.replace"])

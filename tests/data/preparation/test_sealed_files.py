@@ -1,8 +1,10 @@
 """Files between phases that are damaged are found when they are read, and made anew."""
 
 import dataclasses
+import gc
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,7 +117,7 @@ def attack(config: PreparationConfig, stopped: Path, names: list[Path], capsys) 
 def files_of(stopped: Path) -> list[Path]:
     """Returns the files of unfinished work that a later phase may read, by their names in it."""
     paths = (path.relative_to(stopped) for path in stopped.rglob("*") if path.is_file())
-    mine = ("identity.json", "sources.json")  # each call writes them
+    mine = ("identity.json", "sources.json", "inputs.sha256")  # each call writes them
     return sorted(p for p in paths if p.name not in mine and "logs" not in p.parts)
 
 
@@ -168,6 +170,16 @@ def test_a_file_that_was_not_finished_has_no_digest(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(Damaged, match="0 has no digest"):
         check(tmp_path / "work", path)
+
+
+def test_a_file_that_cannot_be_opened_shows_one_error(tmp_path, monkeypatch):
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    (tmp_path / "work").write_text("a file, where a folder is expected")
+    with pytest.raises(NotADirectoryError):
+        SealedWriter(tmp_path / "work", tmp_path / "work" / "found" / "0")
+    gc.collect()
+    assert not unraisable
 
 
 def test_damage_that_a_job_noted_makes_the_corpus_anew(config, tmp_path, capsys):
