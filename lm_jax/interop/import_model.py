@@ -1,7 +1,10 @@
 """Imports a model of Hugging Face transformers: a work directory that all programs read."""
 
 import dataclasses
+import math
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,11 +28,11 @@ from lm_jax.config.serialization import to_dict
 from lm_jax.data.config import KINDS
 from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.data.tokenizer_files import kind_of_files
-from lm_jax.errors import UserError
+from lm_jax.errors import UserError, names_path
 from lm_jax.interop.architectures import architecture_of, our_config, read_config
 from lm_jax.interop.export_tokenizer import opening_id, special_id
 from lm_jax.interop.gguf_files import read_gguf
-from lm_jax.interop.layout import Entry, check, entries, shapes_of
+from lm_jax.interop.layout import Entry, Shape, check, entries, shapes_of
 from lm_jax.interop.tables import Architecture
 from lm_jax.interop.tensor_files import Tensor, read_tensors
 from lm_jax.interop.whole_directory import whole_directory
@@ -107,10 +110,21 @@ def read_arrays(source: Source, scratch: Path) -> dict[str, np.ndarray]:
         ):
             if path not in found:
                 dtype = _dtype(part.dtype, path, wanted, tensors)
-                file = scratch / path.replace("/", ".")
-                found[path] = np.memmap(file, dtype, "w+", shape=shapes[path])
+                found[path] = _new_file(scratch / path.replace("/", "."), dtype, shapes[path])
             found[path][... if entry.layer is None else entry.layer] = part
     return found
+
+
+def _new_file(path: Path, dtype: np.dtype, shape: Shape) -> np.ndarray:
+    """Returns an array that is mapped from a new file.
+
+    Raises:
+      OSError: there is no space for it. Found out later, that would end the process by a signal.
+    """
+    with names_path(path), path.open("wb") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, max(math.prod(shape) * dtype.itemsize, 1))
+    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def lacks_head(source: Source) -> bool:

@@ -219,3 +219,15 @@ def test_a_full_disk_under_weights_is_an_error_of_the_system(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert found.value.filename == str(tmp_path / "model.safetensors")
     assert found.value.errno == errno.EFBIG
+
+
+def test_a_full_disk_under_an_import_is_an_error_of_the_system(folder, tmp_path):
+    source = open_model(folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large") as found:
+            read_arrays(source, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert found.value.filename.startswith(str(tmp_path))
