@@ -1,4 +1,4 @@
-r"""Attacks a training run and tells whether anything was lost or is silently wrong.
+r"""Attacks a training run or another program and tells whether anything was lost or is wrong.
 
   python -m launch.drill --config=configs/quickstart.py --workdir=drill \
       --config.training.num_steps=100 --config.checkpoint.every_steps=10 \
@@ -17,8 +17,10 @@ the same bits, and the page whole. A damaged file may also be refused in one lin
   slow                every write waits; half of the runs are killed
   clock               the time jumps by up to 10 days, forwards and back; half of them are killed
   data                a changed bit in the files of the data between the start and the end of a run
-  evaluate, generate  kill, stop, disk and failing in turn, to these programs with a finished run
-  changing            a bit of a checkpoint or of the data that changes while it is read
+  evaluate, generate, translate, export, prepare, sweep
+                      kill, stop, disk and failing in turn, to these programs; those that go on with
+                      what they have begun also meet it damaged, and a preparation another text
+  changing            a bit of a checkpoint, the data or its cache that changes while it is read
   arrays, caches      one flipped bit of the newest checkpoint or of the cache of the data
   files               any file of a run emptied, cut, deleted, or with another byte, bit or `null`
 
@@ -28,13 +30,16 @@ lost or wrong; its work directory is left in --workdir. The last line of the out
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from launch import experiment_flags, program
 from lm_jax.errors import UserError
 from lm_jax.telemetry.json_files import write_json
+
+if TYPE_CHECKING:
+    from lm_jax.config.experiment import Experiment
 
 WORKDIR = flags.DEFINE_string("workdir", None, "A new directory for all runs.", required=True)
 ATTACKS = flags.DEFINE_list(
@@ -60,15 +65,15 @@ def main() -> dict[str, Any]:
     output = program.output_file(OUTPUT.value)
     from lm_jax.runs.drills.attacks import Outcome
     from lm_jax.runs.drills.report import ATTACKS as KNOWN
-    from lm_jax.runs.drills.report import applies, rows_of, run_drill
+    from lm_jax.runs.drills.report import rows_of, run_drill
 
     if CONFIG.value is None:
         raise UserError("give an experiment, --config=FILE (configs/*.py)")
     if Path(WORKDIR.value).exists() and any(Path(WORKDIR.value).iterdir()):
         raise UserError(f"--workdir={WORKDIR.value} is not empty; give a new directory")
     experiment = experiment_flags.experiment()
-    repeats = _repeats(list(KNOWN), [name for name in KNOWN if applies(name, experiment)])
-    if idle := [name for name in repeats if not applies(name, experiment)]:
+    repeats = _repeats(list(KNOWN), [name for name in KNOWN if _applies(name, experiment)])
+    if idle := [name for name in repeats if not _applies(name, experiment)]:
         raise UserError(
             f"--attacks: runs of this configuration have nothing for {', '.join(idle)} to attack; "
             "leave it out"
@@ -98,6 +103,19 @@ def main() -> dict[str, Any]:
     program.log_table(rows_of(outcomes), "<>>>>>")
     num_bad = sum(not outcome.is_good for outcome in outcomes)
     return {"attacks": len(outcomes), "bad": num_bad, "failed": num_bad > 0}
+
+
+def _applies(name: str, experiment: "Experiment") -> bool:
+    """Returns whether an attack has something to attack in runs of an experiment."""
+    from lm_jax.interop.architectures import of_family
+    from lm_jax.runs.drills.report import applies
+
+    if name == "export":
+        try:
+            of_family(experiment.model)
+        except UserError:
+            return False
+    return applies(name, experiment)
 
 
 def _repeats(known: list[str], unless_given: list[str]) -> dict[str, int]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lm_jax.config.experiment import CheckpointConfig, Experiment
-from lm_jax.data import ImageConfig
-from lm_jax.runs.drills import judge, readers
+from lm_jax.data import ImageConfig, ParallelTextConfig
+from lm_jax.runs.drills import judge, strikes
 from lm_jax.runs.drills.attacks import IDENTICAL, REFUSED, Outcome, flipped
+from lm_jax.runs.drills.programs import PROGRAMS, Command, Place
 from lm_jax.runs.drills.report import applies, rows_of
 from lm_jax.runs.drills.site import Ended
 from lm_jax.training.checkpoints import Checkpoints
@@ -76,31 +77,89 @@ def test_the_table_counts_outcomes():
     assert rows_of(outcomes)[1] == ["kill", "4", "1", "1", "0", "2"]
 
 
-def test_an_output_is_the_old_one_or_the_new_one_or_missing(tmp_path):
-    place = readers._Place(None, tmp_path)
+def _place(tmp_path, program, made):
+    """Returns a place with a run, and a command that makes these files."""
+    place = Place(None, tmp_path)
     place.workdir.mkdir()
     (place.workdir / "evaluation.json").write_text("old")
-    before = place.files()
+    return place, Command("a command", PROGRAMS[program], [], made=made)
+
+
+def test_an_output_is_the_old_one_or_the_new_one_or_missing(tmp_path):
     made = {"run/evaluation.json": b"new", "output/texts.json": b"{}"}
-    command = readers._Command("texts", "launch.evaluate", [], made=made)
+    place, command = _place(tmp_path, "evaluate", made)
+    before = place.files()
     (tmp_path / "output").mkdir()
     for name in (".texts.json.1.partial", "texts.kept.jsonl"):  # unfinished
         (tmp_path / "output" / name).write_text("{")
+    (tmp_path / "output.1.partial").mkdir()
+    (tmp_path / "output.1.partial" / "config.json").write_text("{")
     (tmp_path / "stdout").write_text("half a li")
-    assert readers._partial(place, before, command) == ""
+    assert strikes._partial(place, before, command) == ""
     (place.workdir / "evaluation.json").write_text("new")
-    assert readers._partial(place, before, command) == ""
+    assert strikes._partial(place, before, command) == ""
     (tmp_path / "output" / "texts.json").write_text("{")
-    assert readers._partial(place, before, command).startswith("output/texts.json is neither")
+    assert strikes._partial(place, before, command).startswith("output/texts.json is neither")
     (tmp_path / "output" / "texts.json").unlink()
     (place.workdir / "evaluation.json").unlink()
-    assert readers._partial(place, before, command) == "run/evaluation.json is missing"
+    assert strikes._partial(place, before, command) == "run/evaluation.json is missing"
+
+
+class _Played(Place):
+    """A place in which a command comes to what was set beforehand, instead of running."""
+
+    plays = ()
+
+    def run(self, command, harm=None):
+        writes, ended = self.plays.pop(0)
+        for name, content in writes.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return ended
+
+
+def test_a_command_that_is_given_again_makes_the_same(tmp_path):
+    made = {"run/evaluation.json": b"old", "output/config.json": b"{}", "stdout": b"done"}
+    place, command = _place(tmp_path, "export", made)
+    place = _Played(None, tmp_path)
+    refused = Ended(1, "error: --path=output is not empty; choose another\n")
+    place.plays = [(made, Ended(0, "")), ({"stdout": b""}, refused)]
+    assert strikes._again(place, command)[0] == IDENTICAL
+    assert strikes._again(place, command)[0] == IDENTICAL  # refused, and whole
+    (tmp_path / "output" / "config.json").write_text("{{")
+    place.plays = [({}, refused)]
+    assert strikes._again(place, command)[0] == "ends with status 1"
+    place.plays = [({"stdout": b"done"}, Ended(0, ""))]
+    assert strikes._again(place, command)[0] == "output/config.json differs"
+
+
+def test_a_run_of_a_sweep_that_failed_is_told_in_one_line(tmp_path):
+    place, _ = _place(tmp_path, "sweep", {})
+    (tmp_path / "stdout").write_text("a plan\nfailed: seed=1: no space\nresults: there\n")
+    assert strikes._refusal(place, Ended(1, "")) == "failed: seed=1: no space"
+    assert strikes._refusal(place, Ended(1, "error: one\n")) == "one"
+
+
+def test_runs_of_a_sweep_are_compared_but_for_times(tmp_path):
+    place, _ = _place(tmp_path, "sweep", {})
+    runs = tmp_path / "sweep" / "runs"
+    runs.mkdir(parents=True)
+    _finished_run(runs / "seed=0-abc")
+    (tmp_path / "sweep" / "results.csv").write_text("name,seconds\nseed=0,1.5\n")
+    first = PROGRAMS["sweep"].shown(place)
+    (tmp_path / "sweep" / "results.csv").write_text("name,seconds\nseed=0,9.5\n")
+    assert PROGRAMS["sweep"].shown(place) == first and set(first) == {"run seed=0", "results.csv"}
+    (runs / "seed=0-abc" / "evaluation.json").write_text('{"step": 3}')
+    assert PROGRAMS["sweep"].shown(place)["run seed=0"] != first["run seed=0"]
+    (runs / "seed=0-abc" / "evaluation.json").unlink()
+    assert PROGRAMS["sweep"].shown(place)["run seed=0"].startswith(b"cannot be read")
 
 
 @pytest.mark.slow
 def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
     attacks = "kill:2,stop:1,pause:1,imports:1,second:1,disk:8,arrays:5,caches:2,files:4,failing:2,"
-    attacks += "slow:1,clock:1,data:1,evaluate:4,generate:4,changing:2"
+    attacks += "slow:1,clock:1,data:1,evaluate:4,generate:4,changing:3,export:4,prepare:6,sweep:5"
     status, out, err = run_program(
         "launch.drill",
         *TINY,
@@ -114,15 +173,17 @@ def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
         f"--output={tmp_path / 'drill.json'}",
     )
     assert status == 0, out + err
-    assert len(json.loads((tmp_path / "drill.json").read_text())) == 41
+    assert len(json.loads((tmp_path / "drill.json").read_text())) == 57
 
 
 @pytest.mark.parametrize(
     ("experiment", "names"),
     [
-        (Experiment(), {"evaluate", "generate"}),
+        (Experiment(), {"evaluate", "generate", "export"}),
         (Experiment(objective="classification", data=ImageConfig()), set()),
+        (Experiment(objective="seq2seq", data=ParallelTextConfig()), {"translate"}),
     ],
 )
-def test_only_readers_of_running_text_are_attacked(experiment, names):
-    assert {name for name in ("evaluate", "generate") if applies(name, experiment)} == names
+def test_only_programs_that_read_such_runs_are_attacked(experiment, names):
+    readers = ("evaluate", "generate", "export", "translate")
+    assert {name for name in readers if applies(name, experiment)} == names

@@ -272,7 +272,7 @@ def _caches(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
         yield Outcome("caches", detail, verdict, said)
 
 
-_CORRUPTIONS: Mapping[str, Callable[[bytes, random.Random], bytes | None]] = {
+CORRUPTIONS: Mapping[str, Callable[[bytes, random.Random], bytes | None]] = {
     "emptied": lambda content, rng: b"",
     "cut": lambda content, rng: content[: rng.randrange(len(content))] if content else b"",
     "byte 0xFF": lambda content, rng: _with_byte(content, rng),
@@ -292,8 +292,8 @@ def _files(drill: Drill, rng: random.Random, repeat: int) -> Iterator[Outcome]:
     for _ in range(repeat):
         source = rng.choice([drill.begun, drill.finished])
         path = rng.choice(sorted(path for path in source.rglob("*") if path.is_file()))
-        kind = rng.choice(list(_CORRUPTIONS))
-        content = _CORRUPTIONS[kind](path.read_bytes(), rng)
+        kind = rng.choice(list(CORRUPTIONS))
+        content = CORRUPTIONS[kind](path.read_bytes(), rng)
         yield _damaged(drill, "files", source, str(path.relative_to(source)), kind, content)
 
 

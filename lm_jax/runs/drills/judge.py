@@ -1,5 +1,6 @@
 """Compares a run that was attacked with one that was not."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from lm_jax.runs.drills.site import Ended
 from lm_jax.telemetry.run_digests import damaged_file
 from lm_jax.training.checkpoints import Checkpoints
 
-# Times, and what depends on them.
-_TIMES = ("seconds", "timings", "goodput", "workdir", "profile")
+# Times, and what depends on them: runs of a sweep that are killed go on with those that are left.
+_TIMES = ("seconds", "timings", "goodput", "workdir", "profile", "vmapped_runs")
 _SAME_BYTES = ("samples.txt", "inspection.json", "by_document_validation.json", "data.json")
 
 
@@ -93,12 +94,31 @@ def difference(workdir: Path, reference: Reference) -> str:
     for name, content in reference.files.items():
         if found.files.get(name) != content:
             return f"{name} differs"
+    return _fault_of_page(workdir) or (NOTICED if found.notes else "")
+
+
+def summary(workdir: Path) -> bytes:
+    """Returns what a run came to, in bytes that can be compared, or why it cannot be read."""
+    try:
+        found = read(workdir)
+    except (UserError, OSError, ValueError) as error:
+        return f"cannot be read: {error}".encode()
+    if wrong := _fault_of_page(workdir):
+        return wrong.encode()
+    digest = hashlib.sha256()
+    for name, array in sorted(found.arrays.items()):
+        digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+    for name, content in sorted(found.files.items()):
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return json.dumps([digest.hexdigest(), found.rows, found.results, found.notes]).encode()
+
+
+def _fault_of_page(workdir: Path) -> str:
+    """Returns what is wrong with the page of a run; "" if nothing is."""
     page = workdir / "report.html"
     if not page.exists() or "</html>" not in page.read_text(errors="replace"):
         return "report.html is missing or cut"
-    if damaged_file(workdir, [page.name]):
-        return "report.html is damaged"
-    return NOTICED if found.notes else ""
+    return "report.html is damaged" if damaged_file(workdir, [page.name]) else ""
 
 
 def fault(ended: Ended) -> str:

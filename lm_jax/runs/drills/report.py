@@ -5,19 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lm_jax.config.experiment import Experiment
-from lm_jax.objectives import objective_of
 from lm_jax.runs.drills.attacks import GOOD, ON_RUNS, Attack, Outcome, prepare
-from lm_jax.runs.drills.readers import ON_READERS
+from lm_jax.runs.drills.changing import ON_READ
+from lm_jax.runs.drills.programs import PROGRAMS
 from lm_jax.runs.drills.site import opened
+from lm_jax.runs.drills.strikes import ON_PROGRAMS
 from lm_jax.runs.drills.surroundings import ON_SURROUNDINGS, copied_data
 
-ATTACKS: Mapping[str, Attack] = {**ON_RUNS, **ON_SURROUNDINGS, **ON_READERS}
+ATTACKS: Mapping[str, Attack] = {**ON_RUNS, **ON_SURROUNDINGS, **ON_PROGRAMS, **ON_READ}
 
 
 def applies(name: str, experiment: Experiment) -> bool:
     """Returns whether an attack has something to attack in runs of an experiment."""
-    if name in ("evaluate", "generate"):  # they read texts of others, and continue one
-        return objective_of(experiment).in_windows
+    if name in PROGRAMS:
+        return PROGRAMS[name].applies(experiment)
     return name != "data" or bool(getattr(experiment.data, "path", ""))
 
 
