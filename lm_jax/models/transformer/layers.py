@@ -15,7 +15,7 @@ from lm_jax.host import has_avx512
 from lm_jax.models.dense_product import dense_product
 from lm_jax.models.parameters import declared, declared_kernel, declared_table
 from lm_jax.models.target import target
-from lm_jax.models.transformer.fused_layer_norm import layer_norm
+from lm_jax.models.transformer.fused_norms import layer_norm, rms_norm
 
 if TYPE_CHECKING:  # the configuration takes its choices from here
     from lm_jax.models.transformer.config import BlocksConfig
@@ -97,18 +97,42 @@ class _FusedLayerNorm(nn.LayerNorm):
 
     @nn.compact
     def __call__(self, x, *, mask=None):
-        width = x.shape[-1:]
-        if x.size == x.shape[-1]:  # XLA norms a single row inside the kernels around it
+        if _is_row(x):
             return super().__call__(x)
-        scale_d = self.param("scale", self.scale_init, width)
-        bias_d = self.param("bias", self.bias_init, width) if self.use_bias else None
-        rows = x.reshape(-1, *width) if x.ndim == 3 else x  # heads may be split over devices
-        return layer_norm(rows, scale_d, bias_d, self.epsilon).reshape(x.shape).astype(self.dtype)
+        scale_d = self.param("scale", self.scale_init, x.shape[-1:])
+        bias_d = self.param("bias", self.bias_init, x.shape[-1:]) if self.use_bias else None
+        y = layer_norm(_as_rows(x), scale_d, bias_d, self.epsilon)
+        return y.reshape(x.shape).astype(self.dtype)
+
+
+class _FusedRMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` of the same parameters, by `rms_norm`."""
+
+    @nn.compact
+    def __call__(self, x, *, mask=None):
+        if _is_row(x):
+            return super().__call__(x)
+        scale_d = self.param("scale", self.scale_init, x.shape[-1:])
+        return rms_norm(_as_rows(x), scale_d, self.epsilon).reshape(x.shape).astype(self.dtype)
+
+
+def _is_row(x: jax.Array) -> bool:
+    """Returns whether x is a single row, which XLA norms inside the kernels around it."""
+    return x.size == x.shape[-1]
+
+
+def _as_rows(x: jax.Array) -> jax.Array:
+    """Returns x as a matrix; heads, which may be split over devices, as they are."""
+    return x.reshape(-1, x.shape[-1]) if x.ndim == 3 else x
+
+
+def _fuses_norms(config: "BlocksConfig") -> bool:
+    # What is recomputed XLA makes together with what it adds, and in the same pass.
+    return _is_matrix() and config.remat == "none"
 
 
 def _layer_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
-    # What is recomputed XLA makes together with what it adds, and in the same pass.
-    kind = _FusedLayerNorm if _is_matrix() and config.remat == "none" else nn.LayerNorm
+    kind = _FusedLayerNorm if _fuses_norms(config) else nn.LayerNorm
     return kind(
         epsilon=config.norm_epsilon,
         use_bias=config.use_bias,
@@ -120,8 +144,9 @@ def _layer_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool
 
 
 def _rms_norm(config: "BlocksConfig", dtype: Any, name: str | None, head: bool) -> nn.Module:
+    kind = _FusedRMSNorm if _fuses_norms(config) else nn.RMSNorm
     scale = declared(nn.initializers.ones, ("norm",), head=head)
-    return nn.RMSNorm(epsilon=config.norm_epsilon, dtype=dtype, scale_init=scale, name=name)
+    return kind(epsilon=config.norm_epsilon, dtype=dtype, scale_init=scale, name=name)
 
 
 NORMS: dict[str, Callable[["BlocksConfig", Any, str | None, bool], nn.Module]] = {

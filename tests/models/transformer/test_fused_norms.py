@@ -1,4 +1,6 @@
-"""Layer norm for GPUs: the numbers of the closed form."""
+"""Norms for GPUs: the numbers of the closed forms."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 
 from lm_jax.models.transformer import layers
 from lm_jax.models.transformer.config import TransformerConfig
-from lm_jax.models.transformer.fused_layer_norm import layer_norm
+from lm_jax.models.transformer.fused_norms import layer_norm, rms_norm
 
 EPSILON = 1e-3
 
@@ -18,17 +20,18 @@ def example(*shape):
     return x_nd, *rng.normal(1, 1, (2, shape[-1])).astype(np.float32), dy_nd
 
 
-def closed_form(x_nd, scale_d, bias_d):
-    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias, float64."""
-    mean_n, variance_n = x_nd.mean(-1, keepdims=True), x_nd.var(-1, keepdims=True)
-    y_nd = (x_nd - mean_n) / np.sqrt(variance_n + EPSILON) * scale_d
+def closed_form(x_nd, scale_d, bias_d, norm):
+    """Returns (x - mean) / sqrt(variance + epsilon) * scale + bias, float64; RMS: the mean is 0."""
+    centered_nd = x_nd if norm == "rms_norm" else x_nd - x_nd.mean(-1, keepdims=True)
+    variance_n = np.mean(centered_nd**2, axis=-1, keepdims=True)
+    y_nd = centered_nd / np.sqrt(variance_n + EPSILON) * scale_d
     return y_nd if bias_d is None else y_nd + bias_d
 
 
-def by_differences(x_nd, scale_d, bias_d, dy_nd):
+def by_differences(x_nd, scale_d, bias_d, dy_nd, norm="layer_norm"):
     """Returns the closed form, and the gradients of its product with dy_nd."""
     given = [None if x is None else np.float64(x) for x in (x_nd, scale_d, bias_d)]
-    found = [closed_form(*given)]
+    found = [closed_form(*given, norm)]
     for x in given:
         if x is None:
             continue
@@ -36,23 +39,30 @@ def by_differences(x_nd, scale_d, bias_d, dy_nd):
         for place in np.ndindex(x.shape):
             was, sums = x[place], []
             for x[place] in (was + 1e-5, was - 1e-5):
-                sums.append(np.sum(closed_form(*given) * dy_nd))
+                sums.append(np.sum(closed_form(*given, norm) * dy_nd))
             x[place], gradient[place] = was, (sums[0] - sums[1]) / 2e-5
         found.append(gradient)
     return found
 
 
-def by_vjp(x_nd, scale_d, bias_d, dy_nd):
-    y_nd, pull = jax.vjp(lambda *given: layer_norm(*given, EPSILON), x_nd, scale_d, bias_d)
+def by_vjp(x_nd, scale_d, bias_d, dy_nd, norm="layer_norm"):
+    def normed(x_nd, scale_d, bias_d):
+        if norm == "rms_norm":
+            return rms_norm(x_nd, scale_d, EPSILON)
+        return layer_norm(x_nd, scale_d, bias_d, EPSILON)
+
+    y_nd, pull = jax.vjp(normed, x_nd, scale_d, bias_d)
     return [x for x in (y_nd, *pull(jnp.asarray(dy_nd, y_nd.dtype))) if x is not None]
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 3, 2, 8)])
-@pytest.mark.parametrize("biased", [True, False])
-def test_values_and_gradients_are_those_of_the_closed_form(shape, biased):
+@pytest.mark.parametrize(
+    ("norm", "biased"), [("layer_norm", True), ("layer_norm", False), ("rms_norm", False)]
+)
+def test_values_and_gradients_are_those_of_the_closed_form(shape, norm, biased):
     x_nd, scale_d, bias_d, dy_nd = example(*shape)
     given = (x_nd, scale_d, bias_d if biased else None, dy_nd)
-    found, expected = jax.jit(by_vjp)(*given), by_differences(*given)
+    found, expected = jax.jit(partial(by_vjp, norm=norm))(*given), by_differences(*given, norm)
     assert len(found) == len(expected) == 3 + biased
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -77,9 +87,10 @@ def test_several_models_at_once_have_the_same_gradients():
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize(("use_bias", "shape"), [(True, (2, 3)), (False, (2, 3)), (True, (1, 1))])
-def test_its_parameters_are_those_of_other_devices(monkeypatch, use_bias, shape):
-    config = TransformerConfig(norm="layer_norm", use_bias=use_bias)
+def test_its_parameters_are_those_of_other_devices(monkeypatch, norm, use_bias, shape):
+    config = TransformerConfig(norm=norm, use_bias=use_bias)
     x_btd = jnp.asarray(example(*shape, 16)[0])
     found = []
     for device in ("cpu", "cuda"):
