@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from lm_jax.errors import UserError
-from lm_jax.interop.rotary import LOCAL_BASE, ROTARY, UNROTATED, pattern, window
+from lm_jax.interop.rotary import (
+    LOCAL_BASE,
+    ROTARY,
+    UNROTATED,
+    WINDOW_OF_LAST,
+    pattern,
+    window,
+)
 from lm_jax.interop.tables import (
     EXPERTS,
     ONE_PLUS,
@@ -108,7 +115,7 @@ QWEN2 = LLAMA._replace(
     model_type="qwen2",
     classes=("Qwen2ForCausalLM", "Qwen2Model"),
     constants=_CONSTANTS | {"qkv_bias": True},
-    fields=(*_other(_FIELDS, _kv_heads(32)), _NO_WINDOW),
+    fields=(*_other(_FIELDS, _kv_heads(32)), *WINDOW_OF_LAST),
 )
 QWEN3 = LLAMA._replace(
     model_type="qwen3",
@@ -117,7 +124,7 @@ QWEN3 = LLAMA._replace(
     fields=(
         *_other(_FIELDS, _kv_heads(32)),
         same("head_dim", "head_dim", 128, lambda config: config.head_width),
-        _NO_WINDOW,
+        *WINDOW_OF_LAST,
     ),
     rows=(*_ROWS, *_QK_NORMS),
 )

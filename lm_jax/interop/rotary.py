@@ -174,6 +174,14 @@ def window(default: int) -> Field:
     )
 
 
+def _kinds(values: Values) -> list[Any]:
+    """Returns the kind of each layer; empty where config.json does not say."""
+    kinds = values.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise UserError(f"config.json: layer_types is {kinds!r}; expected a list of names")
+    return kinds
+
+
 def pattern(default: int) -> Field:
     """Returns the field of which layers read everything.
 
@@ -182,9 +190,7 @@ def pattern(default: int) -> Field:
     """
 
     def read(values: Values) -> int:
-        kinds = values.get("layer_types")
-        if kinds and not isinstance(kinds, list):
-            raise UserError(f"config.json: layer_types is {kinds!r}; expected a list of names")
+        kinds = _kinds(values)
         if not kinds:
             every = values.get("sliding_window_pattern") or default
             return every if isinstance(every, int) else default
@@ -210,3 +216,39 @@ def pattern(default: int) -> Field:
 
 def _count(items: list[Any]) -> range:
     return range(1, len(items) + 1)
+
+
+def _window_of_last(values: Values) -> tuple[int, int]:
+    """Returns the window of the last layers, and how many before them have none; 0, 0: all."""
+    if not same("use_sliding_window", "", False).read(values):
+        return 0, 0
+    size = window(4096).read(values)
+    num_layers = same("num_hidden_layers", "").read(values)
+    kinds = _kinds(values)
+    if kinds:
+        first = kinds.index(_WINDOWED) if _WINDOWED in kinds else len(kinds)
+        if kinds != [_WHOLE] * first + [_WINDOWED] * (len(kinds) - first):
+            raise UserError(
+                f"config.json: layer_types is {', '.join(map(str, kinds))}; supported is "
+                f"{_WINDOWED} of the last layers"
+            )
+    else:
+        first = same("max_window_layers", "", 28).read(values)
+    return (size, first) if size and first < num_layers else (0, 0)
+
+
+def _write_window_of_last(config: Any) -> Values:
+    if not config.sliding_window:
+        return {"use_sliding_window": False}
+    return {
+        "use_sliding_window": True,
+        "sliding_window": config.sliding_window,
+        "max_window_layers": config.global_first,
+    }
+
+
+WINDOW_OF_LAST = (
+    Field("sliding_window", lambda values: _window_of_last(values)[0], _write_window_of_last),
+    Field("global_first", lambda values: _window_of_last(values)[1], lambda config: {}),
+)
+"""Qwen: layers from `max_window_layers` on have a window, if `use_sliding_window` says so."""

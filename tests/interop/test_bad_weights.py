@@ -148,12 +148,46 @@ def test_a_scale_of_attention_that_is_no_number_above_0_is_named(given, message)
         our_config(ARCHITECTURES["gemma2"], values | {"query_pre_attn_scalar": given})
 
 
+def _kinds(whole, windowed):
+    kinds = ["full_attention"] * whole + ["sliding_attention"] * windowed
+    return {"layer_types": kinds}
+
+
 @pytest.mark.parametrize("layers", [[1, 0, 0, 1], [0, 1], "none", [1, None], [True, "0"]])
 def test_layers_without_positions_come_at_every_nth_place(layers):
     sizes = {"vocab_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 8}
     sizes |= {"max_position_embeddings": 8, "num_attention_heads": 32, "num_key_value_heads": 4}
     with pytest.raises(UserError, match=r"^config.json: no_rope_layers is "):
         our_config(ARCHITECTURES["smollm3"], sizes | {"no_rope_layers": layers})
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, (0, 0)),
+        ({"use_sliding_window": True}, (0, 0)),  # after layer 28
+        ({"use_sliding_window": True, "max_window_layers": 3}, (4096, 3)),
+        ({"use_sliding_window": True, "max_window_layers": 3, "sliding_window": None}, (0, 0)),
+        ({"sliding_window": 5, "max_window_layers": 3}, (0, 0)),
+        ({"use_sliding_window": True} | _kinds(2, 2), (4096, 2)),
+        ({"use_sliding_window": True} | _kinds(4, 0), (0, 0)),
+        ({"use_sliding_window": 1}, "use_sliding_window is 1; expected true or false"),
+        ({"use_sliding_window": True, "layer_types": "all"}, "layer_types is 'all'; expected a"),
+        (
+            {"use_sliding_window": True, "layer_types": _kinds(1, 1)["layer_types"] * 2},
+            "supported is sliding_attention of the last layers",
+        ),
+    ],
+)
+def test_windows_of_qwen_are_those_of_its_last_layers(given, found):
+    values = {name: 64 for name in ("vocab_size", "hidden_size", "max_position_embeddings")}
+    values |= {"num_hidden_layers": 4, "intermediate_size": 8, "num_attention_heads": 32} | given
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            our_config(ARCHITECTURES["qwen2"], values)
+    else:
+        config = our_config(ARCHITECTURES["qwen2"], values)
+        assert (config.sliding_window, config.global_first) == found
 
 
 def test_what_a_configuration_leaves_out_is_what_transformers_takes():

@@ -136,6 +136,13 @@ CASES = {
         _NEOX | {"use_parallel_residual": False, "rotary_pct": 1.0},
     ),
     "qwen2": Case("Qwen2ForCausalLM", "Qwen2Config", _LLAMA),
+    "qwen2, window": Case(
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        _LLAMA
+        | {"num_hidden_layers": 3, "max_window_layers": 1}
+        | {"use_sliding_window": True, "sliding_window": 5},
+    ),
     "qwen3": Case("Qwen3ForCausalLM", "Qwen3Config", _LLAMA | {"head_dim": 10}),
     "olmo2": Case("Olmo2ForCausalLM", "Olmo2Config", _LLAMA),
     "olmo3": Case(

@@ -150,6 +150,11 @@ class BlocksConfig:
         "With sliding_window: every n-th layer reads everything (Gemma 2: 2, Gemma 3: 6); 0: none.",
         minimum=0,
     )
+    global_first: int = described(
+        0,
+        "With sliding_window: the first n layers read everything (Qwen: max_window_layers).",
+        minimum=0,
+    )
     rotary_local_base: float = described(
         0.0,
         "rotary: base in layers with the window, without scaling (Gemma 3); 0: as elsewhere.",
@@ -244,19 +249,25 @@ class BlocksConfig:
             return self.d_ff
         return 64 * math.ceil(self.d_model / 24) if self.activation in GATES else 4 * self.d_model
 
+    @property
+    def mixes_windows(self) -> bool:
+        """Whether some layers have the sliding window and others read everything."""
+        return bool(self.global_every or self.global_first)
+
     def layer_kinds(self, num_layers: int) -> LayerKind | None:
         """Returns the kinds of all layers, bools [l]; None where all are alike."""
-        if not self.global_every and not self.unrotated_every:
+        if not self.mixes_windows and not self.unrotated_every:
             return None
 
         def but_every(nth: int) -> np.ndarray:
             return np.arange(1, num_layers + 1) % (nth or num_layers + 1) != 0
 
-        return LayerKind(but_every(self.global_every), but_every(self.unrotated_every))
+        windowed_l = but_every(self.global_every) & (np.arange(num_layers) >= self.global_first)
+        return LayerKind(windowed_l, but_every(self.unrotated_every))
 
     def window(self, kind: LayerKind | None) -> jax.Array | int | None:
         """Returns the window of a layer, or those of several; None where none has one."""
-        if self.global_every and kind is not None:
+        if self.mixes_windows and kind is not None:
             return jnp.where(kind.windowed, self.sliding_window, _NO_WINDOW)
         return self.sliding_window or None
 
@@ -300,13 +311,18 @@ class BlocksConfig:
                 f"model.norm_order {self.norm_order} has a norm after each of two; take "
                 f"{' or '.join(single)}"
             )
-        by_window = {"global_every": self.global_every, "rotary_local_base": self.rotary_local_base}
-        for name, given in by_window.items():
-            if given and not self.sliding_window:
+        for name in ("global_every", "global_first", "rotary_local_base"):
+            if getattr(self, name) and not self.sliding_window:
                 raise UserError(
                     f"model.{name} tells layers with a window from others, but "
                     "model.sliding_window is 0; set that to the tokens of the window"
                 )
+        deepest = max(stack.num_layers for stack in self.stacks())
+        if self.global_first >= deepest:
+            raise UserError(
+                f"model.global_first is {self.global_first}, which leaves none of {deepest} layers "
+                "the sliding window; choose fewer, or set model.sliding_window to 0"
+            )
         if self.unrotated_every and not POSITIONS[self.positions].rotates:
             raise UserError(
                 f"model.unrotated_every is {self.unrotated_every}, but model.positions "

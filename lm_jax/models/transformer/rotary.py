@@ -151,6 +151,6 @@ def _rotation(config: "BlocksConfig", kind: "LayerKind | None") -> Rotation:
     if not (config.sliding_window and config.rotary_local_base):
         return usual
     local = Rotation(frequencies(width, config.rotary_local_base))
-    if not config.global_every or kind is None:
+    if not config.mixes_windows or kind is None:
         return local
     return Rotation(*(jnp.where(kind.windowed, x, y) for x, y in zip(local, usual, strict=True)))

@@ -220,6 +220,8 @@ def test_every_nth_layer_reads_everything():
     assert kinds.rotated.all()
     windows = config.window(config.layer_kinds(3)).tolist()
     assert windows[:2] == [3, 3] and windows[2] > 10**9
+    after_two = tiny(sliding_window=3, global_first=2, global_every=4).layer_kinds(5)
+    assert after_two.windowed.tolist() == [False, False, True, False, True]
     everywhere = tiny(sliding_window=3)
     assert everywhere.layer_kinds(2) is None and everywhere.window(None) == 3
     assert tiny().window(None) is None
@@ -342,6 +344,8 @@ def test_every_parameter_names_its_axes():
             "rotary_low_factor is 4.0; expected less than",
         ),
         ({"global_every": 2}, "model.sliding_window is 0"),
+        ({"global_first": 1}, "model.sliding_window is 0"),
+        ({"global_first": 10, "sliding_window": 2}, "global_first is 10, which leaves none of "),
         ({"unrotated_every": 2}, "model.positions learned rotates no layer"),
         ({"parallel_blocks": True, "norm_order": "post"}, "take pre or both or post_block"),
     ],
