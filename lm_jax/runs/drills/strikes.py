@@ -72,7 +72,8 @@ def _started_slowly(place: Place, command: Command) -> Job:
 def _children(job: Job) -> list[int]:
     """Returns the processes that a job's first process has started, and those that these have.
 
-    What answers for its writes is a fork of it, and none of them.
+    What answers for its writes is a fork of it, and none of them. Nor is Python's own process that
+    removes semaphores: a new one that takes its place prints a KeyError.
     """
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -86,7 +87,7 @@ def _children(job: Job) -> list[int]:
         parent = waiting.pop()
         below = [each for each, above in parents.items() if above == parent]
         below = [each for each in below if _command_line(each) not in (own, b"")]
-        found += below
+        found += [each for each in below if b"resource_tracker" not in _command_line(each)]
         waiting += below
     return found
 
