@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -161,6 +162,15 @@ def test_runs_of_a_sweep_are_compared_but_for_times(tmp_path):
     first = PROGRAMS["sweep"].shown(place)
     (tmp_path / "sweep" / "results.csv").write_text("name,seconds\nseed=0,9.5\n")
     assert PROGRAMS["sweep"].shown(place) == first and set(first) == {"run seed=0", "results.csv"}
+    flipped_run = shutil.copytree(runs, tmp_path / "copy") / "seed=0-abc"
+    for path in (flipped_run / "checkpoints" / "2").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    summary = {"run seed=0": judge.summary(flipped_run), "results.csv": first["results.csv"]}
+    assert strikes._difference(summary, first) == judge.NOTICED
+    (flipped_run / "evaluation.json").write_text('{"step": 3}')
+    summary["run seed=0"] = judge.summary(flipped_run)
+    assert strikes._difference(summary, first) == "run seed=0 differs"
     (runs / "seed=0-abc" / "evaluation.json").write_text('{"step": 3}')
     assert PROGRAMS["sweep"].shown(place)["run seed=0"] != first["run seed=0"]
     (runs / "seed=0-abc" / "evaluation.json").unlink()

@@ -98,19 +98,29 @@ def difference(workdir: Path, reference: Reference) -> str:
 
 
 def summary(workdir: Path) -> bytes:
-    """Returns what a run came to, in bytes that can be compared, or why it cannot be read."""
+    """Returns what a run came to, in bytes that can be compared, or why it cannot be read.
+
+    Before | stands the digest of its arrays, or `NOTICED`.
+    """
     try:
         found = read(workdir)
     except (UserError, OSError, ValueError) as error:
         return f"cannot be read: {error}".encode()
     if wrong := _fault_of_page(workdir):
         return wrong.encode()
-    digest = hashlib.sha256()
+    arrays, files = hashlib.sha256(), hashlib.sha256()
     for name, array in sorted(found.arrays.items()):
-        digest.update(f"{name} {array.shape} ".encode() + array.tobytes())
+        arrays.update(f"{name} {array.shape} ".encode() + array.tobytes())
     for name, content in sorted(found.files.items()):
-        digest.update(f"{name} {len(content)} ".encode() + content)
-    return json.dumps([digest.hexdigest(), found.rows, found.results, found.notes]).encode()
+        files.update(f"{name} {len(content)} ".encode() + content)
+    rest = json.dumps([found.rows, found.results, files.hexdigest()])
+    return f"{NOTICED if found.notes else arrays.hexdigest()}|{rest}".encode()
+
+
+def differs_in_checkpoint_alone(ours: bytes, theirs: bytes) -> bool:
+    """Returns whether a summary is another one, but for a checkpoint whose damage is noticed."""
+    (state, _, rest), other = ours.partition(b"|"), theirs.partition(b"|")[2]
+    return state == NOTICED.encode() and rest == other
 
 
 def _fault_of_page(workdir: Path) -> str:

@@ -300,10 +300,17 @@ def _without_stdout(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _difference(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> str:
-    """Returns which file differs, in a phrase; "" if none does."""
+    """Returns which file differs, in a phrase; "" if none does.
+
+    `NOTICED`: none but the newest checkpoint of a run that had ended.
+    """
     names = sorted(found.keys() | expected.keys())
-    differing = (name for name in names if found.get(name) != expected.get(name))
-    return next((f"{name} differs" for name in differing), "")
+    differing = [name for name in names if found.get(name) != expected.get(name)]
+    for name in differing:
+        ours, theirs = found.get(name, b""), expected.get(name, b"")
+        if not judge.differs_in_checkpoint_alone(ours, theirs):
+            return f"{name} differs"
+    return judge.NOTICED if differing else ""
 
 
 ON_PROGRAMS: Mapping[str, Attack] = {
