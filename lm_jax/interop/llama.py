@@ -7,8 +7,10 @@ from lm_jax.errors import UserError
 from lm_jax.interop.rotary import (
     LOCAL_BASE,
     ROTARY,
+    SWITCHED_WINDOW,
     UNROTATED,
     WINDOW_OF_LAST,
+    WINDOW_OF_OTHER,
     pattern,
     window,
 )
@@ -279,7 +281,7 @@ _NUM_EXPERTS = Field(
     ).read(values),
     lambda config: {"num_experts": config.num_experts},
 )
-_SPARSE = (only("decoder_sparse_step", 1), only("mlp_only_layers", [], None), _NO_WINDOW)
+_SPARSE = (only("decoder_sparse_step", 1), only("mlp_only_layers", [], None))
 _EXPERT_WIDTH = same("moe_intermediate_size", "d_expert", None, lambda c: c.expert_width)
 MIXTRAL = MISTRAL._replace(
     model_type="mixtral",
@@ -306,6 +308,7 @@ QWEN2_MOE = QWEN2._replace(
         _EXPERT_WIDTH,
         same("shared_expert_intermediate_size", "d_shared_expert"),
         *_SPARSE,
+        *WINDOW_OF_OTHER,
     ),
     rows=(
         *_ENDS,
@@ -327,6 +330,7 @@ QWEN3_MOE = QWEN3._replace(
         _HEAD_DIM,
         _EXPERT_WIDTH,
         *_SPARSE,
+        SWITCHED_WINDOW,
     ),
     rows=(*_ENDS, *_PRE_NORMS, *_ATTENTION, *_QK_NORMS, *_experts("mlp", _NAMES)),
 )

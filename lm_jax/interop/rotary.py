@@ -218,11 +218,26 @@ def _count(items: list[Any]) -> range:
     return range(1, len(items) + 1)
 
 
+def _switched(values: Values) -> int:
+    is_used = same("use_sliding_window", "", False).read(values)
+    return window(4096).read(values) if is_used else 0
+
+
+def _write_switched(config: Any) -> Values:
+    if not config.sliding_window:
+        return {"use_sliding_window": False}
+    return {"use_sliding_window": True, "sliding_window": config.sliding_window}
+
+
+SWITCHED_WINDOW = Field("sliding_window", _switched, _write_switched)
+"""Qwen3-MoE: a window of all layers, if `use_sliding_window` says so."""
+
+
 def _window_of_last(values: Values) -> tuple[int, int]:
     """Returns the window of the last layers, and how many before them have none; 0, 0: all."""
-    if not same("use_sliding_window", "", False).read(values):
+    size = _switched(values)
+    if not size:
         return 0, 0
-    size = window(4096).read(values)
     num_layers = same("num_hidden_layers", "").read(values)
     kinds = _kinds(values)
     if kinds:
@@ -234,17 +249,12 @@ def _window_of_last(values: Values) -> tuple[int, int]:
             )
     else:
         first = same("max_window_layers", "", 28).read(values)
-    return (size, first) if size and first < num_layers else (0, 0)
+    return (size, first) if first < num_layers else (0, 0)
 
 
 def _write_window_of_last(config: Any) -> Values:
-    if not config.sliding_window:
-        return {"use_sliding_window": False}
-    return {
-        "use_sliding_window": True,
-        "sliding_window": config.sliding_window,
-        "max_window_layers": config.global_first,
-    }
+    first = {"max_window_layers": config.global_first} if config.sliding_window else {}
+    return {**_write_switched(config), **first}
 
 
 WINDOW_OF_LAST = (
@@ -252,3 +262,35 @@ WINDOW_OF_LAST = (
     Field("global_first", lambda values: _window_of_last(values)[1], lambda config: {}),
 )
 """Qwen: layers from `max_window_layers` on have a window, if `use_sliding_window` says so."""
+
+
+def _window_of_other(values: Values) -> tuple[int, int]:
+    """Returns the window, and every which layer has none; 0, 0: none has one."""
+    size, kinds = _switched(values), _kinds(values)
+    if not size or kinds and _WINDOWED not in kinds:
+        return 0, 0
+    if kinds:
+        return size, pattern(2).read(values)
+    num_layers = same("num_hidden_layers", "").read(values)
+    last = same("max_window_layers", "", 28).read(values)
+    if 0 < last < num_layers:
+        raise UserError(
+            f"config.json: max_window_layers is {last}; supported is num_hidden_layers, "
+            f"{num_layers}, or more"
+        )
+    return (size, 2) if last > 0 else (0, 0)
+
+
+def _write_window_of_other(config: Any) -> Values:
+    if not config.sliding_window:
+        return _write_switched(config)
+    upper = {"max_window_layers": config.num_layers}
+    return {**_write_switched(config), **upper, **pattern(2).write(config)}
+
+
+WINDOW_OF_OTHER = (
+    Field("sliding_window", lambda values: _window_of_other(values)[0], _write_window_of_other),
+    Field("global_every", lambda values: _window_of_other(values)[1], lambda config: {}),
+)
+"""Qwen2-MoE: every other layer has a window, if `use_sliding_window` says so, up to
+`max_window_layers`, which in Qwen2 is where they begin."""

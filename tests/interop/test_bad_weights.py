@@ -190,6 +190,22 @@ def test_windows_of_qwen_are_those_of_its_last_layers(given, found):
         assert (config.sliding_window, config.global_first) == found
 
 
+def test_windows_of_qwen2_moe_are_those_of_every_other_layer():
+    values = {name: 64 for name in ("vocab_size", "hidden_size", "max_position_embeddings")}
+    values |= {"num_hidden_layers": 4, "moe_intermediate_size": 8, "num_attention_heads": 32}
+    values |= {"shared_expert_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
+    values |= {"use_sliding_window": True, "intermediate_size": 8}
+
+    def windows(**given):
+        config = our_config(ARCHITECTURES["qwen2_moe"], values | given)
+        return config.sliding_window, config.global_every
+
+    assert windows() == (4096, 2)
+    assert windows(**_kinds(4, 0)) == windows(max_window_layers=0) == (0, 0)
+    with pytest.raises(UserError, match="max_window_layers is 3; supported is num_hidden_layers"):
+        windows(max_window_layers=3)
+
+
 def test_what_a_configuration_leaves_out_is_what_transformers_takes():
     """The defaults of the configurations of transformers 5.24."""
     sizes = {"vocab_size": 8, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 8}

@@ -119,12 +119,28 @@ CASES = {
         | {"num_experts": 6, "num_experts_per_tok": 4, "moe_intermediate_size": 12}
         | {"shared_expert_intermediate_size": 20},
     ),
+    "qwen2 moe, window": Case(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _LLAMA
+        | {"num_experts": 6, "num_experts_per_tok": 4, "moe_intermediate_size": 12}
+        | {"shared_expert_intermediate_size": 20, "use_sliding_window": True, "sliding_window": 5}
+        | {"max_window_layers": 2},
+    ),
     "qwen3 moe": Case(
         "Qwen3MoeForCausalLM",
         "Qwen3MoeConfig",
         _LLAMA
         | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
         | {"head_dim": 10, "norm_topk_prob": True},
+    ),
+    "qwen3 moe, window": Case(
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _LLAMA
+        | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+        | {"head_dim": 10, "norm_topk_prob": True}
+        | {"use_sliding_window": True, "sliding_window": 5},
     ),
     "olmoe": Case(
         "OlmoeForCausalLM", "OlmoeConfig", _LLAMA | {"num_experts": 6, "num_experts_per_tok": 3}
