@@ -311,7 +311,7 @@ def _tokenizer(source: Source) -> data.Tokenizer:
 def _experiment(source: Source, kind: str, workdir: Path) -> Experiment:
     tokenizer = TokenizerConfig(kind=kind, path=str(workdir.absolute()))  # its own copy
     objective = OBJECTIVES[source.architecture.objective]
-    kind_of_data: Any = KINDS[objective.data_kinds[0]]()
+    kind_of_data: Any = KINDS[objective.data_kinds[0]].small()
     length = max(source.config.lengths().values())
     rows = min(max(_TOKENS_IN_BATCH // length, 1), TrainingConfig().batch_size)
     return Experiment(

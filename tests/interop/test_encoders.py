@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lm_jax.data import train_tokenizer
+from lm_jax.data.tokenizer_config import TokenizerConfig
 from lm_jax.interop.export_model import write_model
-from lm_jax.interop.import_model import lacks_head, open_model, read_arrays
+from lm_jax.interop.export_tokenizer import tokenizer_json
+from lm_jax.interop.import_model import import_model, lacks_head, open_model, read_arrays
 from lm_jax.nested import flatten
+from lm_jax.runs.workdir import read_experiment
 from lm_jax.training.checkpoints import SavedArray
 from tests.parity import hugging_face
 
@@ -63,6 +67,18 @@ def test_arrays_are_those_that_give_the_logits_of_transformers(name, tmp_path):
 def kept(config):
     """What a table cannot know: how an encoder pools."""
     return {"pooling": config.pooling} if "pooling" in vars(config) else {}
+
+
+def test_a_t5_is_imported_without_pairs_to_read(tmp_path):
+    pair = hugging_face.t5()
+    tensors = pair.peer.weights()
+    shared = {n: np.resize(x, (300, *x.shape[1:])) for n, x in tensors.items() if len(x) == 61}
+    pair.peer.fields["vocab_size"] = 300
+    write_folder(pair, "t5", tmp_path / "theirs", tensors | shared)
+    characters = train_tokenizer(TokenizerConfig(kind="char"), ["abc"])
+    (tmp_path / "theirs/tokenizer.json").write_text(tokenizer_json(characters))
+    import_model(tmp_path / "theirs", tmp_path / "run", log=lambda _: None)
+    read_experiment(tmp_path / "run").data.validate()
 
 
 def test_a_bert_without_a_head_gets_one_that_is_drawn(tmp_path):
