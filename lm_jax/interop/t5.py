@@ -78,12 +78,14 @@ T5 = Architecture(
         same("tie_word_embeddings", "tie_embeddings", True),
         named("feed_forward_proj", "activation", _ACTIVATIONS, "relu"),
         dropout("dropout_rate"),  # of attention weights, too, which no other field decides
-        Field(  # where the tables are tied, the decoder's output is divided by sqrt(d)
+        Field(  # the decoder's output is divided by sqrt(d): by default where the tables are tied
             "logit_scale",
             lambda values: (
-                values["d_model"] ** -0.5 if values.get("tie_word_embeddings", True) else 1.0
+                values["d_model"] ** -0.5
+                if values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
+                else 1.0
             ),
-            lambda config: {},
+            lambda config: {"scale_decoder_outputs": config.logit_scale != 1.0},
         ),
     ),
     rows=(

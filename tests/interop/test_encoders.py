@@ -9,9 +9,11 @@ from safetensors.numpy import load_file, save_file
 
 from lm_jax.data import train_tokenizer
 from lm_jax.data.tokenizer_config import TokenizerConfig
+from lm_jax.interop.architectures import exported_as, our_config
 from lm_jax.interop.export_model import write_model
 from lm_jax.interop.export_tokenizer import tokenizer_json
 from lm_jax.interop.import_model import import_model, lacks_head, open_model, read_arrays
+from lm_jax.interop.t5 import T5
 from lm_jax.nested import flatten
 from lm_jax.runs.workdir import read_experiment
 from lm_jax.training.checkpoints import SavedArray
@@ -79,6 +81,14 @@ def test_a_t5_is_imported_without_pairs_to_read(tmp_path):
     (tmp_path / "theirs/tokenizer.json").write_text(tokenizer_json(characters))
     import_model(tmp_path / "theirs", tmp_path / "run", log=lambda _: None)
     read_experiment(tmp_path / "run").data.validate()
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_transformers_5_says_whether_a_tied_t5_scales_its_logits(is_scaled):
+    fields = hugging_face.t5().peer.fields | {"scale_decoder_outputs": is_scaled}
+    config = our_config(T5, fields)
+    assert config.tie_embeddings and (config.logit_scale != 1) == is_scaled
+    assert exported_as(config)[1]["scale_decoder_outputs"] == is_scaled
 
 
 def test_a_bert_without_a_head_gets_one_that_is_drawn(tmp_path):
