@@ -4,6 +4,8 @@ Programs import JAX and what needs it after the flags are parsed, so that --help
 do not wait for it.
 """
 
+import atexit
+import contextlib
 import errno
 import json
 import os
@@ -108,9 +110,11 @@ def run(
 
     try:
         app.run(guarded, flags_parser=_parse)
-    except SystemExit:
+    except SystemExit as end:
         if _is_unread():
             _leave(_UNREAD)
+        if end.code:
+            _leave_threads(end.code)
         raise
     except BrokenPipeError as error:
         sys.exit(_leave(_UNREAD) if _is_unread() else _fail(str(error)))
@@ -324,6 +328,21 @@ def _leave(status: int) -> int:
     if jax.distributed.is_initialized():
         processes.leave(status)
     return status
+
+
+def _leave_threads(status: int | str) -> None:
+    """Ends a program that failed now if threads are left, for which Python would wait.
+
+    Orbax's threads wait five minutes for the beginning of a save that a full disk has ended.
+    """
+    here = threading.current_thread()
+    if not isinstance(status, int) or all(t.daemon or t is here for t in threading.enumerate()):
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def _set_up_jax() -> None:

@@ -267,3 +267,24 @@ def test_a_run_without_checkpoints_says_so(trained, tmp_path):
     (workdir / "checkpoints").mkdir()
     status, _, err = launch("evaluate", f"--workdir={workdir}")
     assert status == 1 and "holds no checkpoint" in err
+
+
+def test_a_program_that_failed_does_not_wait_for_threads():
+    code = """
+import atexit, threading, time
+from launch import program
+from lm_jax.errors import UserError
+
+def main():
+    atexit.register(print, "last words")
+    threading.Thread(target=time.sleep, args=(100,)).start()
+    raise UserError("the disk is full")
+
+program.run(main, uses_jax=False)
+"""
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=50
+    )
+    assert (found.returncode, found.stdout) == (1, "last words\n")
+    assert found.stderr == "error: the disk is full\n"
