@@ -17,7 +17,8 @@ the same bits, and the page whole. A damaged file may also be refused in one lin
   slow                every write waits; half of the runs are killed
   clock               the time jumps by up to 10 days, forwards and back; half of them are killed
   data                a changed bit in the files of the data between the start and the end of a run
-  evaluate, generate, translate, export, prepare, sweep
+  evaluate, generate, translate, export, prepare, sweep, together
+                      (a sweep whose runs are one program)
                       kill, stop, disk and failing in turn, to these programs; those that go on with
                       what they have begun also meet it damaged, and a preparation another text
   changing            a bit of a checkpoint, the data or its cache that changes while it is read

@@ -153,6 +153,16 @@ def test_a_run_of_a_sweep_that_failed_is_told_in_one_line(tmp_path):
     assert strikes._refusal(place, Ended(1, "error: one\n")) == "one"
 
 
+def test_runs_that_are_one_program_are_compared_but_for_rounding(tmp_path):
+    place, _ = _place(tmp_path, "together", {})
+    shown = []
+    for loss in ("3.616250051395155", "3.616250029477206", "3.6173"):
+        (tmp_path / "sweep").mkdir(exist_ok=True)
+        (tmp_path / "sweep" / "results.csv").write_text(f"name,validation_loss\nseed=0,{loss}\n")
+        shown.append(PROGRAMS["together"].shown(place))
+    assert shown[0] == shown[1] != shown[2]
+
+
 def test_runs_of_a_sweep_are_compared_but_for_times(tmp_path):
     place, _ = _place(tmp_path, "sweep", {})
     runs = tmp_path / "sweep" / "runs"
@@ -180,7 +190,8 @@ def test_runs_of_a_sweep_are_compared_but_for_times(tmp_path):
 @pytest.mark.slow
 def test_a_drill_of_every_attack_finds_nothing_lost(tmp_path):
     attacks = "kill:2,stop:1,pause:1,imports:1,second:1,disk:8,arrays:5,caches:2,files:4,failing:2,"
-    attacks += "slow:1,clock:1,data:1,evaluate:4,generate:4,changing:3,export:4,prepare:6,sweep:2"
+    attacks += "slow:1,clock:1,data:1,evaluate:4,generate:4,changing:3,export:4,prepare:6,sweep:2,"
+    attacks += "together:2"
     status, out, err = run_program(
         "launch.drill",
         *TINY,

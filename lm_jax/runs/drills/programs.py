@@ -4,6 +4,7 @@ Each works in a folder of a site that is made anew each time, so that its bytes 
 compared.
 """
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -215,7 +216,11 @@ def _prepare(place: Place) -> dict[str, list[str]]:
 
 def _sweep(place: Place) -> dict[str, list[str]]:
     own = [f"--config={place.given / 'sweep.py'}", f"--sweepdir={place.folder / 'sweep'}"]
-    return {"one by one": own, "together": [*own, "--together=2"]}
+    return {"one by one": own}
+
+
+def _together(place: Place) -> dict[str, list[str]]:
+    return {"two runs": [*_sweep(place)["one by one"], "--together=2"]}
 
 
 def _corpus(place: Place) -> dict[str, bytes]:
@@ -225,17 +230,43 @@ def _corpus(place: Place) -> dict[str, bytes]:
 
 def _swept(place: Place) -> dict[str, bytes]:
     """Returns summaries of the runs of a sweep, and its results without times."""
-    sweep = place.folder / "sweep"
-    found = {
-        f"run {path.name.rpartition('-')[0]}": judge.summary(path)
-        for path in sorted((sweep / "runs").glob("*-*"))
-    }
-    if (sweep / "results.csv").exists():
-        with (sweep / "results.csv").open(newline="") as file:
+    found = {name: judge.summary(path) for name, path in _runs(place).items()}
+    return found | _results(place, lambda cell: cell)
+
+
+def _swept_together(place: Place) -> dict[str, bytes]:
+    """Returns whether each run can be read, and the results of the sweep, rounded.
+
+    A run that goes on alone, because the other one had a later checkpoint, or none, is the same up
+    to rounding.
+    """
+    summaries = {name: judge.summary(path) for name, path in _runs(place).items()}
+    found = {name: b"" if b"|" in text else text for name, text in summaries.items()}
+    return found | _results(place, _rounded)
+
+
+def _runs(place: Place) -> dict[str, Path]:
+    paths = sorted((place.folder / "sweep" / "runs").glob("*-*"))
+    return {f"run {path.name.rpartition('-')[0]}": path for path in paths}
+
+
+def _results(place: Place, cell_of: Callable[[str], str]) -> dict[str, bytes]:
+    """Returns the plan of a sweep and its results without times, as far as they are there."""
+    plan, table = place.folder / "sweep" / "sweep.json", place.folder / "sweep" / "results.csv"
+    found = {plan.name: plan.read_bytes()} if plan.exists() else {}
+    if table.exists():
+        with table.open(newline="") as file:
             rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
-        found["results.csv"] = json.dumps(rows).encode()
-    plan = sweep / "sweep.json"
-    return found | ({"sweep.json": plan.read_bytes()} if plan.exists() else {})
+        cells = [{name: cell_of(cell) for name, cell in row.items()} for row in rows]
+        found[table.name] = json.dumps(cells).encode()
+    return found
+
+
+def _rounded(cell: str) -> str:
+    """Returns a cell of a table, a number with five digits."""
+    with contextlib.suppress(ValueError):
+        return f"{float(cell):.5g}"
+    return cell
 
 
 def _in_windows(experiment: Experiment) -> bool:
@@ -262,6 +293,14 @@ PROGRAMS: Mapping[str, Program] = {
         _sweep,
         lambda experiment: True,
         shown=_swept,
+        is_atomic=False,
+        unfinished="sweep",
+    ),
+    "together": Program(
+        "launch.sweep",
+        _together,
+        lambda experiment: True,
+        shown=_swept_together,
         is_atomic=False,
         unfinished="sweep",
     ),
