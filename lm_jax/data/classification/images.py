@@ -33,6 +33,7 @@ _IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+_MOST_CLASSES = 1_000_000  # the largest label says how many there are, where they have no names
 _NPZ_ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 
 
@@ -161,6 +162,7 @@ def _check(images: np.ndarray, labels: np.ndarray, origin: str) -> Examples:
         )
     if not len(images):
         raise UserError(f"{origin}: no images")
+    _check_labels(labels, _MOST_CLASSES, origin)  # as they were read: int32 wraps around
     return Examples(images, labels.astype(np.int32))
 
 
@@ -169,7 +171,7 @@ def _check_labels(targets: np.ndarray, num_classes: int, origin: str) -> None:
     if wrong.size:
         raise UserError(
             f"{origin}: the label of image {wrong[0]} is {targets[wrong[0]]}; "
-            f"expected 0 to {num_classes - 1}"
+            f"expected 0 to {num_classes - 1:,}"
         )
 
 

@@ -66,6 +66,8 @@ def test_the_embedded_digits_are_scikit_learns():
     [
         ({"y_test": np.array([0, 1, 2, 3, 0, 1])}, "label of image 3 is 3; expected 0 to 2"),
         ({"y_train": LABELS.astype(np.int64) - 1}, "label of image 0 is -1"),
+        ({"y_train": LABELS.astype(np.int64) + 2**32}, "is 4294967296; expected 0 to 999,999"),
+        ({"y_test": np.full(6, 2**31)}, "label of image 0 is 2147483648; expected 0 to 999,999"),
         ({"y_train": LABELS[:5]}, "labels are uint8 of shape .5,. for 20 images"),
         ({"y_train": LABELS.astype(float)}, "expected one integer per image"),
         ({"x_train": IMAGES.astype(np.int64)}, "images are int64"),
