@@ -40,8 +40,9 @@ def to_wandb(workdir: Path, config: Mapping[str, Any]) -> Iterator[OnMetrics]:
         raise UserError("logger=wandb needs wandb: pip install -e '.[wandb]'") from None
     name = str(workdir.resolve())
     run_id = hashlib.sha256(name.encode()).hexdigest()[:16]
-    options = {"name": workdir.name, "id": run_id, "resume": "allow"}
-    with wandb.init(dir=name, config=dict(config), **options) as run:
+    with wandb.init(
+        dir=name, config=dict(config), name=workdir.name, id=run_id, resume="allow"
+    ) as run:
         yield lambda step, metrics: run.log(dict(metrics), step=step)
 
 
